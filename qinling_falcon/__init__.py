@@ -1,0 +1,1 @@
+"""Qinling-Falcon: the OpenStack Qinling Function Engine API on a warm pool of sandboxed workers."""

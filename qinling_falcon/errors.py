@@ -1,0 +1,96 @@
+"""Every error that the service raises on purpose, with its HTTP status.
+
+The shape that a caller sees is made in one place (`api.py`) from these
+attributes: `{"faultstring", "faultcode", "debuginfo", "request_id"}` and, for
+validation, `errors: {field: [messages]}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+FieldErrors = Mapping[str, Sequence[str]]
+
+
+class QinlingError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        message: what was wrong and where, for the caller to read.
+        errors: messages by field name, when the request's content is at fault.
+        retry_after_s: seconds after which a retry makes sense (`Retry-After`).
+    """
+
+    status: int = 500
+
+    def __init__(self, message: str, *, errors: FieldErrors | None = None, retry_after_s: int | None = None):
+        super().__init__(message)
+        self.message = message
+        self.errors = errors
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(QinlingError):
+    """The request's content is wrong."""
+
+    status = 400
+
+
+class Unauthorized(QinlingError):
+    """Nobody, or nobody known, is calling."""
+
+    status = 401
+
+
+class Forbidden(QinlingError):
+    """Policy forbids it, or the resource is still in use."""
+
+    status = 403
+
+
+class NotFound(QinlingError):
+    """Unknown, or not the caller's."""
+
+    status = 404
+
+
+class MethodNotAllowed(QinlingError):
+    """The resource can't do this."""
+
+    status = 405
+
+
+class Conflict(QinlingError):
+    """The resource is in a state that forbids this now."""
+
+    status = 409
+
+
+class LengthRequired(QinlingError):
+    """An upload without a Content-Length."""
+
+    status = 411
+
+
+class TooLarge(QinlingError):
+    """A body, package, input or archive above its limit."""
+
+    status = 413
+
+
+class UnsupportedMediaType(QinlingError):
+    """A media type that this resource doesn't read."""
+
+    status = 415
+
+
+class NotSupported(QinlingError):
+    """A part of the API that this installation can't serve."""
+
+    status = 501
+
+
+class Unavailable(QinlingError):
+    """No free worker in time, or a neighbour (Redis, database) is away; nothing was lost."""
+
+    status = 503

@@ -1,0 +1,232 @@
+"""Every setting, once: read from the environment, typed, checked, documented.
+
+A setting's environment variable is its field name in capitals. A wrong value
+stops the start with its name and what was expected. `python -m
+qinling_falcon.settings` prints the table in `docs/settings.md`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+MIB = 1024 * 1024
+_TRUE = {"1", "t", "true", "on", "y", "yes"}
+_FALSE = {"0", "f", "false", "off", "n", "no"}
+
+
+class SettingsError(Exception):
+    """A setting has a value that can't be used; the message names it."""
+
+
+def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one process. Sizes are bytes, durations seconds, cpu millicores."""
+
+    # Where it runs
+    host: str = _setting("127.0.0.1", "Address that the web process listens on.")
+    port: int = _setting(7070, "TCP port of the web process.", low=1, high=65535)
+    var_dir: Path = _setting(Path("var"), "Folder of data, sockets and logs; made when missing.")
+    redis_url: str | None = _setting(
+        None, "Redis or Valkey: `redis://`, `rediss://` or `unix://`. Unset: the embedded Valkey in `VAR_DIR`."
+    )
+    database_url: str | None = _setting(
+        None, "`postgresql://…` or `sqlite:///path`. Unset: SQLite in `VAR_DIR`."
+    )
+    web_concurrency: int = _setting(2, "Gunicorn worker processes.", low=1, high=64)
+    web_connections: int = _setting(1000, "Simultaneous connections a Gunicorn worker process serves.", low=8)
+    shutdown_grace_s: float = _setting(10.0, "Time that running calls get to finish at a stop.", low=0, high=3600)
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Lowest level that is logged.")
+
+    # Who may call
+    auth_mode: Literal["noauth"] = _setting("noauth", "`noauth`: every caller is the admin of project `default`.")
+    allow_remote_noauth: bool = _setting(False, "Let `noauth` listen beyond loopback.")
+
+    # The API
+    public_endpoint: str | None = _setting(None, "Base URL that users see; unset: taken from each request's host.")
+    list_envelope: Literal["auto", "always", "never"] = _setting(
+        "auto", "Lists as `{\"functions\": […]}`; `auto`: for the user agents below, bare arrays for others."
+    )
+    list_envelope_agents: str = _setting(
+        "python-qinlingclient|horizon", "Pattern of user agents that need the envelope."
+    )
+    list_limit: int = _setting(1000, "Rows a page when the caller names no `limit`.", low=1)
+    list_limit_max: int = _setting(10000, "Highest `limit` that a caller may name.", low=1)
+    max_body_size: int = _setting(2 * MIB, "Largest JSON request body.", low=1024)
+    max_json_depth: int = _setting(64, "Deepest nesting of a JSON request body.", low=1, high=500)
+    max_input_size: int = _setting(1 * MIB, "Largest input of an execution.", low=0)
+
+    # Functions
+    max_package_size: int = _setting(51 * MIB, "Largest function package, as uploaded.", low=1024)
+    max_unpacked_size: int = _setting(256 * MIB, "Largest function package, unpacked.", low=1024)
+    max_package_files: int = _setting(10_000, "Most entries in a function package.", low=1)
+    min_cpu: int = _setting(100, "Lowest `cpu` of a function.", low=1)
+    max_cpu: int = _setting(300, "Highest `cpu` of a function.", low=1)
+    default_cpu: int = _setting(100, "`cpu` of a function that names none.", low=1)
+    min_memory_size: int = _setting(32 * MIB, "Lowest `memory_size` of a function.", low=MIB)
+    max_memory_size: int = _setting(128 * MIB, "Highest `memory_size` of a function.", low=MIB)
+    default_memory_size: int = _setting(32 * MIB, "`memory_size` of a function that names none.", low=MIB)
+    min_timeout: int = _setting(1, "Lowest `timeout` of a function.", low=1)
+    max_timeout: int = _setting(300, "Highest `timeout` of a function.", low=1)
+    default_timeout: int = _setting(5, "`timeout` of a function that names none.", low=1)
+
+    # The warm pool
+    warm_workers: int = _setting(3, "Warm workers that are kept ready for each runtime.", low=0)
+    max_workers: int = _setting(48, "Most workers on this machine, all runtimes together.", low=1)
+    worker_idle_s: float = _setting(300.0, "An assigned worker that was not used for so long is ended.", low=1)
+    worker_start_timeout_s: float = _setting(15.0, "A worker that is not ready after so long has failed.", low=0.5)
+    load_timeout_s: float = _setting(10.0, "Time for a function's module to be imported.", low=0.5)
+    invoke_queue_timeout_s: float = _setting(10.0, "Longest wait for a worker before a call is refused.", low=0)
+    max_waiters: int = _setting(2000, "Most calls that wait for a worker; further ones are refused at once.", low=0)
+    function_concurrency: int = _setting(32, "Most simultaneous executions of one function.", low=1)
+    project_concurrency: int = _setting(40, "Most simultaneous executions of one project.", low=1)
+    lease_grace_s: float = _setting(5.0, "Time after a function's timeout until its lease is reaped.", low=0.5)
+    holder_ttl_s: float = _setting(6.0, "A process that was silent for so long has lost its leases.", low=1)
+    reap_interval_s: float = _setting(1.0, "Time between two passes of the pool manager.", low=0.05)
+
+    # Runtime workers
+    runtimes_file: Path = _setting(Path("config/runtimes.toml"), "Table of local runtimes: image name to program.")
+    sandbox: Literal["auto", "bubblewrap", "rlimits"] = _setting(
+        "auto", "`auto`: the strongest isolation that this host gives; `bubblewrap`: refuse to start without it."
+    )
+    sandbox_uid_base: int = _setting(210_000, "First of the uids that workers run under (two each).", low=1000)
+    network: Literal["off", "host"] = _setting("off", "What a function can reach: nothing, or the host's network.")
+    tmp_size: int = _setting(64 * MIB, "Size of a worker's `/tmp`.", low=MIB)
+    shm_size: int = _setting(16 * MIB, "Size of a worker's `/dev/shm`.", low=MIB)
+    max_processes: int = _setting(128, "Most processes and threads of one execution.", low=4)
+    max_open_files: int = _setting(1024, "Most open files of a function's process.", low=64)
+    max_file_size: int = _setting(500 * MIB, "Largest file that a function may write.", low=MIB)
+    max_result_size: int = _setting(1 * MIB, "Largest result of an execution, as JSON.", low=1024)
+    max_log_size: int = _setting(256 * 1024, "Largest log of an execution; the rest is cut and said so.", low=1024)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read every setting from `environ`; empty values count as unset.
+
+        Raises:
+            SettingsError: naming the variable, its value and what was expected.
+        """
+        hints = typing.get_type_hints(cls)
+        given = {}
+        for field in dataclasses.fields(cls):
+            text = environ.get(field.name.upper(), "").strip()
+            if text:
+                given[field.name] = _parse(field, hints[field.name], text)
+        settings = cls(**given)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        for kind in ("cpu", "memory_size", "timeout"):
+            low, default, high = (getattr(self, f"{word}_{kind}") for word in ("min", "default", "max"))
+            if not low <= default <= high:
+                raise SettingsError(
+                    f"DEFAULT_{kind.upper()}={default}: expected a value between MIN_{kind.upper()}={low}"
+                    f" and MAX_{kind.upper()}={high}"
+                )
+        if self.list_limit > self.list_limit_max:
+            raise SettingsError(f"LIST_LIMIT={self.list_limit}: expected at most LIST_LIMIT_MAX={self.list_limit_max}")
+        if self.auth_mode == "noauth" and not self.allow_remote_noauth and not is_loopback(self.host):
+            raise SettingsError(
+                f"HOST={self.host}: expected a loopback address, for AUTH_MODE=noauth lets everybody in"
+                " (ALLOW_REMOTE_NOAUTH=true if that is meant)"
+            )
+
+    @property
+    def valkey_socket(self) -> Path:
+        """Unix socket of the embedded Valkey."""
+        return self.var_dir.absolute() / "valkey" / "valkey.sock"
+
+    @property
+    def effective_redis_url(self) -> str:
+        """`REDIS_URL`, or that of the embedded Valkey."""
+        return self.redis_url or f"unix://{self.valkey_socket}"
+
+    @property
+    def effective_database_url(self) -> str:
+        """`DATABASE_URL`, or that of SQLite in `VAR_DIR`."""
+        return self.database_url or f"sqlite:///{self.var_dir.absolute() / 'qinling.db'}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can be reached from this machine alone."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+@functools.cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings.from_env()
+
+
+def _parse(field: dataclasses.Field[Any], hint: Any, text: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in hint.__args__ if part is not type(None))
+    name = field.name.upper()
+    try:
+        value = _convert(hint, text)
+    except ValueError:
+        raise SettingsError(f"{name}={text}: expected {_expected(field, hint)}") from None
+    low, high = field.metadata["low"], field.metadata["high"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise SettingsError(f"{name}={text}: expected {_expected(field, hint)}")
+    return value
+
+
+def _convert(hint: Any, text: str) -> Any:
+    if typing.get_origin(hint) is Literal:
+        if text not in hint.__args__:
+            raise ValueError
+        return text
+    if hint is bool:
+        if text.lower() not in _TRUE | _FALSE:
+            raise ValueError
+        return text.lower() in _TRUE
+    return hint(text)
+
+
+def _expected(field: dataclasses.Field[Any], hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(hint.__args__)
+    if hint is bool:
+        return "true or false"
+    kind = {int: "a whole number", float: "a number", str: "text", Path: "a path"}[hint]
+    low, high = field.metadata["low"], field.metadata["high"]
+    bounds = [f"at least {low:g}"] if low is not None else []
+    bounds += [f"at most {high:g}"] if high is not None else []
+    return " ".join([kind, " and ".join(bounds)]).strip()
+
+
+def reference() -> str:
+    """The table of all settings, in Markdown."""
+    lines = [
+        "# Settings",
+        "",
+        "Each is an environment variable; an empty one counts as unset. Sizes are bytes, durations seconds,",
+        "cpu millicores. A wrong value stops the start with its name and what was expected.",
+        "",
+        "<!-- made by `make docs` from qinling_falcon/settings.py -->",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for field in dataclasses.fields(Settings):
+        default = "unset" if field.default is None else f"`{field.default}`"
+        doc = field.metadata["doc"].replace("|", "\\|")
+        lines.append(f"| `{field.name.upper()}` | {default.replace('|', chr(92) + '|')} | {doc} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
