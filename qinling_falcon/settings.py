@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 MIB = 1024 * 1024
+# A Unix socket's path has at most 107 bytes; the longest name in that folder has 24.
+_MAX_SOCKET_DIR = 80
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
 _TRUE = {"1", "t", "true", "on", "y", "yes"}
 _FALSE = {"0", "f", "false", "off", "n", "no"}
 
@@ -144,9 +149,18 @@ class Settings:
             )
 
     @property
+    def socket_dir(self) -> Path:
+        """Folder of Unix sockets: in `VAR_DIR`, or in `/tmp` where that path is too long, or odd in a URL."""
+        folder = self.var_dir.absolute() / "run"
+        if len(str(folder)) <= _MAX_SOCKET_DIR and _PLAIN_PATH.fullmatch(str(folder)):
+            return folder
+        digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+        return Path("/tmp") / f"qinling-{os.getuid()}-{digest}"
+
+    @property
     def valkey_socket(self) -> Path:
         """Unix socket of the embedded Valkey."""
-        return self.var_dir.absolute() / "valkey" / "valkey.sock"
+        return self.socket_dir / "valkey.sock"
 
     @property
     def effective_redis_url(self) -> str:

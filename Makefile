@@ -1,0 +1,63 @@
+# The project's commands; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+# The first Python of 3.11 or later, unless PYTHON names one.
+PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14; do \
+  if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$name; exit; fi; done; echo python3)
+
+.PHONY: help run test lint docs bench doctor lock clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+run: .venv/run.stamp ## start the whole service (PORT, VAR_DIR and every other setting by environment)
+	@exec $(BIN)/python -m workers.run --end-with-parent
+
+test: .venv/dev.stamp ## run the whole suite (PYTEST_ARGS for other arguments of pytest)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/dev.stamp ## check style, types, layers, and that docs/settings.md is current
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	@$(BIN)/python -m qinling_falcon.settings | diff -u docs/settings.md - \
+	  || { echo "docs/settings.md is not what settings.py says: run make docs" >&2; exit 1; }
+
+docs: .venv/run.stamp ## write docs/settings.md from settings.py
+	@mkdir -p docs
+	$(BIN)/python -m qinling_falcon.settings > docs/settings.md
+
+bench: .venv/dev.stamp ## measure the warm call beside its references (benchmarks/README.md)
+	$(BIN)/python -m benchmarks
+
+doctor: .venv/run.stamp ## say what isolation this host can give, and what is missing
+	@$(BIN)/python -m qinling_falcon.orchestrators.process.doctor
+
+lock: ## write the lock files anew from the ranges in requirements*.txt
+	@PYTHON="$(PYTHON)" config/lock.sh
+
+clean: ## remove the virtual environment and caches; data in VAR_DIR stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or later is needed; $(PYTHON) is $$("$(PYTHON)" --version 2>&1 || true)." \
+	    "Name another: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Making a virtual environment in .venv ..." >&2
+	@"$(PYTHON)" -m venv .venv >&2 || { rm -rf .venv; \
+	  echo "$(PYTHON) -m venv failed; on Debian: apt install python3-venv" >&2; exit 1; }
+
+.venv/run.stamp: requirements.lock | .venv/bin/python
+	@echo "Installing requirements.lock ..." >&2
+	@$(PIP) install -r requirements.lock
+	@touch $@
+
+.venv/dev.stamp: requirements-dev.lock .venv/run.stamp
+	@echo "Installing requirements-dev.lock ..." >&2
+	@$(PIP) install -r requirements-dev.lock
+	@touch $@
