@@ -1,0 +1,101 @@
+"""The Falcon app: its routes, what every request passes through, and how errors look."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import falcon
+
+from qinling_falcon.auth.authenticator import make_authenticator
+from qinling_falcon.errors import QinlingError
+from qinling_falcon.resources import executions, functions, health, runtimes, versions
+from qinling_falcon.resources.answers import answer_error
+from qinling_falcon.resources.middleware import Caller, RequestIds
+from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.services import Services
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+logger = logging.getLogger(__name__)
+
+# A resource with `open = True` is served without authentication. Path parameters whose names end in `_id` are UUIDs.
+ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
+    ("/", versions.Versions),
+    ("/v1", versions.Versions),
+    ("/healthz", health.Liveness),
+    ("/readyz", health.Readiness),
+    ("/v1/runtimes", runtimes.Runtimes),
+    ("/v1/runtimes/{runtime_id}", runtimes.OneRuntime),
+    ("/v1/runtimes/{runtime_id}/pool", runtimes.RuntimePool),
+    ("/v1/functions", functions.Functions),
+    ("/v1/functions/{function_id}", functions.OneFunction),
+    ("/v1/executions", executions.Executions),
+    ("/v1/executions/{execution_id}", executions.OneExecution),
+    ("/v1/executions/{execution_id}/log", executions.ExecutionLog),
+)
+
+_PREFIX = re.compile(r"(?:/+v1)+(?=/|$)")
+
+
+class Api(falcon.App[Request, falcon.Response]):
+    """The WSGI application."""
+
+    def __call__(self, env: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request, its path made canonical before anything looks at it."""
+        env["PATH_INFO"] = canonical_path(env["PATH_INFO"])
+        return super().__call__(env, start_response)
+
+
+def create_app(services: Services) -> Api:
+    """The application, on these collaborators."""
+    app = Api(
+        request_type=Request,
+        middleware=[RequestIds(), Caller(make_authenticator(services.settings), services.settings)],
+    )
+    app.resp_options.default_media_type = falcon.MEDIA_JSON
+    app.add_error_handler(Exception, _unexpected)
+    app.add_error_handler(falcon.HTTPError, _falcon_error)
+    app.add_error_handler(QinlingError, _our_error)
+    for path, resource in ROUTES:
+        app.add_route(path, resource(services))
+    return app
+
+
+def canonical_path(path: str) -> str:
+    """`/v1/v1/…`, `//v1/…` and one trailing slash become `/v1/…`: clients put their base URLs together in many ways."""
+    if path[:4] != "/v1/" or path[4:6] in ("v1", "/"):
+        prefix = _PREFIX.match(path)
+        if prefix:
+            rest = path[prefix.end() :].lstrip("/")
+            path = f"/v1/{rest}" if rest else "/v1"
+    if len(path) > 1 and path[-1] == "/":
+        return path[:-1]
+    return path
+
+
+def _our_error(req: Request, resp: falcon.Response, error: QinlingError, params: dict[str, Any]) -> None:
+    if error.retry_after_s is not None:
+        resp.set_header("Retry-After", str(error.retry_after_s))
+    if error.status >= 500:
+        logger.warning("request refused", extra=_about(req) | {"status": error.status, "reason": error.message})
+    answer_error(req, resp, error.status, error.message, error.errors)
+
+
+def _falcon_error(req: Request, resp: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
+    if error.headers is not None:
+        resp.set_headers(error.headers)
+    message = error.description or f"{error.title}: {req.method} {req.path}"
+    answer_error(req, resp, error.status_code, message)
+
+
+def _unexpected(req: Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
+    logger.error("unexpected error", extra=_about(req), exc_info=error)
+    answer_error(req, resp, 500, f"Internal error; the log has it under request id {req.request_id}.")
+
+
+def _about(req: Request) -> dict[str, str]:
+    return {"request_id": req.request_id, "method": req.method, "path": req.path}

@@ -1,0 +1,55 @@
+"""What goes out: JSON bodies, Location headers, and the one shape of errors."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import falcon
+
+from qinling_falcon.errors import FieldErrors
+from qinling_falcon.resources.request import Request
+
+JSON = falcon.MEDIA_JSON
+
+
+def answer(resp: falcon.Response, body: Any, status: str = falcon.HTTP_200) -> None:
+    """Answer with `body` as JSON."""
+    resp.status = status
+    resp.content_type = JSON
+    resp.data = encode(body)
+
+
+def created(req: Request, resp: falcon.Response, body: dict[str, Any], path: str, public_endpoint: str | None) -> None:
+    """Answer 201 with the new resource, and where it can be found."""
+    resp.set_header("Location", base_url(req, public_endpoint) + path)
+    answer(resp, body, falcon.HTTP_201)
+
+
+def answer_error(
+    req: Request,
+    resp: falcon.Response,
+    status: int,
+    message: str,
+    errors: FieldErrors | None = None,
+) -> None:
+    """Answer with an error, in the shape that all errors have."""
+    body: dict[str, Any] = {
+        "faultstring": message,
+        "faultcode": "Client" if status < 500 else "Server",
+        "debuginfo": None,
+        "request_id": req.request_id,
+    }
+    if errors:
+        body["errors"] = errors
+    answer(resp, body, falcon.code_to_http_status(status))
+
+
+def encode(body: Any) -> bytes:
+    """`body` as JSON; in ASCII, so that no text from a function can break it."""
+    return json.dumps(body).encode("ascii")
+
+
+def base_url(req: Request, public_endpoint: str | None) -> str:
+    """The URL that users reach this service by, without a slash at its end."""
+    return public_endpoint.rstrip("/") if public_endpoint else req.prefix

@@ -1,0 +1,72 @@
+"""Request bodies, bounded before they are read."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NoReturn
+
+import falcon
+
+from qinling_falcon.errors import BadRequest, TooLarge, UnsupportedMediaType
+from qinling_falcon.resources.request import Request
+from qinling_falcon.schemas.strict_json import parse_json
+from qinling_falcon.settings import Settings
+
+_JSON = re.compile(r"application/(?:json|[\w.!#$&^+-]+\+json)(?:\s*;.*)?", re.IGNORECASE)
+_CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]+)', re.IGNORECASE)
+
+
+def read_object(req: Request, settings: Settings) -> dict[str, Any]:
+    """The body, a JSON object; an empty body counts as an empty one.
+
+    Raises:
+        TooLarge: above `MAX_BODY_SIZE`.
+        UnsupportedMediaType: there is a body, and it is not said to be JSON in UTF-8.
+        BadRequest: it is not JSON, not an object, or holds what no field may hold.
+    """
+    body = read_body(req, settings.max_body_size)
+    if not body:
+        return {}
+    require_json(req)
+    value = parse_json(body, settings.max_json_depth)
+    if not isinstance(value, dict):
+        raise BadRequest("The request body must be a JSON object.")
+    return value
+
+
+def read_body(req: Request, limit: int) -> bytes:
+    """The bytes of the body.
+
+    Raises:
+        TooLarge: more than `limit`.
+        BadRequest: the client stopped in the middle, or sent broken chunks.
+    """
+    length = req.content_length
+    if length is not None and length > limit:
+        _too_large(limit)
+    body = req.bounded_stream.read(limit + 1 if length is None else length)
+    if len(body) > limit:
+        _too_large(limit)
+    if length is not None and len(body) < length:
+        raise BadRequest("The request body is shorter than its Content-Length.")
+    return body
+
+
+def require_json(req: Request) -> None:
+    """Accept `application/json` and `application/*+json`, in UTF-8.
+
+    Raises:
+        UnsupportedMediaType: the request names another type, or none.
+    """
+    content_type = req.content_type
+    if content_type == falcon.MEDIA_JSON:
+        return
+    if content_type is None or not _JSON.fullmatch(content_type):
+        raise UnsupportedMediaType(f"Content-Type must be application/json, not {content_type or 'absent'}.")
+    charset = _CHARSET.search(content_type)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType(f"JSON must be in UTF-8, not {charset[1]}.")
+
+
+def _too_large(limit: int) -> NoReturn:
+    raise TooLarge(f"The request body is larger than {limit} bytes.")

@@ -1,0 +1,44 @@
+"""`GET /healthz` and `GET /readyz`: for whoever decides where requests go."""
+
+from __future__ import annotations
+
+import falcon
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.observability.health import missing
+from qinling_falcon.resources.answers import answer
+from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.services import Services
+
+
+class Liveness:
+    """The process is up."""
+
+    open = True
+
+    def __init__(self, services: Services):
+        pass
+
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        """Answer, which says it."""
+        answer(resp, {"status": "ok"})
+
+
+class Readiness:
+    """The process can serve: its neighbours answer."""
+
+    open = True
+
+    def __init__(self, services: Services):
+        self._checks = services.checks
+
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        """Ask the neighbours.
+
+        Raises:
+            Unavailable: naming those that don't answer.
+        """
+        away = missing(self._checks)
+        if away:
+            raise Unavailable(f"Not ready: {', '.join(away)} away.", errors={name: ["away"] for name in away})
+        answer(resp, {"status": "ok"})

@@ -1,0 +1,57 @@
+"""What every request passes through."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import Any
+
+import falcon
+from marshmallow import ValidationError
+
+from qinling_falcon.auth.authenticator import Authenticator
+from qinling_falcon.errors import BadRequest
+from qinling_falcon.resources.request import Request
+from qinling_falcon.schemas.fields import parse_uuid
+from qinling_falcon.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class RequestIds:
+    """Names the request in its answer, whatever became of it."""
+
+    def process_response(self, req: Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
+        """Echo the request's id, and log the request for whoever debugs."""
+        resp.set_header("X-Request-Id", req.request_id)
+        if logger.isEnabledFor(logging.DEBUG):
+            taken_ms = round((time.perf_counter() - req.started) * 1000, 3)
+            about = {"method": req.method, "path": req.path, "status": resp.status_code, "taken_ms": taken_ms}
+            logger.debug("request", extra={"request_id": req.request_id, **about})
+
+
+class Caller:
+    """Finds out who is calling, once the route is known, and checks the ids in its path."""
+
+    def __init__(self, authenticator: Authenticator, settings: Settings):
+        self._authenticator = authenticator
+        self._reference_client = re.compile(settings.list_envelope_agents)
+
+    def process_resource(self, req: Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
+        """Set `req.caller`, unless the resource is open to everybody.
+
+        Raises:
+            Unauthorized: nobody, or nobody known.
+            BadRequest: an id in the path is no UUID.
+        """
+        agent = req.env.get("HTTP_USER_AGENT")
+        req.reference_client = agent is not None and self._reference_client.search(agent) is not None
+        if not getattr(resource, "open", False):
+            req.caller = self._authenticator.authenticate(req.env)
+        for name, value in params.items():
+            if name.endswith("_id"):
+                try:
+                    params[name] = parse_uuid(value)
+                except ValidationError as error:
+                    raise BadRequest(f"{name}: {error.messages[0]}") from None

@@ -1,0 +1,27 @@
+"""What the resources work with; made once per process (`app.py`) or by a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from qinling_falcon.invocation.invoker import Invoker
+from qinling_falcon.observability.health import Check
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.settings import Settings
+from qinling_falcon.storage.packages import PackageStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The collaborators of the HTTP layer.
+
+    Attributes:
+        checks: what `GET /readyz` asks, by the name of the neighbour.
+    """
+
+    settings: Settings
+    pool: Pool
+    invoker: Invoker
+    packages: PackageStore
+    checks: Mapping[str, Check] = field(default_factory=dict)

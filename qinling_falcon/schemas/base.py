@@ -1,0 +1,46 @@
+"""What all request schemas have in common: nulls count as absent, errors are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError
+
+from qinling_falcon.errors import BadRequest
+
+_UNKNOWN = "Unknown field."
+
+
+class RequestSchema(Schema):
+    """What a request may hold."""
+
+    error_messages = {"unknown": _UNKNOWN}
+
+    def read(self, data: Mapping[str, Any], *, lenient: bool = False) -> dict[str, Any]:
+        """The checked values of a request; a field that is null counts as not given.
+
+        Args:
+            data: the JSON object, or a form's fields.
+            lenient: skip unknown fields; the reference client sends such.
+
+        Raises:
+            BadRequest: naming every field at fault, and why.
+        """
+        if None in data.values():
+            data = {name: value for name, value in data.items() if value is not None or name not in self.fields}
+        try:
+            loaded: dict[str, Any] = self.load(data, unknown=EXCLUDE if lenient else RAISE)
+        except ValidationError as error:
+            raise refused(error.normalized_messages()) from None
+        return loaded
+
+
+def refused(errors: Mapping[str, list[str]]) -> BadRequest:
+    """The error for fields that were found wrong."""
+    unknown = [name for name, messages in errors.items() if messages == [_UNKNOWN]]
+    sentences = [f"Unknown field: {', '.join(unknown)}."] if unknown else []
+    for name, messages in errors.items():
+        if name not in unknown:
+            sentences += [message if message.startswith(name) else f"{name}: {message}" for message in messages]
+    return BadRequest(" ".join(sentences), errors=errors)

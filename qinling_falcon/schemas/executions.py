@@ -1,0 +1,56 @@
+"""Executions: what requests may hold, what answers show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields
+
+from qinling_falcon.schemas.base import RequestSchema
+from qinling_falcon.schemas.fields import Flag, Id, Moment, Number, Text
+
+
+class Input(fields.Field[str]):
+    """What a function is called with: any text, or JSON, which is taken as its text."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if isinstance(value, str):
+            return value
+        try:
+            return json.dumps(value, ensure_ascii=False)
+        except ValueError as error:
+            raise ValidationError(f"{error}.") from None
+
+
+class ExecutionCreate(RequestSchema):
+    """`POST /v1/executions`."""
+
+    function_id = Id(load_default=None)
+    function_alias = Text(load_default=None)
+    function_version = Number(load_default=0)
+    input = Input(load_default=None)
+    sync = Flag(load_default=True)
+    description = Text(load_default=None)
+
+
+class ExecutionShown(Schema):
+    """An execution in answers."""
+
+    id = fields.Raw()
+    function_id = fields.Raw()
+    function_version = fields.Raw()
+    function_alias = fields.Raw()
+    description = fields.Raw()
+    input = fields.Raw()
+    result = fields.Raw()
+    status = fields.Raw()
+    status_reason = fields.Raw()
+    sync = fields.Raw()
+    source = fields.Raw()
+    cold = fields.Raw()
+    queued_ms = fields.Raw()
+    run_ms = fields.Raw()
+    project_id = fields.Raw()
+    created_at = Moment()
+    updated_at = Moment()

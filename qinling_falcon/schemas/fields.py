@@ -1,0 +1,104 @@
+"""The kinds of values that requests hold and answers show."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from typing import Any
+
+from marshmallow import ValidationError, fields
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
+_FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
+# What every database holds in an INTEGER.
+LARGEST_NUMBER = 2**31 - 1
+
+
+class Text(fields.Field[str]):
+    """Text of a bounded length."""
+
+    def __init__(self, *, longest: int = 255, shortest: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.longest = longest
+        self.shortest = shortest
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if not isinstance(value, str):
+            raise ValidationError("must be text.")
+        if len(value) > self.longest:
+            raise ValidationError(f"must have at most {self.longest} characters.")
+        if len(value) < self.shortest:
+            raise ValidationError("must not be empty.")
+        return value
+
+
+class Id(fields.Field[str]):
+    """A UUID with dashes."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        return parse_uuid(value)
+
+
+class Number(fields.Field[int]):
+    """A whole number; as text too, for forms and the reference client send that."""
+
+    def __init__(self, *, lowest: int = 0, highest: int = LARGEST_NUMBER, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.lowest = lowest
+        self.highest = highest
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValidationError("must be a whole number.")
+        return self._check(value)
+
+    def _check(self, value: int) -> int:
+        if not self.lowest <= value <= self.highest:
+            raise ValidationError(f"must be from {self.lowest} to {self.highest}.")
+        return value
+
+
+class Flag(fields.Field[bool]):
+    """True or false; as text too."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        parsed = value if isinstance(value, bool) else parse_flag(value) if isinstance(value, str) else None
+        if parsed is None:
+            raise ValidationError("must be true or false.")
+        return parsed
+
+
+class Moment(fields.Field[datetime]):
+    """A time in answers: UTC, whole seconds, no zone."""
+
+    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return None if value is None else str(value)[:19]
+
+
+class JsonText(fields.Field[Any]):
+    """An object that answers show as JSON text."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return None if value is None else json.dumps(value)
+
+
+def parse_uuid(value: Any) -> str:
+    """`value` as a UUID in small letters.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        raise ValidationError(f"Expected a uuid but received {str(value)[:80]}.")
+    return value.lower()
+
+
+def parse_flag(text: str) -> bool | None:
+    """The truth value that `text` stands for; None: it stands for none."""
+    word = text.lower()
+    return True if word in _TRUE else False if word in _FALSE else None

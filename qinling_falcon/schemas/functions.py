@@ -1,0 +1,167 @@
+"""Functions: what requests may hold, what answers show."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validates_schema
+
+from qinling_falcon.errors import BadRequest
+from qinling_falcon.schemas.base import RequestSchema
+from qinling_falcon.schemas.fields import Id, JsonText, Moment, Number, Text
+from qinling_falcon.schemas.strict_json import parse_json
+from qinling_falcon.settings import MIB, Settings
+
+DEFAULT_ENTRY = "main.main"
+SOURCES = ("package", "swift", "image")
+_MEMBERS = frozenset({"source", "md5sum", "swift", "image"})
+_ENTRY = re.compile(r"[^\s/\\.]+(?:\.[^\s/\\.]+)+")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class Code(fields.Field[dict[str, Any]]):
+    """Where a function's code comes from: a JSON object, or its text, as forms have it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
+        if isinstance(value, str):
+            try:
+                value = parse_json(value, max_depth=8)
+            except BadRequest as error:
+                raise ValidationError(error.message) from None
+        if not isinstance(value, dict):
+            raise ValidationError("must be a JSON object.")
+        value = {name: member for name, member in value.items() if member is not None}
+        unknown = sorted(set(value) - _MEMBERS)
+        if unknown:
+            raise ValidationError(f"Unknown field: {', '.join(unknown)}.")
+        if value.get("source") not in SOURCES:
+            raise ValidationError(f"source must be one of {', '.join(SOURCES)}.")
+        if "md5sum" in value:
+            value["md5sum"] = parse_md5(value["md5sum"])
+        return value
+
+
+class Entry(Text):
+    """`module.function`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not _ENTRY.fullmatch(text):
+            raise ValidationError("must be of the form module.function.")
+        return text
+
+
+class Limit(Number):
+    """A resource limit of a function, in its allowed range."""
+
+    def __init__(self, settings: Settings, kind: str, unit: str, *, step: int = 1, **kwargs: Any):
+        super().__init__(lowest=getattr(settings, f"min_{kind}"), highest=getattr(settings, f"max_{kind}"), **kwargs)
+        self._kind = kind.removesuffix("_size")
+        self._unit = unit
+        self._step = step
+
+    def _check(self, value: int) -> int:
+        value = -(-value // self._step) * self._step
+        if not self.lowest <= value <= self.highest:
+            raise ValidationError(
+                f"{self._kind} resource limitation not within the allowable range:"
+                f" {self.lowest} ~ {self.highest}({self._unit})."
+            )
+        return value
+
+
+class _FunctionRequest(RequestSchema):
+    """The fields that creating and updating share. `memory` is another name of `memory_size`.
+
+    The limits' ranges come from the settings.
+    """
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        limits: dict[str, fields.Field[Any]] = {
+            "cpu": Limit(settings, "cpu", "millicpu"),
+            "memory_size": Limit(settings, "memory_size", "bytes", step=MIB),
+            "memory": Limit(settings, "memory_size", "bytes", step=MIB),
+            "timeout": Limit(settings, "timeout", "second"),
+        }
+        self.declared_fields |= limits
+        self._init_fields()
+
+    @validates_schema(skip_on_field_errors=True)
+    def _one_memory(self, data: dict[str, Any], **kwargs: Any) -> None:
+        memory = data.pop("memory", None)
+        if memory is not None and data.setdefault("memory_size", memory) != memory:
+            raise ValidationError("memory and memory_size are the same field, with different values.", "memory")
+
+
+class FunctionCreate(_FunctionRequest):
+    """`POST /v1/functions`, its package part aside."""
+
+    name = Text(shortest=1)
+    description = Text(load_default=None)
+    runtime_id = Id(load_default=None)
+    code = Code(required=True)
+    entry = Entry(longest=80, load_default=DEFAULT_ENTRY)
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self._defaults = {
+            "name": None,
+            "cpu": settings.default_cpu,
+            "memory_size": settings.default_memory_size,
+            "timeout": settings.default_timeout,
+        }
+
+    def read(self, data: Any, *, lenient: bool = False) -> dict[str, Any]:
+        """As `RequestSchema.read`; the name may be absent from the reference client alone."""
+        if not lenient and data.get("name") is None:
+            raise BadRequest("name: Missing data for required field.", errors={"name": ["Missing data."]})
+        return self._defaults | super().read(data, lenient=lenient)
+
+
+class FunctionUpdate(_FunctionRequest):
+    """`PUT /v1/functions/{id}`, its package part aside."""
+
+    name = Text(shortest=1)
+    description = Text()
+    runtime_id = Id()
+    code = Code()
+    entry = Entry(longest=80)
+    count = Number()  # the reference lists it; it has no effect
+
+
+class FunctionShown(Schema):
+    """A function in lists, and when it is asked for: `code` is JSON text."""
+
+    id = fields.Raw()
+    name = fields.Raw()
+    description = fields.Raw()
+    runtime_id = fields.Raw()
+    code: fields.Field[Any] = JsonText()
+    entry = fields.Raw()
+    cpu = fields.Raw()
+    memory_size = fields.Raw()
+    timeout = fields.Raw()
+    count = fields.Raw()
+    latest_version = fields.Raw()
+    project_id = fields.Raw()
+    created_at = Moment()
+    updated_at = Moment()
+
+
+class FunctionMade(FunctionShown):
+    """A function that was just created or updated: `code` is an object."""
+
+    code = fields.Raw()
+
+
+def parse_md5(value: Any) -> str:
+    """`value` as an MD5 sum in small letters.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    if not isinstance(value, str) or not _MD5.fullmatch(value.lower()):
+        raise ValidationError("md5sum must be 32 hexadecimal digits.")
+    return value.lower()
