@@ -1,0 +1,49 @@
+from gevent import monkey; monkey.patch_all()  # noqa: E702, I001 - before anything else is imported, in master and workers
+
+"""Gunicorn's configuration: `gunicorn -c config/gunicorn.conf.py --no-control-socket app:application`."""
+
+import math
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qinling_falcon.observability.logs import EventFormatter
+from qinling_falcon.settings import SettingsError, get_settings
+from workers.run import linux
+
+try:
+    _settings = get_settings()
+except SettingsError as error:
+    sys.exit(str(error))
+
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_host}:{_settings.port}"
+workers = _settings.web_concurrency
+worker_class = "gevent"
+worker_connections = _settings.web_connections
+
+# A stop closes the port at once, then waits for the calls that run, but not for idle connections.
+graceful_timeout = math.ceil(_settings.shutdown_grace_s)
+keepalive = max(1, min(5, graceful_timeout // 2))
+
+limit_request_line = 8190
+accesslog = None
+loglevel = _settings.log_level
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"event": {"()": EventFormatter, "process": "web"}},
+    "handlers": {"events": {"class": "logging.StreamHandler", "formatter": "event", "stream": "ext://sys.stderr"}},
+    "root": {"level": _settings.log_level.upper(), "handlers": ["events"]},
+    "loggers": {
+        "gunicorn.error": {"level": _settings.log_level.upper(), "handlers": ["events"], "propagate": False},
+        "gunicorn.access": {"level": "WARNING", "handlers": [], "propagate": False},
+    },
+}
+
+
+def post_fork(server, worker):
+    """End with the master: a worker that outlived it would hold the port that the next one needs."""
+    linux.end_with_parent(signal.SIGKILL)

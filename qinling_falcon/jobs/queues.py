@@ -1,0 +1,56 @@
+"""Queues of RQ: their names, their connection, and JSON as the one form in which tasks travel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from qinling_falcon.settings import Settings
+
+# Executions run in tasks of EXECUTIONS; short tasks (ticks of jobs, sweeps) are never behind a long one.
+EXECUTIONS = "executions"
+TASKS = "tasks"
+QUEUES = (TASKS, EXECUTIONS)
+
+# Above the longest time that a command of RQ waits in the server.
+_SOCKET_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 2.0
+
+
+class JsonJob(Job):
+    """A job whose arguments are JSON, whoever makes or reads it: rq-scheduler passes no serializer on."""
+
+    def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
+        del serializer
+        super().__init__(id, connection, JSONSerializer)
+
+
+class JsonQueue(Queue):
+    """A queue of `JsonJob`s."""
+
+    job_class = JsonJob
+
+    def __init__(self, *args: Any, **options: Any):
+        options["serializer"] = JSONSerializer
+        super().__init__(*args, **options)
+
+
+def connect(settings: Settings) -> Redis:
+    """A client for RQ and rq-scheduler: replies as bytes, no silent second try of a command.
+
+    A retry would repeat commands that the server may have carried out, and hides from the loops of worker and
+    scheduler, which have their own, that Redis is away.
+    """
+    return Redis.from_url(
+        settings.effective_redis_url,
+        decode_responses=False,
+        socket_timeout=_SOCKET_TIMEOUT_S,
+        socket_connect_timeout=_CONNECT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )

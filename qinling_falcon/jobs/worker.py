@@ -1,0 +1,105 @@
+"""An RQ worker for gevent: no forks, no SIGALRM, an end in order whether busy or idle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis import Redis
+from rq import SimpleWorker
+from rq.exceptions import DequeueTimeout, StopRequested
+from rq.job import Job
+from rq.queue import Queue
+from rq.timeouts import BaseDeathPenalty
+from rq.worker import WorkerStatus
+
+from qinling_falcon.jobs.queues import QUEUES, JsonJob, JsonQueue
+
+_POLL_S = 1
+_WORKER_TTL_S = 30
+_MAINTENANCE_INTERVAL_S = 30
+_JOB_MONITORING_INTERVAL_S = 5
+
+
+class NoDeathPenalty(BaseDeathPenalty):
+    """No deadline of RQ's: a signal would hit whichever greenlet runs. Each execution has the invoker's own."""
+
+    def setup_death_penalty(self) -> None:
+        """Set nothing up."""
+
+    def cancel_death_penalty(self) -> None:
+        """Cancel nothing."""
+
+
+class GeventWorker(SimpleWorker):
+    """Runs the tasks of all our queues, one after another, in this process.
+
+    Args:
+        connection: as `queues.connect` makes it.
+    """
+
+    death_penalty_class = NoDeathPenalty
+    job_class = JsonJob
+    queue_class = JsonQueue
+
+    def __init__(self, connection: Redis):
+        super().__init__(
+            list(QUEUES),
+            connection=connection,
+            serializer="json",
+            worker_ttl=_WORKER_TTL_S,
+            maintenance_interval=_MAINTENANCE_INTERVAL_S,
+            job_monitoring_interval=_JOB_MONITORING_INTERVAL_S,
+        )
+
+    def stop(self) -> None:
+        """End `work()`: after the task that runs, or within a second when there is none."""
+        self._stop_requested = True
+
+    def subscribe(self) -> None:
+        """Listen to no commands by channel: an end comes by signal, and a listener would outlive its connection."""
+
+    def unsubscribe(self) -> None:
+        """As `subscribe`."""
+
+    def _install_signal_handlers(self) -> None:
+        """Signals belong to the process that runs this worker; a handler of RQ's would switch greenlets inside."""
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Wait for a task in short turns, between which a stop is noticed; no task is taken and then dropped.
+
+        Trouble with Redis ends `work()`: its caller makes a new worker when Redis is back. A burst (no `timeout`)
+        returns None when the queues are empty.
+        """
+        self.set_state(WorkerStatus.IDLE)
+        while not self._stop_requested:
+            self._register_again_if_lost()
+            self.heartbeat()
+            if self.should_run_maintenance_tasks:
+                self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+            try:
+                found: Any = self.queue_class.dequeue_any(
+                    self._ordered_queues,
+                    None if timeout is None else _POLL_S,
+                    connection=self.connection,
+                    job_class=self.job_class,
+                    serializer=self.serializer,
+                    death_penalty_class=self.death_penalty_class,
+                )
+            except DequeueTimeout:
+                continue
+            if found is None:
+                return None
+            job, queue = found
+            job.redis_server_version = self.get_redis_server_version()  # type: ignore[no-untyped-call]
+            self.log.info("Worker %s: %s: %s", self.name, queue.name, job.id)
+            return job, queue
+        raise StopRequested
+
+    def _register_again_if_lost(self) -> None:
+        """Redis may have been wiped: put this worker back into RQ's list of workers."""
+        if not self.connection.hexists(self.key, "birth"):
+            self.connection.delete(self.key)
+            self.register_birth()  # type: ignore[no-untyped-call]
+            self.set_state(WorkerStatus.IDLE)

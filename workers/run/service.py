@@ -1,0 +1,294 @@
+"""The service on one machine, from its lock to its last process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import resource
+import socket
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from qinling_falcon.orchestrators.process import images
+from qinling_falcon.settings import Settings
+from workers.run import linux, valkey
+from workers.run.client import Api
+from workers.run.errors import StartError, Stopped
+from workers.run.signals import StopSignals
+from workers.run.supervision import Program, Supervisor, can_leash, read_procfile
+from workers.run.welcome import make_hello, welcome
+
+logger = logging.getLogger(__name__)
+
+RUN_ID = "QINLING_RUN_ID"
+_VALKEY = Program("valkey", "python -m workers.run.valkey")
+_RELEASE = "release"
+# In this order they start, and in the opposite one they stop: who is called outlives its callers.
+_STAGES = (("pool",), ("worker", "scheduler"), ("web",))
+_START_TIMEOUT_S = 60.0
+# A program that died so often while starting won't start.
+_MOST_DEATHS = 3
+_OPEN_FILES = 65_536
+
+
+class Service:
+    """Starts everything of one `VAR_DIR`, keeps it running, ends it.
+
+    Args:
+        settings: those of all processes.
+        root: folder of the checkout.
+        signals: when to stop.
+    """
+
+    def __init__(self, settings: Settings, root: Path, signals: StopSignals):
+        self._settings = settings
+        self._root = root
+        self._signals = signals
+        self._var_dir = settings.var_dir.absolute()
+        self._log_dir = self._var_dir / "log"
+        self._api = Api(settings)
+        self._supervisor: Supervisor | None = None
+        self._release: subprocess.Popen[bytes] | None = None
+        # The last part of the time to stop belongs to those whom web and worker need until their own end.
+        self._drain_s = settings.shutdown_grace_s - min(2.0, settings.shutdown_grace_s / 4)
+
+    def run(self) -> None:
+        """Run until a signal comes.
+
+        Raises:
+            StartError: it can't start, or it ended by itself; nothing is left running.
+        """
+        self._make_folders()
+        with self._locked():
+            linux.adopt_orphans()
+            self._end_leftovers()
+            try:
+                print(self._start(), flush=True)
+                self._watch()
+            except Stopped:
+                pass
+            finally:
+                self._stop()
+
+    def _make_folders(self) -> None:
+        try:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            self._settings.socket_dir.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"VAR_DIR={self._settings.var_dir}: can't be used: {error}") from error
+        found = self._settings.socket_dir.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise StartError(f"{self._settings.socket_dir} is not ours: remove it, or choose another VAR_DIR")
+        self._settings.socket_dir.chmod(0o700)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold `VAR_DIR` for this process alone; the kernel lets go when it ends, however it does."""
+        with (self._var_dir / "run.lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise StartError(
+                    f"VAR_DIR={self._settings.var_dir} is in use by process {lock.read().strip() or '?'}:"
+                    " stop that one, or choose another folder and port: make run VAR_DIR=var2 PORT=7071"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            yield
+
+    def _end_leftovers(self) -> None:
+        """End what an earlier run left, and mark what this one starts."""
+        note = self._var_dir / "run.id"
+        if note.exists():
+            left = linux.marked(RUN_ID, note.read_text().strip())
+            if left:
+                logger.warning("ending processes of an earlier run", extra={"pids": sorted(left)})
+                linux.kill_all(left, 5.0)
+        run_id = str(uuid.uuid4())
+        note.write_text(run_id)
+        os.environ[RUN_ID] = run_id
+
+    def _start(self) -> str:
+        wanted = images.registered(self._settings)
+        self._check_port()
+        if not can_leash():
+            print("setpriv is missing: processes outlive a process manager that is killed", file=sys.stderr)
+        self._prepare_environment()
+        processes = read_procfile(self._root / "Procfile")
+        release = next((program for program in processes if program.name == _RELEASE), None)
+        programs = [program for program in processes if program.name != _RELEASE]
+        order = {name: place for place, stage in enumerate(_STAGES) for name in stage}
+        programs.sort(key=lambda program: order.get(program.name, len(order)))
+        embedded = [] if self._settings.redis_url else [_VALKEY]
+        self._supervisor = Supervisor(
+            [*embedded, *programs],
+            log_dir=self._log_dir,
+            socket_dir=self._settings.socket_dir,
+            environ=os.environ,
+            stop_s=self._settings.shutdown_grace_s,
+        )
+        self._supervisor.start()
+        self._wait(self._supervisor.answers, "the process manager", "supervisord")
+        if embedded:
+            self._supervisor.start_program(_VALKEY.name)
+        if release:
+            self._migrate(release)
+        if embedded:
+            self._wait(lambda: valkey.answers(self._settings), "Valkey", _VALKEY.name)
+        for program in programs:
+            self._supervisor.start_program(program.name)
+        self._wait(self._api.ready, "the service", "web")
+        runtime_id = self._register_runtimes(wanted)
+        return welcome(
+            self._api.url, runtime_id, make_hello(self._var_dir), self._log_dir, self._settings.shutdown_grace_s
+        )
+
+    def _check_port(self) -> None:
+        """Find a taken port before anything is started for it."""
+        host, port = self._settings.host, self._settings.port
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise StartError(
+                    f"PORT={port}: can't listen on {host}:{port}: {error.strerror}."
+                    f" Choose another: make run PORT={port + 1 if port < 65535 else 7070}"
+                ) from error
+
+    def _prepare_environment(self) -> None:
+        """What all processes inherit."""
+        os.environ.update(
+            PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            VAR_DIR=str(self._var_dir),
+            TZ="UTC",
+            PYTHONUNBUFFERED="1",
+            SHUTDOWN_GRACE_S=f"{self._drain_s:g}",
+        )
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+        if soft != resource.RLIM_INFINITY and soft < limit:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+    def _migrate(self, release: Program) -> None:
+        with (self._log_dir / f"{release.name}.log").open("ab") as log:
+            self._release = subprocess.Popen(
+                [*(["setpriv", "--pdeathsig", "KILL", "--"] if can_leash() else []), *release.command.split()],
+                cwd=self._root,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        while self._release.poll() is None:
+            if self._signals.wait(0.02):
+                raise Stopped
+        if self._release.returncode != 0:
+            raise StartError(f"the database can't be prepared: `{release.command}` failed", log=release.name)
+
+    def _register_runtimes(self, wanted: Sequence[tuple[str, str]]) -> str:
+        """Register the local runtimes, as (name, image), that are missing; the id of one that works."""
+        known = {runtime["name"] for runtime in self._api.runtimes()}
+        for name, image in wanted:
+            if name not in known:
+                self._api.create_runtime(name, image)
+        names = [name for name, _ in wanted]
+
+        def settled() -> bool:
+            return all(row["status"] != "creating" for row in self._api.runtimes() if row["name"] in names)
+
+        self._wait(settled, "the runtimes", "pool")
+        rows = sorted(
+            (row for row in self._api.runtimes() if row["name"] in names), key=lambda row: names.index(row["name"])
+        )
+        for row in rows:
+            if row["status"] != "available":
+                reason = row.get("status_reason") or "see the log of pool"
+                print(f"Runtime {row['name']} is in status {row['status']}: {reason}", file=sys.stderr)
+        usable = [str(row["id"]) for row in rows if row["status"] == "available"]
+        if not usable:
+            raise StartError("no runtime is available", log="pool")
+        if self._settings.warm_workers:
+            self._wait(lambda: self._api.available_workers(usable[0]) > 0, "a warm worker", "pool")
+        return usable[0]
+
+    def _wait(self, condition: Callable[[], bool], what: str, log: str) -> None:
+        """Wait for `condition`; who dies again and again meanwhile, ends the start."""
+        assert self._supervisor is not None
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        deaths: dict[str, int] = {}
+        pids: dict[str, int] = {}
+        while not condition():
+            if self._signals.wait(0.05):
+                raise Stopped
+            if not self._supervisor.alive():
+                raise StartError("the process manager ended", log="supervisord")
+            for state in self._supervisor.states():
+                if state.pid != pids.get(state.name, state.pid) and pids[state.name]:
+                    deaths[state.name] = deaths.get(state.name, 0) + 1
+                    if deaths[state.name] >= _MOST_DEATHS:
+                        raise StartError(f"`{state.name}` does not start", log=state.name)
+                pids[state.name] = state.pid
+            if time.monotonic() > deadline:
+                raise StartError(f"{what} did not become ready within {_START_TIMEOUT_S:g} s", log=log)
+
+    def _watch(self) -> None:
+        """Wait for a signal, and collect what was adopted."""
+        assert self._supervisor is not None
+        while not self._signals.wait(0.5):
+            linux.reap_adopted([self._supervisor.pid])
+            if not self._supervisor.alive():
+                raise StartError("the process manager ended unexpectedly; all of the service has ended with it")
+
+    def _stop(self) -> None:
+        """End all: callers before those whom they call, nothing of it after `SHUTDOWN_GRACE_S`."""
+        began = time.monotonic()
+        logger.info("stopping")
+        if self._release is not None and self._release.poll() is None:
+            linux.kill_all([self._release.pid], 1.0)
+        if self._supervisor is not None and self._supervisor.alive():
+            names: list[Sequence[str]] = [*reversed(_STAGES)]
+            known = {state.name for state in self._supervisor.states()} - {_VALKEY.name}
+            others = known - {name for stage in _STAGES for name in stage}
+            self._stop_stages([[*others], *names], began)
+        left = linux.descendants() | linux.marked(RUN_ID, os.environ[RUN_ID])
+        if left:
+            logger.warning("ending what was left", extra={"pids": sorted(left)})
+            linux.kill_all(left, 3.0)
+        linux.reap_adopted([])
+        self._clean_sockets()
+        logger.info("stopped", extra={"took_s": round(time.monotonic() - began, 3)})
+
+    def _stop_stages(self, stages: list[Sequence[str]], began: float) -> None:
+        """Stop stage after stage; each may use what the ones before it have left of the time."""
+        assert self._supervisor is not None
+        grace_s = self._settings.shutdown_grace_s
+        rest_s = grace_s - self._drain_s
+        for stage in filter(None, stages):
+            deadline = began + (grace_s if stage == stages[-1] else self._drain_s)
+            # Whoever comes late has a moment to end in order all the same.
+            deadline = max(deadline, time.monotonic() + rest_s / 2)
+            self._supervisor.stop_programs(stage, deadline, lambda: self._signals.urgent)
+            if self._signals.urgent:
+                logger.warning("ending at once")
+                self._supervisor.kill()
+                return
+        self._supervisor.stop_programs([_VALKEY.name], time.monotonic() + 1.0, lambda: self._signals.urgent)
+        self._supervisor.end(1.0)
+
+    def _clean_sockets(self) -> None:
+        for path in (self._settings.valkey_socket, self._settings.socket_dir / "supervisor.sock"):
+            path.unlink(missing_ok=True)
+        if self._settings.socket_dir.parent != self._var_dir:
+            for path in self._settings.socket_dir.iterdir():
+                path.unlink()
+            self._settings.socket_dir.rmdir()

@@ -1,0 +1,64 @@
+"""What a newcomer needs once the service is up: a function to upload, and the calls to try."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import zipfile
+from pathlib import Path
+
+_HELLO = '''\
+"""The function that `make run` offers to try."""
+
+
+def main(name="World", **kwargs):
+    print(f"Greeting {name}")
+    return f"Hello, {name}!"
+'''
+
+
+def make_hello(var_dir: Path) -> Path:
+    """Write `hello.zip`, a package with one function, into `var_dir`."""
+    path = var_dir / "hello.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("main.py", date_time=(2026, 1, 1, 0, 0, 0)), _HELLO)
+    return path
+
+
+def welcome(url: str, runtime_id: str, package: Path, log_dir: Path, grace_s: float) -> str:
+    """The text that ends the start: base URL, and calls that work as printed in a shell in this folder."""
+    form = f"package=@{_for_curl(_short(package))}"
+    return "\n".join(
+        [
+            f"Qinling-Falcon is ready at {url}",
+            f"Logs are in {_short(log_dir)}. Ctrl-C stops it, with {grace_s:g} s for calls that run; a second one at once.",
+            "",
+            "To try it, in another shell in this folder: create a function, call it, list its calls.",
+            "",
+            f"  FUNCTION=$(curl -sS {url}/v1/functions -F name=hello -F runtime_id={runtime_id} \\",
+            f"""    -F 'code={{"source": "package"}}' -F {shlex.quote(form)} | {_member("id")})""",
+            "",
+            f"  curl -sS {url}/v1/executions -H 'Content-Type: application/json' \\",
+            """    -d '{"function_id": "'$FUNCTION'", "input": {"name": "Ada"}}'""",
+            "",
+            f'  curl -sS "{url}/v1/executions?function_id=$FUNCTION"',
+            "",
+        ]
+    )
+
+
+def _member(name: str) -> str:
+    """A filter that takes one text member out of a JSON object; every Debian has it."""
+    return f"""sed -E 's/.*"{name}": *"([^"]+)".*/\\1/'"""
+
+
+def _short(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _for_curl(path: str) -> str:
+    """A file name in the value of curl's `-F`, where `,` and `;` have a meaning."""
+    if not set(path) & set(',;"\\'):
+        return path
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
