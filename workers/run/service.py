@@ -180,7 +180,7 @@ class Service:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
     def _migrate(self, release: Program) -> None:
-        with (self._log_dir / f"{release.name}.log").open("ab") as log:
+        with (self._log_dir / f"{release.name}.log").open("wb") as log:
             self._release = subprocess.Popen(
                 [*(["setpriv", "--pdeathsig", "KILL", "--"] if can_leash() else []), *release.command.split()],
                 cwd=self._root,

@@ -161,10 +161,10 @@ class Supervisor:
         """End supervisord itself with what still runs; SIGKILL after `timeout_s`."""
         if self._process is None:
             return
-        self._process.terminate()
         try:
+            self._rpc("shutdown")
             self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        except (*_RPC_ERRORS, subprocess.TimeoutExpired):
             self.kill()
 
     def kill(self) -> None:
