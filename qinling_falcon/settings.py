@@ -49,6 +49,11 @@ class Settings:
     database_url: str | None = _setting(
         None, "`postgresql://…` or `sqlite:///path`. Unset: SQLite in `VAR_DIR`."
     )
+    database_timeout_s: float = _setting(
+        5.0, "Longest wait of a read or write for the database before it is refused.", low=0.1, high=300
+    )
+    database_pool_size: int = _setting(20, "Most connections of a process that read from the database.", low=1)
+    database_queue_size: int = _setting(10_000, "Most writes of a process that wait for the database.", low=1)
     web_concurrency: int = _setting(2, "Gunicorn worker processes.", low=1, high=64)
     web_connections: int = _setting(1000, "Simultaneous connections a Gunicorn worker process serves.", low=8)
     shutdown_grace_s: float = _setting(10.0, "Time that running calls get to finish at a stop.", low=0, high=3600)

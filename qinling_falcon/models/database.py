@@ -1,0 +1,146 @@
+"""The database of this process: connect once, read anywhere, write through the one writer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import peewee
+import psycopg2
+from playhouse.pool import MaxConnectionsExceeded
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.models import tables
+from qinling_falcon.models.batches import Group
+from qinling_falcon.models.cooperation import cooperative
+from qinling_falcon.models.engines import Engine, Fate, make_engine
+from qinling_falcon.models.writer import Writer
+from qinling_falcon.settings import Settings
+
+T = TypeVar("T")
+
+
+class _Process:
+    """What `connect` makes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.engine: Engine = make_engine(settings)
+        self.timeout_s = settings.database_timeout_s
+        self.writer = Writer(
+            self.engine, timeout_s=settings.database_timeout_s, queue_size=settings.database_queue_size
+        )
+
+
+_process: _Process | None = None
+# Connections and queues of a parent process. SQLite's must be neither used nor closed here.
+_inherited: list[_Process] = []
+
+
+def connect(settings: Settings) -> None:
+    """Give this process its database; to be called once, after it was forked.
+
+    Nothing is opened yet: a database that is away shows at the first read or write.
+
+    Raises:
+        SettingsError: `DATABASE_URL` names no database that can be used.
+    """
+    global _process
+    if _process is not None:
+        raise RuntimeError("connect() was called twice")
+    _process = _Process(settings)
+    tables.database.initialize(_process.engine)
+
+
+def disconnect() -> None:
+    """Write what is waiting and close all connections; to end a process, and between tests."""
+    global _process
+    process, _process = _process, None
+    if process is not None:
+        process.writer.close()
+        process.engine.close_all()
+
+
+def transact(fn: Callable[[], T]) -> T:
+    """Run `fn` in a write transaction and return its result when that is durable.
+
+    It shares a commit with other callers, in a savepoint of its own: what it raises undoes its own
+    changes and reaches its own caller. With SQLite it runs in a native thread: it may use models and
+    nothing that belongs to greenlets. It may run again after a lost connection or a deadlock, when
+    nothing of it was kept, so it should change nothing but rows.
+
+    Raises:
+        Unavailable: the database can't be reached, or not in time; the message says when it is unknown
+            whether the change was made.
+    """
+    result: T = _current().writer.submit(fn)
+    return result
+
+
+def transact_grouped(payload: Any, group: Group) -> Any:
+    """Like `transact`, for hot paths: all payloads of a batch go to `group` at once (see `Write`)."""
+    return _current().writer.submit(payload, group)
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """A connection for reads on this greenlet, inside another one the same.
+
+    Raises:
+        Unavailable: no connection in time, or the database went away meanwhile.
+    """
+    process = _current()
+    engine = process.engine
+    if not engine.is_closed():  # nested, or inside a write
+        yield
+        return
+    try:
+        with _at_most(process.timeout_s):
+            engine.connect()
+    except (peewee.DatabaseError, peewee.InterfaceError, psycopg2.Error, sqlite3.Error, OSError) as error:
+        raise Unavailable("The database can't be reached.", retry_after_s=1) from error
+    except MaxConnectionsExceeded as error:
+        raise Unavailable("Too many reads are waiting for the database.", retry_after_s=1) from error
+    try:
+        yield
+    except (peewee.DatabaseError, peewee.InterfaceError, psycopg2.Error, sqlite3.Error, TimeoutError) as error:
+        if engine.fate(error) is Fate.OWN:
+            raise
+        raise Unavailable("The database went away.", retry_after_s=1) from error
+    finally:
+        engine.close()
+
+
+def engine() -> Engine:
+    """The peewee database of this process, for statements that models can't express."""
+    return _current().engine
+
+
+def _current() -> _Process:
+    if _process is None:
+        raise RuntimeError("connect() was not called in this process")
+    return _process
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Bound what happens inside, where it can be interrupted; the drivers' own timeouts bound it elsewhere."""
+    if not cooperative():
+        yield
+        return
+    import gevent
+
+    with gevent.Timeout(seconds, TimeoutError("the database did not answer in time")):
+        yield
+
+
+def _forget() -> None:
+    global _process
+    if _process is not None:
+        _inherited.append(_process)
+        _process = None
+
+
+os.register_at_fork(after_in_child=_forget)

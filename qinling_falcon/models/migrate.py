@@ -1,0 +1,129 @@
+"""Bring the database's schema up to date: `python -m qinling_falcon.models.migrate`, the `release` process.
+
+Waits for the database, lets one process at a time do it, and does nothing when
+there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peewee
+import psycopg2.extensions
+from playhouse.migrations import Runner
+
+from qinling_falcon.models.engines import Sqlite, make_engine
+from qinling_falcon.settings import Settings, SettingsError, get_settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 0x51494E4C  # any number, the same in all releases
+_log = logging.getLogger(__name__)
+
+
+class MigrationFailed(Exception):
+    """The database could not be migrated; the message says why."""
+
+
+def migrate(settings: Settings, *, wait_s: float = 60.0, directory: Path = MIGRATIONS) -> list[str]:
+    """Apply the migrations that this database has not seen.
+
+    Args:
+        settings: names the database.
+        wait_s: how long to wait for a database that is away, or for another release that is at it.
+        directory: where the migrations are.
+
+    Returns:
+        The names of those that were applied.
+
+    Raises:
+        MigrationFailed: the database stayed away, or a migration failed (it is undone).
+    """
+    deadline = time.monotonic() + wait_s
+    engine = make_engine(settings)
+    with _exclusive_file(engine, deadline) if isinstance(engine, Sqlite) else contextlib.nullcontext():
+        # A plain database: no pool, no read-only connections, foreign keys off while tables are rebuilt.
+        database = _plain(settings, engine)
+        _connect(database, deadline)
+        try:
+            if not isinstance(engine, Sqlite):
+                _advisory_lock(database, deadline)
+            applied: list[str] = Runner(database, str(directory)).up()
+        except peewee.PeeweeException as error:
+            raise MigrationFailed(f"A migration failed and was undone: {error}") from error
+        finally:
+            database.close()
+    return applied
+
+
+def _plain(settings: Settings, engine: Any) -> Any:
+    if isinstance(engine, Sqlite):
+        return peewee.SqliteDatabase(engine.path, timeout=10, pragmas={"journal_mode": "wal", "synchronous": "full"})
+    url = settings.effective_database_url
+    params = psycopg2.extensions.parse_dsn(url)
+    return peewee.PostgresqlDatabase(params.pop("dbname", None) or params.get("user", "postgres"), **params)
+
+
+def _connect(database: Any, deadline: float) -> None:
+    while True:
+        try:
+            database.connect()
+        except (peewee.OperationalError, peewee.InterfaceError) as error:
+            if time.monotonic() > deadline:
+                raise MigrationFailed(f"The database can't be reached: {str(error).strip()}") from error
+            _log.info("waiting for the database: %s", str(error).strip())
+            time.sleep(0.25)
+        else:
+            return
+
+
+def _advisory_lock(database: Any, deadline: float) -> None:
+    """The lock goes with the connection."""
+    while not database.execute_sql("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).fetchone()[0]:
+        _wait_for_other(deadline)
+
+
+@contextlib.contextmanager
+def _exclusive_file(engine: Sqlite, deadline: float) -> Iterator[None]:
+    path = Path(engine.path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".migrating").open("w")
+    except OSError as error:
+        raise MigrationFailed(f"The database can't be made: {error}") from error
+    with lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _wait_for_other(deadline)
+            else:
+                break
+        yield
+
+
+def _wait_for_other(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise MigrationFailed("Another release is migrating the database and does not end.")
+    time.sleep(0.1)
+
+
+def main() -> int:
+    """Migrate, say what was done."""
+    try:
+        applied = migrate(get_settings())
+    except (MigrationFailed, SettingsError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"database: {', '.join(applied) or 'nothing to migrate'}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The record of an execution: written once for good, many at a time.
+
+This is the hot path of every call: one statement for all records of a batch, one
+for each function's count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from qinling_falcon.models import clock
+from qinling_falcon.models.database import engine, transact_grouped
+from qinling_falcon.models.tables import Execution, ExecutionStatus, Function
+
+_MAX_ROWS = 500
+_MAX_TEXT = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionRecord:
+    """All columns of an execution that has ended, or (status `running`) begun."""
+
+    id: str
+    project_id: str
+    function_id: str
+    function_version: int = 0
+    function_alias: str | None = None
+    description: str | None = None
+    input: str | None = None
+    result: str | None = None
+    log: str | None = None
+    status: str
+    status_reason: str | None = None
+    sync: bool = True
+    cold: str | None = None
+    queued_ms: float | None = None
+    run_ms: float | None = None
+    source: str = "api"
+    created_at: datetime.datetime
+    updated_at: datetime.datetime | None = None
+
+
+def record(rec: ExecutionRecord) -> bool:
+    """Write an execution's state; durable on return. The first final state wins.
+
+    A state that became final by this call adds one to the function's `count`. Text that no database
+    holds (NUL, lone surrogates) is replaced, for what has run must not be lost.
+
+    Returns:
+        Whether the row now shows this state; False: the execution had ended already.
+
+    Raises:
+        Unavailable: see `transact`. It is safe to call again: a state that was written is not counted twice.
+    """
+    won: bool = transact_grouped(_values(rec), _write)
+    return won
+
+
+def begin(rec: ExecutionRecord) -> bool:
+    """Write that an execution has begun, before it runs: for inputs too large for its lease.
+
+    Returns:
+        Whether it is begun now; False: it had ended already.
+    """
+    return record(dataclasses.replace(rec, status=ExecutionStatus.RUNNING.value))
+
+
+_COLUMNS = tuple(field.name for field in dataclasses.fields(ExecutionRecord))
+_PLACE = {name: place for place, name in enumerate(_COLUMNS)}
+_ID, _FUNCTION, _VERSION, _STATUS = (_PLACE[name] for name in ("id", "function_id", "function_version", "status"))
+_TEXTS = tuple(_PLACE[name] for name in ("input", "result", "log", "status_reason", "description"))
+_CREATED, _UPDATED = _PLACE["created_at"], _PLACE["updated_at"]
+# What the end of an execution says anew; the rest was right when it began.
+_ENDED = ("result", "log", "status", "status_reason", "cold", "queued_ms", "run_ms", "updated_at")
+
+Values = tuple[Any, ...]
+
+
+def _values(rec: ExecutionRecord) -> Values:
+    values = [getattr(rec, name) for name in _COLUMNS]
+    for place in _TEXTS:
+        if values[place] is not None:
+            values[place] = storable(values[place])
+    values[_CREATED] = clock.to_micros(rec.created_at)
+    if rec.updated_at is not None:
+        values[_UPDATED] = clock.to_micros(rec.updated_at)
+    return tuple(values)
+
+
+def storable(text: str) -> str:
+    """`text` with what no database holds (NUL, lone surrogates) replaced."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode() if _has_surrogate(text) else text
+    return text
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _write(records: list[Values]) -> list[bool]:
+    """Write a batch's records, on the writer's connection."""
+    won = [False] * len(records)
+    counts: Counter[str] = Counter()
+    for places in _waves(records):
+        by_id = {records[place][_ID]: place for place in places}
+        for row_id in _upsert([records[place] for place in places]):
+            place = by_id[row_id]
+            won[place] = True
+            values = records[place]
+            if values[_STATUS] != ExecutionStatus.RUNNING and values[_VERSION] == 0:
+                counts[values[_FUNCTION]] += 1
+    database = engine()
+    sql = 'UPDATE {} SET "count" = "count" + {p} WHERE id = {p}'.format(Function._meta.table_name, p=database.param)
+    # In order of id: two processes that count the same functions must not wait for each other in a circle.
+    for function_id in sorted(counts):
+        database.execute_sql(sql, (counts[function_id], function_id))
+    return won
+
+
+def _waves(records: list[Values]) -> Iterator[list[int]]:
+    """Places of records that fit one statement: no id twice, in the order of their coming, not too large."""
+    left = list(range(len(records)))
+    while left:
+        wave: list[int] = []
+        later: list[int] = []
+        ids: set[str] = set()
+        size = 0
+        for place in left:
+            values = records[place]
+            if values[_ID] in ids or len(wave) == _MAX_ROWS or size > _MAX_TEXT:
+                later.append(place)
+            else:
+                wave.append(place)
+                size += sum(len(values[text] or "") for text in _TEXTS)
+            ids.add(values[_ID])
+        yield wave
+        left = later
+
+
+def _upsert(rows: list[Values]) -> list[str]:
+    """Insert the rows, or end those that are running; ids of those that were written."""
+    database = engine()
+    row_sql = f"({', '.join([database.param] * len(_COLUMNS))})"
+    table = Execution._meta.table_name
+    sql = (
+        f"INSERT INTO {table} ({', '.join(_COLUMNS)}) VALUES {', '.join([row_sql] * len(rows))}"
+        f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _ENDED)}"
+        f" WHERE {table}.status = 'running' RETURNING id"
+    )
+    cursor = database.execute_sql(sql, [value for row in rows for value in row])
+    return [row_id for (row_id,) in cursor.fetchall()]
