@@ -1,0 +1,284 @@
+"""Control groups, version 1 and 2: a worker's limits, and a sure way to find and kill all that is in it.
+
+An install has one subtree per hierarchy, made below the group that the manager itself is in (so that the
+limits around the service hold for its workers too), and in it one group per worker.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+CONTROLLERS = ("memory", "pids", "cpu")
+ROOT_NAME = "qinling-falcon"
+_SHARES = 1024  # cpu.shares of an ordinary group, as weight 100 is in version 2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one worker with everything in it: bytes, and processes and threads."""
+
+    memory: int
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """A mounted hierarchy: `parent` is the group below which an install's subtree is made."""
+
+    parent: Path
+    version: Literal[1, 2]
+    controllers: frozenset[str]
+
+
+def hierarchies() -> list[Hierarchy]:
+    """The hierarchies that serve memory, pids and cpu to this process: version 1 where it has them, else 2."""
+    own = dict(_own_groups())
+    found: dict[Path, Hierarchy] = {}
+    rest = set(CONTROLLERS)
+    unified: tuple[Path, str] | None = None
+    for kind, root, mount, options in _mounts():
+        if kind == "cgroup2":
+            unified = unified or (mount, root)
+            continue
+        served = rest & set(options)
+        if served:
+            rest -= served
+            parent = _below(mount, root, next(path for names, path in own.items() if served & set(names.split(","))))
+            found[mount] = Hierarchy(parent, 1, frozenset(served))
+    if unified and rest and "" in own:
+        mount, root = unified
+        chosen = _delegating(mount, _below(mount, root, own[""]), rest)
+        if chosen:
+            found[mount] = chosen
+    return list(found.values())
+
+
+class Group:
+    """The groups of one worker: a folder in each hierarchy."""
+
+    def __init__(self, folders: Iterable[Path]):
+        self._folders = [folder for folder in folders if folder.is_dir()]
+
+    def __bool__(self) -> bool:
+        return bool(self._folders)
+
+    def open_entrances(self) -> list[int]:
+        """Descriptors on which a single-threaded process that writes `0` enters the groups.
+
+        Version 1 has `tasks` for this, which spares the wait for a grace period (20 ms) that `cgroup.procs` costs.
+        """
+        entrances: list[int] = []
+        try:
+            for folder in self._folders:
+                tasks = folder / "tasks"
+                entrances.append(os.open(tasks if tasks.exists() else folder / "cgroup.procs", os.O_WRONLY))
+        except OSError:
+            for entrance in entrances:
+                os.close(entrance)
+            raise
+        return entrances
+
+    def open_cpu(self) -> tuple[int, Literal["shares", "weight"]] | None:
+        """A descriptor on which the worker sets its share of the processors, and what it takes."""
+        for folder in self._folders:
+            if (folder / "cpu.shares").exists():
+                return os.open(folder / "cpu.shares", os.O_WRONLY), "shares"
+            if (folder / "cpu.weight").exists():
+                return os.open(folder / "cpu.weight", os.O_WRONLY), "weight"
+        return None
+
+    def processes(self) -> set[int]:
+        """Ids of the processes in the groups."""
+        found: set[int] = set()
+        for folder in self._folders:
+            try:
+                found.update(map(int, (folder / "cgroup.procs").read_text().split()))
+            except OSError:
+                continue  # removed meanwhile: nothing is in it
+        return found
+
+    def kill(self) -> None:
+        """Send SIGKILL to all processes in the groups; no fork outruns it."""
+        if any(_try_write(folder / "cgroup.kill", "1") for folder in self._folders):
+            return
+        for folder in self._folders:
+            _try_write(folder / "pids.max", "0")
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def remove(self) -> bool:
+        """Remove the empty groups; whether none is left."""
+        for folder in self._folders:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
+        return True
+
+
+class Subtree:
+    """The groups of one install (or of one trial, for the doctor).
+
+    Args:
+        name: tells this install's groups from others'.
+        found: where to make them.
+
+    Attributes:
+        controllers: those of memory, pids and cpu that really work here.
+        problems: why others do not, by controller.
+        folders: the subtree's folder in each hierarchy.
+        version: which version limits the workers, for the operator to read.
+    """
+
+    def __init__(self, name: str, found: Sequence[Hierarchy]):
+        self.controllers: set[str] = set()
+        self.problems: dict[str, str] = dict.fromkeys(CONTROLLERS, "no hierarchy with this controller is mounted")
+        self.folders: list[Path] = []
+        self.version = "/".join(sorted({f"v{hierarchy.version}" for hierarchy in found})) or "none"
+        for hierarchy in found:
+            folder = hierarchy.parent / f"{ROOT_NAME}-{name}"
+            try:
+                self._make(folder, hierarchy)
+            except OSError as error:
+                self.problems.update(dict.fromkeys(hierarchy.controllers, f"{error.filename}: {error.strerror}"))
+
+    def _make(self, folder: Path, hierarchy: Hierarchy) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folders.append(folder)
+        if hierarchy.version == 2:
+            _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(hierarchy.controllers)))
+        # The workers together weigh as much as a process on every core would; else they share one process' part.
+        cores = os.cpu_count() or 1
+        _try_write(folder / "cpu.shares", str(_SHARES * cores))
+        _try_write(folder / "cpu.weight", str(min(10_000, 100 * cores)))
+        self.controllers |= hierarchy.controllers
+        for name in hierarchy.controllers:
+            self.problems.pop(name)
+
+    def group(self, name: str) -> Group:
+        """The group of worker `name`, if it is there."""
+        return Group(folder / name for folder in self.folders)
+
+    def make_group(self, name: str, limits: Limits) -> Group:
+        """Make the group of worker `name`.
+
+        Raises:
+            OSError: a limit could not be set; nothing is left.
+        """
+        try:
+            for folder in self.folders:
+                (folder / name).mkdir()
+                _limit(folder / name, limits)
+        except OSError:
+            self.group(name).remove()
+            raise
+        return self.group(name)
+
+    def remove(self) -> None:
+        """Remove the install's folders, if no worker is in them."""
+        for folder in self.folders:
+            try:
+                folder.rmdir()
+            except OSError:
+                continue
+
+
+def groups_below(folders: Iterable[Path]) -> list[Group]:
+    """Every worker's group in an install's folders, also those that an earlier manager made."""
+    names: dict[str, list[Path]] = {}
+    for folder in folders:
+        if folder.is_dir():
+            for inner in folder.iterdir():
+                if inner.is_dir():
+                    names.setdefault(inner.name, []).append(inner)
+    return [Group(inner) for inner in names.values()]
+
+
+def _limit(folder: Path, limits: Limits) -> None:
+    memory = str(limits.memory)
+    if (folder / "memory.limit_in_bytes").exists():
+        _write(folder / "memory.limit_in_bytes", memory)
+        # Absent or refused on kernels that do not account swap.
+        _try_write(folder / "memory.memsw.limit_in_bytes", memory)
+    elif (folder / "memory.max").exists():
+        _write(folder / "memory.max", memory)
+        _try_write(folder / "memory.swap.max", "0")
+    if (folder / "pids.max").exists():
+        _write(folder / "pids.max", str(limits.processes))
+
+
+def _mounts() -> list[tuple[str, str, Path, list[str]]]:
+    """(file system, root inside it, mount point, its own options) of the mounted hierarchies."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            fields = before.split(" ")
+            found.append((kind, fields[3], Path(fields[4]), options.split(",")))
+    return found
+
+
+def _own_groups() -> list[tuple[str, str]]:
+    """(controllers, path) of this process in each hierarchy; version 2 has no controllers' names."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    return [(names, path) for _, names, path in (line.split(":", 2) for line in lines)]
+
+
+def _below(mount: Path, root: str, path: str) -> Path:
+    """Where the group `path` is seen; the mount point itself when this namespace does not show it."""
+    shown = mount / os.path.relpath(path, root)
+    return shown if os.path.commonpath([path, root]) == root and shown.is_dir() else mount
+
+
+def _delegating(mount: Path, own: Path, wanted: set[str]) -> Hierarchy | None:
+    """The nearest group around `own` that hands controllers down.
+
+    Only the real root and groups without processes may do so, hence not `own` itself.
+    """
+    best: Hierarchy | None = None
+    for folder in [own, *own.parents]:
+        if not folder.is_relative_to(mount):
+            break
+        if folder == mount:
+            _try_write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
+        enabled = wanted & set(_read_words(folder / "cgroup.subtree_control"))
+        if enabled and os.access(folder, os.W_OK) and (best is None or len(enabled) > len(best.controllers)):
+            best = Hierarchy(folder, 2, frozenset(enabled))
+    return best
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _write(path: Path, text: str) -> None:
+    # Not Path.write_text: control files take neither O_CREAT nor O_TRUNC everywhere.
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, text.encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(descriptor)
+
+
+def _try_write(path: Path, text: str) -> bool:
+    try:
+        _write(path, text)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""The folder that each worker has on disk: code, the supervisor's messages, and without a sandbox its /tmp."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from qinling_falcon.orchestrators.process.images import reachable
+from qinling_falcon.orchestrators.process.slots import Slot
+
+_TAIL = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A worker's folder.
+
+    Attributes:
+        path: the folder.
+        slot: who owns what is in it; None: the service's user.
+    """
+
+    path: Path
+    slot: Slot | None
+
+    @property
+    def code(self) -> Path:
+        """Where the supervisor unpacks the function."""
+        return self.path / "code"
+
+    @property
+    def tmp(self) -> Path:
+        """What stands for /tmp where there is no sandbox."""
+        return self.path / "tmp"
+
+    @property
+    def messages(self) -> Path:
+        """What the supervisor writes to its standard error."""
+        return self.path / "stderr"
+
+    def tail(self) -> str:
+        """The end of `messages`, for an error message or a log."""
+        try:
+            return self.messages.read_text(errors="replace")[-_TAIL:].strip()
+        except OSError:
+            return ""
+
+    def make(self) -> None:
+        """Make the folder for workers in a sandbox."""
+        self.path.mkdir(mode=0o700)
+        self.messages.touch(mode=0o600)
+        self._make_code()
+
+    def make_plain(self, program: Path) -> Path:
+        """Make the folder for workers that see it as it is, closed to other workers; where they find `program`."""
+        self.path.mkdir(mode=0o750)
+        self.messages.touch(mode=0o600)
+        self._make_code()
+        self.tmp.mkdir()
+        self.tmp.chmod(0o1777)
+        if self.slot is None:
+            return program
+        if not reachable(program):
+            program = Path(shutil.copytree(program.parent, self.path / "runtime")) / program.name
+            subprocess.run(["chmod", "-R", "a+rX", program.parent], check=True)
+        os.chown(self.path, self.slot.uid, self.slot.child_uid)
+        return program
+
+    def _make_code(self) -> None:
+        self.code.mkdir(mode=0o750)
+        if self.slot:
+            os.chown(self.code, self.slot.uid, self.slot.child_uid)
+
+    def remove(self) -> None:
+        """Remove the folder with everything in it, however deep and whatever its modes."""
+        try:
+            self.code.rmdir()
+            self.messages.unlink()
+            self.path.rmdir()
+        except OSError:
+            # Not shutil.rmtree: it recurses, and would hold up the manager over a large package.
+            removed = subprocess.run(["rm", "-rf", "--", self.path], stderr=subprocess.DEVNULL, check=False)
+            if removed.returncode != 0:
+                subprocess.run(["chmod", "-R", "u+rwX", "--", self.path], stderr=subprocess.DEVNULL, check=False)
+                subprocess.run(["rm", "-rf", "--", self.path], stderr=subprocess.DEVNULL, check=False)
+
+
+class Homes:
+    """The folders of one install's workers.
+
+    Args:
+        folder: where they are.
+        install_id: names the folder that is used instead, where other users can't reach `folder`.
+        foreign_uid: workers reach their folder under a user of their own.
+    """
+
+    def __init__(self, folder: Path, install_id: str, *, foreign_uid: bool):
+        spare = Path(tempfile.gettempdir(), f"qinling-falcon-{install_id}")
+        self._known = (folder, spare)
+        folder.mkdir(mode=0o711, exist_ok=True)
+        folder.chmod(0o711)
+        if foreign_uid and not _passable(folder):
+            spare.mkdir(mode=0o711, exist_ok=True)
+            seen = spare.lstat()
+            if seen.st_uid != os.geteuid() or not stat.S_ISDIR(seen.st_mode):
+                raise PermissionError(f"{spare} belongs to somebody else")
+            spare.chmod(0o711)
+            self._folder = spare
+        else:
+            self._folder = folder
+
+    def home(self, worker_id: str, slot: Slot | None) -> Home:
+        """The folder of a worker, yet to be made."""
+        return Home(self._folder / worker_id, slot)
+
+    def left(self) -> Iterator[Home]:
+        """The folders that earlier managers left."""
+        for folder in self._known:
+            if folder.is_dir() and not folder.is_symlink() and folder.lstat().st_uid == os.geteuid():
+                for path in folder.iterdir():
+                    yield Home(path, _owner(path / "code"))
+
+    def close(self) -> None:
+        """Remove the spare folder, when it is empty."""
+        try:
+            self._known[1].rmdir()
+        except OSError:
+            return
+
+
+def _passable(folder: Path) -> bool:
+    resolved = folder.resolve()
+    return all(part.stat().st_mode & stat.S_IXOTH for part in (resolved, *resolved.parents))
+
+
+def _owner(code: Path) -> Slot | None:
+    try:
+        seen = code.lstat()
+    except OSError:
+        return None
+    return Slot(seen.st_uid, seen.st_gid) if seen.st_gid == seen.st_uid + 1 else None

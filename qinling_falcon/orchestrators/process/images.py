@@ -1,0 +1,182 @@
+"""The table of local runtimes: which program and interpreter stand behind a runtime's image."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qinling_falcon.orchestrators.base import UnknownImage
+from qinling_falcon.settings import Settings, SettingsError
+
+OLDEST_PYTHON = (3, 8)
+_FALLBACKS = (Path("/usr/local/bin/python3"), Path("/usr/bin/python3"))
+_KEYS = {"images": list, "program": str, "python": str, "register": bool}
+_DESCRIBE = """
+import json, os, sys, sysconfig
+print(json.dumps([os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
+    os.path.realpath(sys.base_prefix), sys.version_info[:2], bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python on this machine.
+
+    Attributes:
+        program: its real path, below `prefix`.
+        prefix: the folder that holds it with its library.
+        version: major and minor.
+        shared: it needs its own `lib` folder to find libpython.
+    """
+
+    program: Path
+    prefix: Path
+    version: tuple[int, int]
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRuntime:
+    """What runs in a worker: the interpreter, and the program that it is given."""
+
+    interpreter: Interpreter
+    program: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    images: tuple[str, ...]
+    program: Path
+    python: str
+    register: bool
+
+
+class RuntimeTable:
+    """The table in `settings.runtimes_file`.
+
+    Args:
+        path: the file.
+        foreign_uid: workers see the host's files under a user of their own, so that a program which others
+            can't reach is of no use.
+
+    Raises:
+        SettingsError: the file is missing or wrong; the message says where.
+    """
+
+    def __init__(self, path: Path, *, foreign_uid: bool = False):
+        self._path = path.absolute()
+        self._foreign_uid = foreign_uid
+        self._entries = _read_entries(self._path)
+        self._described: dict[Path, Interpreter] = {}
+
+    def resolve(self, image: str) -> LocalRuntime:
+        """The runtime behind `image`.
+
+        Raises:
+            UnknownImage: none, or it is not usable; the message says why.
+        """
+        entry = self._find(image)
+        if not entry.program.is_file():
+            raise UnknownImage(f"image {image}: its program {entry.program} is missing ({self._path})")
+        candidates = [Path(entry.python)] if entry.python else [Path(sys.executable), *_FALLBACKS]
+        reasons = []
+        for candidate in candidates:
+            try:
+                return LocalRuntime(self._interpreter(candidate), entry.program)
+            except UnknownImage as error:
+                reasons.append(str(error))
+        raise UnknownImage(f"image {image}: {reasons[0]} ({self._path})")
+
+    def registered(self) -> list[tuple[str, str]]:
+        """(name, image) of the runtimes that a new installation registers."""
+        return [(entry.name, entry.images[0]) for entry in self._entries if entry.register]
+
+    def _find(self, image: str) -> _Entry:
+        for wanted in (image, _without_tag(image)):
+            for entry in self._entries:
+                if wanted in entry.images:
+                    return entry
+        known = ", ".join(image for entry in self._entries for image in entry.images)
+        raise UnknownImage(f"image {image} is not a local runtime; {self._path} has: {known}")
+
+    def _interpreter(self, path: Path) -> Interpreter:
+        if not os.access(path, os.X_OK):
+            self._described.pop(path, None)
+            raise UnknownImage(f"interpreter {path} is missing or can't be run")
+        if path not in self._described:
+            self._described[path] = _describe(path)
+        found = self._described[path]
+        if found.version < OLDEST_PYTHON:
+            found_version, needed = (".".join(map(str, version)) for version in (found.version, OLDEST_PYTHON))
+            raise UnknownImage(f"interpreter {path} is Python {found_version}, {needed} or later is needed")
+        if self._foreign_uid and not reachable(found.program):
+            raise UnknownImage(f"interpreter {found.program} can't be reached by other users, as workers are here")
+        return found
+
+
+def registered(settings: Settings) -> list[tuple[str, str]]:
+    """(name, image) of the runtimes that `make run` registers."""
+    return RuntimeTable(settings.runtimes_file).registered()
+
+
+def reachable(path: Path) -> bool:
+    """Whether any user can reach and read `path`."""
+    path = path.resolve()
+    try:
+        passable = all(folder.stat().st_mode & stat.S_IXOTH for folder in path.parents)
+        return passable and bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
+def _read_entries(path: Path) -> list[_Entry]:
+    try:
+        tables = tomllib.loads(path.read_text())["runtimes"]
+        return [_entry(path.parent, name, table) for name, table in tables.items()]
+    except OSError as error:
+        raise SettingsError(f"RUNTIMES_FILE={path}: expected a readable file ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, KeyError, AttributeError, ValueError) as error:
+        raise SettingsError(f"RUNTIMES_FILE={path}: expected tables [runtimes.NAME] ({error})") from None
+
+
+def _entry(folder: Path, name: str, table: dict[str, Any]) -> _Entry:
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise ValueError(f"{name}: unknown key {key}, expected {', '.join(_KEYS)}")
+        if not isinstance(value, _KEYS[key]):
+            raise ValueError(f"{name}: {key} has the wrong type")  # noqa: TRY004 - one kind of error for the caller
+    images = table.get("images") or []
+    if not images or not all(isinstance(image, str) and image for image in images) or not table.get("program"):
+        raise ValueError(f"{name}: images and program are needed")
+    python = table.get("python", "")
+    if python and not Path(python).is_absolute():
+        raise ValueError(f"{name}: python is not an absolute path")
+    program = Path(os.path.normpath(folder / table["program"]))
+    return _Entry(name, tuple(images), program, python, table.get("register", False))
+
+
+def _without_tag(image: str) -> str:
+    name = image.partition("@")[0]
+    head, colon, tag = name.rpartition(":")
+    return head if colon and "/" not in tag else name
+
+
+def _describe(path: Path) -> Interpreter:
+    try:
+        answer = subprocess.run(
+            [path, "-I", "-S", "-c", _DESCRIBE], capture_output=True, text=True, timeout=10, check=True, env={}
+        )
+        program, prefix, version, shared = json.loads(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise UnknownImage(f"interpreter {path} does not work: {error}") from None
+    if not Path(program).is_relative_to(prefix):
+        raise UnknownImage(f"interpreter {program} does not lie below its own prefix {prefix}")
+    return Interpreter(Path(program), Path(prefix), (version[0], version[1]), shared)

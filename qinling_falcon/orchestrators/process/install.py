@@ -1,0 +1,85 @@
+"""What tells this install from others on the machine, and what a manager leaves for the next one to sweep."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class AlreadyRunning(Exception):
+    """Another live pool manager has this `VAR_DIR`."""
+
+
+class Install:
+    """The install in `var_dir`, held by this process until `close`.
+
+    Args:
+        var_dir: the service's folder of data.
+        wait_s: how long an earlier manager gets to finish.
+
+    Raises:
+        AlreadyRunning: it did not.
+
+    Attributes:
+        folder: the install's `VAR_DIR`.
+        install_id: random, made once.
+    """
+
+    def __init__(self, var_dir: Path, wait_s: float):
+        self.folder = var_dir.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock(wait_s)
+        self.install_id = self._read_id()
+
+    def _take_lock(self, wait_s: float) -> int:
+        path = self.folder / "workers.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise AlreadyRunning(f"another pool manager holds {path}") from None
+                time.sleep(0.05)
+            else:
+                return descriptor
+
+    def _read_id(self) -> str:
+        path = self.folder / "install-id"
+        # With the folder's own number: a copy of the folder is another install, that must not sweep this one's.
+        folder = str(self.folder.stat().st_ino)
+        if path.exists():
+            known = path.read_text().split()
+            if len(known) == 2 and known[1] == folder:
+                return known[0]
+        made = secrets.token_hex(6)
+        draft = path.with_suffix(".new")
+        draft.write_text(f"{made} {folder}\n")
+        draft.replace(path)
+        return made
+
+    @property
+    def workers_dir(self) -> Path:
+        """Where each worker has a folder."""
+        return self.folder / "workers"
+
+    def remembered_groups(self) -> list[Path]:
+        """Folders of control groups that managers of this install have made: another login has others."""
+        path = self.folder / "cgroups"
+        return [Path(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def remember_groups(self, folders: Iterable[Path]) -> None:
+        """Note `folders` for the next manager, before anything runs in them."""
+        draft = self.folder / "cgroups.new"
+        draft.write_text("".join(f"{folder}\n" for folder in folders))
+        draft.replace(self.folder / "cgroups")
+
+    def close(self) -> None:
+        """Let another manager have it."""
+        os.close(self._lock)
