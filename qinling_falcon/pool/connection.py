@@ -1,0 +1,142 @@
+"""The process's one connection to Redis, shared by all its greenlets."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import gevent
+import hiredis
+import redis
+from gevent.event import AsyncResult
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from qinling_falcon.pool.lua import ANCHOR, Script, load
+from qinling_falcon.pool.wire import Abandoned, PoolUnavailable, Wire
+
+Word = str | int | float | bytes
+
+# What Redis answers when it can't serve for now; nothing was carried out.
+_AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "NOREPLICAS")
+
+
+class PipelinedConnection:
+    """Sends the commands of all greenlets down one connection, several to a write.
+
+    Connects at the first call, and again at the first call after it broke. What was sent is never sent again: it may
+    have been carried out. Make one per process, after forks; a blocking command needs a connection of its own.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
+        timeout_s: longest wait for a reply, and for connecting.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 3.0):
+        self.url = url
+        self.timeout_s = timeout_s
+        self._wire: Wire | None = None
+        self._connecting: AsyncResult | None = None
+        self._settle = load("settle")
+        self._factory: Any = redis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        ).connection_pool
+
+    def call(
+        self, *args: Word, timeout_s: float | None = None, abandoned: Abandoned | None = None
+    ) -> Any:
+        """Carry out one command and return its reply as hiredis parses it (bytes, int, list, None).
+
+        Args:
+            args: the command's words.
+            timeout_s: instead of the connection's own.
+            abandoned: gets the reply if this greenlet is killed or runs out of time while it waits.
+
+        Raises:
+            PoolUnavailable: Redis is away, or did not answer in time.
+            redis.ResponseError: Redis refused the command.
+        """
+        return _checked(self._send(_packed(args), timeout_s, abandoned))
+
+    def run(
+        self, script: Script, args: Sequence[Word], *, abandoned: Abandoned | None = None
+    ) -> Any:
+        """Run a script, which is loaded first where Redis doesn't know it. Raises as `call` does."""
+        command = _packed(("EVALSHA", script.sha, 1, ANCHOR, *args))
+        reply = self._send(command, None, abandoned)
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):  # so nothing was run
+            self.call("SCRIPT", "LOAD", script.source)
+            reply = self._send(command, None, abandoned)
+        return _checked(reply)
+
+    def another(self) -> PipelinedConnection:
+        """A further connection to the same server, for commands that block."""
+        return PipelinedConnection(self.url, timeout_s=self.timeout_s)
+
+    def close(self) -> None:
+        """Fail what waits and close; a later call connects again."""
+        if self._wire is not None:
+            self._wire.end("The connection to Redis was closed")
+            self._wire = None
+
+    def _send(self, command: bytes, timeout_s: float | None, abandoned: Abandoned | None) -> Any:
+        wire = self._wire
+        if wire is None or wire.broken:
+            wire = self._connected()
+        return wire.call(command, timeout_s or self.timeout_s, abandoned)
+
+    def _connected(self) -> Wire:
+        """Connect, together with all other greenlets that need it now."""
+        attempt = self._connecting
+        if attempt is None:
+            attempt = self._connecting = AsyncResult()
+            gevent.spawn(self._connect, attempt)
+        wire: Wire = attempt.get()
+        return wire
+
+    def _connect(self, attempt: AsyncResult) -> None:
+        connection: Any = None
+        try:
+            connection = self._factory.make_connection()
+            connection.connect()
+            self._note_server(connection)
+            self._wire = Wire(connection)
+        except (redis.RedisError, OSError, PoolUnavailable) as error:
+            if connection is not None:
+                connection.disconnect()
+            attempt.set_exception(PoolUnavailable(f"Redis can't be reached: {error}"))
+        else:
+            attempt.set(self._wire)
+        finally:
+            self._connecting = None
+
+    def _note_server(self, connection: Any) -> None:
+        """Before anything else is asked of this server: has it been started anew, and maybe lost its last writes?"""
+        connection.send_command("INFO", "server")
+        info = dict(line.split(":", 1) for line in _text(connection.read_response()).splitlines() if ":" in line)
+        run = info.get("run_id") or secrets.token_hex(8)
+        connection.send_command("EVAL", self._settle.source, 1, ANCHOR, "", run)
+        connection.read_response()
+
+
+def _packed(words: tuple[Word, ...]) -> bytes:
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one only
+    return packed
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, hiredis.ReplyError):
+        message = str(reply)
+        if message.startswith(_AWAY):
+            raise PoolUnavailable(f"Redis can't serve now: {message}")
+        raise redis.ResponseError(message)
+    return reply
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,15 @@
+"""The keys that Python reads itself; all others are the scripts' own (docs/redis-keys.md)."""
+
+from __future__ import annotations
+
+from qinling_falcon.pool.lua import ANCHOR
+
+WAKEUPS = f"{ANCHOR}:wakeups"
+DRAINING = f"{ANCHOR}:draining"
+LOST = f"{ANCHOR}:lost"
+WORKERS = f"{ANCHOR}:workers"
+
+
+def grants(holder: str) -> str:
+    """The list on which a process's waiters are told."""
+    return f"{ANCHOR}:grants:{holder}"

@@ -1,0 +1,11 @@
+-- decline: gives back a lease that was never used, because the caller has gone.
+-- ARGV    5 worker  6 token
+-- reads   worker:<id>, runtimes      writes  as release
+-- returns 1, or 0 when the lease is not the caller's any more (nothing changed)
+-- promises  a worker that was only assigned is warm again: without a lease in hand nobody has sent it a function
+
+local is = call('HMGET', P .. 'worker:' .. ARGV[5], 'state', 'token')
+if is[1] ~= 'leased' or is[2] ~= ARGV[6] then return 0 end
+return_unused(ARGV[5])
+settle_queue()
+return 1

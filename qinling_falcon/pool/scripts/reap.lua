@@ -1,0 +1,69 @@
+-- reap: ends what nobody will end.
+-- ARGV    5 holder_ttl_ms  6 worker_idle_ms
+-- reads   holders, reported, held:<holder>, leases, worker:<id>, waiters, idle, warm:*, runtimes
+-- writes  what release, decline and leave write; lost, reaper; of dead holders holders, reported, held:, grants:
+-- promises  a lease is lost when its deadline has passed, its holder is dead, or its holder lives and does not know
+--           it (the answer was lost on the way); its worker drains, and what its record
+--           needs is put into `lost`, once. A grant that was not accepted in time goes to the next waiter. Waiters of dead holders, or
+--           past their time, leave. Workers that were idle for too long, and warm ones too many, drain.
+--           If no reaper ran for long (Redis was down), holders get time to report first.
+
+local ttl, idle = tonumber(ARGV[5]), tonumber(ARGV[6])
+local UNKNOWN_AFTER_MS = 2000
+
+local REAPER = P .. 'reaper'
+local was = call('HMGET', REAPER, 'last', 'since')
+local last, since = tonumber(was[1]), tonumber(was[2])
+if not last or last > now or now - last > ttl / 2 then since = now end
+call('HSET', REAPER, 'last', text(now), 'since', text(since))
+
+local dead, alive = {}, {}
+local holders = call('ZRANGE', HOLDERS, 0, -1, 'WITHSCORES')
+for at = 1, #holders, 2 do
+  if math.max(tonumber(holders[at + 1]), since) + ttl < now then dead[holders[at]] = true else alive[holders[at]] = true end
+end
+
+local leases = call('ZRANGE', LEASES, 0, -1, 'WITHSCORES')
+for at = 1, #leases, 2 do
+  local worker, deadline = leases[at], tonumber(leases[at + 1])
+  local is = call('HMGET', P .. 'worker:' .. worker, 'holder', 'token', 'accepted', 'granted')
+  local holder, granted = is[1], tonumber(is[4])
+  if not dead[holder] and not alive[holder] and math.max(granted, since) + ttl < now then dead[holder] = true end
+  local over = deadline <= now or dead[holder]
+  if is[3] == '0' then
+    if over then return_unused(worker) end
+  else
+    local reported = tonumber(call('ZSCORE', REPORTED, holder) or 0)
+    local unknown = granted < reported and now - granted > UNKNOWN_AFTER_MS
+      and call('SISMEMBER', P .. 'held:' .. holder, worker .. ':' .. is[2]) == 0
+    if over or unknown then lose(worker) end
+  end
+end
+
+local waiters = call('ZRANGE', WAITERS, 0, -1, 'WITHSCORES')
+for at = 1, #waiters, 2 do
+  local waiter, late = waiters[at], tonumber(waiters[at + 1]) <= now
+  if late or dead[string.match(waiter, '^(.*)/')] then
+    remove_waiter(waiter, call('HGET', P .. 'waiter:' .. waiter, 'line'))
+    if late then tell(waiter, 'late') end
+  end
+end
+
+for _, worker in ipairs(call('ZRANGEBYSCORE', IDLE, '-inf', now - idle)) do doom(worker) end
+local runtimes = call('HGETALL', RUNTIMES)
+for at = 1, #runtimes, 2 do
+  local warm = P .. 'warm:' .. runtimes[at]
+  local surplus = call('ZCARD', warm) - runtimes[at + 1]
+  if surplus > 0 then
+    for _, worker in ipairs(call('ZRANGEBYSCORE', warm, '-inf', now - idle, 'LIMIT', 0, surplus)) do doom(worker) end
+  end
+end
+
+for holder in pairs(dead) do
+  call('ZREM', HOLDERS, holder)
+  call('ZREM', REPORTED, holder)
+  call('DEL', P .. 'held:' .. holder, P .. 'grants:' .. holder)
+end
+
+settle_queue()
+return 1

@@ -1,0 +1,161 @@
+"""One open connection to Redis on which many greenlets have calls under way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.socket
+import hiredis
+from gevent.hub import Waiter, get_hub
+
+from qinling_falcon.errors import Unavailable
+
+_READ_SIZE = 65536
+_SWEEP_S = 0.1
+_NOTHING = object()
+
+Abandoned = Callable[[Any], None]
+"""Gets the reply of a call whose greenlet has gone (killed or out of time)."""
+
+
+class PoolUnavailable(Unavailable):
+    """Redis is away or did not answer in time. A call that was sent may have been carried out."""
+
+    def __init__(self, message: str):
+        super().__init__(message, retry_after_s=1)
+
+
+class Wire:
+    """Sends what has gathered in one write and hands replies out in order.
+
+    A call keeps its place in the queue of replies even when its greenlet has gone, so that no greenlet ever gets
+    another's reply. The first error ends the whole wire: all calls that wait on it fail, and it is not used again.
+
+    Args:
+        connection: a connected redis-py connection. Its socket is used raw from here on.
+    """
+
+    def __init__(self, connection: Any):
+        self._connection = connection
+        self._socket = _cooperative(connection._sock)
+        self._run_callback = get_hub().loop.run_callback
+        self._unsent: list[bytes] = []
+        self._to_send = gevent.event.Event()
+        self._calls: deque[_Call] = deque()
+        self._greenlets = [gevent.spawn(loop) for loop in (self._send, self._read, self._sweep)]
+        self.broken = False
+
+    def call(self, command: bytes, timeout_s: float, abandoned: Abandoned | None) -> Any:
+        """Send a packed command, wait for its reply. An error reply is returned, not raised.
+
+        Raises:
+            PoolUnavailable: the wire broke, or there was no reply in time.
+        """
+        call = _Call(time.monotonic() + timeout_s, abandoned)
+        self._calls.append(call)
+        self._unsent.append(command)
+        if len(self._unsent) == 1:
+            self._to_send.set()
+        try:
+            return call.waiter.get()
+        except BaseException:
+            call.left = True
+            raise
+
+    def end(self, reason: str) -> None:
+        """Close the socket and fail every call that waits."""
+        if self.broken:
+            return
+        self.broken = True
+        current = gevent.getcurrent()
+        gevent.killall([greenlet for greenlet in self._greenlets if greenlet is not current], block=False)
+        self._socket.close()
+        self._connection.disconnect()
+        while self._calls:
+            call = self._calls.popleft()
+            if not call.left:
+                self._run_callback(call.waiter.throw, PoolUnavailable(reason))
+
+    def _send(self) -> None:
+        try:
+            while True:
+                self._to_send.wait()
+                self._to_send.clear()
+                gathered, self._unsent = b"".join(self._unsent), []
+                self._socket.sendall(gathered)
+        except OSError as error:
+            self.end(f"The connection to Redis broke: {error}")
+
+    def _read(self) -> None:
+        reader = hiredis.Reader(notEnoughData=_NOTHING)
+        try:
+            while data := self._socket.recv(_READ_SIZE):
+                reader.feed(data)
+                while (reply := reader.gets()) is not _NOTHING:
+                    self._answer(self._calls.popleft(), reply)
+            self.end("Redis closed the connection")
+        except (OSError, hiredis.HiredisError, IndexError) as error:
+            self.end(f"The connection to Redis broke: {error}")
+
+    def _answer(self, call: _Call, reply: Any) -> None:
+        if not call.left:
+            self._run_callback(_deliver, call, reply)
+        elif call.abandoned is not None:
+            gevent.spawn(call.abandoned, reply)
+
+    def _sweep(self) -> None:
+        """End what has waited too long: one pass ten times a second is cheaper than a timer a call."""
+        while True:
+            gevent.sleep(_SWEEP_S)
+            now = time.monotonic()
+            if self._calls and self._calls[0].deadline < now:  # replies come in order: nothing behind it has one
+                self.end("Redis did not answer in time")
+                return
+            for call in self._calls:
+                if call.deadline < now and not call.left:
+                    call.left = True
+                    self._run_callback(call.waiter.throw, PoolUnavailable("Redis did not answer in time"))
+
+
+class _Call:
+    """A command that was sent or will be, until its reply is there.
+
+    Attributes:
+        waiter: where its greenlet waits; it drops what comes after the greenlet has gone.
+        deadline: on the monotonic clock.
+        abandoned: gets the reply when nobody waits for it any more.
+        left: its greenlet has gone.
+    """
+
+    __slots__ = ("abandoned", "deadline", "left", "waiter")
+
+    def __init__(self, deadline: float, abandoned: Abandoned | None):
+        self.waiter = Waiter()
+        self.deadline = deadline
+        self.abandoned = abandoned
+        self.left = False
+
+
+def _deliver(call: _Call, reply: Any) -> None:
+    """Runs in the hub. The greenlet may have been killed since the reply was read."""
+    if not call.left:
+        call.waiter.switch(reply)
+    elif call.abandoned is not None:
+        gevent.spawn(call.abandoned, reply)
+
+
+def _cooperative(sock: Any) -> Any:
+    """The socket as one that yields to other greenlets, also where the process is not monkey-patched."""
+    if isinstance(sock, socket.socket) and not isinstance(sock, gevent.socket.socket):
+        if type(sock) is not socket.socket:
+            raise PoolUnavailable("TLS to Redis needs gevent's monkey-patching in this process")
+        sock = gevent.socket.socket(sock.family, sock.type, fileno=os.dup(sock.fileno()))
+    sock.settimeout(None)
+    return sock
