@@ -33,7 +33,8 @@ docs: .venv/run.stamp ## write docs/settings.md from settings.py
 	$(BIN)/python -m qinling_falcon.settings > docs/settings.md
 
 bench: .venv/dev.stamp ## measure the warm call beside its references (benchmarks/README.md)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.warm_call
+	$(BIN)/python -m benchmarks.first_call
 
 doctor: .venv/run.stamp ## say what isolation this host can give, and what is missing
 	@$(BIN)/python -m qinling_falcon.orchestrators.process.doctor

@@ -31,7 +31,7 @@ def welcome(url: str, runtime_id: str, package: Path, log_dir: Path, grace_s: fl
     return "\n".join(
         [
             f"Qinling-Falcon is ready at {url}",
-            f"Logs are in {_short(log_dir)}. Ctrl-C stops it; running calls get {grace_s:g} s, at a second Ctrl-C none.",
+            f"Logs are in {_short(log_dir)}. Ctrl-C stops it: running calls get up to {grace_s:g} s to end.",
             "",
             "To try it, in another shell in this folder: create a function, call it, list its calls.",
             "",

@@ -1,0 +1,150 @@
+"""Calls to a service in which something is killed, and what must hold when it has come back."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import itertools
+import json
+import os
+import signal
+from dataclasses import dataclass
+
+import redis
+
+from qinling_falcon.settings import Settings
+from tests.integration.service import wait_until
+from tests.run import processes
+from tests.run.make_run import MakeRun
+
+BACK_WITHIN_S = 15.0
+_FINAL = {"success", "failed", "error", "cancelled", "dead"}
+_HELLO = "def main(name):\n    return 'Hello, ' + name\n"
+# The sleeping program shows, from outside, that the call runs, and in which worker.
+_SLEEP = "import subprocess\ndef main(seconds):\n    subprocess.run(['sleep', seconds])\n    return 'slept'\n"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCall:
+    """A call in the middle of its run.
+
+    Attributes:
+        web: the web process that holds it.
+        child: the process in which the function runs.
+        answer: the caller's answer: status and body, or the error that the caller sees.
+    """
+
+    web: int
+    child: int
+    answer: concurrent.futures.Future[tuple[int, bytes]]
+
+    @property
+    def worker_supervisor(self) -> int:
+        """The process that looks after the child."""
+        return processes.table()[self.child]
+
+
+class Chaos:
+    """A running service, two functions in it, and all that was asked of it."""
+
+    def __init__(self, service: MakeRun):
+        self.service = service
+        self._runtime_id = service.runtime()
+        self._hello = service.function(_HELLO, timeout=5)
+        self._sleeper = service.function(_SLEEP, timeout=10)
+        self._begun = 0
+        self._names = (f"caller {number}" for number in itertools.count())
+        self._seconds = (f"2.{number:06d}" for number in itertools.count(1))
+
+    def begin(self) -> RunningCall:
+        """Begin a call of two seconds, and return when it is in the middle."""
+        seconds = next(self._seconds)
+        body = json.dumps({"function_id": self._sleeper, "input": {"seconds": seconds}})
+        connection = http.client.HTTPConnection("127.0.0.1", self.service.port, timeout=60)
+        connection.connect()
+        client_port = connection.sock.getsockname()[1]
+        self._begun += 1
+
+        def call() -> tuple[int, bytes]:
+            connection.request("POST", "/v1/executions", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        answer = pool.submit(call)
+        pool.shutdown(wait=False)
+        sleeping = wait_until("the function runs", lambda: self._sleeping(seconds) or _raise_early(answer))
+        return RunningCall(
+            web=processes.serving(self.service.port, client_port),
+            child=processes.table()[sleeping],
+            answer=answer,
+        )
+
+    def check_back(self) -> None:
+        """Within 15 s: right answers, right capacity, nobody orphaned, and all that was begun in a final state."""
+        wait_until("right answers", self._answers, BACK_WITHIN_S)
+        wait_until("right capacity", self._capacity_is_right, BACK_WITHIN_S)
+        wait_until("all that was begun is final", self._all_final, BACK_WITHIN_S)
+        wait_until("nobody is orphaned", lambda: not self.service.strays(), BACK_WITHIN_S)
+        # Not once by chance: every web process, several workers.
+        for _ in range(8):
+            self.service.http.close()
+            assert self._answers()
+
+    def gunicorn_master(self) -> int:
+        """Gunicorn's first process."""
+        return self.service.pid_of("gunicorn")
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL, and wait until it is dead."""
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        wait_until("it is dead", lambda: pid not in processes.table())
+
+    def redis(self) -> redis.Redis:
+        """The embedded Valkey."""
+        return redis.Redis.from_url(Settings(var_dir=self.service.var_dir).effective_redis_url)
+
+    def _sleeping(self, seconds: str) -> int:
+        found = processes.sandboxed(self.service.install_id)
+        return next((pid for pid in found if processes.command(pid)[-1:] == [seconds]), 0)
+
+    def _answers(self) -> bool:
+        name = next(self._names)
+        answer = self.service.request(
+            "POST", "/v1/executions", json={"function_id": self._hello, "input": {"name": name}}
+        )
+        if answer.status_code != 201 or answer.json()["status"] != "success":
+            return False
+        assert json.loads(answer.json()["result"])["output"] == f"Hello, {name}"
+        return True
+
+    def _capacity_is_right(self) -> bool:
+        answer = self.service.request("GET", f"/v1/runtimes/{self._runtime_id}/pool")
+        if answer.status_code != 200:
+            return False
+        capacity = answer.json()["capacity"]
+        return bool(capacity["total"] == len(self.service.worker_ids()) and capacity["available"] == 2)
+
+    def _all_final(self) -> bool:
+        answer = self.service.request("GET", f"/v1/executions?function_id={self._sleeper}")
+        if answer.status_code != 200:
+            return False
+        states = [row["status"] for row in answer.json()]
+        assert len(states) <= self._begun, "a call was recorded twice"
+        return len(states) == self._begun and set(states) <= _FINAL
+
+
+def _raise_early(answer: concurrent.futures.Future[tuple[int, bytes]]) -> int:
+    """0, unless the call has ended already, which it must not."""
+    assert not answer.done(), answer.result()
+    return 0
+
+
+def outcome(call: RunningCall) -> dict[str, str] | None:
+    """The execution that the caller was given, or None when there was no such answer."""
+    try:
+        status, body = call.answer.result(60)
+    except (OSError, http.client.HTTPException):
+        return None
+    return dict(json.loads(body)) if status == 201 else None

@@ -1,0 +1,180 @@
+"""`make run`: what it prints works, it ends without a trace, and it says why when it can't start."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.service import ROOT, wait_until
+from tests.run import processes
+from tests.run.make_run import MakeRun, make_run, var_dir
+
+pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("make-run"), pytest.mark.timeout(180)]
+
+_SLEEP = "import subprocess\ndef main(seconds):\n    subprocess.run(['sleep', seconds])\n    return 'slept'\n"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with var_dir() as made:
+        yield made
+
+
+def starts_in_vain(folder: Path, **settings: object) -> str:
+    """What `make run` prints before it gives up; nothing of it is left."""
+    running = MakeRun(folder, settings)
+    try:
+        running.launch()
+        assert running.wait_end() != 0
+        running.wait_nothing_left(5)
+        return running.output
+    finally:
+        running.close()
+
+
+def sleeps(running: MakeRun, seconds: str) -> concurrent.futures.Future[dict[str, object]]:
+    """Begin a call of a function that sleeps, and return when it does."""
+    function_id = running.function(_SLEEP, timeout=60)
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    call = pool.submit(running.call, function_id, {"seconds": seconds})
+    pool.shutdown(wait=False)
+    wait_until(
+        "the function sleeps",
+        lambda: any(processes.command(pid)[-1:] == [seconds] for pid in processes.sandboxed(running.install_id)),
+    )
+    return call
+
+
+def test_printed_calls_work_ctrl_c_leaves_nothing_and_data_stays(folder: Path) -> None:
+    with make_run(folder) as first:
+        script = "set -e\n" + "\n".join(first.calls)
+        printed = subprocess.run(["bash", "-c", script], cwd=ROOT, text=True, capture_output=True, timeout=60)
+        assert printed.returncode == 0, printed.stderr
+        assert "Hello, Ada!" in printed.stdout
+        assert "faultstring" not in printed.stdout
+        functions = first.request("GET", "/v1/functions").json()
+        lines = len(first.lines)
+
+        first.interrupt()
+
+        first.wait_nothing_left(2)
+        assert not any("make:" not in line for line in first.lines[lines:])
+    with make_run(folder, PORT=first.port) as again:
+        assert again.request("GET", "/v1/functions").json() == functions
+        assert "Hello, Bob!" in again.call(functions[0]["id"], {"name": "Bob"})["result"]
+        assert len(again.request("GET", "/v1/runtimes").json()) == 1
+
+
+def test_calls_that_run_are_finished_at_a_stop(folder: Path) -> None:
+    with make_run(folder) as running:
+        call = sleeps(running, "2.0001")
+
+        running.terminate()
+
+        assert call.result()["status"] == "success"
+        running.wait_nothing_left(2)
+
+
+def test_second_ctrl_c_waits_for_nothing(folder: Path) -> None:
+    with make_run(folder, SHUTDOWN_GRACE_S=60) as running:
+        call = sleeps(running, "50.0001")
+        os.killpg(running.process.pid, signal.SIGINT)
+        wait_until("it stops", lambda: "stopping" in (folder / "log" / "run.log").read_text())
+        wait_until("a second signal counts", lambda: _interrupt_again(running))
+
+        running.wait_end()
+
+        running.wait_nothing_left(2)
+        assert call.exception() is not None
+
+
+def _interrupt_again(running: MakeRun) -> bool:
+    if running.process.poll() is None:
+        os.killpg(running.process.pid, signal.SIGINT)
+    return running.process.poll() is not None
+
+
+def test_two_run_side_by_side_but_not_in_one_folder(folder: Path) -> None:
+    with make_run(folder) as one:
+        assert f"is in use by process {one.manager()}" in starts_in_vain(folder)
+        with var_dir() as other_folder, make_run(other_folder) as other:
+            other.interrupt()
+            other.wait_nothing_left(2)
+        assert one.request("GET", "/readyz").status_code == 200
+        assert one.strays() == {}
+        name = f"PORT={one.port}: can't listen"
+        with var_dir() as other_folder:
+            assert name in starts_in_vain(other_folder, PORT=one.port)
+
+
+@pytest.mark.parametrize("victim", ["manager", "supervisord"])
+def test_nothing_outlives_a_killed_process_manager(folder: Path, victim: str) -> None:
+    with make_run(folder) as first:
+        call = sleeps(first, "30.0001")
+
+        os.kill(getattr(first, victim)(), signal.SIGKILL)
+
+        first.wait_nothing_left(5)
+        first.wait_end()
+        assert call.exception() is not None
+    with make_run(folder, PORT=first.port) as again:
+        wait_until(
+            "what was begun has ended", lambda: not again.request("GET", "/v1/executions?status=running").json()
+        )
+        assert again.strays() == {}
+
+
+def test_ends_with_the_make_that_started_it(folder: Path) -> None:
+    with make_run(folder) as running:
+        running.process.kill()
+
+        running.wait_nothing_left(15)
+
+
+def test_a_long_folder_name_works(folder: Path) -> None:
+    long = folder / ("long name with spaces, and a comma; " + "x" * 80)
+    with make_run(long) as running:
+        printed = subprocess.run(
+            ["bash", "-c", "set -e\n" + "\n".join(running.calls)], cwd=ROOT, text=True, capture_output=True, timeout=60
+        )
+        assert "Hello, Ada!" in printed.stdout, printed.stderr
+
+
+def test_a_wrong_setting_is_named(folder: Path) -> None:
+    assert "WARM_WORKERS=many: expected a whole number" in starts_in_vain(folder, WARM_WORKERS="many")
+
+
+def test_a_failing_migration_is_shown_with_its_log(folder: Path) -> None:
+    printed = starts_in_vain(folder, DATABASE_URL="sqlite:////nowhere/at/all.db")
+
+    assert "the database can't be prepared" in printed
+    assert "release.log" in printed
+
+
+def test_a_valkey_that_dies_is_shown_with_its_log(folder: Path) -> None:
+    (folder / "valkey").mkdir()
+    (folder / "valkey" / "appendonlydir").write_text("in the way")
+
+    printed = starts_in_vain(folder)
+
+    assert "`valkey` does not start" in printed
+    assert "appendonlydir" in printed
+
+
+def test_redis_of_ones_own_is_used(folder: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        running = MakeRun(folder, {"REDIS_URL": f"redis://127.0.0.1:{nobody.getsockname()[1]}"})
+        try:
+            running.launch()
+            wait_until("the worker waits for it", lambda: "waiting for Redis" in running.log_tails())
+            assert running.pid_of("valkey-server") == 0
+        finally:
+            running.close()
