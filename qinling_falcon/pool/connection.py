@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from redis.retry import Retry
 
 from qinling_falcon.pool.lua import ANCHOR, Script, load
 from qinling_falcon.pool.wire import Abandoned, PoolUnavailable, Wire
+
+logger = logging.getLogger(__name__)
 
 Word = str | int | float | bytes
 
@@ -55,7 +58,7 @@ class PipelinedConnection:
         Args:
             args: the command's words.
             timeout_s: instead of the connection's own.
-            abandoned: gets the reply if this greenlet is killed or runs out of time while it waits.
+            abandoned: gets the reply if this greenlet is killed or runs out of time while it waits; must not block.
 
         Raises:
             PoolUnavailable: Redis is away, or did not answer in time.
@@ -69,10 +72,29 @@ class PipelinedConnection:
         """Run a script, which is loaded first where Redis doesn't know it. Raises as `call` does."""
         command = _packed(("EVALSHA", script.sha, 1, ANCHOR, *args))
         reply = self._send(command, None, abandoned)
-        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):  # so nothing was run
+        if _unknown_script(reply):  # so nothing was run
             self.call("SCRIPT", "LOAD", script.source)
             reply = self._send(command, None, abandoned)
         return _checked(reply)
+
+    def cast(self, script: Script, args: Sequence[Word]) -> bool:
+        """Send a script without waiting for its reply, which is dropped.
+
+        Returns:
+            False when there is no connection now: nothing was sent.
+        """
+        wire = self._wire
+        if wire is None or wire.broken:
+            return False
+
+        def answered(reply: Any) -> None:
+            if _unknown_script(reply):
+                gevent.spawn(self._run_quietly, script, args)
+            elif isinstance(reply, hiredis.ReplyError):
+                logger.error("The script %s failed: %s", script.name, reply)
+
+        wire.cast(_packed(("EVALSHA", script.sha, 1, ANCHOR, *args)), self.timeout_s, answered)
+        return True
 
     def another(self) -> PipelinedConnection:
         """A further connection to the same server, for commands that block."""
@@ -89,6 +111,12 @@ class PipelinedConnection:
         if wire is None or wire.broken:
             wire = self._connected()
         return wire.call(command, timeout_s or self.timeout_s, abandoned)
+
+    def _run_quietly(self, script: Script, args: Sequence[Word]) -> None:
+        try:
+            self.run(script, args)
+        except PoolUnavailable as error:
+            logger.info("The script %s was not run: %s", script.name, error)
 
     def _connected(self) -> Wire:
         """Connect, together with all other greenlets that need it now."""
@@ -122,6 +150,10 @@ class PipelinedConnection:
         run = info.get("run_id") or secrets.token_hex(8)
         connection.send_command("EVAL", self._settle.source, 1, ANCHOR, "", run)
         connection.read_response()
+
+
+def _unknown_script(reply: Any) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 def _packed(words: tuple[Word, ...]) -> bytes:

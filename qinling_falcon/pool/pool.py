@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import secrets
 import time
-from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import gevent
@@ -16,6 +14,7 @@ from gevent.event import AsyncResult
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.generations import Generations
 from qinling_falcon.pool.leases import Capacity, Cold, Lease, LeaseRequest, StaleTarget
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import News, WaitingRoom
@@ -26,10 +25,9 @@ logger = logging.getLogger(__name__)
 
 _GRANT_ON_ITS_WAY_S = 1.0  # no longer than a grant can be accepted
 _HEARTBEATS_PER_TTL = 5
-_END_CHANGE_RETRY_S = 0.2
 
 
-class Pool:
+class Pool(Generations):
     """Leases workers, waits for them, gives them back.
 
     Make one per process, after forks, and `start` it before the first lease.
@@ -46,7 +44,7 @@ class Pool:
     ):
         self.holder = holder
         self._connection = connection
-        self._scripts = ScriptRunner(connection, settings, clock)
+        super().__init__(ScriptRunner(connection, settings, clock))
         self._listening = connection.another()
         self._waiting = WaitingRoom(self._listening, self._scripts, holder)
         self._max_waiters = settings.max_waiters
@@ -113,6 +111,18 @@ class Pool:
         finally:
             self._held.discard(f"{lease.worker_id}:{lease.token}")
 
+    def release_soon(self, lease: Lease, *, destroy: bool = False) -> None:
+        """End a lease whose execution is recorded, without waiting: if it goes wrong, the reaper ends the lease."""
+        args = (lease.worker_id, lease.token, int(destroy))
+        if self._scripts.cast("release", *args):  # a later heartbeat is sent after it
+            self._held.discard(f"{lease.worker_id}:{lease.token}")
+        else:
+            gevent.spawn(self._release_later, lease, destroy)
+
+    def abandon(self, lease: Lease) -> None:
+        """Leave a lease to the reaper, which hands its execution on as lost."""
+        self._held.discard(f"{lease.worker_id}:{lease.token}")
+
     def find(self, execution_id: str) -> str | None:
         """The detail of the live lease of an execution."""
         detail = self._scripts.run("find", execution_id)
@@ -131,32 +141,9 @@ class Pool:
         """Tell the pool manager that there is something to do: a runtime has come, changed or gone."""
         self._connection.call("RPUSH", keys.WAKEUPS, "1")
 
-    def generations(self, whats: Sequence[str]) -> dict[str, str]:
-        """The generation of each what, to be read before the database is.
-
-        What is resolved under these may be cached and run as long as they stand. `changing` means that a change is
-        under way: don't cache.
-        """
-        if not whats:
-            return {}
-        reply = self._scripts.run("generations", *(word for what in whats for word in (what, secrets.token_hex(8))))
-        return {what: value.decode() for what, value in zip(whats, reply, strict=True)}
-
-    @contextlib.contextmanager
-    def changing(self, what: str) -> Iterator[None]:
-        """Surrounds the commit of a change to `what`: nobody caches it meanwhile, everybody resolves it after.
-
-        Raises:
-            PoolUnavailable: Redis is away; the body was not run.
-        """
-        self._scripts.run("change", what, "")
-        try:
-            yield
-        finally:
-            try:
-                self._end_change(what)
-            except PoolUnavailable:  # the change stands; no call gets a worker without Redis
-                gevent.spawn(self._end_change_later, what)
+    def _release_later(self, lease: Lease, destroy: bool) -> None:
+        with contextlib.suppress(PoolUnavailable):
+            self.release(lease, destroy=destroy)
 
     def _ask(self, waiter: str, request: LeaseRequest, wait_s: float) -> list[bytes]:
         reply: list[bytes] = self._scripts.run(
@@ -212,27 +199,19 @@ class Pool:
         """The waiting greenlet was killed (or Redis is away): nothing may be left for it."""
         if place.ready() and place.value.word == "lease":
             self._waiting.decline(place.value.lease[0], place.value.lease[3])
-            return
+        else:
+            self._leave_quietly(waiter)
+
+    def _leave_quietly(self, waiter: str) -> None:
         with contextlib.suppress(PoolUnavailable):
             self._scripts.run("leave", waiter)
 
     def _undo(self, waiter: str, reply: Any) -> None:
         """The answer to a lease came when its greenlet had gone."""
         if isinstance(reply, list) and reply[0] == b"lease":
-            self._waiting.decline(reply[1].decode(), reply[4].decode())
+            gevent.spawn(self._waiting.decline, reply[1].decode(), reply[4].decode())
         elif isinstance(reply, list) and reply[0] == b"wait":
-            with contextlib.suppress(PoolUnavailable):
-                self._scripts.run("leave", waiter)
-
-    def _end_change(self, what: str) -> None:
-        self._scripts.run("change", what, secrets.token_hex(8))
-
-    def _end_change_later(self, what: str) -> None:
-        while True:
-            gevent.sleep(_END_CHANGE_RETRY_S)
-            with contextlib.suppress(PoolUnavailable):
-                self._end_change(what)
-                return
+            gevent.spawn(self._leave_quietly, waiter)
 
     def _beat_on(self) -> None:
         while True:

@@ -30,5 +30,11 @@ class ScriptRunner:
 
     def run(self, name: str, *args: str | int | bytes, abandoned: Abandoned | None = None) -> Any:
         """Run `scripts/<name>.lua`; raises as `PipelinedConnection.run` does."""
-        now = "" if self._clock is None else self._clock()
-        return self._connection.run(load(name), (now, *self._limits, *args), abandoned=abandoned)
+        return self._connection.run(load(name), self._all(args), abandoned=abandoned)
+
+    def cast(self, name: str, *args: str | int | bytes) -> bool:
+        """Run it without waiting, as `PipelinedConnection.cast` does."""
+        return self._connection.cast(load(name), self._all(args))
+
+    def _all(self, args: tuple[str | int | bytes, ...]) -> tuple[str | int | bytes, ...]:
+        return ("" if self._clock is None else self._clock(), *self._limits, *args)

@@ -22,7 +22,8 @@ _SWEEP_S = 0.1
 _NOTHING = object()
 
 Abandoned = Callable[[Any], None]
-"""Gets the reply of a call whose greenlet has gone (killed or out of time)."""
+"""Gets the reply (also an error) of a call that no greenlet waits for: killed, out of time, or never did. It runs in
+the reader: it must not block, nor raise."""
 
 
 class PoolUnavailable(Unavailable):
@@ -59,15 +60,18 @@ class Wire:
             PoolUnavailable: the wire broke, or there was no reply in time.
         """
         call = _Call(time.monotonic() + timeout_s, abandoned)
-        self._calls.append(call)
-        self._unsent.append(command)
-        if len(self._unsent) == 1:
-            self._to_send.set()
+        self._queue(call, command)
         try:
             return call.waiter.get()
         except BaseException:
             call.left = True
             raise
+
+    def cast(self, command: bytes, timeout_s: float, answered: Abandoned) -> None:
+        """Send a packed command without waiting. If the wire breaks, nobody is told."""
+        call = _Call(time.monotonic() + timeout_s, answered)
+        call.left = True
+        self._queue(call, command)
 
     def end(self, reason: str) -> None:
         """Close the socket and fail every call that waits."""
@@ -82,6 +86,12 @@ class Wire:
             call = self._calls.popleft()
             if not call.left:
                 self._run_callback(call.waiter.throw, PoolUnavailable(reason))
+
+    def _queue(self, call: _Call, command: bytes) -> None:
+        self._calls.append(call)
+        self._unsent.append(command)
+        if len(self._unsent) == 1:
+            self._to_send.set()
 
     def _send(self) -> None:
         try:
@@ -108,7 +118,7 @@ class Wire:
         if not call.left:
             self._run_callback(_deliver, call, reply)
         elif call.abandoned is not None:
-            gevent.spawn(call.abandoned, reply)
+            call.abandoned(reply)
 
     def _sweep(self) -> None:
         """End what has waited too long: one pass ten times a second is cheaper than a timer a call."""
@@ -130,8 +140,8 @@ class _Call:
     Attributes:
         waiter: where its greenlet waits; it drops what comes after the greenlet has gone.
         deadline: on the monotonic clock.
-        abandoned: gets the reply when nobody waits for it any more.
-        left: its greenlet has gone.
+        abandoned: gets the reply when nobody waits for it.
+        left: nobody waits for it: its greenlet has gone, or never waited.
     """
 
     __slots__ = ("abandoned", "deadline", "left", "waiter")
@@ -148,7 +158,7 @@ def _deliver(call: _Call, reply: Any) -> None:
     if not call.left:
         call.waiter.switch(reply)
     elif call.abandoned is not None:
-        gevent.spawn(call.abandoned, reply)
+        call.abandoned(reply)
 
 
 def _cooperative(sock: Any) -> Any:
