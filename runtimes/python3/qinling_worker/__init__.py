@@ -1,0 +1,1 @@
+"""The program inside a Python worker: a supervisor, a template process, and the child that runs user code."""

@@ -1,0 +1,78 @@
+"""One execution inside a worker, and the answer that it ends in."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from json.encoder import encode_basestring, encode_basestring_ascii
+from typing import Any
+
+from .http_server import Connection
+
+OUT_OF_RESOURCES = "Function execution failed because of too much resource consumption"
+TIMED_OUT = "Function execution timeout"
+CANCELLED = "Function execution was cancelled"
+
+
+class BadCall(Exception):
+    """The body of an `/execute` can't be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an execution ended. `output` is JSON text."""
+
+    status: str
+    reason: str | None
+    output: str
+
+    @classmethod
+    def failed(cls, reason: str, message: str) -> Outcome:
+        """An execution that failed, with a text as its output."""
+        return cls("failed", reason, encode_basestring(message))
+
+
+class Call:
+    """An execution that was accepted and is not answered yet."""
+
+    __slots__ = (
+        "body", "connection", "duration_s", "execution_id", "outcome", "restarts", "started", "timeout_s", "token"
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, body: bytes) -> None:
+        try:
+            given: dict[str, Any] = json.loads(body.decode("utf-8"))
+            self.token: int = given["token"]
+            self.execution_id: str = given["execution_id"]
+            self.timeout_s: float = given["timeout_s"]
+            text, context = given["input"], given.get("context")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BadCall(f"not an execution: {type(error).__name__}: {error}") from None
+        if (
+            type(self.token) is not int
+            or type(self.execution_id) is not str
+            or type(self.timeout_s) not in (int, float)
+            or not 0 < self.timeout_s < math.inf
+            or not (text is None or type(text) is str)
+            or not (context is None or type(context) is dict)
+        ):
+            raise BadCall("not an execution: a value has a wrong type")
+        self.connection = connection
+        self.body = body.strip()
+        self.started = 0.0
+        self.duration_s = 0.0
+        self.restarts = 0
+        self.outcome: Outcome | None = None
+
+    def answer(self, log: str) -> None:
+        """Send the outcome to the caller."""
+        outcome = self.outcome
+        assert outcome is not None
+        result = f'{{"duration": {self.duration_s:.3f}, "output": {outcome.output}}}'
+        reason = "null" if outcome.reason is None else f'"{outcome.reason}"'
+        body = (
+            f'{{"status": "{outcome.status}", "reason": {reason}, "duration_s": {self.duration_s:.6f}, '
+            f'"result": {encode_basestring_ascii(result)}, "log": {encode_basestring_ascii(log)}}}'
+        )
+        self.connection.answer(200, body.encode("ascii"))

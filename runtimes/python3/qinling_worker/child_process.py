@@ -1,0 +1,136 @@
+"""The supervisor's side of one child: its channel, its log, its memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from select import EPOLLHUP
+
+from . import frames, memory
+from .logs import LogCapture
+from .loop import Loop, Stream
+
+_RECEIVE = 256 * 1024
+_HEADER_SIZE = frames.ANSWER.size
+_SLACK = 8 * frames.MAX_MESSAGE_SIZE
+_MAX_BASELINE = 64 << 20
+
+
+class ChildProcess:
+    """A child that the template has forked, or is about to.
+
+    Args:
+        loop: where its channel and log are watched.
+        max_frame_size: a longer frame means that the channel is spoiled.
+        max_log_size: bytes that are kept of what it prints.
+        on_frame: called with kind, duration and payload of each frame.
+        on_gone: called when the channel is closed or spoiled, once.
+        keeps_log: whether what is printed now belongs to somebody.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        max_frame_size: int,
+        max_log_size: int,
+        on_frame: Callable[[int, float, bytes], None],
+        on_gone: Callable[[], None],
+        keeps_log: Callable[[], bool],
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        log, log_end = os.pipe()
+        self.pid: int | None = None
+        self.baseline = 0
+        self.calls = 0
+        self.log = LogCapture(log, max_log_size)
+        self.ends = (theirs.detach(), log_end)  # for the template, which hands them to the child
+        self._loop = loop
+        self._max_frame_size = max_frame_size + _SLACK
+        self._on_frame = on_frame
+        self._on_gone = on_gone
+        self._keeps_log = keeps_log
+        self._data = b""
+        self._left_unread = False
+        self._channel = Stream(loop, ours, self.read)
+        loop.watch(log, self._read_log)
+
+    def forked(self, pid: int) -> None:
+        """The template has forked it."""
+        self.pid = pid
+
+    def close_ends(self) -> None:
+        """Close our copies of the child's descriptors, once the template has them."""
+        for fd in self.ends:
+            os.close(fd)
+
+    def set_baseline(self, resident: int) -> None:
+        """Remember what a child uses that has run nothing yet."""
+        self.baseline = min(resident, _MAX_BASELINE)
+
+    def send(self, body: bytes) -> None:
+        """Send a request. When the child is gone, the channel's end says so as well."""
+        try:
+            self._channel.send(frames.REQUEST.pack(len(body)) + body)
+        except OSError:
+            self._left_unread = True
+
+    def read(self) -> None:
+        """Read what the child has sent, and hand on whole frames."""
+        try:
+            data = self._channel.sock.recv(_RECEIVE)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:  # it ended without having read our request
+            self._left_unread = True
+            data = b""
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.forget(self._channel.sock.fileno())
+            self._on_gone()
+            return
+        if self._data:
+            data = self._data + data
+        while len(data) >= _HEADER_SIZE:
+            length, kind, duration = frames.ANSWER.unpack_from(data)
+            if length > self._max_frame_size or kind > frames.OUT_OF_MEMORY:
+                self._loop.forget(self._channel.sock.fileno())
+                self._on_gone()
+                return
+            end = _HEADER_SIZE + length
+            if len(data) < end:
+                break
+            payload, data = data[_HEADER_SIZE:end], data[end:]
+            self._on_frame(kind, duration, payload)
+        self._data = data
+
+    def never_began(self) -> bool:
+        """Of a child that has ended with all its copies: whether our last request was left unread."""
+        while not self._left_unread:
+            try:
+                if not self._channel.sock.recv(_RECEIVE):
+                    break
+            except ConnectionResetError:
+                return True
+            except OSError:
+                break
+        return self._left_unread or self._channel.unsent
+
+    def used_memory(self, root: int) -> int:
+        """Bytes that the processes below `root` use beyond what a bare child needs."""
+        return memory.used_below(root, self.baseline)
+
+    def peak_memory(self) -> int:
+        """The most that the child itself has used, beyond what a bare child needs."""
+        return memory.peak(self.pid) - self.baseline if self.pid is not None else 0
+
+    def close(self) -> None:
+        """Close everything; the processes must be gone."""
+        self._loop.forget(self.log.fd)
+        self.log.close()
+        self._channel.close()
+
+    def _read_log(self, mask: int) -> None:
+        if not self.log.read_some(keep=self._keeps_log()) and mask & EPOLLHUP:
+            self._loop.forget(self.log.fd)

@@ -1,0 +1,146 @@
+"""Ending everything that a child has started, and emptying the folders that it could write to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterable
+from typing import NoReturn
+
+from . import memory
+from .config import ChildConfig
+from .confine import drop_privileges
+
+_KILL_TIMEOUT_S = 4.0
+
+
+def clean_as_child(config: ChildConfig) -> NoReturn:
+    """Kill every other process of the child's uid, sweep its folders; exit 0 when nothing is left.
+
+    `kill(-1)` under that uid reaches all of its processes at once and no
+    other: neither a fork bomb nor a changed session escapes it.
+    """
+    assert config.child_uid is not None
+    os.chdir("/")
+    drop_privileges(config)
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while True:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(-1, signal.SIGKILL)
+        if not processes_of(config.child_uid):
+            break
+        if time.monotonic() > deadline:
+            os._exit(1)
+        time.sleep(0.001)
+    sweep(config.scratch_dirs)
+    os._exit(0)
+
+
+def processes_of(uid: int) -> list[int]:
+    """The live processes of a uid, but for the caller."""
+    me, found = os.getpid(), []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != me:
+            try:
+                with open(f"/proc/{name}/status", "rb", buffering=0) as file:
+                    status = file.read(1024)
+            except OSError:
+                continue
+            state = status.partition(b"State:\t")[2][:1]
+            if state not in b"ZX" and int(status.partition(b"Uid:\t")[2].split(None, 1)[0]) == uid:
+                found.append(int(name))
+    return found
+
+
+def kill_descendants(root: int) -> bool:
+    """Kill every process below `root`, which is the caller and a subreaper; False when some are left.
+
+    They are all stopped first: what is stopped does not fork.
+    """
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    stopped: set[int] = set()
+    while time.monotonic() < deadline:
+        live = {process.pid for process in memory.descendants(root)}
+        fresh = live - stopped
+        _signal_all(fresh, signal.SIGSTOP)
+        stopped |= fresh
+        if fresh:
+            continue
+        if not live:
+            return True
+        _signal_all(live, signal.SIGKILL)
+        time.sleep(0.001)
+    return not memory.descendants(root)
+
+
+def fork_patiently(uid: int) -> int:
+    """`os.fork`, also when the processes of `uid` have left no room for another one."""
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while True:
+        try:
+            return os.fork()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            _signal_all(processes_of(uid), signal.SIGKILL)
+
+
+def sweep(folders: Iterable[str]) -> None:
+    """Empty the folders, whatever was done to lock what is in them; what is another's stays."""
+    for folder in folders:
+        try:
+            os.chdir(folder)
+        except OSError:
+            continue
+        _sweep_here()
+    os.chdir("/")
+
+
+def _sweep_here() -> None:
+    """Empty the current folder. Descends by `chdir`, for the depth may exceed any path's length."""
+    trail: list[tuple[str, set[str]]] = []
+    spared: set[str] = set()  # what can't be removed from the folder that we are in
+    while True:
+        below = _remove_files(spared)
+        if below is not None:
+            os.chmod(below, 0o700)
+            os.chdir(below)
+            trail.append((below, spared))
+            spared = set()
+        elif trail:
+            os.chdir("..")
+            name, spared = trail.pop()
+            try:
+                os.rmdir(name)
+            except OSError:
+                spared.add(name)
+        else:
+            return
+
+
+def _remove_files(spared: set[str]) -> str | None:
+    """Remove files and empty folders here; name a folder that must be emptied first."""
+    with os.scandir(".") as entries:
+        for entry in entries:
+            if entry.name in spared:
+                continue
+            try:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.name)
+                    continue
+                os.rmdir(entry.name)
+            except OSError as error:
+                full = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+                if full and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                    return entry.name
+                spared.add(entry.name)
+    return None
+
+
+def _signal_all(pids: Iterable[int], signum: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signum)

@@ -1,0 +1,51 @@
+"""What a worker is told when it starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+
+
+@dataclass(frozen=True)
+class ChildConfig:
+    """The part that the processes below the supervisor may know. Sizes are bytes."""
+
+    code_dir: str
+    scratch_dirs: list[str] = field(default_factory=list)
+    child_uid: int | None = None
+    child_gid: int | None = None
+    max_result_size: int = 1 << 20
+    max_processes: int = 128
+    max_open_files: int = 1024
+    max_file_size: int = 500 << 20
+    memory_fallback: bool = False
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> ChildConfig:
+        """The reverse of `encode`."""
+        return cls(**json.loads(data))
+
+
+@dataclass(frozen=True)
+class Config:
+    """The supervisor's own part, and that of its children. Sizes are bytes, durations seconds."""
+
+    secret: str
+    child: ChildConfig
+    cpu_shares_fd: int | None = None
+    cpu_shares_format: str = "shares"
+    max_log_size: int = 256 << 10
+    load_timeout_s: float = 10.0
+    max_package_files: int = 10_000
+    max_unpacked_size: int = 256 << 20
+
+    @classmethod
+    def decode(cls, data: bytes) -> Config:
+        """Read the JSON object that the orchestrator wrote into the configuration pipe."""
+        given = json.loads(data)
+        own = {item.name: given.pop(item.name) for item in fields(cls) if item.name in given}
+        return cls(child=ChildConfig(**given), **own)

@@ -1,0 +1,72 @@
+"""How a freshly forked process gives up everything before it meets user code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+
+from . import linux, memory
+from .config import ChildConfig
+
+
+def become_child(config: ChildConfig, memory_size: int) -> None:
+    """Take on the child's uid, limits and environment. There is no way back."""
+    parent = os.getppid()
+    os.setsid()
+    linux.set_dumpable(True)  # its own /proc files are root's otherwise, and can't be written
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")  # when memory runs out, this process goes first
+    _limit(config, memory_size)
+    drop_privileges(config)
+    linux.set_dumpable(True)  # the change of uid took it away: the function may look at itself
+    linux.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    os.environ.clear()
+    os.environ.update(HOME="/tmp", PATH="/usr/local/bin:/usr/bin:/bin", LANG="C.UTF-8", PYTHONUNBUFFERED="1")
+    os.umask(0o022)
+    os.chdir(config.code_dir)
+
+
+def drop_privileges(config: ChildConfig) -> None:
+    """Take on the child's uid and gid, where it has ones of its own; keep no capability, gain none."""
+    if config.child_uid is not None:
+        gid = config.child_uid if config.child_gid is None else config.child_gid
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(config.child_uid, config.child_uid, config.child_uid)
+    linux.set_no_new_privs()
+    linux.keep_capabilities(())
+
+
+def _limit(config: ChildConfig, memory_size: int) -> None:
+    processes = config.max_processes
+    if config.child_uid is None:
+        processes += _threads_of(os.getuid())  # this uid's processes elsewhere count too
+    _lower(resource.RLIMIT_NPROC, processes)
+    _lower(resource.RLIMIT_NOFILE, config.max_open_files)
+    _lower(resource.RLIMIT_FSIZE, config.max_file_size)
+    _lower(resource.RLIMIT_CORE, 0)
+    if config.memory_fallback:
+        _lower(resource.RLIMIT_AS, memory.address_space(os.getpid()) + memory_size)
+
+
+def _lower(limit: int, value: int) -> None:
+    hard = resource.getrlimit(limit)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(limit, (value, value))
+
+
+def _threads_of(uid: int) -> int:
+    count = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if os.stat(f"/proc/{name}").st_uid == uid:
+                    count += len(os.listdir(f"/proc/{name}/task"))
+            except OSError:
+                continue
+    return count

@@ -1,0 +1,77 @@
+"""What processes use, as /proc shows it to everybody."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Process(NamedTuple):
+    """One line of the process table."""
+
+    pid: int
+    parent: int
+    state: str
+    resident: int
+
+
+def processes() -> list[Process]:
+    """Every process that can be seen."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
+                    stat = file.read(1024)
+            except OSError:  # it has ended
+                continue
+            after = stat[stat.rfind(b")") + 2 :].split(b" ", 22)
+            found.append(Process(int(name), int(after[1]), after[0].decode(), int(after[21]) * _PAGE))
+    return found
+
+
+def descendants(root: int) -> list[Process]:
+    """The live processes below `root`. Nothing leaves its tree when `root` is a subreaper."""
+    children: dict[int, list[Process]] = {}
+    for process in processes():
+        children.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    waiting = [root]
+    while waiting:
+        for process in children.get(waiting.pop(), ()):
+            waiting.append(process.pid)
+            if process.state not in "ZX":
+                found.append(process)
+    return found
+
+
+def used_below(root: int, baseline: int) -> int:
+    """Resident bytes of the processes below `root`, less `baseline` for each of them."""
+    return sum(max(0, process.resident - baseline) for process in descendants(root))
+
+
+def peak(pid: int) -> int:
+    """The most resident bytes that a process ever had; 0 when it is gone."""
+    return _status_bytes(pid, b"VmHWM:")
+
+
+def resident(pid: int) -> int:
+    """The resident bytes of a process; 0 when it is gone."""
+    return _status_bytes(pid, b"VmRSS:")
+
+
+def address_space(pid: int) -> int:
+    """The size of a process's address space; 0 when it is gone."""
+    return _status_bytes(pid, b"VmSize:")
+
+
+def _status_bytes(pid: int, field: bytes) -> int:
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            status = file.read(4096)
+    except OSError:
+        return 0
+    start = status.find(field)
+    return int(status[start + len(field) :].split(None, 1)[0]) * 1024 if start >= 0 else 0

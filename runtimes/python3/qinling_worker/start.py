@@ -1,0 +1,68 @@
+"""Starting a worker: the template is forked before there is a secret in this process's memory."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import NoReturn
+
+from . import linux
+
+_STOP_TIMEOUT_S = 10.0
+
+
+def main(argv: list[str]) -> int:
+    """Run a worker until it is told to end; its exit status."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--config-fd", type=int, required=True)
+    args = parser.parse_args(argv)
+    linux.set_dumpable(False)
+    linux.set_no_new_privs()
+    commands, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    template = os.fork()
+    if template == 0:
+        commands.close()
+        _run_template(template_end)
+    template_end.close()
+
+    from .config import Config  # the template starts up meanwhile
+    from .supervisor import Supervisor
+
+    linux.keep_capabilities(())
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda _number, _frame: sys.exit(0))
+    try:
+        with open(args.config_fd, "rb") as file:
+            config = Config.decode(file.read())
+        for fd in (args.listen_fd, config.cpu_shares_fd):
+            if fd is not None:
+                os.set_inheritable(fd, False)
+        return Supervisor(config, socket.socket(fileno=args.listen_fd), commands, template).run()
+    finally:
+        commands.close()  # upon which the template ends what is below it, and itself
+        _wait_for(template)
+
+
+def _run_template(commands: socket.socket) -> NoReturn:
+    try:
+        from .template import Template
+
+        Template(commands).run()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _wait_for(pid: int) -> None:
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return
+        time.sleep(0.01)

@@ -1,0 +1,385 @@
+"""The supervisor: takes requests, keeps one child ready, and decides how each execution ends.
+
+It runs no user code, holds the worker's secret and no capability. There is one
+child at a time. It is `STARTING` until the function is loaded, then `IDLE` or
+`BUSY`; after anything but a clean end of a call it is `CLEANING`: the template
+ends all of its processes and empties its folders, and a new one is made.
+"""
+
+from __future__ import annotations
+
+import enum
+import gc
+import json
+import math
+import os
+import socket
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from . import frames
+from .calls import CANCELLED, OUT_OF_RESOURCES, TIMED_OUT, BadCall, Call, Outcome
+from .child_process import ChildProcess
+from .config import Config
+from .http_server import Connection, Head, HTTPServer
+from .loop import Loop
+from .package import BadPackage, unpack
+from .scratch import ScratchSpace
+from .template_link import TemplateLink
+
+_SHORT_CALL_S = 0.001  # a call that is over before is not looked at
+_LOOK_INTERVAL_S = 0.02
+_CLEAN_TIMEOUT_S = 25.0
+_MAX_RESTARTS = 3
+_UPLOAD_SLACK = 1 << 20
+
+
+class State(enum.Enum):
+    """What the child is doing."""
+
+    ABSENT = 1
+    STARTING = 2
+    IDLE = 3
+    BUSY = 4
+    CLEANING = 5
+
+
+@dataclass(frozen=True)
+class Target:
+    """What this worker serves, until it ends."""
+
+    name: str
+    entry: str
+    memory_size: int
+    cpu: int
+
+    @classmethod
+    def decode(cls, header: bytes) -> Target:
+        """Read the X-Load header."""
+        given = json.loads(header.decode("ascii"))
+        target = cls(given["target"], given["entry"], given["memory_size"], given["cpu"])
+        if not (isinstance(target.name, str) and isinstance(target.entry, str)):
+            raise TypeError("target and entry are texts")
+        if any(type(number) is not int or number <= 0 for number in (target.memory_size, target.cpu)):
+            raise TypeError("memory_size and cpu are positive numbers")
+        return target
+
+
+class Supervisor:
+    """One worker's supervisor.
+
+    Args:
+        config: what the orchestrator wants.
+        listener: where it is called.
+        commands: the template's socket.
+        template: the template's pid.
+    """
+
+    def __init__(self, config: Config, listener: socket.socket, commands: socket.socket, template: int) -> None:
+        self._config = config
+        self._loop = Loop()
+        self._state = State.ABSENT
+        self._target: Target | None = None
+        self._child: ChildProcess | None = None
+        self._call: Call | None = None
+        self._load_failure: tuple[Outcome, str] | None = None
+        self._highest_token = -1
+        self._wake: float | None = None
+        self._deadline = 0.0  # of the state that the child is in
+        self._respawn = False
+        self._exit_status: int | None = None
+        self._scratch = ScratchSpace(config.child.scratch_dirs)
+        self._template = TemplateLink(self._loop, commands, template, self._on_report)
+        self._template.configure(config.child)
+        HTTPServer(
+            self._loop,
+            listener,
+            config.secret,
+            {
+                b"GET /ping": self._ping,
+                b"POST /load": self._load,
+                b"POST /execute": self._execute,
+                b"POST /cancel": self._cancel,
+                b"POST /shutdown": self._shutdown,
+            },
+            frozenset({b"GET /ping"}),
+            (b"POST /load", config.max_unpacked_size + _UPLOAD_SLACK, self._open_upload),
+        )
+
+    def run(self) -> int:
+        """Serve until told to end; the exit status."""
+        gc.collect()
+        gc.freeze()
+        monotonic, run_once = time.monotonic, self._loop.run_once
+        while self._exit_status is None:
+            wake = self._wake
+            run_once(None if wake is None else max(0.0, wake - monotonic()))
+            wake = self._wake
+            if wake is not None and monotonic() >= wake:
+                self._look()
+        return self._exit_status
+
+    # Endpoints
+
+    def _ping(self, connection: Connection, _head: Head, _body: bytes) -> None:
+        connection.answer(200, b'{"ready": true}')
+
+    def _load(self, connection: Connection, head: Head, _body: bytes) -> None:
+        file, connection.file = connection.file, None
+        assert file is not None
+        with file:
+            try:
+                target = Target.decode(head.load)
+            except (ValueError, KeyError, TypeError) as error:
+                connection.refuse(400, f"not a usable X-Load header: {type(error).__name__}: {error}")
+                return
+            if self._target is not None and self._target.name != target.name:
+                connection.refuse(409, "another target is loaded already")
+                return
+            if self._target is None:
+                try:
+                    limits = self._config.max_package_files, self._config.max_unpacked_size
+                    unpack(file, self._config.child.code_dir, *limits)
+                except BadPackage as error:
+                    connection.refuse(400, str(error))
+                    return
+                self._target = target
+                self._set_cpu(target.cpu)
+                self._spawn()
+        connection.answer(200, b'{"loaded": true}')
+
+    def _execute(self, connection: Connection, _head: Head, body: bytes) -> None:
+        try:
+            call = Call(connection, body)
+        except BadCall as error:
+            connection.refuse(400, str(error))
+            return
+        if self._target is None:
+            connection.refuse(409, "not loaded")
+        elif call.token <= self._highest_token:
+            connection.refuse(409, "stale token")
+        elif self._call is not None:
+            connection.refuse(409, "busy")
+        else:
+            self._highest_token = call.token
+            self._call = call
+            if self._state is State.IDLE:
+                self._begin()
+            elif self._state is State.ABSENT:
+                if self._load_failure is None:
+                    self._spawn()
+                else:
+                    (call.outcome, log), self._load_failure = self._load_failure, None
+                    self._answer(log.replace("\0", call.execution_id))
+
+    def _cancel(self, connection: Connection, _head: Head, body: bytes) -> None:
+        try:
+            execution_id = json.loads(body)["execution_id"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            connection.refuse(400, "execution_id is missing")
+            return
+        call = self._call
+        if call is None or call.execution_id != execution_id or call.outcome is not None:
+            connection.refuse(404, "that execution is not running")
+            return
+        self._fail(Outcome("cancelled", "cancelled", json.dumps(CANCELLED)))
+        connection.answer(202, b"{}")
+
+    def _shutdown(self, connection: Connection, _head: Head, _body: bytes) -> None:
+        connection.answer(202, b"{}")
+        self._exit_status = 0
+
+    # An execution's life
+
+    def _begin(self) -> None:
+        """Hand the call to the idle child."""
+        call, child = self._call, self._child
+        assert call is not None and child is not None
+        self._state = State.BUSY
+        child.calls += 1
+        call.started = now = time.monotonic()
+        self._deadline = now + call.timeout_s
+        self._wake = now + min(_SHORT_CALL_S, call.timeout_s)
+        child.send(call.body)
+
+    def _on_frame(self, kind: int, duration: float, payload: bytes) -> None:
+        child = self._child
+        assert child is not None
+        if self._state is State.BUSY and frames.VALUE <= kind <= frames.OUT_OF_MEMORY:
+            self._finish(child, kind, duration, payload)
+        elif self._state is State.STARTING and kind == frames.BARE:
+            child.set_baseline(int(payload) if payload.isdigit() else 0)
+        elif self._state is State.STARTING and kind == frames.LOADED:
+            if self._over_memory(child.peak_memory()):
+                self._fail(Outcome.failed("memory", OUT_OF_RESOURCES))
+                return
+            child.log.drain()  # what the import printed is shown with the first call
+            self._state, self._wake = State.IDLE, None
+            if self._call is not None:
+                self._begin()
+        elif self._state is State.STARTING and kind == frames.LOAD_FAILED:
+            self._fail(Outcome.failed("load", payload.decode("utf-8", "replace")))
+        elif self._state is not State.CLEANING:
+            self._on_gone()  # it says what its loop never says now
+
+    def _finish(self, child: ChildProcess, kind: int, duration: float, payload: bytes) -> None:
+        call = self._call
+        assert call is not None
+        elapsed = time.monotonic() - call.started
+        if elapsed > _SHORT_CALL_S and self._over_memory(child.peak_memory()):
+            self._fail(Outcome.failed("memory", OUT_OF_RESOURCES))
+            return
+        try:
+            text = payload.decode("utf-8")
+        except UnicodeDecodeError:
+            self._on_gone()
+            return
+        if kind == frames.VALUE:
+            if len(payload) > self._config.child.max_result_size or "\0" in text or not text:
+                self._on_gone()
+                return
+            call.outcome = Outcome("success", None, text)
+        elif kind == frames.OUT_OF_MEMORY and self._config.child.memory_fallback:
+            self._fail(Outcome.failed("memory", OUT_OF_RESOURCES))
+            return
+        else:
+            call.outcome = Outcome.failed("result" if kind == frames.BAD_RESULT else "exception", text)
+        call.duration_s = duration if 0.0 <= duration <= elapsed else elapsed
+        self._state, self._wake = State.IDLE, None
+        child.log.drain()
+        self._answer(child.log.take(call.execution_id))
+        if self._state is State.IDLE and self._scratch.is_nearly_full(always=elapsed > _SHORT_CALL_S):
+            self._clean(respawn=True)
+
+    def _answer(self, log: str) -> None:
+        call, self._call = self._call, None
+        assert call is not None
+        call.answer(log)
+
+    def _fail(self, outcome: Outcome) -> None:
+        """End the call, if there is one, and everything of the child."""
+        loading = self._state is State.STARTING
+        if self._call is not None:
+            self._call.outcome = outcome
+            if self._state is State.BUSY:
+                self._call.duration_s = time.monotonic() - self._call.started
+        elif loading:
+            self._load_failure = (outcome, "")  # the next call gets it, with its log
+        if self._state is not State.CLEANING:
+            # What can't be loaded is tried again when somebody asks for it.
+            self._clean(respawn=not loading)
+
+    def _on_gone(self) -> None:
+        """The child has ended, or what comes out of its channel is not its loop's."""
+        child = self._child
+        if self._state is State.STARTING:
+            self._fail(Outcome.failed("load", "the function's process exited while it was being loaded"))
+        elif self._state is State.BUSY:
+            self._fail(Outcome.failed("exited", OUT_OF_RESOURCES))
+        elif self._state is State.IDLE and child is not None:
+            # One that dies without having served is made again on demand, not in a circle.
+            self._clean(respawn=child.calls > 0)
+
+    # The child's life
+
+    def _spawn(self) -> None:
+        assert self._target is not None
+        self._child = child = ChildProcess(
+            self._loop,
+            self._config.child.max_result_size,
+            self._config.max_log_size,
+            self._on_frame,
+            self._on_gone,
+            lambda: self._state is not State.IDLE,
+        )
+        self._load_failure = None
+        self._state = State.STARTING
+        now = time.monotonic()
+        self._deadline = now + self._config.load_timeout_s
+        self._wake = now + _LOOK_INTERVAL_S
+        self._template.spawn(child.ends, self._target.entry, self._target.memory_size)
+        child.close_ends()
+
+    def _clean(self, respawn: bool) -> None:
+        self._state = State.CLEANING
+        self._respawn = respawn
+        self._deadline = self._wake = time.monotonic() + _CLEAN_TIMEOUT_S
+        self._template.clean()
+
+    def _on_report(self, report: dict[str, Any] | None) -> None:
+        if report is None:
+            self._exit_status = 1  # without a template there is no worker
+        elif report["event"] == "cleaned":
+            if not report["ok"]:
+                self._exit_status = 1  # what can't be ended ends with the sandbox
+            elif self._state is State.CLEANING:
+                self._on_cleaned()
+        elif self._child is not None:
+            if report["event"] == "spawned":
+                self._child.forked(report["pid"])
+            elif report["event"] == "unspawned":
+                self._fail(Outcome.failed("load", f"no process can be made: {report['error']}"))
+            elif report["pid"] == self._child.pid:
+                self._child.read()  # its last words first: it may have answered before it ended
+                if self._child is not None and self._child.pid == report["pid"]:
+                    self._on_gone()
+
+    def _on_cleaned(self) -> None:
+        child, call = self._child, self._call
+        assert child is not None
+        self._child, self._state, self._wake = None, State.ABSENT, None
+        child.log.drain()
+        if call is not None and call.outcome is not None:
+            if call.outcome.reason == "exited" and call.restarts < _MAX_RESTARTS and child.never_began():
+                call.restarts += 1
+                call.outcome = None
+            else:
+                self._answer(child.log.take(call.execution_id))
+        elif self._load_failure is not None:
+            self._load_failure = (self._load_failure[0], child.log.take("\0"))
+        child.close()
+        if self._call is not None or self._respawn:
+            self._spawn()
+
+    # Limits
+
+    def _look(self) -> None:
+        """Look after what takes its time."""
+        now = time.monotonic()
+        child, call = self._child, self._call
+        if self._state is State.CLEANING:
+            self._exit_status = 1
+        elif child is not None and self._over_memory(child.used_memory(self._template.pid)):
+            self._fail(Outcome.failed("memory", OUT_OF_RESOURCES))
+        elif now < self._deadline:
+            # On a host with many processes a look is dear: at most a twentieth of the time goes there.
+            took = time.monotonic() - now
+            self._wake = min(self._deadline, now + max(_LOOK_INTERVAL_S, 20 * took))
+        elif self._state is State.STARTING:
+            limit = f"{self._config.load_timeout_s:g} s"
+            self._fail(Outcome.failed("load", f"the function was not loaded within {limit}"))
+        elif self._state is State.BUSY and call is not None:
+            self._fail(Outcome.failed("timeout", TIMED_OUT))
+            call.duration_s = max(call.duration_s, call.timeout_s)
+        else:
+            self._wake = None
+
+    def _over_memory(self, used: int) -> bool:
+        assert self._target is not None
+        return used > self._target.memory_size
+
+    def _set_cpu(self, millicores: int) -> None:
+        fd = self._config.cpu_shares_fd
+        if fd is None:
+            return
+        if self._config.cpu_shares_format == "weight":
+            value = min(10_000, max(1, round(millicores / 10)))  # 100 is a whole core's, as 1024 shares are
+        else:
+            value = max(2, math.ceil(millicores * 1024 / 1000))
+        os.pwrite(fd, b"%d" % value, 0)
+
+    def _open_upload(self) -> Any:
+        # On the code's file system, which has room for a package; not in memory, not where functions write.
+        return tempfile.TemporaryFile(dir=self._config.child.code_dir)

@@ -1,0 +1,209 @@
+"""The template process: warmed once, it forks children on command and ends what they leave.
+
+It never runs user code and never had the worker's secret. It keeps the
+capabilities to change its uid and to kill, and uses them in its forks alone.
+Commands and reports are JSON datagrams on one socket; a child's descriptors
+travel with the command.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+import types
+from typing import Any, NoReturn
+
+from . import cleaner, linux, memory
+from .config import ChildConfig
+from .confine import become_child
+
+_WARM = (
+    "_json", "abc", "base64", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum",
+    "functools", "hashlib", "importlib", "inspect", "io", "itertools", "json", "linecache", "logging", "math",
+    "operator", "os", "pathlib", "random", "re", "select", "socket", "string", "struct", "tempfile", "threading",
+    "time", "tokenize", "traceback", "types", "typing", "urllib.parse", "uuid", "warnings", "weakref",
+)  # fmt: skip
+_CLEAN_TIMEOUT_S = 5.0
+_CLEAN_ATTEMPTS = 3
+
+
+class Template:
+    """Serves the supervisor's commands until the supervisor ends; then ends all below it, and itself."""
+
+    def __init__(self, commands: socket.socket) -> None:
+        self._commands = commands
+        self._config: ChildConfig | None = None
+        self._cleaner: int | None = None
+        self._clean_until = 0.0
+        self._attempts = 0
+        linux.close_all_but([0, 1, 2, commands.fileno()])
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
+        os.close(null)
+        linux.set_child_subreaper()
+        linux.keep_capabilities((linux.CAP_KILL, linux.CAP_SETUID, linux.CAP_SETGID))
+        self._wakeup, wakeup_end = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(wakeup_end, False)
+        signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor says when it is over
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for name in _WARM:
+            importlib.import_module(name)
+        self._child = _load_sealed("child")
+        gc.collect()
+        gc.freeze()  # children don't touch these objects, so their pages stay shared
+
+    def run(self) -> NoReturn:
+        """Work until the supervisor's end of the socket is closed."""
+        poll = select.poll()
+        poll.register(self._commands, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        while True:
+            wait_ms = None
+            if self._cleaner is not None:
+                wait_ms = max(0.0, self._clean_until - time.monotonic()) * 1000 + 1
+            ready = [fd for fd, _ in poll.poll(wait_ms)]
+            if self._wakeup in ready:
+                os.read(self._wakeup, 4096)
+                self._reap()
+            if self._commands.fileno() in ready:
+                self._obey()
+            if self._cleaner is not None and time.monotonic() >= self._clean_until:
+                os.kill(self._cleaner, signal.SIGKILL)  # stopped by those whom it should end
+                self._clean_until = time.monotonic() + _CLEAN_TIMEOUT_S
+
+    def _obey(self) -> None:
+        data, ancillary, _, _ = self._commands.recvmsg(64 * 1024, socket.CMSG_SPACE(8))
+        if not data:
+            self._end()
+        command = json.loads(data)
+        if command["do"] == "configure":
+            self._config = ChildConfig.decode(command["config"].encode())
+        elif command["do"] == "spawn":
+            fds = array.array("i")
+            fds.frombytes(ancillary[0][2][:8])
+            self._spawn(fds[0], fds[1], command["entry"], command["memory_size"])
+        elif command["do"] == "clean":
+            self._attempts = 0
+            self._clean()
+
+    def _spawn(self, channel: int, log: int, entry: str, memory_size: int) -> None:
+        assert self._config is not None
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._report(event="unspawned", error=str(error))
+        else:
+            if pid == 0:
+                self._become_child(self._config, channel, log, entry, memory_size)
+            self._report(event="spawned", pid=pid)
+        os.close(channel)
+        os.close(log)
+
+    def _become_child(self, config: ChildConfig, channel: int, log: int, entry: str, memory_size: int) -> NoReturn:
+        try:
+            _forget_signals()
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.set_inheritable(channel, False)
+            os.set_inheritable(log, False)
+            linux.close_all_but([0, 1, 2, channel, log])
+            become_child(config, memory_size)
+            for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
+                del sys.modules[name]  # the function's own modules may have these names
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            sys.path[0] = config.code_dir
+            sys.argv[:] = [""]
+            bare = memory.resident(os.getpid())
+            self._child.run(channel, log, entry, bare, config.max_result_size)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _clean(self) -> None:
+        """End every process of the child, and empty the scratch folders."""
+        assert self._config is not None
+        self._attempts += 1
+        if self._config.child_uid is None:
+            gone = cleaner.kill_descendants(os.getpid())
+            cleaner.sweep(self._config.scratch_dirs)
+            self._report(event="cleaned", ok=gone)
+            return
+        pid = cleaner.fork_patiently(self._config.child_uid)
+        if pid == 0:
+            try:
+                _forget_signals()
+                os.close(self._commands.fileno())
+                cleaner.clean_as_child(self._config)
+            finally:
+                os._exit(1)
+        self._cleaner = pid
+        self._clean_until = time.monotonic() + _CLEAN_TIMEOUT_S
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid != self._cleaner:
+                self._report(event="exited", pid=pid)
+                continue
+            self._cleaner = None
+            if status != 0 and self._attempts < _CLEAN_ATTEMPTS:
+                self._clean()
+            else:
+                self._report(event="cleaned", ok=status == 0)
+
+    def _report(self, **event: Any) -> None:
+        try:
+            self._commands.send(json.dumps(event).encode())
+        except OSError:
+            self._end()
+
+    def _end(self) -> NoReturn:
+        if self._config is not None and self._config.child_uid is None:
+            cleaner.kill_descendants(os.getpid())
+        elif self._config is not None and self._cleaner is None:
+            pid = cleaner.fork_patiently(self._config.child_uid or 0)
+            if pid == 0:
+                try:
+                    cleaner.clean_as_child(self._config)
+                finally:
+                    os._exit(1)
+            os.waitpid(pid, 0)
+        os._exit(0)
+
+
+def _forget_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _load_sealed(name: str) -> Any:
+    """Import a module of this package with builtins of its own, so that patched ones don't reach it."""
+    spec = importlib.util.find_spec(f"{__package__}.{name}")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sealed = types.ModuleType("builtins")
+    sealed.__dict__.update(vars(importlib.import_module("builtins")))
+    module.__dict__["__builtins__"] = sealed.__dict__
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,54 @@
+"""The supervisor's side of the template process."""
+
+from __future__ import annotations
+
+import array
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from .config import ChildConfig
+from .loop import Loop
+
+
+class TemplateLink:
+    """Sends the template its commands and hands on its reports.
+
+    Args:
+        loop: where the socket is watched.
+        commands: our end of the template's socket.
+        pid: of the template.
+        on_report: called with each report; with None when the template has ended.
+    """
+
+    def __init__(
+        self, loop: Loop, commands: socket.socket, pid: int, on_report: Callable[[dict[str, Any] | None], None]
+    ) -> None:
+        self.pid = pid
+        self._commands = commands
+        self._on_report = on_report
+        loop.watch(commands.fileno(), self._read)
+
+    def configure(self, config: ChildConfig) -> None:
+        """Tell it what children are to be like."""
+        self._send({"do": "configure", "config": config.encode().decode()})
+
+    def spawn(self, ends: tuple[int, int], entry: str, memory_size: int) -> None:
+        """Fork a child; report `spawned` or `unspawned`, and `exited` when it ends."""
+        self._send({"do": "spawn", "entry": entry, "memory_size": memory_size}, ends)
+
+    def clean(self) -> None:
+        """End all that the child has started, and empty the scratch folders; report `cleaned`."""
+        self._send({"do": "clean"})
+
+    def _send(self, command: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._commands.sendmsg([json.dumps(command).encode()], ancillary)
+        except OSError:
+            self._on_report(None)
+
+    def _read(self, _mask: int) -> None:
+        data = self._commands.recv(64 * 1024)
+        self._on_report(json.loads(data) if data else None)

@@ -1,0 +1,181 @@
+"""Starts the real worker program and talks to it."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(__file__).parents[2] / "runtimes" / "python3" / "worker.py"
+SECRET = "s3cret-of-this-worker"
+MIB = 1 << 20
+OUT_OF_RESOURCES = "Function execution failed because of too much resource consumption"
+
+
+def package(source: str | dict[str, str | bytes]) -> bytes:
+    """A zip with `main.py`, or with the files given."""
+    files = {"main.py": source} if isinstance(source, str) else source
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An `/execute`'s answer."""
+
+    status: str
+    reason: str | None
+    output: Any
+    duration: float
+    log: str
+
+    @property
+    def printed(self) -> str:
+        """The log without its first and last line."""
+        lines = self.log.splitlines(keepends=True)
+        assert lines[0].startswith("Start execution: ")
+        assert lines[-1].startswith("Finished execution: ")
+        return "".join(lines[1:-1])
+
+
+class Worker:
+    """One worker process, from its start to its end."""
+
+    def __init__(self, folder: Path, uid: int | None, **config: Any) -> None:
+        self.folder = folder
+        self.uid = uid
+        self.tokens = itertools.count(1)
+        self.code_dir = folder / "code"
+        self.scratch = folder / "scratch"
+        for path in (self.code_dir, self.scratch):
+            path.mkdir(exist_ok=True)
+        self.code_dir.chmod(0o755)
+        self.scratch.chmod(0o1777)
+        self.config = {
+            "secret": SECRET, "code_dir": str(self.code_dir), "scratch_dirs": [str(self.scratch)],
+            "child_uid": uid, "child_gid": uid, "cpu_shares_fd": None, "max_result_size": MIB,
+            "max_log_size": 64 * 1024, "max_processes": 64, "max_open_files": 256, "max_file_size": 8 * MIB,
+            "load_timeout_s": 5.0, "max_package_files": 100, "max_unpacked_size": 4 * MIB, "memory_fallback": False,
+        } | config  # fmt: skip
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        config_fd, write_fd = os.pipe()
+        passed = [listener.fileno(), config_fd]
+        if self.config["cpu_shares_fd"] is not None:
+            passed.append(self.config["cpu_shares_fd"])
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", str(PROGRAM), "--listen-fd", str(passed[0]), "--config-fd", str(passed[1])],
+            pass_fds=passed,
+            env={"QF_TEST_MARK": "environment-of-the-supervisor"},
+            start_new_session=True,
+        )
+        os.close(config_fd)
+        with open(write_fd, "w") as pipe:
+            json.dump(self.config, pipe)
+        listener.close()
+
+    def connect(self, timeout_s: float = 60) -> http.client.HTTPConnection:
+        """A new connection."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        connection.connect()
+        assert connection.sock is not None
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, secret: str | None = SECRET, **headers: str
+    ) -> tuple[int, dict[str, Any]]:
+        """One request on a connection of its own: status and JSON body."""
+        connection = self.connect()
+        try:
+            if secret is not None:
+                headers["X-Worker-Secret"] = secret
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def load(self, code: str | dict[str, str | bytes] | bytes, **load: Any) -> tuple[int, dict[str, Any]]:
+        """POST /load."""
+        header = {"target": "function:1:abc", "entry": "main.main", "memory_size": 32 * MIB, "cpu": 100} | load
+        data = code if isinstance(code, bytes) else package(code)
+        return self.request("POST", "/load", data, **{"X-Load": json.dumps(header)})
+
+    def execution(self, given: str | None = None, **fields: Any) -> bytes:
+        """The body of an /execute."""
+        token = next(self.tokens)
+        body = {"token": token, "execution_id": f"e{token}", "timeout_s": 10, "input": given, "context": {}}
+        return json.dumps(body | fields).encode()
+
+    def execute(self, given: str | None = None, **fields: Any) -> Answer:
+        """POST /execute, which must be accepted."""
+        status, answer = self.request("POST", "/execute", self.execution(given, **fields))
+        assert status == 200, answer
+        return read_answer(answer)
+
+    def processes(self) -> list[int]:
+        """The processes below the supervisor, and those of the second uid."""
+        parents: dict[int, list[int]] = {}
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                    status = (entry / "status").read_text()
+                except OSError:
+                    continue
+                if stat[0] in "ZX":
+                    continue
+                parents.setdefault(int(stat[1]), []).append(int(entry.name))
+                if self.uid is not None and int(status.partition("Uid:\t")[2].split()[0]) == self.uid:
+                    found.add(int(entry.name))
+        waiting = [self.process.pid]
+        while waiting:
+            children = parents.get(waiting.pop(), [])
+            waiting += children
+            found.update(children)
+        return sorted(found)
+
+    def template(self) -> int:
+        """The pid of the template process."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def stop(self) -> None:
+        """End the worker, and wait until nothing of it is left."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+        wait_until(lambda: not self.processes())
+
+
+def read_answer(answer: dict[str, Any]) -> Answer:
+    """The JSON of an /execute's answer, checked for its shape."""
+    assert set(answer) == {"status", "reason", "duration_s", "result", "log"}
+    result = json.loads(answer["result"])
+    assert set(result) == {"duration", "output"}
+    assert answer["duration_s"] >= 0
+    return Answer(answer["status"], answer["reason"], result["output"], result["duration"], answer["log"])
+
+
+def wait_until(condition: Any, timeout_s: float = 20) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not become true in time"
+        time.sleep(0.01)
