@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.exceptions import DequeueTimeout, StopRequested
 from rq.job import Job
@@ -72,6 +73,13 @@ class GeventWorker(SimpleWorker):
         Trouble with Redis ends `work()`: its caller makes a new worker when Redis is back. A burst (no `timeout`)
         returns None when the queues are empty.
         """
+        try:
+            return self._dequeue(timeout)
+        except RedisError as error:
+            self.log.warning("Worker %s: Redis fails: %s", self.name, error)
+            raise StopRequested from error
+
+    def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
         self.set_state(WorkerStatus.IDLE)
         while not self._stop_requested:
             self._register_again_if_lost()

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -32,7 +33,7 @@ def server() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-def client(server: ValkeyServer) -> redis.Redis:
+def client(server: ValkeyServer) -> Any:
     return connect(Settings(redis_url=server.url))
 
 
@@ -64,17 +65,17 @@ def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def workers_seen(client: redis.Redis) -> int:
-    return client.scard("rq:workers")
+def workers_seen(client: Any) -> int:
+    return int(client.scard("rq:workers"))
 
 
-def test_tasks_travel_as_json(client: redis.Redis, server: ValkeyServer) -> None:
+def test_tasks_travel_as_json(client: Any, server: ValkeyServer) -> None:
     job = JsonQueue(TASKS, connection=client).enqueue(tasks.note, server.url, "seen", "a", job_id="note-1")
 
     assert b'"seen"' in zlib.decompress(client.hget(job.key, "data"))
 
 
-def test_worker_runs_tasks_of_all_queues_and_ends_idle(client: redis.Redis, server: ValkeyServer) -> None:
+def test_worker_runs_tasks_of_all_queues_and_ends_idle(client: Any, server: ValkeyServer) -> None:
     with process("worker", server.url) as worker:
         JsonQueue(EXECUTIONS, connection=client).enqueue(tasks.note, server.url, "seen", "execution")
         JsonQueue(TASKS, connection=client).enqueue(tasks.fail)
@@ -87,7 +88,7 @@ def test_worker_runs_tasks_of_all_queues_and_ends_idle(client: redis.Redis, serv
         assert workers_seen(client) == 0
 
 
-def test_busy_worker_finishes_its_task_before_it_ends(client: redis.Redis, server: ValkeyServer) -> None:
+def test_busy_worker_finishes_its_task_before_it_ends(client: Any, server: ValkeyServer) -> None:
     with process("worker", server.url) as worker:
         queue = JsonQueue(TASKS, connection=client)
         queue.enqueue(tasks.wait_and_note, server.url, "seen")
@@ -103,7 +104,7 @@ def test_busy_worker_finishes_its_task_before_it_ends(client: redis.Redis, serve
         assert queue.count == 1
 
 
-def test_worker_outlives_redis(client: redis.Redis, server: ValkeyServer) -> None:
+def test_worker_outlives_redis(client: Any, server: ValkeyServer) -> None:
     with process("worker", server.url) as worker:
         until(lambda: workers_seen(client) == 1)
         server.kill()
@@ -118,7 +119,7 @@ def test_worker_outlives_redis(client: redis.Redis, server: ValkeyServer) -> Non
         assert worker.poll() is None
 
 
-def test_worker_ends_while_redis_is_away(client: redis.Redis, server: ValkeyServer) -> None:
+def test_worker_ends_while_redis_is_away(client: Any, server: ValkeyServer) -> None:
     with process("worker", server.url) as worker:
         until(lambda: workers_seen(client) == 1)
         server.kill()
@@ -128,7 +129,7 @@ def test_worker_ends_while_redis_is_away(client: redis.Redis, server: ValkeyServ
         assert worker.wait(10) == 0
 
 
-def test_scheduler_queues_what_is_due_through_outages(client: redis.Redis, server: ValkeyServer) -> None:
+def test_scheduler_queues_what_is_due_through_outages(client: Any, server: ValkeyServer) -> None:
     with process("scheduler", server.url) as running, process("worker", server.url):
         now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
         alarm = DueScheduler(client)
@@ -145,7 +146,7 @@ def test_scheduler_queues_what_is_due_through_outages(client: redis.Redis, serve
         assert running.wait(10) == 0
 
 
-def test_entry_that_cannot_be_read_is_put_off_and_others_go_on(client: redis.Redis, server: ValkeyServer) -> None:
+def test_entry_that_cannot_be_read_is_put_off_and_others_go_on(client: Any, server: ValkeyServer) -> None:
     past = datetime.datetime(2020, 1, 1)
     alarm = DueScheduler(client)
     alarm.enqueue_at(past, tasks.note, server.url, "seen", "broken", job_id="broken")
@@ -159,7 +160,7 @@ def test_entry_that_cannot_be_read_is_put_off_and_others_go_on(client: redis.Red
     assert client.zscore(DueScheduler.scheduled_jobs_key, "broken") > time.time()
 
 
-def test_lock_is_removed_by_its_holder_alone(client: redis.Redis) -> None:
+def test_lock_is_removed_by_its_holder_alone(client: Any) -> None:
     slow, other = DueScheduler(client), DueScheduler(client)
     assert slow.acquire_lock()
     client.delete(DueScheduler.scheduler_lock_key)  # it ran out

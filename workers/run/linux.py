@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -60,20 +60,23 @@ def marked(name: str, value: str) -> set[int]:
     return found
 
 
-def kill_all(pids: Iterable[int], timeout_s: float) -> set[int]:
-    """SIGKILL all of `pids` and wait until they are gone; returns those that are not."""
-    left = set(pids)
+def kill_all(find: Callable[[], set[int]], timeout_s: float) -> set[int]:
+    """SIGKILL what `find` finds until it finds nothing, for some start others while they are killed.
+
+    Returns:
+        all that were killed.
+    """
+    killed: set[int] = set()
     deadline = time.monotonic() + timeout_s
-    for pid in left:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    while left and time.monotonic() < deadline:
-        table = _table()
-        left = {pid for pid in left if pid in table and table[pid][0] not in "ZX"}
-        time.sleep(0.02 if left else 0)
-    return left
+    while (left := find()) and time.monotonic() < deadline:
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        killed |= left
+        time.sleep(0.01)
+    return killed
 
 
 def reap_adopted(own: Iterable[int]) -> None:

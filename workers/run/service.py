@@ -109,10 +109,10 @@ class Service:
         """End what an earlier run left, and mark what this one starts."""
         note = self._var_dir / "run.id"
         if note.exists():
-            left = linux.marked(RUN_ID, note.read_text().strip())
+            earlier = note.read_text().strip()
+            left = linux.kill_all(lambda: linux.marked(RUN_ID, earlier), 5.0)
             if left:
-                logger.warning("ending processes of an earlier run", extra={"pids": sorted(left)})
-                linux.kill_all(left, 5.0)
+                logger.warning("ended processes of an earlier run", extra={"pids": sorted(left)})
         run_id = str(uuid.uuid4())
         note.write_text(run_id)
         os.environ[RUN_ID] = run_id
@@ -254,16 +254,16 @@ class Service:
         began = time.monotonic()
         logger.info("stopping")
         if self._release is not None and self._release.poll() is None:
-            linux.kill_all([self._release.pid], 1.0)
+            self._release.kill()
+            self._release.wait()
         if self._supervisor is not None and self._supervisor.alive():
             names: list[Sequence[str]] = [*reversed(_STAGES)]
             known = {state.name for state in self._supervisor.states()} - {_VALKEY.name}
             others = known - {name for stage in _STAGES for name in stage}
             self._stop_stages([[*others], *names], began)
-        left = linux.descendants() | linux.marked(RUN_ID, os.environ[RUN_ID])
+        left = linux.kill_all(lambda: linux.descendants() | linux.marked(RUN_ID, os.environ[RUN_ID]), 3.0)
         if left:
-            logger.warning("ending what was left", extra={"pids": sorted(left)})
-            linux.kill_all(left, 3.0)
+            logger.warning("ended what was left", extra={"pids": sorted(left)})
         linux.reap_adopted([])
         self._clean_sockets()
         logger.info("stopped", extra={"took_s": round(time.monotonic() - began, 3)})

@@ -26,6 +26,8 @@ def serve(settings: Settings) -> None:
         "appendfsync": "everysec",
         "save": "",
         "daemonize": "no",
+        # A title is written over the environment, and with it over the mark by which a next run finds leftovers.
+        "set-proc-title": "no",
         "logfile": "",
     }
     binary = str(get_binary_path())
