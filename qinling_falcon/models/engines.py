@@ -37,6 +37,7 @@ class Engine(Protocol):
     """A peewee database with what the writer needs of it."""
 
     begin_sql: str
+    position_function: str  # position_function(text, part): where part begins in text, 0: nowhere
 
     def open_writer(self) -> None:
         """Connect this thread (or greenlet) for writing."""
@@ -74,6 +75,7 @@ class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
     """SQLite in WAL mode. Connections of the pool can only read."""
 
     begin_sql = "BEGIN IMMEDIATE"
+    position_function = "instr"
     _lost = frozenset(
         (
             sqlite3.SQLITE_IOERR,
@@ -144,6 +146,7 @@ class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
     """PostgreSQL by psycopg2. Connections of the pool can only read."""
 
     begin_sql = "BEGIN"
+    position_function = "strpos"
 
     def __init__(self, url: str, settings: Settings) -> None:
         try:
@@ -181,7 +184,7 @@ class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
     def open_writer(self) -> None:
         """Connect this thread (or greenlet) for writing."""
         # Past the pool: its connections are the readers'.
-        connection = peewee.PostgresqlDatabase._connect(self)
+        connection = peewee.PostgresqlDatabase._connect(self)  # type: ignore[attr-defined]
         try:
             with connection.cursor() as cursor:
                 cursor.execute(f"SET lock_timeout = {self._lock_timeout_ms}")

@@ -122,7 +122,7 @@ def _write(records: list[Values]) -> list[bool]:
             if values[_STATUS] != ExecutionStatus.RUNNING and values[_VERSION] == 0:
                 counts[values[_FUNCTION]] += 1
     database = engine()
-    sql = 'UPDATE {} SET "count" = "count" + {p} WHERE id = {p}'.format(Function._meta.table_name, p=database.param)
+    sql = f'UPDATE {Function._meta.table_name} SET "count" = "count" + {database.param} WHERE id = {database.param}'
     # In order of id: two processes that count the same functions must not wait for each other in a circle.
     for function_id in sorted(counts):
         database.execute_sql(sql, (counts[function_id], function_id))

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TypeVar
 
 import peewee
 
 from qinling_falcon.models import clock
 
-database: peewee.Proxy = peewee.DatabaseProxy()
+_V = TypeVar("_V")
+
+database = peewee.DatabaseProxy()
 
 
 class RuntimeStatus(StrEnum):
@@ -39,8 +41,10 @@ class ExecutionStatus(StrEnum):
     DEAD = "dead"
 
 
-class UtcTime(peewee.BigIntegerField):  # type: ignore[misc]
+class UtcTime(peewee.Field[_V]):
     """A time in UTC with microseconds."""
+
+    field_type = "BIGINT"
 
     def db_value(self, value: datetime.datetime | int | None) -> int | None:
         """Microseconds since the epoch."""
@@ -51,13 +55,13 @@ class UtcTime(peewee.BigIntegerField):  # type: ignore[misc]
         return None if value is None else clock.from_micros(value)
 
 
-class Row(peewee.Model):  # type: ignore[misc]
+class Row(peewee.Model):
     """What all tables share."""
 
-    id: str = peewee.CharField(max_length=36, primary_key=True)
-    project_id: str = peewee.CharField()
-    created_at: datetime.datetime = UtcTime(default=clock.now)
-    updated_at: datetime.datetime | None = UtcTime(null=True)
+    id = peewee.CharField(max_length=36, primary_key=True)
+    project_id = peewee.CharField()
+    created_at: UtcTime[datetime.datetime] = UtcTime(default=clock.now)
+    updated_at: UtcTime[datetime.datetime | None] = UtcTime(null=True)
 
     class Meta:
         database = database
@@ -71,14 +75,14 @@ class Runtime(Row):
     is the one to go back to.
     """
 
-    name: str | None = peewee.CharField(null=True)
-    description: str | None = peewee.CharField(null=True)
-    image: str = peewee.CharField()
-    previous_image: str | None = peewee.CharField(null=True)
-    is_public: bool = peewee.BooleanField(default=True)
-    trusted: bool = peewee.BooleanField(default=True)
-    status: str = peewee.CharField(max_length=32, default=RuntimeStatus.CREATING.value)
-    status_reason: str | None = peewee.TextField(null=True)
+    name = peewee.CharField(null=True)
+    description = peewee.CharField(null=True)
+    image = peewee.CharField()
+    previous_image = peewee.CharField(null=True)
+    is_public = peewee.BooleanField(default=True)
+    trusted = peewee.BooleanField(default=True)
+    status = peewee.CharField(max_length=32, default=RuntimeStatus.CREATING.value)
+    status_reason = peewee.TextField(null=True)
 
     class Meta:
         table_name = "runtimes"
@@ -91,18 +95,18 @@ class Function(Row):
     `package_key` is where the storage keeps the package.
     """
 
-    name: str | None = peewee.CharField(null=True)
-    description: str | None = peewee.CharField(null=True)
-    runtime_id: str | None = peewee.CharField(max_length=36, null=True)
-    code: dict[str, Any] = peewee.JSONField()
-    entry: str | None = peewee.CharField(max_length=80, null=True)
-    cpu: int = peewee.IntegerField()
-    memory_size: int = peewee.BigIntegerField()
-    timeout: int = peewee.IntegerField()
-    count: int = peewee.BigIntegerField(default=0)
-    latest_version: int = peewee.IntegerField(default=0)
-    digest: str = peewee.CharField(max_length=64)
-    package_key: str | None = peewee.CharField(null=True)
+    name = peewee.CharField(null=True)
+    description = peewee.CharField(null=True)
+    runtime_id = peewee.CharField(max_length=36, null=True)
+    code = peewee.JSONField()
+    entry = peewee.CharField(max_length=80, null=True)
+    cpu = peewee.IntegerField()
+    memory_size = peewee.BigIntegerField()
+    timeout = peewee.IntegerField()
+    count = peewee.BigIntegerField(default=0)
+    latest_version = peewee.IntegerField(default=0)
+    digest = peewee.CharField(max_length=64)
+    package_key = peewee.CharField(null=True)
 
     class Meta:
         table_name = "functions"
@@ -111,20 +115,20 @@ class Function(Row):
 class Execution(Row):
     """One run of a function. `log` is loaded only where it is asked for."""
 
-    function_id: str = peewee.CharField(max_length=36)
-    function_version: int = peewee.IntegerField(default=0)
-    function_alias: str | None = peewee.CharField(null=True)
-    description: str | None = peewee.CharField(null=True)
-    input: str | None = peewee.TextField(null=True)
-    result: str | None = peewee.TextField(null=True)
-    log: str | None = peewee.TextField(null=True)
-    status: str = peewee.CharField(max_length=32)
-    status_reason: str | None = peewee.TextField(null=True)
-    sync: bool = peewee.BooleanField(default=True)
-    cold: str | None = peewee.CharField(max_length=16, null=True)
-    queued_ms: float | None = peewee.DoubleField(null=True)
-    run_ms: float | None = peewee.DoubleField(null=True)
-    source: str = peewee.CharField(max_length=16, default="api")
+    function_id = peewee.CharField(max_length=36)
+    function_version = peewee.IntegerField(default=0)
+    function_alias = peewee.CharField(null=True)
+    description = peewee.CharField(null=True)
+    input = peewee.TextField(null=True)
+    result = peewee.TextField(null=True)
+    log = peewee.TextField(null=True)
+    status = peewee.CharField(max_length=32)
+    status_reason = peewee.TextField(null=True)
+    sync = peewee.BooleanField(default=True)
+    cold = peewee.CharField(max_length=16, null=True)
+    queued_ms = peewee.DoubleField(null=True)
+    run_ms = peewee.DoubleField(null=True)
+    source = peewee.CharField(max_length=16, default="api")
 
     class Meta:
         table_name = "executions"

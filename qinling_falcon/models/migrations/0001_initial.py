@@ -22,9 +22,9 @@ from peewee import (
 
 def up(migrator: Any, db: Any) -> None:
     """Make the three tables and the indexes that lists and sweeps use."""
-    text = {"collation": '"C"'} if isinstance(db, PostgresqlDatabase) else {}
+    text: dict[str, Any] = {"collation": '"C"'} if isinstance(db, PostgresqlDatabase) else {}
 
-    class Row(Model):  # type: ignore[misc]
+    class Row(Model):
         id = CharField(max_length=36, primary_key=True, **text)
         project_id = CharField(**text)
         created_at = BigIntegerField()

@@ -1,0 +1,91 @@
+"""Executions: what the API does with them. They are written by `records`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+from qinling_falcon.errors import Conflict
+from qinling_falcon.models.database import transact
+from qinling_falcon.models.filters import Kind
+from qinling_falcon.models.listing import Column, ListParams, ListSpec, page
+from qinling_falcon.models.rows import check_owner, find
+from qinling_falcon.models.scope import Context, scoped, system
+from qinling_falcon.models.tables import Execution, ExecutionStatus
+
+__all__ = ["LISTS", "Execution", "ExecutionStatus", "delete", "get", "get_log", "running_since"]
+
+LISTS = ListSpec(
+    Execution,
+    filters={
+        "id": Column(Execution.id, Kind.TEXT),
+        "function_id": Column(Execution.function_id, Kind.TEXT),
+        "function_version": Column(Execution.function_version, Kind.INTEGER),
+        "function_alias": Column(Execution.function_alias, Kind.TEXT),
+        "description": Column(Execution.description, Kind.TEXT),
+        "input": Column(Execution.input, Kind.TEXT),
+        "result": Column(Execution.result, Kind.TEXT),
+        "status": Column(Execution.status, Kind.TEXT),
+        "status_reason": Column(Execution.status_reason, Kind.TEXT),
+        "sync": Column(Execution.sync, Kind.BOOLEAN),
+        "source": Column(Execution.source, Kind.TEXT),
+        "cold": Column(Execution.cold, Kind.TEXT),
+        "queued_ms": Column(Execution.queued_ms, Kind.NUMBER),
+        "run_ms": Column(Execution.run_ms, Kind.NUMBER),
+        "project_id": Column(Execution.project_id, Kind.TEXT),
+        "created_at": Column(Execution.created_at, Kind.TIME),
+        "updated_at": Column(Execution.updated_at, Kind.TIME),
+    },
+    sort_keys={
+        "created_at": Execution.created_at,
+        "updated_at": Execution.updated_at,
+        "status": Execution.status,
+    },
+    # Inputs and results may be a megabyte each.
+    chunk=50,
+)
+
+
+def get(context: Context, execution_id: str) -> Execution:
+    """An execution that the caller may see, without its log.
+
+    Raises:
+        NotFound: unknown, or not the caller's.
+    """
+    return find(scoped(context, by_id=True).executions(), execution_id)
+
+
+def get_log(context: Context, execution_id: str) -> str:
+    """The log of an execution that the caller may see; empty while it runs.
+
+    Raises:
+        NotFound: as `get`.
+    """
+    select = scoped(context, by_id=True).executions().select(Execution.id, Execution.log)
+    return find(select, execution_id).log or ""
+
+
+def delete(context: Context, execution_id: str) -> None:
+    """Delete the record of an execution that has ended.
+
+    Raises:
+        NotFound: as `get`.
+        Forbidden: it is another project's, and the caller an admin.
+        Conflict: it is running: it has to be cancelled first.
+    """
+
+    def write() -> None:
+        execution = find(scoped(context, by_id=True).executions(), execution_id, lock=True)
+        check_owner(context, execution, "delete")
+        if execution.status == ExecutionStatus.RUNNING:
+            raise Conflict(f"Execution {execution_id} is running.")
+        Execution.delete().where(Execution.id == execution_id).execute()
+
+    transact(write)
+
+
+def running_since(before: datetime.datetime) -> Iterator[Execution]:
+    """Executions of all projects that began before a time and have not ended, the oldest first."""
+    select = system("lost executions of all projects are looked for").executions()
+    select = select.where((Execution.status == ExecutionStatus.RUNNING.value) & (Execution.created_at < before))
+    return page(select, LISTS, ListParams(limit=None)).rows

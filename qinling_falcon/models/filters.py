@@ -1,0 +1,175 @@
+"""The filters of lists: `name=operator:value`, checked against the type of the column."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import operator
+import re
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any
+
+import peewee
+
+from qinling_falcon.errors import BadRequest
+from qinling_falcon.models import clock
+from qinling_falcon.models.database import engine
+
+
+class Kind(Enum):
+    """What a column holds, which says how a filter's value is read."""
+
+    TEXT = "text"
+    INTEGER = "a whole number"
+    NUMBER = "a number"
+    BOOLEAN = "true or false"
+    TIME = "a time"
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
+_OPERATORS = frozenset(("eq", "neq", "in", "nin", "has", *_COMPARISONS))
+_TRUE = frozenset(("1", "t", "true", "on", "y", "yes"))
+_FALSE = frozenset(("0", "f", "false", "off", "n", "no"))
+_INT64 = 2**63
+# A `+` in a query string arrives as a space.
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s?(Z|[+\- ]\d\d(?::?\d\d)?)?)?",
+    re.IGNORECASE,
+)
+
+
+def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> peewee.Expression:
+    """The SQL of one filter.
+
+    `neq` and `nin` keep rows without a value. A time given to the second means that whole second, as
+    times are shown; text is compared by bytes.
+
+    Args:
+        name: the filter's name, for messages.
+        field: the column.
+        kind: what it holds.
+        text: `operator:value`, or a value alone, which means `eq`.
+
+    Raises:
+        BadRequest: naming the filter.
+    """
+    word, colon, rest = text.partition(":")
+    if not colon or word not in _OPERATORS:
+        word, rest = "eq", text
+    read = functools.partial(_read, name, kind)
+    if word == "has":
+        if kind is not Kind.TEXT:
+            raise _bad(name, f"'has' works on text only, and this is {kind.value}")
+        found: peewee.Expression = getattr(peewee.fn, engine().position_function)(field, read(rest)) > 0
+        return found
+    if word in ("in", "nin"):
+        values = [read(part.strip()) for part in rest.split(",")]
+        return _among(field, kind, values) if word == "in" else _not(field, _among(field, kind, values))
+    value = read(rest)
+    if word == "eq":
+        return _among(field, kind, [value])
+    if word == "neq":
+        return _not(field, _among(field, kind, [value]))
+    if kind is Kind.BOOLEAN:
+        raise _bad(name, f"'{word}' can't compare {kind.value}")
+    if kind is Kind.TIME:
+        first, last = value
+        value = first if word in ("gte", "lt") else last
+    result: peewee.Expression = _COMPARISONS[word](field, value)
+    return result
+
+
+def read_time(text: str) -> tuple[datetime.datetime, datetime.datetime]:
+    """The first and the last microsecond that `text` can mean; without a zone it is UTC.
+
+    Takes `YYYY-MM-DD[ HH:MM[:SS[.ffffff]]]`, with `T`, `Z` or an offset. Without a fraction it means a whole second.
+
+    Raises:
+        ValueError: no such time.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    *parts, fraction, zone = match.groups()
+    moment = datetime.datetime(*(int(part or 0) for part in parts), tzinfo=_zone(zone))  # type: ignore[misc, arg-type]
+    try:
+        first = moment.astimezone(datetime.UTC)
+    except OverflowError as error:
+        raise ValueError(text) from error
+    if fraction:
+        first = first.replace(microsecond=int(fraction[:6].ljust(6, "0")))
+        return first, first
+    return first, first.replace(microsecond=999_999)
+
+
+def _zone(text: str | None) -> datetime.timezone:
+    if text is None or text in "Zz":
+        return datetime.UTC
+    hours, minutes = int(text[1:3]), int(text[3:].lstrip(":") or 0)
+    offset = datetime.timedelta(hours=hours, minutes=minutes)
+    return datetime.timezone(-offset if text[0] == "-" else offset)
+
+
+def _read(name: str, kind: Kind, text: str) -> Any:
+    try:
+        return _READERS[kind](text)
+    except (ValueError, OverflowError):
+        raise _bad(name, f"expected {kind.value}, not '{text[:80]}'") from None
+
+
+def _read_text(text: str) -> str:
+    text.encode()  # lone surrogates
+    if "\0" in text:
+        raise ValueError
+    return text
+
+
+def _read_integer(text: str) -> int:
+    value = int(text) if len(text) < 25 else _INT64
+    if not -_INT64 <= value < _INT64:
+        raise ValueError
+    return value
+
+
+def _read_number(text: str) -> float:
+    value = float(text)
+    if value - value != 0:  # infinite, or no number
+        raise ValueError
+    return value
+
+
+def _read_boolean(text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise ValueError
+    return text.lower() in _TRUE
+
+
+_READERS: dict[Kind, Callable[[str], Any]] = {
+    Kind.TEXT: _read_text,
+    Kind.INTEGER: _read_integer,
+    Kind.NUMBER: _read_number,
+    Kind.BOOLEAN: _read_boolean,
+    Kind.TIME: read_time,
+}
+
+
+def _among(field: peewee.Field[Any], kind: Kind, values: Iterable[Any]) -> peewee.Expression:
+    if kind is not Kind.TIME:
+        return field.in_(list(values))
+    spans = [field.between(clock.to_micros(first), clock.to_micros(last)) for first, last in values]
+    union: peewee.Expression = functools.reduce(operator.or_, spans)
+    return union
+
+
+def _not(field: peewee.Field[Any], expression: peewee.Expression) -> peewee.Expression:
+    return ~expression | field.is_null() if field.null else ~expression
+
+
+def _bad(name: str, message: str) -> BadRequest:
+    return BadRequest(f"Filter '{name}': {message}.", errors={name: [message]})

@@ -1,0 +1,187 @@
+"""Runtimes: what the API and the pool manager do with them."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from qinling_falcon.errors import Conflict, Forbidden
+from qinling_falcon.models import clock
+from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.filters import Kind
+from qinling_falcon.models.listing import Column, ListSpec
+from qinling_falcon.models.rows import change, find
+from qinling_falcon.models.scope import Context, scoped, system
+from qinling_falcon.models.tables import Runtime, RuntimeStatus
+
+__all__ = ["LISTS", "Runtime", "RuntimeStatus", "create", "delete", "get", "remove", "settle", "to_settle", "update"]
+
+LISTS = ListSpec(
+    Runtime,
+    filters={
+        "id": Column(Runtime.id, Kind.TEXT),
+        "name": Column(Runtime.name, Kind.TEXT),
+        "description": Column(Runtime.description, Kind.TEXT),
+        "image": Column(Runtime.image, Kind.TEXT),
+        "is_public": Column(Runtime.is_public, Kind.BOOLEAN),
+        "trusted": Column(Runtime.trusted, Kind.BOOLEAN),
+        "status": Column(Runtime.status, Kind.TEXT),
+        "status_reason": Column(Runtime.status_reason, Kind.TEXT),
+        "project_id": Column(Runtime.project_id, Kind.TEXT),
+        "created_at": Column(Runtime.created_at, Kind.TIME),
+        "updated_at": Column(Runtime.updated_at, Kind.TIME),
+    },
+    sort_keys={
+        "created_at": Runtime.created_at,
+        "updated_at": Runtime.updated_at,
+        "name": Runtime.name,
+        "status": Runtime.status,
+    },
+)
+
+
+def create(
+    context: Context,
+    *,
+    image: str,
+    name: str | None = None,
+    description: str | None = None,
+    is_public: bool = True,
+    trusted: bool = True,
+    runtime_id: str | None = None,
+    now: datetime.datetime | None = None,
+) -> Runtime:
+    """A new runtime in status `creating`; the pool manager makes it available."""
+    runtime = Runtime(
+        id=runtime_id or str(uuid.uuid4()),
+        project_id=context.project_id,
+        created_at=now or clock.now(),
+        image=image,
+        name=name,
+        description=description,
+        is_public=is_public,
+        trusted=trusted,
+        status=RuntimeStatus.CREATING.value,
+    )
+    transact(lambda: runtime.save(force_insert=True))
+    return runtime
+
+
+def get(context: Context, runtime_id: str) -> Runtime:
+    """A runtime that the caller may see.
+
+    Raises:
+        NotFound: unknown, or neither the caller's nor public.
+    """
+    return find(scoped(context, by_id=True).runtimes(), runtime_id)
+
+
+def update(
+    context: Context, runtime_id: str, changes: Mapping[str, Any], *, now: datetime.datetime | None = None
+) -> Runtime:
+    """Change `name`, `description` or `image`. Another image has to prove itself: status `upgrading`.
+
+    Raises:
+        NotFound: as `get`.
+        Conflict: another image for a runtime that is not available.
+    """
+
+    def write() -> Runtime:
+        runtime = find(scoped(context, by_id=True).runtimes(), runtime_id, lock=True)
+        columns = dict(changes) | {"updated_at": now or clock.now()}
+        if columns.get("image", runtime.image) != runtime.image:
+            if runtime.status != RuntimeStatus.AVAILABLE:
+                raise Conflict(f"Runtime {runtime_id} is {runtime.status}: its image can't change now.")
+            columns |= {
+                "previous_image": runtime.image,
+                "status": RuntimeStatus.UPGRADING.value,
+                "status_reason": None,
+            }
+        return change(runtime, columns)
+
+    return transact(write)
+
+
+def delete(context: Context, runtime_id: str) -> Runtime:
+    """Set a runtime's status to `deleting`; the pool manager ends its workers and then calls `remove`.
+
+    From then on no function can be made in it. A second time is no error.
+
+    Raises:
+        NotFound: as `get`.
+        Forbidden: a function of any project uses it.
+    """
+
+    def write() -> Runtime:
+        runtime = find(scoped(context, by_id=True).runtimes(), runtime_id, lock=True)
+        using = system("a function of any project keeps a runtime").functions()
+        model = using.model
+        if using.where(model.runtime_id == runtime_id).exists():
+            raise Forbidden(f"Runtime {runtime_id} is still in use by functions.")
+        return change(runtime, {"status": RuntimeStatus.DELETING.value})
+
+    return transact(write)
+
+
+def to_settle() -> list[Runtime]:
+    """Runtimes on which the pool manager has something to do: creating, upgrading, deleting."""
+    unsettled = [status.value for status in (RuntimeStatus.CREATING, RuntimeStatus.UPGRADING, RuntimeStatus.DELETING)]
+    with reading():
+        select = system("the pool manager serves all projects").runtimes()
+        return list(select.where(Runtime.status.in_(unsettled)).order_by(Runtime.created_at))
+
+
+def settle(runtime_id: str, image: str, *, failure: str | None = None) -> bool:
+    """Say how making workers of a runtime's image went: `available`, or not, for a reason.
+
+    A failed upgrade goes back to the image before; a runtime that never worked ends in `error`.
+
+    Args:
+        runtime_id: a runtime that is creating or upgrading.
+        image: the image that was tried.
+        failure: why it failed; None: it works.
+
+    Returns:
+        Whether it was waiting for this: False when it is gone, deleted, or has another image by now.
+    """
+
+    def write() -> bool:
+        select = system("the pool manager serves all projects").runtimes()
+        waiting = (RuntimeStatus.CREATING.value, RuntimeStatus.UPGRADING.value)
+        columns: dict[str, Any] = {
+            "status": RuntimeStatus.AVAILABLE.value,
+            "status_reason": failure,
+            "previous_image": None,
+        }
+        runtime = select.where(Runtime.id == runtime_id).get_or_none()
+        if runtime is None:
+            return False
+        if failure is not None and runtime.previous_image is None:
+            columns["status"] = RuntimeStatus.ERROR.value
+        elif failure is not None:
+            columns["image"] = runtime.previous_image
+        # The conditions again, in the write itself: another process may change the row in between.
+        written: int = (
+            Runtime.update(columns)
+            .where((Runtime.id == runtime_id) & Runtime.status.in_(waiting) & (Runtime.image == image))
+            .execute()
+        )
+        return written > 0
+
+    return transact(write)
+
+
+def remove(runtime_id: str) -> bool:
+    """Delete the row of a runtime whose workers are gone; False: it is gone, or not being deleted."""
+
+    def write() -> bool:
+        removed: int = (
+            Runtime.delete()
+            .where((Runtime.id == runtime_id) & (Runtime.status == RuntimeStatus.DELETING.value))
+            .execute()
+        )
+        return removed > 0
+
+    return transact(write)
