@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 import falcon
 
+from qinling_falcon.auth.policy import enforce
 from qinling_falcon.errors import BadRequest, Conflict, NotFound, NotSupported, TooLarge
-from qinling_falcon.invocation.invoker import Call
+from qinling_falcon.invocation.invoker import Call, running
+from qinling_falcon.models import execution as executions
+from qinling_falcon.models.listing import page
 from qinling_falcon.models.records import ExecutionRecord
+from qinling_falcon.models.scope import Context, scoped
+from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.bodies import read_object
+from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.executions import ExecutionCreate, ExecutionShown
 
-_shown = ExecutionShown()
 _create = ExecutionCreate()
+_shown = ExecutionShown()
 
 
 class Executions:
@@ -36,9 +40,8 @@ class Executions:
         settings = self._settings
         values = _create.read(read_object(req, settings), lenient=req.reference_client)
         if values["function_alias"] is not None:
-            raise NotFound(
-                f"function_alias: alias {values['function_alias']} not found.", errors={"function_alias": ["Not found."]}
-            )
+            message = f"alias {values['function_alias']} not found."
+            raise NotFound(f"function_alias: {message}", errors={"function_alias": [message]})
         if values["function_id"] is None:
             raise BadRequest("function_id or function_alias is required.", errors={"function_id": ["Missing data."]})
         _check_size(values["input"], settings.max_input_size)
@@ -56,6 +59,72 @@ class Executions:
         )
         resp.set_header("Server-Timing", _server_timing(req, record))
         created(req, resp, _shown.dump(record), f"/v1/executions/{record.id}", settings.public_endpoint)
+
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        """List the project's executions, or for an admin those of all."""
+        all_projects = wants_all_projects(req)
+        if all_projects:
+            enforce(req.caller, "execution:get_all:all_projects")
+        params = list_params(req, self._settings, executions.LISTS)
+        found = page(scoped(req.caller, all_projects=all_projects).executions(), executions.LISTS, params)
+        answer_page(req, resp, self._settings, "executions", found, _shown)
+
+
+class OneExecution:
+    """One execution."""
+
+    def __init__(self, services: Services):
+        self._pool = services.pool
+
+    def on_get(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
+        """Show it; while it runs, most have no row yet, and the pool knows them."""
+        try:
+            execution: executions.Execution | ExecutionRecord = executions.get(req.caller, execution_id)
+        except NotFound:
+            # It may end just now, between the two looks: the row is written before the lease is given back.
+            live = _live(self._pool, req.caller, execution_id)
+            execution = live if live is not None else executions.get(req.caller, execution_id)
+        answer(resp, _shown.dump(execution))
+
+    def on_delete(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
+        """Delete its record.
+
+        Raises:
+            Conflict: it is running.
+        """
+        try:
+            executions.delete(req.caller, execution_id)
+        except NotFound:
+            if _live(self._pool, req.caller, execution_id) is None:
+                raise
+            raise Conflict(f"Execution {execution_id} is running.") from None
+        resp.status = falcon.HTTP_204
+
+
+class ExecutionLog:
+    """What the function of one execution printed."""
+
+    def __init__(self, services: Services):
+        self._pool = services.pool
+
+    def on_get(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
+        """The log as text; empty while the execution runs."""
+        try:
+            log = executions.get_log(req.caller, execution_id)
+        except NotFound:
+            live = _live(self._pool, req.caller, execution_id)
+            log = "" if live is not None else executions.get_log(req.caller, execution_id)
+        resp.content_type = "text/plain; charset=utf-8"
+        resp.data = log.encode("utf-8", "replace")
+
+
+def _live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord | None:
+    """An execution that runs now, as far as the caller may see it."""
+    detail = pool.find(execution_id)
+    if detail is None:
+        return None
+    record = running(detail)
+    return record if caller.is_admin or record.project_id == caller.project_id else None
 
 
 def _check_size(text: str | None, limit: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import contextlib
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -10,7 +11,7 @@ from urllib.parse import parse_qsl
 import falcon
 from falcon.media.multipart import BodyPart, MultipartFormHandler, MultipartParseError, MultipartParseOptions
 
-from qinling_falcon.errors import BadRequest, LengthRequired, TooLarge
+from qinling_falcon.errors import BadRequest, LengthRequired, QinlingError, TooLarge, Unavailable
 from qinling_falcon.resources.bodies import read_body, read_object
 from qinling_falcon.resources.request import Request
 from qinling_falcon.schemas.strict_json import check_text
@@ -29,11 +30,27 @@ class Upload:
 
     Attributes:
         fields: the form's fields as text, or the members of a JSON object.
-        package: the package part, stored already; whoever holds this must use it or delete it.
+        package: the package part, stored already; whoever holds this must hand it over or delete it.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
     package: StoredPackage | None = None
+
+    @contextlib.contextmanager
+    def handed_over(self) -> Iterator[None]:
+        """Around the write of the row that names the package, which belongs to the row from then on.
+
+        It comes back when the write was refused for certain. When it is unknown
+        whether it was made, a file too many is better than a row without one.
+        """
+        package, self.package = self.package, None
+        try:
+            yield
+        except Unavailable:
+            raise
+        except QinlingError:
+            self.package = package
+            raise
 
 
 def read_upload(req: Request, packages: PackageStore, settings: Settings, known: Container[str]) -> Upload:
@@ -60,13 +77,6 @@ def read_upload(req: Request, packages: PackageStore, settings: Settings, known:
     if media_type == _FORM:
         return Upload(_read_form(req, settings))
     return Upload(read_object(req, settings))
-
-
-def discard(packages: PackageStore, upload: Upload) -> None:
-    """Take back what an upload has stored, after its request failed."""
-    if upload.package is not None:
-        packages.delete(upload.package.key)
-        upload.package = None
 
 
 def _read_form(req: Request, settings: Settings) -> dict[str, Any]:
@@ -112,7 +122,8 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
                 f"Unknown field: {', '.join(unknown)}.", errors={name: ["Unknown field."] for name in unknown}
             )
     except BaseException:
-        discard(packages, upload)
+        if upload.package is not None:
+            packages.delete(upload.package.key)
         raise
     return upload
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError
 
@@ -32,7 +32,7 @@ class RequestSchema(Schema):
         try:
             loaded: dict[str, Any] = self.load(data, unknown=EXCLUDE if lenient else RAISE)
         except ValidationError as error:
-            raise refused(error.normalized_messages()) from None
+            raise refused(cast(dict[str, list[str]], error.messages)) from None
         return loaded
 
 

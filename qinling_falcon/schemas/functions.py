@@ -31,15 +31,15 @@ class Code(fields.Field[dict[str, Any]]):
                 raise ValidationError(error.message) from None
         if not isinstance(value, dict):
             raise ValidationError("must be a JSON object.")
-        value = {name: member for name, member in value.items() if member is not None}
-        unknown = sorted(set(value) - _MEMBERS)
+        code = {name: member for name, member in value.items() if member is not None}
+        unknown = sorted(code.keys() - _MEMBERS)
         if unknown:
             raise ValidationError(f"Unknown field: {', '.join(unknown)}.")
-        if value.get("source") not in SOURCES:
+        if code.get("source") not in SOURCES:
             raise ValidationError(f"source must be one of {', '.join(SOURCES)}.")
-        if "md5sum" in value:
-            value["md5sum"] = parse_md5(value["md5sum"])
-        return value
+        if "md5sum" in code:
+            code["md5sum"] = parse_md5(code["md5sum"])
+        return code
 
 
 class Entry(Text):

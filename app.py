@@ -1,0 +1,39 @@
+"""The WSGI entry point: Gunicorn loads it in each web process, after the fork."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+
+from qinling_falcon.api import Api, create_app
+from qinling_falcon.invocation.invoker import Invoker
+from qinling_falcon.invocation.targets import Resolver
+from qinling_falcon.models import database
+from qinling_falcon.observability.logs import setup_logging
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.resources.services import Services
+from qinling_falcon.settings import Settings, get_settings
+from qinling_falcon.storage.packages import LocalPackages
+
+
+def build(settings: Settings) -> Api:
+    """The application on its real collaborators. They connect when they are first used."""
+    setup_logging(settings.log_level, "web")
+    database.connect(settings)
+    connection = PipelinedConnection(settings.effective_redis_url)
+    pool = Pool(connection, f"web:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}", settings)
+    pool.start()
+    packages = LocalPackages.from_settings(settings)
+    invoker = Invoker(pool, Resolver(pool), packages, settings)
+    checks = {"redis": lambda: connection.call("PING"), "database": _ask_database}
+    return create_app(Services(settings, pool, invoker, packages, checks))
+
+
+def _ask_database() -> None:
+    with database.reading():
+        database.engine().execute_sql("SELECT 1")
+
+
+application = build(get_settings())

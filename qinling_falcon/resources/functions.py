@@ -1,0 +1,150 @@
+"""`/v1/functions`: code, entry point and limits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import falcon
+
+from qinling_falcon.auth.policy import enforce
+from qinling_falcon.errors import MethodNotAllowed, Unavailable
+from qinling_falcon.models import function as functions
+from qinling_falcon.models.listing import page
+from qinling_falcon.models.scope import scoped
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.resources.answers import answer, created
+from qinling_falcon.resources.forms import read_upload
+from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.packages import changes_of, code_of_new, taken_back
+from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.services import Services
+from qinling_falcon.schemas.fields import parse_flag
+from qinling_falcon.schemas.functions import FunctionCreate, FunctionMade, FunctionShown, FunctionUpdate
+from qinling_falcon.storage.packages import PackageMissing
+
+_made = FunctionMade()
+_shown = FunctionShown()
+# What no worker and no resolved target knows of.
+_ROW_ONLY = frozenset({"name", "description"})
+
+
+class Functions:
+    """All functions of a project."""
+
+    def __init__(self, services: Services):
+        self._services = services
+        self._create = FunctionCreate(services.settings)
+
+    def on_post(self, req: Request, resp: falcon.Response) -> None:
+        """Make a function of an uploaded package.
+
+        The package is durable before the row is written. A crash in between
+        leaves a file that no row names, which the storage sweeps up.
+        """
+        services = self._services
+        upload = read_upload(req, services.packages, services.settings, self._create.fields)
+        with taken_back(services.packages, upload):
+            values = self._create.read(upload.fields, lenient=req.reference_client)
+            code = code_of_new(values, upload)
+            assert upload.package is not None
+            values |= {"code": code, "package_key": upload.package.key}
+            with upload.handed_over():
+                function = functions.create(req.caller, **values)
+        path = f"/v1/functions/{function.id}"
+        created(req, resp, _made.dump(function), path, services.settings.public_endpoint)
+
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        """List the project's functions, or for an admin those of all."""
+        settings = self._services.settings
+        all_projects = wants_all_projects(req)
+        if all_projects:
+            enforce(req.caller, "function:get_all:all_projects")
+        params = list_params(req, settings, functions.LISTS)
+        found = page(scoped(req.caller, all_projects=all_projects).functions(), functions.LISTS, params)
+        answer_page(req, resp, settings, "functions", found, _shown)
+
+
+class OneFunction:
+    """One function."""
+
+    def __init__(self, services: Services):
+        self._services = services
+        self._update = FunctionUpdate(services.settings)
+
+    def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
+        """Show it, or with `download` send its package."""
+        function = functions.get(req.caller, function_id)
+        if parse_flag(req.get_param("download", default="no")):
+            self._download(resp, function)
+        else:
+            answer(resp, _shown.dump(function))
+
+    def on_put(self, req: Request, resp: falcon.Response, function_id: str) -> None:
+        """Change it. Calls that run go on with the old code; none that starts after the answer does.
+
+        A crash before the row is written leaves an unnamed file at most. One after it
+        leaves the change done, and the replaced package as an unnamed file: the
+        storage sweeps both up. The mark of the change expires by itself; until then
+        nobody caches the function.
+        """
+        services = self._services
+        upload = read_upload(req, services.packages, services.settings, self._update.fields)
+        with taken_back(services.packages, upload):
+            function = functions.get(req.caller, function_id)
+            values = self._update.read(_flattened(upload.fields, req), lenient=req.reference_client)
+            changes = changes_of(function, values, upload)
+            if changes.keys() - _ROW_ONLY:
+                with services.pool.changing(f"function:{function_id}"):
+                    with upload.handed_over():
+                        updated = functions.update(req.caller, function_id, changes)
+                    if updated.reload:
+                        _drain(services.pool, function_id, 0)
+                function = updated.function
+                if updated.replaced_package is not None:
+                    services.packages.delete(updated.replaced_package)
+            elif changes:
+                function = functions.update(req.caller, function_id, changes).function
+        answer(resp, _made.dump(function))
+
+    def on_delete(self, req: Request, resp: falcon.Response, function_id: str) -> None:
+        """Delete it, with its package and workers; its executions stay.
+
+        A crash after the row is gone leaves workers that nobody can lease, which end when they have been
+        idle for long enough, and the package as an unnamed file, which the storage sweeps up.
+        """
+        services = self._services
+        with services.pool.changing(f"function:{function_id}"):
+            function = functions.delete(req.caller, function_id)
+            _drain(services.pool, function_id, None)
+        if function.package_key is not None:
+            services.packages.delete(function.package_key)
+        resp.status = falcon.HTTP_204
+
+    def _download(self, resp: falcon.Response, function: functions.Function) -> None:
+        if function.package_key is None:
+            raise MethodNotAllowed(f"Function {function.id} has no package to download.")
+        try:
+            package = self._services.packages.open(function.package_key)
+        except PackageMissing:
+            # It was replaced or deleted since the row was read.
+            raise Unavailable("The package is not there at the moment; try again.", retry_after_s=1) from None
+        resp.content_type = "application/zip"
+        resp.set_header("Content-Disposition", f'attachment; filename="{function.id}.zip"')
+        resp.set_header("ETag", f'"{function.code["md5sum"]}"')
+        resp.set_stream(package, os.fstat(package.fileno()).st_size)
+
+
+def _drain(pool: Pool, function_id: str, version: int | None) -> None:
+    # The change is committed, and its new generation keeps calls from the old workers: draining only ends them sooner.
+    with contextlib.suppress(Unavailable):
+        pool.drain(function_id, version)
+
+
+def _flattened(fields: dict[str, Any], req: Request) -> dict[str, Any]:
+    """The reference client puts the members of `code` beside it."""
+    if not req.reference_client or fields.get("code") is not None or fields.get("source") is None:
+        return fields
+    members = {name: fields[name] for name in ("source", "md5sum") if name in fields}
+    return {name: value for name, value in fields.items() if name not in members} | {"code": members}

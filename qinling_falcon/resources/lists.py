@@ -1,0 +1,134 @@
+"""Lists: what the query string asks for, and how pages are answered."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import falcon
+from marshmallow import Schema
+
+from qinling_falcon.errors import BadRequest
+from qinling_falcon.models.listing import ListParams, ListSpec, Page
+from qinling_falcon.resources.answers import JSON, base_url, encode
+from qinling_falcon.resources.request import Request
+from qinling_falcon.schemas.fields import parse_flag
+from qinling_falcon.schemas.strict_json import check_text
+from qinling_falcon.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_PAGING = frozenset({"limit", "marker", "sort_key", "sort_dir"})
+_SCOPE = frozenset({"all_projects", "project_id"})
+# An answer up to this size is put together before it is sent; a larger one is sent while its rows are read.
+_WHOLE = 256 * 1024
+
+
+def list_params(req: Request, settings: Settings, spec: ListSpec[Any]) -> ListParams:
+    """What the query string of a list request asks for.
+
+    Raises:
+        BadRequest: a parameter that can't be used.
+    """
+    pairs = _pairs(req)
+    paging = {name: text for name, text in pairs if name in _PAGING}
+    filters = [(name, text) for name, text in pairs if name not in _PAGING and name not in _SCOPE]
+    if req.reference_client:
+        filters = [(name, text) for name, text in filters if name in spec.filters]
+    if "project_id" in req.params and req.caller.is_admin:
+        filters += [(name, text) for name, text in pairs if name == "project_id"]
+    return ListParams(
+        limit=_limit(paging.get("limit"), req, settings),
+        marker=paging.get("marker"),
+        sort_key=paging.get("sort_key", "created_at"),
+        sort_dir=paging.get("sort_dir", "asc"),
+        filters=filters,
+    )
+
+
+def wants_all_projects(req: Request) -> bool:
+    """Whether rows of other projects are asked for; whether they may be is for the policy to say.
+
+    Raises:
+        BadRequest: `all_projects` is neither true nor false.
+    """
+    text = dict(_pairs(req)).get("all_projects", "false")
+    value = parse_flag(text)
+    if value is None:
+        raise BadRequest("all_projects must be true or false.", errors={"all_projects": ["Must be true or false."]})
+    return value or (req.caller.is_admin and "project_id" in req.params)
+
+
+def answer_page(
+    req: Request, resp: falcon.Response, settings: Settings, key: str, page: Page[Any], shown: Schema
+) -> None:
+    """Answer with a page of rows.
+
+    Args:
+        req: the request.
+        resp: its answer.
+        settings: say whether lists come in envelopes.
+        key: the list's name in its envelope.
+        page: the rows; they are read while they are sent.
+        shown: how a row is shown.
+    """
+    following = None
+    if page.next_marker is not None:
+        following = _next_url(req, settings, page.next_marker)
+        resp.set_header("Link", f'<{following}>; rel="next"')
+    envelope = settings.list_envelope == "always" or (settings.list_envelope == "auto" and req.reference_client)
+    head, tail = b"[", b"]"
+    if envelope:
+        head = b'{"%s": [' % key.encode()
+        tail = b'], "next": %s}' % encode(following) if following else b"]}"
+    rows = (encode(shown.dump(row)) for row in page.rows)
+    start: list[bytes] = []
+    size = 0
+    for row in rows:
+        start.append(row)
+        size += len(row)
+        if size > _WHOLE:
+            resp.content_type = JSON
+            resp.stream = _stream(head, itertools.chain(start, rows), tail, req.request_id)
+            return
+    resp.data = head + b", ".join(start) + tail
+
+
+def _stream(head: bytes, rows: Iterator[bytes], tail: bytes, request_id: str) -> Iterator[bytes]:
+    separator = head
+    try:
+        for row in rows:
+            yield separator + row
+            separator = b", "
+    except Exception:
+        # The status is sent already: the answer breaks off in the middle, which no client takes for a whole one.
+        logger.exception("a list broke off", extra={"request_id": request_id})
+        raise
+    yield tail
+
+
+def _pairs(req: Request) -> list[tuple[str, str]]:
+    pairs = []
+    for name, value in req.params.items():
+        check_text(name, "A parameter's name")
+        for text in value if isinstance(value, list) else [value]:
+            check_text(text, f"Parameter '{name}'")
+            pairs.append((name, text))
+    return pairs
+
+
+def _limit(text: str | None, req: Request, settings: Settings) -> int | None:
+    if text is None:
+        # The reference client never pages: without a limit it gets all rows.
+        return None if req.reference_client else settings.list_limit
+    if not text.isascii() or not text.isdigit() or int(text[:10]) < 1:
+        raise BadRequest("limit must be a whole number from 1 on.", errors={"limit": ["Must be from 1 on."]})
+    return min(int(text[:10]), settings.list_limit_max)
+
+
+def _next_url(req: Request, settings: Settings, marker: str) -> str:
+    pairs = [(name, text) for name, text in _pairs(req) if name != "marker"]
+    return f"{base_url(req, settings.public_endpoint)}{req.path}?{urlencode([*pairs, ('marker', marker)])}"
