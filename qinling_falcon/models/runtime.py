@@ -16,7 +16,7 @@ from qinling_falcon.models.rows import change, find
 from qinling_falcon.models.scope import Context, scoped, system
 from qinling_falcon.models.tables import Runtime, RuntimeStatus
 
-__all__ = ["LISTS", "Runtime", "RuntimeStatus", "create", "delete", "get", "remove", "settle", "to_settle", "update"]
+__all__ = ["LISTS", "Runtime", "RuntimeStatus", "create", "delete", "everything", "get", "remove", "settle", "to_settle", "update"]
 
 LISTS = ListSpec(
     Runtime,
@@ -131,6 +131,12 @@ def to_settle() -> list[Runtime]:
     with reading():
         select = system("the pool manager serves all projects").runtimes()
         return list(select.where(Runtime.status.in_(unsettled)).order_by(Runtime.created_at))
+
+
+def everything() -> list[Runtime]:
+    """All runtimes, in order of creation: what the pool manager compares the pools with."""
+    with reading():
+        return list(system("the pool manager serves all projects").runtimes().order_by(Runtime.created_at))
 
 
 def settle(runtime_id: str, image: str, *, failure: str | None = None) -> bool:

@@ -1,0 +1,149 @@
+"""HTTP to runtime workers: one kept-alive connection for each worker that this process calls.
+
+A general HTTP client costs more CPU than the rest of a warm call. What is on
+the other end is our own worker (`runtimes/`), so this speaks just what that
+one answers: HTTP/1.1 with a Content-Length and a JSON body.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from qinling_falcon.pool.leases import Lease
+
+_LONGEST_IDLE_S = 60.0
+_SWEEP_AT = 512
+_BUFFER = 65536
+
+
+class NotSent(Exception):
+    """The worker could not be reached, or refused; the function has not run, so another worker may be tried."""
+
+
+class WorkerLost(Exception):
+    """The connection broke, or no answer came in time, after the request was sent: the function may have run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker answered: HTTP status and the members of its JSON body."""
+
+    status: int
+    body: dict[str, Any]
+
+
+class WorkerClient:
+    """Calls workers. Safe for many greenlets; each worker serves one call at a time, so it needs one connection."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, tuple[socket.socket, float]] = {}
+
+    def load(self, lease: Lease, package: bytes, about: dict[str, Any], timeout_s: float) -> None:
+        """Give a worker the package of its target.
+
+        Raises:
+            NotSent: it did not take it; nothing has run.
+        """
+        head = f"X-Load: {json.dumps(about)}\r\n"
+        try:
+            answer = self._call(lease, "/load", head, package, timeout_s)
+        except WorkerLost as error:
+            raise NotSent(f"the worker was lost while it loaded: {error}") from error
+        if answer.status != 200:
+            raise NotSent(f"the worker did not load the package: {answer.body.get('error')}")
+
+    def execute(self, lease: Lease, execution: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Run one execution on a leased worker and return what it answered.
+
+        Raises:
+            NotSent: it has not run.
+            WorkerLost: it may have run.
+        """
+        answer = self._call(lease, "/execute", "", json.dumps(execution).encode(), timeout_s)
+        if answer.status != 200:
+            raise NotSent(f"the worker refused: {answer.body.get('error')}")
+        return answer.body
+
+    def _call(self, lease: Lease, path: str, head: str, body: bytes, timeout_s: float) -> Answer:
+        connection = self._connect(lease)
+        request = (
+            f"POST {path} HTTP/1.1\r\nHost: worker\r\nX-Worker-Secret: {lease.secret}\r\n{head}"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode("ascii")
+        try:
+            connection.settimeout(timeout_s)
+            connection.sendall(request + body)
+            answer = _read_answer(connection)
+        except (OSError, ValueError) as error:
+            connection.close()
+            raise WorkerLost(str(error) or type(error).__name__) from error
+        except BaseException:  # a greenlet that is killed leaves an answer unread on this connection
+            connection.close()
+            raise
+        if len(self._idle) >= _SWEEP_AT:
+            self._sweep()
+        self._idle[lease.worker_id] = (connection, time.monotonic())
+        return answer
+
+    def _connect(self, lease: Lease) -> socket.socket:
+        kept = self._idle.pop(lease.worker_id, None)
+        if kept is not None:
+            if _is_quiet(kept[0]):
+                return kept[0]
+            kept[0].close()
+        host, _, port = lease.address.rpartition(":")
+        try:
+            connection = socket.create_connection((host, int(port)), timeout=2.0)
+        except OSError as error:
+            raise NotSent(f"no connection to the worker: {error}") from error
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def _sweep(self) -> None:
+        """Close connections to workers that were not called for long; most of those workers are gone."""
+        oldest = time.monotonic() - _LONGEST_IDLE_S
+        for worker_id, (connection, used) in list(self._idle.items()):
+            if used < oldest or not _is_quiet(connection):
+                connection.close()
+                del self._idle[worker_id]
+
+
+def _is_quiet(connection: socket.socket) -> bool:
+    """Whether nothing has come on an idle connection; an end of file there means that the worker has ended."""
+    connection.settimeout(0)
+    try:
+        connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _read_answer(connection: socket.socket) -> Answer:
+    data = connection.recv(_BUFFER)
+    end = data.find(b"\r\n\r\n")
+    while end < 0:
+        more = connection.recv(_BUFFER)
+        if not more:
+            raise ConnectionError("the worker closed the connection")
+        data += more
+        end = data.find(b"\r\n\r\n")
+    status = int(data[9:12])
+    head = data[:end].lower()
+    at = head.index(b"content-length:") + 15
+    stop = head.find(b"\r\n", at)
+    length = int(head[at : stop if stop > 0 else None])
+    parts = [data[end + 4 :]]
+    missing = length - len(parts[0])
+    while missing > 0:
+        more = connection.recv(min(missing, _BUFFER))
+        if not more:
+            raise ConnectionError("the worker closed the connection")
+        parts.append(more)
+        missing -= len(more)
+    return Answer(status, json.loads(b"".join(parts)) if length else {})

@@ -1,0 +1,181 @@
+"""The pool manager: keeps what Redis says of the pool and what the orchestrator runs the same.
+
+Each pass compares the two and acts on the differences, so that a pass after a
+crash (of this process, of Redis, of a worker, of everything) is like any other:
+nothing has to be remembered. A pass takes a few Redis round trips and one
+SELECT, and comes every `REAP_INTERVAL_S`, or at once when the pool is short.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+
+import gevent
+from gevent.event import Event
+from gevent.lock import BoundedSemaphore
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.orchestrators.base import Orchestrator, StartFailed, UnknownImage
+from qinling_falcon.pool.registry import Registry
+from qinling_falcon.pool.runtimes import Runtimes, Trial
+from qinling_falcon.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_LONGEST_BACKOFF_S = 30.0
+
+
+class Manager:
+    """Starts, ends and replaces the workers of one orchestrator.
+
+    Args:
+        record_lost: writes the records of executions whose lease was lost (details by
+            execution id); it may raise `Unavailable`, and is called again then.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        orchestrator: Orchestrator,
+        runtimes: Runtimes,
+        settings: Settings,
+        record_lost: Callable[[Mapping[str, str]], None],
+    ):
+        self._registry = registry
+        self._orchestrator = orchestrator
+        self._runtimes = runtimes
+        self._settings = settings
+        self._record_lost = record_lost
+        # Workers that are being started or ended by a greenlet of this process, and images under trial.
+        self._starting: set[str] = set()
+        self._ending: set[str] = set()
+        self._trials: set[str] = set()
+        self._retry_at: dict[str, float] = {}
+        self._starts = BoundedSemaphore(os.cpu_count() or 1)
+        self._name = f"{os.uname().nodename}:{os.getpid()}"
+
+    def run(self, stopping: Event) -> None:
+        """Make pass after pass until `stopping` is set, then end all workers."""
+        healthy = True
+        while not stopping.is_set():
+            try:
+                active = self._registry.claim_manager(self._name, 5.0)
+                if active:
+                    self._pass()
+                    self._registry.wait_for_work(self._settings.reap_interval_s)
+                else:
+                    stopping.wait(self._settings.reap_interval_s)
+                if not healthy:
+                    log.info("the pool manager is back at work")
+                healthy = True
+            except Unavailable as error:
+                if healthy:
+                    log.warning("the pool manager waits: %s", error)
+                healthy = False
+                stopping.wait(0.2)
+            except Exception:
+                # A worker or row that nobody foresaw must not end all others, as the end of this process would.
+                log.exception("a pass of the pool manager failed")
+                stopping.wait(self._settings.reap_interval_s)
+        self._close()
+
+    def _pass(self) -> None:
+        self._registry.reap()
+        self._reconcile()
+        self._settle_lost()
+        for trial in self._runtimes.reconcile(self._registry.plan().keys()):
+            if trial.runtime_id not in self._trials:
+                self._trials.add(trial.runtime_id)
+                gevent.spawn(self._try_image, trial)
+        for runtime_id, count in self._registry.plan().items():
+            image = self._runtimes.images.get(runtime_id)
+            if image is not None and time.monotonic() >= self._retry_at.get(runtime_id, 0.0):
+                for _ in range(count):
+                    self._begin_start(runtime_id, image)
+
+    def _reconcile(self) -> None:
+        """Make registry and orchestrator agree: what is in one of them alone goes."""
+        for worker_id in self._orchestrator.exited():
+            log.warning("worker %s ended by itself", worker_id)
+            self._registry.gone(worker_id)
+        known = self._registry.known()
+        alive = set(self._orchestrator.workers())
+        for worker_id in known - alive - self._starting:
+            self._registry.gone(worker_id)
+        for worker_id in (alive - known - self._starting) | set(self._registry.doomed()):
+            if worker_id in alive and worker_id not in self._ending:
+                self._ending.add(worker_id)
+                gevent.spawn(self._end, worker_id)
+
+    def _settle_lost(self) -> None:
+        lost = self._registry.lost()
+        if lost:
+            self._record_lost(lost)
+            self._registry.settled(list(lost))
+            log.warning("recorded lost executions: %s", ", ".join(lost))
+
+    def _begin_start(self, runtime_id: str, image: str) -> None:
+        worker_id = str(uuid.uuid4())
+        if self._registry.starting(worker_id, runtime_id):
+            self._starting.add(worker_id)
+            gevent.spawn(self._start, worker_id, runtime_id, image)
+
+    def _start(self, worker_id: str, runtime_id: str, image: str) -> None:
+        try:
+            with self._starts:
+                worker = self._orchestrator.start(worker_id, image)
+            if self._runtimes.images.get(runtime_id) == image:
+                self._registry.ready(worker, runtime_id)
+            else:  # its image was replaced meanwhile
+                self._orchestrator.destroy(worker_id)
+            self._runtimes.started(runtime_id, image)
+            self._retry_at.pop(runtime_id, None)
+        except (UnknownImage, StartFailed) as error:
+            failures = self._runtimes.start_failed(runtime_id, str(error))
+            self._retry_at[runtime_id] = time.monotonic() + min(_LONGEST_BACKOFF_S, 0.25 * 2**failures)
+            log.warning("a worker of runtime %s did not start (%d in a row): %s", runtime_id, failures, error)
+        except Unavailable as error:
+            log.warning("worker %s could not be made known: %s", worker_id, error)
+        finally:
+            # From here on a pass finds it in registry and orchestrator, or ends what is in one of them alone.
+            self._starting.discard(worker_id)
+
+    def _try_image(self, trial: Trial) -> None:
+        """Start one worker of a runtime's new image; it is the first to serve if it answers."""
+        worker_id = str(uuid.uuid4())
+        self._starting.add(worker_id)
+        try:
+            with self._starts:
+                worker = self._orchestrator.start(worker_id, trial.image)
+            if self._runtimes.finish(trial, None) and self._registry.starting(worker_id, trial.runtime_id):
+                self._registry.ready(worker, trial.runtime_id)
+        except (UnknownImage, StartFailed) as error:
+            log.warning("image %s of runtime %s failed, the old one stays: %s", trial.image, trial.runtime_id, error)
+            self._runtimes.finish(trial, str(error))
+        except Unavailable as error:
+            log.warning("image %s of runtime %s is tried again: %s", trial.image, trial.runtime_id, error)
+        finally:
+            self._starting.discard(worker_id)
+            self._trials.discard(trial.runtime_id)
+
+    def _end(self, worker_id: str) -> None:
+        try:
+            self._orchestrator.destroy(worker_id)
+            self._registry.gone(worker_id)
+        except Unavailable as error:
+            log.warning("worker %s is gone; the pool will hear of it later: %s", worker_id, error)
+        finally:
+            self._ending.discard(worker_id)
+
+    def _close(self) -> None:
+        self._orchestrator.close()
+        try:
+            for worker_id in self._registry.known():
+                self._registry.gone(worker_id)
+            self._settle_lost()
+        except Unavailable as error:
+            log.warning("ended with the pool's records as they are; the next manager clears them: %s", error)

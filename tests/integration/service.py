@@ -1,0 +1,165 @@
+"""A whole service for tests: real Gunicorn, pool manager, Valkey and sandboxed workers, on a free port."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.servers.valkey import valkey
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def package(**modules: str) -> bytes:
+    """A zip with one module for each keyword: name to source."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, source in modules.items():
+            archive.writestr(f"{name}.py", source)
+    return buffer.getvalue()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(what: str, condition: Any, timeout_s: float = 30.0) -> Any:
+    """Poll until `condition()` is true, and return it; fail the test with `what` otherwise."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        with contextlib.suppress(requests.ConnectionError):
+            value = condition()
+            if value:
+                return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s: {what}")
+
+
+class Service:
+    """One running service and a user of it."""
+
+    def __init__(self, port: int, var_dir: Path, environ: dict[str, str]):
+        self.url = f"http://127.0.0.1:{port}"
+        self.var_dir = var_dir
+        self.environ = environ
+        self.http = requests.Session()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str) -> None:
+        log = (self.var_dir / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environ,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        log.close()
+
+    def start_pool(self) -> None:
+        self.start("pool", sys.executable, "-m", "workers.pool")
+
+    def start_web(self) -> None:
+        config = ROOT / "config" / "gunicorn.conf.py"
+        self.start("web", sys.executable, "-m", "gunicorn", "-c", str(config), "--no-control-socket", "app:application")
+
+    def stop(self, name: str, sig: int = signal.SIGTERM) -> int:
+        process = self.processes.pop(name)
+        process.send_signal(sig)
+        return process.wait(30)
+
+    def close(self) -> None:
+        for name in ("web", "pool"):
+            if name in self.processes:
+                self.stop(name)
+
+    def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        return self.http.request(method, self.url + path, timeout=60, **arguments)
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()[-6000:]}" for path in self.var_dir.glob("*.log"))
+
+    def runtime(self, image: str = "python3", name: str = "python3") -> str:
+        """The id of a runtime that is available."""
+        for row in self.request("GET", "/v1/runtimes").json():
+            if row["image"] == image and row["status"] == "available":
+                return str(row["id"])
+        answer = self.request("POST", "/v1/runtimes", json={"image": image, "name": name})
+        assert answer.status_code == 201, answer.text
+        runtime_id = str(answer.json()["id"])
+
+        def available() -> bool:
+            row = self.request("GET", f"/v1/runtimes/{runtime_id}").json()
+            assert row["status"] != "error", row
+            return bool(row["status"] == "available")
+
+        wait_until(f"runtime {runtime_id} is available", available)
+        return runtime_id
+
+    def upload(self, source: str, entry: str = "main.main", **fields: Any) -> requests.Response:
+        """POST a function of one module, `main`."""
+        form = {"name": "f", "runtime_id": fields.pop("runtime_id", None) or self.runtime(), "entry": entry}
+        form |= {"code": '{"source": "package"}'} | {key: str(value) for key, value in fields.items()}
+        files = {"package": ("f.zip", package(main=source), "application/zip")}
+        return self.request("POST", "/v1/functions", data=form, files=files)
+
+    def function(self, source: str, entry: str = "main.main", **fields: Any) -> str:
+        """The id of a new function of one module, `main`."""
+        answer = self.upload(source, entry, **fields)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def call(self, function_id: str, input: Any = None, **fields: Any) -> dict[str, Any]:
+        """Run a function and return its execution."""
+        answer = self.request("POST", "/v1/executions", json={"function_id": function_id, "input": input, **fields})
+        assert answer.status_code == 201, f"{answer.status_code} {answer.text}\n{self.logs()}"
+        return dict(answer.json())
+
+    def log_of(self, execution: Mapping[str, Any]) -> str:
+        return self.request("GET", f"/v1/executions/{execution['id']}/log").text
+
+    def capacity(self, runtime_id: str) -> dict[str, int]:
+        return dict(self.request("GET", f"/v1/runtimes/{runtime_id}/pool").json()["capacity"])
+
+
+@contextlib.contextmanager
+def running_service(database_url: str = "", **settings: Any) -> Iterator[Service]:
+    """Start everything, wait until it is ready, and end all of it afterwards."""
+    with tempfile.TemporaryDirectory(prefix="qf-") as folder, valkey() as redis_url:
+        port = free_port()
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("GUNICORN")}
+        environ |= {
+            "PORT": str(port),
+            "VAR_DIR": folder,
+            "REDIS_URL": redis_url,
+            "DATABASE_URL": database_url,
+            "TZ": "UTC",
+        }
+        environ |= {name.upper(): str(value) for name, value in settings.items()}
+        migrate = [sys.executable, "-m", "qinling_falcon.models.migrate"]
+        subprocess.run(migrate, cwd=ROOT, env=environ, check=True, capture_output=True)
+        service = Service(port, Path(folder), environ)
+        try:
+            service.start_pool()
+            service.start_web()
+            wait_until("the service is ready", lambda: service.request("GET", "/readyz").status_code == 200)
+            yield service
+        finally:
+            service.close()

@@ -1,0 +1,40 @@
+"""Settings: every variable is read once, typed and checked; a wrong one says so by name."""
+
+import pytest
+
+from qinling_falcon.settings import Settings, SettingsError
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = Settings.from_env({})
+    assert settings.port == 7070
+    assert settings.effective_database_url.startswith("sqlite:///")
+    assert settings.effective_redis_url.startswith("unix://")
+
+
+def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
+    environ = {"PORT": "8080", "WARM_WORKERS": "", "ALLOW_REMOTE_NOAUTH": "Yes", "WORKER_IDLE_S": "1.5"}
+    settings = Settings.from_env(environ)
+    assert (settings.port, settings.warm_workers, settings.allow_remote_noauth) == (8080, 3, True)
+    assert settings.worker_idle_s == 1.5
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"PORT": "http"}, "PORT=http: expected a whole number"),
+        ({"PORT": "70000"}, "at most 65535"),
+        ({"ALLOW_REMOTE_NOAUTH": "maybe"}, "true or false"),
+        ({"LIST_ENVELOPE": "sometimes"}, "one of auto, always, never"),
+        ({"DEFAULT_CPU": "999"}, "DEFAULT_CPU=999"),
+        ({"HOST": "0.0.0.0"}, "HOST=0.0.0.0"),
+        ({"LIST_LIMIT": "20000"}, "LIST_LIMIT=20000"),
+    ],
+)
+def test_wrong_value_is_refused_with_its_name_and_what_was_expected(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Settings.from_env(environ)
+
+
+def test_noauth_listens_beyond_loopback_only_when_told_to() -> None:
+    assert Settings.from_env({"HOST": "0.0.0.0", "ALLOW_REMOTE_NOAUTH": "true"}).host == "0.0.0.0"
