@@ -35,13 +35,13 @@ class Hierarchy:
     controllers: frozenset[str]
 
 
-def hierarchies() -> list[Hierarchy]:
-    """The hierarchies that serve memory, pids and cpu to this process: version 1 where it has them, else 2."""
-    own = dict(_own_groups())
+def hierarchies(process: Path = Path("/proc/self")) -> list[Hierarchy]:
+    """The hierarchies that serve memory, pids and cpu to a process: version 1 where it has them, else 2."""
+    own = dict(_own_groups(process))
     found: dict[Path, Hierarchy] = {}
     rest = set(CONTROLLERS)
     unified: tuple[Path, str] | None = None
-    for kind, root, mount, options in _mounts():
+    for kind, root, mount, options in _mounts(process):
         if kind == "cgroup2":
             unified = unified or (mount, root)
             continue
@@ -217,10 +217,10 @@ def _limit(folder: Path, limits: Limits) -> None:
         _write(folder / "pids.max", str(limits.processes))
 
 
-def _mounts() -> list[tuple[str, str, Path, list[str]]]:
+def _mounts(process: Path) -> list[tuple[str, str, Path, list[str]]]:
     """(file system, root inside it, mount point, its own options) of the mounted hierarchies."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in (process / "mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
@@ -229,9 +229,9 @@ def _mounts() -> list[tuple[str, str, Path, list[str]]]:
     return found
 
 
-def _own_groups() -> list[tuple[str, str]]:
-    """(controllers, path) of this process in each hierarchy; version 2 has no controllers' names."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
+def _own_groups(process: Path) -> list[tuple[str, str]]:
+    """(controllers, path) of a process in each hierarchy; version 2 has no controllers' names."""
+    lines = (process / "cgroup").read_text().splitlines()
     return [(names, path) for _, names, path in (line.split(":", 2) for line in lines)]
 
 
@@ -250,9 +250,11 @@ def _delegating(mount: Path, own: Path, wanted: set[str]) -> Hierarchy | None:
     for folder in [own, *own.parents]:
         if not folder.is_relative_to(mount):
             break
-        if folder == mount:
-            _try_write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
-        enabled = wanted & set(_read_words(folder / "cgroup.subtree_control"))
+        control = folder / "cgroup.subtree_control"
+        lacking = wanted - set(_read_words(control))
+        if lacking and folder == mount:
+            _try_write(control, " ".join(f"+{name}" for name in sorted(lacking)))
+        enabled = wanted & set(_read_words(control))
         if enabled and os.access(folder, os.W_OK) and (best is None or len(enabled) > len(best.controllers)):
             best = Hierarchy(folder, 2, frozenset(enabled))
     return best

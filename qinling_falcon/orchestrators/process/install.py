@@ -72,7 +72,9 @@ class Install:
     def remembered_groups(self) -> list[Path]:
         """Folders of control groups that managers of this install have made: another login has others."""
         path = self.folder / "cgroups"
-        return [Path(line) for line in path.read_text().splitlines()] if path.exists() else []
+        folders = [Path(line) for line in path.read_text().splitlines()] if path.exists() else []
+        # In a copy of the folder they are those of the install that it was copied from.
+        return [folder for folder in folders if folder.name.endswith(f"-{self.install_id}")]
 
     def remember_groups(self, folders: Iterable[Path]) -> None:
         """Note `folders` for the next manager, before anything runs in them."""

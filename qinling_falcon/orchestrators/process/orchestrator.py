@@ -19,6 +19,7 @@ from qinling_falcon.orchestrators.process.homes import Homes
 from qinling_falcon.orchestrators.process.images import LocalRuntime, RuntimeTable
 from qinling_falcon.orchestrators.process.install import Install
 from qinling_falcon.orchestrators.process.isolation import demand, examine
+from qinling_falcon.orchestrators.process.programs import Programs
 from qinling_falcon.orchestrators.process.sandbox import CODE, SHM, TMP, Box, Form, worker_words, wrap
 from qinling_falcon.orchestrators.process.slots import Slots
 from qinling_falcon.orchestrators.process.sweep import sweep
@@ -69,6 +70,7 @@ class ProcessOrchestrator:
         self._table = RuntimeTable(settings.runtimes_file, foreign_uid=foreign)
         self._slots = Slots(settings.sandbox_uid_base)
         self._homes = Homes(self._install.workers_dir, install_id, foreign_uid=foreign)
+        self._programs = Programs(self._install.folder / "programs")
         self._subtree = Subtree(install_id, hierarchies())
         sweep(self._install, self._subtree, self._homes, self._slots)
 
@@ -139,7 +141,7 @@ class ProcessOrchestrator:
         """Give the worker all that it needs and execute it; the port that it listens on."""
         worker.slot = self._slots.claim() if self._own_uids else None
         worker.home = self._homes.home(worker.worker_id, worker.slot)
-        program = runtime.program
+        program = self._programs.prepare(runtime)
         if self._form is Form.RLIMITS:
             program = worker.home.make_plain(program)
         else:

@@ -1,8 +1,7 @@
 """A small worker program for these tests: it speaks `/ping`, and tries what it is asked to try.
 
-`POST /try` runs the body as Python and answers with the JSON of its variable `answer`; with `X-As: child` in a
-forked process that has become the second uid, as user code would. `QF_PROBE` style behaviours at the start come from
-the program's file name: `dies.py` and `mute.py` beside this one.
+`POST /try` runs the body as Python, with the worker's configuration as `config`, and answers with the JSON of its
+variable `answer`, or with what it raised; with `X-As: child` in a forked process under the second uid, as user code is.
 """
 
 import json

@@ -1,0 +1,187 @@
+"""Orchestrators with runtimes of these tests, and eyes that look from outside for what they leave."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings import MIB, Settings
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    table = "".join(f'[runtimes.{p.stem}]\nimages = ["{p.stem}"]\nprogram = "{p}"\n' for p in PROGRAMS.glob("*.py"))
+    (tmp_path / "runtimes.toml").write_text(table)
+    return Settings(
+        var_dir=tmp_path / "var", runtimes_file=tmp_path / "runtimes.toml", tmp_size=4 * MIB, shm_size=MIB,
+        max_memory_size=32 * MIB, max_processes=24,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def make_orchestrator() -> Iterator[Callable[[Settings], ProcessOrchestrator]]:
+    made: list[ProcessOrchestrator] = []
+
+    def make(settings: Settings) -> ProcessOrchestrator:
+        made.append(ProcessOrchestrator(settings))
+        return made[-1]
+
+    yield make
+    for orchestrator in made:
+        orchestrator.close()
+
+
+@pytest.fixture
+def orchestrator(
+    settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator]
+) -> ProcessOrchestrator:
+    return make_orchestrator(settings)
+
+
+class Manager:
+    """A manager in a process of its own (`manager.py`)."""
+
+    def __init__(self, settings: Settings, **environment: str):
+        given = {
+            name.upper(): str(getattr(settings, name))
+            for name in (
+                "var_dir",
+                "runtimes_file",
+                "tmp_size",
+                "shm_size",
+                "max_memory_size",
+                "max_processes",
+                "sandbox",
+            )
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.orchestrator.manager"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY,
+            env={"PATH": os.environ["PATH"], **given, **environment},
+        )  # fmt: skip
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps([method, *arguments]) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"the manager ended with {self.process.wait()}"
+        return json.loads(line)
+
+    def start(self, *worker_ids: str, image: str = "probe") -> list[StartedWorker]:
+        return [StartedWorker(**found) for found in self.call("start_all", worker_ids, image)]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            assert self.process.stdin
+            self.process.stdin.close()
+            self.process.wait(20)
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def make_manager() -> Iterator[Callable[..., Manager]]:
+    made: list[Manager] = []
+
+    def make(settings: Settings, **environment: str) -> Manager:
+        made.append(Manager(settings, **environment))
+        return made[-1]
+
+    yield make
+    for manager in made:
+        manager.stop()
+
+
+def attempt(worker: StartedWorker, code: str, *, as_child: bool = True) -> Any:
+    """What the code's `answer` is inside the worker, as user code or as its supervisor."""
+    headers = {"X-Worker-Secret": worker.secret, "X-As": "child" if as_child else "supervisor"}
+    status, answer = request(worker.address, "POST", "/try", code.encode(), headers)
+    assert status == 200, answer
+    return answer
+
+
+def request(
+    address: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    """One request to a worker."""
+    connection = http.client.HTTPConnection(address, timeout=30)
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A live process, as the host sees it."""
+
+    pid: int
+    uid: int
+    words: str
+
+
+def processes() -> list[Seen]:
+    """Every live process of this machine."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "status").read_text()
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            if fields["State"][0] not in "ZX":
+                found.append(Seen(int(entry.name), int(fields["Uid"].split()[0]), words))
+    return found
+
+
+def install_id(settings: Settings) -> str:
+    return (settings.var_dir / "install-id").read_text().split()[0]
+
+
+def marked(settings: Settings) -> list[Seen]:
+    """The processes of this install's workers; what is forked keeps its parent's command line."""
+    name = install_id(settings)
+    return [process for process in processes() if f"qf_worker={name}/" in process.words]
+
+
+def groups_of(settings: Settings) -> list[Path]:
+    """The control groups of this install's workers."""
+    name = f"qinling-falcon-{install_id(settings)}"
+    # os.walk, unlike a glob, does not mind that other tests' groups go meanwhile.
+    subtrees = [Path(path) for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(name)]
+    return [group for subtree in subtrees for group in subtree.iterdir() if group.is_dir()]
+
+
+def left_of(settings: Settings) -> list[Any]:
+    """Everything that workers of this install have on the machine: processes, groups, folders."""
+    folders = list((settings.var_dir / "workers").iterdir())
+    spare = list(Path("/tmp").glob(f"qinling-falcon-{install_id(settings)}/*"))
+    return [*groups_of(settings), *marked(settings), *folders, *spare]
+
+
+def eventually(condition: Callable[[], Any], within_s: float = 10.0) -> Any:
+    """The condition's value as soon as it is true, or its last one."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return value

@@ -1,0 +1,34 @@
+"""A pool manager for these tests, in a process that can be killed: gevent-patched, driven by JSON lines.
+
+Each line of standard input is `[method, arguments...]`; `start_all` starts several workers at once. Each line of
+standard output is the answer.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import dataclasses  # noqa: E402
+import json  # noqa: E402
+import sys  # noqa: E402
+
+import gevent  # noqa: E402
+
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator  # noqa: E402
+from qinling_falcon.settings import Settings  # noqa: E402
+
+
+def main() -> None:
+    orchestrator = ProcessOrchestrator(Settings.from_env())
+    for line in iter(sys.stdin.readline, ""):
+        method, *arguments = json.loads(line)
+        if method == "start_all":
+            greenlets = [gevent.spawn(orchestrator.start, worker_id, arguments[1]) for worker_id in arguments[0]]
+            answer = [dataclasses.asdict(greenlet.get()) for greenlet in greenlets]
+        else:
+            answer = getattr(orchestrator, method)(*arguments)
+        print(json.dumps(answer), flush=True)
+    orchestrator.close()
+
+
+main()

@@ -1,0 +1,123 @@
+"""The report of what isolates workers, and control groups of both versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qinling_falcon.orchestrators.process import isolation, sandbox
+from qinling_falcon.orchestrators.process.cgroups import Hierarchy, Limits, Subtree, hierarchies
+from qinling_falcon.settings import Settings, SettingsError
+
+from .conftest import REPOSITORY
+
+FEATURES = [
+    "root", "bubblewrap", "pid namespace", "net namespace", "ipc namespace", "uts namespace", "mount namespace",
+    "cgroup namespace", "second uid", "setpriv", "memory cgroup", "pids cgroup", "cpu cgroup", "seccomp",
+]  # fmt: skip
+
+
+def doctor(**environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "qinling_falcon.orchestrators.process.doctor"],
+        capture_output=True, text=True, cwd=REPOSITORY, env={"PATH": os.environ["PATH"], **environment},
+    )  # fmt: skip
+
+
+def test_doctor_names_every_feature() -> None:
+    found = doctor()
+    assert found.returncode == 0
+    lines = found.stdout.splitlines()
+    assert [line[:18].strip() for line in lines[:-1]] == FEATURES
+    assert lines[-1].startswith("workers run in: ")
+
+
+def test_doctor_says_what_the_plain_form_lacks() -> None:
+    found = doctor(SANDBOX="rlimits")
+    assert found.returncode == 0
+    assert "pid namespace     MISSING  functions see other processes" in found.stdout
+
+
+def test_doctor_tells_of_a_wrong_setting() -> None:
+    found = doctor(SANDBOX="chroot")
+    assert found.returncode == 1
+    assert found.stderr.startswith("SANDBOX=chroot: expected one of")
+
+
+def test_report_is_a_list_of_triples() -> None:
+    report = isolation.isolation_report(Settings())
+    assert [name for name, _, _ in report] == FEATURES
+    assert all(note for _, available, note in report if not available)
+
+
+def test_bubblewrap_can_be_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(sandbox="bubblewrap")
+    missing = sandbox.Tools(None, sandbox.find_tools().setpriv)
+    monkeypatch.setattr(isolation, "find_tools", lambda: missing)
+    with pytest.raises(SettingsError, match=r"SANDBOX=bubblewrap: .* no bwrap"):
+        isolation.demand(settings, isolation.examine(settings))
+    relaxed = dataclasses.replace(settings, sandbox="auto")
+    found = isolation.examine(relaxed)
+    isolation.demand(relaxed, found)
+    assert found.form == "rlimits"
+
+
+def simulate(tmp_path: Path, own: str, *delegating: str) -> Path:
+    """A host with control groups of version 2 alone, as its files show it to a process in the group `own`."""
+    mount = tmp_path / "cgroup"
+    (mount / own.strip("/")).mkdir(parents=True)
+    for folder in (mount, *(mount / name for name in delegating)):
+        (folder / "cgroup.subtree_control").write_text("cpu io memory pids")
+    process = tmp_path / "proc"
+    process.mkdir()
+    (process / "mountinfo").write_text(f"26 19 0:23 / {mount} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n")
+    (process / "cgroup").write_text(f"0::{own}\n")
+    return process
+
+
+def test_version_2_uses_the_nearest_group_that_delegates(tmp_path: Path) -> None:
+    process = simulate(tmp_path, "/system.slice/qinling.service", "system.slice")
+    assert hierarchies(process) == [
+        Hierarchy(tmp_path / "cgroup" / "system.slice", 2, frozenset({"memory", "pids", "cpu"}))
+    ]
+
+
+def test_version_2_falls_back_on_the_root(tmp_path: Path) -> None:
+    process = simulate(tmp_path, "/user.slice/session")
+    assert [found.parent for found in hierarchies(process)] == [tmp_path / "cgroup"]
+
+
+def test_a_hierarchy_that_can_not_be_used_is_a_problem_and_no_error(tmp_path: Path) -> None:
+    subtree = Subtree("x", [Hierarchy(tmp_path / "none", 2, frozenset({"memory", "pids"}))])
+    assert subtree.controllers == set()
+    assert "No such file" in subtree.problems["memory"]
+    assert not subtree.make_group("w1", Limits(1, 1))
+
+
+def test_version_2_kills_a_whole_group_at_once() -> None:
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    mount = next((Path(words[1]) for words in mounts if words[2] == "cgroup2"), None)
+    if mount is None or not os.access(mount, os.W_OK):
+        pytest.skip("no control groups of version 2 that this user may make")
+    subtree = Subtree(f"test-{os.getpid()}", [Hierarchy(mount, 2, frozenset())])
+    group = subtree.make_group("w1", Limits(1, 1))
+    entrances = group.open_entrances()
+    process = subprocess.Popen(
+        ["sleep", "600"], preexec_fn=lambda: [os.write(entrance, b"0") for entrance in entrances] and None
+    )
+    try:
+        assert group.processes() == {process.pid}
+        group.kill()
+        assert process.wait(10) == -9
+    finally:
+        process.kill()
+        process.wait()
+        for entrance in entrances:
+            os.close(entrance)
+        assert group.remove()
+        subtree.remove()

@@ -1,0 +1,175 @@
+"""Workers come, answer, go, and leave nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from qinling_falcon.orchestrators.base import StartFailed, UnknownImage
+from qinling_falcon.orchestrators.process.install import AlreadyRunning
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings import Settings
+
+from .conftest import Manager, attempt, eventually, left_of, marked, request
+
+LEAVE_PROCESSES = """
+import os, time
+for _ in range(8):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.closerange(0, 64)
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+answer = "left"
+"""
+
+
+def supervisor_of(settings: Settings, worker_id: str) -> int:
+    """The host's id of the worker's own process: the first that is neither bubblewrap nor root."""
+    found = [process for process in marked(settings) if f"/{worker_id}/" in process.words and process.uid != 0]
+    return min(process.pid for process in found)
+
+
+def test_worker_answers_ping(orchestrator: ProcessOrchestrator) -> None:
+    worker = orchestrator.start("w1", "probe")
+    assert request(worker.address, "GET", "/ping") == (200, {"ready": True})
+    assert orchestrator.workers() == ["w1"]
+
+
+def test_worker_knows_its_secret_and_limits(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
+    worker = orchestrator.start("w1", "probe")
+    config = attempt(worker, "answer = config", as_child=False)
+    assert config["secret"] == worker.secret
+    assert len(worker.secret) >= 32
+    for name in ("max_result_size", "max_log_size", "max_processes", "max_open_files", "max_file_size"):
+        assert config[name] == getattr(settings, name)
+
+
+def test_destroy_leaves_nothing(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
+    worker = orchestrator.start("w1", "probe")
+    assert attempt(worker, LEAVE_PROCESSES) == "left"
+    assert attempt(worker, "open(config['code_dir'] + '/main.py', 'w').close(); answer = 1", as_child=False) == 1
+    assert left_of(settings)
+    orchestrator.destroy("w1")
+    assert left_of(settings) == []
+    assert orchestrator.workers() == []
+    with pytest.raises(ConnectionRefusedError):
+        request(worker.address, "GET", "/ping")
+
+
+def test_destroying_an_unknown_worker_is_no_error(orchestrator: ProcessOrchestrator) -> None:
+    orchestrator.destroy("nobody")
+
+
+def test_close_ends_all_workers(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
+    for worker_id in ("w1", "w2", "w3"):
+        orchestrator.start(worker_id, "probe")
+    orchestrator.close()
+    assert left_of(settings) == []
+
+
+def test_a_worker_that_ended_by_itself_is_named_once(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
+    dead = orchestrator.start("dead", "probe")
+    orchestrator.start("alive", "probe")
+    attempt(dead, LEAVE_PROCESSES)
+    assert orchestrator.exited() == []
+    os.kill(supervisor_of(settings, "dead"), signal.SIGKILL)
+    assert eventually(orchestrator.exited) == ["dead"]
+    assert orchestrator.exited() == []
+    assert orchestrator.workers() == ["alive"]
+    orchestrator.destroy("alive")
+    assert left_of(settings) == []
+
+
+def test_a_program_that_ends_at_once_fails_with_its_last_words(
+    orchestrator: ProcessOrchestrator, settings: Settings
+) -> None:
+    with pytest.raises(StartFailed, match="exit status 1: this worker has no will to live"):
+        orchestrator.start("w1", "dies")
+    assert left_of(settings) == []
+    assert orchestrator.exited() == []
+
+
+def test_a_program_that_never_answers_fails_in_time(
+    settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator]
+) -> None:
+    orchestrator = make_orchestrator(dataclasses.replace(settings, worker_start_timeout_s=0.5))
+    with pytest.raises(StartFailed, match=r"no answer within 0\.5 s"):
+        orchestrator.start("w1", "mute")
+    assert left_of(settings) == []
+    assert orchestrator.start("w1", "probe").worker_id == "w1"
+
+
+def test_unknown_image_names_the_known_ones(orchestrator: ProcessOrchestrator) -> None:
+    with pytest.raises(UnknownImage, match=r"image nodejs is not a local runtime; .* has: .*probe"):
+        orchestrator.check("nodejs")
+    with pytest.raises(UnknownImage):
+        orchestrator.start("w1", "nodejs")
+    orchestrator.check("probe")
+
+
+def test_user_ids_are_used_again_when_the_worker_is_gone(orchestrator: ProcessOrchestrator) -> None:
+    def uid(worker_id: str) -> int:
+        found: int = attempt(orchestrator.start(worker_id, "probe"), "import os; answer = os.getuid()")
+        return found
+
+    first, second = uid("w1"), uid("w2")
+    assert first != second
+    orchestrator.destroy("w1")
+    assert uid("w3") == first
+
+
+def test_starts_at_once_share_nothing(settings: Settings, make_manager: Callable[..., Manager]) -> None:
+    workers = make_manager(settings).start("w1", "w2", "w3", "w4")
+    list_descriptors = """
+import os
+kinds = []
+for fd in os.listdir("/proc/self/fd"):
+    try:
+        kinds.append(os.readlink(f"/proc/self/fd/{fd}").split(":")[0])
+    except FileNotFoundError:
+        pass
+answer = {kind: kinds.count(kind) for kind in ("socket", "pipe")}
+"""
+    for worker in workers:
+        # The listening socket and this request's own connection; the configuration's pipe was closed.
+        assert attempt(worker, list_descriptors, as_child=False) == {"socket": 2, "pipe": 0}
+        assert attempt(worker, "answer = config['secret']", as_child=False) == worker.secret
+    assert len({worker.secret for worker in workers}) == 4
+
+
+def test_manager_killed_takes_everything_along(settings: Settings, make_manager: Callable[..., Manager]) -> None:
+    manager = make_manager(settings)
+    workers = manager.start("w1", "w2")
+    for worker in workers:
+        attempt(worker, LEAVE_PROCESSES)
+    assert len(marked(settings)) >= 2 * (8 + 3)
+    manager.process.kill()
+    assert eventually(lambda: not marked(settings), within_s=5)
+
+
+def test_manager_stopped_leaves_nothing(settings: Settings, make_manager: Callable[..., Manager]) -> None:
+    manager = make_manager(settings)
+    manager.start("w1", "w2")
+    manager.stop()
+    assert manager.process.returncode == 0
+    assert left_of(settings) == []
+
+
+def test_one_manager_at_a_time(
+    settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator]
+) -> None:
+    settings = dataclasses.replace(settings, shutdown_grace_s=0.0)
+    first = make_orchestrator(settings)
+    first.start("w1", "probe")
+    with pytest.raises(AlreadyRunning):
+        make_orchestrator(settings)
+    assert first.exited() == []
+    first.close()
+    make_orchestrator(settings)

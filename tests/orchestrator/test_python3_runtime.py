@@ -1,0 +1,84 @@
+"""The shipped Python runtime, in each form of sandbox."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings import MIB, Settings
+
+from .conftest import REPOSITORY, left_of, request
+
+FUNCTION = """
+import os, time
+
+def main(action, **kwargs):
+    if action == "look":
+        status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines())
+        return {"uid": os.getuid(), "capabilities": status["CapEff"], "privileges": status["NoNewPrivs"],
+                "environment": sorted(os.environ), "descriptors": sorted(map(int, os.listdir("/proc/self/fd")))}
+    if action == "leave":
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(600)
+        return "left"
+    if action == "kill":
+        try:
+            os.kill(-1, 9)  # all but itself that it may
+        except ProcessLookupError:
+            pass
+        os.kill(os.getppid(), 9)
+"""
+
+
+def loaded(worker: StartedWorker) -> StartedWorker:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("main.py", FUNCTION)
+    target = {"target": "f:0:x", "entry": "main.main", "memory_size": 32 * MIB, "cpu": 100}
+    headers = {"X-Worker-Secret": worker.secret, "X-Load": json.dumps(target)}
+    assert request(worker.address, "POST", "/load", archive.getvalue(), headers) == (200, {"loaded": True})
+    return worker
+
+
+def execute(worker: StartedWorker, token: int, action: str) -> dict[str, Any]:
+    call = {
+        "token": token,
+        "execution_id": "e",
+        "timeout_s": 10,
+        "input": json.dumps({"action": action}),
+        "context": {},
+    }
+    headers = {"X-Worker-Secret": worker.secret}
+    status, answer = request(worker.address, "POST", "/execute", json.dumps(call).encode(), headers)
+    assert status == 200, answer
+    found: dict[str, Any] = answer
+    return found
+
+
+@pytest.mark.parametrize("sandbox", ["auto", "rlimits"])
+def test_a_function_runs_confined(
+    settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator], sandbox: Any
+) -> None:
+    shipped = REPOSITORY / "config" / "runtimes.toml"
+    settings = dataclasses.replace(settings, runtimes_file=shipped, sandbox=sandbox, max_processes=128)
+    orchestrator = make_orchestrator(settings)
+    worker = loaded(orchestrator.start("w1", "python3"))
+    seen = json.loads(execute(worker, 1, "look")["result"])["output"]
+    assert seen["uid"] != 0
+    assert int(seen["capabilities"], 16) == 0
+    assert seen["privileges"] == "1"
+    assert set(seen["environment"]) <= {"HOME", "PATH", "LANG", "LC_CTYPE", "PYTHONUNBUFFERED", "TMPDIR"}
+    assert "not permitted" in execute(worker, 2, "kill")["result"]
+    assert execute(worker, 3, "leave")["status"] == "success"
+    assert orchestrator.exited() == []
+    orchestrator.destroy("w1")
+    assert left_of(settings) == []

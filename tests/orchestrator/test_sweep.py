@@ -1,0 +1,90 @@
+"""A new manager ends what an earlier one of the same install left, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from qinling_falcon.orchestrators.process.cgroups import Limits, Subtree, hierarchies
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings import MIB, Settings
+
+from .conftest import Manager, attempt, eventually, groups_of, install_id, left_of, marked
+
+MakeOrchestrator = Callable[[Settings], ProcessOrchestrator]
+
+
+@pytest.fixture
+def leftovers() -> Iterator[list[subprocess.Popen[bytes]]]:
+    made: list[subprocess.Popen[bytes]] = []
+    yield made
+    for process in made:
+        process.kill()
+        process.wait()
+
+
+def leave(settings: Settings, made: list[subprocess.Popen[bytes]], *, in_group: bool) -> subprocess.Popen[bytes]:
+    """A process such as a killed manager could leave."""
+    name = install_id(settings)
+    mark = "x" if in_group else f"qf_worker={name}/w9/"
+    process = subprocess.Popen([sys.executable, "-X", mark, "-c", "import time; time.sleep(600)"])
+    made.append(process)
+    if in_group:
+        group = Subtree(name, hierarchies()).make_group("w8", Limits(64 * MIB, 10))
+        for folder in groups_of(settings):
+            (folder / "cgroup.procs").write_text(str(process.pid))
+        assert group.processes() == {process.pid}
+    (settings.var_dir / "workers" / "w9" / "code").mkdir(parents=True, exist_ok=True)
+    return process
+
+
+@pytest.mark.parametrize("in_group", [True, False], ids=["by control group", "by mark"])
+def test_own_leftovers_are_swept_and_others_are_not(
+    settings: Settings,
+    make_orchestrator: MakeOrchestrator,
+    leftovers: list[subprocess.Popen[bytes]],
+    in_group: bool,
+) -> None:
+    if in_group and not hierarchies():
+        pytest.skip("no control groups here")
+    others = dataclasses.replace(settings, var_dir=settings.var_dir.with_name("other"))
+    for each in (settings, others):
+        make_orchestrator(each).close()
+    ours, theirs = (leave(each, leftovers, in_group=in_group) for each in (settings, others))
+    make_orchestrator(settings)
+    assert ours.wait(10) == -9
+    assert left_of(settings) == []
+    assert theirs.poll() is None
+    assert left_of(others)
+    make_orchestrator(others)
+    assert theirs.wait(10) == -9
+
+
+def test_a_copied_folder_is_another_install(settings: Settings, make_orchestrator: MakeOrchestrator) -> None:
+    first = make_orchestrator(settings)
+    worker = first.start("w1", "probe")
+    copy = dataclasses.replace(settings, var_dir=settings.var_dir.with_name("copy"))
+    shutil.copytree(settings.var_dir, copy.var_dir)
+    make_orchestrator(copy)
+    assert first.exited() == []
+    assert attempt(worker, "answer = 1") == 1
+
+
+def test_what_outlives_a_plain_worker_is_swept(
+    settings: Settings, make_orchestrator: MakeOrchestrator, make_manager: Callable[..., Manager]
+) -> None:
+    settings = dataclasses.replace(settings, sandbox="rlimits")
+    manager = make_manager(settings)
+    (worker,) = manager.start("w1")
+    daemon = "import os, time\nif os.fork() == 0:\n    os.setsid(); os.closerange(0, 64); time.sleep(600)\nanswer = 1"
+    assert attempt(worker, daemon) == 1
+    manager.process.kill()
+    # The supervisor ends with its manager; what user code put into the background does not, without a namespace.
+    assert eventually(lambda: len(marked(settings)) == 1)
+    make_orchestrator(settings)
+    assert left_of(settings) == []
