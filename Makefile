@@ -47,7 +47,7 @@ clean: ## remove the virtual environment and caches; data in VAR_DIR stays
 
 .venv/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "Python 3.11 or later is needed; $(PYTHON) is $$("$(PYTHON)" --version 2>&1 || true)." \
+	  echo "Python 3.11 or later is needed; $(PYTHON) is $$("$(PYTHON)" --version 2>&1 | head -n 1 || true)." \
 	    "Name another: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Making a virtual environment in .venv ..." >&2
 	@"$(PYTHON)" -m venv .venv >&2 || { rm -rf .venv; \

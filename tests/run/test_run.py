@@ -139,7 +139,7 @@ def test_ends_with_the_make_that_started_it(folder: Path) -> None:
 
 
 def test_a_long_folder_name_works(folder: Path) -> None:
-    long = folder / ("long name with spaces, and a comma; " + "x" * 80)
+    long = folder / ("long name, 100% with signs; " + "x" * 80)
     with make_run(long) as running:
         printed = subprocess.run(
             ["bash", "-c", "set -e\n" + "\n".join(running.calls)], cwd=ROOT, text=True, capture_output=True, timeout=60

@@ -36,6 +36,7 @@ _START_TIMEOUT_S = 60.0
 # A program that died so often while starting won't start.
 _MOST_DEATHS = 3
 _OPEN_FILES = 65_536
+_LOOK_EVERY_S = 2.0
 
 
 class Service:
@@ -242,10 +243,14 @@ class Service:
                 raise StartError(f"{what} did not become ready within {_START_TIMEOUT_S:g} s", log=log)
 
     def _watch(self) -> None:
-        """Wait for a signal, and collect what was adopted."""
+        """Wait for a signal, and look after what runs."""
         assert self._supervisor is not None
+        look_at = time.monotonic()
         while not self._signals.wait(0.5):
             linux.reap_adopted([self._supervisor.pid])
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + _LOOK_EVERY_S
+                self._supervisor.hasten()
             if not self._supervisor.alive():
                 raise StartError("the process manager ended unexpectedly; all of the service has ended with it")
 

@@ -84,18 +84,21 @@ class Supervisor:
     ):
         self._socket = socket_dir / "supervisor.sock"
         self._config = socket_dir / "supervisord.conf"
-        # Read back as %(ENV_…)s: any path can be written there, whatever its characters mean in an ini file.
-        self._environ = {**environ, "QINLING_LOG_DIR": str(log_dir)}
+        # Whatever the characters of the logs' folder mean in an ini file, those of this link mean nothing.
+        self._logs = socket_dir / "logs"
+        self._logs.unlink(missing_ok=True)
+        self._logs.symlink_to(log_dir)
+        self._environ = dict(environ)
         self._leash = _LEASH if can_leash() else []
         self._socket.unlink(missing_ok=True)
         self._config.write_text(self._render(programs, stop_s))
-        self._log_dir = log_dir
+        self._waiting: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._rpc_proxy: xmlrpc.client.ServerProxy | None = None
 
     def start(self) -> None:
         """Start supervisord, in a session of its own, so that a terminal's Ctrl-C reaches none of it."""
-        with (self._log_dir / "supervisord.log").open("ab") as log:
+        with (self._logs / "supervisord.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._leash, sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._config)],
                 stdin=subprocess.DEVNULL,
@@ -133,6 +136,24 @@ class Supervisor:
     def start_program(self, name: str) -> None:
         """Start one program, and from now on start it again whenever it ends."""
         self._rpc("startProcess", name, False)
+
+    def hasten(self) -> None:
+        """Start at once what has died too often to be started soon; to be called every few seconds.
+
+        Supervisor waits a second longer after each death in a row, and would keep a service waiting that could work
+        again, because a database has come back, say.
+        """
+        states = self.states()
+        waiting = {state.name for state in states if state.status == "BACKOFF"}
+        idle = {state.name for state in states if state.status in ("STOPPED", "FATAL")}
+        try:
+            for name in waiting & self._waiting:
+                self._rpc("stopProcess", name, False)
+            for name in idle | (waiting & self._waiting):
+                self._rpc("startProcess", name, False)
+        except _RPC_ERRORS:
+            pass  # its state has changed meanwhile, and the next look sees how
+        self._waiting = waiting
 
     def stop_programs(self, names: Sequence[str], deadline: float, hurry: Callable[[], bool]) -> None:
         """SIGTERM to the named programs; at `deadline` (of `time.monotonic`) SIGKILL.
@@ -195,7 +216,7 @@ class Supervisor:
                 "nodaemon": "true",
                 "silent": "true",
                 "nocleanup": "true",
-                "logfile": "%(ENV_QINLING_LOG_DIR)s/supervisord.log",
+                "logfile": self._logs / "supervisord.log",
                 "logfile_maxbytes": "5MB",
                 "logfile_backups": 2,
                 "pidfile": self._socket.with_name("supervisord.pid"),
@@ -218,7 +239,7 @@ class Supervisor:
                 "stopwaitsecs": max(1, round(stop_s)),
                 "killasgroup": "true",
                 "redirect_stderr": "true",
-                "stdout_logfile": f"%(ENV_QINLING_LOG_DIR)s/{program.name}.log",
+                "stdout_logfile": self._logs / f"{program.name}.log",
                 "stdout_logfile_maxbytes": "10MB",
                 "stdout_logfile_backups": 3,
             }
