@@ -33,6 +33,18 @@ def package(source: str | dict[str, str | bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def interpreter(folder: Path, uid: int | None) -> list[str]:
+    """The command of a Python that `uid` can read, also when ours lies below somebody's private home."""
+    python = Path(os.path.realpath(sys.executable))
+    prefix = Path(sys.base_prefix).resolve()
+    if uid is None or all(path.stat().st_mode & 0o005 == 0o005 for path in (prefix, *prefix.parents)):
+        return [str(python)]
+    copy = folder / "python"
+    copy.mkdir()
+    script = 'mount --bind "$0" "$1" && shift && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(prefix), str(copy), str(copy / python.relative_to(prefix))]
+
+
 @dataclass(frozen=True)
 class Answer:
     """An `/execute`'s answer."""
@@ -77,8 +89,9 @@ class Worker:
         passed = [listener.fileno(), config_fd]
         if self.config["cpu_shares_fd"] is not None:
             passed.append(self.config["cpu_shares_fd"])
+        options = ["-I", "-S", "-B", str(PROGRAM), "--listen-fd", str(passed[0]), "--config-fd", str(passed[1])]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(PROGRAM), "--listen-fd", str(passed[0]), "--config-fd", str(passed[1])],
+            interpreter(folder, uid) + options,
             pass_fds=passed,
             env={"QF_TEST_MARK": "environment-of-the-supervisor"},
             start_new_session=True,

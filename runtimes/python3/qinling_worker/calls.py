@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from json.encoder import encode_basestring, encode_basestring_ascii
+from json.scanner import make_scanner
 from typing import Any
 
 from .http_server import Connection
@@ -13,6 +15,10 @@ from .http_server import Connection
 OUT_OF_RESOURCES = "Function execution failed because of too much resource consumption"
 TIMED_OUT = "Function execution timeout"
 CANCELLED = "Function execution was cancelled"
+
+
+_make_scanner: Any = make_scanner
+_scan: Callable[[str, int], tuple[Any, int]] = _make_scanner(json.JSONDecoder())
 
 
 class BadCall(Exception):
@@ -42,24 +48,27 @@ class Call:
 
     def __init__(self, connection: Connection, body: bytes) -> None:
         try:
-            given: dict[str, Any] = json.loads(body.decode("utf-8"))
+            text = body.decode("utf-8").strip(" \t\n\r")
+            given, end = _scan(text, 0)
+            if end != len(text):
+                raise ValueError("more than one JSON value")
             self.token: int = given["token"]
             self.execution_id: str = given["execution_id"]
             self.timeout_s: float = given["timeout_s"]
-            text, context = given["input"], given.get("context")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            given_input, context = given["input"], given.get("context")
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError) as error:
             raise BadCall(f"not an execution: {type(error).__name__}: {error}") from None
         if (
             type(self.token) is not int
             or type(self.execution_id) is not str
             or type(self.timeout_s) not in (int, float)
             or not 0 < self.timeout_s < math.inf
-            or not (text is None or type(text) is str)
+            or not (given_input is None or type(given_input) is str)
             or not (context is None or type(context) is dict)
         ):
             raise BadCall("not an execution: a value has a wrong type")
         self.connection = connection
-        self.body = body.strip()
+        self.body = body.strip(b" \t\n\r")
         self.started = 0.0
         self.duration_s = 0.0
         self.restarts = 0

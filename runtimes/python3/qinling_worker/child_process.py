@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from . import frames, memory
 from .logs import LogCapture
 from .loop import Loop, Stream
 
-_RECEIVE = 256 * 1024
+_RECEIVE = 64 * 1024
 _HEADER_SIZE = frames.ANSWER.size
 _SLACK = 8 * frames.MAX_MESSAGE_SIZE
 _MAX_BASELINE = 64 << 20
@@ -41,6 +42,7 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         log, log_end = os.pipe()
         self.pid: int | None = None
+        self._status: int | None = None
         self.baseline = 0
         self.calls = 0
         self.log = LogCapture(log, max_log_size)
@@ -58,6 +60,8 @@ class ChildProcess:
     def forked(self, pid: int) -> None:
         """The template has forked it."""
         self.pid = pid
+        with contextlib.suppress(OSError):
+            self._status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
 
     def close_ends(self) -> None:
         """Close our copies of the child's descriptors, once the template has them."""
@@ -123,13 +127,15 @@ class ChildProcess:
 
     def peak_memory(self) -> int:
         """The most that the child itself has used, beyond what a bare child needs."""
-        return memory.peak(self.pid) - self.baseline if self.pid is not None else 0
+        return memory.peak(self._status) - self.baseline if self._status is not None else 0
 
     def close(self) -> None:
         """Close everything; the processes must be gone."""
         self._loop.forget(self.log.fd)
         self.log.close()
         self._channel.close()
+        if self._status is not None:
+            os.close(self._status)
 
     def _read_log(self, mask: int) -> None:
         if not self.log.read_some(keep=self._keeps_log()) and mask & EPOLLHUP:

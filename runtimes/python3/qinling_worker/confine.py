@@ -50,7 +50,7 @@ def _limit(config: ChildConfig, memory_size: int) -> None:
     _lower(resource.RLIMIT_FSIZE, config.max_file_size)
     _lower(resource.RLIMIT_CORE, 0)
     if config.memory_fallback:
-        _lower(resource.RLIMIT_AS, memory.address_space(os.getpid()) + memory_size)
+        _lower(resource.RLIMIT_AS, memory.own_address_space() + memory_size)
 
 
 def _lower(limit: int, value: int) -> None:

@@ -12,7 +12,7 @@ from .loop import Loop, Stream
 
 _MAX_HEAD = 32 * 1024
 _MAX_BODY = 16 * 1024 * 1024
-_RECEIVE = 256 * 1024
+_RECEIVE = 64 * 1024
 _REASONS = {
     200: b"OK", 202: b"Accepted", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 409: b"Conflict",
     411: b"Length Required", 413: b"Content Too Large", 431: b"Request Header Fields Too Large",

@@ -52,26 +52,29 @@ def used_below(root: int, baseline: int) -> int:
     return sum(max(0, process.resident - baseline) for process in descendants(root))
 
 
-def peak(pid: int) -> int:
-    """The most resident bytes that a process ever had; 0 when it is gone."""
-    return _status_bytes(pid, b"VmHWM:")
-
-
-def resident(pid: int) -> int:
-    """The resident bytes of a process; 0 when it is gone."""
-    return _status_bytes(pid, b"VmRSS:")
-
-
-def address_space(pid: int) -> int:
-    """The size of a process's address space; 0 when it is gone."""
-    return _status_bytes(pid, b"VmSize:")
-
-
-def _status_bytes(pid: int, field: bytes) -> int:
+def peak(status: int) -> int:
+    """The most resident bytes that a process ever had; 0 when it is gone. `status`: its open /proc file."""
     try:
-        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
-            status = file.read(4096)
+        return _bytes_in(os.pread(status, 4096, 0), b"VmHWM:")
     except OSError:
         return 0
+
+
+def own_resident() -> int:
+    """The resident bytes of this process."""
+    return _bytes_in(_own_status(), b"VmRSS:")
+
+
+def own_address_space() -> int:
+    """The size of this process's address space."""
+    return _bytes_in(_own_status(), b"VmSize:")
+
+
+def _own_status() -> bytes:
+    with open("/proc/self/status", "rb", buffering=0) as file:
+        return file.read(4096)
+
+
+def _bytes_in(status: bytes, field: bytes) -> int:
     start = status.find(field)
     return int(status[start + len(field) :].split(None, 1)[0]) * 1024 if start >= 0 else 0

@@ -85,7 +85,10 @@ class Template:
                 self._clean_until = time.monotonic() + _CLEAN_TIMEOUT_S
 
     def _obey(self) -> None:
-        data, ancillary, _, _ = self._commands.recvmsg(64 * 1024, socket.CMSG_SPACE(8))
+        try:
+            data, ancillary, _, _ = self._commands.recvmsg(64 * 1024, socket.CMSG_SPACE(8))
+        except ConnectionResetError:  # it was killed before it had read all our reports
+            self._end()
         if not data:
             self._end()
         command = json.loads(data)
@@ -126,7 +129,7 @@ class Template:
             sys.modules["__main__"] = types.ModuleType("__main__")
             sys.path[0] = config.code_dir
             sys.argv[:] = [""]
-            bare = memory.resident(os.getpid())
+            bare = memory.own_resident()
             self._child.run(channel, log, entry, bare, config.max_result_size)
         except BaseException:
             traceback.print_exc()
