@@ -52,7 +52,6 @@ class Pool(Generations):
         self._names = (f"{holder}/{number}" for number in itertools.count())
         self._held: set[str] = set()
         self._as_of: str = "0"
-        self._epoch: bytes | None = None
         self._greenlets: list[gevent.Greenlet] = []
 
     def start(self) -> None:
@@ -94,6 +93,8 @@ class Pool(Generations):
                 raise StaleTarget(request.target)
             if word == b"full" and wait_s > 0:
                 raise Unavailable("Too many calls wait for a worker", retry_after_s=1)
+            if word == b"again":
+                self._leave_quietly(waiter)
             if word != b"again" or time.monotonic() >= until:
                 raise Unavailable("No worker was free in time", retry_after_s=1)
 
@@ -224,9 +225,7 @@ class Pool(Generations):
                 logger.exception("The pool's heartbeat failed")
 
     def _beat(self) -> None:
-        now, epoch = self._scripts.run("heartbeat", self.holder, self._as_of, *self._held)
+        now, unknown = self._scripts.run("heartbeat", self.holder, self._as_of, *self._held)
         self._as_of = now.decode()
-        if epoch != self._epoch:
-            if self._epoch is not None:
-                self._waiting.tell_all(News("again"))
-            self._epoch = epoch
+        if unknown:
+            self._waiting.tell_all(News("again"))

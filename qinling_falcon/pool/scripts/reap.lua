@@ -11,7 +11,6 @@
 local ttl, idle = tonumber(ARGV[5]), tonumber(ARGV[6])
 local UNKNOWN_AFTER_MS = 2000
 
-local REAPER = P .. 'reaper'
 local was = call('HMGET', REAPER, 'last', 'since')
 local last, since = tonumber(was[1]), tonumber(was[2])
 if not last or last > now or now - last > ttl / 2 then since = now end

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from qinling_falcon.pool.connection import PipelinedConnection
+from tests.servers.valkey import ValkeyServer, valkey_server
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ValkeyServer]:
+    with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture
+def connection(server: ValkeyServer) -> Iterator[PipelinedConnection]:
+    """A connection to an empty Valkey."""
+    connection = PipelinedConnection(server.url)
+    connection.call("FLUSHALL")
+    yield connection
+    connection.close()

@@ -1,0 +1,482 @@
+"""Random steps of callers, manager, crashes and clock, on a real server and on a plain model.
+
+`POOL_EXAMPLES` and `POOL_STEPS` make it search longer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.pool import keys
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.registry import Registry
+from qinling_falcon.pool.runner import ScriptRunner
+from qinling_falcon.settings import Settings
+from tests.pool.model import CHANGING_MS, Model, Wanted
+from tests.servers.valkey import ValkeyServer
+
+LIMITS = Settings(
+    function_concurrency=2, project_concurrency=3, max_workers=4, max_waiters=5, holder_ttl_s=6, worker_idle_s=20
+)
+CALLS = [  # runtime, target, function, project
+    ("A", "f1:0:d1", "f1", "p1"),
+    ("A", "f1:0:d1", "f1", "p2"),
+    ("A", "f1:1:d0", "f1", "p1"),
+    ("A", "f2:0:d2", "f2", "p1"),
+    ("B", "f3:0:d3", "f3", "p1"),
+    ("B", "f4:0:d4", "f4", "p2"),
+]
+RUNTIMES = ["A", "B"]
+OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "turn", "wakeups")
+pick = st.integers(0, 1_000_000)
+UPSETS = [
+    "time_out", "release_late", "lose_answer", "heartbeat", "crash", "drain", "change", "gone", "ready_unknown",
+    "begin_start", "configure", "forget", "empty_redis",
+]  # fmt: skip
+
+
+@dataclass
+class Holder:
+    """A process that leases, as far as the scripts see it."""
+
+    name: str
+    leases: set[tuple[str, int]] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)
+    as_of: int = 0
+
+
+class PoolMachine(RuleBasedStateMachine):
+    server: ValkeyServer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = PipelinedConnection(self.server.url)
+        self.connection.call("FLUSHALL")
+        self.model = Model(
+            function_limit=LIMITS.function_concurrency,
+            project_limit=LIMITS.project_concurrency,
+            max_workers=LIMITS.max_workers,
+            max_waiters=LIMITS.max_waiters,
+            holder_ttl=6000,
+            worker_idle=20_000,
+        )
+        self.scripts = ScriptRunner(self.connection, LIMITS, clock=lambda: self.model.now)
+        self.registry = Registry(self.connection, LIMITS, clock=lambda: self.model.now)
+        self.numbers = itertools.count()
+        self.holders = [self.new_holder(), self.new_holder()]
+        self.tokens: list[tuple[str, int]] = []
+        self.cached: dict[str, str] = {}
+        self.handed_out: Counter[str] = Counter()
+        for runtime in RUNTIMES:
+            self.configure(runtime, 1)
+        for runtime in ("A", "A", "B"):
+            self.ready_unknown(runtime)
+
+    def teardown(self) -> None:
+        self.registry.close()
+        self.connection.close()
+
+    def new_holder(self) -> Holder:
+        holder = Holder(f"h{next(self.numbers)}")
+        self.beat(holder)
+        return holder
+
+    # Callers
+
+    @rule(who=pick, call=st.sampled_from(CALLS), wait_ms=st.sampled_from([0, 3000, 3000, 8000]))
+    def lease(self, who: int, call: tuple[str, str, str, str], wait_ms: int) -> None:
+        holder = one_of(self.holders, who)
+        runtime, target, function, project = call
+        what = f"function:{function}"
+        if what not in self.cached:
+            self.resolve(what)
+        generations = ((what, self.cached[what]),)
+        execution = f"e{next(self.numbers)}"
+        name = f"{holder.name}/{next(self.numbers)}"
+        wanted = Wanted(runtime, target, function, project, holder.name, execution, 4000, generations)
+        reply = self.run(
+            "lease", name, holder.name, runtime, target, function, project, execution, 4000, f"detail {execution}",
+            wait_ms, LIMITS.max_waiters, what, generations[0][1],
+        )  # fmt: skip
+        expected = self.model.lease(name, wanted, wait_ms)
+        if reply[0] == "lease":
+            _, worker, address, secret, token, cold, fresh = reply
+            assert (address, secret) == (f"address {worker}", f"secret {worker}")
+            reply = ["lease", worker, token, cold, fresh]
+            holder.leases.add((worker, int(token)))
+            self.tokens.append((worker, int(token)))
+        elif reply[0] == "wait":
+            holder.waiting.add(name)
+        else:
+            self.cached.pop(what)
+        assert tuple(reply) == expected
+
+    @rule(calls=st.lists(st.tuples(pick, st.sampled_from(CALLS)), min_size=2, max_size=6))
+    def lease_many(self, calls: list[tuple[int, tuple[str, str, str, str]]]) -> None:
+        for who, call in calls:
+            self.lease(who, call, 8000)
+            self.promises_hold()
+
+    @precondition(lambda self: any(self.model.grants.values()))
+    @rule()
+    def accept_all(self) -> None:
+        for who in range(len(self.holders)):
+            while self.model.grants.get(self.holders[who].name):
+                self.hear(who, "accept")
+
+    @precondition(lambda self: any(self.model.grants.values()))
+    @rule(who=pick, how=st.sampled_from(["accept", "accept", "accept", "decline", "lose"]))
+    def hear(self, who: int, how: str) -> None:
+        """A process takes a message from its list; 'lose': it dies or loses it before it answers."""
+        holder = one_of(self.holders, who)
+        message = self.connection.call("LPOP", keys.grants(holder.name))
+        expected = self.model.grants.get(holder.name, [])
+        if message is None:
+            assert not expected
+            return
+        waiter, word, *lease = json.loads(message)
+        if waiter not in holder.waiting:
+            how = "decline"
+        holder.waiting.discard(waiter)
+        if word != "lease":
+            assert expected.pop(0) == (waiter, word)
+            return
+        worker, _, _, token, cold, fresh = lease
+        assert expected.pop(0) == (waiter, word, worker, token, cold, fresh)
+        self.tokens.append((worker, int(token)))
+        if how == "accept":
+            [accepted] = self.run("accept", worker, token)
+            assert bool(accepted) == self.model.accept(worker, int(token))
+            if accepted:
+                holder.leases.add((worker, int(token)))
+        elif how == "decline":
+            assert bool(self.run("decline", worker, token)) == self.model.decline(worker, int(token))
+
+    def time_out(self, who: int) -> None:
+        waiting = [(holder, name) for holder in self.holders for name in sorted(holder.waiting)]
+        if not waiting:
+            return
+        holder, waiter = one_of(waiting, who)
+        left = bool(self.run("leave", waiter))
+        assert left == self.model.leave(waiter)
+        if left:
+            holder.waiting.discard(waiter)
+
+    @precondition(lambda self: any(holder.leases for holder in self.holders))
+    @rule(who=pick, destroy=st.sampled_from([False, False, False, True]))
+    def release(self, who: int, destroy: bool) -> None:
+        holder, held = one_of([(holder, held) for holder in self.holders for held in sorted(holder.leases)], who)
+        holder.leases.discard(held)
+        self.release_with(held, destroy)
+
+    @precondition(lambda self: any(holder.leases for holder in self.holders))
+    @rule(again=st.booleans())
+    def release_many(self, again: bool) -> None:
+        """Calls end; their callers may have the next one of the same target at once."""
+        for who, holder in enumerate(self.holders):
+            for held in sorted(holder.leases):
+                worker = self.model.workers.get(held[0])
+                call = next((call for call in CALLS if worker and call[1] == worker.target), None)
+                holder.leases.discard(held)
+                self.release_with(held, destroy=False)
+                if again and call:
+                    self.lease(who, call, 3000)
+                self.promises_hold()
+
+    def release_late(self, which: int, destroy: bool) -> None:
+        """A token that was released, declined or reaped already does nothing; so does one that never was."""
+        held = {lease for holder in self.holders for lease in holder.leases}
+        if not self.tokens:
+            return
+        worker, token = one_of(self.tokens, which)
+        for old in (token, token - 1):
+            if (worker, old) not in held:
+                self.release_with((worker, old), destroy)
+
+    def lose_answer(self, who: int) -> None:
+        """The answer to a lease was lost on the wire: its process does not know that it has it."""
+        holder = one_of(self.holders, who)
+        if holder.leases:
+            holder.leases.discard(min(holder.leases))
+
+    def heartbeat(self, who: int) -> None:
+        self.beat(one_of(self.holders, who))
+
+    def crash(self, who: int) -> None:
+        self.holders[who % len(self.holders)] = self.new_holder()
+
+    def drain(self, function: str, version: str) -> None:
+        self.run("drain", f"{function}:{version}")
+        self.model.drain(f"{function}:{version}")
+
+    def change(self, function: str, ends: bool) -> None:
+        """A change of a function; one that never ends is one whose process died."""
+        what = f"function:{function}"
+        self.run("change", what, "")
+        self.model.changing[what] = self.model.now + CHANGING_MS
+        if ends:
+            generation = f"g{next(self.numbers)}"
+            self.run("change", what, generation)
+            del self.model.changing[what]
+            self.model.generations[what] = generation
+
+    # The manager
+
+    @rule()
+    def start_planned(self) -> None:
+        plan = self.registry.plan()
+        assert plan == self.model.plan()
+        for runtime, count in plan.items():
+            for _ in range(count):
+                self.begin_start(runtime)
+
+    def begin_start(self, runtime: str) -> None:
+        name = f"w{next(self.numbers)}"
+        assert self.registry.starting(name, runtime) == self.model.starting(name, runtime)
+
+    @rule()
+    def manager_pass(self) -> None:
+        self.end_doomed()
+        self.start_planned()
+        while any(worker.state == "starting" for worker in self.model.workers.values()):
+            self.ready(0)
+            self.promises_hold()
+
+    @precondition(lambda self: any(worker.state == "starting" for worker in self.model.workers.values()))
+    @rule(which=pick)
+    def ready(self, which: int) -> None:
+        starting = [worker for worker in self.model.workers.values() if worker.state == "starting"]
+        self.make_ready(one_of(starting, which).name, one_of(starting, which).runtime)
+
+    def ready_unknown(self, runtime: str) -> None:
+        """Redis was emptied while the worker started."""
+        self.make_ready(f"w{next(self.numbers)}", runtime)
+
+    def gone(self, which: int) -> None:
+        if not self.model.workers:
+            return
+        name = one_of(sorted(self.model.workers), which)
+        self.registry.gone(name)
+        self.model.gone(name)
+
+    @rule()
+    def end_doomed(self) -> None:
+        doomed = self.registry.doomed()
+        assert sorted(doomed) == sorted(one.name for one in self.model.workers.values() if one.state == "draining")
+        for name in doomed:
+            self.registry.gone(name)
+            self.model.gone(name)
+
+    @rule()
+    def reap(self) -> None:
+        self.registry.reap()
+        self.model.reap()
+
+    @rule()
+    def record_lost(self) -> None:
+        lost = self.registry.lost()
+        assert lost == {execution: f"detail {execution}" for execution in self.model.lost}
+        self.handed_out.update(lost.keys())
+        self.registry.settled(list(lost))
+        self.model.lost.clear()
+
+    def configure(self, runtime: str, warm: int) -> None:
+        self.registry.configure(runtime, warm)
+        self.model.configure(runtime, warm)
+
+    def forget(self, runtime: str) -> None:
+        self.registry.forget(runtime)
+        self.model.forget(runtime)
+
+    # The world
+
+    @rule(kind=st.sampled_from(UPSETS), which=pick, aside=pick)
+    def upset(self, kind: str, which: int, aside: int) -> None:
+        """What happens now and then."""
+        function, runtime = f"f{which % 4 + 1}", one_of(RUNTIMES, which)
+        match kind:
+            case "drain":
+                self.drain(function, one_of(["", "0:", "1:"], aside))
+            case "change":
+                self.change(function, ends=aside % 4 > 0)
+            case "configure":
+                self.configure(runtime, aside % 4)
+            case "forget" | "ready_unknown" | "begin_start":
+                getattr(self, kind)(runtime)
+            case "empty_redis":
+                self.empty_redis()
+            case "release_late":
+                self.release_late(which, destroy=aside % 2 > 0)
+            case _:
+                getattr(self, kind)(which)
+
+    @rule(ms=st.sampled_from([1, 500, 1000, 2500, 2500, 5000, 30_000, 70_000, -1, -4000]))
+    def pass_time(self, ms: int) -> None:
+        self.model.now += ms
+
+    @rule()
+    def pass_time_alive(self) -> None:
+        """Some seconds in which everybody reports and the manager reaps."""
+        for _ in range(4):
+            self.model.now += 900
+            for holder in self.holders:
+                self.beat(holder)
+            self.reap()
+
+    def empty_redis(self) -> None:
+        self.connection.call("FLUSHALL")
+        model = self.model
+        for part in (
+            model.runtimes, model.workers, model.waiters, model.grants, model.generations, model.changing,
+            model.holders, model.reported, model.lost,
+        ):  # fmt: skip
+            part.clear()
+        model.reaper = None
+
+    # What always holds
+
+    @invariant()
+    def promises_hold(self) -> None:
+        seen = self.registry.snapshot()
+        self.everything_is_as_in_the_model(seen)
+        self.every_worker_is_in_the_sets_of_its_state_only(seen)
+        self.counts_are_what_is_there_and_within_limits(seen)
+        self.nobody_waits_beside_a_free_worker(seen)
+        self.who_waits_is_in_the_queue_or_told(seen)
+        self.each_lost_lease_is_handed_out_once(seen)
+        self.nothing_is_left_over(seen)
+
+    def everything_is_as_in_the_model(self, seen: dict[str, Any]) -> None:
+        model = self.model
+        assert seen["runtimes"] == {name: str(warm) for name, warm in model.runtimes.items()}
+        assert seen["workers"] == set(model.workers)
+        assert seen["lost"] == {execution: f"detail {execution}" for execution in model.lost}
+        assert seen["waiters"] == {waiter.name: waiter.till for waiter in model.waiters}
+        for name, worker in model.workers.items():
+            record = seen[f"worker:{name}"]
+            assert (record["runtime"], record["state"]) == (worker.runtime, worker.state)
+            assert record.get("target") == worker.target
+            assert int(record.get("token", 0)) == worker.token
+            if worker.lease:
+                assert record["execution"] == worker.lease.wanted.execution
+                assert record["holder"] == worker.lease.wanted.holder
+                assert record["accepted"] == str(int(worker.lease.accepted))
+                assert seen["leases"][name] == worker.lease.deadline
+            else:
+                assert not {"execution", "holder", "detail"} & set(record)
+
+    def every_worker_is_in_the_sets_of_its_state_only(self, seen: dict[str, Any]) -> None:
+        places: dict[str, list[str]] = {name: [] for name in seen["workers"]}
+        for key, members in seen.items():
+            kind = key.split(":")[0]
+            if kind in ("starting", "warm", "draining", "leases") or key == "idle":
+                for name in members:
+                    places[name].append(kind)
+        for name, kinds in places.items():
+            record = seen[f"worker:{name}"]
+            assert kinds == [record["state"].replace("leased", "leases")]
+            live = name in seen.get(f"live:{record['runtime']}", ())
+            assert live == (record["state"] in ("warm", "idle", "leased"))
+            if record["state"] == "idle":
+                assert name in seen[f"idle:{record['target']}"]
+
+    def counts_are_what_is_there_and_within_limits(self, seen: dict[str, Any]) -> None:
+        leased = [seen[f"worker:{name}"] for name in seen["leases"]]
+        for attribute, limit in (("function", LIMITS.function_concurrency), ("project", LIMITS.project_concurrency)):
+            expected = Counter(record[attribute] for record in leased)
+            assert not expected or max(expected.values()) <= limit
+            counted = {key.split(":", 2)[2]: len(value) for key, value in seen.items() if f"running:{attribute}" in key}
+            assert Counter({name: count for name, count in counted.items() if count}) == expected
+        assert Counter(record["execution"] for record in leased) == Counter(seen["executions"].keys())
+        planned = sum(self.model.plan().values())
+        assert planned == 0 or len(seen["workers"]) + planned <= LIMITS.max_workers
+
+    def nobody_waits_beside_a_free_worker(self, seen: dict[str, Any]) -> None:
+        for waiter in self.model.waiters:  # the model is what Redis has: checked above
+            assert not (self.model.permitted(waiter.wanted) and self.model.fitting(waiter.wanted))
+
+    def who_waits_is_in_the_queue_or_told(self, seen: dict[str, Any]) -> None:
+        queued = set(seen["waiters"])
+        for holder in self.holders:
+            told = {json.loads(message)[0] for message in self.call("LRANGE", keys.grants(holder.name), 0, -1)}
+            mine = {name for name in queued if name.startswith(f"{holder.name}/")}
+            assert not told & mine
+            assert mine <= holder.waiting
+            if holder.name in self.model.holders:  # else its next heartbeat tells it to ask again
+                assert holder.waiting <= told | mine
+
+    def each_lost_lease_is_handed_out_once(self, seen: dict[str, Any]) -> None:
+        assert not self.handed_out or max(self.handed_out.values()) == 1
+
+    def nothing_is_left_over(self, seen: dict[str, Any]) -> None:
+        """Every key is one that the snapshot explains, or belongs to a process or the pool as a whole."""
+        for key in self.call("KEYS", "qf:{pool}:*"):
+            name = key.decode().removeprefix("qf:{pool}:")
+            assert name in seen or name.split(":")[0] in OF_PROCESSES, f"{name} is left over"
+
+    def run(self, name: str, *args: Any) -> Any:
+        reply = self.scripts.run(name, *args)
+        if not isinstance(reply, list):
+            return reply
+        return [part.decode() if isinstance(part, bytes) else part for part in reply]
+
+    def call(self, *args: Any) -> Any:
+        return self.connection.call(*args)
+
+    def beat(self, holder: Holder) -> None:
+        held = set(holder.leases)
+        now, unknown = self.run("heartbeat", holder.name, holder.as_of, *(f"{name}:{token}" for name, token in held))
+        assert bool(unknown) == (holder.name not in self.model.holders)
+        self.model.heartbeat(holder.name, holder.as_of, held)
+        holder.as_of = int(now)
+        if unknown:  # all that wait leave and ask again
+            for waiter in sorted(holder.waiting):
+                assert bool(self.run("leave", waiter)) == self.model.leave(waiter)
+            holder.waiting.clear()
+
+    def release_with(self, held: tuple[str, int], destroy: bool) -> None:
+        worker, token = held
+        assert bool(self.run("release", worker, token, int(destroy))) == self.model.release(worker, token, destroy)
+
+    def make_ready(self, name: str, runtime: str) -> None:
+        self.registry.ready(StartedWorker(name, f"address {name}", f"secret {name}"), runtime)
+        self.model.make_ready(name, runtime)
+
+    def resolve(self, what: str) -> None:
+        fresh = f"g{next(self.numbers)}"
+        [seen] = self.run("generations", what, fresh)
+        if self.model.generation(what) is None:
+            self.model.changing.pop(what, None)
+            self.model.generations[what] = fresh
+        assert seen == self.model.generation(what)
+        self.cached[what] = seen
+
+
+def one_of(options: Any, which: int) -> Any:
+    return options[which % len(options)]
+
+
+@pytest.mark.timeout(0)
+def test_scripts_do_what_the_model_does(server: ValkeyServer) -> None:
+    PoolMachine.server = server
+    run_state_machine_as_test(
+        PoolMachine,
+        settings=settings(
+            max_examples=int(os.environ.get("POOL_EXAMPLES", "120")),
+            stateful_step_count=int(os.environ.get("POOL_STEPS", "50")),
+            deadline=None,
+            print_blob=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
