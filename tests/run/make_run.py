@@ -113,7 +113,8 @@ class MakeRun(Service):
         """Wait until nothing of this service is alive."""
         with contextlib.suppress(AssertionError):
             wait_until("nothing is left", lambda: not self.left(), timeout_s)
-        assert self.left() == {}
+        left = self.left()
+        assert not left, left
 
     @property
     def install_id(self) -> str:

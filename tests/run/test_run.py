@@ -53,7 +53,9 @@ def sleeps(running: MakeRun, seconds: str) -> concurrent.futures.Future[dict[str
 
 
 def test_printed_calls_work_ctrl_c_leaves_nothing_and_data_stays(folder: Path) -> None:
-    with make_run(folder) as first:
+    # Too long for a Unix socket, and with characters that mean something to shell, curl, URLs and ini files.
+    odd = folder / ("long name, 100% with signs; " + "x" * 80)
+    with make_run(odd) as first:
         script = "set -e\n" + "\n".join(first.calls)
         printed = subprocess.run(["bash", "-c", script], cwd=ROOT, text=True, capture_output=True, timeout=60)
         assert printed.returncode == 0, printed.stderr
@@ -66,7 +68,7 @@ def test_printed_calls_work_ctrl_c_leaves_nothing_and_data_stays(folder: Path) -
 
         first.wait_nothing_left(2)
         assert not any("make:" not in line for line in first.lines[lines:])
-    with make_run(folder, PORT=first.port) as again:
+    with make_run(odd, PORT=first.port) as again:
         assert again.request("GET", "/v1/functions").json() == functions
         assert "Hello, Bob!" in again.call(functions[0]["id"], {"name": "Bob"})["result"]
         assert len(again.request("GET", "/v1/runtimes").json()) == 1
@@ -103,7 +105,8 @@ def _interrupt_again(running: MakeRun) -> bool:
 
 def test_two_run_side_by_side_but_not_in_one_folder(folder: Path) -> None:
     with make_run(folder) as one:
-        assert f"is in use by process {one.manager()}" in starts_in_vain(folder)
+        again = subprocess.run(["make", "run"], cwd=ROOT, env=one.environ, text=True, capture_output=True, timeout=30)
+        assert f"is in use by process {one.manager()}" in again.stderr
         with var_dir() as other_folder, make_run(other_folder) as other:
             other.interrupt()
             other.wait_nothing_left(2)
@@ -138,21 +141,12 @@ def test_ends_with_the_make_that_started_it(folder: Path) -> None:
         running.wait_nothing_left(15)
 
 
-def test_a_long_folder_name_works(folder: Path) -> None:
-    long = folder / ("long name, 100% with signs; " + "x" * 80)
-    with make_run(long) as running:
-        printed = subprocess.run(
-            ["bash", "-c", "set -e\n" + "\n".join(running.calls)], cwd=ROOT, text=True, capture_output=True, timeout=60
-        )
-        assert "Hello, Ada!" in printed.stdout, printed.stderr
-
-
 def test_a_wrong_setting_is_named(folder: Path) -> None:
     assert "WARM_WORKERS=many: expected a whole number" in starts_in_vain(folder, WARM_WORKERS="many")
 
 
 def test_a_failing_migration_is_shown_with_its_log(folder: Path) -> None:
-    printed = starts_in_vain(folder, DATABASE_URL="sqlite:////nowhere/at/all.db")
+    printed = starts_in_vain(folder, DATABASE_URL="sqlite:////dev/null/qinling.db")
 
     assert "the database can't be prepared" in printed
     assert "release.log" in printed
