@@ -67,7 +67,7 @@ def create_app(services: Services) -> Api:
 
 def canonical_path(path: str) -> str:
     """`/v1/v1/…`, `//v1/…` and one trailing slash become `/v1/…`: clients put their base URLs together in many ways."""
-    if path[:4] != "/v1/" or path[4:6] in ("v1", "/"):
+    if path[:4] != "/v1/" or path[4:6] == "v1" or path[4:5] == "/":
         prefix = _PREFIX.match(path)
         if prefix:
             rest = path[prefix.end() :].lstrip("/")

@@ -1,0 +1,114 @@
+"""The app in process, on a real database, a real Valkey and real storage; only the invoker runs no workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qinling_falcon.api import create_app
+from qinling_falcon.models import database
+from qinling_falcon.models.migrate import migrate
+from qinling_falcon.pool import keys
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.registry import Registry
+from qinling_falcon.resources.services import Services
+from qinling_falcon.settings import Settings
+from qinling_falcon.storage.packages import LocalPackages
+from tests.api.client import Client
+from tests.api.fake_invoker import FakeInvoker
+from tests.servers.postgres import PostgresServer, running_postgres
+from tests.servers.valkey import valkey
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with valkey() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    """On SQLite; a test that overrides this says what it changes."""
+    return Settings(var_dir=tmp_path, redis_url=redis_url, max_package_size=256 * 1024, max_body_size=64 * 1024)
+
+
+@pytest.fixture
+def connected(settings: Settings) -> Iterator[Settings]:
+    migrate(settings)
+    database.connect(settings)
+    yield settings
+    database.disconnect()
+
+
+@pytest.fixture
+def connection(settings: Settings) -> Iterator[PipelinedConnection]:
+    """To an empty Valkey."""
+    connection = PipelinedConnection(settings.effective_redis_url)
+    connection.call("FLUSHALL")
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def pool(connection: PipelinedConnection, settings: Settings) -> Iterator[Pool]:
+    pool = Pool(connection, "api-test", settings)
+    pool.start()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def registry(connection: PipelinedConnection, settings: Settings) -> Registry:
+    """The pool manager's side."""
+    return Registry(connection, settings)
+
+
+@pytest.fixture
+def woken(connection: PipelinedConnection) -> Callable[[], bool]:
+    """Whether the pool manager was woken since the last look."""
+    return lambda: bool(connection.call("DEL", keys.WAKEUPS))
+
+
+@pytest.fixture
+def lonely_pool(settings: Settings, tmp_path: Path) -> Iterator[Pool]:
+    """A pool whose Redis is away."""
+    connection = PipelinedConnection(f"unix://{tmp_path}/nothing.sock", timeout_s=0.2)
+    yield Pool(connection, "lonely", settings)
+    connection.close()
+
+
+@pytest.fixture
+def invoker() -> FakeInvoker:
+    return FakeInvoker()
+
+
+@pytest.fixture
+def services(connected: Settings, pool: Pool, invoker: FakeInvoker) -> Services:
+    return Services(connected, pool, invoker, LocalPackages.from_settings(connected))
+
+
+@pytest.fixture
+def client(services: Services) -> Client:
+    return Client(create_app(services), services.settings)
+
+
+@pytest.fixture
+def client_with(services: Services) -> Callable[..., Client]:
+    """A client of an app with other settings."""
+
+    def make(**changes: Any) -> Client:
+        settings = replace(services.settings, **changes)
+        return Client(create_app(replace(services, settings=settings)), settings)
+
+    return make
