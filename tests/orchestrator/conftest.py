@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.process.install import AlreadyRunning
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
 
@@ -75,10 +78,14 @@ class Manager:
             env={"PATH": os.environ["PATH"], **given, **environment},
         )  # fmt: skip
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        assert self.process.stdin and self.process.stdout
+    def send(self, method: str, *arguments: Any) -> None:
+        assert self.process.stdin
         self.process.stdin.write(json.dumps([method, *arguments]) + "\n")
         self.process.stdin.flush()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        self.send(method, *arguments)
+        assert self.process.stdout
         line = self.process.stdout.readline()
         assert line, f"the manager ended with {self.process.wait()}"
         return json.loads(line)
@@ -97,15 +104,18 @@ class Manager:
 
 @pytest.fixture
 def make_manager() -> Iterator[Callable[..., Manager]]:
-    made: list[Manager] = []
+    made: list[tuple[Manager, Settings]] = []
 
     def make(settings: Settings, **environment: str) -> Manager:
-        made.append(Manager(settings, **environment))
-        return made[-1]
+        made.append((Manager(settings, **environment), settings))
+        return made[-1][0]
 
     yield make
-    for manager in made:
+    for manager, settings in made:
         manager.stop()
+        with contextlib.suppress(AlreadyRunning):
+            # Sweeps what a killed one left, unless the test has had that done.
+            ProcessOrchestrator(dataclasses.replace(settings, shutdown_grace_s=0)).close()
 
 
 def attempt(worker: StartedWorker, code: str, *, as_child: bool = True) -> Any:

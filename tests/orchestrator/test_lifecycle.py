@@ -154,6 +154,16 @@ def test_manager_killed_takes_everything_along(settings: Settings, make_manager:
     assert eventually(lambda: not marked(settings), within_s=5)
 
 
+def test_manager_killed_amid_starts_leaves_no_process(settings: Settings, make_manager: Callable[..., Manager]) -> None:
+    for _ in range(3):
+        manager = make_manager(settings)
+        assert manager.call("workers") == []
+        manager.send("start_all", [f"w{number}" for number in range(4)], "probe")
+        assert eventually(lambda: marked(settings))  # sandboxes are being made
+        manager.process.kill()
+        assert eventually(lambda: not marked(settings), within_s=5)
+
+
 def test_manager_stopped_leaves_nothing(settings: Settings, make_manager: Callable[..., Manager]) -> None:
     manager = make_manager(settings)
     manager.start("w1", "w2")

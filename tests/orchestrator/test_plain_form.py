@@ -54,4 +54,4 @@ def test_workers_are_closed_to_each_other(orchestrator: ProcessOrchestrator) -> 
     for folder in (config["code_dir"], *config["scratch_dirs"]):
         assert attempt(one, f"import os; answer = os.listdir({folder!r})")["errno"] == 13
     assert attempt(one, "answer = open('/etc/shadow').read()")["errno"] == 13
-    assert attempt(one, "import os; answer = dict(os.environ)").keys() <= {"HOME", "PATH", "LANG", "LC_CTYPE"}
+    assert attempt(one, "import os; answer = dict(os.environ)").keys() <= {"HOME", "PATH", "PWD", "LANG", "LC_CTYPE"}

@@ -157,6 +157,9 @@ class ProcessOrchestrator:
             config_end, own_end = os.pipe()
             writer = held.enter_context(os.fdopen(own_end, "wb"))
             held.callback(os.close, config_end)
+            report_end, own_report_end = os.pipe()
+            reports = held.enter_context(os.fdopen(report_end, "rb"))
+            reporter = held.enter_context(os.fdopen(own_report_end, "wb"))
             messages = os.open(worker.home.messages, os.O_WRONLY | os.O_APPEND)
             held.callback(os.close, messages)
             passed = [listener.fileno(), config_end]
@@ -168,8 +171,10 @@ class ProcessOrchestrator:
             words = worker_words(self._form, runtime, program, mark, listener.fileno(), config_end)
             command = wrap(self._form, self._isolation.tools, self._settings, box, words)
             held.callback(command.close)
-            worker.spawn(command, passed, messages)
-            # After the start: a worker whose manager is killed before this gets nothing, and ends.
+            worker.spawn(command, passed, reporter.fileno(), messages)
+            reporter.close()
+            worker.await_sandbox(reports.fileno(), self._settings.worker_start_timeout_s)
+            # Only now: a worker whose manager is killed before this gets nothing, and ends.
             with contextlib.suppress(BrokenPipeError):
                 writer.write(json.dumps(self._config(worker, secret, cpu)).encode())
                 writer.flush()

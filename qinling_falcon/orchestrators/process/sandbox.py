@@ -29,6 +29,8 @@ _ETC = (
 _ETC_NETWORK = ("resolv.conf", "hosts", "host.conf", "gai.conf")
 # The supervisor changes its children's uid, kills them, and drops what it does not need any more.
 _CAPABILITIES = ("setuid", "setgid", "kill", "setpcap")
+# Tells the manager that the sandbox stands, on descriptor 0, and ends when nobody listens any more.
+_REPORT = 'echo >&0 && exec "$@" </dev/null'
 _ENVIRONMENT = {"HOME": "/tmp", "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -100,6 +102,9 @@ def worker_words(
 ) -> list[str]:
     """The command that runs a runtime's program, as it is seen inside; `program` is where plain workers see it.
 
+    It first writes a line to descriptor 0. bwrap's process 1 binds its life to the manager's only when the sandbox
+    stands: a manager that was killed before would leave it behind, but then this line finds no reader.
+
     The mark is an -X option, which Python ignores: it stays in the command line of everything that is forked.
     """
     python = runtime.interpreter.program
@@ -107,7 +112,8 @@ def worker_words(
         python = _inside(runtime.interpreter)
         program = _RUNTIME / program.name
     flags = ["-X", mark, "-I", "-S", "-B"]
-    return [str(python), *flags, str(program), "--listen-fd", str(listen_fd), "--config-fd", str(config_fd)]
+    reporting = ["/bin/sh", "-c", _REPORT, "sh"]
+    return [*reporting, str(python), *flags, str(program), "--listen-fd", str(listen_fd), "--config-fd", str(config_fd)]
 
 
 def wrap(form: Form, tools: Tools, settings: Settings, box: Box, words: Sequence[str]) -> Command:

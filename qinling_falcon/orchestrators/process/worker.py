@@ -6,6 +6,7 @@ import ctypes
 import http.client
 import os
 import resource
+import select
 import signal
 import subprocess
 import threading
@@ -51,12 +52,13 @@ class Worker:
         self._walled = walled
         self._process: subprocess.Popen[bytes] | None = None
 
-    def spawn(self, command: Command, descriptors: Sequence[int], messages: int) -> None:
+    def spawn(self, command: Command, descriptors: Sequence[int], report: int, messages: int) -> None:
         """Execute the command inside the worker's groups; it ends with this thread.
 
         Args:
             command: what to execute.
             descriptors: passed on beside those of the command.
+            report: where it says that its sandbox stands.
             messages: where its output goes.
         """
         entrances = self.group.open_entrances()
@@ -66,7 +68,7 @@ class Worker:
                 executable=command.program,
                 env=command.environment,
                 pass_fds=[*descriptors, *command.descriptors],
-                stdin=subprocess.DEVNULL,
+                stdin=report,
                 stdout=messages,
                 stderr=messages,
                 cwd="/",
@@ -76,6 +78,16 @@ class Worker:
         finally:
             for entrance in entrances:
                 os.close(entrance)
+
+    def await_sandbox(self, report: int, timeout_s: float) -> None:
+        """Wait until the worker's sandbox stands, or it has ended.
+
+        Raises:
+            StartFailed: neither in time.
+        """
+        readable, _, _ = select.select([report], [], [], timeout_s)
+        if not readable:
+            raise StartFailed(self._told(f"no sandbox within {timeout_s:g} s"))
 
     def await_answer(self, port: int, timeout_s: float) -> None:
         """Wait until the worker answers `GET /ping`.

@@ -1,0 +1,26 @@
+"""What a worker of an ordinary user's service can do, as JSON: `as_user.py VAR_DIR RUNTIMES_FILE PORT`."""
+
+import http.client
+import sys
+from pathlib import Path
+
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings import Settings
+
+TRY = """
+import os, socket
+answer = {"root": os.listdir("/"), "processes": len(list(filter(str.isdigit, os.listdir("/proc")))), "second": config["child_uid"]}
+answer["service"] = [name for pid in filter(str.isdigit, os.listdir("/proc")) for name in open(f"/proc/{pid}/environ").read().split("\\0") if "very-secret" in name]
+try:
+    socket.create_connection(("127.0.0.1", PORT), 2)
+    answer["network"] = True
+except OSError:
+    answer["network"] = False
+"""  # noqa: E501 - runs elsewhere
+
+orchestrator = ProcessOrchestrator(Settings(var_dir=Path(sys.argv[1]), runtimes_file=Path(sys.argv[2])))
+worker = orchestrator.start("w1", "probe")
+connection = http.client.HTTPConnection(worker.address)
+connection.request("POST", "/try", TRY.replace("PORT", sys.argv[3]), {"X-Worker-Secret": worker.secret})
+print(connection.getresponse().read().decode())
+orchestrator.close()

