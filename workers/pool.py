@@ -37,7 +37,7 @@ def main() -> None:
     connect(settings)
     registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
     orchestrator = ProcessOrchestrator(settings)
-    runtimes = Runtimes(registry, orchestrator, settings.warm_workers)
+    runtimes = Runtimes(registry, settings.warm_workers)
     Manager(registry, orchestrator, runtimes, settings, record_lost).run(stopping)
 
 

@@ -8,6 +8,7 @@ SELECT, and comes every `REAP_INTERVAL_S`, or at once when the pool is short.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -132,10 +133,10 @@ class Manager:
                 self._registry.ready(worker, runtime_id)
             else:  # its image was replaced meanwhile
                 self._orchestrator.destroy(worker_id)
-            self._runtimes.started(runtime_id, image)
+            self._runtimes.started(runtime_id)
             self._retry_at.pop(runtime_id, None)
         except (UnknownImage, StartFailed) as error:
-            failures = self._runtimes.start_failed(runtime_id, str(error))
+            failures = self._runtimes.start_failed(runtime_id)
             self._retry_at[runtime_id] = time.monotonic() + min(_LONGEST_BACKOFF_S, 0.25 * 2**failures)
             log.warning("a worker of runtime %s did not start (%d in a row): %s", runtime_id, failures, error)
         except Unavailable as error:
@@ -145,17 +146,18 @@ class Manager:
             self._starting.discard(worker_id)
 
     def _try_image(self, trial: Trial) -> None:
-        """Start one worker of a runtime's new image; it is the first to serve if it answers."""
+        """Start one worker from an image that is on trial; if it answers, it is the first to serve."""
         worker_id = str(uuid.uuid4())
         self._starting.add(worker_id)
         try:
             with self._starts:
                 worker = self._orchestrator.start(worker_id, trial.image)
-            if self._runtimes.finish(trial, None) and self._registry.starting(worker_id, trial.runtime_id):
+            if self._runtimes.proved(trial) and self._registry.starting(worker_id, trial.runtime_id):
                 self._registry.ready(worker, trial.runtime_id)
         except (UnknownImage, StartFailed) as error:
-            log.warning("image %s of runtime %s failed, the old one stays: %s", trial.image, trial.runtime_id, error)
-            self._runtimes.finish(trial, str(error))
+            log.warning("image %s of runtime %s failed: %s", trial.image, trial.runtime_id, error)
+            with contextlib.suppress(Unavailable):
+                self._runtimes.refuted(trial, error)
         except Unavailable as error:
             log.warning("image %s of runtime %s is tried again: %s", trial.image, trial.runtime_id, error)
         finally:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.service import Service, running_service, wait_until
-from tests.servers.postgres import postgres
+from tests.servers.postgres import running_postgres
 
 HELLO = "def main(name='World'):\n    print('saying hello')\n    return 'Hello, ' + name\n"
 
@@ -23,7 +23,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
         with running_service(max_workers=8) as running:
             yield running
     else:
-        with postgres() as server, running_service(server.new_database(), max_workers=8) as running:
+        with running_postgres() as server, running_service(server.create_database(), max_workers=8) as running:
             yield running
 
 
