@@ -94,7 +94,7 @@ def test_program_that_ignores_sigterm_is_killed_at_the_deadline(supervisor: Supe
 
 def test_programs_end_with_a_killed_supervisor(supervisor: Supervisor) -> None:
     supervisor.start_program("steady")
-    steady = wait_until("it runs", lambda: pid(supervisor, "steady"))
+    steady = wait_until("it runs", lambda: status(supervisor, "steady") == "RUNNING" and pid(supervisor, "steady"))
 
     supervisor.kill()
 

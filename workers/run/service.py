@@ -68,6 +68,7 @@ class Service:
         """
         self._make_folders()
         with self._locked():
+            logger.info("starting", extra={"host": self._settings.host, "port": self._settings.port})
             linux.adopt_orphans()
             self._end_leftovers()
             try:
