@@ -1,0 +1,219 @@
+"""Executions: created, shown, listed, logged, deleted."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from typing import Any
+
+import pytest
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.models import clock
+from qinling_falcon.models.records import ExecutionRecord, record
+from qinling_falcon.pool.pool import Pool
+from tests.api.client import REFERENCE_CLIENT, Client, assert_error
+from tests.api.fake_invoker import FakeInvoker
+
+FIELDS = {
+    "id", "function_id", "function_version", "function_alias", "description", "input", "result", "status",
+    "status_reason", "sync", "source", "cold", "queued_ms", "run_ms", "project_id", "created_at", "updated_at",
+}  # fmt: skip
+
+
+def call(client: Client, **body: Any) -> Any:
+    return client.simulate_post("/v1/executions", json=body)
+
+
+@pytest.fixture
+def function_id(client: Client) -> str:
+    return str(client.function()["id"])
+
+
+def stored(function_id: str, **fields: Any) -> ExecutionRecord:
+    """An execution that is in the database."""
+    now = clock.now()
+    values: dict[str, Any] = {"id": str(uuid.uuid4()), "project_id": "default", "status": "success", "log": "the log"}
+    made = ExecutionRecord(**values | {"function_id": function_id, "created_at": now, "updated_at": now} | fields)
+    record(made)
+    return made
+
+
+def test_an_execution_is_answered_with_its_result_and_found_again(client: Client, function_id: str) -> None:
+    answer = call(client, function_id=function_id, description="d")
+
+    assert answer.status_code == 201, answer.text
+    row = answer.json
+    assert set(row) == FIELDS
+    assert (row["status"], row["sync"], row["source"], row["function_version"]) == ("success", True, "api", 0)
+    assert (row["description"], row["input"], row["function_alias"]) == ("d", None, None)
+    assert json.loads(row["result"]) == {"duration": 0.044, "output": "Hello"}
+    assert answer.headers["location"].endswith(f"/v1/executions/{row['id']}")
+    assert client.simulate_get(f"/v1/executions/{row['id']}").json == row
+    assert client.simulate_get("/v1/executions").json == [row]
+    assert client.simulate_get(f"/v1/functions/{function_id}").json["count"] == 1
+
+
+def test_a_synchronous_call_says_where_its_time_went(client: Client, function_id: str) -> None:
+    timing = call(client, function_id=function_id).headers["server-timing"]
+    assert re.fullmatch(r"platform;dur=\d+\.\d{3}, queue;dur=1\.500, run;dur=44\.000", timing)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (None, None),
+        ("", ""),
+        ("plain text", "plain text"),
+        ('{"name": "foo"}', '{"name": "foo"}'),
+        ({"name": "föö"}, '{"name": "föö"}'),
+        ([1, 2], "[1, 2]"),
+        (5, "5"),
+        (1.5, "1.5"),
+        (True, "true"),
+        (False, "false"),
+        (10**30, str(10**30)),
+    ],
+)
+def test_the_input_arrives_as_text(
+    client: Client, invoker: FakeInvoker, function_id: str, given: Any, text: str | None
+) -> None:
+    answer = call(client, function_id=function_id, input=given)
+    assert answer.json["input"] == text
+    assert invoker.calls[-1].input == text
+
+
+def test_a_call_carries_the_id_of_its_request(client: Client, invoker: FakeInvoker, function_id: str) -> None:
+    client.simulate_post("/v1/executions", json={"function_id": function_id}, headers={"X-Request-Id": "mine-7"})
+    assert invoker.calls[-1].request_id == "mine-7"
+
+
+def test_numbers_and_truth_come_as_text_too(client: Client, invoker: FakeInvoker, function_id: str) -> None:
+    assert call(client, function_id=function_id.upper(), function_version="3", sync="True").status_code == 201
+    assert (invoker.calls[-1].function_version, invoker.calls[-1].function_id) == (3, function_id)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        ({}, 400, "function_id or function_alias"),
+        ({"function_id": None, "function_alias": None}, 400, "function_id or function_alias"),
+        ({"function_id": "7"}, 400, "Expected a uuid but received 7"),
+        ({"function_id": 7}, 400, "uuid"),
+        ({"function_id": str(uuid.uuid4())}, 404, "function"),
+        ({"function_alias": "prod"}, 404, "alias prod not found"),
+        ({"function_id": "OURS", "function_alias": "prod"}, 404, "alias prod not found"),
+        ({"function_id": "OURS", "function_version": -1}, 400, "function_version"),
+        ({"function_id": "OURS", "function_version": 1 << 40}, 400, "function_version"),
+        ({"function_id": "OURS", "function_version": 1.5}, 400, "function_version"),
+        ({"function_id": "OURS", "function_version": True}, 400, "function_version"),
+        ({"function_id": "OURS", "sync": False}, 501, "asynchronous"),
+        ({"function_id": "OURS", "sync": "maybe"}, 400, "sync"),
+        ({"function_id": "OURS", "description": "x" * 256}, 400, "description"),
+        ({"function_id": "OURS", "description": {}}, 400, "description"),
+        ({"function_id": "OURS", "timeout": 5}, 400, "Unknown field: timeout"),
+        ([], 400, "object"),
+        ("text", 400, "object"),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_refused_and_not_made(
+    client: Client, invoker: FakeInvoker, function_id: str, body: Any, status: int, word: str
+) -> None:
+    text = json.dumps(body).replace("OURS", function_id)
+    assert_error(client.send("POST", "/v1/executions", text.encode()), status, word)
+    assert client.simulate_get("/v1/executions").json == []
+
+
+def test_the_reference_client_may_send_what_nobody_knows(client: Client, function_id: str) -> None:
+    body = {"function_id": function_id, "colour": 1}
+    assert client.simulate_post("/v1/executions", json=body, headers=REFERENCE_CLIENT).status_code == 201
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "\U0001f600"])
+def test_an_input_above_the_limit_is_refused(client_with: Any, function_id: str, letter: str) -> None:
+    client = client_with(max_input_size=64)
+    fits = letter * (64 // len(letter.encode()))
+    assert call(client, function_id=function_id, input=fits).status_code == 201
+    assert_error(call(client, function_id=function_id, input=fits + letter), 413, "input")
+
+
+def test_a_call_without_a_free_worker_says_when_to_come_back(
+    client: Client, invoker: FakeInvoker, function_id: str
+) -> None:
+    invoker.error = Unavailable("No worker was free in time", retry_after_s=3)
+    answer = call(client, function_id=function_id)
+    assert_error(answer, 503, "no worker")
+    assert answer.headers["retry-after"] == "3"
+
+
+def test_the_log_is_text_in_utf_8(client: Client, function_id: str) -> None:
+    row = call(client, function_id=function_id).json
+    answer = client.simulate_get(f"/v1/executions/{row['id']}/log")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.content.decode() == "Start execution: x\nHällo\nFinished execution: x\n"
+
+
+def test_executions_outlive_their_function_and_are_deleted_by_themselves(client: Client, function_id: str) -> None:
+    path = f"/v1/executions/{call(client, function_id=function_id).json['id']}"
+    client.simulate_delete(f"/v1/functions/{function_id}")
+    assert client.simulate_get(path).status_code == 200
+    answer = client.simulate_delete(path)
+    assert (answer.status_code, answer.content) == (204, b"")
+    for method, end in (("GET", ""), ("GET", "/log"), ("DELETE", "")):
+        assert_error(client.simulate_request(method, path + end), 404, "execution")
+
+
+def test_a_running_execution_is_known_from_its_lease(
+    client: Client, pool: Pool, function_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution_id = str(uuid.uuid4())
+    detail = {
+        "id": execution_id, "project_id": "default", "function_id": function_id, "function_version": 0,
+        "function_alias": None, "description": "d", "input": "5", "source": "api",
+        "created_at": clock.to_micros(clock.now()),
+    }  # fmt: skip
+    monkeypatch.setattr(pool, "find", lambda wanted: json.dumps(detail) if wanted == execution_id else None)
+    path = f"/v1/executions/{execution_id}"
+    row = client.simulate_get(path).json
+    assert set(row) == FIELDS
+    assert (row["status"], row["result"], row["input"], row["description"]) == ("running", None, "5", "d")
+    assert client.simulate_get(f"{path}/log").content == b""
+    assert_error(client.simulate_delete(path), 409, "running")
+
+
+def test_a_running_execution_with_a_row_is_not_deleted(client: Client, function_id: str) -> None:
+    running = stored(function_id, status="running", updated_at=None, log=None)
+    assert client.simulate_get(f"/v1/executions/{running.id}").json["status"] == "running"
+    assert client.simulate_get(f"/v1/executions/{running.id}/log").content == b""
+    assert_error(client.simulate_delete(f"/v1/executions/{running.id}"), 409, "running")
+
+
+def test_executions_are_filtered_by_what_they_show(client: Client, function_id: str) -> None:
+    good = stored(function_id, description="nightly run")
+    bad = stored(function_id, status="failed", function_version=2, sync=False)
+    other = stored(str(uuid.uuid4()), status="error")
+    for query, expected in (
+        ("", [good, bad, other]),
+        (f"function_id={function_id}", [good, bad]),
+        ("status=failed", [bad]),
+        ("status=in:failed,error", [bad, other]),
+        ("status=neq:success&function_version=gte:1", [bad]),
+        ("description=has:night", [good]),
+        ("sync=False", [bad]),
+        ("sync=true&sort_dir=desc", [other, good]),
+        (f"created_at=gte:{bad.created_at.isoformat()}", [bad, other]),
+        ("status=nothing", []),
+    ):
+        rows = client.simulate_get("/v1/executions", query_string=query.replace("+00:00", "Z")).json
+        assert [row["id"] for row in rows] == [row.id for row in expected], query
+
+
+def test_executions_of_other_projects_are_listed_when_an_admin_asks(client: Client, function_id: str) -> None:
+    mine, theirs = stored(function_id), stored(function_id, project_id="theirs")
+    for query, expected in (("", [mine]), ("all_projects=True", [mine, theirs]), ("project_id=theirs", [theirs])):
+        rows = client.simulate_get("/v1/executions", query_string=query).json
+        assert [row["id"] for row in rows] == [row.id for row in expected], query
+    assert client.simulate_get(f"/v1/executions/{theirs.id}").status_code == 200
+    assert_error(client.simulate_delete(f"/v1/executions/{theirs.id}"), 403)

@@ -1,0 +1,201 @@
+"""What holds for every request: bodies, media types, ids, errors, health."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import uuid
+from typing import Any
+
+import falcon
+import pytest
+
+from qinling_falcon.api import create_app
+from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.services import Services
+from tests.api.client import Client, assert_error
+from tests.api.fake_invoker import FakeInvoker
+
+BODY = b'{"image": "python3"}'
+
+
+def test_the_version_document_is_open_and_names_the_host(client: Client) -> None:
+    for path in ("/", "/v1", "/v1/", "//v1", "/v1/v1"):
+        answer = client.simulate_get(path, headers={"Host": "engine.example:7070"})
+        link = {"href": "http://engine.example:7070/v1", "target": "v1", "rel": "self"}
+        assert answer.json == {"versions": [{"status": "CURRENT", "id": "v1.0", "links": [link]}]}
+
+
+@pytest.mark.parametrize("path", ["/v1/v1/runtimes", "//v1/runtimes", "/v1/runtimes/", "/v1//runtimes"])
+def test_base_urls_that_were_put_together_wrongly_work(client: Client, path: str) -> None:
+    assert client.simulate_get(path).json == []
+    assert client.simulate_post(path, json={"image": "i"}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/json; charset=UTF-8", "application/vnd.x.y+json"]
+)
+def test_json_comes_under_several_names(client: Client, content_type: str) -> None:
+    assert client.send("POST", "/v1/runtimes", BODY, content_type).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx", "application/json; charset=utf-16"],
+)
+def test_other_media_types_are_refused(client: Client, content_type: str | None) -> None:
+    assert_error(client.send("POST", "/v1/runtimes", BODY, content_type), 415)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[1]",
+        b"null",
+        b'"text"',
+        b'{"image": "\xff"}',
+        BODY.decode().encode("utf-16"),
+        b'{"image": "\\ud800"}',
+        b'{"image": "a\\u0000b"}',
+        b"[" * 50_000,
+        b'{"image": ' + b"9" * 5000 + b"}",
+        b'{"image": NaN}',
+    ],
+)
+def test_bodies_that_are_no_plain_json_object_are_refused(client: Client, body: bytes) -> None:
+    assert_error(client.send("POST", "/v1/runtimes", body), 400)
+
+
+def test_a_body_above_the_limit_is_refused(client: Client) -> None:
+    body = json.dumps({"image": "x" * client.settings.max_body_size}).encode()
+    assert_error(client.send("POST", "/v1/runtimes", body), 413, "65536")
+    assert_error(client.send("POST", "/v1/runtimes", b"{}", extras={"CONTENT_LENGTH": str(1 << 50)}), 413)
+
+
+def test_a_body_shorter_than_it_says_is_refused(client: Client) -> None:
+    assert_error(client.send("POST", "/v1/runtimes", BODY, extras={"CONTENT_LENGTH": "500"}), 400, "shorter")
+
+
+def chunked(body: bytes) -> dict[str, Any]:
+    """The environment of a chunked request: no length, and a stream that ends after the body."""
+    return {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+
+
+def test_a_chunked_body_is_read(client: Client) -> None:
+    assert client.send("POST", "/v1/runtimes", extras=chunked(BODY)).status_code == 201
+
+
+def test_a_chunked_body_above_the_limit_is_refused(client: Client) -> None:
+    body = json.dumps({"image": "x" * client.settings.max_body_size}).encode()
+    assert_error(client.send("POST", "/v1/runtimes", extras=chunked(body)), 413)
+
+
+def test_a_chunked_body_that_breaks_is_the_clients_fault(client: Client) -> None:
+    class Broken(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            raise OSError("invalid chunk size")
+
+    assert_error(client.send("POST", "/v1/runtimes", extras=chunked(b"") | {"wsgi.input": Broken()}), 400)
+
+
+def test_a_get_with_a_content_type_and_no_body_is_fine(client: Client) -> None:
+    assert client.send("GET", "/v1/runtimes").status_code == 200
+
+
+def test_a_token_means_nothing_without_authentication(client: Client) -> None:
+    assert client.simulate_get("/v1/runtimes", headers={"X-Auth-Token": "notused"}).status_code == 200
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/xml", "image/png", None])
+def test_errors_are_json_whatever_the_client_would_like(client: Client, accept: str | None) -> None:
+    headers = {"Accept": accept} if accept else {}
+    assert_error(client.simulate_get("/nothing", headers=headers), 404, "/nothing")
+    assert_error(client.simulate_get("/v1/nothing", headers=headers), 404)
+    answer = client.simulate_patch("/v1/runtimes", headers=headers)
+    assert_error(answer, 405)
+    assert set(answer.headers["allow"].split(", ")) >= {"GET", "POST"}
+    assert_error(client.send("POST", "/v1/runtimes", BODY, "text/plain", headers=headers), 415)
+
+
+@pytest.mark.parametrize("value", ["7", "x" * 200, "5eeb5916ae4b43699f06ea422e581b83", "a%00b", "%F0%9F%98%80"])
+@pytest.mark.parametrize("kind", ["runtimes", "functions", "executions"])
+def test_an_id_that_is_no_uuid_is_refused(client: Client, kind: str, value: str) -> None:
+    for method in ("GET", "DELETE"):
+        assert_error(client.simulate_request(method, f"/v1/{kind}/{value}"), 400, "expected a uuid but received")
+
+
+def test_ids_are_compared_without_regard_to_case(client: Client) -> None:
+    runtime_id = client.runtime()
+    assert client.simulate_get(f"/v1/runtimes/{runtime_id.upper()}").json["id"] == runtime_id
+
+
+@pytest.mark.parametrize("given", ["abc-123", "req.1:2_3", "x" * 128])
+def test_a_sane_request_id_is_echoed(client: Client, given: str) -> None:
+    for path in ("/", "/nothing", "/v1/runtimes/7"):
+        assert client.simulate_get(path, headers={"X-Request-Id": given}).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "<script>", "a;b"])
+def test_another_request_id_is_replaced(client: Client, given: str) -> None:
+    made = client.simulate_get("/", headers={"X-Request-Id": given}).headers["x-request-id"]
+    assert uuid.UUID(made.removeprefix("req-"))
+
+
+def test_an_unexpected_error_is_logged_with_its_request_and_not_shown(
+    client: Client, invoker: FakeInvoker, caplog: pytest.LogCaptureFixture
+) -> None:
+    invoker.error = RuntimeError("a secret of ours")
+    function_id = client.function()["id"]
+    answer = client.simulate_post(
+        "/v1/executions", json={"function_id": function_id}, headers={"X-Request-Id": "find-me"}
+    )
+    assert_error(answer, 500, "find-me")
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+    logged = next(entry for entry in caplog.records if entry.levelno == logging.ERROR)
+    assert vars(logged)["request_id"] == "find-me"
+    assert logged.exc_info is not None
+
+
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
+def test_an_odd_method_is_refused(client: Client) -> None:
+    assert_error(client.simulate_request("WEBSOCKET", "/"), 400)
+
+
+def test_liveness_needs_no_neighbour(client: Client) -> None:
+    assert client.simulate_get("/healthz").status_code == 200
+
+
+def test_readiness_names_who_is_away(services: Services) -> None:
+    def away() -> None:
+        raise ConnectionError("refused")
+
+    good = Client(create_app(with_checks(services, redis=lambda: None, database=lambda: 1)), services.settings)
+    assert good.simulate_get("/readyz").status_code == 200
+    bad = Client(create_app(with_checks(services, redis=away, database=lambda: 1)), services.settings)
+    answer = bad.simulate_get("/readyz")
+    assert_error(answer, 503, "redis")
+    assert set(answer.json["errors"]) == {"redis"}
+
+
+def with_checks(services: Services, **checks: Any) -> Services:
+    return Services(services.settings, services.pool, services.invoker, services.packages, checks)
+
+
+def test_only_what_is_meant_to_be_open_is_open(services: Services) -> None:
+    """With an authenticator that lets nobody in, five paths answer."""
+    app = create_app(services)
+    closed = []
+
+    class Nobody:
+        def process_resource(self, req: Request, resp: falcon.Response, resource: object, params: object) -> None:
+            if not getattr(resource, "open", False):
+                closed.append(req.path)
+
+    app.add_middleware(Nobody())
+    client = Client(app, services.settings)
+    for path in ("/", "/v1", "/healthz", "/readyz", "/v1/runtimes", "/v1/functions", "/v1/executions"):
+        client.simulate_get(path)
+    assert closed == ["/v1/runtimes", "/v1/functions", "/v1/executions"]
