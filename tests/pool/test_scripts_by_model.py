@@ -41,8 +41,8 @@ RUNTIMES = ["A", "B"]
 OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "turn", "wakeups")
 pick = st.integers(0, 1_000_000)
 UPSETS = [
-    "time_out", "release_late", "lose_answer", "heartbeat", "crash", "drain", "change", "gone", "ready_unknown",
-    "begin_start", "configure", "forget", "empty_redis",
+    "time_out", "release_late", "lose_answer", "lose_lease", "heartbeat", "crash", "drain", "change", "change", "gone",
+    "ready_unknown", "begin_start", "configure", "forget", "empty_redis",
 ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.hear(who, "accept")
 
     @precondition(lambda self: any(self.model.grants.values()))
-    @rule(who=pick, how=st.sampled_from(["accept", "accept", "accept", "decline", "lose"]))
+    @rule(who=pick, how=st.sampled_from(["accept", "accept", "accept twice", "decline", "lose"]))
     def hear(self, who: int, how: str) -> None:
         """A process takes a message from its list; 'lose': it dies or loses it before it answers."""
         holder = one_of(self.holders, who)
@@ -155,11 +155,13 @@ class PoolMachine(RuleBasedStateMachine):
         worker, _, _, token, cold, fresh = lease
         assert expected.pop(0) == (waiter, word, worker, token, cold, fresh)
         self.tokens.append((worker, int(token)))
-        if how == "accept":
+        if how.startswith("accept"):
             [accepted] = self.run("accept", worker, token)
             assert bool(accepted) == self.model.accept(worker, int(token))
             if accepted:
                 holder.leases.add((worker, int(token)))
+            if how == "accept twice":
+                assert self.run("accept", worker, token) == [int(self.model.accept(worker, int(token)))]
         elif how == "decline":
             assert bool(self.run("decline", worker, token)) == self.model.decline(worker, int(token))
 
@@ -209,6 +211,18 @@ class PoolMachine(RuleBasedStateMachine):
         holder = one_of(self.holders, who)
         if holder.leases:
             holder.leases.discard(min(holder.leases))
+            if who % 2:
+                self.pass_time_alive()
+
+    def lose_lease(self, who: int) -> None:
+        """A server that came back without its last writes forgot a lease that its process has."""
+        holder = one_of(self.holders, who)
+        if self.model.workers:
+            worker = self.model.workers[one_of(sorted(self.model.workers), who)]
+            forgotten = (worker.name, worker.token + 1 + who % 3)
+            holder.leases.add(forgotten)
+            self.beat(holder)
+            holder.leases.discard(forgotten)
 
     def heartbeat(self, who: int) -> None:
         self.beat(one_of(self.holders, who))
@@ -309,7 +323,11 @@ class PoolMachine(RuleBasedStateMachine):
             case "drain":
                 self.drain(function, one_of(["", "0:", "1:"], aside))
             case "change":
+                if self.model.waiters:
+                    function = one_of(self.model.waiters, which).wanted.function
                 self.change(function, ends=aside % 4 > 0)
+                if aside % 3 == 0:
+                    self.manager_pass()
             case "configure":
                 self.configure(runtime, aside % 4)
             case "forget" | "ready_unknown" | "begin_start":
@@ -473,7 +491,7 @@ def test_scripts_do_what_the_model_does(server: ValkeyServer) -> None:
     run_state_machine_as_test(
         PoolMachine,
         settings=settings(
-            max_examples=int(os.environ.get("POOL_EXAMPLES", "120")),
+            max_examples=int(os.environ.get("POOL_EXAMPLES", "100")),
             stateful_step_count=int(os.environ.get("POOL_STEPS", "50")),
             deadline=None,
             print_blob=False,

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import random
+
+import gevent
+import pytest
+import redis
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.lua import load
+from qinling_falcon.pool.wire import PoolUnavailable
+from tests.servers.valkey import ValkeyServer, valkey_server
+
+NOW = ("", 1, 1, 1)
+
+
+def test_every_greenlet_gets_its_own_reply(connection: PipelinedConnection) -> None:
+    def echo(number: int) -> None:
+        for turn in range(50):
+            assert connection.call("ECHO", f"{number}-{turn}") == f"{number}-{turn}".encode()
+
+    gevent.joinall([gevent.spawn(echo, number) for number in range(40)], raise_error=True)
+
+
+def test_killed_greenlets_do_not_shift_the_replies_of_others(connection: PipelinedConnection) -> None:
+    chance = random.Random(1)
+    wrong = []
+
+    def echo(number: int) -> None:
+        for turn in range(200):
+            word = f"{number}-{turn}".encode()
+            if connection.call("ECHO", word) != word:
+                wrong.append(word)
+
+    victims = [gevent.spawn(echo, number) for number in range(60)]
+    survivors = [gevent.spawn(echo, number) for number in range(100, 110)]
+    while victims:
+        gevent.sleep(0)
+        victim = victims.pop(chance.randrange(len(victims)))
+        if chance.random() < 0.5:
+            victim.kill(block=False)
+        else:
+            victim.kill(gevent.Timeout, block=False)
+    gevent.joinall(survivors, raise_error=True)
+    assert not wrong
+
+
+def test_the_reply_of_a_killed_greenlet_is_handed_on(connection: PipelinedConnection) -> None:
+    abandoned = gevent.event.AsyncResult()
+    caller = gevent.spawn(connection.call, "BLPOP", "list", 5, abandoned=abandoned.set)
+    with PipelinedConnectionTo(connection.url) as other:
+        wait_until(lambda: b"cmd=blpop" in other.call("CLIENT", "LIST"))
+        caller.kill()
+        other.call("RPUSH", "list", "word")
+    assert abandoned.get(timeout=5) == [b"list", b"word"]
+
+
+def test_a_script_is_loaded_when_the_server_does_not_know_it(connection: PipelinedConnection) -> None:
+    connection.call("SCRIPT", "FLUSH")
+    connection.run(load("configure"), (*NOW, "runtime", 3))
+    assert connection.call("HGET", "qf:{pool}:runtimes", "runtime") == b"3"
+
+
+def test_a_script_that_nobody_waits_for_is_loaded_too(connection: PipelinedConnection) -> None:
+    connection.call("SCRIPT", "FLUSH")
+    assert connection.cast(load("configure"), (*NOW, "runtime", 3))
+    wait_until(lambda: connection.call("HGET", "qf:{pool}:runtimes", "runtime") == b"3")
+
+
+def test_an_error_reply_is_raised_to_its_caller_alone(connection: PipelinedConnection) -> None:
+    connection.call("SET", "text", "a")
+    wrong = gevent.spawn(connection.call, "LPUSH", "text", "b")
+    right = gevent.spawn(connection.call, "GET", "text")
+    assert right.get() == b"a"
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        wrong.get()
+
+
+def test_a_server_that_does_not_answer_is_unavailable_and_then_found_again(connection: PipelinedConnection) -> None:
+    with PipelinedConnectionTo(connection.url) as other:
+        other.call("CLIENT", "PAUSE", 60_000, "WRITE")
+        with pytest.raises(PoolUnavailable, match="in time"):
+            connection.call("SET", "a", "b", timeout_s=0.2)
+        other.call("CLIENT", "UNPAUSE")
+    assert connection.call("PING") == b"PONG"
+
+
+def test_all_that_wait_fail_when_the_server_dies_and_the_next_call_reconnects() -> None:
+    with valkey_server() as server:
+        connection = PipelinedConnection(server.url)
+        connection.call("PING")
+        waiting = [gevent.spawn(connection.call, "BLPOP", "list", 0, timeout_s=30) for _ in range(3)]
+        gevent.sleep(0)
+        server.kill()
+        gevent.joinall(waiting, timeout=10)
+        assert [type(one.exception) for one in waiting] == [PoolUnavailable] * 3
+        with pytest.raises(Unavailable):
+            connection.call("PING")
+        server.start()
+        assert connection.call("PING") == b"PONG"
+        connection.close()
+
+
+def test_what_was_sent_is_not_sent_again(server: ValkeyServer, connection: PipelinedConnection) -> None:
+    with PipelinedConnectionTo(connection.url) as other:
+        name = connection.call("CLIENT", "ID")
+        caller = gevent.spawn(connection.call, "EVAL", "redis.call('INCR', KEYS[1]) return 1", 1, "counter")
+        other.call("CLIENT", "KILL", "ID", name)
+        caller.join(timeout=5)
+        runs = int(other.call("GET", "counter") or 0)
+        assert runs == 1 if caller.successful() else runs <= 1
+        assert connection.call("PING") == b"PONG"
+
+
+def test_many_greenlets_share_one_connection(connection: PipelinedConnection) -> None:
+    connection.close()
+    names = [gevent.spawn(connection.call, "CLIENT", "ID") for _ in range(20)]
+    gevent.joinall(names, raise_error=True)
+    assert len({name.value for name in names}) == 1
+
+
+class PipelinedConnectionTo:
+    """A second connection for the time of a test."""
+
+    def __init__(self, url: str):
+        self._connection = PipelinedConnection(url)
+
+    def __enter__(self) -> PipelinedConnection:
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+
+def wait_until(condition: object, timeout_s: float = 10) -> None:
+    with gevent.Timeout(timeout_s):
+        while not condition():  # type: ignore[operator]
+            gevent.sleep(0.005)

@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.pool import keys
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.generations import CHANGING
+from qinling_falcon.pool.leases import Capacity, Lease, LeaseRequest, StaleTarget
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.registry import Registry
+from qinling_falcon.pool.wire import PoolUnavailable
+from qinling_falcon.settings import Settings
+from tests.servers.valkey import valkey_server
+
+LIMITS = Settings(max_workers=6, function_concurrency=4, project_concurrency=5, max_waiters=50, holder_ttl_s=3.0)
+
+
+class Side:
+    """A process that leases, and the manager, on one Valkey."""
+
+    def __init__(self, url: str, settings: Settings = LIMITS, holder: str = "web-1"):
+        self.settings = settings
+        self.connection = PipelinedConnection(url, timeout_s=2)
+        self.pool = Pool(self.connection, holder, settings)
+        self.pool.start()
+        self.registry = Registry(PipelinedConnection(url, timeout_s=2), settings)
+        self.names = (f"w{number}" for number in itertools.count())
+        self.executions = (f"e{number}" for number in itertools.count())
+
+    def close(self) -> None:
+        self.pool.close()
+        self.registry.close()
+        self.connection.close()
+
+    def start(self, runtime: str = "python3") -> str:
+        name = next(self.names)
+        assert self.registry.starting(name, runtime)
+        self.registry.ready(StartedWorker(name, f"127.0.0.1:{name}", f"secret of {name}"), runtime)
+        return name
+
+    def request(self, function: str = "f", version: int = 0, project: str = "p", **changes: Any) -> LeaseRequest:
+        what = f"function:{function}"
+        execution = next(self.executions)
+        request = LeaseRequest(
+            target=f"{function}:{version}:digest",
+            runtime_id="python3",
+            function_id=function,
+            project_id=project,
+            execution_id=execution,
+            generations=tuple(self.pool.generations([what]).items()),
+            run_s=30,
+            detail=f"detail of {execution}",
+        )
+        return dataclasses.replace(request, **changes)
+
+    def waiting(self, **changes: Any) -> gevent.Greenlet:
+        """A call that waits in the queue."""
+        before = len(self.registry.snapshot()["waiters"])
+        caller = gevent.spawn(self.pool.lease, self.request(**changes), 20)
+        wait_until(lambda: len(self.registry.snapshot()["waiters"]) > before)
+        return caller
+
+
+@pytest.fixture
+def side(connection: PipelinedConnection) -> Iterator[Side]:
+    side = Side(connection.url)
+    side.registry.configure("python3", 2)
+    yield side
+    side.close()
+
+
+def test_a_warm_worker_is_assigned_and_then_belongs_to_its_target(side: Side) -> None:
+    worker = side.start()
+    first = side.pool.lease(side.request("f"), 1)
+    assert (first.worker_id, first.address, first.secret) == (worker, f"127.0.0.1:{worker}", f"secret of {worker}")
+    assert (first.cold, first.needs_load) == ("assign", True)
+    assert side.pool.release(first)
+    second = side.pool.lease(side.request("f"), 1)
+    assert (second.worker_id, second.cold, second.needs_load) == (worker, "none", False)
+    assert second.token > first.token
+    side.pool.release(second)
+    with pytest.raises(Unavailable):
+        side.pool.lease(side.request("g"), 0)
+
+
+def test_an_old_token_releases_nothing(side: Side) -> None:
+    side.start()
+    first = side.pool.lease(side.request(), 1)
+    assert side.pool.release(first)
+    second = side.pool.lease(side.request(), 1)
+    assert not side.pool.release(first)
+    assert not side.pool.release(first, destroy=True)
+    assert side.pool.find(second.execution_id) == detail_of(second)
+    assert side.pool.release(second)
+
+
+def test_a_live_lease_can_be_found_by_its_execution(side: Side) -> None:
+    side.start()
+    lease = side.pool.lease(side.request(), 1)
+    assert side.pool.find(lease.execution_id) == detail_of(lease)
+    side.pool.release(lease)
+    assert side.pool.find(lease.execution_id) is None
+
+
+def test_first_calls_at_once_never_exceed_the_limits_and_all_are_served(side: Side) -> None:
+    """Forty callers, four of a function at once, six workers in all, started on demand."""
+    running: set[str] = set()
+    most = []
+
+    def call(function: str) -> None:
+        lease = side.pool.lease(side.request(function), 30)
+        assert lease.worker_id not in running
+        running.add(lease.worker_id)
+        most.append(len(side.registry.snapshot()["running:function:" + function]))
+        gevent.sleep(0.002)
+        running.discard(lease.worker_id)
+        side.pool.release(lease)
+
+    manager = gevent.spawn(manage, side)
+    callers = [gevent.spawn(call, function) for function in ["f"] * 30 + ["g"] * 10]
+    gevent.joinall(callers, timeout=40, raise_error=True)
+    manager.kill()
+    assert all(caller.successful() for caller in callers)
+    assert max(most) <= LIMITS.function_concurrency
+    seen = side.registry.snapshot()
+    assert not seen["leases"] and not seen["waiters"] and not seen["lost"]
+    assert len(seen["workers"]) <= LIMITS.max_workers
+
+
+def test_a_waiter_gets_the_worker_that_was_started_for_it(side: Side) -> None:
+    caller = side.waiting()
+    assert side.registry.plan() == {"python3": 3}  # one for the waiter, two to be warm
+    side.start()
+    lease = caller.get(timeout=10)
+    assert (lease.cold, lease.needs_load) == ("start", True)
+    assert side.registry.plan() == {"python3": 2}
+    assert side.pool.release(lease)
+
+
+def test_waiters_are_served_in_the_order_they_came(side: Side) -> None:
+    side.start()
+    lease = side.pool.lease(side.request(), 1)
+    callers = [side.waiting() for _ in range(3)]
+    for caller in callers:
+        side.pool.release(lease)
+        lease = caller.get(timeout=10)
+        assert lease.cold == "none"
+    side.pool.release(lease)
+
+
+def test_a_waiter_that_was_killed_gets_nothing_and_the_next_one_does(side: Side) -> None:
+    side.start()
+    lease = side.pool.lease(side.request(), 1)
+    killed, next_one = side.waiting(), side.waiting()
+    killed.kill()
+    side.pool.release(lease)
+    side.pool.release(next_one.get(timeout=10))
+    wait_until(lambda: not side.registry.snapshot()["leases"])
+
+
+def test_callers_that_are_killed_at_any_moment_leave_no_lease_behind(side: Side) -> None:
+    for _ in range(3):
+        side.start()
+
+    def call() -> None:
+        lease = None
+        try:
+            lease = side.pool.lease(side.request(), 10)
+            gevent.sleep(0.001)
+        finally:
+            if lease:
+                side.pool.release(lease)
+
+    callers = [gevent.spawn(call) for _ in range(40)]
+    for count, caller in enumerate(callers):
+        if count % 3:
+            gevent.sleep(0.0005)
+            caller.kill(block=False)
+    gevent.joinall(callers, timeout=30)
+    wait_until(lambda: not side.registry.snapshot()["leases"] and not side.registry.snapshot()["waiters"])
+    assert side.registry.lost() == {}
+
+
+def test_a_call_that_waits_too_long_is_told_and_leaves_the_queue(side: Side) -> None:
+    with pytest.raises(Unavailable) as refused:
+        side.pool.lease(side.request(), 0.05)
+    assert refused.value.retry_after_s
+    assert not side.registry.snapshot()["waiters"]
+
+
+def test_more_waiters_than_allowed_are_refused_at_once(connection: PipelinedConnection) -> None:
+    side = Side(connection.url, dataclasses.replace(LIMITS, max_waiters=1))
+    side.registry.configure("python3", 1)
+    first = side.waiting()
+    with pytest.raises(Unavailable, match="Too many"):
+        side.pool.lease(side.request(), 20)
+    first.kill()
+    side.close()
+
+
+def test_a_limit_holds_back_callers_until_a_lease_of_it_ends(side: Side) -> None:
+    for _ in range(6):
+        side.start()
+    leases = [side.pool.lease(side.request("f"), 1) for _ in range(LIMITS.function_concurrency)]
+    held_back = side.waiting(function="f")
+    other = side.pool.lease(side.request("g"), 1)  # of the same project, which is now at its limit too
+    same_project = side.waiting(function="h")
+    side.pool.release(other)
+    assert same_project.get(timeout=10).target.startswith("h:")
+    assert not held_back.ready()
+    side.pool.release(leases[0])
+    assert held_back.get(timeout=10).worker_id == leases[0].worker_id
+
+
+def test_at_max_workers_the_least_recently_used_worker_makes_room(side: Side) -> None:
+    for number in range(LIMITS.max_workers):
+        side.start()
+        side.pool.release(side.pool.lease(side.request(f"f{number}"), 1))
+    side.connection.call("DEL", keys.WAKEUPS)
+    caller = side.waiting(function="new")
+    assert side.registry.doomed() == ["w0"]
+    side.registry.wait_for_work(20)
+    side.registry.gone("w0")
+    side.start()
+    assert caller.get(timeout=10).cold == "start"
+
+
+def test_a_changed_target_is_not_run(side: Side) -> None:
+    side.start()
+    old = side.request()
+    with side.pool.changing("function:f"):
+        assert side.pool.generations(["function:f"]) == {"function:f": CHANGING}
+        with pytest.raises(StaleTarget):
+            side.pool.lease(old, 1)
+        assert side.pool.release(side.pool.lease(side.request(), 1))  # the change has not been answered yet
+        during = side.request()
+    for stale in (old, during):
+        with pytest.raises(StaleTarget):
+            side.pool.lease(stale, 1)
+    assert side.pool.lease(side.request(), 1)
+
+
+def test_a_change_that_fails_makes_what_is_cached_stale_too(side: Side) -> None:
+    old = side.request()
+    with pytest.raises(ZeroDivisionError), side.pool.changing("function:f"):
+        raise ZeroDivisionError
+    with pytest.raises(StaleTarget):
+        side.pool.lease(old, 1)
+
+
+def test_a_waiter_whose_target_changed_is_told(side: Side) -> None:
+    caller = side.waiting()
+    with side.pool.changing("function:f"):
+        pass
+    side.start()
+    with pytest.raises(StaleTarget):
+        caller.get(timeout=10)
+    assert side.pool.capacity("python3") == Capacity(total=1, available=1)
+
+
+def test_a_drained_function_gets_other_workers(side: Side) -> None:
+    side.start()
+    side.start()
+    idle, leased = side.pool.lease(side.request("f"), 1), side.pool.lease(side.request("f"), 1)
+    side.pool.release(idle)
+    side.pool.drain("f", 1)
+    assert side.registry.doomed() == []
+    side.pool.drain("f")
+    assert side.registry.doomed() == [idle.worker_id]
+    assert side.pool.release(leased)
+    assert set(side.registry.doomed()) == {idle.worker_id, leased.worker_id}
+
+
+def test_a_worker_that_is_gone_loses_its_lease_once(side: Side) -> None:
+    worker = side.start()
+    lease = side.pool.lease(side.request(), 1)
+    side.registry.gone(worker)
+    assert side.registry.lost() == {lease.execution_id: detail_of(lease)}
+    side.registry.gone(worker)
+    side.registry.settled([lease.execution_id])
+    assert side.registry.lost() == {}
+    assert not side.pool.release(lease)
+    assert side.registry.known() == set()
+
+
+def test_leases_of_a_process_that_died_are_lost_and_those_of_others_are_not(side: Side) -> None:
+    side.start()
+    side.start()
+    dead = Side(side.connection.url, holder="web-2")
+    theirs = dead.pool.lease(dead.request("g", execution_id="theirs", detail="their detail"), 1)
+    ours = side.pool.lease(side.request("f"), 1)
+    dead.close()
+    reap_until(side, lambda: side.registry.lost() != {})
+    assert side.registry.lost() == {"theirs": "their detail"}
+    assert side.registry.doomed() == [theirs.worker_id]
+    assert side.pool.release(ours)
+
+
+def test_a_lease_past_its_deadline_is_lost(side: Side) -> None:
+    side.start()
+    lease = side.pool.lease(side.request(run_s=0.01), 1)
+    reap_until(side, lambda: side.registry.lost() != {})
+    assert not side.pool.release(lease)
+
+
+def test_a_lease_that_its_process_does_not_know_is_lost(side: Side) -> None:
+    side.start()
+    lease = side.pool.lease(side.request(), 1)
+    side.pool.abandon(lease)
+    reap_until(side, lambda: side.registry.lost() != {})
+    assert side.registry.doomed() == [lease.worker_id]
+
+
+def test_a_release_that_nobody_waits_for_happens(side: Side) -> None:
+    side.start()
+    side.pool.release_soon(side.pool.lease(side.request(), 1))
+    assert side.pool.lease(side.request(), 10).cold == "none"
+
+
+def test_capacity_counts_what_answers(side: Side) -> None:
+    assert side.pool.capacity("unknown") is None
+    assert side.pool.capacity("python3") == Capacity(0, 0)
+    side.start()
+    side.start()
+    lease = side.pool.lease(side.request(), 1)
+    assert side.pool.capacity("python3") == Capacity(total=2, available=1)
+    side.pool.release(lease, destroy=True)
+    assert side.pool.capacity("python3") == Capacity(total=1, available=1)
+
+
+def test_there_is_one_active_manager(side: Side) -> None:
+    assert side.registry.claim_manager("a", 30)
+    assert side.registry.claim_manager("a", 30)
+    assert not side.registry.claim_manager("b", 30)
+
+
+def test_a_call_wakes_the_manager_when_it_needs_a_worker(side: Side) -> None:
+    side.connection.call("DEL", keys.WAKEUPS)
+    caller = side.waiting()
+    with gevent.Timeout(10):
+        side.registry.wait_for_work(60)
+    caller.kill()
+
+
+def test_callers_come_through_when_redis_is_emptied_under_them(side: Side) -> None:
+    side.start()
+    held = side.pool.lease(side.request(), 1)
+    caller = side.waiting()
+    side.connection.call("FLUSHALL")
+    assert not side.pool.release(held)
+    assert side.registry.known() == set()
+    assert side.pool.find("nothing") is None
+    side.registry.reap()
+    with pytest.raises(StaleTarget):  # its heartbeat told it to ask again, and its generation is not there any more
+        caller.get(timeout=10)
+    side.registry.configure("python3", 2)
+    side.start()
+    assert side.pool.release(side.pool.lease(side.request(), 5))
+
+
+def test_no_generation_survives_a_restart_of_the_server_for_it_may_be_an_older_one() -> None:
+    with valkey_server("--appendonly", "yes", "--appendfsync", "always") as server:
+        side = Side(server.url)
+        side.registry.configure("python3", 1)
+        side.start()
+        cached = side.request()  # what this process has cached
+        server.kill()
+        server.start()
+        with pytest.raises(StaleTarget):
+            lease_when_back(side, cached)
+        assert side.pool.release(side.pool.lease(side.request(), 5))
+        side.close()
+
+
+def test_a_dead_server_is_unavailable_and_service_comes_back() -> None:
+    with valkey_server() as mortal:
+        side = Side(mortal.url)
+        side.registry.configure("python3", 1)
+        caller = side.waiting()
+        mortal.kill()
+        for attempt in (
+            side.pool.wake,
+            side.registry.plan,
+            side.registry.reap,
+            lambda: side.pool.capacity("python3"),
+            lambda: side.pool.generations(["function:f"]),
+        ):
+            with pytest.raises(PoolUnavailable):
+                attempt()
+        mortal.start()
+        side.registry.configure("python3", 1)
+        side.start()
+        with pytest.raises(StaleTarget):
+            caller.get(timeout=15)
+        assert side.pool.release(side.pool.lease(side.request(), 5))
+        side.close()
+
+
+def test_a_generation_is_made_anew_where_it_is_missing(side: Side) -> None:
+    first = side.pool.generations(["function:a", "alias:b"])
+    assert first == side.pool.generations(["function:a", "alias:b"])
+    assert first["function:a"] != first["alias:b"]
+    side.connection.call("FLUSHALL")
+    assert side.pool.generations(["function:a"])["function:a"] != first["function:a"]
+
+
+def detail_of(lease: Lease) -> str:
+    return f"detail of {lease.execution_id}"
+
+
+def manage(side: Side) -> None:
+    """A pool manager whose workers start at once."""
+    while True:
+        side.registry.wait_for_work(0.05)
+        for name in side.registry.doomed():
+            side.registry.gone(name)
+        for runtime, count in side.registry.plan().items():
+            for _ in range(count):
+                side.start(runtime)
+
+
+def lease_when_back(side: Side, request: LeaseRequest) -> Lease:
+    with gevent.Timeout(10):
+        while True:
+            try:
+                return side.pool.lease(request, 1)
+            except PoolUnavailable:
+                gevent.sleep(0.02)
+
+
+def reap_until(side: Side, condition: Callable[[], bool]) -> None:
+    def reaped() -> bool:
+        side.registry.reap()
+        return condition()
+
+    wait_until(reaped)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
+    with gevent.Timeout(timeout_s):
+        while not condition():
+            gevent.sleep(0.02)
