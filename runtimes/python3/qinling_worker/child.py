@@ -16,7 +16,7 @@ from _json import encode_basestring, make_encoder, make_scanner
 from collections.abc import Callable
 from os import _exit, getpid, read, write
 from time import monotonic
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, NoReturn
 
 from . import frames
@@ -25,8 +25,13 @@ _READ = 64 * 1024
 _SPACE = " \t\n\r"
 _request_header = frames.REQUEST
 _answer_header = frames.ANSWER
+_import_module = importlib.import_module
+_importlib_file = importlib.__file__
 _format_tb = traceback.format_tb
 _format_exception = traceback.format_exception
+_signature = inspect.signature
+_iscoroutinefunction = inspect.iscoroutinefunction
+_CO_VARKEYWORDS, _CO_COROUTINE = inspect.CO_VARKEYWORDS, inspect.CO_COROUTINE
 
 
 class _Rules:
@@ -250,7 +255,7 @@ def _log_exception(log_fd: int, error: BaseException) -> None:
 def _user_frames(tb: TracebackType | None) -> TracebackType | None:
     while tb is not None:
         name = tb.tb_frame.f_code.co_filename
-        if name != __file__ and not name.startswith("<frozen importlib") and name != importlib.__file__:
+        if name != __file__ and not name.startswith("<frozen importlib") and name != _importlib_file:
             return tb
         tb = tb.tb_next
     return None
@@ -260,14 +265,14 @@ def _load(entry: str) -> Callable[..., Any]:
     module_name, _, function_name = entry.rpartition(".")
     if not module_name or not function_name:
         raise LookupError(f"the entry must be module.function, not {entry!r}")
-    module = importlib.import_module(module_name)
+    module = _import_module(module_name)
     try:
         function = getattr(module, function_name)
     except AttributeError:
         raise LookupError(f"module {module_name!r} has no function {function_name!r}") from None
     if not callable(function):
         raise LookupError(f"{function_name!r} in module {module_name!r} is not a function")  # noqa: TRY004
-    return _runner(function) if inspect.iscoroutinefunction(function) else function
+    return _runner(function) if _is_coroutine_function(function) else function
 
 
 def _runner(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -282,9 +287,19 @@ def _runner(function: Callable[..., Any]) -> Callable[..., Any]:
     return run_coroutine
 
 
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    if type(function) is FunctionType:
+        return bool(function.__code__.co_flags & _CO_COROUTINE)
+    return bool(_iscoroutinefunction(function))
+
+
 def _takes_context(function: Callable[..., Any]) -> bool:
+    if type(function) is FunctionType and "__wrapped__" not in function.__dict__:
+        code = function.__code__  # an ordinary function needs nothing that may be patched
+        names = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
+        return "context" in names or bool(code.co_flags & _CO_VARKEYWORDS)
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = _signature(function).parameters.values()
     except (TypeError, ValueError):
         return False
     return any(
