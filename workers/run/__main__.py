@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import logging
 import logging.handlers
 import os
@@ -66,7 +67,18 @@ def _print_tail(path: Path) -> None:
         with path.open(errors="replace") as log:
             tail = collections.deque(log, _TAIL_LINES)
         print(f"The end of {path}:", file=sys.stderr)
-        print("".join(f"  {line}" for line in tail), end="", file=sys.stderr)
+        for line in tail:
+            print(f"  {_readable(line)}", file=sys.stderr)
+
+
+def _readable(line: str) -> str:
+    """A line of a log for a person: an event's time, level, text and the end of its traceback."""
+    try:
+        event = json.loads(line)
+        text = f"{event['time']} {event['level']} {event['event']}"
+    except (ValueError, KeyError, TypeError):
+        return line.rstrip()
+    return "\n    ".join([text, *event.get("traceback", "").splitlines()[-3:]])
 
 
 if __name__ == "__main__":
