@@ -58,7 +58,7 @@ class Executions:
             ),
         )
         resp.set_header("Server-Timing", _server_timing(req, record))
-        created(req, resp, _shown.dump(record), f"/v1/executions/{record.id}", settings.public_endpoint)
+        created(req, resp, _shown.show(record), f"/v1/executions/{record.id}", settings.public_endpoint)
 
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's executions, or for an admin those of all."""
@@ -84,7 +84,7 @@ class OneExecution:
             # It may end just now, between the two looks: the row is written before the lease is given back.
             live = _live(self._pool, req.caller, execution_id)
             execution = live if live is not None else executions.get(req.caller, execution_id)
-        answer(resp, _shown.dump(execution))
+        answer(resp, _shown.show(execution))
 
     def on_delete(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
         """Delete its record.

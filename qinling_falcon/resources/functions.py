@@ -53,7 +53,7 @@ class Functions:
             with upload.handed_over():
                 function = functions.create(req.caller, **values)
         path = f"/v1/functions/{function.id}"
-        created(req, resp, _made.dump(function), path, services.settings.public_endpoint)
+        created(req, resp, _made.show(function), path, services.settings.public_endpoint)
 
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's functions, or for an admin those of all."""
@@ -79,7 +79,7 @@ class OneFunction:
         if parse_flag(req.get_param("download", default="no")):
             self._download(resp, function)
         else:
-            answer(resp, _shown.dump(function))
+            answer(resp, _shown.show(function))
 
     def on_put(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Change it. Calls that run go on with the old code; none that starts after the answer does.
@@ -106,7 +106,7 @@ class OneFunction:
                     services.packages.delete(updated.replaced_package)
             elif changes:
                 function = functions.update(req.caller, function_id, changes).function
-        answer(resp, _made.dump(function))
+        answer(resp, _made.show(function))
 
     def on_delete(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Delete it, with its package and workers; its executions stay.

@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 import falcon
-from marshmallow import Schema
 
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.models.listing import ListParams, ListSpec, Page
 from qinling_falcon.resources.answers import JSON, base_url, encode
 from qinling_falcon.resources.request import Request
+from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.fields import parse_flag
 from qinling_falcon.schemas.strict_json import check_text
 from qinling_falcon.settings import Settings
@@ -63,7 +63,7 @@ def wants_all_projects(req: Request) -> bool:
 
 
 def answer_page(
-    req: Request, resp: falcon.Response, settings: Settings, key: str, page: Page[Any], shown: Schema
+    req: Request, resp: falcon.Response, settings: Settings, key: str, page: Page[Any], shown: Shown
 ) -> None:
     """Answer with a page of rows.
 
@@ -84,7 +84,7 @@ def answer_page(
     if envelope:
         head = b'{"%s": [' % key.encode()
         tail = b'], "next": %s}' % encode(following) if following else b"]}"
-    rows = (encode(shown.dump(row)) for row in page.rows)
+    rows = (encode(shown.show(row)) for row in page.rows)
     start: list[bytes] = []
     size = 0
     for row in rows:

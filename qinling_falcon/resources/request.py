@@ -59,7 +59,7 @@ class Request(falcon.Request):
 
 
 class _ClientStream:
-    """Tells a client's broken body (the server's `OSError`) from troubles of our own, such as a full disk."""
+    """Tells a client's broken body from troubles of our own, such as a full disk."""
 
     def __init__(self, stream: ReadableIO):
         self._stream = stream
@@ -67,5 +67,6 @@ class _ClientStream:
     def read(self, size: int) -> bytes:
         try:
             return self._stream.read(size)
-        except OSError as error:
+        except Exception as error:
+            # Servers raise what they like here: errors of the connection, of broken chunks, of their own.
             raise BadRequest("The request body could not be read.") from error

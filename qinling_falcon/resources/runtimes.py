@@ -41,7 +41,7 @@ class Runtimes:
         values = _create.read(read_object(req, settings), lenient=req.reference_client)
         runtime = runtimes.create(req.caller, **values)
         _wake(self._services.pool)
-        created(req, resp, _shown.dump(runtime), f"/v1/runtimes/{runtime.id}", settings.public_endpoint)
+        created(req, resp, _shown.show(runtime), f"/v1/runtimes/{runtime.id}", settings.public_endpoint)
 
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's own and the public runtimes."""
@@ -59,7 +59,7 @@ class OneRuntime:
 
     def on_get(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
         """Show it."""
-        answer(resp, _shown.dump(runtimes.get(req.caller, runtime_id)))
+        answer(resp, _shown.show(runtimes.get(req.caller, runtime_id)))
 
     def on_put(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
         """Change it. A new image is tried by the pool manager; until one of its workers answers, the old one serves."""
@@ -73,7 +73,7 @@ class OneRuntime:
             _wake(self._services.pool)
         else:
             runtime = runtimes.update(req.caller, runtime_id, changes)
-        answer(resp, _shown.dump(runtime))
+        answer(resp, _shown.show(runtime))
 
     def on_delete(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
         """Set it to `deleting`; the pool manager ends its workers and removes the row, also after a crash here."""

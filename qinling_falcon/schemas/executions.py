@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import ValidationError, fields
 
-from qinling_falcon.schemas.base import RequestSchema
+from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import Flag, Id, Moment, Number, Text
 
 
@@ -34,7 +34,7 @@ class ExecutionCreate(RequestSchema):
     description = Text(load_default=None)
 
 
-class ExecutionShown(Schema):
+class ExecutionShown(Shown):
     """An execution in answers."""
 
     id = fields.Raw()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow import ValidationError, fields, validates_schema
 
 from qinling_falcon.errors import BadRequest
-from qinling_falcon.schemas.base import RequestSchema
+from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import Id, JsonText, Moment, Number, Text
 from qinling_falcon.schemas.strict_json import parse_json
 from qinling_falcon.settings import MIB, Settings
@@ -131,7 +131,7 @@ class FunctionUpdate(_FunctionRequest):
     count = Number()  # the reference lists it; it has no effect
 
 
-class FunctionShown(Schema):
+class FunctionShown(Shown):
     """A function in lists, and when it is asked for: `code` is JSON text."""
 
     id = fields.Raw()

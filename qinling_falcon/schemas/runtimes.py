@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
-from qinling_falcon.schemas.base import RequestSchema
+from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import Flag, Moment, Text
 
 
@@ -26,7 +26,7 @@ class RuntimeUpdate(RequestSchema):
     image = Text(shortest=1)
 
 
-class RuntimeShown(Schema):
+class RuntimeShown(Shown):
     """A runtime in answers."""
 
     id = fields.Raw()
