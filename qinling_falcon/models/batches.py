@@ -129,6 +129,10 @@ class Batch:
         self._engine.push_transaction(self)
         try:
             for group, members in units:
+                # The writes before it may have waited long for locks.
+                if members[0].deadline <= time.monotonic():
+                    again.extend(members)
+                    continue
                 error = self._unit(group, members, fates, alone=alone)
                 if error is None:
                     continue
@@ -144,7 +148,9 @@ class Batch:
             self._abandon()
             raise
         finally:
-            self._engine.pop_transaction()
+            # Gone already where the connection was dropped.
+            if self._engine.transaction_depth():
+                self._engine.pop_transaction()
         for write, result, error in fates:
             write.settle(result, error)
         return again

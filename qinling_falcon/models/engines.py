@@ -83,7 +83,6 @@ class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
             sqlite3.SQLITE_FULL,
             sqlite3.SQLITE_CANTOPEN,
             sqlite3.SQLITE_NOTADB,
-            sqlite3.SQLITE_READONLY,
             sqlite3.SQLITE_NOMEM,
         )
     )
@@ -173,7 +172,7 @@ class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
             **(defaults | params),
         )
         if cooperative():
-            _patch_psycopg(2 * settings.database_timeout_s)
+            _patch_psycopg(max(5.0, 2 * settings.database_timeout_s))
 
     def _connect(self) -> Any:
         connection = super()._connect()
@@ -212,15 +211,16 @@ class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
         code: str = getattr(origin, "pgcode", None) or ""
         if code in ("40001", "40P01", "55P03"):
             return Fate.TRANSIENT
-        # 25006: a standby, after a failover; 53…: out of disk, memory or connections; 57P…, 58…: going down, broken.
-        return Fate.LOST if code == "25006" or code.startswith(("08", "53", "57P", "58", "XX")) else Fate.OWN
+        # Written through the writer and still refused: a standby, after a failover.
+        standby = code == "25006" and self.transaction_depth() > 0
+        # 53…: out of disk, memory or connections; 57P…, 58…, XX…: going down, or broken.
+        return Fate.LOST if standby or code.startswith(("08", "53", "57P", "58", "XX")) else Fate.OWN
 
 
 def _origin(error: BaseException) -> BaseException:
     """The driver's exception inside peewee's."""
-    if isinstance(error, peewee.PeeweeException) and error.args and isinstance(error.args[0], BaseException):
-        return error.args[0]
-    return error
+    origin: BaseException = getattr(error, "orig", error)
+    return origin
 
 
 def _patch_psycopg(silence_s: float) -> None:

@@ -161,14 +161,16 @@ _READERS: dict[Kind, Callable[[str], Any]] = {
 
 def _among(field: peewee.Field[Any], kind: Kind, values: Iterable[Any]) -> peewee.Expression:
     if kind is not Kind.TIME:
-        return field.in_(list(values))
+        among: peewee.Expression = field.in_(list(values))
+        return among
     spans = [field.between(clock.to_micros(first), clock.to_micros(last)) for first, last in values]
     union: peewee.Expression = functools.reduce(operator.or_, spans)
     return union
 
 
 def _not(field: peewee.Field[Any], expression: peewee.Expression) -> peewee.Expression:
-    return ~expression | field.is_null() if field.null else ~expression
+    negated: peewee.Expression = ~expression | field.is_null() if field.null else ~expression
+    return negated
 
 
 def _bad(name: str, message: str) -> BadRequest:

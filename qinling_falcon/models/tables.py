@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import peewee
 
@@ -41,7 +41,13 @@ class ExecutionStatus(StrEnum):
     DEAD = "dead"
 
 
-class UtcTime(peewee.Field[_V]):
+if TYPE_CHECKING:
+    _Field = peewee.Field
+else:
+    _Field = {_V: peewee.Field}  # peewee's fields are generic in their stubs alone
+
+
+class UtcTime(_Field[_V]):
     """A time in UTC with microseconds."""
 
     field_type = "BIGINT"

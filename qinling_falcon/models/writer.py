@@ -93,10 +93,15 @@ class Writer:
                 gathered = self._gather()
                 stopping = _STOP in gathered
                 writes = [write for write in gathered if write is not None and write.take()]
+                failure: BaseException = Unavailable("The writer of this process was ended: nothing was changed.")
                 try:
                     batch.run(writes)
+                except Exception as error:
+                    # A fault of ours. The callers show it; the writer must live on.
+                    self._engine.close_writer()
+                    failure = error
                 finally:
-                    self._answer(writes)
+                    self._answer(writes, failure)
         finally:
             self._engine.close_writer()
 
@@ -107,10 +112,10 @@ class Writer:
                 gathered.append(self._lane.get_nowait())
         return gathered
 
-    def _answer(self, writes: list[Write]) -> None:
+    def _answer(self, writes: list[Write], failure: BaseException) -> None:
         for write in writes:
             if not write.settled:
-                write.settle(error=Unavailable("The writer of this process was ended: the change was not made."))
+                write.settle(error=failure)
         self._lane.wake(writes)
 
 

@@ -177,7 +177,8 @@ def _data_offset(entry: zipfile.ZipInfo, file: BinaryIO) -> int:
     broken = BadRequest(f"The package holds a broken entry: '{_shown(entry.orig_filename)}'.")
     if len(header) < _LOCAL.size or header[:4] != b"PK\x03\x04":
         raise broken
-    _, _, flags, method, *_, name_size, extra_size = _LOCAL.unpack(header)
+    fields: tuple[int, ...] = _LOCAL.unpack(header)[2:]
+    flags, method, name_size, extra_size = fields[0], fields[1], fields[-2], fields[-1]
     name = file.read(name_size)
     try:
         decoded = name.decode("utf-8" if flags & 0x800 else "cp437")

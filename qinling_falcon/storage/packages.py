@@ -18,12 +18,15 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, ParamSpec, Protocol, TypeVar
 
 from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.archive import ArchiveLimits, check_zip
 from qinling_falcon.storage.offload import offload
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CHUNK = 1024 * 1024
 _KEY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.zip")
@@ -104,10 +107,7 @@ class LocalPackages:
 
     def save(self, stream: Readable, size_limit: int, md5sum: str | None = None) -> StoredPackage:
         """See `PackageStore`."""
-        try:
-            descriptor, name = tempfile.mkstemp(suffix=_PARTIAL, dir=self._folder)
-        except OSError as error:
-            raise _full(error) from error
+        descriptor, name = _on_disk(tempfile.mkstemp, _PARTIAL, None, self._folder)
         partial = Path(name)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
@@ -115,10 +115,10 @@ class LocalPackages:
                 if md5sum is not None and md5sum.lower() != digest:
                     message = f"the package's md5sum is {digest}, not {md5sum[:64]}"
                     raise BadRequest(f"code: {message}.", errors={"code": [message]})
-                offload(check_zip, partial, self._limits)
-                offload(os.fsync, file.fileno())
+                _on_disk(check_zip, partial, self._limits)
+                _on_disk(os.fsync, file.fileno())
             key = f"{digest}-{uuid.uuid4().hex}.zip"
-            offload(self._publish, partial, key)
+            _on_disk(self._publish, partial, key)
         finally:
             with suppress(FileNotFoundError):
                 partial.unlink()
@@ -172,10 +172,7 @@ class LocalPackages:
             size += len(data)
             if size > size_limit:
                 raise TooLarge(f"The package is larger than {size_limit} bytes.")
-            try:
-                offload(keep, data)
-            except OSError as error:
-                raise _full(error) from error
+            _on_disk(keep, data)
         return size, digest.hexdigest()
 
     def _publish(self, partial: Path, key: str) -> None:
@@ -193,5 +190,9 @@ class LocalPackages:
         return self._folder / key
 
 
-def _full(error: OSError) -> Unavailable:
-    return Unavailable(f"The package could not be stored: {error.strerror}.")
+def _on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` off the hub; what the disk refuses is no fault of the caller's."""
+    try:
+        return offload(work, *args, **kwargs)
+    except OSError as error:
+        raise Unavailable(f"The package could not be stored: {error.strerror}.") from error

