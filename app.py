@@ -10,7 +10,6 @@ from qinling_falcon.api import Api, create_app
 from qinling_falcon.invocation.invoker import Invoker
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
-from qinling_falcon.observability.logs import setup_logging
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.services import Services
@@ -20,7 +19,6 @@ from qinling_falcon.storage.packages import LocalPackages
 
 def build(settings: Settings) -> Api:
     """The application on its real collaborators. They connect when they are first used."""
-    setup_logging(settings.log_level, "web")
     database.connect(settings)
     connection = PipelinedConnection(settings.effective_redis_url)
     pool = Pool(connection, f"web:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}", settings)
