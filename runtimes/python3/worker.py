@@ -5,8 +5,19 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__":
+_KEPT = {"LC_CTYPE", "LD_LIBRARY_PATH"}  # Python sets the first itself; it may need the second to start at all
+
+
+def run() -> int:
+    """Start, in a process that never had an environment: it would be in the memory of every child."""
+    if not _KEPT.issuperset(os.environ):
+        kept = {name: value for name, value in os.environ.items() if name in _KEPT}
+        os.execve(sys.executable, [sys.executable, "-I", "-S", "-B", *sys.argv], kept)
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from qinling_worker.start import main
 
-    sys.exit(main(sys.argv[1:]))
+    return main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -15,6 +15,7 @@ from .config import ChildConfig
 from .confine import drop_privileges
 
 _KILL_TIMEOUT_S = 4.0
+_WALK_TIMEOUT_S = 10.0  # without a uid of its own, a tree is ended process by process
 
 
 def clean_as_child(config: ChildConfig) -> NoReturn:
@@ -60,7 +61,7 @@ def kill_descendants(root: int) -> bool:
 
     They are all stopped first: what is stopped does not fork.
     """
-    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    deadline = time.monotonic() + _WALK_TIMEOUT_S
     stopped: set[int] = set()
     while time.monotonic() < deadline:
         live = {process.pid for process in memory.descendants(root)}

@@ -126,7 +126,7 @@ class HTTPServer:
 class Connection:
     """One client. Its next request is read after the answer to the one before."""
 
-    __slots__ = ("_busy", "_data", "_head", "_missing", "_server", "_serving", "_stream", "file")
+    __slots__ = ("_busy", "_data", "_ending", "_head", "_missing", "_server", "_serving", "_stream", "file")
 
     def __init__(self, server: HTTPServer, sock: socket.socket) -> None:
         self.file: IO[bytes] | None = None
@@ -135,6 +135,7 @@ class Connection:
         self._head: Head | None = None
         self._missing = 0  # bytes of the body that are not there yet
         self._busy = False
+        self._ending = False
         self._serving = False
         self._stream = Stream(server.loop, sock, self._read)
 
@@ -159,6 +160,15 @@ class Connection:
         if self.file is not None:
             self.file.close()
 
+    def _refuse_and_end(self, status: int, message: str) -> None:
+        """Refuse, and take what follows for no request; closing at once would take the answer away."""
+        self.refuse(status, message)
+        self._ending = True
+        try:
+            self._stream.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+
     def _read(self) -> None:
         try:
             data = self._stream.sock.recv(_RECEIVE)
@@ -168,6 +178,8 @@ class Connection:
             data = b""
         if not data:
             self.close()
+        elif self._ending:
+            return
         elif self._busy:
             self._data += data
             if len(self._data) > _MAX_HEAD:
@@ -197,8 +209,7 @@ class Connection:
             self._check(head)
         except _Refused as refusal:
             self._data = b""
-            self.refuse(refusal.status, str(refusal))
-            self.close()  # the body that may follow is not a request
+            self._refuse_and_end(refusal.status, str(refusal))
             return False
         data, self._data = self._data[end + 4 :], b""
         length = head.length
@@ -234,8 +245,7 @@ class Connection:
             try:
                 self.file.write(data[: len(data) - len(rest)])
             except OSError as error:
-                self.refuse(400, f"the package can't be kept: {error.strerror}")
-                self.close()
+                self._refuse_and_end(400, f"the package can't be kept: {error.strerror}")
                 return False
             data = b""
         else:

@@ -22,7 +22,7 @@ def unpack(file: IO[bytes], folder: str, max_files: int, max_size: int) -> None:
     """Unpack a zip into `folder`, readable for everybody and writable for none but us.
 
     Raises:
-        BadPackage: not a zip, unsafe, or above a limit. `folder` may then hold a part of it.
+        BadPackage: not a zip, unsafe, or above a limit. `folder` then holds a part of it.
     """
     _check_directory(file, max_files)
     try:

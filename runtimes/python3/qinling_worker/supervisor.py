@@ -22,6 +22,7 @@ from typing import Any
 from . import frames
 from .calls import CANCELLED, OUT_OF_RESOURCES, TIMED_OUT, BadCall, Call, Outcome
 from .child_process import ChildProcess
+from .cleaner import sweep
 from .config import Config
 from .http_server import Connection, Head, HTTPServer
 from .loop import Loop
@@ -143,6 +144,7 @@ class Supervisor:
                     limits = self._config.max_package_files, self._config.max_unpacked_size
                     unpack(file, self._config.child.code_dir, *limits)
                 except BadPackage as error:
+                    sweep([self._config.child.code_dir])
                     connection.refuse(400, str(error))
                     return
                 self._target = target
