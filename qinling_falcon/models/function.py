@@ -12,14 +12,14 @@ from typing import Any
 
 from qinling_falcon.errors import Conflict
 from qinling_falcon.models import clock
-from qinling_falcon.models.database import transact
+from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
 from qinling_falcon.models.rows import change, check_owner, find
-from qinling_falcon.models.scope import Context, scoped
+from qinling_falcon.models.scope import Context, scoped, system
 from qinling_falcon.models.tables import Function, RuntimeStatus
 
-__all__ = ["LISTS", "Function", "Updated", "create", "delete", "get", "update"]
+__all__ = ["LISTS", "Function", "Updated", "create", "delete", "get", "package_keys", "update"]
 
 LISTS = ListSpec(
     Function,
@@ -176,6 +176,13 @@ def delete(context: Context, function_id: str) -> Function:
         return function
 
     return transact(write)
+
+
+def package_keys() -> set[str]:
+    """Keys of all packages that a row names, for the sweep of those that none names."""
+    with reading():
+        functions = system("packages of all projects lie in one store").functions().select(Function.package_key)
+        return {function.package_key for function in functions if function.package_key is not None}
 
 
 def _check_runtime(context: Context, runtime_id: str) -> None:

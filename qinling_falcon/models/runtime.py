@@ -16,7 +16,18 @@ from qinling_falcon.models.rows import change, find
 from qinling_falcon.models.scope import Context, scoped, system
 from qinling_falcon.models.tables import Runtime, RuntimeStatus
 
-__all__ = ["LISTS", "Runtime", "RuntimeStatus", "create", "delete", "everything", "get", "remove", "settle", "to_settle", "update"]
+__all__ = [
+    "LISTS",
+    "Runtime",
+    "RuntimeStatus",
+    "create",
+    "delete",
+    "everything",
+    "get",
+    "remove",
+    "settle",
+    "update",
+]
 
 LISTS = ListSpec(
     Runtime,
@@ -123,14 +134,6 @@ def delete(context: Context, runtime_id: str) -> Runtime:
         return change(runtime, {"status": RuntimeStatus.DELETING.value})
 
     return transact(write)
-
-
-def to_settle() -> list[Runtime]:
-    """Runtimes on which the pool manager has something to do: creating, upgrading, deleting."""
-    unsettled = [status.value for status in (RuntimeStatus.CREATING, RuntimeStatus.UPGRADING, RuntimeStatus.DELETING)]
-    with reading():
-        select = system("the pool manager serves all projects").runtimes()
-        return list(select.where(Runtime.status.in_(unsettled)).order_by(Runtime.created_at))
 
 
 def everything() -> list[Runtime]:

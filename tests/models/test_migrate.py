@@ -1,0 +1,105 @@
+"""Migrations: from nothing, from data, twice, and by two releases at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qinling_falcon.models import database, function
+from qinling_falcon.models.migrate import MIGRATIONS, MigrationFailed, migrate
+from qinling_falcon.models.records import record
+from qinling_falcon.models.scope import Context
+from qinling_falcon.models.tables import ALL
+from qinling_falcon.settings import Settings
+from tests.models.factories import make_function, make_record, make_runtime
+
+ROOT = Path(__file__).parents[2]
+ALL_NAMES = sorted(path.stem for path in MIGRATIONS.glob("[0-9]*.py"))
+
+
+def test_from_nothing_and_again(empty_database: Settings) -> None:
+    assert migrate(empty_database) == ALL_NAMES
+    assert migrate(empty_database) == []
+
+
+def test_tables_have_the_columns_that_the_models_name(settings: Settings) -> None:
+    with database.reading():
+        for table in ALL:
+            columns = {column.name: column.null for column in database.engine().get_columns(table._meta.table_name)}
+            assert columns == {field.column_name: field.null for field in table._meta.sorted_fields}
+
+
+def test_data_stays_through_the_next_migration(empty_database: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    for name in ALL_NAMES:
+        (folder / f"{name}.py").write_text((MIGRATIONS / f"{name}.py").read_text())
+    migrate(empty_database, directory=folder)
+    database.connect(empty_database)
+    owner = Context("p")
+    function_id = make_function(owner, make_runtime(owner).id).id
+    record(make_record(function_id, "p"))
+    database.disconnect()
+    (folder / "9000_next.py").write_text(
+        "from peewee import CharField\n"
+        "def up(migrator, db):\n"
+        "    migrator.migrate(migrator.add_column('functions', 'colour', CharField(default='red')))\n"
+    )
+    assert migrate(empty_database, directory=folder) == ["9000_next"]
+    database.connect(empty_database)
+    try:
+        row = function.get(owner, function_id)
+        assert (row.name, row.count) == ("hello", 1)
+        with database.reading():
+            assert database.engine().execute_sql("SELECT colour FROM functions").fetchall() == [("red",)]
+    finally:
+        database.disconnect()
+
+
+def test_a_failed_migration_leaves_no_trace(empty_database: Settings, tmp_path: Path) -> None:
+    (tmp_path / "0001_good.py").write_text("def up(migrator, db):\n    db.execute_sql('CREATE TABLE a (x INTEGER)')\n")
+    broken = tmp_path / "0002_broken.py"
+    broken.write_text(
+        "def up(migrator, db):\n    db.execute_sql('CREATE TABLE b (x INTEGER)')\n    db.execute_sql('NONSENSE')\n"
+    )
+    with pytest.raises(MigrationFailed, match="undone"):
+        migrate(empty_database, directory=tmp_path)
+    broken.write_text("def up(migrator, db):\n    db.execute_sql('CREATE TABLE b (x INTEGER)')\n")
+    assert migrate(empty_database, directory=tmp_path) == ["0002_broken"]
+
+
+def test_two_releases_at_once(empty_database: Settings) -> None:
+    environment = os.environ | {
+        "VAR_DIR": str(empty_database.var_dir),
+        "DATABASE_URL": empty_database.database_url or "",
+    }
+    command = [sys.executable, "-m", "qinling_falcon.models.migrate"]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    outputs = sorted(process.communicate(timeout=60)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert outputs == sorted([f"database: {', '.join(ALL_NAMES)}\n", *["database: nothing to migrate\n"] * 2])
+
+
+def test_a_database_that_stays_away(tmp_path: Path) -> None:
+    settings = Settings(var_dir=tmp_path, database_url=f"postgresql:///x?host={tmp_path}")
+    with pytest.raises(MigrationFailed, match="can't be reached"):
+        migrate(settings, wait_s=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(MigrationFailed):
+        migrate(replace(settings, database_url=f"sqlite:///{tmp_path}/file/qinling.db"), wait_s=0)
+
+
+def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
+    assert migrate(Settings(var_dir=tmp_path / "new" / "a?b %20#c"))
+    database.connect(Settings(var_dir=tmp_path / "new" / "a?b %20#c"))
+    try:
+        assert make_runtime(Context("p")).status == "available"
+    finally:
+        database.disconnect()
