@@ -20,6 +20,7 @@ BOUNDS_MS = {"warm worker waiting": 60, "no warm worker": 500}
 
 def first_calls(service: Service, calls: int, cold: str) -> list[float]:
     runtime = service.runtime()
+    service.call(service.function(HELLO))  # takes the worker that proved the runtime's image
     taken = []
     for _ in range(calls):
         function = service.function(HELLO)

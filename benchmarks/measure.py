@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ def need_wrk() -> str:
     found = shutil.which("wrk")
     if not found:
         sys.exit(
-            "make bench drives its load with wrk, which is not here: install Debian's package `wrk` (apt-get install wrk)"
+            "make bench drives its load with wrk, which is not here: apt-get install wrk (Debian's package)"
         )
     return found
 
@@ -56,8 +57,9 @@ def cpu_seconds(groups: dict[str, list[int]]) -> dict[str, float]:
         total = 0.0
         for pid in pids:
             for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-                times = process.cpu_times()
-                total += times.user + times.system
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    total += times.user + times.system
         used[name] = total
     return used
 

@@ -59,6 +59,12 @@ def start_relay(workers: list[tuple[str, str]], claims: Path, processes: int) ->
     return process, url
 
 
+def valkey_pid(url: str) -> int:
+    socket_path = url.removeprefix("unix://").partition("?")[0]
+    rows = psutil.process_iter(["pid", "cmdline"])
+    return next(row.pid for row in rows if socket_path in " ".join(row.info["cmdline"] or []))
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rounds", type=int, default=5)
@@ -81,8 +87,8 @@ def main() -> None:
             wrk(service.url + "/v1/executions", WORKERS, 3, call)  # until every worker that is needed has the function
             groups = {
                 "web": [service.processes["web"].pid],
-                "pool manager": [service.processes["pool"].pid],
-                "valkey": [p.pid for p in psutil.process_iter(["name"]) if p.name() == "valkey-server"],
+                "pool manager and workers": [service.processes["pool"].pid],
+                "valkey": [valkey_pid(service.environ["REDIS_URL"])],
             }
             for number in range(options.rounds):
                 for connections in CONCURRENCY:

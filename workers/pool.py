@@ -7,14 +7,17 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import logging
 import signal
 import sys
 
 import gevent
 from gevent.event import Event
 
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.invoker import record_lost
 from qinling_falcon.models.database import connect
+from qinling_falcon.models.function import package_keys
 from qinling_falcon.observability.logs import setup_logging
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -22,6 +25,13 @@ from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
 from qinling_falcon.settings import SettingsError, get_settings
+from qinling_falcon.storage.packages import LocalPackages, PackageStore
+
+log = logging.getLogger(__name__)
+
+_SWEEP_INTERVAL_S = 600.0
+# Longer than any upload takes from its last byte to the commit of its function.
+_ORPHAN_AGE_S = 3600.0
 
 
 def main() -> None:
@@ -38,7 +48,22 @@ def main() -> None:
     registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
     orchestrator = ProcessOrchestrator(settings)
     runtimes = Runtimes(registry, settings.warm_workers)
+    gevent.spawn(_sweep_packages, LocalPackages.from_settings(settings))
     Manager(registry, orchestrator, runtimes, settings, record_lost).run(stopping)
+
+
+def _sweep_packages(packages: PackageStore) -> None:
+    """Remove, now and then, packages that a crash left between their upload and the commit of their function."""
+    while True:
+        try:
+            removed = packages.sweep(package_keys, _ORPHAN_AGE_S)
+            if removed:
+                log.info("removed packages of no function: %s", ", ".join(removed))
+        except Unavailable as error:
+            log.warning("packages are not swept now: %s", error)
+        except Exception:
+            log.exception("sweeping packages failed")
+        gevent.sleep(_SWEEP_INTERVAL_S)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def test_input_is_keywords_for_an_object_and_one_argument_for_anything_else(
 
 def test_function_gets_its_context(service: Service) -> None:
     function = service.function(
-        "def main(context):\n    c = dict(context)\n    return {k: v for k, v in c.items() if isinstance(v, (str, int, type(None)))}\n"
+        "def main(context):\n    return {k: v for k, v in context.items() if isinstance(v, (str, int, type(None)))}\n"
     )
     execution = service.call(function)
     context = output_of(execution)

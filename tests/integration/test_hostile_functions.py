@@ -46,7 +46,8 @@ ATTACKS: dict[str, tuple[str, Any]] = {
         {"still": "json"},
     ),
     "a spoiled answering channel": (
-        "import os\n    for n in range(3, 64):\n        try: os.write(n, b'garbage' * 100)\n        except OSError: pass\n"
+        "import os\n    for n in range(3, 64):\n"
+        "        try: os.write(n, b'garbage' * 100)\n        except OSError: pass\n"
         "    return 'spoiled'",
         None,
     ),
@@ -148,7 +149,8 @@ def main(paths=(), ports=(), sockets=()):
     found = {path: read(path) for path in paths}
     found['environ'] = dict(os.environ)
     found['processes'] = {path: read(path) for path in glob.glob('/proc/[0-9]*/environ')}
-    found['memory'] = [path for path in glob.glob('/proc/[0-9]*/mem') if not path.endswith('/%d/mem' % os.getpid()) and not read(path).startswith('refused')]
+    others = [p for p in glob.glob('/proc/[0-9]*/mem') if p != '/proc/%d/mem' % os.getpid()]
+    found['memory'] = [p for p in others if not read(p).startswith('refused')]
     for port in ports:
         try:
             socket.create_connection(('127.0.0.1', port), 1).close()
@@ -228,7 +230,8 @@ def test_background_process_of_a_function_does_not_outlive_a_timeout(service: Se
         "                time.sleep(600)\n"
         "        time.sleep(60)\n"
         "    import glob\n"
-        "    return [open(p).read().split(')')[0] for p in glob.glob('/proc/[0-9]*/stat') if os.stat(p).st_uid == os.getuid()]\n"
+        "    stats = glob.glob('/proc/[0-9]*/stat')\n"
+        "    return [open(p).read().split(')')[0] for p in stats if os.stat(p).st_uid == os.getuid()]\n"
     )
     function = service.function(source, timeout=2)
     assert output_of(service.call(function, {"mode": 1})) == TIMEOUT
