@@ -41,7 +41,7 @@ RUNTIMES = ["A", "B"]
 OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "turn", "wakeups")
 pick = st.integers(0, 1_000_000)
 UPSETS = [
-    "time_out", "release_late", "lose_answer", "lose_lease", "heartbeat", "crash", "drain", "change", "change", "gone",
+    "time_out", "release_late", "lose_answer", "lose_lease", "heartbeat", "crash", "drain", "change", "gone",
     "ready_unknown", "begin_start", "configure", "forget", "empty_redis",
 ]  # fmt: skip
 
@@ -245,6 +245,12 @@ class PoolMachine(RuleBasedStateMachine):
             del self.model.changing[what]
             self.model.generations[what] = generation
 
+    @precondition(lambda self: self.model.waiters)
+    @rule(which=pick, ends=st.booleans())
+    def change_what_is_waited_for(self, which: int, ends: bool) -> None:
+        self.change(one_of(self.model.waiters, which).wanted.function, ends)
+        self.manager_pass()
+
     # The manager
 
     @rule()
@@ -323,11 +329,7 @@ class PoolMachine(RuleBasedStateMachine):
             case "drain":
                 self.drain(function, one_of(["", "0:", "1:"], aside))
             case "change":
-                if self.model.waiters:
-                    function = one_of(self.model.waiters, which).wanted.function
                 self.change(function, ends=aside % 4 > 0)
-                if aside % 3 == 0:
-                    self.manager_pass()
             case "configure":
                 self.configure(runtime, aside % 4)
             case "forget" | "ready_unknown" | "begin_start":
