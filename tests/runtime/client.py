@@ -20,6 +20,7 @@ from typing import Any
 PROGRAM = Path(__file__).parents[2] / "runtimes" / "python3" / "worker.py"
 SECRET = "s3cret-of-this-worker"
 MIB = 1 << 20
+SUPERVISOR = 50  # the supervisor's uid is so much above the child's
 OUT_OF_RESOURCES = "Function execution failed because of too much resource consumption"
 
 
@@ -33,16 +34,27 @@ def package(source: str | dict[str, str | bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def interpreter(folder: Path, uid: int | None) -> list[str]:
-    """The command of a Python that `uid` can read, also when ours lies below somebody's private home."""
+def command(folder: Path, uid: int | None) -> list[str]:
+    """How the program is started: as it is, or under a uid of its own with the capabilities to make `uid` the child's.
+
+    Python and program are then mounted where these uids can read them, for they may lie below a private home.
+    """
     python = Path(os.path.realpath(sys.executable))
     prefix = Path(sys.base_prefix).resolve()
-    if uid is None or all(path.stat().st_mode & 0o005 == 0o005 for path in (prefix, *prefix.parents)):
-        return [str(python)]
-    copy = folder / "python"
-    copy.mkdir()
-    script = 'mount --bind "$0" "$1" && shift && exec "$@"'
-    return ["unshare", "--mount", "sh", "-c", script, str(prefix), str(copy), str(copy / python.relative_to(prefix))]
+    options = ["-I", "-S", "-B"]
+    if uid is None:
+        return [str(python), *options, str(PROGRAM)]
+    python_copy, program_copy = folder / "python", folder / "program"
+    python_copy.mkdir()
+    program_copy.mkdir()
+    script = 'mount --bind "$0" "$1" && mount --bind "$2" "$3" && shift 3 && exec "$@"'
+    capabilities = "-all,+setuid,+setgid,+kill,+setpcap"
+    return [
+        "unshare", "--mount", "sh", "-c", script, str(prefix), str(python_copy), str(PROGRAM.parent), str(program_copy),
+        "setpriv", f"--reuid={uid + SUPERVISOR}", f"--regid={uid + SUPERVISOR}", "--clear-groups", "--no-new-privs",
+        f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}", f"--bounding-set={capabilities}",
+        str(python_copy / python.relative_to(prefix)), *options, str(program_copy / PROGRAM.name),
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,9 +101,10 @@ class Worker:
         passed = [listener.fileno(), config_fd]
         if self.config["cpu_shares_fd"] is not None:
             passed.append(self.config["cpu_shares_fd"])
-        options = ["-I", "-S", "-B", str(PROGRAM), "--listen-fd", str(passed[0]), "--config-fd", str(passed[1])]
+        if uid is not None:
+            os.chown(self.code_dir, uid + SUPERVISOR, uid + SUPERVISOR)
         self.process = subprocess.Popen(
-            interpreter(folder, uid) + options,
+            [*command(folder, uid), "--listen-fd", str(passed[0]), "--config-fd", str(passed[1])],
             pass_fds=passed,
             env={"QF_TEST_MARK": "environment-of-the-supervisor"},
             start_new_session=True,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.client import MIB, OUT_OF_RESOURCES, SECRET, Answer, wait_until
+from tests.runtime.client import MIB, OUT_OF_RESOURCES, SECRET, Answer, read_answer, wait_until
 from tests.runtime.conftest import MakeWorker
 
 Harm = Callable[..., Answer]
@@ -157,17 +158,40 @@ def test_a_function_that_returns_twice_answers_once(harm: Harm) -> None:
 
 def test_a_process_that_ends_after_its_answer_harms_no_call(make_worker: MakeWorker) -> None:
     worker = make_worker()
+    runs = worker.folder / "open" / "runs"
+    runs.parent.mkdir()
+    runs.parent.chmod(0o777)
     worker.load(
-        "import os, threading\nruns = []\ndef main(delay):\n"
-        "    threading.Timer(float(delay), os._exit, [0]).start()\n    runs.append(1)\n    return len(runs)\n"
+        "import os, threading\ndef main(delay):\n"
+        f"    with open({str(runs)!r}, 'a') as file: file.write('run\\n')\n"
+        "    threading.Timer(float(delay), os._exit, [0]).start()\n    return os.getpid()\n"
     )
-    for delay in ("0.1", "0.01", "0.001", "0.05"):
+    calls = 0
+    for delay in ("0.1", "0.02", "0.004", "0.002", "0.001", "0"):
         answer = worker.execute(delay)
-        child = [pid for pid in worker.processes() if pid != worker.template()]
         assert answer.status == "success" or answer.reason == "exited"
-        wait_until(lambda gone=child: not set(gone) & set(worker.processes()))
-        assert worker.execute("5").output == 1  # a fresh child, that ran it once
-        worker.request("POST", "/execute", worker.execution("0"))
+        following = worker.execute("60")
+        assert following.status == "success" or following.reason == "exited"
+        if answer.status == "success":
+            wait_until(lambda pid=answer.output: pid not in worker.processes())
+        assert worker.execute("60").status == "success"
+        calls += 3
+    assert len(runs.read_text().splitlines()) == calls
+
+
+def test_a_call_that_was_sent_to_a_dead_child_runs_in_the_next_one(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.load("import os\ndef main(): return os.getpid()\n")
+    old = worker.execute().output
+    os.kill(old, signal.SIGSTOP)
+    connection = worker.connect()
+    connection.request("POST", "/execute", worker.execution(), {"X-Worker-Secret": SECRET})
+    assert worker.request("GET", "/ping")[0] == 200
+    os.kill(old, signal.SIGKILL)
+    answer = read_answer(json.loads(connection.getresponse().read()))
+    connection.close()
+    assert answer.status == "success"
+    assert answer.output != old
 
 
 def test_background_processes_live_until_their_child_is_replaced(make_worker: MakeWorker) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from json.encoder import encode_basestring, encode_basestring_ascii
 from json.scanner import make_scanner
-from typing import Any
+from typing import Any, NamedTuple
 
 from .http_server import Connection
 
@@ -25,8 +24,7 @@ class BadCall(Exception):
     """The body of an `/execute` can't be used; the message says why."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an execution ended. `output` is JSON text."""
 
     status: str

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class ChildConfig:
+class ChildConfig(NamedTuple):
     """The part that the processes below the supervisor may know. Sizes are bytes."""
 
     code_dir: str
-    scratch_dirs: list[str] = field(default_factory=list)
+    scratch_dirs: Sequence[str] = ()
     child_uid: int | None = None
     child_gid: int | None = None
     max_result_size: int = 1 << 20
@@ -22,7 +22,7 @@ class ChildConfig:
 
     def encode(self) -> bytes:
         """As JSON."""
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(self._asdict()).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> ChildConfig:
@@ -30,8 +30,7 @@ class ChildConfig:
         return cls(**json.loads(data))
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """The supervisor's own part, and that of its children. Sizes are bytes, durations seconds."""
 
     secret: str
@@ -47,5 +46,5 @@ class Config:
     def decode(cls, data: bytes) -> Config:
         """Read the JSON object that the orchestrator wrote into the configuration pipe."""
         given = json.loads(data)
-        own = {item.name: given.pop(item.name) for item in fields(cls) if item.name in given}
+        own = {name: given.pop(name) for name in cls._fields if name in given}
         return cls(child=ChildConfig(**given), **own)

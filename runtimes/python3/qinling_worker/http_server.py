@@ -223,7 +223,11 @@ class Connection:
             self._stream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._head, self._missing = head, length
         if head.route == self._server.upload_route:
-            self.file = self._server.open_upload()
+            try:
+                self.file = self._server.open_upload()
+            except OSError as error:
+                self._refuse_and_end(500, f"the package can't be kept: {error.strerror}")
+                return False
         return self._take_body(data)
 
     def _check(self, head: Head) -> None:

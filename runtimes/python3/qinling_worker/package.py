@@ -18,6 +18,14 @@ class BadPackage(Exception):
     """The package can't be used; the message says why."""
 
 
+def open_upload(folder: str) -> IO[bytes]:
+    """A nameless file in `folder`: there is room for a package; not in memory, nor where functions write."""
+    path = os.path.join(folder, ".upload")
+    file = open(path, "x+b")  # noqa: SIM115 - the connection closes it
+    os.unlink(path)
+    return file
+
+
 def unpack(file: IO[bytes], folder: str, max_files: int, max_size: int) -> None:
     """Unpack a zip into `folder`, readable for everybody and writable for none but us.
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
 import sys
 import time
-import traceback
 from typing import NoReturn
 
 from . import linux
@@ -18,10 +16,9 @@ _STOP_TIMEOUT_S = 10.0
 
 def main(argv: list[str]) -> int:
     """Run a worker until it is told to end; its exit status."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--listen-fd", type=int, required=True)
-    parser.add_argument("--config-fd", type=int, required=True)
-    args = parser.parse_args(argv)
+    # argparse would take longer than all that follows.
+    options = {argv[at]: argv[at + 1] for at in range(0, len(argv) - 1, 2)}
+    listen_fd, config_fd = int(options["--listen-fd"]), int(options["--config-fd"])
     linux.set_dumpable(False)
     linux.set_no_new_privs()
     commands, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -38,12 +35,12 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     signal.signal(signal.SIGINT, lambda _number, _frame: sys.exit(0))
     try:
-        with open(args.config_fd, "rb") as file:
+        with open(config_fd, "rb") as file:
             config = Config.decode(file.read())
-        for fd in (args.listen_fd, config.cpu_shares_fd):
+        for fd in (listen_fd, config.cpu_shares_fd):
             if fd is not None:
                 os.set_inheritable(fd, False)
-        return Supervisor(config, socket.socket(fileno=args.listen_fd), commands, template).run()
+        return Supervisor(config, socket.socket(fileno=listen_fd), commands, template).run()
     finally:
         commands.close()  # upon which the template ends what is below it, and itself
         _wait_for(template)
@@ -55,7 +52,7 @@ def _run_template(commands: socket.socket) -> NoReturn:
 
         Template(commands).run()
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
 

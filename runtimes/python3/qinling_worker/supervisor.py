@@ -11,12 +11,8 @@ from __future__ import annotations
 import enum
 import gc
 import json
-import math
-import os
 import socket
-import tempfile
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from . import frames
@@ -26,8 +22,9 @@ from .cleaner import sweep
 from .config import Config
 from .http_server import Connection, Head, HTTPServer
 from .loop import Loop
-from .package import BadPackage, unpack
+from .package import BadPackage, open_upload, unpack
 from .scratch import ScratchSpace
+from .target import Target
 from .template_link import TemplateLink
 
 _SHORT_CALL_S = 0.001  # a call that is over before is not looked at
@@ -45,27 +42,6 @@ class State(enum.Enum):
     IDLE = 3
     BUSY = 4
     CLEANING = 5
-
-
-@dataclass(frozen=True)
-class Target:
-    """What this worker serves, until it ends."""
-
-    name: str
-    entry: str
-    memory_size: int
-    cpu: int
-
-    @classmethod
-    def decode(cls, header: bytes) -> Target:
-        """Read the X-Load header."""
-        given = json.loads(header.decode("ascii"))
-        target = cls(given["target"], given["entry"], given["memory_size"], given["cpu"])
-        if not (isinstance(target.name, str) and isinstance(target.entry, str)):
-            raise TypeError("target and entry are texts")
-        if any(type(number) is not int or number <= 0 for number in (target.memory_size, target.cpu)):
-            raise TypeError("memory_size and cpu are positive numbers")
-        return target
 
 
 class Supervisor:
@@ -106,7 +82,7 @@ class Supervisor:
                 b"POST /shutdown": self._shutdown,
             },
             frozenset({b"GET /ping"}),
-            (b"POST /load", config.max_unpacked_size + _UPLOAD_SLACK, self._open_upload),
+            (b"POST /load", config.max_unpacked_size + _UPLOAD_SLACK, lambda: open_upload(config.child.code_dir)),
         )
 
     def run(self) -> int:
@@ -148,7 +124,8 @@ class Supervisor:
                     connection.refuse(400, str(error))
                     return
                 self._target = target
-                self._set_cpu(target.cpu)
+                if self._config.cpu_shares_fd is not None:
+                    target.set_cpu(self._config.cpu_shares_fd, self._config.cpu_shares_format)
                 self._spawn()
         connection.answer(200, b'{"loaded": true}')
 
@@ -371,17 +348,3 @@ class Supervisor:
     def _over_memory(self, used: int) -> bool:
         assert self._target is not None
         return used > self._target.memory_size
-
-    def _set_cpu(self, millicores: int) -> None:
-        fd = self._config.cpu_shares_fd
-        if fd is None:
-            return
-        if self._config.cpu_shares_format == "weight":
-            value = min(10_000, max(1, round(millicores / 10)))  # 100 is a whole core's, as 1024 shares are
-        else:
-            value = max(2, math.ceil(millicores * 1024 / 1000))
-        os.pwrite(fd, b"%d" % value, 0)
-
-    def _open_upload(self) -> Any:
-        # On the code's file system, which has room for a package; not in memory, not where functions write.
-        return tempfile.TemporaryFile(dir=self._config.child.code_dir)
