@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from qinling_falcon.models import database
@@ -27,20 +28,43 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def postgres_tables(postgres: PostgresServer) -> str:
+    """The URL of a database with tables; making one for each test takes half a second and 8 MB."""
+    url = postgres.create_database()
+    migrate(Settings(database_url=url))
+    return url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def empty_database(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings that name a database with nothing in it."""
-    if request.param == "sqlite":
+    if backend == "sqlite":
         return Settings(var_dir=tmp_path)
     server: PostgresServer = request.getfixturevalue("postgres")
     return Settings(var_dir=tmp_path, database_url=server.create_database())
 
 
 @pytest.fixture
-def migrated(empty_database: Settings) -> Settings:
+def migrated(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings that name a database with empty tables."""
-    migrate(empty_database)
-    return empty_database
+    if backend == "sqlite":
+        settings = Settings(var_dir=tmp_path)
+        migrate(settings)
+        return settings
+    url: str = request.getfixturevalue("postgres_tables")
+    connection = psycopg2.connect(url)
+    try:
+        connection.cursor().execute("TRUNCATE runtimes, functions, executions")
+        connection.commit()
+    finally:
+        connection.close()
+    return Settings(var_dir=tmp_path, database_url=url)
 
 
 @pytest.fixture
