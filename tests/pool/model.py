@@ -248,6 +248,7 @@ class Model:
             self.reported.pop(holder, None)
             self.grants.pop(holder, None)
         self._settle()
+        self._make_room_for_stock()
 
     # What is there
 
@@ -358,6 +359,14 @@ class Model:
         while missing > 0 and (worker := self._spare(wanted)):
             self._doom(worker)
             missing -= 1
+
+    def _make_room_for_stock(self) -> None:
+        coming = {name: self.count(name, "warm") + self.count(name, "starting") for name in self.runtimes}
+        short = sum(max(0, warm - coming[name]) for name, warm in self.runtimes.items())
+        room = self.max_workers - len(self.workers) + len(self._in("draining"))
+        idle, leased = self._in("idle"), [worker for worker in self.workers.values() if worker.lease]
+        if idle and short > room and (len(idle) + len(leased)) * 2 > self.max_workers:
+            self._doom(idle[0])
 
     def _spare(self, wanted: dict[str, int]) -> Worker | None:
         if idle := self._in("idle"):

@@ -3,9 +3,10 @@
 -- reads   holders, reported, held:<holder>, leases, worker:<id>, waiters, idle, warm:*, runtimes
 -- writes  what release, decline and leave write; lost, reaper; of dead holders holders, reported, held:, grants:
 -- promises  a lease is lost when its deadline has passed, its holder is dead, or its holder lives and does not know
---           it (the answer was lost on the way); its worker drains, and what its record
---           needs is put into `lost`, once. A grant that was not accepted in time goes to the next waiter. Waiters of dead holders, or
---           past their time, leave. Workers that were idle for too long, and warm ones too many, drain.
+--           it (the answer was lost on the way); its worker drains, and what its record needs is put into `lost`,
+--           once. A grant that was not accepted in time goes to the next waiter. Waiters of dead holders, or past
+--           their time, leave. Workers that were idle for too long, and warm ones too many, drain; so does an idle
+--           one that is in the way of a runtime's stock of warm ones.
 --           If no reaper ran for long (Redis was down), holders get time to report first.
 
 local ttl, idle = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -65,4 +66,17 @@ for holder in pairs(dead) do
 end
 
 settle_queue()
+
+-- A first call should find a warm worker: where max_workers leave no room for stock, the least recently used idle
+-- worker makes room, one a pass, as long as more than half of all workers hold a function.
+local short = 0
+for at = 1, #runtimes, 2 do
+  local coming = call('ZCARD', P .. 'warm:' .. runtimes[at]) + call('ZCARD', P .. 'starting:' .. runtimes[at])
+  short = short + math.max(0, runtimes[at + 1] - coming)
+end
+local room = MAX_WORKERS - call('SCARD', WORKERS) + call('ZCARD', DRAINING)
+if short > room and (call('ZCARD', IDLE) + call('ZCARD', LEASES)) * 2 > MAX_WORKERS then
+  local worker = call('ZRANGE', IDLE, 0, 0)[1]
+  if worker then doom(worker) end
+end
 return 1
