@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -37,7 +38,7 @@ def child_uid(request: pytest.FixtureRequest) -> int | None:
 def make_worker(child_uid: int | None) -> Iterator[MakeWorker]:
     """Starts workers; all have ended, with everything in them, when the test is over."""
     workers: list[Worker] = []
-    with tempfile.TemporaryDirectory(prefix="qf-runtime-") as name:
+    with tempfile.TemporaryDirectory(prefix="qf-runtime-") as name, contextlib.ExitStack() as stops:
         folder = Path(name)
         folder.chmod(0o755)
 
@@ -46,11 +47,10 @@ def make_worker(child_uid: int | None) -> Iterator[MakeWorker]:
             home.mkdir()
             uid = None if child_uid is None else child_uid + 100_000 * len(workers)  # workers never share one
             workers.append(Worker(home, uid, **config))
+            stops.callback(workers[-1].stop)
             return workers[-1]
 
         yield make
-        for worker in workers:
-            worker.stop()
 
 
 @pytest.fixture
