@@ -30,7 +30,7 @@ def need_wrk() -> str:
     return found
 
 
-def wrk(url: str, connections: int, seconds: float, body: dict, *, headers: str = "", addresses: list = ()) -> dict:
+def wrk(url: str, connections: int, seconds: int, body: dict, *, headers: str = "", addresses: list = ()) -> dict:
     """One run: requests a second and percentiles in ms. `addresses`: [(host:port, secret)], one a connection."""
     environ = os.environ | {"BODY": json.dumps(body).replace('"%TOKEN%"', "%TOKEN%"), "HEADERS": headers}
     threads = min(connections, 2)
@@ -38,7 +38,7 @@ def wrk(url: str, connections: int, seconds: float, body: dict, *, headers: str 
         threads = connections
         environ["ADDRESSES"] = " ".join(address for address, _ in addresses[:connections])
         environ["SECRETS"] = " ".join(secret for _, secret in addresses[:connections])
-    command = [need_wrk(), f"-t{threads}", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s"]
+    command = [need_wrk(), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     done = subprocess.run(
         [*command, "-s", str(HERE / "wrk_call.lua"), url], env=environ, capture_output=True, text=True
     )

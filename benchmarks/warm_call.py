@@ -25,7 +25,7 @@ import requests
 from benchmarks.measure import HELLO, ROOT, cpu_seconds, median, need_wrk, save, wrk
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings
-from tests.integration.service import free_port, package, running_service, wait_until
+from tests.integration.service import Service, free_port, package, running_service, wait_until
 
 WORKERS = 32
 CONCURRENCY = (1, 8, 32)
@@ -59,6 +59,13 @@ def start_relay(workers: list[tuple[str, str]], claims: Path, processes: int) ->
     return process, url
 
 
+def warm_up(service: Service, call: dict) -> None:
+    """Call until every worker that is needed has the function, and no further one is being started."""
+    runtime, before = service.runtime(), None
+    while before != (before := service.capacity(runtime)):
+        wrk(service.url + "/v1/executions", WORKERS, 3, call)
+
+
 def valkey_pid(url: str) -> int:
     socket_path = url.removeprefix("unix://").partition("?")[0]
     rows = psutil.process_iter(["pid", "cmdline"])
@@ -68,12 +75,12 @@ def valkey_pid(url: str) -> int:
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--seconds", type=float, default=4.0)
+    arguments.add_argument("--seconds", type=int, default=4)
     options = arguments.parse_args()
     need_wrk()
     rows: dict[tuple[str, int], list[dict]] = {}
     cpu: dict[str, list[float]] = {}
-    limits = {"warm_workers": 4, "max_workers": 48, "function_concurrency": 64, "project_concurrency": 64}
+    limits = {"warm_workers": 8, "max_workers": 48, "function_concurrency": 64, "project_concurrency": 64}
     with tempfile.TemporaryDirectory(prefix="qf-bench-") as folder, running_service(**limits) as service:
         direct = Path(folder) / "direct"
         claims = Path(folder) / "claims"
@@ -84,10 +91,11 @@ def main() -> None:
             function = service.function(HELLO)
             call = {"function_id": function, "input": None}
             execution = {"token": "%TOKEN%", "execution_id": "direct", "timeout_s": 5, "input": None, "context": {}}
-            wrk(service.url + "/v1/executions", WORKERS, 3, call)  # until every worker that is needed has the function
+            warm_up(service, call)
             groups = {
                 "web": [service.processes["web"].pid],
                 "pool manager and workers": [service.processes["pool"].pid],
+                "relay": [relay.pid],
                 "valkey": [valkey_pid(service.environ["REDIS_URL"])],
             }
             for number in range(options.rounds):
@@ -95,15 +103,16 @@ def main() -> None:
                     url = f"http://{workers[0][0]}/execute"
                     row = wrk(url, connections, options.seconds, execution, addresses=workers)
                     rows.setdefault(("worker", connections), []).append(row)
-                    rows.setdefault(("relay", connections), []).append(
-                        wrk(relay_url, connections, options.seconds, {"input": None})
-                    )
+                    start = cpu_seconds(groups)
+                    relayed = wrk(relay_url, connections, options.seconds, {"input": None})
+                    rows.setdefault(("relay", connections), []).append(relayed)
                     before = cpu_seconds(groups)
                     row = wrk(service.url + "/v1/executions", connections, options.seconds, call)
                     after = cpu_seconds(groups)
                     rows.setdefault(("service", connections), []).append(row)
                     if connections == max(CONCURRENCY):
-                        for name in groups:
+                        cpu.setdefault("relay", []).append((before["relay"] - start["relay"]) / relayed["requests"] * 1000)
+                        for name in groups.keys() - {"relay"}:
                             cpu.setdefault(name, []).append((after[name] - before[name]) / row["requests"] * 1000)
                 print(f"round {number + 1} of {options.rounds} done", flush=True)
         finally:

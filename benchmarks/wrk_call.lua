@@ -21,7 +21,7 @@ end
 local token = 0
 function init()
   if secret then headers["X-Worker-Secret"] = secret end
-  token = os.time() * 100000
+  token = os.time() * 1000000
 end
 
 function request()

@@ -16,7 +16,6 @@ import dataclasses
 import json
 import logging
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -192,8 +191,9 @@ def running(detail: str) -> ExecutionRecord:
 
 
 def _begin(target: Target, call: Call) -> ExecutionRecord:
+    now = clock.now()
     return ExecutionRecord(
-        id=str(uuid.uuid4()),
+        id=clock.new_id(now),
         project_id=target.project_id,
         function_id=target.function_id,
         function_version=target.version,
@@ -202,7 +202,7 @@ def _begin(target: Target, call: Call) -> ExecutionRecord:
         input=call.input,
         status=ExecutionStatus.RUNNING,
         source=call.source,
-        created_at=clock.now(),
+        created_at=now,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import random
 import time
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -21,6 +22,17 @@ def now() -> datetime.datetime:
     instant = max(time.time_ns() // 1000, _last + 1)
     _last = instant
     return from_micros(instant)
+
+
+def new_id(moment: datetime.datetime) -> str:
+    """A UUID (version 7) that sorts by `moment`.
+
+    Rows that come one after the other then lie side by side in the table's index, which a random id would
+    scatter over all of it. It is unique, and no secret.
+    """
+    number = to_micros(moment) // 1000 << 80 | 0x7 << 76 | random.getrandbits(12) << 64 | 0b10 << 62
+    digits = f"{number | random.getrandbits(62):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def to_micros(moment: datetime.datetime) -> int:

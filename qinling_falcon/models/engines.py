@@ -37,6 +37,7 @@ class Engine(Protocol):
     """A peewee database with what the writer needs of it."""
 
     begin_sql: str
+    outlives_errors: bool  # a statement that fails leaves the rest of its transaction as it was
     position_function: str  # position_function(text, part): where part begins in text, 0: nowhere
 
     def open_writer(self) -> None:
@@ -75,6 +76,7 @@ class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
     """SQLite in WAL mode. Connections of the pool can only read."""
 
     begin_sql = "BEGIN IMMEDIATE"
+    outlives_errors = True
     position_function = "instr"
     _lost = frozenset(
         (
@@ -114,6 +116,8 @@ class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
             connection.execute("PRAGMA synchronous=full")
             connection.execute("PRAGMA foreign_keys=1")
             connection.execute("PRAGMA journal_size_limit=67108864")
+            # Fewer checkpoints: pages that many commits touch are written back once.
+            connection.execute("PRAGMA wal_autocheckpoint=8000")
         except BaseException:
             connection.close()
             raise
@@ -145,6 +149,7 @@ class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
     """PostgreSQL by psycopg2. Connections of the pool can only read."""
 
     begin_sql = "BEGIN"
+    outlives_errors = False
     position_function = "strpos"
 
     def __init__(self, url: str, settings: Settings) -> None:

@@ -6,12 +6,16 @@ for each function's count.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import functools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import peewee
 
 from qinling_falcon.models import clock
 from qinling_falcon.models.database import engine, transact_grouped
@@ -77,6 +81,8 @@ _TEXTS = tuple(_PLACE[name] for name in ("input", "result", "log", "status_reaso
 _CREATED, _UPDATED = _PLACE["created_at"], _PLACE["updated_at"]
 # What the end of an execution says anew; the rest was right when it began.
 _ENDED = ("result", "log", "status", "status_reason", "cold", "queued_ms", "run_ms", "updated_at")
+
+_TABLE = Execution._meta.table_name
 
 Values = tuple[Any, ...]
 
@@ -150,14 +156,30 @@ def _waves(records: list[Values]) -> Iterator[list[int]]:
 
 
 def _upsert(rows: list[Values]) -> list[str]:
-    """Insert the rows, or end those that are running; ids of those that were written."""
+    """Insert the rows, or end those that are running; ids of those that were written.
+
+    Nearly always all rows are new. Where a statement that fails leaves its transaction as it was (SQLite), that is
+    tried first: every row that RETURNING gives back would cost the writer's thread a turn at the interpreter's lock.
+    """
     database = engine()
-    row_sql = f"({', '.join([database.param] * len(_COLUMNS))})"
-    table = Execution._meta.table_name
-    sql = (
-        f"INSERT INTO {table} ({', '.join(_COLUMNS)}) VALUES {', '.join([row_sql] * len(rows))}"
-        f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _ENDED)}"
-        f" WHERE {table}.status = 'running' RETURNING id"
+    values = [value for row in rows for value in row]
+    if database.outlives_errors:
+        with contextlib.suppress(peewee.IntegrityError):
+            database.execute_sql(_insert_sql(database.param, len(rows)), values)
+            return [row[_ID] for row in rows]
+    return [row_id for (row_id,) in database.execute_sql(_upsert_sql(database.param, len(rows)), values).fetchall()]
+
+
+@functools.cache
+def _insert_sql(param: str, rows: int) -> str:
+    row_sql = f"({', '.join([param] * len(_COLUMNS))})"
+    return f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES {', '.join([row_sql] * rows)}"
+
+
+@functools.cache
+def _upsert_sql(param: str, rows: int) -> str:
+    return (
+        f"{_insert_sql(param, rows)} ON CONFLICT (id) DO UPDATE SET"
+        f" {', '.join(f'{name} = excluded.{name}' for name in _ENDED)}"
+        f" WHERE {_TABLE}.status = 'running' RETURNING id"
     )
-    cursor = database.execute_sql(sql, [value for row in rows for value in row])
-    return [row_id for (row_id,) in cursor.fetchall()]

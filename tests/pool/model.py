@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 ACCEPT_MS = 1000
 CHANGING_MS = 60_000
 UNKNOWN_AFTER_MS = 2000
+UNUSED_MS = 2000
 
 
 @dataclass
@@ -365,7 +366,12 @@ class Model:
         short = sum(max(0, warm - coming[name]) for name, warm in self.runtimes.items())
         room = self.max_workers - len(self.workers) + len(self._in("draining"))
         idle, leased = self._in("idle"), [worker for worker in self.workers.values() if worker.lease]
-        if idle and short > room and (len(idle) + len(leased)) * 2 > self.max_workers:
+        if (
+            idle
+            and idle[0].score <= self.now - UNUSED_MS
+            and short > room
+            and (len(idle) + len(leased)) * 2 > self.max_workers
+        ):
             self._doom(idle[0])
 
     def _spare(self, wanted: dict[str, int]) -> Worker | None:

@@ -11,6 +11,7 @@
 
 local ttl, idle = tonumber(ARGV[5]), tonumber(ARGV[6])
 local UNKNOWN_AFTER_MS = 2000
+local UNUSED_MS = 2000
 
 local was = call('HMGET', REAPER, 'last', 'since')
 local last, since = tonumber(was[1]), tonumber(was[2])
@@ -68,7 +69,8 @@ end
 settle_queue()
 
 -- A first call should find a warm worker: where max_workers leave no room for stock, the least recently used idle
--- worker makes room, one a pass, as long as more than half of all workers hold a function.
+-- worker makes room, one a pass, as long as more than half of all workers hold a function. One that was used just now
+-- stays: under load it is needed again at once, and would come back at the cost of the stock.
 local short = 0
 for at = 1, #runtimes, 2 do
   local coming = call('ZCARD', P .. 'warm:' .. runtimes[at]) + call('ZCARD', P .. 'starting:' .. runtimes[at])
@@ -76,7 +78,7 @@ for at = 1, #runtimes, 2 do
 end
 local room = MAX_WORKERS - call('SCARD', WORKERS) + call('ZCARD', DRAINING)
 if short > room and (call('ZCARD', IDLE) + call('ZCARD', LEASES)) * 2 > MAX_WORKERS then
-  local worker = call('ZRANGE', IDLE, 0, 0)[1]
+  local worker = call('ZRANGEBYSCORE', IDLE, '-inf', now - UNUSED_MS, 'LIMIT', 0, 1)[1]
   if worker then doom(worker) end
 end
 return 1
