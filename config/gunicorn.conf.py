@@ -19,10 +19,6 @@ except SettingsError as error:
     sys.exit(str(error))
 
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
-# The database's writer is a thread of its own: with Python's 5 ms it would wait that long, several times a commit,
-# while the hub computes.
-sys.setswitchinterval(0.0005)
-
 bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = "gevent"

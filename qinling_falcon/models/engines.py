@@ -37,7 +37,9 @@ class Engine(Protocol):
     """A peewee database with what the writer needs of it."""
 
     begin_sql: str
-    outlives_errors: bool  # a statement that fails leaves the rest of its transaction as it was
+    # A group's statements are complete in themselves (triggers do what follows from them, and a statement that fails
+    # changes nothing), so that a group needs no transaction around it.
+    complete_statements: bool
     position_function: str  # position_function(text, part): where part begins in text, 0: nowhere
 
     def open_writer(self) -> None:
@@ -72,11 +74,23 @@ def make_engine(settings: Settings) -> Engine:
     raise SettingsError(f"DATABASE_URL={url.partition(':')[0]}:…: expected `postgresql://…` or `sqlite:///path`")
 
 
+# A record and what it adds to its function's count, in one statement: what the writer's thread does in Python costs
+# more than SQLite's part. They belong to the writer's connection, so that no migration has to know of them.
+_COUNTING = tuple(
+    f"CREATE TEMP TRIGGER executions_{name} {event} AND NEW.function_version = 0 BEGIN"
+    " UPDATE functions SET count = count + 1 WHERE id = NEW.function_id; END"
+    for name, event in (
+        ("began", "AFTER INSERT ON main.executions WHEN NEW.status <> 'running'"),
+        ("ended", "AFTER UPDATE ON main.executions WHEN OLD.status = 'running' AND NEW.status <> 'running'"),
+    )
+)
+
+
 class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
     """SQLite in WAL mode. Connections of the pool can only read."""
 
     begin_sql = "BEGIN IMMEDIATE"
-    outlives_errors = True
+    complete_statements = True
     position_function = "instr"
     _lost = frozenset(
         (
@@ -118,6 +132,8 @@ class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
             connection.execute("PRAGMA journal_size_limit=67108864")
             # Fewer checkpoints: pages that many commits touch are written back once.
             connection.execute("PRAGMA wal_autocheckpoint=8000")
+            for trigger in _COUNTING:
+                connection.execute(trigger)
         except BaseException:
             connection.close()
             raise
@@ -149,7 +165,7 @@ class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
     """PostgreSQL by psycopg2. Connections of the pool can only read."""
 
     begin_sql = "BEGIN"
-    outlives_errors = False
+    complete_statements = False
     position_function = "strpos"
 
     def __init__(self, url: str, settings: Settings) -> None:

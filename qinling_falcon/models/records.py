@@ -127,12 +127,19 @@ def _write(records: list[Values]) -> list[bool]:
             values = records[place]
             if values[_STATUS] != ExecutionStatus.RUNNING and values[_VERSION] == 0:
                 counts[values[_FUNCTION]] += 1
+    _count(counts)
+    return won
+
+
+def _count(counts: Counter[str]) -> None:
+    """Add to functions' counts, where no trigger has done so (see `engines`)."""
     database = engine()
+    if database.complete_statements:
+        return
     sql = f'UPDATE {Function._meta.table_name} SET "count" = "count" + {database.param} WHERE id = {database.param}'
     # In order of id: two processes that count the same functions must not wait for each other in a circle.
     for function_id in sorted(counts):
         database.execute_sql(sql, (counts[function_id], function_id))
-    return won
 
 
 def _waves(records: list[Values]) -> Iterator[list[int]]:
@@ -158,12 +165,12 @@ def _waves(records: list[Values]) -> Iterator[list[int]]:
 def _upsert(rows: list[Values]) -> list[str]:
     """Insert the rows, or end those that are running; ids of those that were written.
 
-    Nearly always all rows are new. Where a statement that fails leaves its transaction as it was (SQLite), that is
-    tried first: every row that RETURNING gives back would cost the writer's thread a turn at the interpreter's lock.
+    Nearly always all rows are new. Where a statement that fails leaves everything as it was (SQLite), that is tried
+    first: every row that RETURNING gives back would cost the writer's thread a turn at the interpreter's lock.
     """
     database = engine()
     values = [value for row in rows for value in row]
-    if database.outlives_errors:
+    if database.complete_statements:
         with contextlib.suppress(peewee.IntegrityError):
             database.execute_sql(_insert_sql(database.param, len(rows)), values)
             return [row[_ID] for row in rows]
