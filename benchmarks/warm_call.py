@@ -111,7 +111,8 @@ def main() -> None:
                     after = cpu_seconds(groups)
                     rows.setdefault(("service", connections), []).append(row)
                     if connections == max(CONCURRENCY):
-                        cpu.setdefault("relay", []).append((before["relay"] - start["relay"]) / relayed["requests"] * 1000)
+                        relay_s = before["relay"] - start["relay"]
+                        cpu.setdefault("relay", []).append(relay_s / relayed["requests"] * 1000)
                         for name in groups.keys() - {"relay"}:
                             cpu.setdefault(name, []).append((after[name] - before[name]) / row["requests"] * 1000)
                 print(f"round {number + 1} of {options.rounds} done", flush=True)
