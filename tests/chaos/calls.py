@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import redis
 
+from qinling_falcon.pool import keys
 from qinling_falcon.settings import Settings
 from tests.integration.service import wait_until
 from tests.run import processes
@@ -84,6 +85,7 @@ class Chaos:
         """Within 15 s: right answers, right capacity, nobody orphaned, and all that was begun in a final state."""
         wait_until("right answers", self._answers, BACK_WITHIN_S)
         wait_until("right capacity", self._capacity_is_right, BACK_WITHIN_S)
+        wait_until("the pool knows the workers that live", self._pool_knows_who_lives, BACK_WITHIN_S)
         wait_until("all that was begun is final", self._all_final, BACK_WITHIN_S)
         wait_until("nobody is orphaned", lambda: not self.service.strays(), BACK_WITHIN_S)
         # Not once by chance: every web process, several workers.
@@ -125,6 +127,12 @@ class Chaos:
             return False
         capacity = answer.json()["capacity"]
         return bool(capacity["total"] == len(self.service.worker_ids()) and capacity["available"] == 2)
+
+    def _pool_knows_who_lives(self) -> bool:
+        """One that is gone would take a place among the most workers that there may be, for ever."""
+        with self.redis() as connection:
+            known = {worker.decode() for worker in connection.smembers(keys.WORKERS)}
+        return known == self.service.worker_ids()
 
     def _all_final(self) -> bool:
         answer = self.service.request("GET", f"/v1/executions?function_id={self._sleeper}")

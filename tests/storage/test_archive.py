@@ -186,6 +186,41 @@ def test_a_header_that_contradicts_the_directory(check: Check) -> None:
         check(patched(data, local=0, value=b"XX"))
 
 
+def test_a_folder_with_data(check: Check) -> None:
+    with pytest.raises(BadRequest, match="folder with data"):
+        check(make_zip({"main.py": b"", "folder/": b"x" * 100}))
+
+
+def test_data_that_ends_too_early_or_too_late(check: Check) -> None:
+    content = b"x" * 1000
+    deflate = zlib.compressobj(wbits=-15)
+    endless = deflate.compress(content) + deflate.flush(zlib.Z_SYNC_FLUSH)  # all of it, but no end of the stream
+    ended = endless + deflate.flush()
+    check(deflated(ended, content))
+    for data in (endless, ended + b"more"):
+        with pytest.raises(BadRequest, match="not what it declares"):
+            check(deflated(data, content))
+
+
+def deflated(data: bytes, content: bytes) -> bytes:
+    """An archive of one entry, `data`, which is said to be the compressed `content`."""
+    stored = make_zip({"main.py": data}, compression=zipfile.ZIP_STORED)
+    # Method; checksum and both sizes: what the headers hold of them, beside the data and in the directory.
+    told = struct.pack("<LLL", zlib.crc32(content), len(data), len(content))
+    return patched(patched(stored, central=10, local=8, value=b"\x08\x00"), central=16, local=14, value=told)
+
+
+def test_no_more_is_inflated_than_an_entry_declares(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    inflated = []
+    crc32 = zlib.crc32
+    monkeypatch.setattr(zlib, "crc32", lambda data, start=0: (inflated.append(len(data)), crc32(data, start))[1])
+    bomb = patched(make_zip({"bomb": bytes(50_000_000)}), central=24, local=22, value=struct.pack("<L", 1000))
+    inflated.clear()
+    with pytest.raises(BadRequest, match="not what it declares"):
+        check(bomb)
+    assert sum(inflated) < 1_000_000
+
+
 def test_a_bomb_that_says_so(check: Check) -> None:
     with pytest.raises(TooLarge, match="unpacks to"):
         check(make_zip({"bomb": bytes(1_000_001)}))
