@@ -17,7 +17,10 @@ from tests.servers.postgres import running_postgres
 HELLO = "def main(name='World'):\n    print('saying hello')\n    return 'Hello, ' + name\n"
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(f"calls-{name}")) for name in ("sqlite", "postgresql")],
+)
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     if request.param == "sqlite":
         with running_service(max_workers=8) as running:

@@ -14,6 +14,8 @@ import pytest
 
 from tests.integration.service import Service, package
 
+pytestmark = pytest.mark.xdist_group("hostile-uploads")  # one service for all of them
+
 
 def zipped(fill: Callable[[zipfile.ZipFile], Any]) -> bytes:
     buffer = io.BytesIO()

@@ -322,7 +322,7 @@ def main():
 """
     )
     seen = worker.execute().output
-    assert set(seen["environ"]) <= {"HOME", "PATH", "LANG", "PYTHONUNBUFFERED"}
+    assert set(seen["environ"]) <= {"HOME", "PATH", "LANG", "PYTHONUNBUFFERED", "TMPDIR"}
     assert seen["environ"]["HOME"] == "/tmp"
     assert seen["cwd"] == seen["path"] == str(worker.code_dir)
     uid = os.getuid() if worker.uid is None else worker.uid

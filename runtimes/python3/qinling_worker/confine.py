@@ -25,7 +25,9 @@ def become_child(config: ChildConfig, memory_size: int) -> None:
     if os.getppid() != parent:
         os._exit(1)
     os.environ.clear()
-    os.environ.update(HOME="/tmp", PATH="/usr/local/bin:/usr/bin:/bin", LANG="C.UTF-8", PYTHONUNBUFFERED="1")
+    scratch = config.scratch_dirs[0] if config.scratch_dirs else "/tmp"
+    os.environ.update(HOME=scratch, TMPDIR=scratch, PATH="/usr/local/bin:/usr/bin:/bin", LANG="C.UTF-8")
+    os.environ["PYTHONUNBUFFERED"] = "1"
     os.umask(0o022)
     os.chdir(config.code_dir)
 
