@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,5 +17,15 @@ def offload(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return work(*args, **kwargs)
     import gevent
 
-    result: T = gevent.get_hub().threadpool.apply(work, args, kwargs)
-    return result
+    # An error that ends a task of gevent's pool is printed with its stack, though its caller handles it.
+    result, error = gevent.get_hub().threadpool.apply(_outcome, (work, args, kwargs))
+    if error is not None:
+        raise error
+    return cast(T, result)
+
+
+def _outcome(work: Callable[..., T], args: Any, kwargs: Any) -> tuple[T | None, BaseException | None]:
+    try:
+        return work(*args, **kwargs), None
+    except BaseException as error:
+        return None, error

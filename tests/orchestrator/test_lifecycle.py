@@ -12,6 +12,7 @@ import pytest
 from qinling_falcon.orchestrators.base import StartFailed, UnknownImage
 from qinling_falcon.orchestrators.process.install import AlreadyRunning
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.orchestrators.process.worker import Worker
 from qinling_falcon.settings import Settings
 
 from .conftest import Manager, attempt, eventually, left_of, marked, request
@@ -65,6 +66,22 @@ def test_destroy_leaves_nothing(orchestrator: ProcessOrchestrator, settings: Set
 
 def test_destroying_an_unknown_worker_is_no_error(orchestrator: ProcessOrchestrator) -> None:
     orchestrator.destroy("nobody")
+
+
+def test_workers_may_start_while_others_are_looked_at(
+    orchestrator: ProcessOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under gevent a look lets other greenlets run."""
+
+    def has_exited(worker: Worker) -> bool:
+        if worker.worker_id == "w1":
+            orchestrator.start("w2", "probe")
+        return False
+
+    orchestrator.start("w1", "probe")
+    monkeypatch.setattr(Worker, "has_exited", has_exited)
+    assert orchestrator.exited() == []
+    assert sorted(orchestrator.workers()) == ["w1", "w2"]
 
 
 def test_close_ends_all_workers(orchestrator: ProcessOrchestrator, settings: Settings) -> None:

@@ -200,3 +200,22 @@ print(upload.get().size)
     outcome = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60)
     assert outcome.returncode == 0
     assert int(outcome.stdout) > 0
+
+
+def test_a_refused_package_is_no_noise_in_the_log(tmp_path: Path) -> None:
+    script = f"""
+from gevent import monkey
+monkey.patch_all()
+import io
+from pathlib import Path
+from qinling_falcon.errors import BadRequest
+from qinling_falcon.storage.archive import ArchiveLimits
+from qinling_falcon.storage.packages import LocalPackages
+
+try:
+    LocalPackages(Path({str(tmp_path)!r}), ArchiveLimits(10, 10**8)).save(io.BytesIO(b"no zip"), 10**8)
+except BadRequest as error:
+    print(error)
+"""
+    outcome = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (outcome.stdout, outcome.stderr) == ("The package is not a zip archive.\n", "")

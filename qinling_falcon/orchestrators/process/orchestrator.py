@@ -114,7 +114,8 @@ class ProcessOrchestrator:
 
     def exited(self) -> list[str]:
         """Ids of workers that ended by themselves since the last call; nothing of them is left."""
-        found = [worker for worker in self._workers.values() if worker.has_exited()]
+        # A look can let other greenlets run, and those start and end workers.
+        found = [worker for worker in list(self._workers.values()) if worker.has_exited()]
         for worker in found:
             _log.warning("worker_exited worker_id=%s how=%r", worker.worker_id, worker.describe_exit())
             self._remove(worker)
