@@ -141,6 +141,23 @@ def test_ends_with_the_make_that_started_it(folder: Path) -> None:
         running.wait_nothing_left(15)
 
 
+def test_what_an_earlier_run_left_is_ended_first(folder: Path) -> None:
+    (folder / "run.id").write_text("the earlier one")
+    left, other = (
+        subprocess.Popen(["sleep", "1000"], env=os.environ | {"QINLING_RUN_ID": run_id}, start_new_session=True)
+        for run_id in ("the earlier one", "somebody else's")
+    )
+    try:
+        # It need not come further than that.
+        starts_in_vain(folder, DATABASE_URL="sqlite:////dev/null/qinling.db")
+        assert left.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        for process in (left, other):
+            process.kill()
+            process.wait()
+
+
 def test_a_wrong_setting_is_named(folder: Path) -> None:
     assert "WARM_WORKERS=many: expected a whole number" in starts_in_vain(folder, WARM_WORKERS="many")
 
