@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import re
 import types
@@ -23,6 +24,7 @@ MIB = 1024 * 1024
 # A Unix socket's path has at most 107 bytes; the longest name in that folder has 24.
 _MAX_SOCKET_DIR = 80
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _TRUE = {"1", "t", "true", "on", "y", "yes"}
 _FALSE = {"0", "f", "false", "off", "n", "no"}
 
@@ -147,6 +149,9 @@ class Settings:
                 )
         if self.list_limit > self.list_limit_max:
             raise SettingsError(f"LIST_LIMIT={self.list_limit}: expected at most LIST_LIMIT_MAX={self.list_limit_max}")
+        if self.redis_url and not self.redis_url.startswith(_REDIS_SCHEMES):
+            scheme = self.redis_url.partition(":")[0]
+            raise SettingsError(f"REDIS_URL={scheme[:20]}:…: expected one of {', '.join(_REDIS_SCHEMES)}")
         if self.auth_mode == "noauth" and not self.allow_remote_noauth and not is_loopback(self.host):
             raise SettingsError(
                 f"HOST={self.host}: expected a loopback address, for AUTH_MODE=noauth lets everybody in"
@@ -212,7 +217,10 @@ def _convert(hint: Any, text: str) -> Any:
         if text.lower() not in _TRUE | _FALSE:
             raise ValueError
         return text.lower() in _TRUE
-    return hint(text)
+    value = hint(text)
+    if hint is float and not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def _expected(field: dataclasses.Field[Any], hint: Any) -> str:
@@ -222,8 +230,8 @@ def _expected(field: dataclasses.Field[Any], hint: Any) -> str:
         return "true or false"
     kind = {int: "a whole number", float: "a number", str: "text", Path: "a path"}[hint]
     low, high = field.metadata["low"], field.metadata["high"]
-    bounds = [f"at least {low:g}"] if low is not None else []
-    bounds += [f"at most {high:g}"] if high is not None else []
+    bounds = [f"at least {low}"] if low is not None else []
+    bounds += [f"at most {high}"] if high is not None else []
     return " ".join([kind, " and ".join(bounds)]).strip()
 
 

@@ -29,6 +29,10 @@ def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
         ({"DEFAULT_CPU": "999"}, "DEFAULT_CPU=999"),
         ({"HOST": "0.0.0.0"}, "HOST=0.0.0.0"),
         ({"LIST_LIMIT": "20000"}, "LIST_LIMIT=20000"),
+        ({"HOLDER_TTL_S": "nan"}, "HOLDER_TTL_S=nan: expected a number at least 1"),
+        ({"WORKER_IDLE_S": "inf"}, "WORKER_IDLE_S=inf"),
+        ({"MAX_MEMORY_SIZE": "1"}, "expected a whole number at least 1048576"),
+        ({"REDIS_URL": "http://user:secret@host"}, "REDIS_URL=http:…: expected one of redis://"),
     ],
 )
 def test_wrong_value_is_refused_with_its_name_and_what_was_expected(environ: dict[str, str], said: str) -> None:
