@@ -147,6 +147,12 @@ class Settings:
                     f"DEFAULT_{kind.upper()}={default}: expected a value between MIN_{kind.upper()}={low}"
                     f" and MAX_{kind.upper()}={high}"
                 )
+        try:
+            re.compile(self.list_envelope_agents)
+        except re.error:
+            raise SettingsError(
+                f"LIST_ENVELOPE_AGENTS={self.list_envelope_agents}: expected a regular expression"
+            ) from None
         if self.list_limit > self.list_limit_max:
             raise SettingsError(f"LIST_LIMIT={self.list_limit}: expected at most LIST_LIMIT_MAX={self.list_limit_max}")
         if self.redis_url and not self.redis_url.startswith(_REDIS_SCHEMES):

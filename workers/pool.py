@@ -15,7 +15,7 @@ import gevent
 from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.invoker import record_lost
+from qinling_falcon.invocation.invoker import record_lost, record_overdue
 from qinling_falcon.models.database import connect
 from qinling_falcon.models.function import package_keys
 from qinling_falcon.observability.logs import setup_logging
@@ -24,12 +24,12 @@ from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
-from qinling_falcon.settings import SettingsError, get_settings
+from qinling_falcon.settings import Settings, SettingsError, get_settings
 from qinling_falcon.storage.packages import LocalPackages, PackageStore
 
 log = logging.getLogger(__name__)
 
-_SWEEP_INTERVAL_S = 600.0
+_SWEEP_INTERVAL_S = 60.0
 # Longer than any upload takes from its last byte to the commit of its function.
 _ORPHAN_AGE_S = 3600.0
 
@@ -48,21 +48,23 @@ def main() -> None:
     registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
     orchestrator = ProcessOrchestrator(settings)
     runtimes = Runtimes(registry, settings.warm_workers)
-    gevent.spawn(_sweep_packages, LocalPackages.from_settings(settings))
+    gevent.spawn(_sweep, settings, LocalPackages.from_settings(settings))
     Manager(registry, orchestrator, runtimes, settings, record_lost).run(stopping)
 
 
-def _sweep_packages(packages: PackageStore) -> None:
-    """Remove, now and then, packages that a crash left between their upload and the commit of their function."""
+def _sweep(settings: Settings, packages: PackageStore) -> None:
+    """Set right, now and then, what crashes have left in the database and among the packages."""
     while True:
         try:
-            removed = packages.sweep(package_keys, _ORPHAN_AGE_S)
-            if removed:
+            if overdue := record_overdue(settings):
+                log.warning("recorded executions that nobody runs any more: %s", ", ".join(overdue))
+            # A crash between an upload and the commit of its function leaves the package.
+            if removed := packages.sweep(package_keys, _ORPHAN_AGE_S):
                 log.info("removed packages of no function: %s", ", ".join(removed))
         except Unavailable as error:
-            log.warning("packages are not swept now: %s", error)
+            log.warning("nothing can be swept now: %s", error)
         except Exception:
-            log.exception("sweeping packages failed")
+            log.exception("a sweep failed")
         gevent.sleep(_SWEEP_INTERVAL_S)
 
 

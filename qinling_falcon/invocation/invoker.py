@@ -2,12 +2,12 @@
 
 What a crash of this process leaves, step by step:
 
-- before the lease: nothing; the caller has no answer and nothing was begun (a
-  large input has its row, `running`, which the lease names from the next step on);
-- with the lease, until the record is committed: the lease. The reaper finds
-  that its holder is silent, destroys the worker and has the execution recorded
-  as `error`;
-- after the record: the same, but the record is final already and stays as it is.
+- before the lease: nothing; the caller has no answer and nothing was begun;
+- with the lease, until the record is committed: the lease (and, for a large
+  input, a row that is `running`). The reaper finds that its holder is silent,
+  destroys the worker and has the execution recorded as `error`; if Redis was
+  lost as well, `record_overdue` does that for the row;
+- after the record: the lease, but the record is final already and stays as it is.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from qinling_falcon.errors import QinlingError, Unavailable
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import NotSent, WorkerClient, WorkerLost
 from qinling_falcon.models import clock
+from qinling_falcon.models.execution import running_since
 from qinling_falcon.models.records import ExecutionRecord, begin, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import ExecutionStatus
@@ -34,7 +36,7 @@ from qinling_falcon.storage.packages import PackageMissing, PackageStore
 
 log = logging.getLogger(__name__)
 
-# A larger input does not travel in the lease: its row is written first, as `running`.
+# A larger input does not travel in the lease: its row is written before it is sent, as `running`.
 INLINE_INPUT = 16 * 1024
 # How often a call is tried again before it was sent: on a stale target or a worker that is gone.
 _TRIES = 5
@@ -77,23 +79,10 @@ class Invoker:
             Unavailable: no worker in time; the function has not run.
         """
         began = time.monotonic()
+        deadline = began + self._settings.invoke_queue_timeout_s
         target = self._resolver.resolve(context, call.function_id, call.function_version)
         begun = _begin(target, call)
-        stored = call.input is not None and len(call.input) > INLINE_INPUT
-        if stored:
-            begin(begun)
-        try:
-            return self._run(context, target, call, begun, began, stored)
-        except QinlingError as error:
-            if stored:
-                record(_failed(begun, f"the call was refused: {error.message}"))
-            raise
-
-    def _run(
-        self, context: Context, target: Target, call: Call, begun: ExecutionRecord, began: float, stored: bool
-    ) -> ExecutionRecord:
-        deadline = began + self._settings.invoke_queue_timeout_s
-        detail = _detail(begun, stored)
+        detail = _detail(begun)
         for _ in range(_TRIES):
             try:
                 lease = self._pool.lease(self._request(target, begun.id, detail), max(0.0, deadline - time.monotonic()))
@@ -103,6 +92,8 @@ class Invoker:
                 continue
             try:
                 final, healthy = self._serve(lease, target, call, begun, began)
+                # Before the release: once the lease is gone, nothing but the record knows of this execution.
+                record(final)
             except NotSent as error:
                 log.warning("worker %s was given up: %s", lease.worker_id, error)
                 self._pool.release(lease, destroy=True)
@@ -114,14 +105,7 @@ class Invoker:
                 target = self._resolver.resolve(context, call.function_id, call.function_version)
                 continue
             except BaseException:
-                # The process is being stopped; the reaper would do the same, later.
-                self._pool.release(lease, destroy=True)
-                record(_failed(begun, "the call was interrupted"))
-                raise
-            # The record comes before the release: once the lease is gone, nothing else knows of this execution.
-            try:
-                record(final)
-            except BaseException:
+                # The database is away, or this process is being stopped: the reaper has it recorded.
                 self._pool.abandon(lease)
                 raise
             self._pool.release_soon(lease, destroy=not healthy)
@@ -148,6 +132,8 @@ class Invoker:
         settings = self._settings
         if lease.needs_load:
             self._workers.load(lease, self._packages.read(target.package), _about(target), settings.load_timeout_s)
+        if not _is_inline(call.input):
+            begin(begun)
         queued_ms = _milliseconds(began)
         execution = {
             "token": lease.token,
@@ -181,6 +167,23 @@ def record_lost(details: Mapping[str, str]) -> None:
     """
     for detail in details.values():
         record(_failed(running(detail), "the process or the worker that ran it was lost"))
+
+
+def record_overdue(settings: Settings) -> list[str]:
+    """Record executions that are `running` for longer than any can be; their ids.
+
+    These lost their process and, with Redis, their lease, so that the reaper knows nothing of them.
+
+    Raises:
+        Unavailable: the database is away; to be called again.
+    """
+    longest_s = settings.invoke_queue_timeout_s + settings.holder_ttl_s + _TRIES * settings.load_timeout_s
+    longest_s += settings.max_timeout + settings.load_timeout_s + settings.lease_grace_s
+    overdue = list(running_since(clock.now() - timedelta(seconds=2 * longest_s)))
+    for row in overdue:
+        begun = ExecutionRecord(**{field.name: getattr(row, field.name) for field in _UNLOGGED})
+        record(_failed(begun, "the process that ran it was lost"))
+    return [row.id for row in overdue]
 
 
 def running(detail: str) -> ExecutionRecord:
@@ -237,10 +240,14 @@ def _failed(
     )
 
 
-def _detail(begun: ExecutionRecord, stored: bool) -> str:
+def _is_inline(text: str | None) -> bool:
+    return text is None or len(text) <= INLINE_INPUT
+
+
+def _detail(begun: ExecutionRecord) -> str:
     """What the lease holds of an execution: enough to show it as running, and to record it when its holder dies.
 
-    The input of a stored one is in its row, which the record's end leaves as it is.
+    A large input is in the execution's row, which its end leaves as it is.
     """
     members = {
         "id": begun.id,
@@ -249,7 +256,7 @@ def _detail(begun: ExecutionRecord, stored: bool) -> str:
         "function_version": begun.function_version,
         "function_alias": begun.function_alias,
         "description": begun.description,
-        "input": None if stored else begun.input,
+        "input": begun.input if _is_inline(begun.input) else None,
         "source": begun.source,
         "created_at": clock.to_micros(begun.created_at),
     }
@@ -267,3 +274,6 @@ def _about(target: Target) -> dict[str, Any]:
 
 def _milliseconds(began: float) -> float:
     return round((time.monotonic() - began) * 1000, 3)
+
+
+_UNLOGGED = tuple(field for field in dataclasses.fields(ExecutionRecord) if field.name != "log")

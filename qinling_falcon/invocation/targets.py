@@ -15,7 +15,7 @@ from qinling_falcon.models.database import reading
 from qinling_falcon.models.rows import find
 from qinling_falcon.models.scope import Context, system
 from qinling_falcon.models.tables import RuntimeStatus
-from qinling_falcon.pool.generations import CHANGING
+from qinling_falcon.pool.generations import lasting
 from qinling_falcon.pool.pool import Pool
 
 _CACHE_SIZE = 10_000
@@ -65,7 +65,7 @@ class Resolver:
         target = self._cache.get(key)
         if target is None:
             target = self._read(function_id, version)
-            if target.generations[0][1] != CHANGING:
+            if all(lasting(generation) for _, generation in target.generations):
                 self._cache[key] = target
                 if len(self._cache) > _CACHE_SIZE:
                     self._cache.popitem(last=False)

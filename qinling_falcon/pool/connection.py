@@ -137,7 +137,8 @@ class PipelinedConnection:
         except (redis.RedisError, OSError, PoolUnavailable) as error:
             if connection is not None:
                 connection.disconnect()
-            attempt.set_exception(PoolUnavailable(f"Redis can't be reached: {error}"))
+            logger.warning("Redis can't be reached: %s", error)  # where it is, is not for callers to know
+            attempt.set_exception(PoolUnavailable("Redis can't be reached"))
         else:
             attempt.set(self._wire)
         finally:

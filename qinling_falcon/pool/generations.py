@@ -11,8 +11,7 @@ import gevent
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.pool.wire import PoolUnavailable
 
-CHANGING = "changing"
-"""The generation of what is being changed: what is read under it must not be cached."""
+_MARK = "changing "
 
 _RETRY_S = 0.2
 
@@ -30,7 +29,7 @@ class Generations:
     def generations(self, whats: Sequence[str]) -> dict[str, str]:
         """The generation of each what; to be read before the database is.
 
-        What is resolved under these may be cached and run as long as they stand, but not cached under `CHANGING`.
+        What is resolved under these may be run as long as they stand, and cached if they are `lasting`.
         """
         if not whats:
             return {}
@@ -44,21 +43,27 @@ class Generations:
         Raises:
             PoolUnavailable: Redis is away; the body was not run.
         """
-        self._scripts.run("change", what, "")
+        owner = secrets.token_hex(8)
+        self._scripts.run("change", what, owner, "")
         try:
             yield
         finally:
             try:
-                self._end_change(what)
+                self._end_change(what, owner)
             except PoolUnavailable:  # the change stands; without Redis no call gets a worker for the old one either
-                gevent.spawn(self._end_change_later, what)
+                gevent.spawn(self._end_change_later, what, owner)
 
-    def _end_change(self, what: str) -> None:
-        self._scripts.run("change", what, secrets.token_hex(8))
+    def _end_change(self, what: str, owner: str) -> None:
+        self._scripts.run("change", what, owner, secrets.token_hex(8))
 
-    def _end_change_later(self, what: str) -> None:
+    def _end_change_later(self, what: str, owner: str) -> None:
         while True:
             gevent.sleep(_RETRY_S)
             with contextlib.suppress(PoolUnavailable):
-                self._end_change(what)
+                self._end_change(what, owner)
                 return
+
+
+def lasting(generation: str) -> bool:
+    """Whether what was read under a generation may be cached: no change was under way."""
+    return not generation.startswith(_MARK)

@@ -14,7 +14,7 @@ from qinling_falcon.auth.authenticator import Authenticator
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.resources.request import Request
 from qinling_falcon.schemas.fields import parse_uuid
-from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,7 @@ class Caller:
 
     def __init__(self, authenticator: Authenticator, settings: Settings):
         self._authenticator = authenticator
-        pattern = settings.list_envelope_agents
-        try:
-            self._reference_client = re.compile(pattern)
-        except re.error:
-            raise SettingsError(f"LIST_ENVELOPE_AGENTS={pattern}: expected a regular expression") from None
+        self._reference_client = re.compile(settings.list_envelope_agents)
 
     def process_resource(self, req: Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
         """Set `req.caller`, unless the resource is open to everybody.

@@ -67,19 +67,15 @@ class OneRuntime:
         changes = _update.read(read_object(req, self._services.settings), lenient=req.reference_client)
         if not changes:
             runtime = runtimes.get(req.caller, runtime_id)
-        elif "image" in changes:
-            with self._services.pool.changing(f"runtime:{runtime_id}"):
-                runtime = runtimes.update(req.caller, runtime_id, changes)
-            _wake(self._services.pool)
         else:
             runtime = runtimes.update(req.caller, runtime_id, changes)
+            _wake(self._services.pool)
         answer(resp, _shown.show(runtime))
 
     def on_delete(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
         """Set it to `deleting`; the pool manager ends its workers and removes the row, also after a crash here."""
         enforce(req.caller, "runtime:delete")
-        with self._services.pool.changing(f"runtime:{runtime_id}"):
-            runtimes.delete(req.caller, runtime_id)
+        runtimes.delete(req.caller, runtime_id)
         _wake(self._services.pool)
         resp.status = falcon.HTTP_204
 

@@ -11,7 +11,6 @@ import pytest
 from qinling_falcon.models import clock, runtime
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.settings import SettingsError
 from tests.api.client import REFERENCE_CLIENT, Client, assert_error
 
 OWN = Context("default")
@@ -51,11 +50,6 @@ def test_envelopes_are_for_those_who_need_them(
     answer = client.simulate_get("/v1/runtimes", headers={"User-Agent": agent} if agent else {})
     assert isinstance(answer.json, dict) is enveloped
     assert names(answer) == ["r0"]
-
-
-def test_a_pattern_of_agents_that_is_none_stops_the_start(client_with: Callable[..., Client]) -> None:
-    with pytest.raises(SettingsError, match="LIST_ENVELOPE_AGENTS"):
-        client_with(list_envelope_agents="(")
 
 
 def test_pages_follow_each_other_by_their_links(client: Client) -> None:

@@ -75,7 +75,7 @@ class Model:
     waiters: list[Waiter] = field(default_factory=list)
     grants: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
     generations: dict[str, str] = field(default_factory=dict)
-    changing: dict[str, int] = field(default_factory=dict)
+    changing: dict[str, tuple[int, str, str]] = field(default_factory=dict)
     holders: dict[str, int] = field(default_factory=dict)
     reported: dict[str, tuple[int, set[tuple[str, int]]]] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
@@ -141,8 +141,20 @@ class Model:
 
     def generation(self, what: str) -> str | None:
         if what in self.changing:
-            return "changing" if self.changing[what] > self.now else None
+            till, owner, salt = self.changing[what]
+            return f"changing {owner} {salt}" if till > self.now else None
         return self.generations.get(what)
+
+    def begin_change(self, what: str, owner: str) -> None:
+        self.changing[what] = (self.now + CHANGING_MS, owner, "-")
+
+    def end_change(self, what: str, owner: str, generation: str) -> None:
+        till, other, _ = self.changing.get(what, (0, owner, ""))
+        if other != owner:
+            self.changing[what] = (till, other, generation)
+        else:
+            self.changing.pop(what, None)
+            self.generations[what] = generation
 
     def is_current(self, wanted: Wanted) -> bool:
         return all(self.generation(what) == value for what, value in wanted.generations)

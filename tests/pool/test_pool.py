@@ -12,7 +12,7 @@ from qinling_falcon.errors import Unavailable
 from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.generations import CHANGING
+from qinling_falcon.pool.generations import lasting
 from qinling_falcon.pool.leases import Capacity, Lease, LeaseRequest, StaleTarget
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
@@ -237,7 +237,7 @@ def test_a_changed_target_is_not_run(side: Side) -> None:
     side.start()
     old = side.request()
     with side.pool.changing("function:f"):
-        assert side.pool.generations(["function:f"]) == {"function:f": CHANGING}
+        assert not lasting(side.pool.generations(["function:f"])["function:f"])
         with pytest.raises(StaleTarget):
             side.pool.lease(old, 1)
         assert side.pool.release(side.pool.lease(side.request(), 1))  # the change has not been answered yet
@@ -246,6 +246,30 @@ def test_a_changed_target_is_not_run(side: Side) -> None:
         with pytest.raises(StaleTarget):
             side.pool.lease(stale, 1)
     assert side.pool.lease(side.request(), 1)
+
+
+def test_what_was_resolved_before_a_change_is_stale_amid_the_next_one(side: Side) -> None:
+    side.start()
+    with side.pool.changing("function:f"):
+        during = side.request()
+    with side.pool.changing("function:f"), pytest.raises(StaleTarget):
+        side.pool.lease(during, 1)
+
+
+def test_of_two_changes_at_once_each_makes_stale_what_was_resolved_before_its_end(side: Side) -> None:
+    side.start()
+    first, second = side.pool.changing("function:f"), side.pool.changing("function:f")
+    with first:
+        second.__enter__()
+        during = side.request()
+    with pytest.raises(StaleTarget):
+        side.pool.lease(during, 1)
+    assert not lasting(side.pool.generations(["function:f"])["function:f"])
+    during = side.request()
+    second.__exit__(None, None, None)
+    with pytest.raises(StaleTarget):
+        side.pool.lease(during, 1)
+    assert lasting(side.pool.generations(["function:f"])["function:f"])
 
 
 def test_a_change_that_fails_makes_what_is_cached_stale_too(side: Side) -> None:

@@ -23,7 +23,7 @@ from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.settings import Settings
-from tests.pool.model import CHANGING_MS, Model, Wanted
+from tests.pool.model import Model, Wanted
 from tests.servers.valkey import ValkeyServer
 
 LIMITS = Settings(
@@ -77,6 +77,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.holders = [self.new_holder(), self.new_holder()]
         self.tokens: list[tuple[str, int]] = []
         self.cached: dict[str, str] = {}
+        self.unended: list[tuple[str, str]] = []
         self.handed_out: Counter[str] = Counter()
         for runtime in RUNTIMES:
             self.configure(runtime, 1)
@@ -235,15 +236,24 @@ class PoolMachine(RuleBasedStateMachine):
         self.model.drain(f"{function}:{version}")
 
     def change(self, function: str, ends: bool) -> None:
-        """A change of a function; one that never ends is one whose process died."""
-        what = f"function:{function}"
-        self.run("change", what, "")
-        self.model.changing[what] = self.model.now + CHANGING_MS
+        """A change of a function; one that does not end now ends amid another one, or never: its process died."""
+        what, owner = f"function:{function}", f"o{next(self.numbers)}"
+        self.run("change", what, owner, "")
+        self.model.begin_change(what, owner)
         if ends:
-            generation = f"g{next(self.numbers)}"
-            self.run("change", what, generation)
-            del self.model.changing[what]
-            self.model.generations[what] = generation
+            self.end_change(what, owner)
+        else:
+            self.unended.append((what, owner))
+
+    @precondition(lambda self: self.unended)
+    @rule(which=pick)
+    def end_change_later(self, which: int) -> None:
+        self.end_change(*self.unended.pop(which % len(self.unended)))
+
+    def end_change(self, what: str, owner: str) -> None:
+        generation = f"g{next(self.numbers)}"
+        self.run("change", what, owner, generation)
+        self.model.end_change(what, owner, generation)
 
     @precondition(lambda self: self.model.waiters)
     @rule(which=pick, ends=st.booleans())

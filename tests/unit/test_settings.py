@@ -26,6 +26,7 @@ def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
         ({"PORT": "70000"}, "at most 65535"),
         ({"ALLOW_REMOTE_NOAUTH": "maybe"}, "true or false"),
         ({"LIST_ENVELOPE": "sometimes"}, "one of auto, always, never"),
+        ({"LIST_ENVELOPE_AGENTS": "("}, "LIST_ENVELOPE_AGENTS=.*regular expression"),
         ({"DEFAULT_CPU": "999"}, "DEFAULT_CPU=999"),
         ({"HOST": "0.0.0.0"}, "HOST=0.0.0.0"),
         ({"LIST_LIMIT": "20000"}, "LIST_LIMIT=20000"),

@@ -105,7 +105,7 @@ class RuntimeTable:
                 if wanted in entry.images:
                     return entry
         known = ", ".join(image for entry in self._entries for image in entry.images)
-        raise UnknownImage(f"image {image} is not a local runtime; {self._path} has: {known}")
+        raise UnknownImage(f"image {image} is not a local runtime; {self._path.name} has: {known}")
 
     def _interpreter(self, path: Path) -> Interpreter:
         if not os.access(path, os.X_OK):

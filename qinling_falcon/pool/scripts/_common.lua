@@ -37,11 +37,12 @@ end
 
 -- Generations --------------------------------------------------------------------------------------------------
 
--- A stored generation as callers see it: the value, 'changing', or nil when missing or no longer standing.
+-- A stored generation as callers see it: the value, 'changing <owner> <salt>' under a mark, or nil when it is missing
+-- or the mark stands no longer.
 local function generation(stored)
   if not stored then return nil end
-  local till = string.match(stored, '^changing (%d+)$')
-  if till then return tonumber(till) > now and 'changing' or nil end
+  local till, mark = string.match(stored, '^changing (%d+) (.*)$')
+  if till then return tonumber(till) > now and 'changing ' .. mark or nil end
   return stored
 end
 

@@ -1,7 +1,7 @@
 -- generations: the present generation of each what, made where there is none.
 -- ARGV    5… pairs of (what, a new random generation)
 -- reads   generations      writes  generations
--- returns the generations in order; 'changing' while a change is under way
+-- returns the generations in order; 'changing …' while a change is under way
 -- promises  a generation that was made here was never in use before
 
 if call('HLEN', GENERATIONS) > 100000 then call('DEL', GENERATIONS) end  -- all is resolved once more

@@ -1,0 +1,71 @@
+"""Executions that nobody runs any more end in a final state, with what is known of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from qinling_falcon.invocation.invoker import record_lost, record_overdue
+from qinling_falcon.models import clock, database, execution, function
+from qinling_falcon.models.migrate import migrate
+from qinling_falcon.models.records import begin, record
+from qinling_falcon.models.scope import Context
+from qinling_falcon.settings import Settings
+from tests.models.factories import make_function, make_record, make_runtime
+
+OWNER = Context("project-a")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    made = Settings(var_dir=tmp_path)
+    migrate(made)
+    database.connect(made)
+    yield made
+    database.disconnect()
+
+
+@pytest.fixture
+def function_id(settings: Settings) -> str:
+    return make_function(OWNER, make_runtime(OWNER).id).id
+
+
+def test_execution_that_runs_longer_than_any_can_is_ended_and_a_younger_one_is_not(
+    settings: Settings, function_id: str
+) -> None:
+    old = make_record(
+        function_id, status="running", result=None, log=None, input="large", created_at=clock.now() - timedelta(days=1)
+    )
+    young = make_record(function_id, status="running", result=None, log=None)
+    begin(old)
+    begin(young)
+
+    assert record_overdue(settings) == [old.id]
+
+    row = execution.get(OWNER, old.id)
+    assert (row.status, row.input) == ("error", "large")
+    assert json.loads(row.result or "")["output"] == "Function execution failed."
+    assert row.status_reason
+    assert execution.get(OWNER, young.id).status == "running"
+    assert record_overdue(settings) == []
+
+
+def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(settings: Settings, function_id: str) -> None:
+    def detail(execution_id: str) -> str:
+        members = {"id": execution_id, "project_id": "project-a", "function_id": function_id, "input": '{"a": 1}'}
+        return json.dumps(members | {"created_at": clock.to_micros(clock.now())})
+
+    ended, lost = make_record(function_id), make_record(function_id)
+    record(ended)
+
+    for _ in range(2):
+        record_lost({rec.id: detail(rec.id) for rec in (ended, lost)})
+
+    assert execution.get(OWNER, ended.id).status == "success"
+    row = execution.get(OWNER, lost.id)
+    assert (row.status, row.input, row.source) == ("error", '{"a": 1}', "api")
+    assert function.get(OWNER, function_id).count == 2
