@@ -34,6 +34,7 @@ ATTACKS: dict[str, tuple[str, Any]] = {
     "a result that is not JSON": ("return object()", lambda text: "JSON" in text),
     "a result that holds itself": ("x = []; x.append(x); return x", lambda text: "JSON" in text),
     "a result of NaN": ("return float('nan')", lambda text: "JSON" in text),
+    "a result above the limit": ("return 'x' * 3_000_000", lambda text: text.startswith("result is too large")),
     "a result of 50 MB": ("return 'x' * 50_000_000", lambda text: "large" in text or text == RESOURCES),
     "an exception with a huge message": ("raise ValueError('y' * 5_000_000)", lambda text: text.startswith("yyy")),
     "an exception that can't be shown": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import os
 import socket
@@ -47,6 +48,24 @@ def test_no_abstract_sockets_of_the_host(worker: StartedWorker) -> None:
         listener.listen()
         code = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r}); answer = 'connected'"
         assert attempt(worker, code)["raised"].startswith("ConnectionRefusedError")
+
+
+def test_no_shared_memory_of_the_host(worker: StartedWorker) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    key = 0x71660000 | os.getpid() & 0xFFFF
+    create, remove = 0o1000, 0
+    segment = libc.shmget(key, 4096, create | 0o666)
+    assert segment >= 0, os.strerror(ctypes.get_errno())
+    try:
+        assert attempt(worker, f"import ctypes; answer = ctypes.CDLL(None).shmget({key}, 4096, 0)") == -1
+    finally:
+        libc.shmctl(segment, remove, None)
+
+
+def test_no_names_of_the_host(worker: StartedWorker) -> None:
+    assert attempt(worker, "import socket; answer = socket.gethostname()") == "function"
+    groups = attempt(worker, "answer = open('/proc/self/cgroup').read()")
+    assert {line.split(":")[2] for line in groups.splitlines()} == {"/"}
 
 
 def test_network_of_the_host_by_setting(
@@ -161,6 +180,7 @@ def test_user_code_gains_nothing(worker: StartedWorker) -> None:
     child = attempt(worker, status)
     assert {child[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
     assert child["NoNewPrivs"] == "1"
+    assert int(child["CapBnd"], 16) & ~(1 << 5 | 1 << 6 | 1 << 7 | 1 << 8) == 0
     # CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP: to become the second user, and to end what runs under it.
     assert int(attempt(worker, status, as_child=False)["CapEff"], 16) == 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8
     assert attempt(worker, "import os; os.setuid(0)")["errno"] == 1
@@ -194,6 +214,9 @@ def test_only_scratch_folders_can_be_written(worker: StartedWorker) -> None:
         assert attempt(worker, f"open('{path}', 'w')")["errno"] in (2, 13, 30), path
     for path in ("/tmp/x", "/dev/shm/x", "/dev/null"):
         assert attempt(worker, f"open('{path}', 'w').write('1'); answer = 'written'") == "written", path
+    system = ["/", "/usr", "/runtime"]  # whoever writes, and whatever the permissions there
+    code = f"import os; answer = [bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in {system}]"
+    assert attempt(worker, code) == [True] * len(system)
 
 
 def test_tmp_is_bounded(worker: StartedWorker, settings: Settings) -> None:

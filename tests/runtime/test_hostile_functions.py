@@ -154,6 +154,16 @@ def test_a_function_that_returns_twice_answers_once(harm: Harm) -> None:
     assert (answer.status, answer.output) == ("success", "returned")
     answer = harm("import os\nif os.fork() == 0: raise ValueError('copy')\nos.wait()\nreturn 'returned'")
     assert (answer.status, answer.output, answer.printed) == ("success", "returned", "")
+    odd = "class Odd(dict):\n    def items(self):\n        if os.fork(): os.wait()\n        return [('a', 1)]\n"
+    answer = harm("import os\n" + odd + "return Odd(a=1)")
+    assert (answer.status, answer.output) == ("success", {"a": 1})
+
+
+def test_a_module_that_forks_at_its_import_is_there_once(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    count = "calls = 0\ndef main():\n    global calls\n    calls += 1\n    return calls\n"
+    worker.load("import os\nfor _ in range(3): os.fork()\n" + count)
+    assert [worker.execute().output for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
 def test_a_process_that_ends_after_its_answer_harms_no_call(make_worker: MakeWorker) -> None:
@@ -354,6 +364,19 @@ def test_a_result_that_is_not_json_is_a_failure(harm: Harm, body: str, said: str
 def test_a_result_that_is_too_large_is_a_failure(harm: Harm) -> None:
     answer = harm("return 'x' * 50_000_000", memory_size=512 * MIB)
     assert_failed(answer, "result", f"result is too large: 50000002 bytes of JSON, at most {MIB} are allowed")
+
+
+@pytest.mark.parametrize("size", [MIB + 1000, 3 * MIB])
+def test_a_forged_answer_is_bounded_too(harm: Harm, size: int) -> None:
+    body = f"""
+import os, socket, struct, time
+payload = b'"' + b'x' * {size} + b'"'
+for fd in range(3, 256):
+    try: socket.socket(fileno=os.dup(fd)).sendall(struct.pack('!IBd', len(payload), 3, 0.0) + payload)
+    except OSError: pass
+time.sleep(60)
+"""
+    assert_failed(harm(body), "exited", OUT_OF_RESOURCES)
 
 
 @pytest.mark.parametrize("value", ["None", "True", "0", "-1.5e300", "''", "'ä \\U0001f600 \\0 \"'", "[]", "{'a': {}}"])
