@@ -323,7 +323,7 @@ def main():
     )
     seen = worker.execute().output
     assert set(seen["environ"]) <= {"HOME", "PATH", "LANG", "PYTHONUNBUFFERED", "TMPDIR"}
-    assert seen["environ"]["HOME"] == "/tmp"
+    assert seen["environ"]["HOME"] == seen["environ"]["TMPDIR"] == str(worker.scratch)
     assert seen["cwd"] == seen["path"] == str(worker.code_dir)
     uid = os.getuid() if worker.uid is None else worker.uid
     assert seen["uid"] == [uid] * 3
