@@ -134,7 +134,8 @@ local function begin_lease(worker, fresh, wanted, accepted)
   local token = math.max((tonumber(is[3]) or 0) + 1, now)
   if fresh then
     take_warm(worker, wanted.runtime)
-    wake()
+    -- The stock is refilled by the manager's next pass: a start at once would take its CPU from this very call.
+    if call('ZCARD', P .. 'warm:' .. wanted.runtime) == 0 then wake() end
   else
     take_idle(worker, wanted.target)
   end
