@@ -2,7 +2,8 @@
 
     python -m benchmarks.first_call [--calls 25]
 
-Upload is not counted, and the first is not made while the pool starts other workers. Ends with status 1 when a median is over its bound.
+Upload is not counted, and no call is made while the pool starts other workers. Ends with status 1 when a median is
+over its bound.
 """
 
 from __future__ import annotations
