@@ -124,7 +124,9 @@ def test_sys_exit_and_interrupts_are_exceptions(harm: Harm) -> None:
     assert_failed(harm("raise MemoryError('no room')"), "exception", "no room")
 
 
-def test_a_fork_bomb_is_gone(harm: Harm) -> None:
+def test_a_fork_bomb_is_gone(harm: Harm, child_uid: int | None) -> None:
+    if child_uid is None and os.geteuid() == 0:
+        pytest.skip("root itself is not limited: the bomb would take the host's processes")
     body = """
 import os
 while True:
