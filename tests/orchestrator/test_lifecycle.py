@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 
 import pytest
 
 from qinling_falcon.orchestrators.base import StartFailed, UnknownImage
+from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.install import AlreadyRunning
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.worker import Worker
 from qinling_falcon.settings import Settings
 
-from .conftest import Manager, attempt, eventually, left_of, marked, request
+from .conftest import Manager, attempt, eventually, install_id, left_of, marked, request
 
 LEAVE_PROCESSES = """
 import os, time
@@ -179,6 +181,24 @@ def test_manager_killed_amid_starts_leaves_no_process(settings: Settings, make_m
         assert eventually(lambda: marked(settings))  # sandboxes are being made
         manager.process.kill()
         assert eventually(lambda: not marked(settings), within_s=5)
+
+
+def test_what_the_kernel_spares_when_the_manager_is_killed_is_ended(
+    settings: Settings, make_manager: Callable[..., Manager]
+) -> None:
+    """Bubblewrap's inner process, when the outer one is killed between its birth and its signal at that death."""
+    manager = make_manager(settings)
+    manager.start("w1")
+    stray = subprocess.Popen(
+        ["sh", "-c", "sleep 600; :", leftovers.mark(install_id(settings), "w2")], start_new_session=True
+    )
+    try:
+        assert manager.call("workers") == ["w1"]
+        assert stray.poll() is None
+        manager.process.kill()
+        assert stray.wait(5) == -signal.SIGKILL
+    finally:
+        stray.kill()
 
 
 def test_manager_stopped_leaves_nothing(settings: Settings, make_manager: Callable[..., Manager]) -> None:

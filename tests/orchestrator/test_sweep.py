@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from qinling_falcon.orchestrators.process.cgroups import Limits, Subtree, hierar
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
 
-from .conftest import Manager, attempt, eventually, groups_of, install_id, left_of, marked
+from .conftest import Manager, attempt, eventually, groups_of, install_id, left_of, marked, processes
 
 MakeOrchestrator = Callable[[Settings], ProcessOrchestrator]
 
@@ -83,6 +85,9 @@ def test_what_outlives_a_plain_worker_is_swept(
     (worker,) = manager.start("w1")
     daemon = "import os, time\nif os.fork() == 0:\n    os.setsid(); os.closerange(0, 64); time.sleep(600)\nanswer = 1"
     assert attempt(worker, daemon) == 1
+    # Its guard first, which would have ended them: the machine was short of memory, say.
+    (guard,) = [seen for seen in processes() if f"process.guard {install_id(settings)}" in seen.words]
+    os.kill(guard.pid, signal.SIGKILL)
     manager.process.kill()
     # The supervisor ends with its manager; what user code put into the background does not, without a namespace.
     assert eventually(lambda: len(marked(settings)) == 1)

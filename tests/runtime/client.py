@@ -20,7 +20,7 @@ from typing import Any
 PROGRAM = Path(__file__).parents[2] / "runtimes" / "python3" / "worker.py"
 SECRET = "s3cret-of-this-worker"
 MIB = 1 << 20
-SUPERVISOR = 50  # the supervisor's uid is so much above the child's
+SUPERVISOR = 1  # the supervisor's uid is so much above the child's
 OUT_OF_RESOURCES = "Function execution failed because of too much resource consumption"
 
 

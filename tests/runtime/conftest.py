@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import tempfile
@@ -18,20 +19,25 @@ MakeWorker = Callable[..., Worker]
 _UID_BASE = 390_000
 
 
-def _second_uid(worker_id: str) -> int:
-    """A uid that nobody else uses, for all of its processes are killed."""
-    number = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 99
-    return _UID_BASE + os.getpid() % 1000 * 100 + number
+_numbers = itertools.count()
+
+
+def _second_uid() -> int:
+    """A uid that nobody else uses, for all of its processes are killed.
+
+    Nor has anybody used it: what ended with an earlier worker counts as its processes until it is reaped.
+    """
+    return _UID_BASE + os.getpid() * 1000 + 2 * next(_numbers) % 1000
 
 
 @pytest.fixture(params=["second uid", "one uid"])
 def child_uid(request: pytest.FixtureRequest) -> int | None:
-    """The uid of the child; None when it has the supervisor's."""
+    """The uid of a test's first child; None when it has the supervisor's."""
     if request.param == "one uid":
         return None
     if os.geteuid() != 0:
         pytest.skip("a second uid needs root")
-    return _second_uid(os.environ.get("PYTEST_XDIST_WORKER", "main"))
+    return _second_uid()
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def make_worker(child_uid: int | None) -> Iterator[MakeWorker]:
         def make(**config: Any) -> Worker:
             home = folder / str(len(workers))
             home.mkdir()
-            uid = None if child_uid is None else child_uid + 100_000 * len(workers)  # workers never share one
+            uid = _second_uid() if child_uid is not None and workers else child_uid  # workers never share one
             workers.append(Worker(home, uid, **config))
             stops.callback(workers[-1].stop)
             return workers[-1]

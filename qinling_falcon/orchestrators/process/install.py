@@ -27,12 +27,13 @@ class Install:
     Attributes:
         folder: the install's `VAR_DIR`.
         install_id: random, made once.
+        lock: the descriptor that holds the install; a process that it is passed to holds it too.
     """
 
     def __init__(self, var_dir: Path, wait_s: float):
         self.folder = var_dir.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = self._take_lock(wait_s)
+        self.lock = self._take_lock(wait_s)
         self.install_id = self._read_id()
 
     def _take_lock(self, wait_s: float) -> int:
@@ -84,4 +85,4 @@ class Install:
 
     def close(self) -> None:
         """Let another manager have it."""
-        os.close(self._lock)
+        os.close(self.lock)

@@ -15,6 +15,7 @@ from typing import Any
 from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.cgroups import Limits, Subtree, hierarchies
+from qinling_falcon.orchestrators.process.guard import Guard
 from qinling_falcon.orchestrators.process.homes import Homes
 from qinling_falcon.orchestrators.process.images import LocalRuntime, RuntimeTable
 from qinling_falcon.orchestrators.process.install import Install
@@ -73,6 +74,7 @@ class ProcessOrchestrator:
         self._programs = Programs(self._install.folder / "programs")
         self._subtree = Subtree(install_id, hierarchies())
         sweep(self._install, self._subtree, self._homes, self._slots)
+        self._guard = Guard(install_id, self._install.lock)
 
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""
@@ -136,6 +138,7 @@ class ProcessOrchestrator:
             self._remove(worker)
         self._subtree.remove()
         self._homes.close()
+        self._guard.close()
         self._install.close()
 
     def _spawn(self, worker: Worker, runtime: LocalRuntime, mark: str, secret: str) -> int:
