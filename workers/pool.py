@@ -16,8 +16,8 @@ from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.invoker import record_lost, record_overdue
+from qinling_falcon.models import package_keys
 from qinling_falcon.models.database import connect
-from qinling_falcon.models.function import package_keys
 from qinling_falcon.observability.logs import setup_logging
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -59,7 +59,7 @@ def _sweep(settings: Settings, packages: PackageStore) -> None:
             if overdue := record_overdue(settings):
                 log.warning("recorded executions that nobody runs any more: %s", ", ".join(overdue))
             # A crash between an upload and the commit of its function leaves the package.
-            if removed := packages.sweep(package_keys, _ORPHAN_AGE_S):
+            if removed := packages.sweep(package_keys.in_use, _ORPHAN_AGE_S):
                 log.info("removed packages of no function: %s", ", ".join(removed))
         except Unavailable as error:
             log.warning("nothing can be swept now: %s", error)

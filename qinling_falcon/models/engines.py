@@ -74,14 +74,19 @@ def make_engine(settings: Settings) -> Engine:
     raise SettingsError(f"DATABASE_URL={url.partition(':')[0]}:…: expected `postgresql://…` or `sqlite:///path`")
 
 
-# A record and what it adds to its function's count, in one statement: what the writer's thread does in Python costs
-# more than SQLite's part. They belong to the writer's connection, so that no migration has to know of them.
+# A record and what it adds to its function's or version's count, in one statement: what the writer's thread does in
+# Python costs more than SQLite's part. They belong to the writer's connection, so that no migration has to know of
+# them.
 _COUNTING = tuple(
-    f"CREATE TEMP TRIGGER executions_{name} {event} AND NEW.function_version = 0 BEGIN"
-    " UPDATE functions SET count = count + 1 WHERE id = NEW.function_id; END"
+    f"CREATE TEMP TRIGGER {table}_{name} {event} AND NEW.function_version {versions} BEGIN"
+    f" UPDATE {table} SET count = count + 1 WHERE {row}; END"
     for name, event in (
         ("began", "AFTER INSERT ON main.executions WHEN NEW.status <> 'running'"),
         ("ended", "AFTER UPDATE ON main.executions WHEN OLD.status = 'running' AND NEW.status <> 'running'"),
+    )
+    for table, versions, row in (
+        ("functions", "= 0", "id = NEW.function_id"),
+        ("function_versions", "> 0", "function_id = NEW.function_id AND version_number = NEW.function_version"),
     )
 )
 

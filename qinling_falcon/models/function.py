@@ -12,14 +12,16 @@ from typing import Any
 
 from qinling_falcon.errors import Conflict
 from qinling_falcon.models import clock
-from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.database import transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
+from qinling_falcon.models.package_keys import unused
+from qinling_falcon.models.references import check_function_unused, check_no_live_jobs
 from qinling_falcon.models.rows import change, check_owner, find
-from qinling_falcon.models.scope import Context, scoped, system
-from qinling_falcon.models.tables import Function, RuntimeStatus
+from qinling_falcon.models.scope import Context, project_of, scoped
+from qinling_falcon.models.tables import Function, RuntimeStatus, Version
 
-__all__ = ["LISTS", "Function", "Updated", "create", "delete", "get", "package_keys", "update"]
+__all__ = ["LISTS", "Function", "Updated", "create", "delete", "get", "update"]
 
 LISTS = ListSpec(
     Function,
@@ -47,6 +49,8 @@ LISTS = ListSpec(
 
 # What a worker loads depends on these; a function in which one of them changes is another target.
 _LOADED = ("runtime_id", "code", "entry", "cpu", "memory_size")
+# These change the row only: nothing that runs, or is going to run, sees another function.
+_ROW_ONLY = frozenset({"name", "description", "timeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +60,21 @@ class Updated:
     Attributes:
         function: the row as it is now.
         reload: whether its workers hold something else now.
-        replaced_package: key of the package that no row names any more, to be deleted.
+        unused: keys of packages that no row names any more, to be deleted.
     """
 
     function: Function
     reload: bool
-    replaced_package: str | None
+    unused: set[str]
 
 
 def create(
     context: Context,
     *,
     name: str | None,
-    runtime_id: str,
+    runtime_id: str | None,
     code: Mapping[str, Any],
-    entry: str,
+    entry: str | None,
     cpu: int,
     memory_size: int,
     timeout: int,
@@ -80,6 +84,8 @@ def create(
     now: datetime.datetime | None = None,
 ) -> Function:
     """A new function of the caller's project, in a runtime that is available at that moment.
+
+    A function from an image may have no runtime, and has neither entry nor package.
 
     Raises:
         NotFound: the runtime is unknown, or neither the caller's nor public.
@@ -102,7 +108,8 @@ def create(
     function.digest = _digest(function)
 
     def write() -> None:
-        _check_runtime(context, runtime_id)
+        if runtime_id is not None:
+            _check_runtime(context, runtime_id)
         function.save(force_insert=True)
 
     transact(write)
@@ -136,13 +143,16 @@ def update(
 
     Raises:
         NotFound: the function, or the new runtime, is unknown or not the caller's.
-        Forbidden: it is another project's.
+        Forbidden: it is another project's, or a live job refers to it and `changes` hold more than `name,
+            description, timeout`.
         Conflict: the new runtime is not available.
     """
 
     def write() -> Updated:
         function = find(scoped(context, by_id=True).functions(), function_id, lock=True)
         check_owner(context, function, "change")
+        if changes.keys() - _ROW_ONLY:
+            check_no_live_jobs(function)
         columns = dict(changes)
         if columns.get("runtime_id", function.runtime_id) != function.runtime_id:
             _check_runtime(context, columns["runtime_id"])
@@ -152,37 +162,34 @@ def update(
                 setattr(function, name, columns[name])
         columns |= {"digest": _digest(function), "updated_at": now or clock.now()}
         change(function, columns)
-        replaced = old_key if function.package_key != old_key else None
-        return Updated(function, function.digest != old_digest or replaced is not None, replaced)
+        replaced = {old_key} - {function.package_key}
+        return Updated(function, function.digest != old_digest or bool(replaced), unused(replaced))
 
     return transact(write)
 
 
-def delete(context: Context, function_id: str) -> Function:
-    """Delete a function of the caller's project; its executions stay.
+def delete(context: Context, function_id: str) -> set[str]:
+    """Delete a function of the caller's project with its versions; its executions stay.
 
     Returns:
-        The row as it was: its package is to be deleted, its workers are to be drained.
+        Keys of packages that no row names any more, to be deleted.
 
     Raises:
         NotFound: unknown, or not the caller's.
-        Forbidden: it is another project's, and the caller an admin.
+        Forbidden: it is another project's, and the caller an admin; or an alias, a webhook or a live job names it.
     """
 
-    def write() -> Function:
+    def write() -> set[str]:
         function = find(scoped(context, by_id=True).functions(), function_id, lock=True)
         check_owner(context, function, "delete")
+        check_function_unused(function)
+        versions = project_of(function).versions().where(Version.function_id == function_id)
+        keys = {function.package_key, *(version.package_key for version in versions)}
+        Version.delete().where(Version.function_id == function_id).execute()
         Function.delete().where(Function.id == function_id).execute()
-        return function
+        return unused(keys)
 
     return transact(write)
-
-
-def package_keys() -> set[str]:
-    """Keys of all packages that a row names, for the sweep of those that none names."""
-    with reading():
-        functions = system("packages of all projects lie in one store").functions().select(Function.package_key)
-        return {function.package_key for function in functions if function.package_key is not None}
 
 
 def _check_runtime(context: Context, runtime_id: str) -> None:

@@ -1,7 +1,7 @@
 """The record of an execution: written once for good, many at a time.
 
 This is the hot path of every call: one statement for all records of a batch, one
-for each function's count.
+for the count of each function or version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import peewee
 
 from qinling_falcon.models import clock
 from qinling_falcon.models.database import engine, transact_grouped
-from qinling_falcon.models.tables import Execution, ExecutionStatus, Function
+from qinling_falcon.models.tables import Execution, ExecutionStatus, Function, Version
 
 _MAX_ROWS = 500
 _MAX_TEXT = 4 * 1024 * 1024
@@ -52,7 +52,7 @@ class ExecutionRecord:
 def record(rec: ExecutionRecord) -> bool:
     """Write an execution's state; durable on return. The first final state wins.
 
-    A state that became final by this call adds one to the function's `count`. Text that no database
+    A state that became final by this call adds one to the `count` of its function or version. Text that no database
     holds (NUL, lone surrogates) is replaced, for what has run must not be lost.
 
     Returns:
@@ -118,28 +118,35 @@ def _has_surrogate(text: str) -> bool:
 def _write(records: list[Values]) -> list[bool]:
     """Write a batch's records, on the writer's connection."""
     won = [False] * len(records)
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, int]] = Counter()
     for places in _waves(records):
         by_id = {records[place][_ID]: place for place in places}
         for row_id in _upsert([records[place] for place in places]):
             place = by_id[row_id]
             won[place] = True
             values = records[place]
-            if values[_STATUS] != ExecutionStatus.RUNNING and values[_VERSION] == 0:
-                counts[values[_FUNCTION]] += 1
+            if values[_STATUS] != ExecutionStatus.RUNNING:
+                counts[values[_FUNCTION], values[_VERSION]] += 1
     _count(counts)
     return won
 
 
-def _count(counts: Counter[str]) -> None:
-    """Add to functions' counts, where no trigger has done so (see `engines`)."""
+def _count(counts: Counter[tuple[str, int]]) -> None:
+    """Add to the counts of functions and versions, where no trigger has done so (see `engines`)."""
     database = engine()
     if database.complete_statements:
         return
-    sql = f'UPDATE {Function._meta.table_name} SET "count" = "count" + {database.param} WHERE id = {database.param}'
-    # In order of id: two processes that count the same functions must not wait for each other in a circle.
-    for function_id in sorted(counts):
-        database.execute_sql(sql, (counts[function_id], function_id))
+    add = 'SET "count" = "count" + %s'
+    function = f"UPDATE {Function._meta.table_name} {add} WHERE id = %s"
+    version = f"UPDATE {Version._meta.table_name} {add} WHERE function_id = %s AND version_number = %s"
+    # In one order: two processes that count the same rows must not wait for each other in a circle. A change of a
+    # function locks it before its versions, so functions come first here too.
+    for function_id, number in sorted(counts, key=lambda key: (key[1] > 0, *key)):
+        count = counts[function_id, number]
+        if number == 0:
+            database.execute_sql(function, (count, function_id))
+        else:
+            database.execute_sql(version, (count, function_id, number))
 
 
 def _waves(records: list[Values]) -> Iterator[list[int]]:

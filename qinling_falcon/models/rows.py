@@ -27,13 +27,22 @@ def find(select: peewee.ModelSelect[R], row_id: str, *, lock: bool = False, fiel
         NotFound: unknown, or not the asker's.
     """
     query = select.where(select.model.id == row_id)
+    return find_one(query, f"{select.model.__name__} {row_id}", lock=lock, field=field)
+
+
+def find_one(query: peewee.ModelSelect[R], what: str, *, lock: bool = False, field: str | None = None) -> R:
+    """The one row of `query`; `what` names it in the message. Else as `find`.
+
+    Raises:
+        NotFound: there is none.
+    """
     # SQLite has one writer at a time, and no such clause.
     if lock and engine().for_update:
         query = query.for_update()
     with reading():
         row = query.get_or_none()
     if row is None:
-        message = f"{select.model.__name__} {row_id} not found."
+        message = f"{what} not found."
         raise NotFound(f"{field}: {message}" if field else message, errors={field: [message]} if field else None)
     return row
 

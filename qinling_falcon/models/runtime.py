@@ -122,15 +122,15 @@ def delete(context: Context, runtime_id: str) -> Runtime:
 
     Raises:
         NotFound: as `get`.
-        Forbidden: a function of any project uses it.
+        Forbidden: a function of any project, or a version of one, uses it.
     """
 
     def write() -> Runtime:
         runtime = find(scoped(context, by_id=True).runtimes(), runtime_id, lock=True)
-        using = system("a function of any project keeps a runtime").functions()
-        model = using.model
-        if using.where(model.runtime_id == runtime_id).exists():
-            raise Forbidden(f"Runtime {runtime_id} is still in use by functions.")
+        using = system("a function of any project keeps a runtime")
+        for select in (using.functions(), using.versions()):
+            if select.where(select.model.runtime_id == runtime_id).exists():
+                raise Forbidden(f"Runtime {runtime_id} is still in use by functions.")
         return change(runtime, {"status": RuntimeStatus.DELETING.value})
 
     return transact(write)

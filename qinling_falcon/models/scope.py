@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import peewee
 
 from qinling_falcon.errors import Forbidden
-from qinling_falcon.models.tables import Execution, Function, Runtime
+from qinling_falcon.models.tables import Alias, Execution, Function, Job, Row, Runtime, Version, Webhook
+
+R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Queries that hold nothing but what their asker may see; made by `scoped` and `system` alone.
+    """Queries that hold nothing but what their asker may see; made by `scoped`, `system` and `project_of` alone.
 
     Attributes:
         project_id: the project whose rows are seen; None: all projects'.
@@ -37,13 +40,30 @@ class Scope:
 
     def functions(self) -> peewee.ModelSelect[Function]:
         """The project's functions."""
-        select = Function.select()
-        return select if self.project_id is None else select.where(Function.project_id == self.project_id)
+        return self._own(Function.select())
+
+    def versions(self) -> peewee.ModelSelect[Version]:
+        """The versions of the project's functions."""
+        return self._own(Version.select())
+
+    def aliases(self) -> peewee.ModelSelect[Alias]:
+        """The project's aliases."""
+        return self._own(Alias.select())
+
+    def webhooks(self) -> peewee.ModelSelect[Webhook]:
+        """The project's webhooks."""
+        return self._own(Webhook.select())
+
+    def jobs(self) -> peewee.ModelSelect[Job]:
+        """The project's jobs."""
+        return self._own(Job.select())
 
     def executions(self) -> peewee.ModelSelect[Execution]:
         """The project's executions, without their logs."""
-        select = Execution.select(*_WITHOUT_LOG)
-        return select if self.project_id is None else select.where(Execution.project_id == self.project_id)
+        return self._own(Execution.select(*_WITHOUT_LOG))
+
+    def _own(self, select: peewee.ModelSelect[R]) -> peewee.ModelSelect[R]:
+        return select if self.project_id is None else select.where(select.model.project_id == self.project_id)
 
 
 def scoped(context: Context, *, by_id: bool = False, all_projects: bool = False) -> Scope:
@@ -72,6 +92,11 @@ def system(reason: str) -> Scope:
     if not reason:
         raise ValueError("a reason is needed to see all projects' rows")
     return Scope(None)
+
+
+def project_of(row: Row) -> Scope:
+    """What the project of a row, which its asker has reached already, may see."""
+    return Scope(row.project_id)
 
 
 _WITHOUT_LOG = tuple(field for field in Execution._meta.sorted_fields if field is not Execution.log)

@@ -30,6 +30,15 @@ class RuntimeStatus(StrEnum):
     DELETING = "deleting"
 
 
+class JobStatus(StrEnum):
+    """The states of a job; `done` and `cancelled` are final, the others live."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    DONE = "done"
+
+
 class ExecutionStatus(StrEnum):
     """The states of an execution; all but `running` are final."""
 
@@ -118,6 +127,79 @@ class Function(Row):
         table_name = "functions"
 
 
+class Version(Row):
+    """A snapshot of a function, with a number that is never used again.
+
+    Its package may be the function's own, and other versions': see `package_keys`.
+    """
+
+    function_id = peewee.CharField(max_length=36)
+    version_number = peewee.IntegerField()
+    description = peewee.CharField(null=True)
+    runtime_id = peewee.CharField(max_length=36)
+    code = peewee.JSONField()
+    entry = peewee.CharField(max_length=80)
+    cpu = peewee.IntegerField()
+    memory_size = peewee.BigIntegerField()
+    timeout = peewee.IntegerField()
+    count = peewee.BigIntegerField(default=0)
+    digest = peewee.CharField(max_length=64)
+    package_key = peewee.CharField()
+
+    class Meta:
+        table_name = "function_versions"
+
+
+class Alias(Row):
+    """A name, unique in its project, of one version of a function.
+
+    `routing_weight` is the share of calls that go to `routing_version` instead; both are null without one.
+    """
+
+    name = peewee.CharField()
+    function_id = peewee.CharField(max_length=36)
+    function_version = peewee.IntegerField(default=0)
+    description = peewee.CharField(null=True)
+    routing_version = peewee.IntegerField(null=True)
+    routing_weight = peewee.DoubleField(null=True)
+
+    class Meta:
+        table_name = "function_aliases"
+
+
+class Webhook(Row):
+    """A URL that runs a function: of (function, version), or of an alias, and then the other two are null."""
+
+    function_id = peewee.CharField(max_length=36, null=True)
+    function_version = peewee.IntegerField(null=True)
+    function_alias = peewee.CharField(null=True)
+    description = peewee.CharField(null=True)
+
+    class Meta:
+        table_name = "webhooks"
+
+
+class Job(Row):
+    """Times at which a function runs: of (function, version) or of an alias, as with webhooks.
+
+    Without a `pattern` it fires once. A `count` of null is one without end.
+    """
+
+    name = peewee.CharField(null=True)
+    function_id = peewee.CharField(max_length=36, null=True)
+    function_version = peewee.IntegerField(null=True)
+    function_alias = peewee.CharField(null=True)
+    function_input = peewee.TextField(null=True)
+    pattern = peewee.CharField(null=True)
+    count = peewee.IntegerField(null=True)
+    status = peewee.CharField(max_length=32, default=JobStatus.RUNNING.value)
+    first_execution_time: UtcTime[datetime.datetime] = UtcTime()
+    next_execution_time: UtcTime[datetime.datetime] = UtcTime()
+
+    class Meta:
+        table_name = "jobs"
+
+
 class Execution(Row):
     """One run of a function. `log` is loaded only where it is asked for."""
 
@@ -140,4 +222,4 @@ class Execution(Row):
         table_name = "executions"
 
 
-ALL: tuple[type[Row], ...] = (Runtime, Function, Execution)
+ALL: tuple[type[Row], ...] = (Runtime, Function, Version, Alias, Webhook, Job, Execution)

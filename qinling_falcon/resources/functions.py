@@ -102,8 +102,8 @@ class OneFunction:
                     if updated.reload:
                         _drain(services.pool, function_id, 0)
                 function = updated.function
-                if updated.replaced_package is not None:
-                    services.packages.delete(updated.replaced_package)
+                for key in updated.unused:
+                    services.packages.delete(key)
             elif changes:
                 function = functions.update(req.caller, function_id, changes).function
         answer(resp, _made.show(function))
@@ -116,10 +116,10 @@ class OneFunction:
         """
         services = self._services
         with services.pool.changing(f"function:{function_id}"):
-            function = functions.delete(req.caller, function_id)
+            unused = functions.delete(req.caller, function_id)
             _drain(services.pool, function_id, None)
-        if function.package_key is not None:
-            services.packages.delete(function.package_key)
+        for key in unused:
+            services.packages.delete(key)
         resp.status = falcon.HTTP_204
 
     def _download(self, resp: falcon.Response, function: functions.Function) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from qinling_falcon.models import database
+from qinling_falcon.models import database, tables
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_function, make_runtime
 from tests.servers.postgres import PostgresServer, running_postgres
+
+_ALL = ", ".join(table._meta.table_name for table in tables.ALL)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +62,7 @@ def migrated(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Se
     url: str = request.getfixturevalue("postgres_tables")
     connection = psycopg2.connect(url)
     try:
-        connection.cursor().execute("TRUNCATE runtimes, functions, executions")
+        connection.cursor().execute(f"TRUNCATE {_ALL}")
         connection.commit()
     finally:
         connection.close()

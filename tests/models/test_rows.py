@@ -229,7 +229,7 @@ def test_what_a_worker_loads_changes_the_digest(owner: Context, admin: Context, 
     for change in changes:
         updated = function.update(owner, made.id, change)
         assert updated.reload
-        assert updated.replaced_package == ("key-1" if "package_key" in change else None)
+        assert updated.unused == ({"key-1"} if "package_key" in change else set())
         digests.add(updated.function.digest)
     assert len(digests) == 6
     row = function.get(owner, made.id)
@@ -254,7 +254,7 @@ def test_an_update_needs_an_available_runtime(
 def test_replaced_packages_are_each_named_once(owner: Context, function_id: str) -> None:
     keys = [f"key-{number}" for number in range(2, 12)]
     outcomes = together([lambda key=key: function.update(owner, function_id, {"package_key": key}) for key in keys])
-    replaced = [outcome.replaced_package for outcome in outcomes]
+    replaced = [key for outcome in outcomes for key in outcome.unused]
     assert sorted([*replaced, function.get(owner, function_id).package_key]) == sorted(["key-1", *keys])
 
 
@@ -273,7 +273,7 @@ def test_only_the_owner_changes_and_deletes(
             function.update(context, function_id, {"name": "mine"})
         with pytest.raises(error):
             function.delete(context, function_id)
-    assert function.delete(owner, function_id).package_key == "key-1"
+    assert function.delete(owner, function_id) == {"key-1"}
     with pytest.raises(NotFound):
         function.get(owner, function_id)
 

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TABLES = {"Runtime", "Function", "Execution"}
+TABLES = {"Runtime", "Function", "Version", "Alias", "Webhook", "Job", "Execution"}
 QUERIES = {"select", "get", "get_or_none", "get_by_id", "filter", "raw", "update", "delete", "insert", "create"}
 
 
