@@ -1,13 +1,19 @@
-"""The time that rows are stamped with."""
+"""Times: the one that rows are stamped with, and those that users write."""
 
 from __future__ import annotations
 
 import datetime
 import random
+import re
 import time
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
+# A `+` in a query string arrives as a space.
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s?(Z|[+\- ]\d\d(?::?\d\d)?)?)?",
+    re.IGNORECASE,
+)
 
 _last = 0
 
@@ -45,3 +51,34 @@ def to_micros(moment: datetime.datetime) -> int:
 def from_micros(micros: int) -> datetime.datetime:
     """The UTC time of so many microseconds since the epoch."""
     return EPOCH + datetime.timedelta(microseconds=micros)
+
+
+def read_time(text: str) -> tuple[datetime.datetime, datetime.datetime]:
+    """The first and the last microsecond that `text` can mean; without a zone it is UTC.
+
+    Takes `YYYY-MM-DD[ HH:MM[:SS[.ffffff]]]`, with `T`, `Z` or an offset. Without a fraction it means a whole second.
+
+    Raises:
+        ValueError: no such time.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    *parts, fraction, zone = match.groups()
+    moment = datetime.datetime(*(int(part or 0) for part in parts), tzinfo=_zone(zone))  # type: ignore[misc, arg-type]
+    try:
+        first = moment.astimezone(datetime.UTC)
+    except OverflowError as error:
+        raise ValueError(text) from error
+    if fraction:
+        first = first.replace(microsecond=int(fraction[:6].ljust(6, "0")))
+        return first, first
+    return first, first.replace(microsecond=999_999)
+
+
+def _zone(text: str | None) -> datetime.timezone:
+    if text is None or text in "Zz":
+        return datetime.UTC
+    hours, minutes = int(text[1:3]), int(text[3:].lstrip(":") or 0)
+    offset = datetime.timedelta(hours=hours, minutes=minutes)
+    return datetime.timezone(-offset if text[0] == "-" else offset)

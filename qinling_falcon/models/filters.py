@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import operator
-import re
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
@@ -37,11 +35,6 @@ _OPERATORS = frozenset(("eq", "neq", "in", "nin", "has", *_COMPARISONS))
 _TRUE = frozenset(("1", "t", "true", "on", "y", "yes"))
 _FALSE = frozenset(("0", "f", "false", "off", "n", "no"))
 _INT64 = 2**63
-# A `+` in a query string arrives as a space.
-_TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s?(Z|[+\- ]\d\d(?::?\d\d)?)?)?",
-    re.IGNORECASE,
-)
 
 
 def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> peewee.Expression:
@@ -85,37 +78,6 @@ def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> pee
     return result
 
 
-def read_time(text: str) -> tuple[datetime.datetime, datetime.datetime]:
-    """The first and the last microsecond that `text` can mean; without a zone it is UTC.
-
-    Takes `YYYY-MM-DD[ HH:MM[:SS[.ffffff]]]`, with `T`, `Z` or an offset. Without a fraction it means a whole second.
-
-    Raises:
-        ValueError: no such time.
-    """
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(text)
-    *parts, fraction, zone = match.groups()
-    moment = datetime.datetime(*(int(part or 0) for part in parts), tzinfo=_zone(zone))  # type: ignore[misc, arg-type]
-    try:
-        first = moment.astimezone(datetime.UTC)
-    except OverflowError as error:
-        raise ValueError(text) from error
-    if fraction:
-        first = first.replace(microsecond=int(fraction[:6].ljust(6, "0")))
-        return first, first
-    return first, first.replace(microsecond=999_999)
-
-
-def _zone(text: str | None) -> datetime.timezone:
-    if text is None or text in "Zz":
-        return datetime.UTC
-    hours, minutes = int(text[1:3]), int(text[3:].lstrip(":") or 0)
-    offset = datetime.timedelta(hours=hours, minutes=minutes)
-    return datetime.timezone(-offset if text[0] == "-" else offset)
-
-
 def _read(name: str, kind: Kind, text: str) -> Any:
     try:
         return _READERS[kind](text)
@@ -155,7 +117,7 @@ _READERS: dict[Kind, Callable[[str], Any]] = {
     Kind.INTEGER: _read_integer,
     Kind.NUMBER: _read_number,
     Kind.BOOLEAN: _read_boolean,
-    Kind.TIME: read_time,
+    Kind.TIME: clock.read_time,
 }
 
 
