@@ -8,6 +8,7 @@ import uuid
 
 from qinling_falcon.api import Api, create_app
 from qinling_falcon.invocation.invoker import Invoker
+from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -24,9 +25,12 @@ def build(settings: Settings) -> Api:
     pool = Pool(connection, f"web:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}", settings)
     pool.start()
     packages = LocalPackages.from_settings(settings)
-    invoker = Invoker(pool, Resolver(pool), packages, settings)
+    resolver = Resolver(pool)
+    invoker = Invoker(pool, resolver, packages, settings)
+    invoker.start()
+    scaler = Scaler(pool, resolver, packages, settings)
     checks = {"redis": lambda: connection.call("PING"), "database": _ask_database}
-    return create_app(Services(settings, pool, invoker, packages, checks))
+    return create_app(Services(settings, pool, invoker, scaler, packages, checks))
 
 
 def _ask_database() -> None:

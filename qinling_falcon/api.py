@@ -11,7 +11,18 @@ import falcon
 
 from qinling_falcon.auth.authenticator import make_authenticator
 from qinling_falcon.errors import QinlingError
-from qinling_falcon.resources import executions, functions, health, runtimes, versions
+from qinling_falcon.resources import (
+    aliases,
+    executions,
+    function_versions,
+    function_workers,
+    functions,
+    health,
+    jobs,
+    runtimes,
+    versions,
+    webhooks,
+)
 from qinling_falcon.resources.answers import answer_error
 from qinling_falcon.resources.middleware import Caller, RequestIds
 from qinling_falcon.resources.request import Request
@@ -33,9 +44,24 @@ ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
     ("/v1/runtimes/{runtime_id}/pool", runtimes.RuntimePool),
     ("/v1/functions", functions.Functions),
     ("/v1/functions/{function_id}", functions.OneFunction),
+    ("/v1/functions/{function_id}/workers", function_workers.FunctionWorkers),
+    ("/v1/functions/{function_id}/detach", function_workers.Detach),
+    ("/v1/functions/{function_id}/scale_up", function_workers.ScaleUp),
+    ("/v1/functions/{function_id}/scale_down", function_workers.ScaleDown),
+    ("/v1/functions/{function_id}/versions", function_versions.FunctionVersions),
+    ("/v1/functions/{function_id}/versions/{version}", function_versions.OneVersion),
+    ("/v1/functions/{function_id}/versions/{version}/detach", function_workers.Detach),
+    ("/v1/functions/{function_id}/versions/{version}/scale_up", function_workers.ScaleUp),
+    ("/v1/functions/{function_id}/versions/{version}/scale_down", function_workers.ScaleDown),
+    ("/v1/aliases", aliases.Aliases),
+    ("/v1/aliases/{alias_name}", aliases.OneAlias),
     ("/v1/executions", executions.Executions),
     ("/v1/executions/{execution_id}", executions.OneExecution),
     ("/v1/executions/{execution_id}/log", executions.ExecutionLog),
+    ("/v1/webhooks", webhooks.Webhooks),
+    ("/v1/webhooks/{webhook_id}", webhooks.OneWebhook),
+    ("/v1/jobs", jobs.Jobs),
+    ("/v1/jobs/{job_id}", jobs.OneJob),
 )
 
 _PREFIX = re.compile(r"(?:/+v1)+(?=/|$)")

@@ -83,6 +83,7 @@ class Settings:
     max_package_size: int = _setting(51 * MIB, "Largest function package, as uploaded.", low=1024)
     max_unpacked_size: int = _setting(256 * MIB, "Largest function package, unpacked.", low=1024)
     max_package_files: int = _setting(10_000, "Most entries in a function package.", low=1)
+    max_versions: int = _setting(10, "Most versions of a function.", low=1)
     min_cpu: int = _setting(100, "Lowest `cpu` of a function.", low=1)
     max_cpu: int = _setting(300, "Highest `cpu` of a function.", low=1)
     default_cpu: int = _setting(100, "`cpu` of a function that names none.", low=1)

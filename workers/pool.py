@@ -15,7 +15,7 @@ import gevent
 from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.invoker import record_lost, record_overdue
+from qinling_falcon.invocation.calls import record_lost, record_overdue
 from qinling_falcon.models import package_keys
 from qinling_falcon.models.database import connect
 from qinling_falcon.observability.logs import setup_logging

@@ -12,7 +12,17 @@ ADMIN_RULES = frozenset(
         "runtime:delete",
         "runtime_pool:get_all",
         "function:get_all:all_projects",
+        "function:detach",
+        "function:scale_up",
+        "function:scale_down",
+        "function_worker:get_all",
+        "function_version:detach",
+        "function_version:scale_up",
+        "function_version:scale_down",
+        "function_alias:get_all:all_projects",
         "execution:get_all:all_projects",
+        "webhook:get_all:all_projects",
+        "job:get_all:all_projects",
     }
 )
 

@@ -7,18 +7,25 @@ that a stale target is never run (see `Pool.changing` for the other side).
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from qinling_falcon.errors import Conflict, NotFound, NotSupported
 from qinling_falcon.models.database import reading
+from qinling_falcon.models.references import alias_named, version_of
 from qinling_falcon.models.rows import find
-from qinling_falcon.models.scope import Context, system
-from qinling_falcon.models.tables import RuntimeStatus
+from qinling_falcon.models.scope import Context, Scope, scoped, system
+from qinling_falcon.models.tables import Function, RuntimeStatus, Version
 from qinling_falcon.pool.generations import lasting
 from qinling_falcon.pool.pool import Pool
 
 _CACHE_SIZE = 10_000
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,7 @@ class Target:
     Attributes:
         key: names the code, entry and limits; a worker that holds this key can serve the target.
         package: key of the package in the store.
+        image: of a function that is an image: it has no runtime, package or entry, and no worker loads it.
         memory_size: bytes.
         cpu: millicores.
         timeout_s: seconds that one execution may take.
@@ -45,14 +53,27 @@ class Target:
     memory_size: int
     timeout_s: int
     generations: tuple[tuple[str, str], ...]
+    image: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    """What an alias means, and the targets that were made of it, each beside the one of its version."""
+
+    function_id: str
+    version: int
+    routing: tuple[int, float] | None
+    generation: tuple[str, str]
+    targets: dict[int, tuple[Target, Target]]
 
 
 class Resolver:
-    """Resolves functions to targets, through a cache of this process."""
+    """Resolves functions, versions and aliases to targets, through caches of this process."""
 
     def __init__(self, pool: Pool):
         self._pool = pool
-        self._cache: OrderedDict[tuple[str, int], Target] = OrderedDict()
+        self._targets: OrderedDict[tuple[str, int], Target] = OrderedDict()
+        self._meanings: OrderedDict[str, _Meaning] = OrderedDict()
 
     def resolve(self, context: Context, function_id: str, version: int) -> Target:
         """The target of (function, version), as the caller may see it.
@@ -62,52 +83,101 @@ class Resolver:
             Conflict: the function's runtime is not available.
         """
         key = (function_id, version)
-        target = self._cache.get(key)
+        target = self._targets.get(key)
         if target is None:
             target = self._read(function_id, version)
-            if all(lasting(generation) for _, generation in target.generations):
-                self._cache[key] = target
-                if len(self._cache) > _CACHE_SIZE:
-                    self._cache.popitem(last=False)
+            if target.image is None:  # there is no lease that would find one of these stale
+                _keep(self._targets, key, target, target.generations)
         if target.project_id != context.project_id and not context.is_admin:
             raise _unknown(function_id)
         return target
 
+    def resolve_alias(self, context: Context, name: str) -> Target:
+        """The target of an alias of the caller's project; with a routing, drawn anew at each call.
+
+        Raises:
+            NotFound: unknown.
+            Conflict: the function's runtime is not available.
+        """
+        what = alias_generation(context.project_id, name)
+        meaning = self._meanings.get(what)
+        if meaning is None:
+            meaning = self._read_alias(context, name, what)
+            _keep(self._meanings, what, meaning, (meaning.generation,))
+        version = meaning.version
+        if meaning.routing is not None and random.random() < meaning.routing[1]:
+            version = meaning.routing[0]
+        base = self.resolve(context, meaning.function_id, version)
+        if base.image is not None:
+            self._meanings.pop(what, None)  # as above
+            return base
+        made = meaning.targets.get(version)
+        if made is None or made[0] is not base:
+            made = base, replace(base, generations=(*base.generations, meaning.generation))
+            meaning.targets[version] = made
+        return made[1]
+
     def forget(self, target: Target) -> None:
-        """Drop a target that was found stale."""
-        self._cache.pop((target.function_id, target.version), None)
+        """Drop what made a target that was found stale."""
+        self._targets.pop((target.function_id, target.version), None)
+        for what, _ in target.generations:
+            self._meanings.pop(what, None)
 
     def _read(self, function_id: str, version: int) -> Target:
-        if version != 0:
-            raise NotFound(
-                f"function_version: version {version} of function {function_id} not found.",
-                errors={"function_version": ["Not found."]},
-            )
         what = f"function:{function_id}"
         # Before the row is read: a change that comes in between makes the lease fail, and we read again.
         generation = self._pool.generations([what])[what]
         scope = system("a target is resolved for all its callers; resolve() compares their project")
         with reading():
             function = find(scope.functions(), function_id, field="function_id")
-            if function.runtime_id is None or function.package_key is None or function.entry is None:
-                raise NotSupported(f"Function {function_id} has no package: only functions with one can be run.")
-            runtime = find(scope.runtimes(), function.runtime_id)
-        if runtime.status not in (RuntimeStatus.AVAILABLE, RuntimeStatus.UPGRADING):
-            raise Conflict(f"Runtime {runtime.id} of function {function_id} is not available: it is {runtime.status}.")
+            source: Function | Version = function
+            if version != 0:
+                source = version_of(scope, function_id, version, field="function_version")
+            image = function.code.get("image")
+            if image is None:
+                _check_runtime(scope, source)
         return Target(
-            key=f"{function.id}:{version}:{function.digest}",
-            function_id=function.id,
+            key=f"{function_id}:{version}:{source.digest}",
+            function_id=function_id,
             version=version,
-            runtime_id=function.runtime_id,
+            runtime_id=source.runtime_id or "",
             project_id=function.project_id,
-            package=function.package_key,
-            entry=function.entry,
-            cpu=function.cpu,
-            memory_size=function.memory_size,
-            timeout_s=function.timeout,
+            package=source.package_key or "",
+            image=image,
+            entry=source.entry or "",
+            cpu=source.cpu,
+            memory_size=source.memory_size,
+            timeout_s=source.timeout,
             generations=((what, generation),),
         )
 
+    def _read_alias(self, context: Context, name: str, what: str) -> _Meaning:
+        generation = self._pool.generations([what])[what]
+        with reading():
+            alias = alias_named(scoped(context), name, field="function_alias")
+        return _Meaning(alias.function_id, alias.function_version, alias.routing, (what, generation), {})
+
+
+def alias_generation(project_id: str, name: str) -> str:
+    """What the generation of an alias is called."""
+    return f"alias:{project_id}:{name}"
+
+
+def _check_runtime(scope: Scope, source: Function | Version) -> None:
+    if source.runtime_id is None or source.package_key is None:
+        raise NotSupported(f"Function {source.id} has no package: only functions with one can be run.")
+    runtime = find(scope.runtimes(), source.runtime_id)
+    if runtime.status not in (RuntimeStatus.AVAILABLE, RuntimeStatus.UPGRADING):
+        raise Conflict(f"The function's runtime {runtime.id} is not available: it is {runtime.status}.")
+
+
+def _keep(cache: OrderedDict[K, V], key: K, value: V, generations: Iterable[tuple[str, str]]) -> None:
+    """Cache what was read under these generations, unless one of them was changing."""
+    if all(lasting(generation) for _, generation in generations):
+        cache[key] = value
+        if len(cache) > _CACHE_SIZE:
+            cache.popitem(last=False)
+
 
 def _unknown(function_id: str) -> NotFound:
-    return NotFound(f"function_id: function {function_id} not found.", errors={"function_id": ["Not found."]})
+    return NotFound(f"function_id: Function {function_id} not found.", errors={"function_id": ["Not found."]})

@@ -131,9 +131,10 @@ def update(
         if "routing" in columns:
             columns["routing_version"], columns["routing_weight"] = columns.pop("routing") or (None, None)
         columns["updated_at"] = now or clock.now()
-        change(alias, columns)
+        for column, value in columns.items():
+            setattr(alias, column, value)
         _check(context, alias)
-        return alias
+        return change(alias, columns)
 
     return transact(write)
 

@@ -21,7 +21,7 @@ from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.scope import Context, project_of, scoped
 from qinling_falcon.models.tables import Function, RuntimeStatus, Version
 
-__all__ = ["LISTS", "Function", "Updated", "create", "delete", "get", "update"]
+__all__ = ["LISTS", "ROW_ONLY", "Function", "Updated", "create", "delete", "get", "update"]
 
 LISTS = ListSpec(
     Function,
@@ -50,7 +50,7 @@ LISTS = ListSpec(
 # What a worker loads depends on these; a function in which one of them changes is another target.
 _LOADED = ("runtime_id", "code", "entry", "cpu", "memory_size")
 # These change the row only: nothing that runs, or is going to run, sees another function.
-_ROW_ONLY = frozenset({"name", "description", "timeout"})
+ROW_ONLY = frozenset({"name", "description", "timeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def update(
     def write() -> Updated:
         function = find(scoped(context, by_id=True).functions(), function_id, lock=True)
         check_owner(context, function, "change")
-        if changes.keys() - _ROW_ONLY:
+        if changes.keys() - ROW_ONLY:
             check_no_live_jobs(function)
         columns = dict(changes)
         if columns.get("runtime_id", function.runtime_id) != function.runtime_id:

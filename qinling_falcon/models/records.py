@@ -79,8 +79,11 @@ _PLACE = {name: place for place, name in enumerate(_COLUMNS)}
 _ID, _FUNCTION, _VERSION, _STATUS = (_PLACE[name] for name in ("id", "function_id", "function_version", "status"))
 _TEXTS = tuple(_PLACE[name] for name in ("input", "result", "log", "status_reason", "description"))
 _CREATED, _UPDATED = _PLACE["created_at"], _PLACE["updated_at"]
-# What the end of an execution says anew; the rest was right when it began.
-_ENDED = ("result", "log", "status", "status_reason", "cold", "queued_ms", "run_ms", "updated_at")
+# What the end of an execution says anew; the rest was right when it began. An alias may have moved on since then.
+_ENDED = (
+    "function_id", "function_version", "result", "log", "status", "status_reason", "cold", "queued_ms", "run_ms",
+    "updated_at",
+)  # fmt: skip
 
 _TABLE = Execution._meta.table_name
 

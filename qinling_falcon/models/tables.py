@@ -166,6 +166,13 @@ class Alias(Row):
     class Meta:
         table_name = "function_aliases"
 
+    @property
+    def routing(self) -> tuple[int, float] | None:
+        """The other version and its share, if there is one."""
+        if self.routing_version is None or self.routing_weight is None:
+            return None
+        return self.routing_version, self.routing_weight
+
 
 class Webhook(Row):
     """A URL that runs a function: of (function, version), or of an alias, and then the other two are null."""

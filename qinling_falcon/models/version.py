@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import uuid
 
+import peewee
+
 from qinling_falcon.errors import Forbidden
 from qinling_falcon.models import clock
 from qinling_falcon.models.database import transact
@@ -16,7 +18,7 @@ from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.scope import Context, project_of, scoped
 from qinling_falcon.models.tables import Version
 
-__all__ = ["LISTS", "Version", "create", "delete", "get"]
+__all__ = ["LISTS", "Version", "create", "delete", "get", "of"]
 
 LISTS = ListSpec(
     Version,
@@ -89,6 +91,11 @@ def create(
         return version
 
     return transact(write)
+
+
+def of(context: Context, function_id: str) -> peewee.ModelSelect[Version]:
+    """The versions of a function, for `listing.page`, as far as the caller may see them."""
+    return scoped(context, by_id=True).versions().where(Version.function_id == function_id)
 
 
 def get(context: Context, function_id: str, number: int) -> Version:

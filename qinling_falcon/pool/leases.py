@@ -25,7 +25,9 @@ class LeaseRequest:
         execution_id: the run this lease is for.
         generations: pairs of (what, generation) that the target was resolved under.
         run_s: longest run: timeout, load time and grace; the lease's deadline is the start of the lease + `run_s`.
-        detail: JSON text, handed back by the reaper and by `find`: what an execution's record needs.
+        detail: JSON text, handed back by the reaper and by `find`: what an execution's record needs; empty: there
+            is no execution, the worker is to be loaded ahead of calls.
+        fresh: take no worker that holds the target already.
     """
 
     target: str
@@ -36,6 +38,7 @@ class LeaseRequest:
     generations: tuple[tuple[str, str], ...]
     run_s: float
     detail: str
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,17 @@ def created(req: Request, resp: falcon.Response, body: dict[str, Any], path: str
     answer(resp, body, falcon.HTTP_201)
 
 
+def accepted(
+    req: Request, resp: falcon.Response, path: str, public_endpoint: str | None, body: dict[str, Any] | None = None
+) -> None:
+    """Answer 202 with where what was changed can be found, and for an update what it is now."""
+    resp.set_header("Location", base_url(req, public_endpoint) + path)
+    if body is None:
+        resp.status = falcon.HTTP_202
+    else:
+        answer(resp, body, falcon.HTTP_202)
+
+
 def answer_error(
     req: Request,
     resp: falcon.Response,

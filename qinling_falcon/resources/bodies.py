@@ -1,4 +1,4 @@
-"""Request bodies, bounded before they are read."""
+"""Request bodies, bounded before they are read, and the inputs in them."""
 
 from __future__ import annotations
 
@@ -66,6 +66,22 @@ def require_json(req: Request) -> None:
     charset = _CHARSET.search(content_type)
     if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType(f"JSON must be in UTF-8, not {charset[1]}.")
+
+
+def check_input(text: str | None, field: str, limit: int) -> None:
+    """Refuse what is too large for a function's input.
+
+    Args:
+        text: the input.
+        field: the request's field that it came in.
+        limit: in bytes.
+
+    Raises:
+        TooLarge: above `limit`.
+    """
+    # A character has at most four bytes, so most inputs need not be encoded to be measured.
+    if text is not None and len(text) * 4 > limit and len(text.encode()) > limit:
+        raise TooLarge(f"{field} is larger than {limit} bytes.", errors={field: ["Too large."]})
 
 
 def _too_large(limit: int) -> NoReturn:

@@ -7,15 +7,15 @@ import time
 import falcon
 
 from qinling_falcon.auth.policy import enforce
-from qinling_falcon.errors import BadRequest, Conflict, NotFound, NotSupported, TooLarge
-from qinling_falcon.invocation.invoker import Call, running
+from qinling_falcon.errors import BadRequest, Conflict, NotFound, NotSupported
+from qinling_falcon.invocation.calls import Call, running
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context, scoped
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
-from qinling_falcon.resources.bodies import read_object
+from qinling_falcon.resources.bodies import check_input, read_object
 from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
@@ -39,12 +39,9 @@ class Executions:
         """
         settings = self._settings
         values = _create.read(read_object(req, settings), lenient=req.reference_client)
-        if values["function_alias"] is not None:
-            message = f"alias {values['function_alias']} not found."
-            raise NotFound(f"function_alias: {message}", errors={"function_alias": [message]})
-        if values["function_id"] is None:
+        if values["function_id"] is None and values["function_alias"] is None:
             raise BadRequest("function_id or function_alias is required.", errors={"function_id": ["Missing data."]})
-        _check_size(values["input"], settings.max_input_size)
+        check_input(values["input"], "input", settings.max_input_size)
         if not values["sync"]:
             raise NotSupported("sync: asynchronous executions are not supported yet.")
         record = self._services.invoker.invoke(
@@ -52,6 +49,7 @@ class Executions:
             Call(
                 function_id=values["function_id"],
                 function_version=values["function_version"],
+                function_alias=values["function_alias"],
                 input=values["input"],
                 description=values["description"],
                 request_id=req.request_id,
@@ -125,12 +123,6 @@ def _live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord | N
         return None
     record = running(detail)
     return record if caller.is_admin or record.project_id == caller.project_id else None
-
-
-def _check_size(text: str | None, limit: int) -> None:
-    # A character has at most four bytes, so most inputs need not be encoded to be measured.
-    if text is not None and len(text) * 4 > limit and len(text.encode()) > limit:
-        raise TooLarge(f"input is larger than {limit} bytes.", errors={"input": ["Too large."]})
 
 
 def _server_timing(req: Request, record: ExecutionRecord) -> str:

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any
 
 import falcon
 
 from qinling_falcon.auth.policy import enforce
-from qinling_falcon.errors import MethodNotAllowed, Unavailable
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import function as functions
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.scope import scoped
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
+from qinling_falcon.resources.downloads import send_package, wants_download
 from qinling_falcon.resources.forms import read_upload
 from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
-from qinling_falcon.resources.packages import changes_of, code_of_new, taken_back
+from qinling_falcon.resources.packages import changes_of, columns_of_new, taken_back
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
-from qinling_falcon.schemas.fields import parse_flag
 from qinling_falcon.schemas.functions import FunctionCreate, FunctionMade, FunctionShown, FunctionUpdate
-from qinling_falcon.storage.packages import PackageMissing
 
 _made = FunctionMade()
 _shown = FunctionShown()
 # What no worker and no resolved target knows of.
-_ROW_ONLY = frozenset({"name", "description"})
+_UNSEEN = frozenset({"name", "description"})
 
 
 class Functions:
@@ -38,18 +36,16 @@ class Functions:
         self._create = FunctionCreate(services.settings)
 
     def on_post(self, req: Request, resp: falcon.Response) -> None:
-        """Make a function of an uploaded package.
+        """Make a function of an uploaded package, or of an image.
 
-        The package is durable before the row is written. A crash in between
+        A package is durable before the row is written. A crash in between
         leaves a file that no row names, which the storage sweeps up.
         """
         services = self._services
         upload = read_upload(req, services.packages, services.settings, self._create.fields)
         with taken_back(services.packages, upload):
             values = self._create.read(upload.fields, lenient=req.reference_client)
-            code = code_of_new(values, upload)
-            assert upload.package is not None
-            values |= {"code": code, "package_key": upload.package.key}
+            values = columns_of_new(values, upload)
             with upload.handed_over():
                 function = functions.create(req.caller, **values)
         path = f"/v1/functions/{function.id}"
@@ -76,8 +72,8 @@ class OneFunction:
     def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Show it, or with `download` send its package."""
         function = functions.get(req.caller, function_id)
-        if parse_flag(req.get_param("download", default="no")):
-            self._download(resp, function)
+        if wants_download(req):
+            send_package(resp, self._services.packages, function, f"{function_id}.zip")
         else:
             answer(resp, _shown.show(function))
 
@@ -95,7 +91,7 @@ class OneFunction:
             function = functions.get(req.caller, function_id)
             values = self._update.read(_flattened(upload.fields, req), lenient=req.reference_client)
             changes = changes_of(function, values, upload)
-            if changes.keys() - _ROW_ONLY:
+            if changes.keys() - _UNSEEN:
                 with services.pool.changing(f"function:{function_id}"):
                     with upload.handed_over():
                         updated = functions.update(req.caller, function_id, changes)
@@ -121,19 +117,6 @@ class OneFunction:
         for key in unused:
             services.packages.delete(key)
         resp.status = falcon.HTTP_204
-
-    def _download(self, resp: falcon.Response, function: functions.Function) -> None:
-        if function.package_key is None:
-            raise MethodNotAllowed(f"Function {function.id} has no package to download.")
-        try:
-            package = self._services.packages.open(function.package_key)
-        except PackageMissing:
-            # It was replaced or deleted since the row was read.
-            raise Unavailable("The package is not there at the moment; try again.", retry_after_s=1) from None
-        resp.content_type = "application/zip"
-        resp.set_header("Content-Disposition", f'attachment; filename="{function.id}.zip"')
-        resp.set_header("ETag", f'"{function.code["md5sum"]}"')
-        resp.set_stream(package, os.fstat(package.fileno()).st_size)
 
 
 def _drain(pool: Pool, function_id: str, version: int | None) -> None:

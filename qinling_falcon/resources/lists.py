@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,7 +12,7 @@ import falcon
 
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.models.listing import ListParams, ListSpec, Page
-from qinling_falcon.resources.answers import JSON, base_url, encode
+from qinling_falcon.resources.answers import JSON, answer, base_url, encode
 from qinling_falcon.resources.request import Request
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.fields import parse_flag
@@ -79,9 +79,8 @@ def answer_page(
     if page.next_marker is not None:
         following = _next_url(req, settings, page.next_marker)
         resp.set_header("Link", f'<{following}>; rel="next"')
-    envelope = settings.list_envelope == "always" or (settings.list_envelope == "auto" and req.reference_client)
     head, tail = b"[", b"]"
-    if envelope:
+    if _wants_envelope(req, settings):
         head = b'{"%s": [' % key.encode()
         tail = b'], "next": %s}' % encode(following) if following else b"]}"
     rows = (encode(shown.show(row)) for row in page.rows)
@@ -95,6 +94,18 @@ def answer_page(
             resp.stream = _stream(head, itertools.chain(start, rows), tail, req.request_id)
             return
     resp.data = head + b", ".join(start) + tail
+
+
+def answer_list(
+    req: Request, resp: falcon.Response, settings: Settings, key: str, rows: Iterable[object], shown: Shown
+) -> None:
+    """Answer with a list that is always short and whole, and no page of anything; else as `answer_page`."""
+    listed = [shown.show(row) for row in rows]
+    answer(resp, {key: listed} if _wants_envelope(req, settings) else listed)
+
+
+def _wants_envelope(req: Request, settings: Settings) -> bool:
+    return settings.list_envelope == "always" or (settings.list_envelope == "auto" and req.reference_client)
 
 
 def _stream(head: bytes, rows: Iterator[bytes], tail: bytes, request_id: str) -> Iterator[bytes]:

@@ -4,57 +4,66 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-from qinling_falcon.errors import BadRequest, NotSupported
-from qinling_falcon.models.function import Function
+from qinling_falcon.errors import BadRequest
+from qinling_falcon.models.function import ROW_ONLY, Function
 from qinling_falcon.resources.forms import PACKAGE, Upload
+from qinling_falcon.schemas.functions import DEFAULT_ENTRY
 from qinling_falcon.storage.packages import PackageStore
 
 
-def code_of_new(values: dict[str, Any], upload: Upload) -> dict[str, Any]:
-    """The `code` of a new function.
+def columns_of_new(values: dict[str, Any], upload: Upload) -> dict[str, Any]:
+    """The columns of a new function, by the rules of its source.
 
     Raises:
-        BadRequest: something is missing, or doesn't fit the package.
-        NotSupported: a source that this installation has not.
+        BadRequest: something is missing, or doesn't fit the source or the package.
     """
     code: dict[str, Any] = values["code"]
-    match code["source"]:
-        case "image":
-            raise NotSupported("code: functions from images are not supported yet.")
-        case "swift":
-            message = "source swift needs authentication, which is off."
-            raise BadRequest(f"code: {message}", errors={"code": [message]})
-    if upload.package is None:
-        raise BadRequest("package: the package's file is missing.", errors={PACKAGE: ["Missing data."]})
+    source = code["source"]
+    if source == "image":
+        if "image" not in code:
+            _refuse("code", "image is required for source image.")
+        if values["entry"] is not None:
+            _refuse("entry", "a function from an image has no entry.")
+        _check_no_package(upload, source)
+        return values | {"package_key": None}
     if values["runtime_id"] is None:
         raise BadRequest("runtime_id: Missing data for required field.", errors={"runtime_id": ["Missing data."]})
+    entry = values["entry"] or DEFAULT_ENTRY
+    if source == "swift":
+        if len(code.get("swift", ())) != 2:
+            _refuse("code", "swift.container and swift.object are required for source swift.")
+        _refuse("code", "source swift needs authentication, which is off.")
+    if upload.package is None:
+        raise BadRequest("package: the package's file is missing.", errors={PACKAGE: ["Missing data."]})
     _check_sum(code, upload)
-    return _code_of(upload)
+    return values | {"code": _code_of(upload), "entry": entry, "package_key": upload.package.key}
 
 
 def changes_of(function: Function, values: dict[str, Any], upload: Upload) -> dict[str, Any]:
     """The columns that an update changes; `count` is taken, and changes nothing.
 
     Raises:
-        BadRequest: another kind of source, `code` without its package, or the package that is there already.
+        BadRequest: another kind of source, what a function of this source can't change, `code` without its package,
+            or the package that is there already.
     """
     changes = {name: value for name, value in values.items() if name not in ("code", "count")}
-    code = values.get("code")
-    if code is not None:
-        source = function.code["source"]
-        if code["source"] != source:
-            message = f"the source of a function can't change, and it is {source}."
-            raise BadRequest(f"code: {message}", errors={"code": [message]})
-        if upload.package is None:
-            message = "code can only change together with its package."
-            raise BadRequest(f"package: {message}", errors={PACKAGE: [message]})
-        if code.get("md5sum") == function.code["md5sum"]:
-            raise BadRequest("code: the checksum is not changed.", errors={"code": ["checksum is not changed"]})
-        _check_sum(code, upload)
-    if upload.package is not None:
-        changes |= {"code": _code_of(upload), "package_key": upload.package.key}
+    code: dict[str, Any] | None = values.get("code")
+    source = function.code["source"]
+    if code is not None and code["source"] != source:
+        _refuse("code", f"the source of a function can't change, and it is {source}.")
+    if source != "package":
+        _check_no_package(upload, source)
+    match source:
+        case "image":
+            for name in [*(["code"] if code is not None else []), *sorted(changes.keys() - ROW_ONLY)]:
+                _refuse(name, f"a function from an image can change its {', '.join(sorted(ROW_ONLY))} only.")
+        case "swift":
+            if code is not None:
+                changes["code"] = function.code | {"swift": _moved(function.code["swift"], code)}
+        case "package":
+            changes |= _package_changes(function, code, upload)
     return changes
 
 
@@ -69,14 +78,42 @@ def taken_back(packages: PackageStore, upload: Upload) -> Iterator[None]:
         raise
 
 
+def _package_changes(function: Function, code: dict[str, Any] | None, upload: Upload) -> dict[str, Any]:
+    if code is not None:
+        if upload.package is None:
+            _refuse(PACKAGE, "code can only change together with its package.")
+        if code.get("md5sum") == function.code["md5sum"]:
+            raise BadRequest("code: the checksum is not changed.", errors={"code": ["checksum is not changed"]})
+        _check_sum(code, upload)
+    if upload.package is None:
+        return {}
+    return {"code": _code_of(upload), "package_key": upload.package.key}
+
+
+def _moved(where: dict[str, str], code: dict[str, Any]) -> dict[str, str]:
+    """Where a Swift function's object is from now on; an update may name the container, the object, or both."""
+    named: dict[str, str] = code.get("swift", {})
+    if not named:
+        _refuse("code", "swift.container or swift.object is required.")
+    return where | named
+
+
+def _check_no_package(upload: Upload, source: str) -> None:
+    if upload.package is not None:
+        _refuse(PACKAGE, f"a function with source {source} has no package.")
+
+
 def _check_sum(code: dict[str, Any], upload: Upload) -> None:
     assert upload.package is not None
     given = code.get("md5sum")
     if given is not None and given != upload.package.md5sum:
-        message = f"the package's md5sum is {upload.package.md5sum}, not {given}."
-        raise BadRequest(f"code: {message}", errors={"code": [message]})
+        _refuse("code", f"the package's md5sum is {upload.package.md5sum}, not {given}.")
 
 
 def _code_of(upload: Upload) -> dict[str, Any]:
     assert upload.package is not None
     return {"source": "package", "md5sum": upload.package.md5sum}
+
+
+def _refuse(field: str, message: str) -> NoReturn:
+    raise BadRequest(f"{field}: {message}", errors={field: [message]})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from qinling_falcon.invocation.invoker import Invoker
+from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.observability.health import Check
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
@@ -23,5 +24,6 @@ class Services:
     settings: Settings
     pool: Pool
     invoker: Invoker
+    scaler: Scaler
     packages: PackageStore
     checks: Mapping[str, Check] = field(default_factory=dict)

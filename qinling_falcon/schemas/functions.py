@@ -14,8 +14,10 @@ from qinling_falcon.schemas.strict_json import parse_json
 from qinling_falcon.settings import MIB, Settings
 
 DEFAULT_ENTRY = "main.main"
-SOURCES = ("package", "swift", "image")
-_MEMBERS = frozenset({"source", "md5sum", "swift", "image"})
+# What `code` may hold beside its source.
+_MEMBERS = {"package": {"md5sum"}, "swift": {"md5sum", "swift"}, "image": {"image"}}
+_OBJECT = frozenset({"container", "object"})
+_LONGEST_NAME = 1024
 _ENTRY = re.compile(r"[^\s/\\.]+(?:\.[^\s/\\.]+)+")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -32,13 +34,18 @@ class Code(fields.Field[dict[str, Any]]):
         if not isinstance(value, dict):
             raise ValidationError("must be a JSON object.")
         code = {name: member for name, member in value.items() if member is not None}
-        unknown = sorted(code.keys() - _MEMBERS)
+        source = code.get("source")
+        if not isinstance(source, str) or source not in _MEMBERS:
+            raise ValidationError(f"source must be one of {', '.join(_MEMBERS)}.")
+        unknown = sorted(code.keys() - _MEMBERS[source] - {"source"})
         if unknown:
-            raise ValidationError(f"Unknown field: {', '.join(unknown)}.")
-        if code.get("source") not in SOURCES:
-            raise ValidationError(f"source must be one of {', '.join(SOURCES)}.")
+            raise ValidationError(f"Unknown field of source {source}: {', '.join(unknown)}.")
         if "md5sum" in code:
             code["md5sum"] = parse_md5(code["md5sum"])
+        if "image" in code:
+            code["image"] = _parse_name("image", code["image"])
+        if "swift" in code:
+            code["swift"] = _parse_object(code["swift"])
         return code
 
 
@@ -102,7 +109,7 @@ class FunctionCreate(_FunctionRequest):
     description = Text(load_default=None)
     runtime_id = Id(load_default=None)
     code = Code(required=True)
-    entry = Entry(longest=80, load_default=DEFAULT_ENTRY)
+    entry = Entry(longest=80, load_default=None)
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -154,6 +161,19 @@ class FunctionMade(FunctionShown):
     """A function that was just created or updated: `code` is an object."""
 
     code = fields.Raw()
+
+
+def _parse_name(member: str, value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > _LONGEST_NAME:
+        raise ValidationError(f"{member} must be text of 1 to {_LONGEST_NAME} characters.")
+    return value
+
+
+def _parse_object(value: Any) -> dict[str, str]:
+    """Where an object lies in Swift; which of the two an update leaves out is for `code_changes` to fill in."""
+    if not isinstance(value, dict) or not value or value.keys() - _OBJECT:
+        raise ValidationError("swift must be an object with container and object, and nothing else.")
+    return {name: _parse_name(f"swift.{name}", member) for name, member in value.items() if member is not None}
 
 
 def parse_md5(value: Any) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from qinling_falcon.api import create_app
+from qinling_falcon.invocation.scaling import Scaler
+from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.pool import keys
@@ -101,13 +103,14 @@ def lonely_pool(settings: Settings, tmp_path: Path) -> Iterator[Pool]:
 
 
 @pytest.fixture
-def invoker() -> FakeInvoker:
-    return FakeInvoker()
+def invoker(pool: Pool) -> FakeInvoker:
+    return FakeInvoker(pool)
 
 
 @pytest.fixture
 def services(connected: Settings, pool: Pool, invoker: FakeInvoker) -> Services:
-    return Services(connected, pool, invoker, LocalPackages.from_settings(connected))
+    packages = LocalPackages.from_settings(connected)
+    return Services(connected, pool, invoker, Scaler(pool, Resolver(pool), packages, connected), packages)
 
 
 @pytest.fixture

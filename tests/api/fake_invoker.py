@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import uuid
 
-from qinling_falcon.invocation.invoker import Call
-from qinling_falcon.models import clock, function
+from qinling_falcon.invocation.calls import Call
+from qinling_falcon.invocation.targets import Resolver, Target
+from qinling_falcon.models import clock
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
+from qinling_falcon.pool.pool import Pool
 
 
 class FakeInvoker:
-    """Finds the function, records a success, and remembers what it was asked for."""
+    """Resolves the call as the real one does, records a success, and remembers what it was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._resolver = Resolver(pool)
         self.calls: list[Call] = []
         self.error: Exception | None = None
 
@@ -21,13 +25,17 @@ class FakeInvoker:
         self.calls.append(call)
         if self.error is not None:
             raise self.error
-        function.get(context, call.function_id)
+        target = self._resolve(context, call)
+        while self._pool.generations([what for what, _ in target.generations]) != dict(target.generations):
+            self._resolver.forget(target)
+            target = self._resolve(context, call)
         now = clock.now()
         final = ExecutionRecord(
             id=str(uuid.uuid4()),
             project_id=context.project_id,
-            function_id=call.function_id,
-            function_version=call.function_version,
+            function_id=target.function_id,
+            function_version=target.version,
+            function_alias=call.function_alias,
             description=call.description,
             input=call.input,
             result='{"duration": 0.044, "output": "Hello"}',
@@ -41,3 +49,9 @@ class FakeInvoker:
         )
         record(final)
         return final
+
+    def _resolve(self, context: Context, call: Call) -> Target:
+        if call.function_alias is not None:
+            return self._resolver.resolve_alias(context, call.function_alias)
+        assert call.function_id is not None
+        return self._resolver.resolve(context, call.function_id, call.function_version)

@@ -90,8 +90,9 @@ def test_a_call_carries_the_id_of_its_request(client: Client, invoker: FakeInvok
 
 
 def test_numbers_and_truth_come_as_text_too(client: Client, invoker: FakeInvoker, function_id: str) -> None:
-    assert call(client, function_id=function_id.upper(), function_version="3", sync="True").status_code == 201
-    assert (invoker.calls[-1].function_version, invoker.calls[-1].function_id) == (3, function_id)
+    client.send("POST", f"/v1/functions/{function_id}/versions")
+    assert call(client, function_id=function_id.upper(), function_version="1", sync="True").status_code == 201
+    assert (invoker.calls[-1].function_version, invoker.calls[-1].function_id) == (1, function_id)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,8 @@ def test_numbers_and_truth_come_as_text_too(client: Client, invoker: FakeInvoker
         ({"function_id": "7"}, 400, "Expected a uuid but received 7"),
         ({"function_id": 7}, 400, "uuid"),
         ({"function_id": str(uuid.uuid4())}, 404, "function"),
-        ({"function_alias": "prod"}, 404, "alias prod not found"),
-        ({"function_id": "OURS", "function_alias": "prod"}, 404, "alias prod not found"),
+        ({"function_alias": "prod"}, 404, "function_alias: Alias 'prod' not found"),
+        ({"function_id": "OURS", "function_alias": "prod"}, 404, "function_alias: Alias 'prod' not found"),
         ({"function_id": "OURS", "function_version": -1}, 400, "function_version"),
         ({"function_id": "OURS", "function_version": 1 << 40}, 400, "function_version"),
         ({"function_id": "OURS", "function_version": 1.5}, 400, "function_version"),

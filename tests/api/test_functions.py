@@ -106,11 +106,6 @@ def test_what_is_missing_is_named(client: Client, missing: str) -> None:
     assert client.stored() == set()
 
 
-def test_image_functions_are_not_supported_yet(client: Client) -> None:
-    assert_error(client.upload(code='{"source": "image", "image": "i"}'), 501, "image")
-    assert client.stored() == set()
-
-
 def test_other_sources_may_come_as_json_or_a_plain_form(client: Client) -> None:
     swift = {"source": "swift", "swift": {"container": "c", "object": "o"}}
     fields = {"name": "n", "runtime_id": client.runtime()}

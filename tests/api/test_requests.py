@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -182,7 +183,7 @@ def test_readiness_names_who_is_away(services: Services) -> None:
 
 
 def with_checks(services: Services, **checks: Any) -> Services:
-    return Services(services.settings, services.pool, services.invoker, services.packages, checks)
+    return dataclasses.replace(services, checks=checks)
 
 
 def test_only_what_is_meant_to_be_open_is_open(services: Services) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.invocation.invoker import record_lost, record_overdue
+from qinling_falcon.invocation.calls import record_lost, record_overdue
 from qinling_falcon.models import clock, database, execution, function
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.records import begin, record

@@ -1,0 +1,154 @@
+"""A call, and the record of its execution: as it begins, as it ends, and when nobody is left to end it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from qinling_falcon.invocation.targets import Target
+from qinling_falcon.models import clock
+from qinling_falcon.models.execution import running_since
+from qinling_falcon.models.records import ExecutionRecord, record
+from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.settings import Settings
+
+# A larger input does not travel in the lease: its row is written before it is sent, as `running`.
+_INLINE_INPUT = 16 * 1024
+# How often a call is tried again before it was sent: on a stale target or a worker that is gone.
+TRIES = 5
+PLATFORM_FAILURE = "Function execution failed."
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a caller wants to run.
+
+    Attributes:
+        function_id: not looked at when there is an alias.
+        function_alias: of the caller's project.
+        input: JSON text of an object, any other text, or None.
+        source: `api`, `webhook` or `job`.
+    """
+
+    function_id: str | None
+    function_version: int = 0
+    function_alias: str | None = None
+    input: str | None = None
+    description: str | None = None
+    request_id: str = ""
+    source: str = "api"
+
+
+def record_lost(details: Mapping[str, str]) -> None:
+    """Record executions whose lease was lost; `details` is what their leases held, by execution id.
+
+    The first final state wins, so an execution that its holder recorded after all stays as it is.
+
+    Raises:
+        Unavailable: the database is away; to be called again.
+    """
+    for detail in details.values():
+        record(failed(running(detail), "the process or the worker that ran it was lost"))
+
+
+def record_overdue(settings: Settings) -> list[str]:
+    """Record executions that are `running` for longer than any can be; their ids.
+
+    These lost their process and, with Redis, their lease, so that the reaper knows nothing of them.
+
+    Raises:
+        Unavailable: the database is away; to be called again.
+    """
+    longest_s = settings.invoke_queue_timeout_s + settings.holder_ttl_s + TRIES * settings.load_timeout_s
+    longest_s += settings.max_timeout + settings.load_timeout_s + settings.lease_grace_s
+    overdue = list(running_since(clock.now() - timedelta(seconds=2 * longest_s)))
+    for row in overdue:
+        begun = ExecutionRecord(**{field.name: getattr(row, field.name) for field in _UNLOGGED})
+        record(failed(begun, "the process that ran it was lost"))
+    return [row.id for row in overdue]
+
+
+def running(detail: str) -> ExecutionRecord:
+    """The record of an execution that runs now, from what its lease holds."""
+    members = json.loads(detail)
+    members["created_at"] = clock.from_micros(members["created_at"])
+    return ExecutionRecord(**members, status=ExecutionStatus.RUNNING)
+
+
+def began(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:
+    """The record of an execution of `target` that begins."""
+    return ExecutionRecord(
+        id=execution_id,
+        project_id=target.project_id,
+        function_id=target.function_id,
+        function_version=target.version,
+        function_alias=call.function_alias,
+        description=call.description,
+        input=call.input,
+        status=ExecutionStatus.RUNNING,
+        source=call.source,
+        created_at=now,
+    )
+
+
+def finished(begun: ExecutionRecord, answer: dict[str, Any], cold: str, queued_ms: float) -> ExecutionRecord:
+    """The record of an execution that a worker has answered for."""
+    return dataclasses.replace(
+        begun,
+        status=answer["status"],
+        status_reason=answer["reason"],
+        result=answer["result"],
+        log=answer["log"],
+        cold=cold,
+        queued_ms=queued_ms,
+        run_ms=round(answer["duration_s"] * 1000, 3),
+        updated_at=clock.now(),
+    )
+
+
+def failed(
+    begun: ExecutionRecord, reason: str, cold: str | None = None, queued_ms: float | None = None
+) -> ExecutionRecord:
+    """The record of an execution that the platform failed: status `error`."""
+    duration = (clock.now() - begun.created_at).total_seconds()
+    return dataclasses.replace(
+        begun,
+        status=ExecutionStatus.ERROR,
+        status_reason=reason,
+        result=json.dumps({"duration": round(duration, 3), "output": PLATFORM_FAILURE}),
+        log=f"Start execution: {begun.id}\nFinished execution: {begun.id}\n",
+        cold=cold,
+        queued_ms=queued_ms,
+        updated_at=clock.now(),
+    )
+
+
+def is_inline(text: str | None) -> bool:
+    """Whether an input is small enough to travel in the lease."""
+    return text is None or len(text) <= _INLINE_INPUT
+
+
+def detail(begun: ExecutionRecord) -> str:
+    """What the lease holds of an execution: enough to show it as running, and to record it when its holder dies.
+
+    A large input is in the execution's row, which its end leaves as it is.
+    """
+    members = {
+        "id": begun.id,
+        "project_id": begun.project_id,
+        "function_id": begun.function_id,
+        "function_version": begun.function_version,
+        "function_alias": begun.function_alias,
+        "description": begun.description,
+        "input": begun.input if is_inline(begun.input) else None,
+        "source": begun.source,
+        "created_at": clock.to_micros(begun.created_at),
+    }
+    return json.dumps(members)
+
+
+_UNLOGGED = tuple(field for field in dataclasses.fields(ExecutionRecord) if field.name != "log")

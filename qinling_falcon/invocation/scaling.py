@@ -1,0 +1,92 @@
+"""Scaling: more, or fewer, workers that hold a target, without a call of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+import gevent
+
+from qinling_falcon.errors import Forbidden, Unavailable
+from qinling_falcon.invocation.calls import TRIES
+from qinling_falcon.invocation.invoker import about, lease_request
+from qinling_falcon.invocation.targets import Resolver
+from qinling_falcon.invocation.worker_client import NotSent, WorkerClient
+from qinling_falcon.models.scope import Context
+from qinling_falcon.pool.leases import StaleTarget
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.settings import Settings
+from qinling_falcon.storage.packages import PackageMissing, PackageStore
+
+log = logging.getLogger(__name__)
+
+
+class Scaler:
+    """Loads functions into workers ahead of their calls, and ends workers that are too many."""
+
+    def __init__(self, pool: Pool, resolver: Resolver, packages: PackageStore, settings: Settings):
+        self._pool = pool
+        self._resolver = resolver
+        self._packages = packages
+        self._settings = settings
+        self._workers = WorkerClient()
+
+    def scale_up(self, context: Context, function_id: str, version: int, count: int) -> None:
+        """Have `count` more workers hold the target; they are there when this returns.
+
+        A crash of this process leaves those that are there by then. A worker that it was just loading is lost
+        with its lease, and replaced.
+
+        Raises:
+            NotFound, Conflict: as `Resolver.resolve`.
+            Forbidden: the function is an image, which no worker holds.
+            Unavailable: there was no room for all of them in time; the message says how many came.
+        """
+        target = self._resolver.resolve(context, function_id, version)
+        if target.image is not None:
+            raise Forbidden(f"Function {function_id} is an image: it has no workers.")
+        deadline = time.monotonic() + self._settings.invoke_queue_timeout_s
+        loads = [gevent.spawn(self._load_one, context, function_id, version, deadline) for _ in range(count)]
+        try:
+            gevent.joinall(loads)
+        finally:
+            gevent.killall(loads, block=False)
+        added = sum(bool(load.value) for load in loads)
+        if added < count:
+            raise Unavailable(f"No room for all: {added} of {count} workers were added.", retry_after_s=1)
+
+    def scale_down(self, function_id: str, version: int, count: int) -> None:
+        """End up to `count` workers that hold the target, but never the last: idle ones now, others after their call.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        self._pool.shrink(function_id, version, count)
+
+    def _load_one(self, context: Context, function_id: str, version: int, deadline: float) -> bool:
+        """Load one worker; whether that went well."""
+        settings = self._settings
+        for _ in range(TRIES):
+            target = self._resolver.resolve(context, function_id, version)
+            request = lease_request(target, settings, str(uuid.uuid4()), "", 0.0, fresh=True)
+            try:
+                lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
+            except StaleTarget:
+                self._resolver.forget(target)
+                continue
+            except Unavailable:
+                return False
+            loaded = False
+            try:
+                package = self._packages.read(target.package)
+                self._workers.load(lease, package, about(target), settings.load_timeout_s)
+                loaded = True
+            except (NotSent, PackageMissing) as error:
+                log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
+                self._resolver.forget(target)
+            finally:
+                self._pool.release_soon(lease, destroy=not loaded)
+            if loaded:
+                return True
+        return False

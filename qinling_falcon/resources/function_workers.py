@@ -1,0 +1,124 @@
+"""The workers of a function, or of one version of it: which there are, more, fewer, or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import falcon
+
+from qinling_falcon.auth.policy import enforce
+from qinling_falcon.errors import BadRequest
+from qinling_falcon.models import function as functions
+from qinling_falcon.models import version as versions
+from qinling_falcon.resources.answers import accepted
+from qinling_falcon.resources.bodies import read_object
+from qinling_falcon.resources.function_versions import parse_version
+from qinling_falcon.resources.lists import answer_list
+from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.services import Services
+from qinling_falcon.schemas.function_versions import Scale, WorkerShown
+
+_shown = WorkerShown()
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    function_id: str
+    function_version: int
+    worker_name: str
+
+
+class FunctionWorkers:
+    """The live workers that hold a function."""
+
+    def __init__(self, services: Services):
+        self._settings = services.settings
+        self._pool = services.pool
+
+    def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
+        """List those of version 0, or of `function_version`."""
+        enforce(req.caller, "function_worker:get_all")
+        number = _version_asked_for(req)
+        _find(req, function_id, number)
+        workers = [_Worker(function_id, number, name) for name in self._pool.workers(function_id, number)]
+        answer_list(req, resp, self._settings, "workers", workers, _shown)
+
+
+class Detach:
+    """The function's workers go; a version of None is version 0, under a path of its own."""
+
+    def __init__(self, services: Services):
+        self._settings = services.settings
+        self._pool = services.pool
+
+    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str | None = None) -> None:
+        """End them, each after the call that it may have; the next call gets a fresh one.
+
+        One script does it: after a crash it is done or not, and it can be asked for again.
+        """
+        enforce(req.caller, _rule(version, "detach"))
+        path = _named(req, function_id, version)
+        self._pool.drain(function_id, parse_version(version or "0"))
+        accepted(req, resp, path, self._settings.public_endpoint)
+
+
+class ScaleUp:
+    """More workers hold the function."""
+
+    def __init__(self, services: Services):
+        self._settings = services.settings
+        self._scaler = services.scaler
+        self._body = Scale(services.settings)
+
+    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str | None = None) -> None:
+        """Add workers, which hold the function when the answer comes (see `Scaler.scale_up` for crashes)."""
+        enforce(req.caller, _rule(version, "scale_up"))
+        values = self._body.read(read_object(req, self._settings), lenient=req.reference_client)
+        path = _named(req, function_id, version)
+        self._scaler.scale_up(req.caller, function_id, parse_version(version or "0"), values["count"])
+        accepted(req, resp, path, self._settings.public_endpoint)
+
+
+class ScaleDown:
+    """Fewer workers hold the function."""
+
+    def __init__(self, services: Services):
+        self._settings = services.settings
+        self._scaler = services.scaler
+        self._body = Scale(services.settings)
+
+    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str | None = None) -> None:
+        """End workers, but never the last one; one script does it."""
+        enforce(req.caller, _rule(version, "scale_down"))
+        values = self._body.read(read_object(req, self._settings), lenient=req.reference_client)
+        path = _named(req, function_id, version)
+        self._scaler.scale_down(function_id, parse_version(version or "0"), values["count"])
+        accepted(req, resp, path, self._settings.public_endpoint)
+
+
+def _rule(version: str | None, act: str) -> str:
+    return f"function:{act}" if version is None else f"function_version:{act}"
+
+
+def _named(req: Request, function_id: str, version: str | None) -> str:
+    """The path of what the request names, which is there."""
+    _find(req, function_id, parse_version(version or "0"))
+    path = f"/v1/functions/{function_id}"
+    return path if version is None else f"{path}/versions/{version}"
+
+
+def _find(req: Request, function_id: str, number: int) -> None:
+    functions.get(req.caller, function_id)
+    if number != 0:
+        versions.get(req.caller, function_id, number)
+
+
+def _version_asked_for(req: Request) -> int:
+    unknown = sorted(req.params.keys() - {"function_version"})
+    if unknown and not req.reference_client:
+        message = f"Unknown filter: {', '.join(unknown)}."
+        raise BadRequest(message, errors={name: ["unknown filter"] for name in unknown})
+    text = req.params.get("function_version", "0")
+    if not isinstance(text, str):
+        raise BadRequest("function_version was given more than once.", errors={"function_version": ["Given twice."]})
+    return parse_version(text)

@@ -1,0 +1,45 @@
+"""Versions of functions, and what is asked of their workers: what requests may hold, what answers show."""
+
+from __future__ import annotations
+
+from marshmallow import fields
+
+from qinling_falcon.schemas.base import RequestSchema, Shown
+from qinling_falcon.schemas.fields import Moment, Number, Text
+from qinling_falcon.settings import Settings
+
+
+class VersionCreate(RequestSchema):
+    """`POST /v1/functions/{id}/versions`."""
+
+    description = Text(load_default=None)
+
+
+class VersionShown(Shown):
+    """A version in answers."""
+
+    id = fields.Raw()
+    function_id = fields.Raw()
+    version_number = fields.Raw()
+    description = fields.Raw()
+    count = fields.Raw()
+    project_id = fields.Raw()
+    created_at = Moment()
+    updated_at = Moment()
+
+
+class Scale(RequestSchema):
+    """`POST …/scale_up` and `…/scale_down`: by how many workers; no more than there can be."""
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        self.declared_fields["count"] = Number(lowest=1, highest=settings.max_workers, load_default=1)
+        self._init_fields()
+
+
+class WorkerShown(Shown):
+    """A worker of a function in answers."""
+
+    function_id = fields.Raw()
+    function_version = fields.Raw()
+    worker_name = fields.Raw()
