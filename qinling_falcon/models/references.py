@@ -38,6 +38,13 @@ def alias_named(scope: Scope, name: str, *, lock: bool = False, field: str | Non
     return find_one(scope.aliases().where(Alias.name == name), f"Alias '{name}'", lock=lock, field=field)
 
 
+def target_columns(function_id: str | None, version: int | None, alias: str | None) -> dict[str, Any]:
+    """The columns of a row that names a target: an alias alone, or a function and a version of it (0 unless given)."""
+    if alias is not None:
+        return {"function_id": None, "function_version": None, "function_alias": alias}
+    return {"function_id": function_id, "function_version": version or 0, "function_alias": None}
+
+
 def check_target(
     context: Context, function_id: str | None, version: int | None, alias: str | None, *, version_field: str = ""
 ) -> None:

@@ -40,19 +40,22 @@ class RequestSchema(Schema):
 class Shown(Schema):
     """What an answer shows of a row or a record: all declared fields, each an attribute of the same name.
 
+    A field of a class of its own may name another one (`attribute`).
+
     `show` does what `dump` would, in a quarter of the time: it is on the path of every call and every listed row.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._plain = [name for name, field in self.fields.items() if type(field) is Raw]
-        self._made = [(name, field) for name, field in self.fields.items() if type(field) is not Raw]
+        made = {name: field for name, field in self.fields.items() if type(field) is not Raw}
+        self._made = [(name, field.attribute or name, field) for name, field in made.items()]
 
     def show(self, row: object) -> dict[str, Any]:
         """The fields of `row`, ready for JSON."""
         shown = {name: getattr(row, name) for name in self._plain}
-        for name, field in self._made:
-            shown[name] = field._serialize(getattr(row, name), name, row)
+        for name, attribute, field in self._made:
+            shown[name] = field._serialize(getattr(row, attribute), name, row)
         return shown
 
 

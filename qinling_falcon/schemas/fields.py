@@ -9,12 +9,16 @@ from typing import Any
 
 from marshmallow import ValidationError, fields
 
+from qinling_falcon.models.clock import read_time
+
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
 _FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
 # What every database holds in an INTEGER.
 LARGEST_NUMBER = 2**31 - 1
+# Times are reckoned with, and Python knows none after the year 9999.
+_LAST_YEAR = 9000
 
 
 class Text(fields.Field[str]):
@@ -74,7 +78,16 @@ class Flag(fields.Field[bool]):
 
 
 class Moment(fields.Field[datetime]):
-    """A time in answers: UTC, whole seconds, no zone."""
+    """A time: UTC, whole seconds; in answers without a zone, in requests with any zone, or none."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        try:
+            moment, _ = read_time(value if isinstance(value, str) else "")
+        except ValueError:
+            raise ValidationError("must be a time such as 2019-06-07 22:41:00 (UTC), or in ISO 8601.") from None
+        if moment.year > _LAST_YEAR:
+            raise ValidationError(f"must not be after the year {_LAST_YEAR}.")
+        return moment.replace(microsecond=0)
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
         return None if value is None else str(value)[:19]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from qinling_falcon.models import clock, database, function, runtime
@@ -13,6 +16,7 @@ from qinling_falcon.models.function import Function
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.runtime import Runtime
 from qinling_falcon.models.scope import Context
+from qinling_falcon.settings import Settings
 
 
 def make_runtime(context: Context, *, available: bool = True, **fields: Any) -> Runtime:
@@ -87,3 +91,60 @@ def in_one_batch(calls: Sequence[Callable[[], Any]]) -> list[Any]:
         return run
 
     return together([lambda: database.transact(hold), *(later(call) for call in calls)])[1:]
+
+
+_ELSEWHERE = """
+import sys
+from pathlib import Path
+from qinling_falcon.models import alias, database, function, job, version, webhook
+from qinling_falcon.models.scope import Context
+from qinling_falcon.settings import Settings
+database.connect(Settings(var_dir=Path({var_dir!r}), database_url={database_url!r}))
+context = Context("project-a")
+print("ready", flush=True)
+for line in sys.stdin:
+    target = line.strip()
+    try:
+        {statement}
+        print("done", flush=True)
+    except Exception as error:
+        print(type(error).__name__, flush=True)
+"""
+
+
+def raced(
+    settings: Settings, statement: str, targets: Sequence[str], call: Callable[[str], Any]
+) -> list[tuple[str, Any]]:
+    """For one target after the other, run a statement in another process and `call` in this one, at the same moment.
+
+    Args:
+        settings: of the database.
+        statement: Python; it knows the models, a `context` of project-a, and its `target`.
+        targets: texts.
+        call: gets the target.
+
+    Returns:
+        For each target `done` or the name of what the statement raised, and what the call returned or raised.
+    """
+    script = _ELSEWHERE.format(
+        var_dir=str(settings.var_dir), database_url=settings.database_url, statement=statement
+    )
+    root = Path(__file__).parents[2]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": root}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
+        asked, answers = process.stdin, process.stdout
+        assert asked is not None and answers is not None
+        assert answers.readline() == "ready\n"
+
+        def elsewhere(target: str) -> str:
+            asked.write(f"{target}\n")
+            asked.flush()
+            return answers.readline().strip()
+
+        outcomes = []
+        for target in targets:
+            there, here = together([lambda target=target: elsewhere(target), lambda target=target: call(target)])
+            outcomes.append((there, here))
+        asked.close()
+    assert process.returncode == 0
+    return outcomes

@@ -1,0 +1,198 @@
+"""Jobs: times at which a function runs. The row says all; whoever fires jobs goes by it."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from qinling_falcon.errors import BadRequest
+from qinling_falcon.models import clock
+from qinling_falcon.models.cron import next_match
+from qinling_falcon.models.database import transact
+from qinling_falcon.models.filters import Kind
+from qinling_falcon.models.listing import Column, ListSpec
+from qinling_falcon.models.references import check_target, target_columns
+from qinling_falcon.models.rows import change, check_owner, find
+from qinling_falcon.models.scope import Context, scoped
+from qinling_falcon.models.tables import Job, JobStatus
+
+__all__ = ["LISTS", "Job", "JobStatus", "create", "delete", "get", "update"]
+
+LISTS = ListSpec(
+    Job,
+    filters={
+        "id": Column(Job.id, Kind.TEXT),
+        "name": Column(Job.name, Kind.TEXT),
+        "function_id": Column(Job.function_id, Kind.TEXT),
+        "function_version": Column(Job.function_version, Kind.INTEGER),
+        "function_alias": Column(Job.function_alias, Kind.TEXT),
+        "function_input": Column(Job.function_input, Kind.TEXT),
+        "pattern": Column(Job.pattern, Kind.TEXT),
+        "count": Column(Job.count, Kind.INTEGER),
+        "status": Column(Job.status, Kind.TEXT),
+        "first_execution_time": Column(Job.first_execution_time, Kind.TIME),
+        "next_execution_time": Column(Job.next_execution_time, Kind.TIME),
+        "project_id": Column(Job.project_id, Kind.TEXT),
+        "created_at": Column(Job.created_at, Kind.TIME),
+        "updated_at": Column(Job.updated_at, Kind.TIME),
+    },
+    sort_keys={
+        "created_at": Job.created_at,
+        "updated_at": Job.updated_at,
+        "name": Job.name,
+        "status": Job.status,
+    },
+    # Inputs may be a megabyte each.
+    chunk=50,
+)
+
+_AHEAD = datetime.timedelta(minutes=1)
+_INSTANT = datetime.timedelta(microseconds=1)
+_FINAL = frozenset({JobStatus.CANCELLED.value, JobStatus.DONE.value})
+
+
+def create(
+    context: Context,
+    *,
+    function_id: str | None = None,
+    function_version: int | None = None,
+    function_alias: str | None = None,
+    function_input: str | None = None,
+    name: str | None = None,
+    pattern: str | None = None,
+    first_execution_time: datetime.datetime | None = None,
+    count: int | None = None,
+    now: datetime.datetime | None = None,
+) -> Job:
+    """A new job that runs a function, or what an alias means, of the caller's project.
+
+    Args:
+        context: the caller.
+        function_id: the function; needed without an alias.
+        function_version: of the function; None or 0 is the function itself.
+        function_alias: counts instead of the other two.
+        function_input: what the function is called with.
+        name: of the job.
+        pattern: cron; None: the job fires once, at `first_execution_time`.
+        first_execution_time: with a pattern the time from which on it counts, and None is now.
+        count: how often the job fires, by a pattern; None: without end.
+        now: the time of its creation.
+
+    Raises:
+        NotFound: the function, the version or the alias is not there.
+        BadRequest: `first_execution_time` is not a minute ahead.
+    """
+    moment = now or clock.now()
+    if first_execution_time is not None:
+        _check_ahead("first_execution_time", first_execution_time, moment)
+    if pattern is None:
+        assert first_execution_time is not None
+        first, count = first_execution_time, 1
+    else:
+        # The given time counts when it matches.
+        first = next_match(pattern, first_execution_time - _INSTANT if first_execution_time else moment)
+    job = Job(
+        id=str(uuid.uuid4()),
+        project_id=context.project_id,
+        created_at=moment,
+        name=name,
+        function_input=function_input,
+        pattern=pattern,
+        count=count,
+        first_execution_time=first,
+        next_execution_time=first,
+        **target_columns(function_id, function_version, function_alias),
+    )
+
+    def write() -> None:
+        check_target(context, job.function_id, job.function_version, job.function_alias)
+        job.save(force_insert=True)
+
+    transact(write)
+    return job
+
+
+def get(context: Context, job_id: str) -> Job:
+    """A job that the caller may see.
+
+    Raises:
+        NotFound: unknown, or not the caller's.
+    """
+    return find(scoped(context, by_id=True).jobs(), job_id)
+
+
+def update(
+    context: Context, job_id: str, changes: Mapping[str, Any], *, now: datetime.datetime | None = None
+) -> Job:
+    """Change a job that has not ended. What it runs stays.
+
+    Unless the next time is given, it becomes the pattern's next one from now when the pattern changes, and when a
+    paused job runs again: what it missed is not made up. A paused job without a pattern runs again only while its
+    time is ahead.
+
+    Args:
+        context: the caller.
+        job_id: its id.
+        changes: among `name, function_input, status, pattern, next_execution_time`; none of them None. The status
+            is not `done`.
+        now: the time of the change.
+
+    Raises:
+        NotFound: unknown, or not the caller's.
+        Forbidden: it is another project's, and the caller an admin.
+        BadRequest: it has ended; it fires once and can have no pattern, or its time has gone by; or the next time is
+            not a minute ahead.
+    """
+
+    def write() -> Job:
+        job = find(scoped(context, by_id=True).jobs(), job_id, lock=True)
+        check_owner(context, job, "change")
+        if job.status in _FINAL:
+            raise BadRequest(f"Job {job_id} is {job.status}, and can't change any more.")
+        moment = now or clock.now()
+        return change(job, {**_next_time(job, changes, moment), **changes, "updated_at": moment})
+
+    return transact(write)
+
+
+def delete(context: Context, job_id: str) -> None:
+    """Delete a job, whatever its status; its executions stay.
+
+    Raises:
+        NotFound: as `get`.
+        Forbidden: it is another project's, and the caller an admin.
+    """
+
+    def write() -> None:
+        job = find(scoped(context, by_id=True).jobs(), job_id, lock=True)
+        check_owner(context, job, "delete")
+        Job.delete().where(Job.id == job_id).execute()
+
+    transact(write)
+
+
+def _next_time(job: Job, changes: Mapping[str, Any], now: datetime.datetime) -> dict[str, Any]:
+    """The change of the next time that follows from the other changes, which are found to be possible."""
+    pattern = changes.get("pattern", job.pattern)
+    if job.pattern is None and pattern is not None:
+        raise _bad("pattern", f"job {job.id} fires once, and can't get a pattern.")
+    if "next_execution_time" in changes:
+        _check_ahead("next_execution_time", changes["next_execution_time"], now)
+        return {}
+    resumed = job.status == JobStatus.PAUSED and changes.get("status") == JobStatus.RUNNING
+    if pattern is not None:
+        return {"next_execution_time": next_match(pattern, now)} if resumed or pattern != job.pattern else {}
+    if resumed and job.next_execution_time <= now:
+        raise _bad("status", "the time of the job has gone by; give it another next_execution_time as well.")
+    return {}
+
+
+def _check_ahead(field: str, moment: datetime.datetime, now: datetime.datetime) -> None:
+    if moment < now + _AHEAD:
+        raise _bad(field, f"must be at least one minute ahead; now it is {now:%Y-%m-%d %H:%M:%S} (UTC).")
+
+
+def _bad(field: str, message: str) -> BadRequest:
+    return BadRequest(f"{field}: {message}", errors={field: [message]})

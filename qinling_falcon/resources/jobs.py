@@ -1,0 +1,73 @@
+"""`/v1/jobs`: times at which a function runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+
+from qinling_falcon.auth.policy import enforce
+from qinling_falcon.models import job as jobs
+from qinling_falcon.models.listing import page
+from qinling_falcon.models.scope import scoped
+from qinling_falcon.resources.answers import accepted, answer, created
+from qinling_falcon.resources.bodies import check_input, read_object
+from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.services import Services
+from qinling_falcon.schemas.base import RequestSchema
+from qinling_falcon.schemas.jobs import JobCreate, JobShown, JobUpdate
+from qinling_falcon.settings import Settings
+
+_create = JobCreate()
+_update = JobUpdate()
+_shown = JobShown()
+
+
+class Jobs:
+    """All jobs of a project."""
+
+    def __init__(self, services: Services):
+        self._settings = services.settings
+
+    def on_post(self, req: Request, resp: falcon.Response) -> None:
+        """Make a job. It is one row: after a crash it is there, and fires, or not."""
+        job = jobs.create(req.caller, **_read(_create, req, self._settings))
+        created(req, resp, _shown.show(job), f"/v1/jobs/{job.id}", self._settings.public_endpoint)
+
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        """List the project's jobs, or for an admin those of all."""
+        all_projects = wants_all_projects(req)
+        if all_projects:
+            enforce(req.caller, "job:get_all:all_projects")
+        params = list_params(req, self._settings, jobs.LISTS)
+        found = page(scoped(req.caller, all_projects=all_projects).jobs(), jobs.LISTS, params)
+        answer_page(req, resp, self._settings, "jobs", found, _shown)
+
+
+class OneJob:
+    """One job."""
+
+    def __init__(self, services: Services):
+        self._settings = services.settings
+
+    def on_get(self, req: Request, resp: falcon.Response, job_id: str) -> None:
+        """Show it."""
+        answer(resp, _shown.show(jobs.get(req.caller, job_id)))
+
+    def on_put(self, req: Request, resp: falcon.Response, job_id: str) -> None:
+        """Change it. The change is one write: after a crash it is made or not."""
+        changes = _read(_update, req, self._settings)
+        job = jobs.update(req.caller, job_id, changes) if changes else jobs.get(req.caller, job_id)
+        accepted(req, resp, f"/v1/jobs/{job_id}", self._settings.public_endpoint, _shown.show(job))
+
+    def on_delete(self, req: Request, resp: falcon.Response, job_id: str) -> None:
+        """Delete it, in one write; its executions stay."""
+        jobs.delete(req.caller, job_id)
+        resp.status = falcon.HTTP_204
+
+
+def _read(schema: RequestSchema, req: Request, settings: Settings) -> dict[str, Any]:
+    values = schema.read(read_object(req, settings), lenient=req.reference_client)
+    check_input(values.get("function_input"), "function_input", settings.max_input_size)
+    return values

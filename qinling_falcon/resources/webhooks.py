@@ -1,0 +1,70 @@
+"""`/v1/webhooks`: URLs that run a function."""
+
+from __future__ import annotations
+
+import falcon
+
+from qinling_falcon.auth.policy import enforce
+from qinling_falcon.models import webhook as webhooks
+from qinling_falcon.models.listing import page
+from qinling_falcon.models.scope import scoped
+from qinling_falcon.resources.answers import accepted, answer, base_url, created
+from qinling_falcon.resources.bodies import read_object
+from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.services import Services
+from qinling_falcon.schemas.webhooks import WebhookCreate, WebhookShown, WebhookUpdate
+from qinling_falcon.settings import Settings
+
+_create = WebhookCreate()
+_update = WebhookUpdate()
+
+
+class Webhooks:
+    """All webhooks of a project."""
+
+    def __init__(self, services: Services):
+        self._settings = services.settings
+
+    def on_post(self, req: Request, resp: falcon.Response) -> None:
+        """Make a webhook. It is one row: after a crash it is there or not."""
+        values = _create.read(read_object(req, self._settings), lenient=req.reference_client)
+        webhook = webhooks.create(req.caller, **values)
+        body = _shown(req, self._settings).show(webhook)
+        created(req, resp, body, f"/v1/webhooks/{webhook.id}", self._settings.public_endpoint)
+
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        """List the project's webhooks, or for an admin those of all."""
+        all_projects = wants_all_projects(req)
+        if all_projects:
+            enforce(req.caller, "webhook:get_all:all_projects")
+        params = list_params(req, self._settings, webhooks.LISTS)
+        found = page(scoped(req.caller, all_projects=all_projects).webhooks(), webhooks.LISTS, params)
+        answer_page(req, resp, self._settings, "webhooks", found, _shown(req, self._settings))
+
+
+class OneWebhook:
+    """One webhook."""
+
+    def __init__(self, services: Services):
+        self._settings = services.settings
+
+    def on_get(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
+        """Show it."""
+        answer(resp, _shown(req, self._settings).show(webhooks.get(req.caller, webhook_id)))
+
+    def on_put(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
+        """Change it. The change is one write: after a crash it is made or not."""
+        changes = _update.read(read_object(req, self._settings), lenient=req.reference_client)
+        webhook = webhooks.update(req.caller, webhook_id, changes) if changes else webhooks.get(req.caller, webhook_id)
+        body = _shown(req, self._settings).show(webhook)
+        accepted(req, resp, f"/v1/webhooks/{webhook_id}", self._settings.public_endpoint, body)
+
+    def on_delete(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
+        """Delete it, in one write."""
+        webhooks.delete(req.caller, webhook_id)
+        resp.status = falcon.HTTP_204
+
+
+def _shown(req: Request, settings: Settings) -> WebhookShown:
+    return WebhookShown(base_url(req, settings.public_endpoint))

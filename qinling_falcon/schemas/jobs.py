@@ -1,0 +1,91 @@
+"""Jobs: what requests may hold, what answers show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import ValidationError, fields, validates_schema
+
+from qinling_falcon.models.cron import check_pattern
+from qinling_falcon.models.tables import JobStatus
+from qinling_falcon.schemas.base import RequestSchema, Shown
+from qinling_falcon.schemas.executions import Input
+from qinling_falcon.schemas.fields import Moment, Number, Text
+from qinling_falcon.schemas.targets import TargetRequired
+
+
+class Pattern(Text):
+    """A cron pattern that fires at some time."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        try:
+            check_pattern(text)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+        return text
+
+
+class Status(fields.Field[str]):
+    """A state that users can put a job into. The reference spells one of them `canceled`."""
+
+    _known = {
+        "running": JobStatus.RUNNING,
+        "paused": JobStatus.PAUSED,
+        "cancelled": JobStatus.CANCELLED,
+        "canceled": JobStatus.CANCELLED,
+    }
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        status = self._known.get(value) if isinstance(value, str) else None
+        if status is None:
+            raise ValidationError("must be one of running, paused, cancelled.")
+        return status.value
+
+
+class JobCreate(TargetRequired):
+    """`POST /v1/jobs`."""
+
+    name = Text()
+    function_input = Input()
+    pattern = Pattern()
+    first_execution_time = Moment()
+    count = Number(lowest=1)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _times(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "pattern" in data:
+            return
+        if "first_execution_time" not in data:
+            raise ValidationError("pattern or first_execution_time is required.", "pattern")
+        if data.get("count", 1) > 1:
+            raise ValidationError("must be 1 without a pattern: such a job runs once.", "count")
+
+
+class JobUpdate(RequestSchema):
+    """`PUT /v1/jobs/{id}`."""
+
+    name = Text()
+    function_input = Input()
+    status = Status()
+    pattern = Pattern()
+    next_execution_time = Moment()
+
+
+class JobShown(Shown):
+    """A job in answers."""
+
+    id = fields.Raw()
+    name = fields.Raw()
+    function_id = fields.Raw()
+    function_version = fields.Raw()
+    function_alias = fields.Raw()
+    function_input = fields.Raw()
+    pattern = fields.Raw()
+    count = fields.Raw()
+    status = fields.Raw()
+    first_execution_time = Moment()
+    next_execution_time = Moment()
+    project_id = fields.Raw()
+    created_at = Moment()
+    updated_at = Moment()
