@@ -43,7 +43,7 @@ class WebhookShown(Shown):
     function_version = fields.Raw()
     function_alias = fields.Raw()
     description = fields.Raw()
-    webhook_url = InvokeUrl(attribute="id")
+    webhook_url = InvokeUrl(attribute="id", dump_only=True)
     project_id = fields.Raw()
     created_at = Moment()
     updated_at = Moment()

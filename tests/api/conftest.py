@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from qinling_falcon.api import create_app
+from qinling_falcon.auth import noauth
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
 from qinling_falcon.models.migrate import migrate
+from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
@@ -116,6 +118,12 @@ def services(connected: Settings, pool: Pool, invoker: FakeInvoker) -> Services:
 @pytest.fixture
 def client(services: Services) -> Client:
     return Client(create_app(services), services.settings)
+
+
+@pytest.fixture
+def act_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Context], None]:
+    """Lets requests come from another caller."""
+    return lambda context: monkeypatch.setattr(noauth, "_EVERYBODY", context)
 
 
 @pytest.fixture
