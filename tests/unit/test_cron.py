@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qinling_falcon.models import cron
 from qinling_falcon.models.cron import check_pattern, next_match
 
 
@@ -104,6 +105,12 @@ def test_what_is_no_pattern_is_refused_with_the_field_at_fault(pattern: str, wor
     with pytest.raises(ValueError) as caught:
         check_pattern(pattern)
     assert word in str(caught.value)
+
+
+def test_a_pattern_is_refused_without_looking_for_its_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cron, "croniter", None)
+    with pytest.raises(ValueError, match="never fires"):
+        check_pattern("* * 30,31 2 *")
 
 
 def test_a_match_is_later_than_the_time_asked_from() -> None:
