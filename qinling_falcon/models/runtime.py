@@ -25,6 +25,7 @@ __all__ = [
     "everything",
     "get",
     "remove",
+    "rolled",
     "settle",
     "update",
 ]
@@ -94,6 +95,9 @@ def update(
 ) -> Runtime:
     """Change `name`, `description` or `image`. Another image has to prove itself: status `upgrading`.
 
+    It is on trial as long as `previous_image` names the one before. Then that is null, and the status is `upgrading`
+    until no worker made from the one before gets a call any more (`settle`, `rolled`).
+
     Raises:
         NotFound: as `get`.
         Conflict: another image for a runtime that is not available.
@@ -143,9 +147,10 @@ def everything() -> list[Runtime]:
 
 
 def settle(runtime_id: str, image: str, *, failure: str | None = None) -> bool:
-    """Say how making workers of a runtime's image went: `available`, or not, for a reason.
+    """Say how making workers of an image that is on trial went: it works, or not, for a reason.
 
-    A failed upgrade goes back to the image before; a runtime that never worked ends in `error`.
+    A new runtime is `available` then, or ends in `error`. An old one stays `upgrading` until its workers are `rolled`,
+    or is `available` again with the image before.
 
     Args:
         runtime_id: a runtime that is creating or upgrading.
@@ -153,28 +158,44 @@ def settle(runtime_id: str, image: str, *, failure: str | None = None) -> bool:
         failure: why it failed; None: it works.
 
     Returns:
-        Whether it was waiting for this: False when it is gone, deleted, or has another image by now.
+        Whether it was waiting for this: False when it is gone, deleted, or has no such image on trial.
     """
 
     def write() -> bool:
         select = system("the pool manager serves all projects").runtimes()
-        waiting = (RuntimeStatus.CREATING.value, RuntimeStatus.UPGRADING.value)
-        columns: dict[str, Any] = {
-            "status": RuntimeStatus.AVAILABLE.value,
-            "status_reason": failure,
-            "previous_image": None,
-        }
         runtime = select.where(Runtime.id == runtime_id).get_or_none()
         if runtime is None:
             return False
-        if failure is not None and runtime.previous_image is None:
-            columns["status"] = RuntimeStatus.ERROR.value
+        before = runtime.previous_image
+        columns: dict[str, Any] = {"status_reason": failure, "previous_image": None}
+        if runtime.status == RuntimeStatus.CREATING:
+            status = RuntimeStatus.AVAILABLE if failure is None else RuntimeStatus.ERROR
+            columns["status"] = status.value
+        elif runtime.status != RuntimeStatus.UPGRADING or before is None:
+            return False
         elif failure is not None:
-            columns["image"] = runtime.previous_image
+            columns |= {"status": RuntimeStatus.AVAILABLE.value, "image": before}
         # The conditions again, in the write itself: another process may change the row in between.
+        same = (Runtime.id == runtime_id) & (Runtime.status == runtime.status) & (Runtime.image == image)
+        on_trial = Runtime.previous_image.is_null(before is None)
+        written: int = Runtime.update(columns).where(same & on_trial).execute()
+        return written > 0
+
+    return transact(write)
+
+
+def rolled(runtime_id: str, image: str) -> bool:
+    """Make a runtime `available`: no worker of the image before gets a call any more.
+
+    Returns:
+        Whether it was waiting for this: False when it is gone, deleted, or has no such image that has proved itself.
+    """
+
+    def write() -> bool:
+        waiting = (Runtime.status == RuntimeStatus.UPGRADING.value) & Runtime.previous_image.is_null()
         written: int = (
-            Runtime.update(columns)
-            .where((Runtime.id == runtime_id) & Runtime.status.in_(waiting) & (Runtime.image == image))
+            Runtime.update({"status": RuntimeStatus.AVAILABLE.value})
+            .where((Runtime.id == runtime_id) & (Runtime.image == image) & waiting)
             .execute()
         )
         return written > 0

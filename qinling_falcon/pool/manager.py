@@ -20,7 +20,7 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import Orchestrator, StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import Orchestrator, StartedWorker, StartFailed, UnknownImage
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes, Trial
 from qinling_falcon.settings import Settings
@@ -99,16 +99,21 @@ class Manager:
                     self._begin_start(runtime_id, image)
 
     def _reconcile(self) -> None:
-        """Make registry and orchestrator agree: what is in one of them alone goes."""
+        """Make registry and orchestrator agree: what is in one of them alone goes, and what nobody starts any more."""
         for worker_id in self._orchestrator.exited():
             log.warning("worker %s ended by itself", worker_id)
             self._registry.gone(worker_id)
+        starting = set(self._starting)
         known = self._registry.known()
+        starting |= self._starting  # some of them may have come or gone while we asked
         alive = set(self._orchestrator.workers())
-        for worker_id in known - alive - self._starting:
+        for worker_id in known.keys() - alive - starting:
             self._registry.gone(worker_id)
-        for worker_id in (alive - known - self._starting) | set(self._registry.doomed()):
-            if worker_id in alive and worker_id not in self._ending:
+        doomed = {worker_id for worker_id, state in known.items() if state == "draining"}
+        # Its manager died, or Redis was away, before the worker was said to be ready.
+        forsaken = {worker_id for worker_id, state in known.items() if state == "starting"} - starting
+        for worker_id in (alive - known.keys() - starting) | (alive & (doomed | forsaken)):
+            if worker_id not in self._ending:
                 self._ending.add(worker_id)
                 gevent.spawn(self._end, worker_id)
 
@@ -121,22 +126,23 @@ class Manager:
 
     def _begin_start(self, runtime_id: str, image: str) -> None:
         worker_id = str(uuid.uuid4())
-        if self._registry.starting(worker_id, runtime_id):
+        if self._registry.starting(worker_id, runtime_id, image):
             self._starting.add(worker_id)
             gevent.spawn(self._start, worker_id, runtime_id, image)
 
     def _start(self, worker_id: str, runtime_id: str, image: str) -> None:
         try:
             with self._starts:
-                worker = self._orchestrator.start(worker_id, image)
-            if self._runtimes.images.get(runtime_id) == image:
-                self._registry.ready(worker, runtime_id)
-            else:  # its image was replaced meanwhile
-                self._orchestrator.destroy(worker_id)
-            self._runtimes.started(runtime_id)
-            self._retry_at.pop(runtime_id, None)
+                worker = self._start_wanted(worker_id, runtime_id, image)
+            if worker is not None:
+                self._registry.ready(worker, runtime_id, image)
+                self._runtimes.started(runtime_id, image)
+                self._retry_at.pop(runtime_id, None)
+            else:
+                self._registry.gone(worker_id)
+            self._roll_on()
         except (UnknownImage, StartFailed) as error:
-            failures = self._runtimes.start_failed(runtime_id)
+            failures = self._runtimes.start_failed(runtime_id, image)
             self._retry_at[runtime_id] = time.monotonic() + min(_LONGEST_BACKOFF_S, 0.25 * 2**failures)
             log.warning("a worker of runtime %s did not start (%d in a row): %s", runtime_id, failures, error)
         except Unavailable as error:
@@ -145,6 +151,20 @@ class Manager:
             # From here on a pass finds it in registry and orchestrator, or ends what is in one of them alone.
             self._starting.discard(worker_id)
 
+    def _start_wanted(self, worker_id: str, runtime_id: str, image: str) -> StartedWorker | None:
+        """Start a worker; None when its image was replaced meanwhile, and nothing of it is left then."""
+        if self._runtimes.images.get(runtime_id) == image:
+            worker = self._orchestrator.start(worker_id, image)
+            if self._runtimes.images.get(runtime_id) == image:
+                return worker
+        self._orchestrator.destroy(worker_id)
+        return None
+
+    def _roll_on(self) -> None:
+        """A worker has come or gone: where workers are being replaced, the next one has its turn now."""
+        if self._runtimes.rolling:
+            self._registry.wake()
+
     def _try_image(self, trial: Trial) -> None:
         """Start one worker from an image that is on trial; if it answers, it is the first to serve."""
         worker_id = str(uuid.uuid4())
@@ -152,8 +172,11 @@ class Manager:
         try:
             with self._starts:
                 worker = self._orchestrator.start(worker_id, trial.image)
-            if self._runtimes.proved(trial) and self._registry.starting(worker_id, trial.runtime_id):
-                self._registry.ready(worker, trial.runtime_id)
+            if self._runtimes.proved(trial):
+                self._retry_at.pop(trial.runtime_id, None)
+                if self._registry.starting(worker_id, trial.runtime_id, trial.image):
+                    self._registry.ready(worker, trial.runtime_id, trial.image)
+                self._roll_on()
         except (UnknownImage, StartFailed) as error:
             log.warning("image %s of runtime %s failed: %s", trial.image, trial.runtime_id, error)
             with contextlib.suppress(Unavailable):
@@ -168,6 +191,7 @@ class Manager:
         try:
             self._orchestrator.destroy(worker_id)
             self._registry.gone(worker_id)
+            self._roll_on()
         except Unavailable as error:
             log.warning("worker %s is gone; the pool will hear of it later: %s", worker_id, error)
         finally:

@@ -133,6 +133,18 @@ class Pool(Generations):
         """The function's workers (of one version, or all) get no further call and end."""
         self._scripts.run("drain", f"{function_id}:" if version is None else f"{function_id}:{version}:")
 
+    def shrink(self, function_id: str, version: int, count: int) -> int:
+        """End up to `count` workers of one version, never the last: idle ones first, leased ones after their call.
+
+        Returns:
+            How many end.
+        """
+        return int(self._scripts.run("shrink", f"{function_id}:{version}:", count))
+
+    def workers(self, function_id: str, version: int) -> list[str]:
+        """Ids of the workers that hold one version and can get another call."""
+        return sorted(worker.decode() for worker in self._scripts.run("workers", f"{function_id}:{version}:"))
+
     def capacity(self, runtime_id: str) -> Capacity | None:
         """How many workers a runtime has; None when it has no pool."""
         reply = self._scripts.run("capacity", runtime_id)
@@ -160,6 +172,7 @@ class Pool(Generations):
             request.detail,
             int(wait_s * 1000),
             self._max_waiters,
+            int(request.fresh),
             *itertools.chain.from_iterable(request.generations),
             abandoned=lambda reply: self._undo(waiter, reply),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -45,13 +45,22 @@ class Registry:
         reply = iter(self._scripts.run("plan"))
         return {runtime.decode(): count for runtime, count in zip(reply, reply, strict=True)}
 
-    def starting(self, worker_id: str, runtime_id: str) -> bool:
-        """A worker is about to be started. False: don't, there is no room or no such pool."""
-        return bool(self._scripts.run("starting", worker_id, runtime_id))
+    def starting(self, worker_id: str, runtime_id: str, image: str = "") -> bool:
+        """A worker is about to be started from `image`. False: don't, there is no room or no such pool."""
+        return bool(self._scripts.run("starting", worker_id, runtime_id, image))
 
-    def ready(self, worker: StartedWorker, runtime_id: str) -> None:
+    def ready(self, worker: StartedWorker, runtime_id: str, image: str = "") -> None:
         """A worker answers. It may be `doomed` at once, when there is no place for it any more."""
-        self._scripts.run("ready", worker.worker_id, runtime_id, worker.address, worker.secret)
+        self._scripts.run("ready", worker.worker_id, runtime_id, image, worker.address, worker.secret)
+
+    def roll(self, images: Mapping[str, str]) -> dict[str, int]:
+        """Go one step on in replacing workers that were made from another image than their runtime's in `images`.
+
+        Returns:
+            By runtime, how many of another image may get a call yet.
+        """
+        reply = self._scripts.run("roll", *(word for pair in images.items() for word in pair))
+        return dict(zip(images, reply, strict=True))
 
     def gone(self, worker_id: str) -> None:
         """A worker exists no longer. A lease that is lost by it is among the `lost` ones."""
@@ -75,9 +84,14 @@ class Registry:
         """The workers that are draining and have no lease: destroy them, then say that they are `gone`."""
         return [worker.decode() for worker in self._connection.call("ZRANGE", keys.DRAINING, 0, -1)]
 
-    def known(self) -> set[str]:
-        """All workers that Redis knows; one that lives and is not among them belongs to nobody."""
-        return {worker.decode() for worker in self._connection.call("SMEMBERS", keys.WORKERS)}
+    def known(self) -> dict[str, str]:
+        """The state of each worker that Redis knows; one that lives and is not among them belongs to nobody."""
+        reply = iter(self._scripts.run("known"))
+        return {worker.decode(): state.decode() for worker, state in zip(reply, reply, strict=True)}
+
+    def wake(self) -> None:
+        """End a wait for work, also one that begins later."""
+        self._connection.call("RPUSH", keys.WAKEUPS, "1")
 
     def wait_for_work(self, timeout_s: float) -> None:
         """Wait until somebody wakes the manager, at most `timeout_s` (also when Redis is away)."""

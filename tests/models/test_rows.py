@@ -126,10 +126,23 @@ def test_another_image_has_to_prove_itself(admin: Context, runtime_id: str) -> N
     assert runtime.settle(runtime_id, "python4", failure="no such image")
     row = runtime.get(admin, runtime_id)
     assert (row.status, row.image, row.status_reason) == ("available", "python3", "no such image")
-    runtime.update(admin, runtime_id, {"image": "python5"})
-    assert runtime.settle(runtime_id, "python5")
+
+
+def test_an_image_that_works_is_upgrading_until_the_workers_are_rolled(admin: Context, runtime_id: str) -> None:
+    runtime.update(admin, runtime_id, {"image": "python4"})
+    assert not runtime.rolled(runtime_id, "python4")  # on trial yet
+    assert runtime.settle(runtime_id, "python4")
+    for failure in (None, "a trial that ends again"):
+        assert not runtime.settle(runtime_id, "python4", failure=failure)
     row = runtime.get(admin, runtime_id)
-    assert (row.status, row.image, row.status_reason) == ("available", "python5", None)
+    assert (row.status, row.image, row.previous_image) == ("upgrading", "python4", None)
+    with pytest.raises(Conflict, match="upgrading"):
+        runtime.update(admin, runtime_id, {"image": "python3"})
+    assert not runtime.rolled(runtime_id, "python3")
+    assert runtime.rolled(runtime_id, "python4")
+    assert not runtime.rolled(runtime_id, "python4")
+    row = runtime.get(admin, runtime_id)
+    assert (row.status, row.image, row.status_reason) == ("available", "python4", None)
 
 
 def test_a_name_changes_in_any_status(settings: Settings, admin: Context) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 ACCEPT_MS = 1000
@@ -13,7 +14,7 @@ UNUSED_MS = 2000
 
 @dataclass
 class Wanted:
-    """A call: what it asks for, and how long it may run and wait."""
+    """A call: what it asks for, and how long it may run; with `fresh` a worker that is to be loaded ahead of calls."""
 
     runtime: str
     target: str
@@ -23,10 +24,15 @@ class Wanted:
     execution: str
     run_ms: int
     generations: tuple[tuple[str, str], ...]
+    fresh: bool = False
 
     @property
-    def line(self) -> tuple[str, str, str, str]:
-        return self.runtime, self.target, self.function, self.project
+    def line(self) -> tuple[str | bool, ...]:
+        return self.runtime, self.target, self.function, self.project, self.fresh
+
+    @property
+    def detail(self) -> str:
+        return "" if self.fresh else f"detail {self.execution}"
 
 
 @dataclass
@@ -52,6 +58,7 @@ class Held:
 class Worker:
     name: str
     runtime: str
+    image: str
     state: str
     score: int  # since when it is in this state
     ready: int = 0
@@ -139,6 +146,17 @@ class Model:
                 self._doom(worker)
         self._settle()
 
+    def holding(self, beginning: str) -> list[Worker]:
+        leased = (worker for worker in self.workers.values() if worker.lease and not worker.doomed)
+        in_order = [*self._in("idle"), *sorted(leased, key=lambda worker: (_lease_of(worker).deadline, worker.name))]
+        return [worker for worker in in_order if worker.target and worker.target.startswith(beginning)]
+
+    def shrink(self, beginning: str, count: int) -> int:
+        spared = self.holding(beginning)[:-1]
+        for worker in spared[:count]:
+            self._doom(worker)
+        return len(spared[:count])
+
     def generation(self, what: str) -> str | None:
         if what in self.changing:
             till, owner, salt = self.changing[what]
@@ -191,14 +209,14 @@ class Model:
                     free -= 1
         return starts
 
-    def starting(self, name: str, runtime: str) -> bool:
+    def starting(self, name: str, runtime: str, image: str) -> bool:
         if runtime not in self.runtimes or len(self.workers) >= self.max_workers or name in self.workers:
             return False
-        self.workers[name] = Worker(name, runtime, "starting", self.now)
+        self.workers[name] = Worker(name, runtime, image, "starting", self.now)
         return True
 
-    def make_ready(self, name: str, runtime: str) -> None:
-        worker = self.workers.setdefault(name, Worker(name, runtime, "starting", self.now))
+    def make_ready(self, name: str, runtime: str, image: str) -> None:
+        worker = self.workers.setdefault(name, Worker(name, runtime, image, "starting", self.now))
         if worker.state == "starting":
             worker.ready = self.now
             self._put(worker, "warm" if len(self.workers) <= self.max_workers else "draining")
@@ -209,9 +227,43 @@ class Model:
         if worker is None:
             return
         if worker.lease and worker.lease.accepted:
-            self.lost.append(worker.lease.wanted.execution)
+            self._lose(worker.lease)
         del self.workers[name]
         self._settle()
+
+    def roll(self, images: Mapping[str, str]) -> dict[str, int]:
+        crowded = len(self.workers) >= self.max_workers
+        for runtime, image in images.items():
+            ends = self._replaced(runtime, image, crowded)
+            for worker in self.old(runtime, image):
+                if worker.state == "warm":
+                    worker.score = self.now
+                elif worker.state == "starting":
+                    self._put(worker, "draining")
+            for worker in ends:
+                self._doom(worker)
+        return {runtime: len(self.old(runtime, image)) for runtime, image in images.items()}
+
+    def old(self, runtime: str, image: str) -> list[Worker]:
+        """Workers that were made from another image and may get a call yet, the least needed first."""
+        found = (worker for worker in self.workers.values() if worker.runtime == runtime and worker.image != image)
+        free_or_leased = [worker for worker in found if worker.state != "draining" and not worker.doomed]
+        return sorted(
+            free_or_leased, key=lambda one: (_lease_of(one).deadline if one.lease else one.score, one.name)
+        )
+
+    def _replaced(self, runtime: str, image: str, crowded: bool) -> list[Worker]:
+        warm = self.count(runtime, "warm")
+        full = warm >= self.runtimes.get(runtime, 0)
+        coming = [worker for worker in self._in("starting", runtime) if worker.image == image]
+        going = [worker for worker in self._in("draining", runtime) if worker.ready]
+        if going or not (full or (crowded and not coming)):
+            return []
+        old = self.old(runtime, image)
+        for state in ("warm", "idle", "leased") if full else ("idle", "leased", "warm"):
+            if found := [worker for worker in old if worker.state == state]:
+                return found[: max(1, warm)] if state == "leased" else found[:1]
+        return []
 
     def reap(self) -> None:
         last, since = self.reaper or (None, 0)
@@ -240,7 +292,7 @@ class Model:
             if not held.accepted and over:
                 self._return_unused(worker)
             elif held.accepted and (over or unknown):
-                self.lost.append(held.wanted.execution)
+                self._lose(held)
                 self._end(worker)
                 self._put(worker, "draining")
         for waiter in sorted(self.waiters, key=lambda waiter: (waiter.till, waiter.name)):
@@ -278,16 +330,19 @@ class Model:
 
     def fitting(self, wanted: Wanted) -> Worker | None:
         idle = [worker for worker in self.workers.values() if worker.state == "idle" and worker.target == wanted.target]
-        if idle:
+        if idle and not wanted.fresh:
             return max(idle, key=lambda worker: (worker.score, worker.name))
         return next(iter(self._in("warm", wanted.runtime)), None)
 
     def demand(self) -> dict[str, int]:
-        lines: dict[tuple[str, ...], list[Waiter]] = {}
+        return Counter(wanted.runtime for wanted in self.runnable())
+
+    def runnable(self) -> list[Wanted]:
+        """What waiters want that could run if they had a worker."""
+        lines: dict[tuple[str | bool, ...], list[Waiter]] = {}
         for waiter in self.waiters:
             lines.setdefault(waiter.wanted.line, []).append(waiter)
         counted: list[Wanted] = []
-        wanted: dict[str, int] = {}
         for waiters in lines.values():
             for waiter in waiters:
                 call = waiter.wanted
@@ -298,8 +353,7 @@ class Model:
                     and sum(other.project == call.project for other in others) < self.project_limit
                 ):
                     counted.append(call)
-                    wanted[call.runtime] = wanted.get(call.runtime, 0) + 1
-        return wanted
+        return counted
 
     def _in(self, state: str, runtime: str | None = None) -> list[Worker]:
         found = (one for one in self.workers.values() if one.state == state and runtime in (None, one.runtime))
@@ -310,6 +364,10 @@ class Model:
         return worker.lease if worker and worker.token == token else None
 
     # Steps
+
+    def _lose(self, held: Held) -> None:
+        if held.wanted.detail:
+            self.lost.append(held.wanted.execution)
 
     def _put(self, worker: Worker, state: str) -> None:
         if state in ("warm", "idle") and worker.runtime not in self.runtimes:
@@ -369,7 +427,8 @@ class Model:
         wanted = self.demand()
         unserved = sum(max(0, count - self.count(runtime, "starting")) for runtime, count in wanted.items())
         missing = unserved - (self.max_workers - len(self.workers)) - len(self._in("draining"))
-        while missing > 0 and (worker := self._spare(wanted)):
+        growing = [call.target for call in self.runnable() if call.fresh]
+        while missing > 0 and (worker := self._spare(wanted, growing if missing <= len(growing) else [])):
             self._doom(worker)
             missing -= 1
 
@@ -386,9 +445,14 @@ class Model:
         ):
             self._doom(idle[0])
 
-    def _spare(self, wanted: dict[str, int]) -> Worker | None:
-        if idle := self._in("idle"):
+    def _spare(self, wanted: dict[str, int], kept: list[str]) -> Worker | None:
+        if idle := [worker for worker in self._in("idle") if worker.target not in kept]:
             return idle[0]
         stocks = {name: self._in("warm", name) for name in sorted(self.runtimes) if name not in wanted}
         most = max(stocks.values(), key=len, default=[])
         return most[0] if most else None
+
+
+def _lease_of(worker: Worker) -> Held:
+    assert worker.lease
+    return worker.lease

@@ -303,6 +303,81 @@ def test_a_drained_function_gets_other_workers(side: Side) -> None:
     assert set(side.registry.doomed()) == {idle.worker_id, leased.worker_id}
 
 
+def test_a_fresh_lease_gets_a_worker_that_holds_nothing(side: Side) -> None:
+    side.start()
+    held = side.pool.lease(side.request(), 1)
+    side.pool.release(held)
+    with pytest.raises(Unavailable):
+        side.pool.lease(side.request(fresh=True, detail=""), 0)
+    side.start()
+    added = side.pool.lease(side.request(fresh=True, detail=""), 1)
+    assert (added.worker_id, added.needs_load) == ("w1", True)
+    side.pool.release(added)
+    assert side.pool.workers("f", 0) == ["w0", "w1"]
+    assert {side.pool.lease(side.request(), 1).worker_id for _ in range(2)} == {"w0", "w1"}
+
+
+def test_who_waits_for_a_fresh_worker_leaves_idle_ones_to_calls(side: Side) -> None:
+    side.start()
+    held = side.pool.lease(side.request(), 1)
+    grower = side.waiting(fresh=True, detail="")
+    caller = side.waiting()
+    assert side.registry.plan() == {"python3": 4}  # one each, two to be warm
+    side.pool.release(held)
+    assert caller.get(timeout=10).worker_id == "w0"
+    assert not grower.ready()
+    side.start()
+    assert grower.get(timeout=10).worker_id == "w1"
+
+
+def test_scaling_up_takes_no_worker_of_the_same_version_to_make_room(side: Side) -> None:
+    for function in ("f", "g"):
+        for _ in range(3):
+            side.start()
+        for lease in [side.pool.lease(side.request(function), 1) for _ in range(3)]:
+            side.pool.release(lease)
+    growers = [side.waiting(fresh=True, detail="") for _ in range(4)]
+    assert side.pool.workers("f", 0) == ["w0", "w1", "w2"]
+    assert side.registry.doomed() == ["w3", "w4", "w5"]
+    gevent.killall(growers)
+
+
+def test_a_lease_without_an_execution_is_neither_found_nor_lost(side: Side) -> None:
+    worker = side.start()
+    lease = side.pool.lease(side.request(fresh=True, detail=""), 1)
+    assert side.pool.find(lease.execution_id) is None
+    side.pool.abandon(lease)
+    reap_until(side, lambda: side.registry.doomed() == [worker])
+    assert side.registry.lost() == {}
+
+
+def test_shrinking_ends_idle_workers_first_and_never_the_last(side: Side) -> None:
+    for _ in range(4):
+        side.start()
+    leases = [side.pool.lease(side.request("f", version=2), 1) for _ in range(4)]
+    for lease in leases[:2]:
+        side.pool.release(lease)
+    assert side.pool.shrink("f", 1, 9) == 0
+    assert side.pool.shrink("f", 2, 1) == 1
+    assert side.registry.doomed() == [leases[0].worker_id]
+    assert side.pool.shrink("f", 2, 9) == 2
+    assert side.registry.doomed() == [leases[0].worker_id, leases[1].worker_id]
+    assert side.pool.workers("f", 2) == [leases[3].worker_id]
+    assert side.pool.shrink("f", 2, 9) == 0
+    for lease in leases[2:]:
+        assert side.pool.release(lease)
+    assert side.registry.doomed()[2:] == [leases[2].worker_id]
+
+
+def test_workers_of_other_versions_are_not_counted(side: Side) -> None:
+    for version in (1, 11):
+        side.start()
+        side.pool.release(side.pool.lease(side.request("f", version=version), 1))
+    assert side.pool.workers("f", 1) == ["w0"]
+    assert side.pool.workers("f", 11) == ["w1"]
+    assert side.pool.shrink("f", 1, 1) == 0
+
+
 def test_a_worker_that_is_gone_loses_its_lease_once(side: Side) -> None:
     worker = side.start()
     lease = side.pool.lease(side.request(), 1)
@@ -312,7 +387,7 @@ def test_a_worker_that_is_gone_loses_its_lease_once(side: Side) -> None:
     side.registry.settled([lease.execution_id])
     assert side.registry.lost() == {}
     assert not side.pool.release(lease)
-    assert side.registry.known() == set()
+    assert side.registry.known() == {}
 
 
 def test_leases_of_a_process_that_died_are_lost_and_those_of_others_are_not(side: Side) -> None:
@@ -380,7 +455,7 @@ def test_callers_come_through_when_redis_is_emptied_under_them(side: Side) -> No
     caller = side.waiting()
     side.connection.call("FLUSHALL")
     assert not side.pool.release(held)
-    assert side.registry.known() == set()
+    assert side.registry.known() == {}
     assert side.pool.find("nothing") is None
     side.registry.reap()
     with pytest.raises(StaleTarget):  # its heartbeat told it to ask again, and its generation is not there any more

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +44,7 @@ OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported",
 pick = st.integers(0, 1_000_000)
 UPSETS = [
     "time_out", "release_late", "lose_answer", "lose_lease", "heartbeat", "crash", "drain", "change", "gone",
-    "ready_unknown", "begin_start", "configure", "forget", "empty_redis",
+    "ready_unknown", "begin_start", "begin_old_start", "configure", "forget", "empty_redis", "new_image",
 ]  # fmt: skip
 
 
@@ -77,6 +79,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.holders = [self.new_holder(), self.new_holder()]
         self.tokens: list[tuple[str, int]] = []
         self.cached: dict[str, str] = {}
+        self.growing: set[str] = set()  # waiters that take only a worker that holds no function
+        self.images = dict.fromkeys(RUNTIMES, "i0")
         self.unended: list[tuple[str, str]] = []
         self.handed_out: Counter[str] = Counter()
         for runtime in RUNTIMES:
@@ -95,8 +99,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     # Callers
 
-    @rule(who=pick, call=st.sampled_from(CALLS), wait_ms=st.sampled_from([0, 3000, 3000, 8000]))
-    def lease(self, who: int, call: tuple[str, str, str, str], wait_ms: int) -> None:
+    @rule(
+        who=pick,
+        call=st.sampled_from(CALLS),
+        wait_ms=st.sampled_from([0, 3000, 3000, 8000]),
+        only_fresh=st.sampled_from([False, False, True]),
+    )
+    def lease(self, who: int, call: tuple[str, str, str, str], wait_ms: int, only_fresh: bool = False) -> None:
         holder = one_of(self.holders, who)
         runtime, target, function, project = call
         what = f"function:{function}"
@@ -105,28 +114,36 @@ class PoolMachine(RuleBasedStateMachine):
         generations = ((what, self.cached[what]),)
         execution = f"e{next(self.numbers)}"
         name = f"{holder.name}/{next(self.numbers)}"
-        wanted = Wanted(runtime, target, function, project, holder.name, execution, 4000, generations)
+        wanted = Wanted(runtime, target, function, project, holder.name, execution, 4000, generations, only_fresh)
         reply = self.run(
-            "lease", name, holder.name, runtime, target, function, project, execution, 4000, f"detail {execution}",
-            wait_ms, LIMITS.max_waiters, what, generations[0][1],
+            "lease", name, holder.name, runtime, target, function, project, execution, 4000, wanted.detail,
+            wait_ms, LIMITS.max_waiters, int(only_fresh), what, generations[0][1],
         )  # fmt: skip
         expected = self.model.lease(name, wanted, wait_ms)
         if reply[0] == "lease":
             _, worker, address, secret, token, cold, fresh = reply
             assert (address, secret) == (f"address {worker}", f"secret {worker}")
             reply = ["lease", worker, token, cold, fresh]
+            self.who_wants_a_fresh_worker_gets_one(only_fresh, worker, fresh)
             holder.leases.add((worker, int(token)))
             self.tokens.append((worker, int(token)))
         elif reply[0] == "wait":
             holder.waiting.add(name)
+            self.growing.update([name] if only_fresh else [])
         else:
             self.cached.pop(what)
         assert tuple(reply) == expected
 
-    @rule(calls=st.lists(st.tuples(pick, st.sampled_from(CALLS)), min_size=2, max_size=6))
-    def lease_many(self, calls: list[tuple[int, tuple[str, str, str, str]]]) -> None:
-        for who, call in calls:
-            self.lease(who, call, 8000)
+    @rule(calls=st.lists(st.tuples(pick, st.sampled_from(CALLS), pick), min_size=2, max_size=6))
+    def lease_many(self, calls: list[tuple[int, tuple[str, str, str, str], int]]) -> None:
+        for who, call, kind in calls:
+            self.lease(who, call, 8000, only_fresh=kind % 4 == 0)
+            self.promises_hold()
+
+    @rule(who=pick, call=st.sampled_from(CALLS), count=st.integers(2, 4))
+    def scale_up(self, who: int, call: tuple[str, str, str, str], count: int) -> None:
+        for _ in range(count):
+            self.lease(who, call, 8000, only_fresh=True)
             self.promises_hold()
 
     @precondition(lambda self: any(self.model.grants.values()))
@@ -155,6 +172,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         worker, _, _, token, cold, fresh = lease
         assert expected.pop(0) == (waiter, word, worker, token, cold, fresh)
+        self.who_wants_a_fresh_worker_gets_one(waiter in self.growing, worker, fresh)
         self.tokens.append((worker, int(token)))
         if how.startswith("accept"):
             [accepted] = self.run("accept", worker, token)
@@ -235,6 +253,21 @@ class PoolMachine(RuleBasedStateMachine):
         self.run("drain", f"{function}:{version}")
         self.model.drain(f"{function}:{version}")
 
+    @rule(call=st.sampled_from(CALLS), count=st.integers(0, 4))
+    def shrink(self, call: tuple[str, str, str, str], count: int) -> None:
+        beginning = f"{call[1].rpartition(':')[0]}:"
+        before = self.workers(beginning)
+        ended = self.run("shrink", beginning, count)
+        assert ended == self.model.shrink(beginning, count)
+        left = self.workers(beginning)
+        assert (left < before or not ended) and len(left) == len(before) - ended
+        assert bool(left) == bool(before) and (ended == count or len(left) <= 1)
+
+    def workers(self, beginning: str) -> set[str]:
+        found = self.run("workers", beginning)
+        assert found == [worker.name for worker in self.model.holding(beginning)]
+        return set(found)
+
     def change(self, function: str, ends: bool) -> None:
         """A change of a function; one that does not end now ends amid another one, or never: its process died."""
         what, owner = f"function:{function}", f"o{next(self.numbers)}"
@@ -271,9 +304,43 @@ class PoolMachine(RuleBasedStateMachine):
             for _ in range(count):
                 self.begin_start(runtime)
 
-    def begin_start(self, runtime: str) -> None:
-        name = f"w{next(self.numbers)}"
-        assert self.registry.starting(name, runtime) == self.model.starting(name, runtime)
+    def begin_start(self, runtime: str, image: str | None = None) -> None:
+        name, image = f"w{next(self.numbers)}", image or self.images[runtime]
+        assert self.registry.starting(name, runtime, image) == self.model.starting(name, runtime, image)
+
+    def begin_old_start(self, runtime: str) -> None:
+        self.begin_start(runtime, "older")
+
+    def new_image(self, runtime: str) -> None:
+        self.images[runtime] = f"i{next(self.numbers)}"
+
+    @rule()
+    def roll(self) -> None:
+        self.step_of_a_roll()
+
+    def step_of_a_roll(self) -> dict[str, int]:
+        with self.the_stock_is_never_more_than_one_short_by_it():
+            left = self.registry.roll(self.images)
+            assert left == self.model.roll(self.images)
+        for runtime, image in self.images.items():
+            assert left[runtime] == len(self.model.old(runtime, image))
+        return left
+
+    @rule(which=pick, busy=st.booleans())
+    def roll_to_the_end(self, which: int, busy: bool) -> None:
+        """Whatever there is: when the manager can start workers, an old image is gone after some passes."""
+        runtime = one_of(RUNTIMES, which)
+        for name in RUNTIMES:
+            self.configure(name, self.model.runtimes.get(name, 1))
+        self.new_image(runtime)
+        for _ in range(4 * LIMITS.max_workers):
+            self.manager_pass()
+            if not self.step_of_a_roll()[runtime]:
+                break
+            self.promises_hold()
+            if not busy:
+                self.release_many(again=False)
+        assert not self.model.old(runtime, self.images[runtime])
 
     @rule()
     def manager_pass(self) -> None:
@@ -283,15 +350,20 @@ class PoolMachine(RuleBasedStateMachine):
             self.ready(0)
             self.promises_hold()
 
-    @precondition(lambda self: any(worker.state == "starting" for worker in self.model.workers.values()))
+    @precondition(lambda self: any(not worker.ready for worker in self.model.workers.values()))
     @rule(which=pick)
     def ready(self, which: int) -> None:
-        starting = [worker for worker in self.model.workers.values() if worker.state == "starting"]
-        self.make_ready(one_of(starting, which).name, one_of(starting, which).runtime)
+        """Also one that is to end already: its image was replaced while it started."""
+        starting = sorted(
+            (worker for worker in self.model.workers.values() if not worker.ready),
+            key=lambda worker: worker.state == "draining",
+        )
+        worker = one_of(starting, which)
+        self.make_ready(worker.name, worker.runtime, worker.image)
 
     def ready_unknown(self, runtime: str) -> None:
         """Redis was emptied while the worker started."""
-        self.make_ready(f"w{next(self.numbers)}", runtime)
+        self.make_ready(f"w{next(self.numbers)}", runtime, self.images[runtime])
 
     def gone(self, which: int) -> None:
         if not self.model.workers:
@@ -342,7 +414,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.change(function, ends=aside % 4 > 0)
             case "configure":
                 self.configure(runtime, aside % 4)
-            case "forget" | "ready_unknown" | "begin_start":
+            case "forget" | "ready_unknown" | "begin_start" | "begin_old_start" | "new_image":
                 getattr(self, kind)(runtime)
             case "empty_redis":
                 self.empty_redis()
@@ -395,13 +467,15 @@ class PoolMachine(RuleBasedStateMachine):
         assert seen["waiters"] == {waiter.name: waiter.till for waiter in model.waiters}
         for name, worker in model.workers.items():
             record = seen[f"worker:{name}"]
-            assert (record["runtime"], record["state"]) == (worker.runtime, worker.state)
+            assert (record["runtime"], record["state"], record["image"]) == (worker.runtime, worker.state, worker.image)
             assert record.get("target") == worker.target
             assert int(record.get("token", 0)) == worker.token
             if worker.lease:
                 assert record["execution"] == worker.lease.wanted.execution
                 assert record["holder"] == worker.lease.wanted.holder
                 assert record["accepted"] == str(int(worker.lease.accepted))
+                assert record["detail"] == worker.lease.wanted.detail
+                assert ("doomed" in record) == worker.doomed
                 assert seen["leases"][name] == worker.lease.deadline
             else:
                 assert not {"execution", "holder", "detail"} & set(record)
@@ -428,9 +502,21 @@ class PoolMachine(RuleBasedStateMachine):
             assert not expected or max(expected.values()) <= limit
             counted = {key.split(":", 2)[2]: len(value) for key, value in seen.items() if f"running:{attribute}" in key}
             assert Counter({name: count for name, count in counted.items() if count}) == expected
-        assert Counter(record["execution"] for record in leased) == Counter(seen["executions"].keys())
+        assert {record["execution"] for record in leased if record["detail"]} == set(seen["executions"])
         planned = sum(self.model.plan().values())
         assert planned == 0 or len(seen["workers"]) + planned <= LIMITS.max_workers
+
+    def who_wants_a_fresh_worker_gets_one(self, wanted: bool, worker: str, fresh: str) -> None:
+        assert fresh == "1" or not wanted
+
+    @contextlib.contextmanager
+    def the_stock_is_never_more_than_one_short_by_it(self) -> Iterator[None]:
+        before = {runtime: self.model.count(runtime, "warm") for runtime in RUNTIMES}
+        yield
+        seen = self.registry.snapshot()
+        for runtime, warm in self.model.runtimes.items():
+            left = len(seen[f"warm:{runtime}"])
+            assert left >= min(before[runtime], warm) - 1
 
     def nobody_waits_beside_a_free_worker(self, seen: dict[str, Any]) -> None:
         for waiter in self.model.waiters:  # the model is what Redis has: checked above
@@ -479,9 +565,9 @@ class PoolMachine(RuleBasedStateMachine):
         worker, token = held
         assert bool(self.run("release", worker, token, int(destroy))) == self.model.release(worker, token, destroy)
 
-    def make_ready(self, name: str, runtime: str) -> None:
-        self.registry.ready(StartedWorker(name, f"address {name}", f"secret {name}"), runtime)
-        self.model.make_ready(name, runtime)
+    def make_ready(self, name: str, runtime: str, image: str) -> None:
+        self.registry.ready(StartedWorker(name, f"address {name}", f"secret {name}"), runtime, image)
+        self.model.make_ready(name, runtime, image)
 
     def resolve(self, what: str) -> None:
         fresh = f"g{next(self.numbers)}"

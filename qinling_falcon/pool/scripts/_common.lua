@@ -116,18 +116,32 @@ local function doom(worker)
   end
 end
 
+-- The workers that hold a target which begins so, and can get another call: idle ones, least recently used first, then
+-- leased ones.
+local function holding(beginning)
+  local found = {}
+  for _, set in ipairs({IDLE, LEASES}) do
+    for _, worker in ipairs(call('ZRANGE', set, 0, -1)) do
+      local is = call('HMGET', P .. 'worker:' .. worker, 'target', 'doomed')
+      if string.sub(is[1], 1, #beginning) == beginning and not is[2] then found[#found + 1] = worker end
+    end
+  end
+  return found
+end
+
 -- Leases -------------------------------------------------------------------------------------------------------
 
--- An idle worker of the target, the most recently used first (the rest can age), else a warm one of the runtime.
--- Returns the worker and whether it is fresh: holds no function yet.
-local function fitting(runtime, target)
-  local worker = call('ZREVRANGE', P .. 'idle:' .. target, 0, 0)[1]
+-- An idle worker of the target, the most recently used first (the rest can age), unless only a fresh one will do;
+-- else a warm one of the runtime. Returns the worker and whether it is fresh: holds no function yet.
+local function fitting(runtime, target, only_fresh)
+  local worker = not only_fresh and call('ZREVRANGE', P .. 'idle:' .. target, 0, 0)[1]
   if worker then return worker, false end
   return call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true
 end
 
 -- Leases a free worker (from `fitting`) to a call: {runtime, target, function_id, project_id, holder, execution,
--- run_ms, detail}. A lease that is not accepted yet has a short deadline. Returns address, secret, token.
+-- run_ms, detail}; without a detail it has no execution that could be found or lost. A lease that is not accepted yet
+-- has a short deadline. Returns address, secret, token.
 local function begin_lease(worker, fresh, wanted, accepted)
   local key = P .. 'worker:' .. worker
   local is = call('HMGET', key, 'address', 'secret', 'token')
@@ -145,7 +159,7 @@ local function begin_lease(worker, fresh, wanted, accepted)
   call('ZADD', LEASES, now + (accepted and tonumber(wanted.run_ms) or ACCEPT_MS), worker)
   call('SADD', P .. 'running:function:' .. wanted.function_id, worker)
   call('SADD', P .. 'running:project:' .. wanted.project_id, worker)
-  call('HSET', EXECUTIONS, wanted.execution, worker)
+  if wanted.detail ~= '' then call('HSET', EXECUTIONS, wanted.execution, worker) end
   return is[1], is[2], text(token)
 end
 
@@ -180,19 +194,22 @@ local function lose(worker)
   local is = call('HMGET', P .. 'worker:' .. worker, 'execution', 'detail')
   local runtime = end_lease(worker)
   put_draining(worker, runtime)
-  call('HSET', LOST, is[1], is[2])
+  if is[2] ~= '' then call('HSET', LOST, is[1], is[2]) end
 end
 
 -- Waiters ------------------------------------------------------------------------------------------------------
--- A line is the queue of all waiters of one runtime, target, function and project: they are permitted or not, and
--- served by the same workers, together. `lines` orders the lines by their first waiter.
+-- A line is the queue of all waiters of one runtime, target, function and project that want any worker, or only a fresh
+-- one: they are permitted or not, and served by the same workers, together. `lines` orders the lines by their first
+-- waiter.
 
 local function line_of(wanted)
-  return table.concat({wanted.runtime, wanted.target, wanted.function_id, wanted.project_id}, '|')
+  local kind = wanted.only_fresh and 'fresh' or 'any'
+  return table.concat({wanted.runtime, wanted.target, wanted.function_id, kind, wanted.project_id}, '|')
 end
 
 local function parts(line)
-  return string.match(line, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+  local runtime, target, function_id, kind, project_id = string.match(line, '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|(.*)$')
+  return runtime, target, function_id, project_id, kind == 'fresh'
 end
 
 -- Tell a waiter something through its process's list: {waiter, word, …}. A waiter's name begins with its holder's.
@@ -247,9 +264,9 @@ local function serve()
   while served do
     served = false
     for _, line in ipairs(call('ZRANGE', LINES, 0, -1)) do
-      local runtime, target, function_id, project_id = parts(line)
+      local runtime, target, function_id, project_id, only_fresh = parts(line)
       if permitted(function_id, project_id) then
-        local worker, fresh = fitting(runtime, target)
+        local worker, fresh = fitting(runtime, target, only_fresh)
         if worker then
           offer(line, worker, fresh)
           served = true
@@ -261,11 +278,11 @@ local function serve()
 end
 
 -- How many waiters of each configured runtime could run if they had a worker: {runtime = n}, and the runtimes in
--- the order of their first waiter.
+-- the order of their first waiter; how many of all these take only a fresh one, and {target = true} for their targets.
 local function demand()
-  local wanted, order, free = {}, {}, {}
+  local wanted, order, free, fresh, growing = {}, {}, {}, 0, {}
   for _, line in ipairs(call('ZRANGE', LINES, 0, -1)) do
-    local runtime, _, function_id, project_id = parts(line)
+    local runtime, target, function_id, project_id, only_fresh = parts(line)
     if call('HEXISTS', RUNTIMES, runtime) == 1 then
       local f, p = P .. 'running:function:' .. function_id, P .. 'running:project:' .. project_id
       free[f] = free[f] or FUNCTION_LIMIT - call('SCARD', f)
@@ -275,18 +292,24 @@ local function demand()
         free[f], free[p] = free[f] - count, free[p] - count
         if not wanted[runtime] then order[#order + 1] = runtime end
         wanted[runtime] = (wanted[runtime] or 0) + count
+        if only_fresh then
+          fresh = fresh + count
+          growing[target] = true
+        end
       end
     end
   end
-  return wanted, order
+  return wanted, order, fresh, growing
 end
 
--- The free worker that can best be spared: the least recently used idle one, else the oldest warm one of the
--- runtime that has most of them and no waiter that wants one.
-local function spare(wanted)
-  local worker = call('ZRANGE', IDLE, 0, 0)[1]
-  if worker then return worker end
-  local runtimes, most = call('HKEYS', RUNTIMES), 0
+-- The free worker that can best be spared: the least recently used idle one (of no target that is kept), else the
+-- oldest warm one of the runtime that has most of them and no waiter that wants one.
+local function spare(wanted, kept)
+  local keeps = next(kept) ~= nil
+  for _, idle in ipairs(call('ZRANGE', IDLE, 0, keeps and -1 or 0)) do
+    if not keeps or not kept[call('HGET', P .. 'worker:' .. idle, 'target')] then return idle end
+  end
+  local runtimes, most, worker = call('HKEYS', RUNTIMES), 0, nil
   table.sort(runtimes)
   for _, runtime in ipairs(runtimes) do
     local count = wanted[runtime] and 0 or call('ZCARD', P .. 'warm:' .. runtime)
@@ -300,7 +323,7 @@ end
 -- Waiters that no starting worker will serve want one more each: wake the manager to start it, and where there are
 -- max_workers already, drain workers of others to make room.
 local function make_room()
-  local wanted, order = demand()
+  local wanted, order, fresh, growing = demand()
   local unserved = 0
   for _, runtime in ipairs(order) do
     unserved = unserved + math.max(0, wanted[runtime] - call('ZCARD', P .. 'starting:' .. runtime))
@@ -309,7 +332,8 @@ local function make_room()
   if unserved > 0 and free > 0 then wake() end
   local missing = unserved - free - call('ZCARD', DRAINING)
   while missing > 0 do
-    local worker = spare(wanted)
+    -- Nothing is won when a target that is to get more workers loses one for that; ordinary calls come first.
+    local worker = spare(wanted, missing <= fresh and growing or {})
     if not worker then return end
     doom(worker)
     missing = missing - 1

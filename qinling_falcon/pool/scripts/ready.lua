@@ -1,5 +1,5 @@
 -- ready: a worker answers.
--- ARGV    5 worker  6 runtime  7 address  8 secret
+-- ARGV    5 worker  6 runtime  7 the image that it was made from  8 address  9 secret
 -- reads   worker:<id>, runtimes, lines      writes  worker:<id>, workers, live:<runtime>, starting:<runtime>,
 --         warm:<runtime> or draining; for a waiter what lease writes
 -- promises  a waiter gets it before it is warm for anybody else; a worker that Redis knows nothing of (it was
@@ -10,7 +10,7 @@ local state = call('HGET', key, 'state')
 if state and state ~= 'starting' then return 0 end
 call('ZREM', P .. 'starting:' .. ARGV[6], ARGV[5])
 call('SADD', WORKERS, ARGV[5])
-call('HSET', key, 'runtime', ARGV[6], 'address', ARGV[7], 'secret', ARGV[8], 'ready', text(now))
+call('HSET', key, 'runtime', ARGV[6], 'image', ARGV[7], 'address', ARGV[8], 'secret', ARGV[9], 'ready', text(now))
 if call('SCARD', WORKERS) > MAX_WORKERS then
   put_draining(ARGV[5], ARGV[6])
 else

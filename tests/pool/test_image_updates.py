@@ -1,0 +1,357 @@
+"""The pool manager replaces a runtime's workers when its image was changed: real Valkey and SQLite, feigned workers."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from qinling_falcon.errors import NotFound
+from qinling_falcon.models import database, runtime
+from qinling_falcon.models.migrate import migrate
+from qinling_falcon.models.scope import Context
+from qinling_falcon.orchestrators.base import StartedWorker, StartFailed, UnknownImage
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.leases import Lease, LeaseRequest
+from qinling_falcon.pool.manager import Manager
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.registry import Registry
+from qinling_falcon.pool.runtimes import Runtimes
+from qinling_falcon.settings import Settings
+from tests.pool.test_pool import wait_until
+
+STOCK, MOST = 2, 5
+ADMIN = Context("admins", is_admin=True)
+
+
+class FeignedOrchestrator:
+    """Workers that are only names; `look` is called whenever one comes or goes."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, str] = {}
+        self.broken: dict[str, Exception] = {}
+        self.held_up: dict[str, Event] = {}
+        self.begun: Counter[str] = Counter()
+        self.look: Callable[[], None] = lambda: None
+
+    def check(self, image: str) -> None:
+        pass
+
+    def start(self, worker_id: str, image: str) -> StartedWorker:
+        self.begun[image] += 1
+        self.look()
+        if image in self.held_up:
+            self.held_up[image].wait()
+        gevent.sleep(0.002)
+        if image in self.broken:
+            raise self.broken[image]
+        self.images[worker_id] = image
+        return StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret")
+
+    def destroy(self, worker_id: str) -> None:
+        self.look()
+        gevent.sleep(0.001)
+        self.images.pop(worker_id, None)
+
+    def exited(self) -> list[str]:
+        return []
+
+    def workers(self) -> list[str]:
+        return list(self.images)
+
+    def close(self) -> None:
+        self.images.clear()
+
+
+class Life:
+    """A process, which dies after some acts: each later one ends the greenlet that attempts it."""
+
+    acts_left = float("inf")
+
+    def act(self) -> None:
+        self.acts_left -= 1
+        if self.acts_left < 0:
+            raise gevent.GreenletExit
+
+    def of(self, thing: Any) -> Any:
+        """The thing as the process has it: it may die just before each call, and after it."""
+        life = self
+
+        class Mortal:
+            def __getattr__(self, name: str) -> Any:
+                def call(*args: Any) -> Any:
+                    life.act()
+                    answer = getattr(thing, name)(*args)
+                    life.act()
+                    return answer
+
+                return call
+
+        return Mortal()
+
+
+class House:
+    """A manager, its workers, and a process that leases them."""
+
+    def __init__(self, url: str, settings: Settings):
+        self.url, self.settings = url, settings
+        self.orchestrator = FeignedOrchestrator()
+        self.connection = PipelinedConnection(url)
+        self.pool = Pool(self.connection, "web-1", settings)
+        self.pool.start()
+        self.lost: dict[str, str] = {}
+        self.stopping = Event()
+        self.executions = (f"e{number}" for number in itertools.count())
+        self.manage()
+        self.runtime_id = runtime.create(ADMIN, image="old").id
+        wait_until(lambda: self.row().status == "available" and self.warm() == STOCK)
+
+    def manage(self) -> None:
+        """A manager begins its work."""
+        self.life = Life()
+        self.registry = Registry(PipelinedConnection(self.url), self.settings)
+        registry, orchestrator = self.life.of(self.registry), self.life.of(self.orchestrator)
+        manager = Manager(registry, orchestrator, Runtimes(registry, STOCK), self.settings, self.record_lost)
+        self.manager = gevent.spawn(manager.run, self.stopping)
+
+    def record_lost(self, details: Mapping[str, str]) -> None:
+        self.lost.update(details)
+
+    def close(self) -> None:
+        self.stopping.set()
+        self.registry.wake()
+        self.manager.join(10)
+        self.pool.close()
+        self.registry.close()
+        self.connection.close()
+
+    def row(self) -> runtime.Runtime:
+        return runtime.get(ADMIN, self.runtime_id)
+
+    def change_image(self, image: str) -> None:
+        runtime.update(ADMIN, self.runtime_id, {"image": image})
+        self.pool.wake()
+
+    def available(self) -> bool:
+        return self.row().status == "available"
+
+    def snapshot(self) -> dict[str, Any]:
+        return Registry(self.connection, self.settings).snapshot()
+
+    def warm(self) -> int:
+        return len(self.snapshot().get(f"warm:{self.runtime_id}", ()))
+
+    def states(self, image: str) -> Counter[str]:
+        """The workers made from an image by their state; doomed ones are `ending`."""
+        records = [value for key, value in self.snapshot().items() if key.startswith("worker:")]
+        return Counter(
+            "ending" if "doomed" in record else record["state"] for record in records if record["image"] == image
+        )
+
+    def lease(self, function: str = "f", wait_s: float = 10) -> Lease:
+        request = LeaseRequest(
+            target=f"{function}:0:digest",
+            runtime_id=self.runtime_id,
+            function_id=function,
+            project_id="p",
+            execution_id=next(self.executions),
+            generations=tuple(self.pool.generations([f"function:{function}"]).items()),
+            run_s=60,
+            detail="detail",
+        )
+        return self.pool.lease(request, wait_s)
+
+    def image_of(self, lease: Lease) -> str:
+        return self.orchestrator.images[lease.worker_id]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    settings = Settings(
+        var_dir=tmp_path, max_workers=MOST, reap_interval_s=0.1, holder_ttl_s=30, function_concurrency=MOST
+    )
+    migrate(settings)
+    database.connect(settings)
+    yield settings
+    database.disconnect()
+
+
+@pytest.fixture
+def house(connection: PipelinedConnection, settings: Settings) -> Iterator[House]:
+    house = House(connection.url, settings)
+    yield house
+    house.close()
+
+
+def test_workers_are_replaced_one_after_another_and_the_stock_is_at_most_one_short(house: House) -> None:
+    house.pool.release(house.lease("f"))
+    wait_until(lambda: house.warm() == STOCK)
+    seen: list[tuple[int, int]] = []
+    house.orchestrator.look = lambda: seen.append((house.warm(), house.states("old")["draining"]))
+    house.change_image("new")
+    wait_until(house.available)
+    assert house.states("old") - Counter(draining=1) == Counter()
+    wait_until(lambda: house.states("new") == Counter(warm=STOCK) and not house.states("old"))
+    assert min(warm for warm, _ in seen) == STOCK - 1
+    assert max(ending for _, ending in seen) == 1
+    assert house.lost == {}
+
+
+def test_it_is_upgrading_until_no_old_worker_can_get_a_call(house: House) -> None:
+    held = house.lease("f")
+    idle_later = house.lease("g")
+    house.orchestrator.held_up["new"] = Event()
+    house.change_image("new")
+    wait_until(lambda: house.orchestrator.begun["new"] == 1)  # the trial
+    house.pool.release(idle_later)
+    assert house.image_of(house.lease("g")) == "old"
+    assert house.row().previous_image == "old"
+    house.orchestrator.held_up.pop("new").set()
+    wait_until(house.available)
+    assert house.states("old") == Counter(ending=2)  # both serve their call to its end
+    assert house.pool.release(held)
+    for function in ("f", "g", "h"):
+        assert house.image_of(house.lease(function)) == "new"
+    assert house.lost == {}
+
+
+@pytest.mark.parametrize("count", [1, MOST])
+def test_all_of_max_workers_are_replaced_while_calls_hold_them(house: House, count: int) -> None:
+    leases = [house.lease("f") for _ in range(MOST)]
+    waiting = [gevent.spawn(house.lease, f"g{number}", 30) for number in range(count)]
+    house.change_image("new")
+    wait_until(lambda: house.row().previous_image is None)
+    wait_until(lambda: house.states("old")["ending"] > 0)
+    for lease in leases:
+        assert house.pool.release(lease)
+    gevent.joinall(waiting, timeout=20, raise_error=True)
+    assert {house.image_of(waiter.get()) for waiter in waiting} == {"new"}
+    wait_until(house.available)
+    assert set(house.orchestrator.images.values()) == {"new"}
+    assert house.lost == {}
+
+
+def test_idle_workers_are_replaced_where_there_is_no_room_for_stock(house: House) -> None:
+    for lease in [house.lease(f"f{number}") for number in range(MOST)]:
+        house.pool.release(lease)
+    house.change_image("new")
+    wait_until(house.available)
+    wait_until(lambda: set(house.orchestrator.images.values()) == {"new"})
+
+
+def test_a_worker_that_was_starting_with_the_old_image_does_not_serve(house: House) -> None:
+    house.orchestrator.held_up["old"] = Event()
+    house.pool.release(house.lease("f"))  # takes one of the stock
+    wait_until(lambda: house.states("old")["starting"] == 1)
+    house.change_image("new")
+    wait_until(house.available)
+    wait_until(lambda: house.states("new") == Counter(warm=STOCK))  # it is not counted upon
+    house.orchestrator.held_up.pop("old").set()
+    wait_until(lambda: not house.states("old"))
+    assert set(house.orchestrator.images.values()) == {"new"}
+
+
+def test_what_waits_for_its_start_is_not_started_with_the_old_image(house: House) -> None:
+    hold = house.orchestrator.held_up["old"] = Event()
+    waiting = [gevent.spawn(house.lease, f"f{number}") for number in range(MOST)]
+    wait_until(lambda: house.states("old")["starting"] == MOST - STOCK)
+    begun = house.orchestrator.begun["old"]
+    house.registry.roll({house.runtime_id: "old"})
+    runtime.update(ADMIN, house.runtime_id, {"image": "new"})
+    runtime.settle(house.runtime_id, "new")
+    house.pool.wake()
+    wait_until(lambda: not house.row().previous_image)
+    wait_until(lambda: house.states("old")["leased"] == 0)
+    hold.set()
+    wait_until(house.available)
+    assert house.orchestrator.begun["old"] == begun
+    gevent.joinall(waiting, timeout=20, raise_error=True)
+
+
+@pytest.mark.parametrize("error", [UnknownImage("no such image"), StartFailed("it does not start")])
+def test_a_failing_image_leaves_the_old_workers_and_says_why(house: House, error: Exception) -> None:
+    before = set(house.orchestrator.images)
+    house.orchestrator.broken["new"] = error
+    house.change_image("new")
+    wait_until(house.available)
+    row = house.row()
+    assert (row.image, row.previous_image, row.status_reason) == ("old", None, str(error))
+    assert set(house.orchestrator.images) == before
+    assert house.states("old") == Counter(warm=STOCK)
+    house.change_image("newer")
+    wait_until(house.available)
+    assert (house.row().image, house.row().status_reason) == ("newer", None)
+
+
+def test_a_failing_image_is_given_up_also_while_workers_of_the_old_one_start(house: House) -> None:
+    house.orchestrator.broken["new"] = StartFailed("it does not start")
+    house.change_image("new")
+
+    def start_on() -> None:
+        while True:
+            house.pool.release(house.lease("f"), destroy=True)
+
+    busy = gevent.spawn(start_on)
+    wait_until(house.available)
+    busy.kill()
+    assert house.row().image == "old"
+
+
+def test_a_runtime_that_is_deleted_in_between_ends(house: House) -> None:
+    lease = house.lease()
+    seen = []
+
+    def delete_amid() -> None:
+        if not seen and house.row().previous_image is None:
+            seen.append(house.row().status)
+            runtime.delete(ADMIN, house.runtime_id)
+
+    house.orchestrator.look = delete_amid
+    house.change_image("new")
+    wait_until(lambda: set(house.orchestrator.images) == {lease.worker_id})
+    assert seen == ["upgrading"]
+    with pytest.raises(NotFound):
+        house.row()
+    assert house.pool.release(lease)
+    wait_until(lambda: not house.orchestrator.images)
+
+
+def test_an_old_worker_that_comes_back_with_a_redis_that_lost_its_last_writes_ends(house: House) -> None:
+    house.change_image("new")
+    wait_until(house.available)
+    house.orchestrator.images["revived"] = "old"
+    house.registry.ready(StartedWorker("revived", "127.0.0.1:1", "secret"), house.runtime_id, "old")
+    wait_until(lambda: "revived" not in house.orchestrator.images)
+
+
+@pytest.mark.parametrize("survive", [True, False])
+def test_a_manager_that_dies_at_any_step_leaves_what_the_next_one_needs(house: House, survive: bool) -> None:
+    """`survive`: the workers outlive their manager, as pods do; local ones don't."""
+    image = "old"
+    for step in range(1000):
+        old, image = image, f"image {step}"
+        lease = house.lease(f"f{step % 3}")
+        house.change_image(image)
+        house.life.acts_left = step
+        wait_until(lambda: house.manager.dead or house.available())
+        died = house.manager.dead
+        if died:
+            house.registry.close()
+            if not survive:
+                house.orchestrator.images.clear()
+            house.manage()
+        house.life.acts_left = float("inf")
+        wait_until(house.available)
+        assert house.row().image == image
+        assert set(house.states(old)) <= {"draining", "ending"}
+        assert house.pool.release(lease) or not survive
+        wait_until(lambda: set(house.orchestrator.images.values()) == {image} and house.warm() == STOCK)  # noqa: B023
+        if not died:
+            return
+    raise AssertionError("an update does not end")
