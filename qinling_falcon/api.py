@@ -87,7 +87,7 @@ def create_app(services: Services) -> Api:
     app.add_error_handler(falcon.HTTPError, _falcon_error)
     app.add_error_handler(QinlingError, _our_error)
     for path, resource in ROUTES:
-        app.add_route(path, resource(services))
+        app.add_route(path, _with_head(resource(services)))
     return app
 
 
@@ -101,6 +101,14 @@ def canonical_path(path: str) -> str:
     if len(path) > 1 and path[-1] == "/":
         return path[:-1]
     return path
+
+
+def _with_head(resource: object) -> object:
+    """The resource, serving HEAD wherever it serves GET: the same answer, of which Falcon leaves out the body."""
+    on_get = getattr(resource, "on_get", None)
+    if on_get is not None:
+        vars(resource)["on_head"] = on_get
+    return resource
 
 
 def _our_error(req: Request, resp: falcon.Response, error: QinlingError, params: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import falcon
 
 from qinling_falcon.auth.policy import enforce
+from qinling_falcon.errors import BadRequest
 from qinling_falcon.invocation.targets import alias_generation
 from qinling_falcon.models import alias as aliases
 from qinling_falcon.models.listing import page
@@ -61,6 +62,9 @@ class OneAlias:
         expires by itself, and until then nobody caches what the alias means.
         """
         changes = _update.read(read_object(req, self._settings), lenient=req.reference_client)
+        if changes.pop("name", alias_name) != alias_name:
+            message = "an alias keeps its name."
+            raise BadRequest(f"name: {message}", errors={"name": [message]})
         alias = aliases.get(req.caller, alias_name)
         if changes:
             with self._pool.changing(alias_generation(req.caller.project_id, alias_name)):

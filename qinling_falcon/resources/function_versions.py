@@ -79,13 +79,13 @@ class OneVersion:
         resp.status = falcon.HTTP_204
 
 
-def parse_version(text: str) -> int:
-    """The number of a version in a path.
+def parse_version(text: str, field: str = "version") -> int:
+    """The number of a version, from the part of a path or the parameter that is called `field`.
 
     Raises:
         BadRequest: it is none.
     """
     if not _NUMBER.fullmatch(text) or int(text) > LARGEST_NUMBER:
         message = f"Expected a version number but received {text[:80]}."
-        raise BadRequest(f"version: {message}", errors={"version": [message]})
+        raise BadRequest(f"{field}: {message}", errors={field: [message]})
     return int(text)

@@ -101,10 +101,11 @@ def _rule(version: str | None, act: str) -> str:
 
 
 def _named(req: Request, function_id: str, version: str | None) -> str:
-    """The path of what the request names, which is there."""
-    _find(req, function_id, parse_version(version or "0"))
+    """The path of what the request names, which is there; of version 0 the function's own."""
+    number = parse_version(version or "0")
+    _find(req, function_id, number)
     path = f"/v1/functions/{function_id}"
-    return path if version is None else f"{path}/versions/{version}"
+    return f"{path}/versions/{number}" if number else path
 
 
 def _find(req: Request, function_id: str, number: int) -> None:
@@ -121,4 +122,4 @@ def _version_asked_for(req: Request) -> int:
     text = req.params.get("function_version", "0")
     if not isinstance(text, str):
         raise BadRequest("function_version was given more than once.", errors={"function_version": ["Given twice."]})
-    return parse_version(text)
+    return parse_version(text, "function_version")

@@ -14,6 +14,7 @@ from qinling_falcon.auth.authenticator import Authenticator
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.resources.request import Request
 from qinling_falcon.schemas.fields import parse_uuid
+from qinling_falcon.schemas.strict_json import check_text
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Caller:
 
         Raises:
             Unauthorized: nobody, or nobody known.
-            BadRequest: an id in the path is no UUID.
+            BadRequest: an id in the path is no UUID, or a name in it is text that can't be stored.
         """
         agent = req.env.get("HTTP_USER_AGENT")
         req.reference_client = agent is not None and self._reference_client.search(agent) is not None
@@ -55,3 +56,5 @@ class Caller:
                     params[name] = parse_uuid(value)
                 except ValidationError as error:
                     raise BadRequest(f"{name}: {error.messages[0]}") from None
+            else:
+                check_text(value, name)

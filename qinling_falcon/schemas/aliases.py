@@ -67,8 +67,9 @@ class AliasCreate(_AliasRequest):
 
 
 class AliasUpdate(_AliasRequest):
-    """`PUT /v1/aliases/{name}`."""
+    """`PUT /v1/aliases/{name}`. The reference's example repeats the name, which can't change."""
 
+    name = Text()
     function_id = Id()
 
 

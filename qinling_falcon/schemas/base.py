@@ -14,16 +14,21 @@ _UNKNOWN = "Unknown field."
 
 
 class RequestSchema(Schema):
-    """What a request may hold."""
+    """What a request may hold.
+
+    Attributes:
+        free_if_lenient: required fields that may be absent all the same from a client that is read leniently.
+    """
 
     error_messages = {"unknown": _UNKNOWN}
+    free_if_lenient: tuple[str, ...] = ()
 
     def read(self, data: Mapping[str, Any], *, lenient: bool = False) -> dict[str, Any]:
         """The checked values of a request; a field that is null counts as not given.
 
         Args:
             data: the JSON object, or a form's fields.
-            lenient: skip unknown fields; the reference client sends such.
+            lenient: skip unknown fields; the reference client sends such, and leaves out others.
 
         Raises:
             BadRequest: naming every field at fault, and why.
@@ -31,7 +36,8 @@ class RequestSchema(Schema):
         if None in data.values():
             data = {name: value for name, value in data.items() if value is not None or name not in self.fields}
         try:
-            loaded: dict[str, Any] = self.load(data, unknown=EXCLUDE if lenient else RAISE)
+            free = self.free_if_lenient if lenient else ()
+            loaded: dict[str, Any] = self.load(data, unknown=EXCLUDE if lenient else RAISE, partial=free)
         except ValidationError as error:
             raise refused(cast(dict[str, list[str]], error.messages)) from None
         return loaded

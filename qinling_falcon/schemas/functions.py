@@ -103,9 +103,10 @@ class _FunctionRequest(RequestSchema):
 
 
 class FunctionCreate(_FunctionRequest):
-    """`POST /v1/functions`, its package part aside."""
+    """`POST /v1/functions`, its package part aside. The name may be absent from the reference client alone."""
 
-    name = Text(shortest=1)
+    free_if_lenient = ("name",)
+    name = Text(required=True, shortest=1)
     description = Text(load_default=None)
     runtime_id = Id(load_default=None)
     code = Code(required=True)
@@ -121,9 +122,7 @@ class FunctionCreate(_FunctionRequest):
         }
 
     def read(self, data: Any, *, lenient: bool = False) -> dict[str, Any]:
-        """As `RequestSchema.read`; the name may be absent from the reference client alone."""
-        if not lenient and data.get("name") is None:
-            raise BadRequest("name: Missing data for required field.", errors={"name": ["Missing data."]})
+        """As `RequestSchema.read`, with the defaults of what is not given."""
         return self._defaults | super().read(data, lenient=lenient)
 
 

@@ -142,7 +142,7 @@ def test_another_function_without_a_version_means_its_version_0(client: Client, 
         ({"function_id": str(uuid.uuid4())}, 404, "function_id"),
         ({"function_version": 9}, 404, "function_version"),
         ({"function_version": 2}, 400, "routing"),  # which is the routing's
-        ({"name": "other"}, 400, "Unknown field: name"),
+        ({"name": "other"}, 400, "name: an alias keeps its name"),
         ({"routing": {"1": 0.5}}, 400, "routing"),
     ],
 )

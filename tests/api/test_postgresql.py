@@ -45,3 +45,5 @@ def test_text_that_no_database_holds_is_refused(client: Client) -> None:
         assert_error(client.send("POST", "/v1/runtimes", body), 400)
     assert_error(client.simulate_get("/v1/runtimes?name=a%00b"), 400)
     assert_error(client.simulate_get("/v1/runtimes?marker=a%00b"), 400)
+    for method in ("GET", "PUT", "DELETE"):
+        assert_error(client.send(method, "/v1/aliases/a%00b"), 400, "alias_name")

@@ -1,0 +1,27 @@
+"""One running service for all tests of the contract; each makes what it needs, and leaves the rest alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.contract.service import LIST_LIMIT, LIST_LIMIT_MAX, MAX_PACKAGE_SIZE, MAX_VERSIONS, User
+from tests.integration.service import running_service
+
+
+@pytest.fixture(scope="session")
+def user() -> Iterator[User]:
+    limits: dict[str, Any] = {"list_limit": LIST_LIMIT, "list_limit_max": LIST_LIMIT_MAX, "max_versions": MAX_VERSIONS}
+    limits |= {"max_package_size": MAX_PACKAGE_SIZE, "max_workers": 12, "warm_workers": 2}
+    with running_service(worker_idle_s=600, **limits) as service:
+        user = User(service)
+        user.runtime_id()  # the first of all runtimes, which lists show first
+        yield user
+
+
+@pytest.fixture(scope="session")
+def function_id(user: User) -> str:
+    """A function that nobody changes."""
+    return user.function()
