@@ -19,6 +19,7 @@ def user() -> Iterator[User]:
         user = User(service)
         user.runtime_id()  # the first of all runtimes, which lists show first
         yield user
+        service.http.close()  # web would wait for it when it stops
 
 
 @pytest.fixture(scope="session")

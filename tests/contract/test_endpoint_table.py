@@ -1,0 +1,115 @@
+"""The table of endpoints in docs/api-conformance.md names all that is served, and a test in this folder for each."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qinling_falcon.api import ROUTES
+from tests.contract.service import NOBODY, User, error
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parents[1] / "docs" / "api-conformance.md"
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
+CALLERS = {"everybody", "any caller", "owner", "owner, admin", "admin"}
+# What the API has and this service has not yet, and so no test: it comes with asynchronous executions, as does
+# `sync: false` of one that is served.
+LEFT_OUT = {
+    ("POST", "/v1/webhooks/{id}/invoke"),
+    ("POST", "/v1/executions/{id}/retry"),
+    ("PUT", "/v1/executions/{id}"),  # to cancel one
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table."""
+
+    method: str
+    path: str
+    success: str
+    caller: str
+    test: str
+
+    @property
+    def endpoint(self) -> tuple[str, str]:
+        return self.method, self.path
+
+    @property
+    def name(self) -> str:
+        """What its test has to be called."""
+        words = re.findall(r"\w+", self.path) or ["root"]
+        return f"test_{self.method}_{'_'.join(words)}_answers_{self.success}"
+
+
+def rows() -> list[Row]:
+    table = re.findall(r"^\| ([A-Z]+) \| `([^`]+)` \| (\d+) \| ([^|]+) \| ([^|]+) \|$", DOCUMENT.read_text(), re.M)
+    return [Row(*(cell.strip(" `") for cell in cells)) for cells in table]
+
+
+def names_of_tests() -> Counter[str]:
+    """How often each name of a test is used in this folder."""
+    return Counter(
+        node.name
+        for path in HERE.glob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    )
+
+
+def served() -> set[tuple[str, str]]:
+    """All methods and paths of the app, with parameters of no name."""
+    return {
+        (method, re.sub(r"\{\w+\}", "{}", path))
+        for path, resource in ROUTES
+        for method in METHODS
+        if hasattr(resource, f"on_{method.lower()}")
+    }
+
+
+def test_every_row_names_a_test_of_this_folder() -> None:
+    names = names_of_tests()
+    there = rows()
+    assert len(there) > 40
+    for row in there:
+        if row.endpoint in LEFT_OUT:
+            assert row.test == "not there yet"
+        else:
+            assert row.test == row.name
+            assert names[row.name] == 1, row.name
+
+
+def test_every_test_that_is_named_after_a_row_has_one() -> None:
+    named = {name for name in names_of_tests() if re.fullmatch(rf"test_(?:{'|'.join(METHODS)})_\w+_answers_\d+", name)}
+    assert named == {row.test for row in rows() if row.endpoint not in LEFT_OUT}
+
+
+def test_every_row_is_served_and_all_that_is_served_has_a_row() -> None:
+    there = {
+        (row.method, re.sub(r"\{\w+\}", "{}", row.path.partition("?")[0]))
+        for row in rows()
+        if row.endpoint not in LEFT_OUT
+    }
+    assert there == served()
+    assert {row.endpoint for row in rows()} >= LEFT_OUT
+
+
+def test_every_row_says_who_may() -> None:
+    assert {row.caller for row in rows()} == CALLERS
+
+
+@pytest.mark.xdist_group("contract")
+@pytest.mark.parametrize(("method", "path"), sorted(LEFT_OUT))
+def test_what_is_left_out_is_not_served(user: User, method: str, path: str) -> None:
+    answer = user.send(method, path.replace("{id}", NOBODY), json={})
+    error(answer, 405 if method == "PUT" else 404)
+
+
+@pytest.mark.xdist_group("contract")
+def test_executions_that_are_not_waited_for_are_left_out_too(user: User, function_id: str) -> None:
+    error(user.post("/v1/executions", function_id=function_id, sync=False), 501, "sync")
