@@ -117,7 +117,7 @@ def _counted(text: str) -> str:
         match = _COUNTED.fullmatch(item)
         if match is None:
             raise ValueError(f"'{item}' is no {_WEEKDAY.name} with its place in the month, such as MON#1.")
-        items.append(f"{_number(_WEEKDAY, match[1]) % _WEEKDAY.size}#{match[2]}")
+        items.append(f"{_number(_WEEKDAY, match[1])}#{match[2]}")
     return ",".join(items)
 
 

@@ -152,7 +152,7 @@ def update(
         if job.status in _FINAL:
             raise BadRequest(f"Job {job_id} is {job.status}, and can't change any more.")
         moment = now or clock.now()
-        return change(job, {**_next_time(job, changes, moment), **changes, "updated_at": moment})
+        return change(job, dict(changes) | _next_time(job, changes, moment) | {"updated_at": moment})
 
     return transact(write)
 

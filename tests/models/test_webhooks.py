@@ -137,10 +137,12 @@ def test_only_the_owner_changes_and_deletes_and_admins_see(
         with pytest.raises(error):
             webhook.delete(context, made.id)
     assert webhook.get(owner, made.id).description is None
+    other = webhook.create(owner, function_id=function_id)
     webhook.delete(owner, made.id)
     for call in (webhook.get, webhook.delete):
         with pytest.raises(NotFound, match=made.id):
             call(owner, made.id)
+    assert webhook.get(owner, other.id).id == other.id
 
 
 def test_what_a_webhook_names_can_not_go(owner: Context, function_id: str, prod: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import time
 from itertools import pairwise
+from typing import Any
 
+import croniter as cron_library
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +47,7 @@ NOW = utc("2026-11-23 12:00:30")  # a Monday
         ("0 0 30,29 FEB *", ["2028-02-29 00:00"]),
         ("0 0 L * *", ["2026-11-30 00:00", "2026-12-31 00:00", "2027-01-31 00:00", "2027-02-28 00:00"]),
         ("0 0 15,l 2 *", ["2027-02-15 00:00", "2027-02-28 00:00", "2028-02-15 00:00", "2028-02-29 00:00"]),
+        ("0 0 30,L 2 *", ["2027-02-28 00:00", "2028-02-29 00:00"]),
         ("0 0 * * MON#1", ["2026-12-07 00:00", "2027-01-04 00:00"]),
         ("0 0 * * 7#1,FRI#5", ["2026-12-06 00:00", "2027-01-03 00:00", "2027-01-29 00:00"]),
         ("0 0 * 2 MON#5", ["2044-02-29 00:00", "2072-02-29 00:00", "2112-02-29 00:00"]),
@@ -111,6 +114,18 @@ def test_a_pattern_is_refused_without_looking_for_its_times(monkeypatch: pytest.
     monkeypatch.setattr(cron, "croniter", None)
     with pytest.raises(ValueError, match="never fires"):
         check_pattern("* * 30,31 2 *")
+
+
+def test_days_that_never_come_are_not_looked_for_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def croniter(pattern: str, start: datetime.datetime) -> Any:
+        asked.append(pattern)
+        return cron_library.croniter(pattern, start)
+
+    monkeypatch.setattr(cron, "croniter", croniter)
+    assert next_match("0 0 30,31 2 MON", NOW) == utc("2027-02-01 00:00")
+    assert asked == ["0 0 * 2 1"]
 
 
 def test_a_match_is_later_than_the_time_asked_from() -> None:
