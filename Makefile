@@ -5,7 +5,9 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 2 --dist loadgroup
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+PIP_FLAGS := --disable-pip-version-check --quiet --no-input
+PIP := $(BIN)/python -m pip $(PIP_FLAGS)
+CLIENT_PIP := .client/bin/python -m pip $(PIP_FLAGS)
 # The first Python of 3.11 or later, unless PYTHON names one.
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14; do \
   if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$name; exit; fi; done; echo python3)
@@ -18,7 +20,7 @@ help: ## list these commands
 run: .venv/run.stamp ## start the whole service (PORT, VAR_DIR and every other setting by environment)
 	@exec $(BIN)/python -m workers.run --end-with-parent
 
-test: .venv/dev.stamp ## run the whole suite (PYTEST_ARGS for other arguments of pytest)
+test: .venv/dev.stamp .client/stamp ## run the whole suite (PYTEST_ARGS for other arguments of pytest)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: .venv/dev.stamp ## check style, types, layers, and that docs/settings.md is current
@@ -42,8 +44,8 @@ doctor: .venv/run.stamp ## say what isolation this host can give, and what is mi
 lock: ## write the lock files anew from the ranges in requirements*.txt
 	@PYTHON="$(PYTHON)" config/lock.sh
 
-clean: ## remove the virtual environment and caches; data in VAR_DIR stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## remove the virtual environments and caches; data in VAR_DIR stays
+	rm -rf .venv .client .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -61,4 +63,15 @@ clean: ## remove the virtual environment and caches; data in VAR_DIR stays
 .venv/dev.stamp: requirements-dev.lock .venv/run.stamp
 	@echo "Installing requirements-dev.lock ..." >&2
 	@$(PIP) install -r requirements-dev.lock
+	@touch $@
+
+# The client that users have, for tests/client: apart, so that neither finds what only the other has installed.
+.client/bin/python: | .venv/bin/python
+	@echo "Making a virtual environment in .client ..." >&2
+	@$(BIN)/python -m venv .client || { rm -rf .client; exit 1; }
+
+.client/stamp: requirements-client.lock | .client/bin/python
+	@echo "Installing requirements-client.lock ..." >&2
+	@$(CLIENT_PIP) install "$$(grep '^setuptools==' requirements-client.lock)"
+	@$(CLIENT_PIP) install --use-pep517 --no-build-isolation -r requirements-client.lock
 	@touch $@

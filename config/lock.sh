@@ -1,5 +1,6 @@
 #!/bin/bash
-# Writes requirements.lock and requirements-dev.lock: what pip takes today for the ranges, names and versions only.
+# Writes requirements.lock, requirements-dev.lock and requirements-client.lock: what pip takes today for the ranges,
+# names and versions only.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
@@ -20,3 +21,10 @@ pip freeze > "$folder/all"
   echo "-r requirements.lock"
   grep -vxFf "$folder/run" "$folder/all"
 } > requirements-dev.lock
+
+"${PYTHON:-python3}" -m venv --clear "$folder/venv"
+pip install -r requirements-client.txt
+{
+  echo "# What tests/client drives, in .client. Made by \`make lock\`."
+  pip freeze --all --exclude pip
+} > requirements-client.lock
