@@ -53,7 +53,8 @@ def wait_until(what: str, condition: Any, timeout_s: float = 30.0) -> Any:
 class Service:
     """One running service and a user of it."""
 
-    def __init__(self, port: int, var_dir: Path, environ: dict[str, str]):
+    def __init__(self, port: int, var_dir: Path, environ: dict[str, str], root: Path = ROOT):
+        self.root = root
         self.url = f"http://127.0.0.1:{port}"
         self.var_dir = var_dir
         self.environ = environ
@@ -64,7 +65,7 @@ class Service:
         log = (self.var_dir / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=self.root,
             env=self.environ,
             stdout=log,
             stderr=log,
@@ -77,7 +78,7 @@ class Service:
         self.start("pool", sys.executable, "-m", "workers.pool")
 
     def start_web(self) -> None:
-        config = ROOT / "config" / "gunicorn.conf.py"
+        config = self.root / "config" / "gunicorn.conf.py"
         self.start("web", sys.executable, "-m", "gunicorn", "-c", str(config), "--no-control-socket", "app:application")
 
     def stop(self, name: str, sig: int = signal.SIGTERM) -> int:
@@ -140,8 +141,8 @@ class Service:
 
 
 @contextlib.contextmanager
-def running_service(database_url: str = "", **settings: Any) -> Iterator[Service]:
-    """Start everything, wait until it is ready, and end all of it afterwards."""
+def running_service(database_url: str = "", root: Path = ROOT, **settings: Any) -> Iterator[Service]:
+    """Start everything, wait until it is ready, and end all of it afterwards; `root` is where its code is."""
     with tempfile.TemporaryDirectory(prefix="qf-") as folder, valkey() as redis_url:
         port = free_port()
         environ = {key: value for key, value in os.environ.items() if not key.startswith("GUNICORN")}
@@ -154,8 +155,8 @@ def running_service(database_url: str = "", **settings: Any) -> Iterator[Service
         }
         environ |= {name.upper(): str(value) for name, value in settings.items()}
         migrate = [sys.executable, "-m", "qinling_falcon.models.migrate"]
-        subprocess.run(migrate, cwd=ROOT, env=environ, check=True, capture_output=True)
-        service = Service(port, Path(folder), environ)
+        subprocess.run(migrate, cwd=root, env=environ, check=True, capture_output=True)
+        service = Service(port, Path(folder), environ, root)
         try:
             service.start_pool()
             service.start_web()
