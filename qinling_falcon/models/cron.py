@@ -74,8 +74,8 @@ def _spelled_out(pattern: str) -> str:
     fields = re.split(r"[ \t]+", pattern.strip(" \t").upper())
     if len(fields) != 5:
         raise ValueError("must have five fields: minute, hour, day of the month, month, day of the week.")
-    minute, hour, day, month, weekday = fields
-    months = _values(_MONTH, month)
+    minute, hour, day, month_text, weekday = fields
+    months = _values(_MONTH, month_text)
     days, last_day = _days(day)
     if "#" in weekday:
         if day != "*":
@@ -83,17 +83,18 @@ def _spelled_out(pattern: str) -> str:
         weekdays = _counted(weekday)
     else:
         weekdays = _list(weekday, _values(_WEEKDAY, weekday))
-    if days and not last_day and min(days) > max(_LONGEST_MONTH.get(number, 31) for number in months):
+    # Days that never come are left out: croniter would look for them, for years.
+    days = {number for number in days if number <= max(_LONGEST_MONTH.get(month, 31) for month in months)}
+    if not days and not last_day:
         if weekday == "*":
-            raise ValueError(f"never fires: none of its months has a day {min(days)}.")
-        # Only the days of the week are left, which croniter would find after a long search for the others.
-        day = "*"
+            raise ValueError(f"never fires: none of its months has a day {day}.")
+        day = "*"  # the days of the week are left
     return " ".join(
         (
             _list(minute, _values(_MINUTE, minute)),
             _list(hour, _values(_HOUR, hour)),
             _list(day, days, *([_LAST_DAY] if last_day else [])),
-            _list(month, months),
+            _list(month_text, months),
             weekdays,
         )
     )

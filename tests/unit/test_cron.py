@@ -178,6 +178,7 @@ def fields(low: int, high: int) -> st.SearchStrategy[tuple[str, set[int]]]:
     day=fields(1, 31),
     month=fields(1, 12),
     weekday=fields(0, 6),
+    last_day=st.booleans(),
     after=st.datetimes(datetime.datetime(1990, 1, 1), datetime.datetime(2200, 1, 1)),
 )
 def test_times_are_those_that_trying_every_minute_finds(
@@ -186,12 +187,16 @@ def test_times_are_those_that_trying_every_minute_finds(
     day: tuple[str, set[int]],
     month: tuple[str, set[int]],
     weekday: tuple[str, set[int]],
+    last_day: bool,
     after: datetime.datetime,
 ) -> None:
+    if last_day:
+        day = ("L", set()) if day[0] == "*" else (f"{day[0]},L", day[1])
     either = day[0] != "*" and weekday[0] != "*"
 
     def fires(on: datetime.date) -> bool:
-        on_day, on_weekday = on.day in day[1], on.isoweekday() % 7 in weekday[1]
+        ends_month = last_day and (on + datetime.timedelta(days=1)).day == 1
+        on_day, on_weekday = ends_month or on.day in day[1], on.isoweekday() % 7 in weekday[1]
         return on.month in month[1] and (on_day or on_weekday if either else on_day and on_weekday)
 
     def every_match() -> list[datetime.datetime]:
