@@ -27,7 +27,7 @@ class LeaseRequest:
         run_s: longest run: timeout, load time and grace; the lease's deadline is the start of the lease + `run_s`.
         detail: JSON text, handed back by the reaper and by `find`: what an execution's record needs; empty: there
             is no execution, the worker is to be loaded ahead of calls.
-        fresh: take no worker that holds the target already.
+        fresh: only a worker that holds no function yet will do, also where others hold the target.
     """
 
     target: str

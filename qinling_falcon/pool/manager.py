@@ -55,7 +55,7 @@ class Manager:
         self._starting: set[str] = set()
         self._ending: set[str] = set()
         self._trials: set[str] = set()
-        self._retry_at: dict[str, float] = {}
+        self._retry_at: dict[tuple[str, str], float] = {}
         self._starts = BoundedSemaphore(os.cpu_count() or 1)
         self._name = f"{os.uname().nodename}:{os.getpid()}"
 
@@ -94,7 +94,7 @@ class Manager:
                 gevent.spawn(self._try_image, trial)
         for runtime_id, count in self._registry.plan().items():
             image = self._runtimes.images.get(runtime_id)
-            if image is not None and time.monotonic() >= self._retry_at.get(runtime_id, 0.0):
+            if image is not None and time.monotonic() >= self._retry_at.get((runtime_id, image), 0.0):
                 for _ in range(count):
                     self._begin_start(runtime_id, image)
 
@@ -137,13 +137,13 @@ class Manager:
             if worker is not None:
                 self._registry.ready(worker, runtime_id, image)
                 self._runtimes.started(runtime_id, image)
-                self._retry_at.pop(runtime_id, None)
+                self._retry_at.pop((runtime_id, image), None)
             else:
                 self._registry.gone(worker_id)
             self._roll_on()
         except (UnknownImage, StartFailed) as error:
             failures = self._runtimes.start_failed(runtime_id, image)
-            self._retry_at[runtime_id] = time.monotonic() + min(_LONGEST_BACKOFF_S, 0.25 * 2**failures)
+            self._retry_at[runtime_id, image] = time.monotonic() + min(_LONGEST_BACKOFF_S, 0.25 * 2**failures)
             log.warning("a worker of runtime %s did not start (%d in a row): %s", runtime_id, failures, error)
         except Unavailable as error:
             log.warning("worker %s could not be made known: %s", worker_id, error)
@@ -173,7 +173,6 @@ class Manager:
             with self._starts:
                 worker = self._orchestrator.start(worker_id, trial.image)
             if self._runtimes.proved(trial):
-                self._retry_at.pop(trial.runtime_id, None)
                 if self._registry.starting(worker_id, trial.runtime_id, trial.image):
                     self._registry.ready(worker, trial.runtime_id, trial.image)
                 self._roll_on()

@@ -44,7 +44,7 @@ OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported",
 pick = st.integers(0, 1_000_000)
 UPSETS = [
     "time_out", "release_late", "lose_answer", "lose_lease", "heartbeat", "crash", "drain", "change", "gone",
-    "ready_unknown", "begin_start", "begin_old_start", "configure", "forget", "empty_redis", "new_image",
+    "ready_unknown", "begin_start", "begin_old_start", "configure", "forget", "empty_redis",
 ]  # fmt: skip
 
 
@@ -311,6 +311,19 @@ class PoolMachine(RuleBasedStateMachine):
     def begin_old_start(self, runtime: str) -> None:
         self.begin_start(runtime, "older")
 
+    @rule(which=pick, warm=st.integers(0, 3), coming=st.booleans(), rounds=st.integers(0, 3))
+    def change_image(self, which: int, warm: int, coming: bool, rounds: int) -> None:
+        runtime = one_of(RUNTIMES, which)
+        self.configure(runtime, warm)
+        if coming:
+            self.begin_start(runtime)
+        self.new_image(runtime)
+        self.step_of_a_roll()
+        for _ in range(rounds):
+            self.promises_hold()
+            self.start_all_planned()
+            self.step_of_a_roll()
+
     def new_image(self, runtime: str) -> None:
         self.images[runtime] = f"i{next(self.numbers)}"
 
@@ -345,6 +358,9 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def manager_pass(self) -> None:
         self.end_doomed()
+        self.start_all_planned()
+
+    def start_all_planned(self) -> None:
         self.start_planned()
         while any(worker.state == "starting" for worker in self.model.workers.values()):
             self.ready(0)
@@ -414,7 +430,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.change(function, ends=aside % 4 > 0)
             case "configure":
                 self.configure(runtime, aside % 4)
-            case "forget" | "ready_unknown" | "begin_start" | "begin_old_start" | "new_image":
+            case "forget" | "ready_unknown" | "begin_start" | "begin_old_start":
                 getattr(self, kind)(runtime)
             case "empty_redis":
                 self.empty_redis()
