@@ -1,7 +1,7 @@
 -- roll: one step of replacing workers that were made from another image than their runtime's workers are made from now.
 -- ARGV    5… pairs of (runtime, its image)
 -- reads   runtimes, workers, starting:*, warm:*, idle, leases, draining, worker:<id>
--- writes  warm:*; of free workers idle, idle:<target>, draining, live:*, wakeups; worker:<id> doomed
+-- writes  starting:*, warm:*; of free workers idle, idle:<target>, draining, live:*, wakeups; worker:<id> doomed
 -- returns for each pair how many workers of another image may get a call yet
 -- promises  one of another image that is starting never serves. Those that serve end one after another, the next one
 --           when the one before is gone: with a full stock warm ones first, then the least recently used idle one, then
