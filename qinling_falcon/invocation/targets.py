@@ -17,7 +17,7 @@ from qinling_falcon.errors import Conflict, NotFound, NotSupported
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.references import alias_named, version_of
 from qinling_falcon.models.rows import find
-from qinling_falcon.models.scope import Context, Scope, scoped, system
+from qinling_falcon.models.scope import Context, Scope, project_of, scoped
 from qinling_falcon.models.tables import Function, RuntimeStatus, Version
 from qinling_falcon.pool.generations import lasting
 from qinling_falcon.pool.pool import Pool
@@ -85,7 +85,7 @@ class Resolver:
         key = (function_id, version)
         target = self._targets.get(key)
         if target is None:
-            target = self._read(function_id, version)
+            target = self._read(context, function_id, version)
             if target.image is None:  # there is no lease that would find one of these stale
                 _keep(self._targets, key, target, target.generations)
         if target.project_id != context.project_id and not context.is_admin:
@@ -123,13 +123,13 @@ class Resolver:
         for what, _ in target.generations:
             self._meanings.pop(what, None)
 
-    def _read(self, function_id: str, version: int) -> Target:
+    def _read(self, context: Context, function_id: str, version: int) -> Target:
         what = f"function:{function_id}"
         # Before the row is read: a change that comes in between makes the lease fail, and we read again.
         generation = self._pool.generations([what])[what]
-        scope = system("a target is resolved for all its callers; resolve() compares their project")
         with reading():
-            function = find(scope.functions(), function_id, field="function_id")
+            function = find(scoped(context, by_id=True).functions(), function_id, field="function_id")
+            scope = project_of(function)
             source: Function | Version = function
             if version != 0:
                 source = version_of(scope, function_id, version, field="function_version")
@@ -180,4 +180,6 @@ def _keep(cache: OrderedDict[K, V], key: K, value: V, generations: Iterable[tupl
 
 
 def _unknown(function_id: str) -> NotFound:
-    return NotFound(f"function_id: Function {function_id} not found.", errors={"function_id": ["Not found."]})
+    """What somebody is told who may not see a cached target's function: the same as when there is none."""
+    message = f"Function {function_id} not found."
+    return NotFound(f"function_id: {message}", errors={"function_id": [message]})

@@ -111,6 +111,8 @@ class OneFunction:
         idle for long enough, and the package as an unnamed file, which the storage sweeps up.
         """
         services = self._services
+        # A change of what the caller can't see would be felt by its owner's calls.
+        functions.get(req.caller, function_id)
         with services.pool.changing(f"function:{function_id}"):
             unused = functions.delete(req.caller, function_id)
             _drain(services.pool, function_id, None)
