@@ -54,6 +54,7 @@ class Things:
     webhook_id: str
     job_id: str
     version_id: str
+    alias_id: str
     version: str = "1"
 
 
@@ -174,6 +175,7 @@ class World:
             webhook_id=str(webhook["id"]),
             job_id=str(job["id"]),
             version_id=str(version["id"]),
+            alias_id=str(alias["id"]),
         )
 
     def _function(self, context: Context, runtime_id: str, mark: str) -> str:

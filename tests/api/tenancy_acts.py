@@ -15,12 +15,12 @@ LISTS: Mapping[str, str] = {
     "/v1/runtimes": "runtime_id",
     "/v1/functions": "function_id",
     "/v1/functions/{function_id}/versions": "version_id",
-    "/v1/aliases": "alias_name",
+    "/v1/aliases": "alias_id",
     "/v1/executions": "execution_id",
     "/v1/webhooks": "webhook_id",
     "/v1/jobs": "job_id",
 }
-"""Routes whose GET is a list of rows, and what names one of its rows."""
+"""Routes whose GET is a list of rows, and which thing is one of its rows."""
 
 _FUNCTION = "/v1/functions/{function_id}"
 _CODE = '{{"source": "package"}}'

@@ -22,12 +22,17 @@ from qinling_falcon.settings import Settings
 from tests.api.client import REFERENCE_CLIENT, assert_error
 from tests.api.tenancy import ADMIN, NOTHING, OWNER, STRANGER, Act, Things, World
 from tests.api.tenancy_acts import ACTS, LISTS, OPEN
+from tests.servers.postgres import PostgresServer
 
 
 @pytest.fixture
-def settings(tmp_path: Path, redis_url: str) -> Settings:
-    """Without patience: no worker comes."""
-    return Settings(var_dir=tmp_path, redis_url=redis_url, invoke_queue_timeout_s=0.01)
+def settings(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Settings:
+    """On SQLite unless a test says otherwise. Without patience: no worker comes."""
+    url = None
+    if getattr(request, "param", "sqlite") == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = server.create_database()
+    return Settings(var_dir=tmp_path, redis_url=redis_url, database_url=url, invoke_queue_timeout_s=0.01)
 
 
 @pytest.fixture
@@ -55,6 +60,16 @@ def test_it_is_not_there_for_others_and_an_admin_sees_it(world: World, method: s
     for act in ACTS[method, route]:
         check_status(world.act(OWNER, method, route, act, world.things[OWNER]), act.owner, act)
     assert (world.rows(STRANGER), world.rows(ADMIN)) == others
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_on_postgresql_it_is_not_there_for_another_tenant_either(world: World) -> None:
+    for (method, route), acts in ACTS.items():
+        for act in acts:
+            if act.stranger >= 400:
+                try_as_stranger(world, method, route, act)
+    for route in LISTS:
+        check_list(world, route)
 
 
 @pytest.mark.parametrize(("method", "route"), sorted(OPEN))
@@ -137,9 +152,8 @@ def check_list(world: World, route: str) -> None:
     public = {world.public_runtime_id} if route == "/v1/runtimes" else set()
     its = {key: row for key, row in listed(world, OWNER, its_path).items() if key not in public}
     mine = listed(world, STRANGER, path)
-    assert getattr(world.things[OWNER], LISTS[route]) in {value for row in its.values() for value in row.values()}
-    assert getattr(world.things[STRANGER], LISTS[route]) in {value for row in mine.values() for value in row.values()}
-    assert public <= mine.keys()
+    assert getattr(world.things[OWNER], LISTS[route]) in its
+    assert {getattr(world.things[STRANGER], LISTS[route])} | public <= mine.keys()
     assert {row["project_id"] for key, row in mine.items() if key not in public} == {STRANGER.project_id}
 
     for query in _queries(its, mine):
