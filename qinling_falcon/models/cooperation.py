@@ -15,6 +15,15 @@ def cooperative() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
+def pause() -> None:
+    """Let other greenlets have a turn, where there are such; for work that does not wait for anything else."""
+    if cooperative():
+        import gevent
+
+        # Not 0: after that, gevent would look for what has come in at every fiftieth turn only.
+        gevent.sleep(0.00001)
+
+
 def native(module: str, name: str) -> Any:
     """`module.name` as it was before gevent patched it."""
     monkey = sys.modules.get("gevent.monkey")

@@ -25,7 +25,7 @@ LISTS = ListSpec(
         "description": Column(Execution.description, Kind.TEXT),
         "input": Column(Execution.input, Kind.TEXT),
         "result": Column(Execution.result, Kind.TEXT),
-        "status": Column(Execution.status, Kind.TEXT),
+        "status": Column(Execution.status, Kind.TEXT, frozenset(status.value for status in ExecutionStatus)),
         "status_reason": Column(Execution.status_reason, Kind.TEXT),
         "sync": Column(Execution.sync, Kind.BOOLEAN),
         "source": Column(Execution.source, Kind.TEXT),
@@ -41,8 +41,10 @@ LISTS = ListSpec(
         "updated_at": Execution.updated_at,
         "status": Execution.status,
     },
-    # Inputs and results may be a megabyte each.
-    chunk=50,
+    merged=("project_id", "function_id", "created_at", "status"),
+    # A function's executions are its project's, so one look finds it, and keeps other projects' out.
+    grouped={"function_id": Execution.project_id},
+    large=(Execution.input, Execution.result),
 )
 
 
@@ -87,5 +89,5 @@ def delete(context: Context, execution_id: str) -> None:
 def running_since(before: datetime.datetime) -> Iterator[Execution]:
     """Executions of all projects that began before a time and have not ended, the oldest first."""
     select = system("lost executions of all projects are looked for").executions()
-    select = select.where((Execution.status == ExecutionStatus.RUNNING.value) & (Execution.created_at < before))
-    return page(select, LISTS, ListParams(limit=None)).rows
+    running = [("status", ExecutionStatus.RUNNING.value)]
+    return page(select.where(Execution.created_at < before), LISTS, ListParams(limit=None, filters=running)).rows

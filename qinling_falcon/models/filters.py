@@ -52,9 +52,7 @@ def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> pee
     Raises:
         BadRequest: naming the filter.
     """
-    word, colon, rest = text.partition(":")
-    if not colon or word not in _OPERATORS:
-        word, rest = "eq", text
+    word, rest = _operator(text)
     read = functools.partial(_read, name, kind)
     if word == "has":
         if kind is not Kind.TEXT:
@@ -62,13 +60,13 @@ def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> pee
         found: peewee.Expression = getattr(peewee.fn, engine().position_function)(field, read(rest)) > 0
         return found
     if word in ("in", "nin"):
-        values = [read(part.strip()) for part in rest.split(",")]
-        return _among(field, kind, values) if word == "in" else _not(field, _among(field, kind, values))
+        values = _several(name, kind, rest)
+        return among(field, kind, values) if word == "in" else _not(field, among(field, kind, values))
     value = read(rest)
     if word == "eq":
-        return _among(field, kind, [value])
+        return among(field, kind, [value])
     if word == "neq":
-        return _not(field, _among(field, kind, [value]))
+        return _not(field, among(field, kind, [value]))
     if kind is Kind.BOOLEAN:
         raise _bad(name, f"'{word}' can't compare {kind.value}")
     if kind is Kind.TIME:
@@ -76,6 +74,57 @@ def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> pee
         value = first if word in ("gte", "lt") else last
     result: peewee.Expression = _COMPARISONS[word](field, value)
     return result
+
+
+def choices(name: str, kind: Kind, text: str, possible: frozenset[Any] | None) -> frozenset[Any] | None:
+    """The values that a filter lets through, where they can be listed; None: they can't.
+
+    Args:
+        name: the filter's name, for messages.
+        kind: what the column holds. Times come as spans (first, last) that don't overlap.
+        text: as for `condition`.
+        possible: all values that the column can have, or that other filters leave, where they are known.
+
+    Raises:
+        BadRequest: naming the filter.
+    """
+    word, rest = _operator(text)
+    if word not in ("eq", "in", "neq", "nin"):
+        return None
+    listed = _several(name, kind, rest) if word in ("in", "nin") else [_read(name, kind, rest)]
+    values = frozenset(_united(listed) if kind is Kind.TIME else listed)
+    if word in ("eq", "in"):
+        return values if possible is None else values & possible
+    return None if possible is None else possible - values
+
+
+def among(field: peewee.Field[Any], kind: Kind, values: Iterable[Any]) -> peewee.Expression:
+    """The SQL of: `field` has one of these values, as `choices` lists them."""
+    if kind is not Kind.TIME:
+        result: peewee.Expression = field.in_(list(values))
+        return result
+    spans = [field.between(clock.to_micros(first), clock.to_micros(last)) for first, last in values]
+    union: peewee.Expression = functools.reduce(operator.or_, spans)
+    return union
+
+
+def _united(spans: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """The same times, none of them twice."""
+    united: list[tuple[Any, Any]] = []
+    for first, last in sorted(spans):
+        if united and first <= united[-1][1]:
+            first, last = united[-1][0], max(last, united.pop()[1])
+        united.append((first, last))
+    return united
+
+
+def _operator(text: str) -> tuple[str, str]:
+    word, colon, rest = text.partition(":")
+    return (word, rest) if colon and word in _OPERATORS else ("eq", text)
+
+
+def _several(name: str, kind: Kind, text: str) -> list[Any]:
+    return [_read(name, kind, part.strip()) for part in text.split(",")]
 
 
 def _read(name: str, kind: Kind, text: str) -> Any:
@@ -119,15 +168,6 @@ _READERS: dict[Kind, Callable[[str], Any]] = {
     Kind.BOOLEAN: _read_boolean,
     Kind.TIME: clock.read_time,
 }
-
-
-def _among(field: peewee.Field[Any], kind: Kind, values: Iterable[Any]) -> peewee.Expression:
-    if kind is not Kind.TIME:
-        among: peewee.Expression = field.in_(list(values))
-        return among
-    spans = [field.between(clock.to_micros(first), clock.to_micros(last)) for first, last in values]
-    union: peewee.Expression = functools.reduce(operator.or_, spans)
-    return union
 
 
 def _not(field: peewee.Field[Any], expression: peewee.Expression) -> peewee.Expression:

@@ -7,26 +7,42 @@ neither repeat nor hide others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import peewee
 
 from qinling_falcon.errors import BadRequest
+from qinling_falcon.models.cooperation import pause
 from qinling_falcon.models.database import reading
-from qinling_falcon.models.filters import Kind, condition
+from qinling_falcon.models.filters import Kind, among, choices, condition
+from qinling_falcon.models.order import Order, Part
 from qinling_falcon.models.tables import Row
 
 R = TypeVar("R", bound=Row)
 
+# More parts than that cost more to merge than they save.
+_MOST_PARTS = 60
+# Text up to so many characters is read with its row: two of them in each row of a chunk are 16 MB.
+_LARGE = 8192
+# After so many rows others have a turn: who takes a long list as quickly as it is made must not keep them waiting.
+_TURN = 50
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A shown field that lists can be filtered by."""
+    """A shown field that lists can be filtered by.
+
+    Attributes:
+        values: all that it can hold, where that is a handful.
+    """
 
     field: peewee.Field[Any]
     kind: Kind
+    values: frozenset[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +53,21 @@ class ListSpec(Generic[R]):
         model: the rows.
         filters: columns that can be filtered by, by the name that users see.
         sort_keys: columns that can be sorted by, likewise; all have an index.
-        chunk: rows that are held in memory at a time.
+        merged: names among `filters` of columns that the indexes begin with. A list is merged from a part for each
+            value that a filter leaves of them, or else for each that they can hold.
+        grouped: for a name in `merged`, the column that comes next in its indexes; which values there are is looked up.
+        large: columns that can hold a megabyte; what is large is read a row at a time.
+        chunk: rows that are held in memory at a time. With 1,000 a complete list of 100,000 executions takes two
+            thirds of the time that it takes with 200, and as long as with 5,000, which hold 20 MB more.
     """
 
     model: type[R]
     filters: Mapping[str, Column]
     sort_keys: Mapping[str, peewee.Field[Any]]
-    chunk: int = 200
+    merged: Sequence[str] = ()
+    grouped: Mapping[str, peewee.Field[Any]] = field(default_factory=dict)
+    large: Sequence[peewee.Field[Any]] = ()
+    chunk: int = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,111 +114,148 @@ def page(select: peewee.ModelSelect[R], spec: ListSpec[R], params: ListParams) -
         raise _bad("sort_key", f"expected one of {', '.join(sorted(spec.sort_keys))}")
     if params.sort_dir not in ("asc", "desc"):
         raise _bad("sort_dir", "expected asc or desc")
-    order = _Order(spec.model, spec.sort_keys[params.sort_key], descending=params.sort_dir == "desc")
+    order = Order(spec.model, spec.sort_keys[params.sort_key], descending=params.sort_dir == "desc")
     with reading():
-        after = _marker_row(select, spec, params.marker)
-        filtered = _filter(select, spec, params.filters)
-        wanted = spec.chunk if params.limit is None else min(params.limit + 1, spec.chunk)
-        first = order.take(filtered, after, wanted)
+        reader = _Reader(select, spec, order, _parts(select, spec, params.filters))
+        after = _marker_row(select, order, params.marker)
+        wanted = spec.chunk if params.limit is None or params.limit > spec.chunk else params.limit + 1
+        first = reader.take(after, wanted)
         complete = len(first) < wanted
         next_marker = None
         if params.limit is not None and not complete:
-            next_marker = order.last_of_page(filtered, after, params.limit)
-    rows = _rows(order, filtered, first, spec.chunk, params.limit, complete=complete)
-    return Page(rows, next_marker)
+            next_marker = reader.last_of_page(first, after, params.limit)
+    return Page(reader.rows(first, params.limit, complete=complete), next_marker)
 
 
-class _Order(Generic[R]):
-    """The order of a list: by `key`, then by creation. Rows without a `key` come before all others."""
+class _Reader(Generic[R]):
+    """Reads the rows of a list, a chunk at a time."""
 
-    def __init__(self, model: type[R], key: peewee.Field[Any], *, descending: bool) -> None:
-        self._model = model
-        self._keys = [key] if key.name == "created_at" else [key, model.created_at]
-        self._keys.append(model.id)
-        self._descending = descending
+    def __init__(
+        self,
+        select: peewee.ModelSelect[R],
+        spec: ListSpec[R],
+        order: Order[R],
+        parts: Sequence[Part[R]],
+    ) -> None:
+        self._select = select
+        self._without_large = _without_large(select, spec.large)
+        self._order = order
+        self._parts = parts
+        self._size = spec.chunk
 
-    def take(self, select: peewee.ModelSelect[R], after: R | None, count: int) -> list[R]:
-        """The first `count` rows after `after`."""
-        return list(self._sorted(select, after).limit(count))
+    def take(self, after: R | None, count: int) -> list[R]:
+        """The next rows after `after`, without their large texts."""
+        return list(_in_turns(self._order.take(self._without_large, self._parts, after, count)))
 
-    def last_of_page(self, select: peewee.ModelSelect[R], after: R | None, limit: int) -> str | None:
-        """The id of the row that is the last of a page, unless no more follow."""
-        last_two = self._sorted(select, after).select(self._model.id).limit(2).offset(limit - 1)
-        found = list(last_two)
-        return found[0].id if len(found) == 2 else None
+    def last_of_page(self, first: list[R], after: R | None, limit: int) -> str | None:
+        """The id of the last row of a page that begins with `first`, unless no more follow."""
+        if limit < len(first):
+            return first[limit - 1].id
+        return self._order.last_of_page(self._parts, after, limit)
 
-    def _sorted(self, select: peewee.ModelSelect[R], after: R | None) -> peewee.ModelSelect[R]:
-        if after is not None:
-            select = select.where(self._follows(after, self._keys))
-        return select.order_by(*(self._ordering(key) for key in self._keys))
+    def rows(self, chunk: list[R], limit: int | None, *, complete: bool) -> Iterator[R]:
+        """The rows of the page, of which `chunk` is the first part."""
+        left = limit
+        while True:
+            if left is not None:
+                chunk = chunk[:left]
+                left -= len(chunk)
+            for row in _in_turns(chunk):
+                whole = self._whole(row)
+                if whole is not None:
+                    yield whole
+            if complete or left == 0:
+                return
+            with reading():
+                chunk = self.take(chunk[-1], self._size)
+            complete = len(chunk) < self._size
 
-    def _ordering(self, key: peewee.Field[Any]) -> Any:
-        # Left alone, databases put NULLs at different ends.
-        if self._descending:
-            return key.desc(nulls="last") if key.null else key.desc()
-        return key.asc(nulls="first") if key.null else key.asc()
-
-    def _follows(self, row: R, keys: Sequence[peewee.Field[Any]]) -> Any:
-        key, *rest = keys
-        value = getattr(row, key.name)
-        if not rest:
-            return key < value if self._descending else key > value
-        tied = self._follows(row, rest)
-        if value is None:
-            return key.is_null() & tied if self._descending else key.is_null(False) | tied
-        # The first condition is implied by the second: it lets the database use an index.
-        if not self._descending:
-            return (key >= value) & ((key > value) | tied)
-        follows = (key <= value) & ((key < value) | tied)
-        return follows | key.is_null() if key.null else follows
-
-
-def _rows(
-    order: _Order[R],
-    select: peewee.ModelSelect[R],
-    chunk: list[R],
-    size: int,
-    limit: int | None,
-    *,
-    complete: bool,
-) -> Iterator[R]:
-    left = limit
-    while True:
-        if left is not None:
-            chunk = chunk[:left]
-            left -= len(chunk)
-        yield from chunk
-        if complete or left == 0:
-            return
+    def _whole(self, row: R) -> R | None:
+        if not getattr(row, "is_large", False):
+            return row
         with reading():
-            last = chunk[-1]
-            chunk = order.take(select, last, size)
-        complete = len(chunk) < size
+            return self._select.where(self._order.model.id == row.id).get_or_none()
 
 
-def _marker_row(select: peewee.ModelSelect[R], spec: ListSpec[R], marker: str | None) -> R | None:
+def _in_turns(rows: Iterable[R]) -> Iterator[R]:
+    for place, row in enumerate(rows, 1):
+        yield row
+        if place % _TURN == 0:
+            pause()
+
+
+def _without_large(select: peewee.ModelSelect[R], large: Sequence[peewee.Field[Any]]) -> peewee.ModelSelect[R]:
+    """`select` with NULL for texts that are large, and a column that tells whether there are any."""
+    if not large:
+        return select
+    is_large = [peewee.fn.LENGTH(column) > _LARGE for column in large]
+    columns = [column for column in select.selected_columns if column not in set(large)]
+    columns += [
+        peewee.Case(None, [(~condition, column)]).alias(column.name)
+        for column, condition in zip(large, is_large, strict=True)
+    ]
+    any_large = functools.reduce(operator.or_, is_large)
+    return select.select(*columns, any_large.alias("is_large"))
+
+
+def _marker_row(select: peewee.ModelSelect[R], order: Order[R], marker: str | None) -> R | None:
     if marker is None:
         return None
     row = None
     if "\0" not in marker and marker.isascii():
-        row = select.where(spec.model.id == marker).get_or_none()
+        row = select.select(*order.keys).where(order.model.id == marker).get_or_none()
     if row is None:
         raise _bad("marker", f"no row '{marker[:80]}'")
     return row
 
 
-def _filter(
-    select: peewee.ModelSelect[R], spec: ListSpec[R], filters: Sequence[tuple[str, str]]
-) -> peewee.ModelSelect[R]:
+def _parts(select: peewee.ModelSelect[R], spec: ListSpec[R], filters: Sequence[tuple[str, str]]) -> list[Part[R]]:
+    """The rows that pass all filters, in parts that an index has in order each; no parts: no row can pass."""
     unknown = [name for name, _ in filters if name not in spec.filters]
     if unknown:
         raise BadRequest(
             f"Unknown filter: {', '.join(sorted(unknown))}.", errors={name: ["unknown filter"] for name in unknown}
         )
+    left = {name: spec.filters[name].values for name in spec.merged}
+    conditions = []
     for name, text in filters:
         column = spec.filters[name]
-        select = select.where(condition(name, column.field, column.kind, text))
-    return select
+        chosen = None
+        if name in left and not (column.kind is Kind.TIME and left[name] is not None):
+            chosen = choices(name, column.kind, text, left[name])
+        if chosen is None:
+            conditions.append(condition(name, column.field, column.kind, text))
+        else:
+            left[name] = chosen
+    parts = [Part(select)]
+    for name, values in left.items():
+        if values is not None:
+            parts = _divided(parts, spec.filters[name], values, spec.grouped.get(name))
+    return [functools.reduce(Part.where, conditions, part) for part in parts]
+
+
+def _divided(
+    parts: list[Part[R]], column: Column, values: frozenset[Any], group: peewee.Field[Any] | None
+) -> list[Part[R]]:
+    """The parts of `parts` for each of `values`."""
+    if len(parts) * len(values) > _MOST_PARTS:
+        return [part.where(among(column.field, column.kind, values)) for part in parts]
+    if column.kind is Kind.TIME:
+        return [part.where(among(column.field, column.kind, [span])) for part in parts for span in values]
+    divided = [part.where_is(column.field, value) for part in parts for value in values]
+    if group is None:
+        return divided
+    return [part.where_is(group, value) for part in divided for value in _distinct(part, group)]
+
+
+def _distinct(part: Part[R], column: peewee.Field[Any]) -> Iterator[Any]:
+    """The values that there are in a column, each found by one look into an index: they are few, the rows many."""
+    select = part.select.select(column).order_by(column)
+    row = select.first()
+    while row is not None:
+        value = getattr(row, column.name)
+        yield value
+        row = select.where(column > value).first()
 
 
 def _bad(name: str, message: str) -> BadRequest:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.models import database, function
+from qinling_falcon.models import database, execution, function
+from qinling_falcon.models.listing import ListParams, page
 from qinling_falcon.models.migrate import MIGRATIONS, MigrationFailed, migrate
 from qinling_falcon.models.records import record
-from qinling_falcon.models.scope import Context
+from qinling_falcon.models.scope import Context, scoped
 from qinling_falcon.models.tables import ALL
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_function, make_record, make_runtime
@@ -59,6 +62,41 @@ def test_data_stays_through_the_next_migration(empty_database: Settings, tmp_pat
             assert database.engine().execute_sql("SELECT colour FROM functions").fetchall() == [("red",)]
     finally:
         database.disconnect()
+
+
+def test_executions_are_listed_alike_before_and_after_their_indexes_change(
+    empty_database: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    for name in ALL_NAMES[:2]:
+        (folder / f"{name}.py").write_text((MIGRATIONS / f"{name}.py").read_text())
+    migrate(empty_database, directory=folder)
+    database.connect(empty_database)
+    try:
+        owner = Context("p")
+        function_id = make_function(owner, make_runtime(owner).id).id
+        records = [make_record(function_id, "p", status=status) for status in ("success", "failed", "success")]
+        for rec in records:
+            record(rec)
+
+        def listed() -> list[str]:
+            return [row.id for row in page(scoped(owner).executions(), execution.LISTS, ListParams(limit=9)).rows]
+
+        assert listed() == [rec.id for rec in records]
+        assert migrate(empty_database) == ALL_NAMES[2:]
+        assert listed() == [rec.id for rec in records]
+    finally:
+        database.disconnect()
+
+
+def test_sqlite_is_told_what_to_expect_of_every_index_of_executions(tmp_path: Path) -> None:
+    """An index that is not among these would look better to it than any other."""
+    migrate(Settings(var_dir=tmp_path))
+    with contextlib.closing(sqlite3.connect(tmp_path / "qinling.db")) as connection:
+        indexes = connection.execute("SELECT name FROM pragma_index_list('executions')").fetchall()
+        expected = connection.execute("SELECT idx FROM sqlite_stat1 WHERE tbl = 'executions'").fetchall()
+    assert sorted(indexes) == sorted(expected)
 
 
 def test_a_failed_migration_leaves_no_trace(empty_database: Settings, tmp_path: Path) -> None:
