@@ -12,7 +12,6 @@ What a crash of this process leaves, step by step:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from typing import Any
@@ -143,7 +142,6 @@ class Invoker:
             self._running.pop(begun.id, None)
         return finished(begun, answer, lease.cold, queued_ms), True
 
-
     def _begin_long_ones(self) -> None:
         """Write the rows of executions that run for more than a moment; most end before, and cost no second write."""
         while True:
@@ -151,8 +149,10 @@ class Invoker:
             for execution_id, (since, begun) in list(self._running.items()):
                 if time.monotonic() - since > _MOMENT_S and execution_id in self._running:
                     del self._running[execution_id]
-                    with contextlib.suppress(Unavailable):
+                    try:
                         begin(begun)
+                    except Exception:
+                        log.exception("execution %s is not listed while it runs", execution_id)
 
 
 def lease_request(

@@ -8,10 +8,10 @@ import uuid
 
 import gevent
 
-from qinling_falcon.errors import Forbidden, Unavailable
+from qinling_falcon.errors import Forbidden, QinlingError, Unavailable
 from qinling_falcon.invocation.calls import TRIES
 from qinling_falcon.invocation.invoker import about, lease_request
-from qinling_falcon.invocation.targets import Resolver
+from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import NotSent, WorkerClient
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import StaleTarget
@@ -41,20 +41,25 @@ class Scaler:
         Raises:
             NotFound, Conflict: as `Resolver.resolve`.
             Forbidden: the function is an image, which no worker holds.
-            Unavailable: there was no room for all of them in time; the message says how many came.
+            Unavailable: there was no room for all of them in time; the message says how many came. They stay.
         """
         target = self._resolver.resolve(context, function_id, version)
         if target.image is not None:
             raise Forbidden(f"Function {function_id} is an image: it has no workers.")
         deadline = time.monotonic() + self._settings.invoke_queue_timeout_s
-        loads = [gevent.spawn(self._load_one, context, function_id, version, deadline) for _ in range(count)]
+        loads = [gevent.spawn(self._try_one, context, function_id, version, deadline) for _ in range(count)]
         try:
             gevent.joinall(loads)
         finally:
             gevent.killall(loads, block=False)
-        added = sum(bool(load.value) for load in loads)
-        if added < count:
-            raise Unavailable(f"No room for all: {added} of {count} workers were added.", retry_after_s=1)
+        refusals = [load.value for load in loads if load.value is not None]
+        for refusal in refusals:
+            if not isinstance(refusal, Unavailable):
+                raise refusal  # it was deleted meanwhile, or its runtime's state has changed
+        if refusals:
+            added = count - len(refusals)
+            message = f"{added} of {count} workers were added: {refusals[0].message}"
+            raise Unavailable(message, retry_after_s=1)
 
     def scale_down(self, function_id: str, version: int, count: int) -> None:
         """End up to `count` workers that hold the target, but never the last: idle ones now, others after their call.
@@ -64,29 +69,41 @@ class Scaler:
         """
         self._pool.shrink(function_id, version, count)
 
-    def _load_one(self, context: Context, function_id: str, version: int, deadline: float) -> bool:
-        """Load one worker; whether that went well."""
+    def _try_one(self, context: Context, function_id: str, version: int, deadline: float) -> QinlingError | None:
+        """Add one worker; why not, if it was refused. An error that goes up in a greenlet of its own reaches nobody."""
+        try:
+            self._add_one(context, function_id, version, deadline)
+        except QinlingError as error:
+            return error
+        return None
+
+    def _add_one(self, context: Context, function_id: str, version: int, deadline: float) -> None:
         settings = self._settings
-        for _ in range(TRIES):
+        tries = 0
+        while tries < TRIES:
             target = self._resolver.resolve(context, function_id, version)
             request = lease_request(target, settings, str(uuid.uuid4()), "", 0.0, fresh=True)
             try:
                 lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
             except StaleTarget:
                 self._resolver.forget(target)
+                tries += time.monotonic() > deadline
                 continue
-            except Unavailable:
-                return False
             loaded = False
             try:
                 package = self._packages.read(target.package)
                 self._workers.load(lease, package, about(target), settings.load_timeout_s)
-                loaded = True
+                loaded = self._is_current(target)
             except (NotSent, PackageMissing) as error:
                 log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
-                self._resolver.forget(target)
             finally:
                 self._pool.release_soon(lease, destroy=not loaded)
             if loaded:
-                return True
-        return False
+                return
+            self._resolver.forget(target)
+            tries += 1
+        raise Unavailable("No worker could load it.", retry_after_s=1)
+
+    def _is_current(self, target: Target) -> bool:
+        """Whether nothing was changed while it was being loaded, so that a call would find it."""
+        return self._pool.generations([what for what, _ in target.generations]) == dict(target.generations)

@@ -125,10 +125,12 @@ class Resolver:
 
     def _read(self, context: Context, function_id: str, version: int) -> Target:
         what = f"function:{function_id}"
+        seen = scoped(context, by_id=True).functions()
+        find(seen, function_id, field="function_id")  # names that nobody has given get no generation
         # Before the row is read: a change that comes in between makes the lease fail, and we read again.
         generation = self._pool.generations([what])[what]
         with reading():
-            function = find(scoped(context, by_id=True).functions(), function_id, field="function_id")
+            function = find(seen, function_id, field="function_id")
             scope = project_of(function)
             source: Function | Version = function
             if version != 0:
@@ -152,6 +154,7 @@ class Resolver:
         )
 
     def _read_alias(self, context: Context, name: str, what: str) -> _Meaning:
+        alias_named(scoped(context), name, field="function_alias")
         generation = self._pool.generations([what])[what]
         with reading():
             alias = alias_named(scoped(context), name, field="function_alias")
@@ -160,7 +163,7 @@ class Resolver:
 
 def alias_generation(project_id: str, name: str) -> str:
     """What the generation of an alias is called."""
-    return f"alias:{project_id}:{name}"
+    return f"alias:{len(project_id)}:{project_id}:{name}"  # both may hold colons
 
 
 def _check_runtime(scope: Scope, source: Function | Version) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import re
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
@@ -35,6 +36,7 @@ _OPERATORS = frozenset(("eq", "neq", "in", "nin", "has", *_COMPARISONS))
 _TRUE = frozenset(("1", "t", "true", "on", "y", "yes"))
 _FALSE = frozenset(("0", "f", "false", "off", "n", "no"))
 _INT64 = 2**63
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 
 
 def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> peewee.Expression:
@@ -59,12 +61,14 @@ def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> pee
             raise _bad(name, f"'has' works on text only, and this is {kind.value}")
         found: peewee.Expression = getattr(peewee.fn, engine().position_function)(field, read(rest)) > 0
         return found
+    result: peewee.Expression
     if word in ("in", "nin"):
-        values = _several(name, kind, rest)
-        return among(field, kind, values) if word == "in" else _not(field, among(field, kind, values))
+        result = among(field, kind, _several(name, kind, rest))
+        return result if word == "in" else _not(field, result)
     value = read(rest)
     if word == "eq":
-        return among(field, kind, [value])
+        result = among(field, kind, [value])
+        return result
     if word == "neq":
         return _not(field, among(field, kind, [value]))
     if kind is Kind.BOOLEAN:
@@ -72,7 +76,7 @@ def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> pee
     if kind is Kind.TIME:
         first, last = value
         value = first if word in ("gte", "lt") else last
-    result: peewee.Expression = _COMPARISONS[word](field, value)
+    result = _COMPARISONS[word](field, value)
     return result
 
 
@@ -98,14 +102,13 @@ def choices(name: str, kind: Kind, text: str, possible: frozenset[Any] | None) -
     return None if possible is None else possible - values
 
 
-def among(field: peewee.Field[Any], kind: Kind, values: Iterable[Any]) -> peewee.Expression:
+def among(field: peewee.Field[Any], kind: Kind, values: Iterable[Any]) -> Any:
     """The SQL of: `field` has one of these values, as `choices` lists them."""
     if kind is not Kind.TIME:
-        result: peewee.Expression = field.in_(list(values))
-        return result
+        return field.in_(list(values))
     spans = [field.between(clock.to_micros(first), clock.to_micros(last)) for first, last in values]
-    union: peewee.Expression = functools.reduce(operator.or_, spans)
-    return union
+    # Flat: hundreds of them, one within the other, would be too deep for peewee.
+    return peewee.NodeList(spans, " OR ", parens=True)
 
 
 def _united(spans: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
@@ -142,6 +145,8 @@ def _read_text(text: str) -> str:
 
 
 def _read_integer(text: str) -> int:
+    if not _WHOLE.fullmatch(text.strip()):
+        raise ValueError
     value = int(text) if len(text) < 25 else _INT64
     if not -_INT64 <= value < _INT64:
         raise ValueError

@@ -22,7 +22,7 @@ from qinling_falcon.schemas.function_versions import VersionCreate, VersionShown
 
 _create = VersionCreate()
 _shown = VersionShown()
-_NUMBER = re.compile(r"[0-9]{1,10}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 class FunctionVersions:

@@ -25,6 +25,7 @@ _PAGING = frozenset({"limit", "marker", "sort_key", "sort_dir"})
 _SCOPE = frozenset({"all_projects", "project_id"})
 # An answer up to this size is put together before it is sent; a larger one is sent while its rows are read.
 _WHOLE = 256 * 1024
+_MOST_FILTERS = 50
 
 
 def list_params(req: Request, settings: Settings, spec: ListSpec[Any]) -> ListParams:
@@ -40,6 +41,8 @@ def list_params(req: Request, settings: Settings, spec: ListSpec[Any]) -> ListPa
         filters = [(name, text) for name, text in filters if name in spec.filters]
     if "project_id" in req.params and req.caller.is_admin:
         filters += [(name, text) for name, text in pairs if name == "project_id"]
+    if len(filters) > _MOST_FILTERS:
+        raise BadRequest(f"There are {len(filters)} filters; at most {_MOST_FILTERS} can be given.")
     return ListParams(
         limit=_limit(paging.get("limit"), req, settings),
         marker=paging.get("marker"),

@@ -19,6 +19,8 @@ from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
 
 class RequestIds:
     """Names the request in its answer, whatever became of it."""
@@ -37,6 +39,7 @@ class Caller:
 
     def __init__(self, authenticator: Authenticator, settings: Settings):
         self._authenticator = authenticator
+        self._names_host = settings.public_endpoint is None
         self._reference_client = re.compile(settings.list_envelope_agents)
 
     def process_resource(self, req: Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
@@ -44,8 +47,11 @@ class Caller:
 
         Raises:
             Unauthorized: nobody, or nobody known.
-            BadRequest: an id in the path is no UUID, or a name in it is text that can't be stored.
+            BadRequest: an id in the path is no UUID, or a name in it is text that can't be stored; or the host, which
+                answers name in their links, is none.
         """
+        if self._names_host and not _HOST.fullmatch(req.netloc):
+            raise BadRequest("The Host header is not a host.")
         agent = req.env.get("HTTP_USER_AGENT")
         req.reference_client = agent is not None and self._reference_client.search(agent) is not None
         if not getattr(resource, "open", False):

@@ -11,7 +11,7 @@ from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import Id, Moment, Number, Text
 
 _UNSPEAKABLE = re.compile(r"[/\x00-\x1f\x7f-\x9f]")
-_NUMBER = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 class AliasName(Text):

@@ -169,7 +169,7 @@ def _parse_name(member: str, value: Any) -> str:
 
 
 def _parse_object(value: Any) -> dict[str, str]:
-    """Where an object lies in Swift; which of the two an update leaves out is for `code_changes` to fill in."""
+    """Where an object lies in Swift; which of the two an update leaves out is for `changes_of` to fill in."""
     if not isinstance(value, dict) or not value or value.keys() - _OBJECT:
         raise ValidationError("swift must be an object with container and object, and nothing else.")
     return {name: _parse_name(f"swift.{name}", member) for name, member in value.items() if member is not None}

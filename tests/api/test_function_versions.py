@@ -128,7 +128,7 @@ def test_an_empty_body_and_the_reference_client_s_nulls_make_a_version(client: C
     assert make(client, function_id, description=None).status_code == 201
 
 
-@pytest.mark.parametrize("number", ["one", "-1", "1.0", "99999999999", "\N{ARABIC-INDIC DIGIT ONE}"])
+@pytest.mark.parametrize("number", ["one", "-1", "1.0", "01", "99999999999", "\N{ARABIC-INDIC DIGIT ONE}"])
 def test_a_version_that_is_no_number_is_said_so(client: Client, function_id: str, number: str) -> None:
     for path in ("", "/detach", "/scale_up"):
         method = "POST" if path else "GET"

@@ -176,3 +176,22 @@ def test_a_marker_survives_being_quoted(client: Client) -> None:
     first = client.simulate_get("/v1/runtimes?limit=1&name=has:r").headers["link"]
     assert "name=has%3Ar" in first
     assert json.loads(client.simulate_get(first[first.index("/v1/") : first.index(">")]).text)[0]["name"] == "r1"
+
+
+def test_a_filter_may_have_as_many_values_as_a_url_holds(client: Client) -> None:
+    made = client.function()
+    for name, value, some in (
+        ("created_at", made["created_at"], [f"2019-{day // 28 % 12 + 1:02}-{day % 28 + 1:02}" for day in range(330)]),
+        ("name", made["name"], [f"n{number}" for number in range(1500)]),
+        ("cpu", made["cpu"], [str(number) for number in range(1000, 2500)]),
+    ):
+        for word, found in (("in", 1), ("nin", 0)):
+            answer = client.simulate_get("/v1/functions", params={name: f"{word}:{','.join([*some, str(value)])}"})
+            assert (answer.status_code, len(answer.json)) == (200, found), name
+    assert_error(client.simulate_get("/v1/functions", query_string="&".join(["name=n"] * 51)), 400, "51 filters")
+    assert client.simulate_get("/v1/functions", query_string="&".join(["name=n"] * 50)).json == []
+
+
+@pytest.mark.parametrize("text", ["1_0", "\N{ARABIC-INDIC DIGIT THREE}", "0x10", "1.0", ""])
+def test_a_number_in_a_filter_is_written_in_digits(client: Client, text: str) -> None:
+    assert_error(client.simulate_get("/v1/functions", params={"cpu": f"eq:{text}"}), 400, "cpu")

@@ -201,3 +201,15 @@ def test_only_what_is_meant_to_be_open_is_open(services: Services) -> None:
     for path in ("/", "/v1", "/healthz", "/readyz", "/v1/runtimes", "/v1/functions", "/v1/executions"):
         client.simulate_get(path)
     assert closed == ["/v1/runtimes", "/v1/functions", "/v1/executions"]
+
+
+@pytest.mark.parametrize("host", ['evil.example/"><x', "a b", "user@host", "host:port", ""])
+def test_a_host_that_is_none_is_refused_before_anything_is_made(client: Client, host: str) -> None:
+    assert_error(client.simulate_post("/v1/runtimes", json={"image": "python3"}, headers={"Host": host}), 400, "Host")
+    assert client.simulate_get("/v1/runtimes").json == []
+
+
+@pytest.mark.parametrize("host", ["qinling.example:8443", "[::1]:7070", "10.0.0.1", "under_score"])
+def test_links_name_the_host_of_the_request(client: Client, host: str) -> None:
+    made = client.simulate_post("/v1/runtimes", json={"image": "python3"}, headers={"Host": host})
+    assert made.headers["location"] == f"http://{host}/v1/runtimes/{made.json['id']}"

@@ -177,6 +177,44 @@ def test_scaling_up_says_when_there_is_no_room() -> None:
         assert slow.result()["status"] == "success"
 
 
+def test_scaling_up_costs_the_function_none_of_its_own_workers() -> None:
+    """Neither at once, nor when they have been unused for long enough to make room for the stock."""
+    with running_service(max_workers=4, warm_workers=2, invoke_queue_timeout_s=4) as small:
+        function_id = small.function(says(1))
+        path = f"/v1/functions/{function_id}/scale_up"
+        assert small.request("POST", path, json={"count": 4}).status_code == 202
+        before = workers(small, function_id)
+        assert len(before) == 4
+        answer = small.request("POST", path, json={"count": 2})
+        assert answer.status_code == 503
+        assert "0 of 2 workers were added" in answer.json()["faultstring"]
+        assert set(workers(small, function_id)) <= set(before)
+
+
+def test_scaling_up_what_is_deleted_meanwhile_says_so(service: Service) -> None:
+    function_id = service.function(says(1))
+    with threads(1) as background:
+        body = {"count": 12}
+        url = f"{service.url}/v1/functions/{function_id}/scale_up"
+        scaling = background.submit(lambda: requests.post(url, json=body, timeout=60))
+        wait_until("the first is there", lambda: workers(service, function_id))
+        assert service.request("DELETE", f"/v1/functions/{function_id}").status_code == 204
+        answer = scaling.result()
+    assert answer.status_code == 404, answer.text
+    assert "Traceback" not in service.logs()
+
+
+def test_scaled_workers_hold_the_code_of_an_update_that_came_meanwhile(service: Service) -> None:
+    function_id = service.function(says(1))
+    with threads(1) as background:
+        url = f"{service.url}/v1/functions/{function_id}/scale_up"
+        scaling = background.submit(lambda: requests.post(url, json={"count": 8}, timeout=60))
+        wait_until("the first is there", lambda: workers(service, function_id))
+        update(service, function_id, says(2))
+        assert scaling.result().status_code == 202
+    assert output_of(service.call(function_id)) == 2
+
+
 def test_calls_that_last_are_listed_while_they_run(service: Service) -> None:
     function_id = service.function("import time\ndef main(text):\n    print('on')\n    time.sleep(2.5)\n")
     with threads(1) as background:

@@ -441,6 +441,7 @@ class Model:
             idle
             and idle[0].score <= self.now - UNUSED_MS
             and short > room
+            and not self.waiters
             and (len(idle) + len(leased)) * 2 > self.max_workers
         ):
             self._doom(idle[0])

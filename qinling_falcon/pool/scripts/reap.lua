@@ -70,14 +70,15 @@ settle_queue()
 
 -- A first call should find a warm worker: where max_workers leave no room for stock, the least recently used idle
 -- worker makes room, one a pass, as long as more than half of all workers hold a function. One that was used just now
--- stays: under load it is needed again at once, and would come back at the cost of the stock.
+-- stays: under load it is needed again at once, and would come back at the cost of the stock. Nor is there stock to
+-- be made while somebody waits: it would be theirs at once, and cost the one who wants more workers one he has.
 local short = 0
 for at = 1, #runtimes, 2 do
   local coming = call('ZCARD', P .. 'warm:' .. runtimes[at]) + call('ZCARD', P .. 'starting:' .. runtimes[at])
   short = short + math.max(0, runtimes[at + 1] - coming)
 end
 local room = MAX_WORKERS - call('SCARD', WORKERS) + call('ZCARD', DRAINING)
-if short > room and (call('ZCARD', IDLE) + call('ZCARD', LEASES)) * 2 > MAX_WORKERS then
+if short > room and call('EXISTS', LINES) == 0 and (call('ZCARD', IDLE) + call('ZCARD', LEASES)) * 2 > MAX_WORKERS then
   local worker = call('ZRANGEBYSCORE', IDLE, '-inf', now - UNUSED_MS, 'LIMIT', 0, 1)[1]
   if worker then doom(worker) end
 end
