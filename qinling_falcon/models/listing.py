@@ -241,7 +241,7 @@ def _divided(
     if len(parts) * len(values) > _MOST_PARTS:
         return [part.where(among(column.field, column.kind, values)) for part in parts]
     if column.kind is Kind.TIME:
-        return [part.where(among(column.field, column.kind, [span])) for part in parts for span in values]
+        return [part.where_within(column.field, *span) for part in parts for span in values]
     divided = [part.where_is(column.field, value) for part in parts for value in values]
     if group is None:
         return divided

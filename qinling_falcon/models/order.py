@@ -21,19 +21,23 @@ class Part(Generic[R]):
 
     Attributes:
         select: the rows, from `scope`, filtered.
-        fixed: columns that have one value in all of them, by name.
+        spans: the least and the greatest value that columns have in them, by name; none is null.
     """
 
     select: peewee.ModelSelect[R]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    spans: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def where(self, condition: peewee.Expression) -> Part[R]:
         """Those of the rows for which `condition` holds."""
-        return Part(self.select.where(condition), self.fixed)
+        return Part(self.select.where(condition), self.spans)
 
     def where_is(self, column: peewee.Field[Any], value: Any) -> Part[R]:
         """Those of the rows that have `value` there."""
-        return Part(self.select.where(column == value), {**self.fixed, column.name: value})
+        return Part(self.select.where(column == value), {**self.spans, column.name: (value, value)})
+
+    def where_within(self, column: peewee.Field[Any], first: Any, last: Any) -> Part[R]:
+        """Those of the rows that have a value from `first` to `last` there."""
+        return Part(self.select.where(column.between(first, last)), {**self.spans, column.name: (first, last)})
 
 
 class Order(Generic[R]):
@@ -108,10 +112,12 @@ class Order(Generic[R]):
     def _rest(self, part: Part[R], after: R) -> list[peewee.ModelSelect[R]]:
         """What of a part comes after `after`."""
         key, *rest = self.keys
-        if key.name in part.fixed:
-            mine, its = part.fixed[key.name], getattr(after, key.name)
-            if mine != its:
-                return [part.select] if (mine < its) is self._descending else []
+        while key.name in part.spans:
+            (first, last), its = part.spans[key.name], getattr(after, key.name)
+            if last < its or its < first:
+                return [part.select] if (last < its) is self._descending else []
+            if first != last:
+                break
             key, *rest = rest
         if not key.null:
             return [part.select.where(self._follows(after, [key, *rest]))]
