@@ -86,7 +86,9 @@ def test_no_more_is_read_than_may_be_stored(packages: LocalPackages) -> None:
     assert stream.given == 5_000_001
 
 
-@pytest.mark.parametrize("data", [b"", b"not a zip", make_zip({}), make_zip({"../evil": b""})])
+@pytest.mark.parametrize(
+    "data", [b"", b"not a zip", make_zip({}), make_zip({"../evil": b""})], ids=["nothing", "text", "empty", "outside"]
+)
 def test_what_is_refused_leaves_nothing(packages: LocalPackages, folder: Path, data: bytes) -> None:
     with pytest.raises(BadRequest):
         save(packages, data)
