@@ -7,6 +7,7 @@ import socket
 import uuid
 
 from qinling_falcon.api import Api, create_app
+from qinling_falcon.auth.policy import Policy
 from qinling_falcon.invocation.invoker import Invoker
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
@@ -30,7 +31,7 @@ def build(settings: Settings) -> Api:
     invoker.start()
     scaler = Scaler(pool, resolver, packages, settings)
     checks = {"redis": lambda: connection.call("PING"), "database": _ask_database}
-    return create_app(Services(settings, pool, invoker, scaler, packages, checks))
+    return create_app(Services(settings, pool, invoker, scaler, packages, Policy(settings.policy_file), checks))
 
 
 def _ask_database() -> None:

@@ -32,6 +32,7 @@ from falcon import testing
 from benchmarks import execution_rows as data
 from benchmarks.measure import save
 from qinling_falcon.api import create_app
+from qinling_falcon.auth.policy import Policy
 from qinling_falcon.models import database, execution
 from qinling_falcon.models.listing import ListParams, page
 from qinling_falcon.models.scope import Context, scoped
@@ -212,7 +213,7 @@ class _Nothing:
 
 def make_app() -> Any:
     nothing: Any = _Nothing()
-    return create_app(Services(Settings(), nothing, nothing, nothing, nothing))
+    return create_app(Services(Settings(), nothing, nothing, nothing, nothing, Policy(None)))
 
 
 def serve(pipe: Connection, settings: Settings, about: Callable[[Settings], Any]) -> None:

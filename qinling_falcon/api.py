@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A resource with `open = True` is served without authentication. Path parameters whose names end in `_id` are UUIDs.
+# A resource whose operations name no policy is served without authentication. Path parameters whose names end in `_id`
+# are UUIDs.
 ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
     ("/", versions.Versions),
     ("/v1", versions.Versions),
@@ -50,9 +51,9 @@ ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
     ("/v1/functions/{function_id}/scale_down", function_workers.ScaleDown),
     ("/v1/functions/{function_id}/versions", function_versions.FunctionVersions),
     ("/v1/functions/{function_id}/versions/{version}", function_versions.OneVersion),
-    ("/v1/functions/{function_id}/versions/{version}/detach", function_workers.Detach),
-    ("/v1/functions/{function_id}/versions/{version}/scale_up", function_workers.ScaleUp),
-    ("/v1/functions/{function_id}/versions/{version}/scale_down", function_workers.ScaleDown),
+    ("/v1/functions/{function_id}/versions/{version}/detach", function_workers.DetachVersion),
+    ("/v1/functions/{function_id}/versions/{version}/scale_up", function_workers.ScaleUpVersion),
+    ("/v1/functions/{function_id}/versions/{version}/scale_down", function_workers.ScaleDownVersion),
     ("/v1/aliases", aliases.Aliases),
     ("/v1/aliases/{alias_name}", aliases.OneAlias),
     ("/v1/executions", executions.Executions),
@@ -78,16 +79,16 @@ class Api(falcon.App[Request, falcon.Response]):
 
 def create_app(services: Services) -> Api:
     """The application, on these collaborators."""
-    app = Api(
-        request_type=Request,
-        middleware=[RequestIds(), Caller(make_authenticator(services.settings), services.settings)],
-    )
+    caller = Caller(make_authenticator(services.settings, services.policy), services.policy, services.settings)
+    app = Api(request_type=Request, middleware=[RequestIds(), caller])
     app.resp_options.default_media_type = falcon.MEDIA_JSON
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _falcon_error)
     app.add_error_handler(QinlingError, _our_error)
-    for path, resource in ROUTES:
-        app.add_route(path, _with_head(resource(services)))
+    for path, make in ROUTES:
+        resource = _with_head(make(services))
+        caller.guard(resource)
+        app.add_route(path, resource)
     return app
 
 
@@ -112,6 +113,7 @@ def _with_head(resource: object) -> object:
 
 
 def _our_error(req: Request, resp: falcon.Response, error: QinlingError, params: dict[str, Any]) -> None:
+    resp.set_headers(error.headers)
     if error.retry_after_s is not None:
         resp.set_header("Retry-After", str(error.retry_after_s))
     if error.status >= 500:

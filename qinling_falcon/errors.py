@@ -19,9 +19,13 @@ class QinlingError(Exception):
         message: what was wrong and where, for the caller to read.
         errors: messages by field name, when the request's content is at fault.
         retry_after_s: seconds after which a retry makes sense (`Retry-After`).
+
+    Attributes:
+        headers: of the answer, beside those.
     """
 
     status: int = 500
+    headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, *, errors: FieldErrors | None = None, retry_after_s: int | None = None):
         super().__init__(message)
@@ -37,9 +41,18 @@ class BadRequest(QinlingError):
 
 
 class Unauthorized(QinlingError):
-    """Nobody, or nobody known, is calling."""
+    """Nobody, or nobody known, is calling.
+
+    Args:
+        message: why.
+        challenge: where a token can be had (`WWW-Authenticate`).
+    """
 
     status = 401
+
+    def __init__(self, message: str, *, challenge: str):
+        super().__init__(message)
+        self.headers = {"WWW-Authenticate": challenge}
 
 
 class Forbidden(QinlingError):
@@ -90,7 +103,13 @@ class NotSupported(QinlingError):
     status = 501
 
 
+class BadGateway(QinlingError):
+    """A neighbour (Swift, Keystone) has answered what makes no sense; nothing was lost."""
+
+    status = 502
+
+
 class Unavailable(QinlingError):
-    """No free worker in time, or a neighbour (Redis, database) is away; nothing was lost."""
+    """No free worker in time, or a neighbour (Redis, database, Keystone, Swift) is away; nothing was lost."""
 
     status = 503

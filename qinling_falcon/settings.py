@@ -33,8 +33,10 @@ class SettingsError(Exception):
     """A setting has a value that can't be used; the message names it."""
 
 
-def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high})
+def _setting(
+    default: Any, doc: str, *, low: float | None = None, high: float | None = None, secret: bool = False
+) -> Any:
+    return dataclasses.field(default=default, repr=not secret, metadata={"doc": doc, "low": low, "high": high})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +64,34 @@ class Settings:
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Lowest level that is logged.")
 
     # Who may call
-    auth_mode: Literal["noauth"] = _setting("noauth", "`noauth`: every caller is the admin of project `default`.")
+    auth_mode: Literal["noauth", "keystone"] = _setting(
+        "noauth", "`noauth`: every caller is the admin of project `default`. `keystone`: see docs/openstack.md."
+    )
     allow_remote_noauth: bool = _setting(False, "Let `noauth` listen beyond loopback.")
+    policy_file: Path | None = _setting(None, "YAML file of rules, in oslo.policy's syntax, instead of the defaults.")
+    token_cache_s: float = _setting(
+        60.0, "A token that Keystone has found good is believed for so long: until then a revoked one passes.",
+        low=0, high=3600,
+    )  # fmt: skip
+    token_cache_size: int = _setting(10_000, "Most tokens that a web process remembers.", low=1)
+    keystone_timeout_s: float = _setting(3.0, "Longest wait of a request for Keystone.", low=0.1, high=60)
+    www_authenticate_uri: str | None = _setting(None, "Keystone's URL for users. Unset: `OS_AUTH_URL`.")
+    function_auth_url: str | None = _setting(None, "Keystone's URL for functions. Unset: `OS_AUTH_URL`.")
+
+    # The service's own account in OpenStack, under the names that OpenStack's clients use
+    os_auth_url: str | None = _setting(None, "Keystone's URL for the service, such as `https://cloud:5000/v3`.")
+    os_username: str | None = _setting(None, "The service's user.")
+    os_password: str | None = _setting(None, "Its password.", secret=True)
+    os_project_name: str | None = _setting(None, "Its project.")
+    os_user_domain_name: str = _setting("Default", "The domain of that user.")
+    os_project_domain_name: str = _setting("Default", "The domain of that project.")
+    os_user_domain_id: str | None = _setting(None, "The domain of that user by id; counts more than its name.")
+    os_project_domain_id: str | None = _setting(None, "The domain of that project by id; counts more than its name.")
+    os_region_name: str | None = _setting(None, "Region whose endpoints are used. Unset: the catalogue's first.")
+    os_interface: Literal["public", "internal", "admin"] = _setting(
+        "public", "Which endpoints of the catalogue are used for Keystone and Swift."
+    )
+    os_cacert: Path | None = _setting(None, "Certificates of authorities that are believed beside the system's.")
 
     # The API
     public_endpoint: str | None = _setting(None, "Base URL that users see; unset: taken from each request's host.")
@@ -81,6 +109,14 @@ class Settings:
 
     # Functions
     max_package_size: int = _setting(51 * MIB, "Largest function package, as uploaded.", low=1024)
+    package_storage: Literal["local", "swift"] = _setting(
+        "local", "Where packages are kept: below `VAR_DIR`, or in the service's own account in Swift."
+    )
+    package_container: str = _setting("qinling-packages", "Container for packages in Swift; made when missing.")
+    swift_timeout_s: float = _setting(20.0, "Longest transfer of a package from or to Swift.", low=0.5, high=600)
+    swift_check_s: float = _setting(
+        10.0, "A call looks whether its function's object in Swift has changed, if nobody did for so long.", low=0
+    )
     max_unpacked_size: int = _setting(256 * MIB, "Largest function package, unpacked.", low=1024)
     max_package_files: int = _setting(10_000, "Most entries in a function package.", low=1)
     max_versions: int = _setting(10, "Most versions of a function.", low=1)
@@ -159,6 +195,15 @@ class Settings:
         if self.redis_url and not self.redis_url.startswith(_REDIS_SCHEMES):
             scheme = self.redis_url.partition(":")[0]
             raise SettingsError(f"REDIS_URL={scheme[:20]}:…: expected one of {', '.join(_REDIS_SCHEMES)}")
+        if self.auth_mode == "keystone" or self.package_storage == "swift":
+            why = "AUTH_MODE=keystone" if self.auth_mode == "keystone" else "PACKAGE_STORAGE=swift"
+            for name in ("os_auth_url", "os_username", "os_password", "os_project_name"):
+                if getattr(self, name) is None:
+                    raise SettingsError(f"{name.upper()} is unset: expected a value, for {why}")
+        for name in ("os_auth_url", "www_authenticate_uri", "function_auth_url"):
+            url = getattr(self, name)
+            if url is not None and not url.startswith(("http://", "https://")):
+                raise SettingsError(f"{name.upper()}={url}: expected an http:// or https:// URL")
         if self.auth_mode == "noauth" and not self.allow_remote_noauth and not is_loopback(self.host):
             raise SettingsError(
                 f"HOST={self.host}: expected a loopback address, for AUTH_MODE=noauth lets everybody in"

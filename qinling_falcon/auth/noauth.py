@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qinling_falcon.auth.identity import Identity
 from qinling_falcon.models.scope import Context
 
-_EVERYBODY = Context(project_id="default", is_admin=True)
+_EVERYBODY = Identity(Context(project_id="default", is_admin=True, roles=("admin",)))
 
 
 class NoAuth:
     """Lets everybody in; a token that a client sends all the same is ignored."""
 
-    def authenticate(self, environ: Mapping[str, Any]) -> Context:
+    def authenticate(self, environ: Mapping[str, Any]) -> Identity:
         """The admin of project `default`, whatever the request holds."""
         return _EVERYBODY

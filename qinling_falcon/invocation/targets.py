@@ -29,6 +29,15 @@ V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
+class SwiftSource:
+    """An object in Swift that a function's package is a copy of."""
+
+    container: str
+    object: str
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What is to run: one version of one function, with everything that a worker needs to load it.
 
@@ -40,6 +49,8 @@ class Target:
         cpu: millicores.
         timeout_s: seconds that one execution may take.
         generations: what the target was resolved under, for the lease script.
+        trust_id: by which the function gets an OpenStack session.
+        swift: where the object is that `package` is a copy of, and its etag; None: it is none's.
     """
 
     key: str
@@ -54,6 +65,8 @@ class Target:
     timeout_s: int
     generations: tuple[tuple[str, str], ...]
     image: str | None = None
+    trust_id: str | None = None
+    swift: SwiftSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +164,8 @@ class Resolver:
             memory_size=source.memory_size,
             timeout_s=source.timeout,
             generations=((what, generation),),
+            trust_id=function.trust_id,
+            swift=_swift_source(function),
         )
 
     def _read_alias(self, context: Context, name: str, what: str) -> _Meaning:
@@ -164,6 +179,11 @@ class Resolver:
 def alias_generation(project_id: str, name: str) -> str:
     """What the generation of an alias is called."""
     return f"alias:{len(project_id)}:{project_id}:{name}"  # both may hold colons
+
+
+def _swift_source(function: Function) -> SwiftSource | None:
+    where = function.code.get("swift")
+    return None if where is None else SwiftSource(where["container"], where["object"], function.source_etag)
 
 
 def _check_runtime(scope: Scope, source: Function | Version) -> None:

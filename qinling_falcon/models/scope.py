@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import peewee
 
-from qinling_falcon.errors import Forbidden
 from qinling_falcon.models.tables import Alias, Execution, Function, Job, Row, Runtime, Version, Webhook
 
 R = TypeVar("R", bound=Row)
@@ -15,10 +14,19 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The caller of one request: the project that owns what it makes, and whether it is an admin."""
+    """The caller of one request.
+
+    Attributes:
+        project_id: the project that owns what it makes.
+        is_admin: whether it sees the rows of all projects.
+        user_id: None: nobody known.
+        roles: its roles in the project.
+    """
 
     project_id: str
     is_admin: bool = False
+    user_id: str | None = None
+    roles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +80,8 @@ def scoped(context: Context, *, by_id: bool = False, all_projects: bool = False)
     Args:
         context: the caller.
         by_id: for rows that the caller names by id: an admin reaches those of all projects.
-        all_projects: for lists: those of all projects, which only an admin may ask for.
-
-    Raises:
-        Forbidden: `all_projects` by somebody else.
+        all_projects: for lists: those of all projects, for whom a policy lets see them.
     """
-    if all_projects and not context.is_admin:
-        raise Forbidden("Operation not allowed: only an admin may list all projects.")
     everything = all_projects or (by_id and context.is_admin)
     return Scope(None if everything else context.project_id)
 

@@ -107,7 +107,9 @@ class Function(Row):
     """Code, entry and limits: the mutable head, version 0.
 
     `digest` names what a worker loads: two rows with one digest load the same.
-    `package_key` is where the storage keeps the package.
+    `package_key` is where the storage keeps the package; of a function in Swift that
+    is a copy, and `source_etag` says of what. `trust_id` is Keystone's, by which the
+    function acts for the user who put the code in.
     """
 
     name = peewee.CharField(null=True)
@@ -122,9 +124,23 @@ class Function(Row):
     latest_version = peewee.IntegerField(default=0)
     digest = peewee.CharField(max_length=64)
     package_key = peewee.CharField(null=True)
+    source_etag = peewee.CharField(null=True)
+    trust_id = peewee.CharField(max_length=64, null=True)
 
     class Meta:
         table_name = "functions"
+
+
+class DoomedTrust(peewee.Model):
+    """A trust that no function uses any more; its row stays until Keystone has deleted it. No caller sees it."""
+
+    id = peewee.CharField(max_length=64, primary_key=True)
+    created_at: UtcTime[datetime.datetime] = UtcTime(default=clock.now)
+
+    class Meta:
+        database = database
+        legacy_table_names = False
+        table_name = "doomed_trusts"
 
 
 class Version(Row):

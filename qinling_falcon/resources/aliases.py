@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import falcon
 
-from qinling_falcon.auth.policy import enforce
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.invocation.targets import alias_generation
 from qinling_falcon.models import alias as aliases
@@ -13,6 +12,7 @@ from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.aliases import AliasCreate, AliasShown, AliasUpdate
@@ -26,19 +26,22 @@ class Aliases:
     """All aliases of a project."""
 
     def __init__(self, services: Services):
+        self._policy = services.policy
         self._settings = services.settings
 
+    @operation("function_alias:create")
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make an alias. It is one row: after a crash it is there or not."""
         values = _create.read(read_object(req, self._settings), lenient=req.reference_client)
         alias = aliases.create(req.caller, **values)
         created(req, resp, _shown.show(alias), _path(alias.name), self._settings.public_endpoint)
 
+    @operation("function_alias:get_all")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's aliases, or for an admin those of all."""
         all_projects = wants_all_projects(req)
         if all_projects:
-            enforce(req.caller, "function_alias:get_all:all_projects")
+            self._policy.enforce(req.caller, "function_alias:get_all:all_projects")
         params = list_params(req, self._settings, aliases.LISTS)
         found = page(scoped(req.caller, all_projects=all_projects).aliases(), aliases.LISTS, params)
         answer_page(req, resp, self._settings, "function_aliases", found, _shown)
@@ -51,10 +54,12 @@ class OneAlias:
         self._settings = services.settings
         self._pool = services.pool
 
+    @operation("function_alias:get")
     def on_get(self, req: Request, resp: falcon.Response, alias_name: str) -> None:
         """Show it."""
         answer(resp, _shown.show(aliases.get(req.caller, alias_name)))
 
+    @operation("function_alias:update")
     def on_put(self, req: Request, resp: falcon.Response, alias_name: str) -> None:
         """Change it; every call by its name that begins after the answer follows.
 
@@ -71,6 +76,7 @@ class OneAlias:
                 alias = aliases.update(req.caller, alias_name, changes)
         accepted(req, resp, _path(alias.name), self._settings.public_endpoint, _shown.show(alias))
 
+    @operation("function_alias:delete")
     def on_delete(self, req: Request, resp: falcon.Response, alias_name: str) -> None:
         """Delete it; a crash leaves what `on_put` leaves."""
         aliases.get(req.caller, alias_name)

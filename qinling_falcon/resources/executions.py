@@ -6,7 +6,6 @@ import time
 
 import falcon
 
-from qinling_falcon.auth.policy import enforce
 from qinling_falcon.errors import BadRequest, Conflict, NotFound, NotSupported
 from qinling_falcon.invocation.calls import Call, running
 from qinling_falcon.models import execution as executions
@@ -17,6 +16,7 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
 from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.executions import ExecutionCreate, ExecutionShown
@@ -29,9 +29,11 @@ class Executions:
     """All executions of a project."""
 
     def __init__(self, services: Services):
+        self._policy = services.policy
         self._services = services
         self._settings = services.settings
 
+    @operation("execution:create")
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Run a function and answer with its execution, which is durable by then.
 
@@ -58,11 +60,12 @@ class Executions:
         resp.set_header("Server-Timing", _server_timing(req, record))
         created(req, resp, _shown.show(record), f"/v1/executions/{record.id}", settings.public_endpoint)
 
+    @operation("execution:get_all")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's executions, or for an admin those of all."""
         all_projects = wants_all_projects(req)
         if all_projects:
-            enforce(req.caller, "execution:get_all:all_projects")
+            self._policy.enforce(req.caller, "execution:get_all:all_projects")
         params = list_params(req, self._settings, executions.LISTS)
         found = page(scoped(req.caller, all_projects=all_projects).executions(), executions.LISTS, params)
         answer_page(req, resp, self._settings, "executions", found, _shown)
@@ -74,6 +77,7 @@ class OneExecution:
     def __init__(self, services: Services):
         self._pool = services.pool
 
+    @operation("execution:get")
     def on_get(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
         """Show it; while it runs, most have no row yet, and the pool knows them."""
         try:
@@ -84,6 +88,7 @@ class OneExecution:
             execution = live if live is not None else executions.get(req.caller, execution_id)
         answer(resp, _shown.show(execution))
 
+    @operation("execution:delete")
     def on_delete(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
         """Delete its record.
 
@@ -105,6 +110,7 @@ class ExecutionLog:
     def __init__(self, services: Services):
         self._pool = services.pool
 
+    @operation("execution:get")
     def on_get(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
         """The log as text; empty while the execution runs."""
         try:

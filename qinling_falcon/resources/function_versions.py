@@ -15,6 +15,7 @@ from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.downloads import send_package, wants_download
 from qinling_falcon.resources.lists import answer_page, list_params
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.fields import LARGEST_NUMBER
@@ -31,6 +32,7 @@ class FunctionVersions:
     def __init__(self, services: Services):
         self._settings = services.settings
 
+    @operation("function_version:create")
     def on_post(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Make a version of the function as it is now. It shares the package, so that it is one row, there or not."""
         settings = self._settings
@@ -39,6 +41,7 @@ class FunctionVersions:
         path = f"/v1/functions/{function_id}/versions/{version.version_number}"
         created(req, resp, _shown.show(version), path, settings.public_endpoint)
 
+    @operation("function_version:get_all")
     def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """List them."""
         functions.get(req.caller, function_id)
@@ -53,6 +56,7 @@ class OneVersion:
     def __init__(self, services: Services):
         self._services = services
 
+    @operation("function_version:get")
     def on_get(self, req: Request, resp: falcon.Response, function_id: str, version: str) -> None:
         """Show it, or with `download` send its package."""
         row = versions.get(req.caller, function_id, parse_version(version))
@@ -61,6 +65,7 @@ class OneVersion:
         else:
             answer(resp, _shown.show(row))
 
+    @operation("function_version:delete")
     def on_delete(self, req: Request, resp: falcon.Response, function_id: str, version: str) -> None:
         """Delete it, with its workers; its executions stay.
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import falcon
 
-from qinling_falcon.auth.policy import enforce
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.models import function as functions
 from qinling_falcon.models import version as versions
@@ -14,6 +13,7 @@ from qinling_falcon.resources.answers import accepted
 from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.function_versions import parse_version
 from qinling_falcon.resources.lists import answer_list
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.function_versions import Scale, WorkerShown
@@ -35,9 +35,9 @@ class FunctionWorkers:
         self._settings = services.settings
         self._pool = services.pool
 
+    @operation("function_worker:get_all")
     def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """List those of version 0, or of `function_version`."""
-        enforce(req.caller, "function_worker:get_all")
         number = _version_asked_for(req)
         _find(req, function_id, number)
         workers = [_Worker(function_id, number, name) for name in self._pool.workers(function_id, number)]
@@ -45,21 +45,30 @@ class FunctionWorkers:
 
 
 class Detach:
-    """The function's workers go; a version of None is version 0, under a path of its own."""
+    """The function's workers go."""
 
     def __init__(self, services: Services):
         self._settings = services.settings
         self._pool = services.pool
 
-    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str | None = None) -> None:
+    @operation("function:detach")
+    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
         """End them, each after the call that it may have; the next call gets a fresh one.
 
         One script does it: after a crash it is done or not, and it can be asked for again.
         """
-        enforce(req.caller, _rule(version, "detach"))
         path = _named(req, function_id, version)
-        self._pool.drain(function_id, parse_version(version or "0"))
+        self._pool.drain(function_id, parse_version(version))
         accepted(req, resp, path, self._settings.public_endpoint)
+
+
+class DetachVersion(Detach):
+    """The same, for one version."""
+
+    @operation("function_version:detach")
+    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
+        """As for the function itself, which is version 0."""
+        super().on_post(req, resp, function_id, version)
 
 
 class ScaleUp:
@@ -70,13 +79,22 @@ class ScaleUp:
         self._scaler = services.scaler
         self._body = Scale(services.settings)
 
-    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str | None = None) -> None:
+    @operation("function:scale_up")
+    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
         """Add workers, which hold the function when the answer comes (see `Scaler.scale_up` for crashes)."""
-        enforce(req.caller, _rule(version, "scale_up"))
         values = self._body.read(read_object(req, self._settings), lenient=req.reference_client)
         path = _named(req, function_id, version)
-        self._scaler.scale_up(req.caller, function_id, parse_version(version or "0"), values["count"])
+        self._scaler.scale_up(req.caller, function_id, parse_version(version), values["count"])
         accepted(req, resp, path, self._settings.public_endpoint)
+
+
+class ScaleUpVersion(ScaleUp):
+    """The same, for one version."""
+
+    @operation("function_version:scale_up")
+    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
+        """As for the function itself, which is version 0."""
+        super().on_post(req, resp, function_id, version)
 
 
 class ScaleDown:
@@ -87,22 +105,27 @@ class ScaleDown:
         self._scaler = services.scaler
         self._body = Scale(services.settings)
 
-    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str | None = None) -> None:
+    @operation("function:scale_down")
+    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
         """End workers, but never the last one; one script does it."""
-        enforce(req.caller, _rule(version, "scale_down"))
         values = self._body.read(read_object(req, self._settings), lenient=req.reference_client)
         path = _named(req, function_id, version)
-        self._scaler.scale_down(function_id, parse_version(version or "0"), values["count"])
+        self._scaler.scale_down(function_id, parse_version(version), values["count"])
         accepted(req, resp, path, self._settings.public_endpoint)
 
 
-def _rule(version: str | None, act: str) -> str:
-    return f"function:{act}" if version is None else f"function_version:{act}"
+class ScaleDownVersion(ScaleDown):
+    """The same, for one version."""
+
+    @operation("function_version:scale_down")
+    def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
+        """As for the function itself, which is version 0."""
+        super().on_post(req, resp, function_id, version)
 
 
-def _named(req: Request, function_id: str, version: str | None) -> str:
+def _named(req: Request, function_id: str, version: str) -> str:
     """The path of what the request names, which is there; of version 0 the function's own."""
-    number = parse_version(version or "0")
+    number = parse_version(version)
     _find(req, function_id, number)
     path = f"/v1/functions/{function_id}"
     return f"{path}/versions/{number}" if number else path

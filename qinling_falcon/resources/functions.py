@@ -7,7 +7,6 @@ from typing import Any
 
 import falcon
 
-from qinling_falcon.auth.policy import enforce
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import function as functions
 from qinling_falcon.models.listing import page
@@ -17,6 +16,7 @@ from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.downloads import send_package, wants_download
 from qinling_falcon.resources.forms import read_upload
 from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.packages import changes_of, columns_of_new, taken_back
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
@@ -32,9 +32,11 @@ class Functions:
     """All functions of a project."""
 
     def __init__(self, services: Services):
+        self._policy = services.policy
         self._services = services
         self._create = FunctionCreate(services.settings)
 
+    @operation("function:create")
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a function of an uploaded package, or of an image.
 
@@ -51,12 +53,13 @@ class Functions:
         path = f"/v1/functions/{function.id}"
         created(req, resp, _made.show(function), path, services.settings.public_endpoint)
 
+    @operation("function:get_all")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's functions, or for an admin those of all."""
         settings = self._services.settings
         all_projects = wants_all_projects(req)
         if all_projects:
-            enforce(req.caller, "function:get_all:all_projects")
+            self._policy.enforce(req.caller, "function:get_all:all_projects")
         params = list_params(req, settings, functions.LISTS)
         found = page(scoped(req.caller, all_projects=all_projects).functions(), functions.LISTS, params)
         answer_page(req, resp, settings, "functions", found, _shown)
@@ -69,6 +72,7 @@ class OneFunction:
         self._services = services
         self._update = FunctionUpdate(services.settings)
 
+    @operation("function:get")
     def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Show it, or with `download` send its package."""
         function = functions.get(req.caller, function_id)
@@ -77,6 +81,7 @@ class OneFunction:
         else:
             answer(resp, _shown.show(function))
 
+    @operation("function:update")
     def on_put(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Change it. Calls that run go on with the old code; none that starts after the answer does.
 
@@ -104,6 +109,7 @@ class OneFunction:
                 function = functions.update(req.caller, function_id, changes).function
         answer(resp, _made.show(function))
 
+    @operation("function:delete")
     def on_delete(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Delete it, with its package and workers; its executions stay.
 

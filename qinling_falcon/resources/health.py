@@ -7,6 +7,7 @@ import falcon
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.observability.health import missing
 from qinling_falcon.resources.answers import answer
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 
@@ -14,11 +15,10 @@ from qinling_falcon.resources.services import Services
 class Liveness:
     """The process is up."""
 
-    open = True
-
     def __init__(self, services: Services):
         pass
 
+    @operation(None)
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """Answer, which says it."""
         answer(resp, {"status": "ok"})
@@ -27,11 +27,10 @@ class Liveness:
 class Readiness:
     """The process can serve: its neighbours answer."""
 
-    open = True
-
     def __init__(self, services: Services):
         self._checks = services.checks
 
+    @operation(None)
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """Ask the neighbours.
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import falcon
 
-from qinling_falcon.auth.policy import enforce
 from qinling_falcon.models import job as jobs
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
 from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.base import RequestSchema
@@ -28,18 +28,21 @@ class Jobs:
     """All jobs of a project."""
 
     def __init__(self, services: Services):
+        self._policy = services.policy
         self._settings = services.settings
 
+    @operation("job:create")
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a job. It is one row: after a crash it is there, and fires, or not."""
         job = jobs.create(req.caller, **_read(_create, req, self._settings))
         created(req, resp, _shown.show(job), f"/v1/jobs/{job.id}", self._settings.public_endpoint)
 
+    @operation("job:get_all")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's jobs, or for an admin those of all."""
         all_projects = wants_all_projects(req)
         if all_projects:
-            enforce(req.caller, "job:get_all:all_projects")
+            self._policy.enforce(req.caller, "job:get_all:all_projects")
         params = list_params(req, self._settings, jobs.LISTS)
         found = page(scoped(req.caller, all_projects=all_projects).jobs(), jobs.LISTS, params)
         answer_page(req, resp, self._settings, "jobs", found, _shown)
@@ -51,16 +54,19 @@ class OneJob:
     def __init__(self, services: Services):
         self._settings = services.settings
 
+    @operation("job:get")
     def on_get(self, req: Request, resp: falcon.Response, job_id: str) -> None:
         """Show it."""
         answer(resp, _shown.show(jobs.get(req.caller, job_id)))
 
+    @operation("job:update")
     def on_put(self, req: Request, resp: falcon.Response, job_id: str) -> None:
         """Change it. The change is one write: after a crash it is made or not."""
         changes = _read(_update, req, self._settings)
         job = jobs.update(req.caller, job_id, changes) if changes else jobs.get(req.caller, job_id)
         accepted(req, resp, f"/v1/jobs/{job_id}", self._settings.public_endpoint, _shown.show(job))
 
+    @operation("job:delete")
     def on_delete(self, req: Request, resp: falcon.Response, job_id: str) -> None:
         """Delete it, in one write; its executions stay."""
         jobs.delete(req.caller, job_id)

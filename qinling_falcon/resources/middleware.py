@@ -11,7 +11,9 @@ import falcon
 from marshmallow import ValidationError
 
 from qinling_falcon.auth.authenticator import Authenticator
+from qinling_falcon.auth.policy import Policy
 from qinling_falcon.errors import BadRequest
+from qinling_falcon.resources.operation import operations_of
 from qinling_falcon.resources.request import Request
 from qinling_falcon.schemas.fields import parse_uuid
 from qinling_falcon.schemas.strict_json import check_text
@@ -35,18 +37,31 @@ class RequestIds:
 
 
 class Caller:
-    """Finds out who is calling, once the route is known, and checks the ids in its path."""
+    """Finds out who is calling, and whether the policy lets them, once the route is known; checks ids in its path."""
 
-    def __init__(self, authenticator: Authenticator, settings: Settings):
+    def __init__(self, authenticator: Authenticator, policy: Policy, settings: Settings):
         self._authenticator = authenticator
+        self._policy = policy
+        self._rules: dict[object, dict[str, str]] = {}
         self._names_host = settings.public_endpoint is None
         self._reference_client = re.compile(settings.list_envelope_agents)
 
+    def guard(self, resource: object) -> None:
+        """Have the methods of a resource guarded by the policies that its operations name; others are open."""
+        operations = operations_of(resource)
+        rules = {method: found.rule for method, found in operations.items() if found.rule is not None}
+        if rules and rules.keys() != operations.keys():
+            raise TypeError(f"{type(resource).__name__}: all of its methods are open, or none")
+        if rules:
+            self._rules[resource] = rules
+
     def process_resource(self, req: Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
-        """Set `req.caller`, unless the resource is open to everybody.
+        """Set `req.identity` and `req.caller`, unless the resource is open to everybody.
 
         Raises:
             Unauthorized: nobody, or nobody known.
+            Forbidden: the policy doesn't let them.
+            Unavailable: nobody can be known at the moment.
             BadRequest: an id in the path is no UUID, or a name in it is text that can't be stored; or the host, which
                 answers name in their links, is none.
         """
@@ -54,8 +69,13 @@ class Caller:
             raise BadRequest("The Host header is not a host.")
         agent = req.env.get("HTTP_USER_AGENT")
         req.reference_client = agent is not None and self._reference_client.search(agent) is not None
-        if not getattr(resource, "open", False):
-            req.caller = self._authenticator.authenticate(req.env)
+        rules = self._rules.get(resource)
+        if rules is not None:
+            req.identity = self._authenticator.authenticate(req.env)
+            req.caller = req.identity.context
+            rule = rules.get(req.method)
+            if rule is not None:  # else Falcon answers 405, or OPTIONS
+                self._policy.enforce(req.caller, rule)
         for name, value in params.items():
             if name.endswith("_id"):
                 try:

@@ -11,6 +11,7 @@ import falcon
 from falcon.stream import BoundedStream
 from falcon.typing import ReadableIO
 
+from qinling_falcon.auth.identity import Identity
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.models.scope import Context
 
@@ -24,15 +25,17 @@ class Request(falcon.Request):
 
     Attributes:
         request_id: names the request in answers and logs; the client's own `X-Request-Id`, if it is sane.
-        caller: who sent it; set before any resource that is not open is called.
+        identity: who sent it; set before any resource that is not open is called.
+        caller: the context of `identity`.
         reference_client: sent by python-qinlingclient (or Horizon, by its means), which needs enveloped, unpaged
             lists, and sends fields that nobody reads.
         started: `time.perf_counter()` at its arrival.
     """
 
-    __slots__ = ("caller", "reference_client", "request_id", "started")
+    __slots__ = ("caller", "identity", "reference_client", "request_id", "started")
 
     request_id: str
+    identity: Identity
     caller: Context
     reference_client: bool
     started: float

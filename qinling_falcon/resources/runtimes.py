@@ -6,7 +6,6 @@ import contextlib
 
 import falcon
 
-from qinling_falcon.auth.policy import enforce
 from qinling_falcon.errors import NotFound, Unavailable
 from qinling_falcon.models import runtime as runtimes
 from qinling_falcon.models.listing import page
@@ -15,6 +14,7 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.lists import answer_page, list_params
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.runtimes import RuntimeCreate, RuntimeShown, RuntimeUpdate
@@ -30,19 +30,20 @@ class Runtimes:
     def __init__(self, services: Services):
         self._services = services
 
+    @operation("runtime:create")
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a runtime; the pool manager makes it available, or says why it can't.
 
         A crash after the row is written leaves a runtime in `creating`, which the
         manager's next pass finds.
         """
-        enforce(req.caller, "runtime:create")
         settings = self._services.settings
         values = _create.read(read_object(req, settings), lenient=req.reference_client)
         runtime = runtimes.create(req.caller, **values)
         _wake(self._services.pool)
         created(req, resp, _shown.show(runtime), f"/v1/runtimes/{runtime.id}", settings.public_endpoint)
 
+    @operation("runtime:get_all")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's own and the public runtimes."""
         settings = self._services.settings
@@ -57,13 +58,14 @@ class OneRuntime:
     def __init__(self, services: Services):
         self._services = services
 
+    @operation("runtime:get")
     def on_get(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
         """Show it."""
         answer(resp, _shown.show(runtimes.get(req.caller, runtime_id)))
 
+    @operation("runtime:update")
     def on_put(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
         """Change it. A new image is tried by the pool manager; until one of its workers answers, the old one serves."""
-        enforce(req.caller, "runtime:update")
         changes = _update.read(read_object(req, self._services.settings), lenient=req.reference_client)
         if not changes:
             runtime = runtimes.get(req.caller, runtime_id)
@@ -72,9 +74,9 @@ class OneRuntime:
             _wake(self._services.pool)
         answer(resp, _shown.show(runtime))
 
+    @operation("runtime:delete")
     def on_delete(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
         """Set it to `deleting`; the pool manager ends its workers and removes the row, also after a crash here."""
-        enforce(req.caller, "runtime:delete")
         runtimes.delete(req.caller, runtime_id)
         _wake(self._services.pool)
         resp.status = falcon.HTTP_204
@@ -86,13 +88,13 @@ class RuntimePool:
     def __init__(self, services: Services):
         self._pool = services.pool
 
+    @operation("runtime_pool:get_all")
     def on_get(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
         """Count its workers.
 
         Raises:
             NotFound: no such runtime, or it has no pool (yet).
         """
-        enforce(req.caller, "runtime_pool:get_all")
         runtimes.get(req.caller, runtime_id)
         capacity = self._pool.capacity(runtime_id)
         if capacity is None:

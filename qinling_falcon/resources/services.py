@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from qinling_falcon.auth.policy import Policy
 from qinling_falcon.invocation.invoker import Invoker
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.observability.health import Check
@@ -26,4 +27,5 @@ class Services:
     invoker: Invoker
     scaler: Scaler
     packages: PackageStore
+    policy: Policy
     checks: Mapping[str, Check] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import falcon
 
 from qinling_falcon.resources.answers import answer, base_url
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 
@@ -12,11 +13,10 @@ from qinling_falcon.resources.services import Services
 class Versions:
     """The versions of the API; there is one."""
 
-    open = True
-
     def __init__(self, services: Services):
         self._public_endpoint = services.settings.public_endpoint
 
+    @operation(None)
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """Name the version and where it is."""
         href = f"{base_url(req, self._public_endpoint)}/v1"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import falcon
 
-from qinling_falcon.auth.policy import enforce
 from qinling_falcon.models import webhook as webhooks
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, base_url, created
 from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.webhooks import WebhookCreate, WebhookShown, WebhookUpdate
@@ -24,8 +24,10 @@ class Webhooks:
     """All webhooks of a project."""
 
     def __init__(self, services: Services):
+        self._policy = services.policy
         self._settings = services.settings
 
+    @operation("webhook:create")
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a webhook. It is one row: after a crash it is there or not."""
         values = _create.read(read_object(req, self._settings), lenient=req.reference_client)
@@ -33,11 +35,12 @@ class Webhooks:
         body = _shown(req, self._settings).show(webhook)
         created(req, resp, body, f"/v1/webhooks/{webhook.id}", self._settings.public_endpoint)
 
+    @operation("webhook:get_all")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's webhooks, or for an admin those of all."""
         all_projects = wants_all_projects(req)
         if all_projects:
-            enforce(req.caller, "webhook:get_all:all_projects")
+            self._policy.enforce(req.caller, "webhook:get_all:all_projects")
         params = list_params(req, self._settings, webhooks.LISTS)
         found = page(scoped(req.caller, all_projects=all_projects).webhooks(), webhooks.LISTS, params)
         answer_page(req, resp, self._settings, "webhooks", found, _shown(req, self._settings))
@@ -49,10 +52,12 @@ class OneWebhook:
     def __init__(self, services: Services):
         self._settings = services.settings
 
+    @operation("webhook:get")
     def on_get(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
         """Show it."""
         answer(resp, _shown(req, self._settings).show(webhooks.get(req.caller, webhook_id)))
 
+    @operation("webhook:update")
     def on_put(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
         """Change it. The change is one write: after a crash it is made or not."""
         changes = _update.read(read_object(req, self._settings), lenient=req.reference_client)
@@ -60,6 +65,7 @@ class OneWebhook:
         body = _shown(req, self._settings).show(webhook)
         accepted(req, resp, f"/v1/webhooks/{webhook_id}", self._settings.public_endpoint, body)
 
+    @operation("webhook:delete")
     def on_delete(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
         """Delete it, in one write."""
         webhooks.delete(req.caller, webhook_id)

@@ -12,6 +12,8 @@ import pytest
 
 from qinling_falcon.api import create_app
 from qinling_falcon.auth import noauth
+from qinling_falcon.auth.identity import Identity
+from qinling_falcon.auth.policy import Policy
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
@@ -112,7 +114,8 @@ def invoker(pool: Pool) -> FakeInvoker:
 @pytest.fixture
 def services(connected: Settings, pool: Pool, invoker: FakeInvoker) -> Services:
     packages = LocalPackages.from_settings(connected)
-    return Services(connected, pool, invoker, Scaler(pool, Resolver(pool), packages, connected), packages)
+    scaler = Scaler(pool, Resolver(pool), packages, connected)
+    return Services(connected, pool, invoker, scaler, packages, Policy(connected.policy_file))
 
 
 @pytest.fixture
@@ -123,7 +126,7 @@ def client(services: Services) -> Client:
 @pytest.fixture
 def act_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Context], None]:
     """Lets requests come from another caller."""
-    return lambda context: monkeypatch.setattr(noauth, "_EVERYBODY", context)
+    return lambda context: monkeypatch.setattr(noauth, "_EVERYBODY", Identity(context))
 
 
 @pytest.fixture

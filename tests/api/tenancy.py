@@ -13,6 +13,7 @@ from unittest import mock
 from falcon import testing
 
 from qinling_falcon import api
+from qinling_falcon.auth.identity import Identity
 from qinling_falcon.invocation.calls import detail
 from qinling_falcon.invocation.targets import alias_generation
 from qinling_falcon.models import clock, database, runtime, tables
@@ -26,15 +27,15 @@ from tests.api.client import Client
 
 OWNER = Context("project-a")
 STRANGER = Context("project-b")
-ADMIN = Context("project-of-admins", is_admin=True)
+ADMIN = Context("project-of-admins", is_admin=True, roles=("admin",))
 CALLERS = {context.project_id: context for context in (OWNER, STRANGER, ADMIN)}
 
 
 class ByHeader:
     """Believes the header in which a test says who it is."""
 
-    def authenticate(self, environ: Mapping[str, Any]) -> Context:
-        return CALLERS[environ["HTTP_X_TEST_PROJECT"]]
+    def authenticate(self, environ: Mapping[str, Any]) -> Identity:
+        return Identity(CALLERS[environ["HTTP_X_TEST_PROJECT"]])
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class World:
     """A service whose two tenants and admins have the same things each."""
 
     def __init__(self, services: Services, registry: Registry):
-        with mock.patch.object(api, "make_authenticator", lambda settings: ByHeader()):
+        with mock.patch.object(api, "make_authenticator", lambda settings, policy: ByHeader()):
             self.client = Client(api.create_app(services), services.settings)
         self._services = services
         self._registry = registry

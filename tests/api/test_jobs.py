@@ -426,14 +426,15 @@ def test_other_projects_jobs_are_not_found_and_admins_only_see_them(
     act_as(Context("theirs"))
     assert client.simulate_get("/v1/jobs").json == []
     assert client.simulate_get("/v1/jobs?project_id=default").json == []
-    assert client.simulate_get("/v1/jobs?all_projects=true").json["faultstring"] == "Operation not allowed."
+    refused = client.simulate_get("/v1/jobs?all_projects=true").json["faultstring"]
+    assert refused == "Operation not allowed: job:get_all:all_projects."
     for method in ("GET", "PUT", "DELETE"):
         body = b'{"status": "cancelled"}' if method == "PUT" else b""
         assert_error(client.send(method, one, body), 404, "job")
     assert_error(client.send("PUT", one), 404, "job")
     assert_error(client.simulate_post("/v1/jobs", json=other), 404, "function_id")
 
-    act_as(Context("admins", is_admin=True))
+    act_as(Context("admins", is_admin=True, roles=("admin",)))
     assert client.simulate_get("/v1/jobs").json == []
     for query in ("all_projects=true", "project_id=default"):
         assert client.simulate_get("/v1/jobs", query_string=query).json == [made]

@@ -6,14 +6,17 @@ import dataclasses
 import io
 import json
 import logging
+import re
 import uuid
 from typing import Any
 
-import falcon
 import pytest
 
+from qinling_falcon import api
 from qinling_falcon.api import create_app
-from qinling_falcon.resources.request import Request
+from qinling_falcon.auth.identity import Identity
+from qinling_falcon.errors import Unauthorized
+from qinling_falcon.resources.operation import operations_of
 from qinling_falcon.resources.services import Services
 from tests.api.client import Client, assert_error
 from tests.api.fake_invoker import FakeInvoker
@@ -186,21 +189,20 @@ def with_checks(services: Services, **checks: Any) -> Services:
     return dataclasses.replace(services, checks=checks)
 
 
-def test_only_what_is_meant_to_be_open_is_open(services: Services) -> None:
-    """With an authenticator that lets nobody in, five paths answer."""
-    app = create_app(services)
-    closed = []
+OPEN = {"/", "/v1", "/healthz", "/readyz"}
 
+
+def test_only_what_is_meant_to_be_open_is_open(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     class Nobody:
-        def process_resource(self, req: Request, resp: falcon.Response, resource: object, params: object) -> None:
-            if not getattr(resource, "open", False):
-                closed.append(req.path)
+        def authenticate(self, environ: object) -> Identity:
+            raise Unauthorized("Nobody.", challenge="Test")
 
-    app.add_middleware(Nobody())
-    client = Client(app, services.settings)
-    for path in ("/", "/v1", "/healthz", "/readyz", "/v1/runtimes", "/v1/functions", "/v1/executions"):
-        client.simulate_get(path)
-    assert closed == ["/v1/runtimes", "/v1/functions", "/v1/executions"]
+    monkeypatch.setattr(api, "make_authenticator", lambda settings, policy: Nobody())
+    client = Client(create_app(services), services.settings)
+    for path, resource in api.ROUTES:
+        for method in operations_of(resource):
+            answer = client.simulate_request(method, re.sub(r"{\w+}", "x", path))
+            assert (answer.status_code == 401) == (path not in OPEN), f"{method} {path}"
 
 
 @pytest.mark.parametrize("host", ['evil.example/"><x', "a b", "user@host", "host:port", ""])

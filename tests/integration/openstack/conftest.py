@@ -1,0 +1,30 @@
+"""One Keystone and one Swift for all tests of this folder, which run one after another in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.openstack import START_TIMEOUT_S, Keystone, Swift, running_keystone, running_swift
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.xdist_group("openstack"))
+            item.add_marker(pytest.mark.timeout(START_TIMEOUT_S + 200))
+
+
+@pytest.fixture(scope="session")
+def keystone() -> Iterator[Keystone]:
+    with running_keystone() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def swift(keystone: Keystone) -> Iterator[Swift]:
+    with running_swift(keystone) as server:
+        yield server
