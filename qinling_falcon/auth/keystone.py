@@ -20,12 +20,12 @@ from qinling_falcon.auth.policy import Policy
 from qinling_falcon.auth.token_cache import Known, Question, Refused, TokenCache
 from qinling_falcon.errors import Forbidden, QinlingError, Unauthorized, Unavailable
 from qinling_falcon.models.scope import Context
+from qinling_falcon.openstack import OBJECT_STORE, credentials
 from qinling_falcon.settings import Settings
 
 log = logging.getLogger(__name__)
 
 SERVICE_TYPE = "function-engine"
-OBJECT_STORE = "object-store"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8190}")
 # As many as the connections that keystoneauth keeps.
 _MOST_AT_ONCE = 10
@@ -130,23 +130,6 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "http_request_max_retries": 0,
         "service_token_roles_required": True,
     }
-
-
-def credentials(settings: Settings) -> dict[str, Any]:
-    """The service's own user, as keystoneauth's `v3.Password` takes it. Ids of domains count more than names."""
-    account: dict[str, Any] = {
-        "auth_url": settings.os_auth_url,
-        "username": settings.os_username,
-        "password": settings.os_password,
-        "project_name": settings.os_project_name,
-    }
-    for whose in ("user", "project"):
-        domain_id = getattr(settings, f"os_{whose}_domain_id")
-        if domain_id is not None:
-            account[f"{whose}_domain_id"] = domain_id
-        else:
-            account[f"{whose}_domain_name"] = getattr(settings, f"os_{whose}_domain_name")
-    return account
 
 
 def _environ(question: Question) -> dict[str, Any]:
