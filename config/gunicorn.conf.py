@@ -9,12 +9,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qinling_falcon.auth.policy import Policy
 from qinling_falcon.observability.logs import EventFormatter
 from qinling_falcon.settings import SettingsError, get_settings
 from workers.run import linux
 
 try:
     _settings = get_settings()
+    if _settings.policy_file is not None:
+        Policy(_settings.policy_file)  # said here once, in one line, not by each worker that it stops
 except SettingsError as error:
     sys.exit(str(error))
 

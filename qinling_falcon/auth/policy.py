@@ -7,19 +7,16 @@ is held against, `%(project_id)s` and `%(user_id)s`, is the caller's own.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
 from oslo_config import cfg
 from oslo_policy import policy
 
+from qinling_falcon.auth import policy_file
 from qinling_falcon.errors import Forbidden
 from qinling_falcon.models.scope import Context
-from qinling_falcon.settings import SettingsError
 
 _ADMIN = "rule:context_is_admin"
 _OWNER = "rule:admin_or_owner"
@@ -76,8 +73,6 @@ RULES: Mapping[str, str] = {
 }
 """Every rule and its default, in the syntax of oslo.policy."""
 
-# What a check may look at.
-_KINDS = frozenset({"project_id", "role", "rule", "user_id"})
 _MOST_DECISIONS = 10_000
 
 
@@ -92,14 +87,10 @@ class Policy:
     """
 
     def __init__(self, path: Path | None):
-        logging.getLogger("oslo_policy").setLevel(logging.ERROR)  # what it warns of, `_check_file` refuses
         conf = cfg.ConfigOpts()
         conf([], project="qinling-falcon", default_config_files=[], default_config_dirs=[])
-        overrides = {} if path is None else _read_file(path)
-        rules = policy.Rules.from_dict(dict(RULES) | overrides)
+        rules = policy.Rules.from_dict(dict(RULES)) if path is None else policy_file.read(path, RULES)
         self._enforcer = policy.Enforcer(conf, rules=rules, use_conf=False)
-        if path is not None:
-            _check_file(path, overrides, rules, self._enforcer)
         self._decided: OrderedDict[tuple[Context, str], bool] = OrderedDict()
 
     def enforce(self, context: Context, rule: str) -> None:
@@ -108,13 +99,17 @@ class Policy:
         Raises:
             Forbidden: the rule doesn't hold for the caller.
         """
+        if not self.allows(context, rule):
+            raise Forbidden(f"Operation not allowed: {rule}.")
+
+    def allows(self, context: Context, rule: str) -> bool:
+        """Whether the rule holds for the caller."""
         allowed = self._decided.get((context, rule))
         if allowed is None:
             allowed = self._decided[context, rule] = self._decide(context, rule)
             if len(self._decided) > _MOST_DECISIONS:
                 self._decided.popitem(last=False)
-        if not allowed:
-            raise Forbidden(f"Operation not allowed: {rule}.")
+        return allowed
 
     def is_admin(self, context: Context) -> bool:
         """Whether the caller sees the rows of all projects."""
@@ -123,58 +118,3 @@ class Policy:
     def _decide(self, context: Context, rule: str) -> bool:
         target = {"project_id": context.project_id, "user_id": context.user_id}
         return bool(self._enforcer.enforce(rule, target, target | {"roles": list(context.roles)}))
-
-
-def _read_file(path: Path) -> dict[str, str]:
-    try:
-        found = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError(f"POLICY_FILE={path}: can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"POLICY_FILE={path}: expected YAML: {error}") from None
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise SettingsError(f"POLICY_FILE={path}: expected rules by name")
-    for name, text in found.items():
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise SettingsError(f"POLICY_FILE={path}: {name}: expected a rule as text, such as \"role:member\"")
-    return found
-
-
-def _check_file(path: Path, overrides: Mapping[str, str], rules: policy.Rules, enforcer: policy.Enforcer) -> None:
-    """Refuse what oslo.policy would take for 'nobody', or for nothing.
-
-    A name of the file's own is a part of other rules; when none uses it, it is a name that was misspelled.
-    """
-    used = {check.match for check in _parts(rules) if isinstance(check, policy.RuleCheck)}
-    for name, text in overrides.items():
-        if name not in RULES and name not in used:
-            raise SettingsError(f"POLICY_FILE={path}: {name}: there is no such rule")
-        if str(rules[name]) == "!" and text.strip() != "!":
-            raise SettingsError(f"POLICY_FILE={path}: {name}: {text!r} is no rule")
-    for name in used - rules.keys():
-        raise SettingsError(f"POLICY_FILE={path}: a rule names rule:{name}, which there is not")
-    if not enforcer.check_rules():
-        raise SettingsError(f"POLICY_FILE={path}: rules name one another in a circle")
-    for check in _parts(rules):
-        kind = getattr(check, "kind", "rule")
-        if kind not in _KINDS and not _is_literal(kind):
-            known = ", ".join(sorted(_KINDS))
-            raise SettingsError(f"POLICY_FILE={path}: {check}: expected one of {known} before the colon")
-
-
-def _is_literal(kind: object) -> bool:
-    """Whether the left side of a check is a value that is compared with a part of the target, as `'x':%(user_id)s`."""
-    return isinstance(kind, str) and (kind[:1] in "'\"" or kind in ("True", "False") or kind.isdigit())
-
-
-def _parts(rules: Mapping[str, Any]) -> Iterator[Any]:
-    """All checks in all rules."""
-    waiting = list(rules.values())
-    while waiting:
-        check = waiting.pop()
-        yield check
-        waiting += getattr(check, "rules", ())
-        if isinstance(check, policy.NotCheck):
-            waiting.append(check.rule)

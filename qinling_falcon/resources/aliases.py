@@ -11,7 +11,7 @@ from qinling_falcon.models.listing import page
 from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import read_object
-from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
 from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
@@ -39,10 +39,8 @@ class Aliases:
     @operation("function_alias:get_all")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's aliases, or for an admin those of all."""
-        all_projects = wants_all_projects(req)
-        if all_projects:
-            self._policy.enforce(req.caller, "function_alias:get_all:all_projects")
-        params = list_params(req, self._settings, aliases.LISTS)
+        all_projects = may_list_all(req, self._policy, "function_alias:get_all:all_projects")
+        params = list_params(req, self._settings, aliases.LISTS, all_projects=all_projects)
         found = page(scoped(req.caller, all_projects=all_projects).aliases(), aliases.LISTS, params)
         answer_page(req, resp, self._settings, "function_aliases", found, _shown)
 

@@ -15,7 +15,7 @@ from qinling_falcon.models.scope import Context, scoped
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
-from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
 from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
@@ -63,10 +63,8 @@ class Executions:
     @operation("execution:get_all")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's executions, or for an admin those of all."""
-        all_projects = wants_all_projects(req)
-        if all_projects:
-            self._policy.enforce(req.caller, "execution:get_all:all_projects")
-        params = list_params(req, self._settings, executions.LISTS)
+        all_projects = may_list_all(req, self._policy, "execution:get_all:all_projects")
+        params = list_params(req, self._settings, executions.LISTS, all_projects=all_projects)
         found = page(scoped(req.caller, all_projects=all_projects).executions(), executions.LISTS, params)
         answer_page(req, resp, self._settings, "executions", found, _shown)
 

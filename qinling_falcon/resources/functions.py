@@ -15,7 +15,7 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.downloads import send_package, wants_download
 from qinling_falcon.resources.forms import read_upload
-from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
 from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.packages import changes_of, columns_of_new, taken_back
 from qinling_falcon.resources.request import Request
@@ -57,10 +57,8 @@ class Functions:
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's functions, or for an admin those of all."""
         settings = self._services.settings
-        all_projects = wants_all_projects(req)
-        if all_projects:
-            self._policy.enforce(req.caller, "function:get_all:all_projects")
-        params = list_params(req, settings, functions.LISTS)
+        all_projects = may_list_all(req, self._policy, "function:get_all:all_projects")
+        params = list_params(req, settings, functions.LISTS, all_projects=all_projects)
         found = page(scoped(req.caller, all_projects=all_projects).functions(), functions.LISTS, params)
         answer_page(req, resp, settings, "functions", found, _shown)
 

@@ -11,7 +11,7 @@ from qinling_falcon.models.listing import page
 from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
-from qinling_falcon.resources.lists import answer_page, list_params, wants_all_projects
+from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
 from qinling_falcon.resources.operation import operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
@@ -40,10 +40,8 @@ class Jobs:
     @operation("job:get_all")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's jobs, or for an admin those of all."""
-        all_projects = wants_all_projects(req)
-        if all_projects:
-            self._policy.enforce(req.caller, "job:get_all:all_projects")
-        params = list_params(req, self._settings, jobs.LISTS)
+        all_projects = may_list_all(req, self._policy, "job:get_all:all_projects")
+        params = list_params(req, self._settings, jobs.LISTS, all_projects=all_projects)
         found = page(scoped(req.caller, all_projects=all_projects).jobs(), jobs.LISTS, params)
         answer_page(req, resp, self._settings, "jobs", found, _shown)
 

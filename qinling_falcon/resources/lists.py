@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import falcon
 
+from qinling_falcon.auth.policy import Policy
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.models.listing import ListParams, ListSpec, Page
 from qinling_falcon.resources.answers import JSON, answer, base_url, encode
@@ -28,8 +29,16 @@ _WHOLE = 256 * 1024
 _MOST_FILTERS = 50
 
 
-def list_params(req: Request, settings: Settings, spec: ListSpec[Any]) -> ListParams:
+def list_params(
+    req: Request, settings: Settings, spec: ListSpec[Any], *, all_projects: bool = False
+) -> ListParams:
     """What the query string of a list request asks for.
+
+    Args:
+        req: the request.
+        settings: bounds.
+        spec: what the list can be filtered by.
+        all_projects: rows of all projects are listed; then, and for admins, `project_id` filters.
 
     Raises:
         BadRequest: a parameter that can't be used.
@@ -39,7 +48,7 @@ def list_params(req: Request, settings: Settings, spec: ListSpec[Any]) -> ListPa
     filters = [(name, text) for name, text in pairs if name not in _PAGING and name not in _SCOPE]
     if req.reference_client:
         filters = [(name, text) for name, text in filters if name in spec.filters]
-    if "project_id" in req.params and req.caller.is_admin:
+    if "project_id" in req.params and (all_projects or req.caller.is_admin):
         filters += [(name, text) for name, text in pairs if name == "project_id"]
     if len(filters) > _MOST_FILTERS:
         raise BadRequest(f"There are {len(filters)} filters; at most {_MOST_FILTERS} can be given.")
@@ -52,17 +61,24 @@ def list_params(req: Request, settings: Settings, spec: ListSpec[Any]) -> ListPa
     )
 
 
-def wants_all_projects(req: Request) -> bool:
-    """Whether rows of other projects are asked for; whether they may be is for the policy to say.
+def may_list_all(req: Request, policy: Policy, rule: str) -> bool:
+    """Whether all projects' rows are listed: `all_projects` asks for them, and `project_id` where the policy lets it.
+
+    Args:
+        req: the request.
+        policy: decides.
+        rule: who may see rows of all projects.
 
     Raises:
         BadRequest: `all_projects` is neither true nor false.
+        Forbidden: it is true, and the policy doesn't let the caller.
     """
-    text = dict(_pairs(req)).get("all_projects", "false")
-    value = parse_flag(text)
-    if value is None:
+    asked = parse_flag(dict(_pairs(req)).get("all_projects", "false"))
+    if asked is None:
         raise BadRequest("all_projects must be true or false.", errors={"all_projects": ["Must be true or false."]})
-    return value or (req.caller.is_admin and "project_id" in req.params)
+    if asked:
+        policy.enforce(req.caller, rule)
+    return asked or ("project_id" in req.params and policy.allows(req.caller, rule))
 
 
 def answer_page(

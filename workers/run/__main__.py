@@ -34,6 +34,10 @@ def main() -> int:
     os.chdir(_ROOT)
     try:
         settings = Settings.from_env()
+        if settings.policy_file is not None:
+            from qinling_falcon.auth.policy import Policy  # a quarter of a second
+
+            Policy(settings.policy_file)  # web would not start
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 1
