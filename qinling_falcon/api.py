@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterable
@@ -79,7 +80,9 @@ class Api(falcon.App[Request, falcon.Response]):
 
 def create_app(services: Services) -> Api:
     """The application, on these collaborators."""
-    caller = Caller(make_authenticator(services.settings, services.policy), services.policy, services.settings)
+    authenticator = make_authenticator(services.settings, services.policy)
+    services = dataclasses.replace(services, checks={**services.checks, **authenticator.checks()})
+    caller = Caller(authenticator, services.policy, services.settings)
     app = Api(request_type=Request, middleware=[RequestIds(), caller])
     app.resp_options.default_media_type = falcon.MEDIA_JSON
     app.add_error_handler(Exception, _unexpected)

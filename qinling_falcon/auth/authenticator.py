@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.noauth import NoAuth
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.observability.health import Check
 from qinling_falcon.settings import Settings
 
 
@@ -22,6 +23,9 @@ class Authenticator(Protocol):
             Forbidden: the caller's token is of no project.
             Unavailable: whoever knows the callers doesn't answer.
         """
+
+    def checks(self) -> Mapping[str, Check]:
+        """What `GET /readyz` asks for it."""
 
 
 def make_authenticator(settings: Settings, policy: Policy) -> Authenticator:

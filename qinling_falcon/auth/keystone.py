@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
@@ -20,6 +21,7 @@ from qinling_falcon.auth.policy import Policy
 from qinling_falcon.auth.token_cache import Known, Question, Refused, TokenCache
 from qinling_falcon.errors import Forbidden, QinlingError, Unauthorized, Unavailable
 from qinling_falcon.models.scope import Context
+from qinling_falcon.observability.health import Check
 from qinling_falcon.openstack import OBJECT_STORE, credentials
 from qinling_falcon.settings import Settings
 
@@ -30,10 +32,15 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,8190}")
 # As many as the connections that keystoneauth keeps.
 _MOST_AT_ONCE = 10
 _ANSWER = "qinling_falcon.keystone"
+_NOBODYS = Question("nobody-s-token", "GET", "/readyz")
 
 
 class KeystoneAuth:
-    """Believes `X-Auth-Token`, when Keystone does."""
+    """Believes `X-Auth-Token`, when Keystone does.
+
+    Keystone is asked once when this is made, so that the log tells of wrong settings before anybody calls, and the
+    first caller does not wait for the service's own login.
+    """
 
     def __init__(self, settings: Settings, policy: Policy):
         self._policy = policy
@@ -42,10 +49,38 @@ class KeystoneAuth:
         self._interface = settings.os_interface
         self._challenge = f'Keystone uri="{settings.www_authenticate_uri or settings.os_auth_url}"'
         self._turn = BoundedSemaphore(_MOST_AT_ONCE)
-        self._protocol = AuthProtocol(_let_in, _configuration(settings))
+        self._configuration = _configuration(settings)
+        _hush()
+        self._protocol = _Protocol(_let_in, dict(self._configuration))
+        self._has_answered = False
         self._cache = TokenCache(
             self._ask, keep_s=settings.token_cache_s, size=settings.token_cache_size, wait_s=settings.keystone_timeout_s
         )
+        gevent.spawn(self._try)
+
+    def checks(self) -> dict[str, Check]:
+        """`keystone`: this process could ask Keystone about a token, now or ever.
+
+        A process with wrong settings gets no requests so. One that has asked stays ready while Keystone is away: the
+        tokens that it knows, webhooks and health go on, which they would not if all processes said that they can't.
+        """
+        return {"keystone": self.check}
+
+    def check(self) -> None:
+        """Have asked Keystone about a token once.
+
+        Raises:
+            Unavailable: it doesn't answer, or not as it should.
+        """
+        if not self._has_answered:
+            with contextlib.suppress(Unauthorized, Forbidden):
+                self._cache.find(_NOBODYS)
+
+    def _try(self) -> None:
+        try:
+            self.check()
+        except Unavailable:
+            log.error("Keystone can't be asked yet: see the line before; OS_* settings may be wrong")  # noqa: TRY400
 
     def authenticate(self, environ: Mapping[str, Any]) -> Identity:
         """The user and project of the request's token. Keystone is asked when nobody has for `TOKEN_CACHE_S`.
@@ -60,7 +95,10 @@ class KeystoneAuth:
             raise self._unauthorized("A token is needed: X-Auth-Token.")
         if not _TOKEN.fullmatch(token):
             raise self._unauthorized("X-Auth-Token is no token.")
-        known = self._cache.find(Question(token, environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        path = environ["PATH_INFO"]
+        if not path.isascii():  # as Falcon reads it
+            path = path.encode("latin-1").decode("utf-8", "replace")
+        known = self._cache.find(Question(token, environ["REQUEST_METHOD"], path))
         return Identity(known.context, token, known.object_store)
 
     def _ask(self, question: Question) -> Known | Refused:
@@ -71,17 +109,22 @@ class KeystoneAuth:
             with gevent.Timeout(self._timeout_s), self._turn:
                 for _ in self._protocol(environ, lambda status, headers, error=None: statuses.append(status)):
                     pass
+            answer = self._read(environ, statuses[-1])
         except gevent.Timeout:
             raise self._away(f"no answer within {self._timeout_s:g} s") from None
         except ClientException as error:
             raise self._away(f"{type(error).__name__}: {error}") from None
         except Exception as error:  # its answer was not what keystonemiddleware reckons with
-            log.exception("a token could not be validated")
-            raise self._away(type(error).__name__) from None
-        if statuses[-1].startswith("401"):
+            self._protocol = _Protocol(_let_in, dict(self._configuration))  # which may remember some of it
+            raise self._away(f"its answer can't be understood: {type(error).__name__}") from None
+        self._has_answered = True
+        return answer
+
+    def _read(self, environ: dict[str, Any], status: str) -> Known | Refused:
+        if status.startswith("401"):
             return Refused(lambda: self._unauthorized("Keystone does not know this token, or it has ended."))
         if _ANSWER not in environ:
-            raise self._away(f"keystonemiddleware answered {statuses[-1]}")
+            raise ClientException(f"keystonemiddleware answered {status}")
         return self._known(environ[_ANSWER])
 
     def _known(self, body: dict[str, Any]) -> Known | Refused:
@@ -108,6 +151,23 @@ class KeystoneAuth:
     def _away(self, reason: str) -> QinlingError:
         log.warning("Keystone can't be asked: %s", reason)
         return Unavailable("Keystone does not answer as it should; try again.", retry_after_s=1)
+
+
+class _Protocol(AuthProtocol):  # type: ignore[misc]
+    """Without redirects: tokens and the service's password go where the settings and the catalogue say."""
+
+    def _create_session(self, **arguments: Any) -> Any:
+        return super()._create_session(redirect=False, **arguments)
+
+
+def _hush() -> None:
+    """Silence keystonemiddleware's warnings, and debugging of the libraries below.
+
+    They repeat Keystone's answers, in which there are parts of tokens, and call options unknown that are used.
+    """
+    logging.getLogger("keystonemiddleware").setLevel(logging.ERROR)
+    for name in ("keystoneauth", "keystoneclient"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
@@ -137,7 +197,7 @@ def _environ(question: Question) -> dict[str, Any]:
     return {
         "REQUEST_METHOD": question.method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": question.path,
+        "PATH_INFO": question.path.encode().decode("latin-1"),
         "QUERY_STRING": "",
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "80",

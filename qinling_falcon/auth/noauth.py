@@ -7,6 +7,7 @@ from typing import Any
 
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.models.scope import Context
+from qinling_falcon.observability.health import Check
 
 _EVERYBODY = Identity(Context(project_id="default", is_admin=True, roles=("admin",)))
 
@@ -17,3 +18,7 @@ class NoAuth:
     def authenticate(self, environ: Mapping[str, Any]) -> Identity:
         """The admin of project `default`, whatever the request holds."""
         return _EVERYBODY
+
+    def checks(self) -> dict[str, Check]:
+        """None: there is nobody to ask."""
+        return {}

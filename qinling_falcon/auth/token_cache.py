@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import gevent
 
@@ -15,6 +16,8 @@ from qinling_falcon.errors import QinlingError, Unavailable
 from qinling_falcon.models.scope import Context
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 # A token that was refused won't become good; so short, because a refusal may have been about a moment.
 _REFUSED_S = 5.0
@@ -63,7 +66,8 @@ class TokenCache:
 
     Args:
         ask: asks about one token; may raise `Unavailable`.
-        keep_s: a good token is believed for so long after the question was sent, or until its end.
+        keep_s: a good token is believed for so long after the question was sent, or until its end. So a request is let
+            in by no answer to a question that was sent longer than this before it came.
         size: most tokens, good ones and refused ones each.
         wait_s: longest wait of a request for an answer.
     """
@@ -71,12 +75,12 @@ class TokenCache:
     def __init__(self, ask: Ask, *, keep_s: float, size: int, wait_s: float):
         self._ask = ask
         self._keep_s = keep_s
-        self._size = size
         self._wait_s = wait_s
-        # By hash, or where the answer holds for one method and path only, by those too.
-        self._good: OrderedDict[object, tuple[Known, float]] = OrderedDict()
-        self._refused: OrderedDict[object, tuple[Refused, float]] = OrderedDict()
-        self._asking: dict[bytes, gevent.Greenlet] = {}
+        self._good = _Memory[Known](size)
+        # Apart, and by the request too: one such token, sent to many paths, would drive out all others.
+        self._restricted = _Memory[Known](size)
+        self._refused = _Memory[Refused](size)
+        self._flights: dict[bytes, _Flight] = {}
 
     def find(self, question: Question) -> Known:
         """What is known of the token.
@@ -85,63 +89,104 @@ class TokenCache:
             Unauthorized, Forbidden: it is no good.
             Unavailable: whoever knows doesn't answer, or not in time.
         """
+        came = time.monotonic()
         name = hashlib.sha256(question.token.encode("ascii")).digest()
-        found: Known | Refused | None = self._remembered(name, question)
-        deadline = time.monotonic() + self._wait_s
-        while found is None:
-            flight = self._asking.get(name)
-            mine = flight is None
-            if flight is None:
-                # In a greenlet of its own: the request that asks may be ended while others wait for the answer.
-                flight = self._asking[name] = gevent.spawn(self._fly, name, question)
-            flight.join(max(0.0, deadline - time.monotonic()))
-            if not flight.ready():
-                raise Unavailable("The token could not be validated in time; try again.", retry_after_s=1)
-            answer = flight.value
-            if isinstance(answer, QinlingError):
-                raise type(answer)(answer.message, retry_after_s=answer.retry_after_s)
-            # What was asked for another request may hold for this one too; if not, this one asks for itself.
-            found = answer if mine else self._remembered(name, question)
+        found: Known | Refused | None = self._good.get(name, came)
+        if found is None:
+            found = self._find_out(name, question, came)
         if isinstance(found, Refused):
             raise found.error()
         return found
 
-    def _remembered(self, name: bytes, question: Question) -> Known | Refused | None:
-        now = time.monotonic()
-        good = self._good
-        kept = good.get(name)
-        if kept is not None and kept[1] > now:
-            good.move_to_end(name)
-            return kept[0]
-        narrow = (name, question.method, question.path)
-        kept = good.get(narrow)
-        if kept is not None and kept[1] > now:
-            good.move_to_end(narrow)
-            return kept[0]
-        refused = self._refused.get(narrow)
-        return refused[0] if refused is not None and refused[1] > now else None
-
-    def _fly(self, name: bytes, question: Question) -> Known | Refused | QinlingError:
-        """Ask, and remember; errors are values here, for one that goes up in a greenlet is printed."""
-        asked = time.monotonic()
-        narrow = (name, question.method, question.path)
-        try:
-            answer = self._ask(question)
-        except QinlingError as error:
-            return error
-        else:
-            if isinstance(answer, Refused):
-                _keep(self._refused, narrow, (answer, asked + _REFUSED_S), self._size)
-            else:
-                until = asked + min(self._keep_s, answer.left_s)
-                _keep(self._good, narrow if answer.restricted else name, (answer, until), self._size)
+    def _find_out(self, name: bytes, question: Question, came: float) -> Known | Refused:
+        narrow = _narrow(name, question)
+        found: Known | Refused | None = self._restricted.get(narrow, came) or self._refused.get(narrow, came)
+        if found is not None:
+            return found
+        flight = self._flight(name, question, came)
+        answer = self._wait(flight, came)
+        if flight.question == question or (isinstance(answer, Known) and not answer.restricted):
             return answer
+        # It holds for the other request alone; those that are like this one go on together.
+        return self._wait(self._flight(narrow, question, came), came)
+
+    def _flight(self, key: bytes, question: Question, came: float) -> _Flight:
+        """The question that is under way, if its answer will be new enough for a request that came then; or a new one.
+
+        In a greenlet of its own: the request that asks may be ended while others wait for the answer.
+        """
+        flight = self._flights.get(key)
+        if flight is None or came - flight.asked > self._keep_s:
+            flight = self._flights[key] = _Flight(question, time.monotonic())
+            flight.greenlet = gevent.spawn(self._fly, key, flight)
+        return flight
+
+    def _wait(self, flight: _Flight, came: float) -> Known | Refused:
+        flight.greenlet.join(max(0.0, came + self._wait_s - time.monotonic()))
+        if flight.answer is None:
+            raise Unavailable("The token could not be validated in time; try again.", retry_after_s=1)
+        if isinstance(flight.answer, Unavailable):  # anew for each, for an error that is raised collects tracebacks
+            raise Unavailable(flight.answer.message, retry_after_s=flight.answer.retry_after_s)
+        return flight.answer
+
+    def _fly(self, key: bytes, flight: _Flight) -> None:
+        """Ask, and remember; errors are values here, for one that goes up in a greenlet is printed."""
+        try:
+            answer = flight.answer = self._ask(flight.question)
+        except Unavailable as error:
+            flight.answer = error
+        except Exception:
+            log.exception("a token could not be asked about")
+            flight.answer = Unavailable("The token could not be validated; try again.", retry_after_s=1)
+        else:
+            name = hashlib.sha256(flight.question.token.encode("ascii")).digest()
+            narrow = _narrow(name, flight.question)
+            if isinstance(answer, Refused):
+                self._refused.put(narrow, answer, flight.asked + _REFUSED_S)
+            elif answer.restricted:
+                self._restricted.put(narrow, answer, flight.asked + min(self._keep_s, answer.left_s))
+            else:
+                self._good.put(name, answer, flight.asked + min(self._keep_s, answer.left_s))
         finally:
-            del self._asking[name]
+            if self._flights.get(key) is flight:
+                del self._flights[key]
 
 
-def _keep(kept: OrderedDict[object, T], key: object, value: T, size: int) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    if len(kept) > size:
-        kept.popitem(last=False)
+class _Flight:
+    """A question that is under way, sent at `asked`; `answer` is set when its greenlet has ended."""
+
+    greenlet: gevent.Greenlet
+
+    def __init__(self, question: Question, asked: float):
+        self.question = question
+        self.asked = asked
+        self.answer: Known | Refused | Unavailable | None = None
+
+
+class _Memory(Generic[T]):
+    """The answers that were used last, each until it ends."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._kept: OrderedDict[bytes, tuple[T, float]] = OrderedDict()
+
+    def get(self, key: bytes, now: float) -> T | None:
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        if kept[1] <= now:
+            del self._kept[key]
+            return None
+        self._kept.move_to_end(key)
+        return kept[0]
+
+    def put(self, key: bytes, value: T, until: float) -> None:
+        self._kept[key] = (value, until)
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+
+
+def _narrow(name: bytes, question: Question) -> bytes:
+    """The token with the method and path that it came with."""
+    return hashlib.sha256(b"%s %s %s" % (name, question.method.encode(), question.path.encode())).digest()

@@ -19,6 +19,7 @@ from qinling_falcon.invocation.targets import alias_generation
 from qinling_falcon.models import clock, database, runtime, tables
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
+from qinling_falcon.observability.health import Check
 from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.pool.leases import LeaseRequest
 from qinling_falcon.pool.registry import Registry
@@ -36,6 +37,9 @@ class ByHeader:
 
     def authenticate(self, environ: Mapping[str, Any]) -> Identity:
         return Identity(CALLERS[environ["HTTP_X_TEST_PROJECT"]])
+
+    def checks(self) -> dict[str, Check]:
+        return {}
 
 
 @dataclass(frozen=True)

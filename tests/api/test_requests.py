@@ -16,6 +16,7 @@ from qinling_falcon import api
 from qinling_falcon.api import create_app
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.errors import Unauthorized
+from qinling_falcon.observability.health import Check
 from qinling_falcon.resources.operation import operations_of
 from qinling_falcon.resources.services import Services
 from tests.api.client import Client, assert_error
@@ -196,6 +197,9 @@ def test_only_what_is_meant_to_be_open_is_open(services: Services, monkeypatch: 
     class Nobody:
         def authenticate(self, environ: object) -> Identity:
             raise Unauthorized("Nobody.", challenge="Test")
+
+        def checks(self) -> dict[str, Check]:
+            return {}
 
     monkeypatch.setattr(api, "make_authenticator", lambda settings, policy: Nobody())
     client = Client(create_app(services), services.settings)
