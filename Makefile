@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+# More workers than cores: most tests wait, for processes that start or stop.
+PYTEST_ARGS ?= -n 4 --dist loadgroup
 PIP_FLAGS := --disable-pip-version-check --quiet --no-input
 PIP := $(BIN)/python -m pip $(PIP_FLAGS)
 CLIENT_PIP := .client/bin/python -m pip $(PIP_FLAGS)
