@@ -12,8 +12,10 @@ import falcon
 
 from qinling_falcon.auth.authenticator import make_authenticator
 from qinling_falcon.errors import QinlingError
+from qinling_falcon.openapi.document import write
 from qinling_falcon.resources import (
     aliases,
+    documents,
     executions,
     function_versions,
     function_workers,
@@ -34,6 +36,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+class ApiDocument(documents.ApiDocument):
+    """The document of all routes, this one too."""
+
+    def __init__(self, services: Services):
+        super().__init__(lambda: write(ROUTES, services.settings))
+
+
 # A resource whose operations name no policy is served without authentication. Path parameters whose names end in `_id`
 # are UUIDs.
 ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
@@ -41,6 +51,9 @@ ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
     ("/v1", versions.Versions),
     ("/healthz", health.Liveness),
     ("/readyz", health.Readiness),
+    ("/openapi.json", ApiDocument),
+    ("/docs", documents.DocsPage),
+    ("/docs/{file_name}", documents.DocsFile),
     ("/v1/runtimes", runtimes.Runtimes),
     ("/v1/runtimes/{runtime_id}", runtimes.OneRuntime),
     ("/v1/runtimes/{runtime_id}/pool", runtimes.RuntimePool),

@@ -68,9 +68,18 @@ class NotFound(QinlingError):
 
 
 class MethodNotAllowed(QinlingError):
-    """The resource can't do this."""
+    """The resource can't do this.
+
+    Args:
+        message: why.
+        allowed: the methods that it has (`Allow`).
+    """
 
     status = 405
+
+    def __init__(self, message: str, *, allowed: str):
+        super().__init__(message)
+        self.headers = {"Allow": allowed}
 
 
 class Conflict(QinlingError):

@@ -12,7 +12,7 @@ from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
-from qinling_falcon.resources.operation import operation
+from qinling_falcon.resources.operation import accepts, lists, makes, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.aliases import AliasCreate, AliasShown, AliasUpdate
@@ -29,14 +29,17 @@ class Aliases:
         self._policy = services.policy
         self._settings = services.settings
 
-    @operation("function_alias:create")
+    @operation("function_alias:create", takes=AliasCreate, answers=makes(AliasShown), errors=(404, 409))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make an alias. It is one row: after a crash it is there or not."""
         values = _create.read(read_object(req, self._settings), lenient=req.reference_client)
         alias = aliases.create(req.caller, **values)
         created(req, resp, _shown.show(alias), _path(alias.name), self._settings.public_endpoint)
 
-    @operation("function_alias:get_all")
+    @operation(
+        "function_alias:get_all",
+        answers=lists("function_aliases", AliasShown, aliases.LISTS, all_projects=True),
+    )
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's aliases, or for an admin those of all."""
         all_projects = may_list_all(req, self._policy, "function_alias:get_all:all_projects")
@@ -52,14 +55,14 @@ class OneAlias:
         self._settings = services.settings
         self._pool = services.pool
 
-    @operation("function_alias:get")
+    @operation("function_alias:get", answers=shows(AliasShown))
     def on_get(self, req: Request, resp: falcon.Response, alias_name: str) -> None:
-        """Show it."""
+        """Show an alias."""
         answer(resp, _shown.show(aliases.get(req.caller, alias_name)))
 
-    @operation("function_alias:update")
+    @operation("function_alias:update", takes=AliasUpdate, answers=accepts(AliasShown))
     def on_put(self, req: Request, resp: falcon.Response, alias_name: str) -> None:
-        """Change it; every call by its name that begins after the answer follows.
+        """Change an alias; every call by its name that begins after the answer follows.
 
         A crash before the row is written changes nothing. After it, the mark of the change stands until it
         expires by itself, and until then nobody caches what the alias means.
@@ -76,7 +79,7 @@ class OneAlias:
 
     @operation("function_alias:delete")
     def on_delete(self, req: Request, resp: falcon.Response, alias_name: str) -> None:
-        """Delete it; a crash leaves what `on_put` leaves."""
+        """Delete an alias; a crash leaves what `on_put` leaves."""
         aliases.get(req.caller, alias_name)
         with self._pool.changing(alias_generation(req.caller.project_id, alias_name)):
             aliases.delete(req.caller, alias_name)

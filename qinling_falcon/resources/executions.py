@@ -16,7 +16,7 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
-from qinling_falcon.resources.operation import operation
+from qinling_falcon.resources.operation import lists, makes, operation, sends, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.executions import ExecutionCreate, ExecutionShown
@@ -33,7 +33,12 @@ class Executions:
         self._services = services
         self._settings = services.settings
 
-    @operation("execution:create")
+    @operation(
+        "execution:create",
+        takes=ExecutionCreate,
+        answers=makes(ExecutionShown, headers=("Server-Timing",)),
+        errors=(404, 409, 501, 502),
+    )
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Run a function and answer with its execution, which is durable by then.
 
@@ -60,7 +65,10 @@ class Executions:
         resp.set_header("Server-Timing", _server_timing(req, record))
         created(req, resp, _shown.show(record), f"/v1/executions/{record.id}", settings.public_endpoint)
 
-    @operation("execution:get_all")
+    @operation(
+        "execution:get_all",
+        answers=lists("executions", ExecutionShown, executions.LISTS, all_projects=True),
+    )
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's executions, or for an admin those of all."""
         all_projects = may_list_all(req, self._policy, "execution:get_all:all_projects")
@@ -75,9 +83,9 @@ class OneExecution:
     def __init__(self, services: Services):
         self._pool = services.pool
 
-    @operation("execution:get")
+    @operation("execution:get", answers=shows(ExecutionShown))
     def on_get(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
-        """Show it; while it runs, most have no row yet, and the pool knows them."""
+        """Show an execution; while it runs, most have no row yet, and the pool knows them."""
         try:
             execution: executions.Execution | ExecutionRecord = executions.get(req.caller, execution_id)
         except NotFound:
@@ -86,9 +94,9 @@ class OneExecution:
             execution = live if live is not None else executions.get(req.caller, execution_id)
         answer(resp, _shown.show(execution))
 
-    @operation("execution:delete")
+    @operation("execution:delete", errors=(409,))
     def on_delete(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
-        """Delete its record.
+        """Delete the record of an execution.
 
         Raises:
             Conflict: it is running.
@@ -108,9 +116,9 @@ class ExecutionLog:
     def __init__(self, services: Services):
         self._pool = services.pool
 
-    @operation("execution:get")
+    @operation("execution:get", answers=sends("text/plain"))
     def on_get(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
-        """The log as text; empty while the execution runs."""
+        """Send the log of an execution as text; empty while the execution runs."""
         try:
             log = executions.get_log(req.caller, execution_id)
         except NotFound:

@@ -13,9 +13,9 @@ from qinling_falcon.models import version as versions
 from qinling_falcon.models.listing import page
 from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.bodies import read_object
-from qinling_falcon.resources.downloads import send_package, wants_download
+from qinling_falcon.resources.downloads import DOWNLOAD, ZIP, send_package, wants_download
 from qinling_falcon.resources.lists import answer_page, list_params
-from qinling_falcon.resources.operation import operation
+from qinling_falcon.resources.operation import lists, makes, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.fields import LARGEST_NUMBER
@@ -24,6 +24,7 @@ from qinling_falcon.schemas.function_versions import VersionCreate, VersionShown
 _create = VersionCreate()
 _shown = VersionShown()
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+VERSION = {"type": "string", "pattern": f"^(?:{_NUMBER.pattern})$", "description": "Number of a version."}
 
 
 class FunctionVersions:
@@ -32,7 +33,7 @@ class FunctionVersions:
     def __init__(self, services: Services):
         self._settings = services.settings
 
-    @operation("function_version:create")
+    @operation("function_version:create", takes=VersionCreate, answers=makes(VersionShown))
     def on_post(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Make a version of the function as it is now. It shares the package, so that it is one row, there or not."""
         settings = self._settings
@@ -41,9 +42,9 @@ class FunctionVersions:
         path = f"/v1/functions/{function_id}/versions/{version.version_number}"
         created(req, resp, _shown.show(version), path, settings.public_endpoint)
 
-    @operation("function_version:get_all")
+    @operation("function_version:get_all", answers=lists("function_versions", VersionShown, versions.LISTS))
     def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
-        """List them."""
+        """List the versions of a function."""
         functions.get(req.caller, function_id)
         params = list_params(req, self._settings, versions.LISTS)
         found = page(versions.of(req.caller, function_id), versions.LISTS, params)
@@ -56,9 +57,9 @@ class OneVersion:
     def __init__(self, services: Services):
         self._services = services
 
-    @operation("function_version:get")
+    @operation("function_version:get", answers=shows(VersionShown, **ZIP), query=(DOWNLOAD,), errors=(405, 502))
     def on_get(self, req: Request, resp: falcon.Response, function_id: str, version: str) -> None:
-        """Show it, or with `download` send its package."""
+        """Show a version, or with `download` send its package."""
         row = versions.get(req.caller, function_id, parse_version(version))
         if wants_download(req):
             send_package(resp, self._services.packages, row, f"{function_id}_{row.version_number}.zip")
@@ -67,7 +68,7 @@ class OneVersion:
 
     @operation("function_version:delete")
     def on_delete(self, req: Request, resp: falcon.Response, function_id: str, version: str) -> None:
-        """Delete it, with its workers; its executions stay.
+        """Delete a version, with its workers; its executions stay.
 
         A crash after the row is gone leaves workers that nobody can lease, which end when they have been idle
         for long enough, and at most the package as an unnamed file, which the storage sweeps up.

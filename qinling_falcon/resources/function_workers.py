@@ -11,9 +11,9 @@ from qinling_falcon.models import function as functions
 from qinling_falcon.models import version as versions
 from qinling_falcon.resources.answers import accepted
 from qinling_falcon.resources.bodies import read_object
-from qinling_falcon.resources.function_versions import parse_version
+from qinling_falcon.resources.function_versions import VERSION, parse_version
 from qinling_falcon.resources.lists import answer_list
-from qinling_falcon.resources.operation import operation
+from qinling_falcon.resources.operation import accepts, lists, operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.function_versions import Scale, WorkerShown
@@ -35,9 +35,13 @@ class FunctionWorkers:
         self._settings = services.settings
         self._pool = services.pool
 
-    @operation("function_worker:get_all")
+    @operation(
+        "function_worker:get_all",
+        answers=lists("workers", WorkerShown, None),
+        query=(("function_version", VERSION),),
+    )
     def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
-        """List those of version 0, or of `function_version`."""
+        """List the workers of version 0, or of `function_version`."""
         number = _version_asked_for(req)
         _find(req, function_id, number)
         workers = [_Worker(function_id, number, name) for name in self._pool.workers(function_id, number)]
@@ -51,9 +55,9 @@ class Detach:
         self._settings = services.settings
         self._pool = services.pool
 
-    @operation("function:detach")
+    @operation("function:detach", answers=accepts())
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
-        """End them, each after the call that it may have; the next call gets a fresh one.
+        """End the workers of a function, each after the call that it may have; the next call gets a fresh one.
 
         One script does it: after a crash it is done or not, and it can be asked for again.
         """
@@ -65,9 +69,9 @@ class Detach:
 class DetachVersion(Detach):
     """The same, for one version."""
 
-    @operation("function_version:detach")
+    @operation("function_version:detach", answers=accepts())
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
-        """As for the function itself, which is version 0."""
+        """End the workers of a version, as those of the function itself, which is version 0."""
         super().on_post(req, resp, function_id, version)
 
 
@@ -79,7 +83,7 @@ class ScaleUp:
         self._scaler = services.scaler
         self._body = Scale(services.settings)
 
-    @operation("function:scale_up")
+    @operation("function:scale_up", takes=Scale, answers=accepts(), errors=(409, 501, 502))
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
         """Add workers, which hold the function when the answer comes (see `Scaler.scale_up` for crashes)."""
         values = self._body.read(read_object(req, self._settings), lenient=req.reference_client)
@@ -91,9 +95,9 @@ class ScaleUp:
 class ScaleUpVersion(ScaleUp):
     """The same, for one version."""
 
-    @operation("function_version:scale_up")
+    @operation("function_version:scale_up", takes=Scale, answers=accepts(), errors=(409, 501, 502))
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
-        """As for the function itself, which is version 0."""
+        """Add workers to a version, as to the function itself, which is version 0."""
         super().on_post(req, resp, function_id, version)
 
 
@@ -105,9 +109,9 @@ class ScaleDown:
         self._scaler = services.scaler
         self._body = Scale(services.settings)
 
-    @operation("function:scale_down")
+    @operation("function:scale_down", takes=Scale, answers=accepts())
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
-        """End workers, but never the last one; one script does it."""
+        """End workers of a function, but never the last one; one script does it."""
         values = self._body.read(read_object(req, self._settings), lenient=req.reference_client)
         path = _named(req, function_id, version)
         self._scaler.scale_down(function_id, parse_version(version), values["count"])
@@ -117,9 +121,9 @@ class ScaleDown:
 class ScaleDownVersion(ScaleDown):
     """The same, for one version."""
 
-    @operation("function_version:scale_down")
+    @operation("function_version:scale_down", takes=Scale, answers=accepts())
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
-        """As for the function itself, which is version 0."""
+        """End workers of a version, as those of the function itself, which is version 0."""
         super().on_post(req, resp, function_id, version)
 
 

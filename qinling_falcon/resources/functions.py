@@ -13,10 +13,10 @@ from qinling_falcon.models.listing import page
 from qinling_falcon.models.scope import scoped
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
-from qinling_falcon.resources.downloads import send_package, wants_download
+from qinling_falcon.resources.downloads import DOWNLOAD, ZIP, send_package, wants_download
 from qinling_falcon.resources.forms import read_upload
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
-from qinling_falcon.resources.operation import operation
+from qinling_falcon.resources.operation import lists, makes, operation, shows
 from qinling_falcon.resources.packages import changes_of, columns_of_new, taken_back
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
@@ -36,7 +36,7 @@ class Functions:
         self._services = services
         self._create = FunctionCreate(services.settings)
 
-    @operation("function:create")
+    @operation("function:create", takes=FunctionCreate, form=True, answers=makes(FunctionMade), errors=(404, 409, 502))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a function of an uploaded package, or of an image.
 
@@ -53,7 +53,10 @@ class Functions:
         path = f"/v1/functions/{function.id}"
         created(req, resp, _made.show(function), path, services.settings.public_endpoint)
 
-    @operation("function:get_all")
+    @operation(
+        "function:get_all",
+        answers=lists("functions", FunctionShown, functions.LISTS, all_projects=True),
+    )
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's functions, or for an admin those of all."""
         settings = self._services.settings
@@ -70,18 +73,18 @@ class OneFunction:
         self._services = services
         self._update = FunctionUpdate(services.settings)
 
-    @operation("function:get")
+    @operation("function:get", answers=shows(FunctionShown, **ZIP), query=(DOWNLOAD,), errors=(405, 502))
     def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
-        """Show it, or with `download` send its package."""
+        """Show a function, or with `download` send its package."""
         function = functions.get(req.caller, function_id)
         if wants_download(req):
             send_package(resp, self._services.packages, function, f"{function_id}.zip")
         else:
             answer(resp, _shown.show(function))
 
-    @operation("function:update")
+    @operation("function:update", takes=FunctionUpdate, form=True, answers=shows(FunctionMade), errors=(409, 502))
     def on_put(self, req: Request, resp: falcon.Response, function_id: str) -> None:
-        """Change it. Calls that run go on with the old code; none that starts after the answer does.
+        """Change a function. Calls that run go on with the old code; none that starts after the answer does.
 
         A crash before the row is written leaves an unnamed file at most. One after it
         leaves the change done, and the replaced package as an unnamed file: the
@@ -109,7 +112,7 @@ class OneFunction:
 
     @operation("function:delete")
     def on_delete(self, req: Request, resp: falcon.Response, function_id: str) -> None:
-        """Delete it, with its package and workers; its executions stay.
+        """Delete a function, with its package and workers; its executions stay.
 
         A crash after the row is gone leaves workers that nobody can lease, which end when they have been
         idle for long enough, and the package as an unnamed file, which the storage sweeps up.

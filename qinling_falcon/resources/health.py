@@ -7,9 +7,10 @@ import falcon
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.observability.health import missing
 from qinling_falcon.resources.answers import answer
-from qinling_falcon.resources.operation import operation
+from qinling_falcon.resources.operation import operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
+from qinling_falcon.schemas.service import HealthShown
 
 
 class Liveness:
@@ -18,9 +19,9 @@ class Liveness:
     def __init__(self, services: Services):
         pass
 
-    @operation(None)
+    @operation(None, answers=shows(HealthShown))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
-        """Answer, which says it."""
+        """Answer, which says that the process is up."""
         answer(resp, {"status": "ok"})
 
 
@@ -30,9 +31,9 @@ class Readiness:
     def __init__(self, services: Services):
         self._checks = services.checks
 
-    @operation(None)
+    @operation(None, answers=shows(HealthShown), errors=(503,))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
-        """Ask the neighbours.
+        """Ask whether the service's neighbours answer.
 
         Raises:
             Unavailable: naming those that don't answer.

@@ -12,7 +12,7 @@ from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
-from qinling_falcon.resources.operation import operation
+from qinling_falcon.resources.operation import accepts, lists, makes, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.base import RequestSchema
@@ -31,13 +31,13 @@ class Jobs:
         self._policy = services.policy
         self._settings = services.settings
 
-    @operation("job:create")
+    @operation("job:create", takes=JobCreate, answers=makes(JobShown), errors=(404,))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a job. It is one row: after a crash it is there, and fires, or not."""
         job = jobs.create(req.caller, **_read(_create, req, self._settings))
         created(req, resp, _shown.show(job), f"/v1/jobs/{job.id}", self._settings.public_endpoint)
 
-    @operation("job:get_all")
+    @operation("job:get_all", answers=lists("jobs", JobShown, jobs.LISTS, all_projects=True))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's jobs, or for an admin those of all."""
         all_projects = may_list_all(req, self._policy, "job:get_all:all_projects")
@@ -52,21 +52,21 @@ class OneJob:
     def __init__(self, services: Services):
         self._settings = services.settings
 
-    @operation("job:get")
+    @operation("job:get", answers=shows(JobShown))
     def on_get(self, req: Request, resp: falcon.Response, job_id: str) -> None:
-        """Show it."""
+        """Show a job."""
         answer(resp, _shown.show(jobs.get(req.caller, job_id)))
 
-    @operation("job:update")
+    @operation("job:update", takes=JobUpdate, answers=accepts(JobShown))
     def on_put(self, req: Request, resp: falcon.Response, job_id: str) -> None:
-        """Change it. The change is one write: after a crash it is made or not."""
+        """Change a job. The change is one write: after a crash it is made or not."""
         changes = _read(_update, req, self._settings)
         job = jobs.update(req.caller, job_id, changes) if changes else jobs.get(req.caller, job_id)
         accepted(req, resp, f"/v1/jobs/{job_id}", self._settings.public_endpoint, _shown.show(job))
 
     @operation("job:delete")
     def on_delete(self, req: Request, resp: falcon.Response, job_id: str) -> None:
-        """Delete it, in one write; its executions stay."""
+        """Delete a job, in one write; its executions stay."""
         jobs.delete(req.caller, job_id)
         resp.status = falcon.HTTP_204
 

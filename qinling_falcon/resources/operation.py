@@ -6,9 +6,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from marshmallow import Schema
+
+from qinling_falcon.models.listing import ListSpec
+from qinling_falcon.schemas.base import RequestSchema
+
 F = TypeVar("F", bound=Callable[..., None])
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an operation answers with when all goes well.
+
+    Attributes:
+        status: its code.
+        shows: the schema of its JSON, or of each row of a list; None: it has no JSON.
+        media_type: what else it may be; the empty text: nothing.
+        headers: names of those it has, beside `X-Request-Id`, which all have; all belong to the answer, always.
+        some_headers: those that it has at times.
+        envelope: of a list: its name in an envelope; else the empty text.
+        lists: of a list that has pages: what it can be filtered and sorted by.
+        all_projects: of a list: an admin can have the rows of all projects.
+        cached: a client that names what it has (`If-None-Match`) is told 304 if that is still so.
+    """
+
+    status: int = 204
+    shows: type[Schema] | None = None
+    media_type: str = ""
+    headers: tuple[str, ...] = ()
+    some_headers: tuple[str, ...] = ()
+    envelope: str = ""
+    lists: ListSpec[Any] | None = None
+    all_projects: bool = False
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +49,58 @@ class Operation:
 
     Attributes:
         rule: name of the policy that a caller must pass; None: it is open to everybody.
+        takes: what its body may hold; None: it has none.
+        form: the body may be a form as well, and have a package.
+        answers: what it answers with when all goes well.
+        errors: the statuses of its errors, beside those that follow from the rest (`openapi/errors.py`).
+        query: what its query string may hold, beside what lists have: names, and what they mean as JSON Schema.
     """
 
     rule: str | None
+    takes: type[RequestSchema] | None = None
+    form: bool = False
+    answers: Answer = Answer()
+    errors: tuple[int, ...] = ()
+    query: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
-def operation(rule: str | None) -> Callable[[F], F]:
-    """Mark a responder as an operation of the API."""
+def shows(schema: type[Schema], **more: Any) -> Answer:
+    """200, and what is there."""
+    return Answer(200, schema, **more)
+
+
+def makes(schema: type[Schema], **more: Any) -> Answer:
+    """201, what was made, and where it is."""
+    return Answer(201, schema, headers=("Location", *more.pop("headers", ())), **more)
+
+
+def accepts(schema: type[Schema] | None = None) -> Answer:
+    """202, what it is now, and where it is."""
+    return Answer(202, schema, headers=("Location",))
+
+
+def lists(envelope: str, schema: type[Schema], spec: ListSpec[Any] | None, *, all_projects: bool = False) -> Answer:
+    """200, and a list, with pages if it has a `spec`."""
+    links = ("Link",) if spec else ()
+    return Answer(200, schema, some_headers=links, envelope=envelope, lists=spec, all_projects=all_projects)
+
+
+def sends(media_type: str, *, cached: bool = False) -> Answer:
+    """200, and a file."""
+    return Answer(200, media_type=media_type, headers=("ETag", "Cache-Control") if cached else (), cached=cached)
+
+
+def operation(rule: str | None, **about: Any) -> Callable[[F], F]:
+    """Mark a responder as an operation of the API.
+
+    Args:
+        rule: the policy that guards it.
+        about: the other attributes of `Operation`.
+    """
+    marked = Operation(rule, **about)
 
     def mark(responder: F) -> F:
-        vars(responder)["operation"] = Operation(rule)
+        vars(responder)["operation"] = marked
         return responder
 
     return mark

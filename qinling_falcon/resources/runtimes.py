@@ -14,10 +14,10 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
 from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.lists import answer_page, list_params
-from qinling_falcon.resources.operation import operation
+from qinling_falcon.resources.operation import lists, makes, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
-from qinling_falcon.schemas.runtimes import RuntimeCreate, RuntimeShown, RuntimeUpdate
+from qinling_falcon.schemas.runtimes import PoolShown, RuntimeCreate, RuntimeShown, RuntimeUpdate
 
 _create = RuntimeCreate()
 _update = RuntimeUpdate()
@@ -30,7 +30,7 @@ class Runtimes:
     def __init__(self, services: Services):
         self._services = services
 
-    @operation("runtime:create")
+    @operation("runtime:create", takes=RuntimeCreate, answers=makes(RuntimeShown))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a runtime; the pool manager makes it available, or says why it can't.
 
@@ -43,7 +43,7 @@ class Runtimes:
         _wake(self._services.pool)
         created(req, resp, _shown.show(runtime), f"/v1/runtimes/{runtime.id}", settings.public_endpoint)
 
-    @operation("runtime:get_all")
+    @operation("runtime:get_all", answers=lists("runtimes", RuntimeShown, runtimes.LISTS))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's own and the public runtimes."""
         settings = self._services.settings
@@ -58,14 +58,14 @@ class OneRuntime:
     def __init__(self, services: Services):
         self._services = services
 
-    @operation("runtime:get")
+    @operation("runtime:get", answers=shows(RuntimeShown))
     def on_get(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
-        """Show it."""
+        """Show a runtime."""
         answer(resp, _shown.show(runtimes.get(req.caller, runtime_id)))
 
-    @operation("runtime:update")
+    @operation("runtime:update", takes=RuntimeUpdate, answers=shows(RuntimeShown), errors=(409,))
     def on_put(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
-        """Change it. A new image is tried by the pool manager; until one of its workers answers, the old one serves."""
+        """Change a runtime. A new image is tried by the pool manager; until one worker answers, the old one serves."""
         changes = _update.read(read_object(req, self._services.settings), lenient=req.reference_client)
         if not changes:
             runtime = runtimes.get(req.caller, runtime_id)
@@ -76,7 +76,7 @@ class OneRuntime:
 
     @operation("runtime:delete")
     def on_delete(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
-        """Set it to `deleting`; the pool manager ends its workers and removes the row, also after a crash here."""
+        """Set a runtime to `deleting`; the pool manager ends its workers, removes the row, also after a crash here."""
         runtimes.delete(req.caller, runtime_id)
         _wake(self._services.pool)
         resp.status = falcon.HTTP_204
@@ -88,9 +88,9 @@ class RuntimePool:
     def __init__(self, services: Services):
         self._pool = services.pool
 
-    @operation("runtime_pool:get_all")
+    @operation("runtime_pool:get_all", answers=shows(PoolShown))
     def on_get(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
-        """Count its workers.
+        """Count the workers of a runtime.
 
         Raises:
             NotFound: no such runtime, or it has no pool (yet).

@@ -10,7 +10,7 @@ from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, base_url, created
 from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
-from qinling_falcon.resources.operation import operation
+from qinling_falcon.resources.operation import accepts, lists, makes, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.webhooks import WebhookCreate, WebhookShown, WebhookUpdate
@@ -27,7 +27,7 @@ class Webhooks:
         self._policy = services.policy
         self._settings = services.settings
 
-    @operation("webhook:create")
+    @operation("webhook:create", takes=WebhookCreate, answers=makes(WebhookShown), errors=(404,))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a webhook. It is one row: after a crash it is there or not."""
         values = _create.read(read_object(req, self._settings), lenient=req.reference_client)
@@ -35,7 +35,7 @@ class Webhooks:
         body = _shown(req, self._settings).show(webhook)
         created(req, resp, body, f"/v1/webhooks/{webhook.id}", self._settings.public_endpoint)
 
-    @operation("webhook:get_all")
+    @operation("webhook:get_all", answers=lists("webhooks", WebhookShown, webhooks.LISTS, all_projects=True))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """List the project's webhooks, or for an admin those of all."""
         all_projects = may_list_all(req, self._policy, "webhook:get_all:all_projects")
@@ -50,14 +50,14 @@ class OneWebhook:
     def __init__(self, services: Services):
         self._settings = services.settings
 
-    @operation("webhook:get")
+    @operation("webhook:get", answers=shows(WebhookShown))
     def on_get(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
-        """Show it."""
+        """Show a webhook."""
         answer(resp, _shown(req, self._settings).show(webhooks.get(req.caller, webhook_id)))
 
-    @operation("webhook:update")
+    @operation("webhook:update", takes=WebhookUpdate, answers=accepts(WebhookShown))
     def on_put(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
-        """Change it. The change is one write: after a crash it is made or not."""
+        """Change a webhook. The change is one write: after a crash it is made or not."""
         changes = _update.read(read_object(req, self._settings), lenient=req.reference_client)
         webhook = webhooks.update(req.caller, webhook_id, changes) if changes else webhooks.get(req.caller, webhook_id)
         body = _shown(req, self._settings).show(webhook)
@@ -65,7 +65,7 @@ class OneWebhook:
 
     @operation("webhook:delete")
     def on_delete(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
-        """Delete it, in one write."""
+        """Delete a webhook, in one write."""
         webhooks.delete(req.caller, webhook_id)
         resp.status = falcon.HTTP_204
 

@@ -8,7 +8,7 @@ from typing import Any
 from marshmallow import ValidationError, fields, validates_schema
 
 from qinling_falcon.schemas.base import RequestSchema, Shown
-from qinling_falcon.schemas.fields import Id, Moment, Number, Text
+from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Id, Moment, Number, Plain, Text
 
 _UNSPEAKABLE = re.compile(r"[/\x00-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -76,12 +76,12 @@ class AliasUpdate(_AliasRequest):
 class AliasShown(Shown):
     """An alias in answers."""
 
-    id = fields.Raw()
-    name = fields.Raw()
-    function_id = fields.Raw()
-    function_version = fields.Raw()
-    description = fields.Raw()
+    id = Plain(UUID)
+    name = Plain(TEXT)
+    function_id = Plain(UUID)
+    function_version = Plain(NUMBER)
+    description = Plain(TEXT, null=True)
     routing = Routing()
-    project_id = fields.Raw()
+    project_id = Plain(TEXT)
     created_at = Moment()
     updated_at = Moment()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError
-from marshmallow.fields import Raw
 
 from qinling_falcon.errors import BadRequest
+from qinling_falcon.schemas.fields import Plain
 
 _UNKNOWN = "Unknown field."
 
@@ -53,8 +53,8 @@ class Shown(Schema):
 
     def __init__(self) -> None:
         super().__init__()
-        self._plain = [name for name, field in self.fields.items() if type(field) is Raw]
-        made = {name: field for name, field in self.fields.items() if type(field) is not Raw}
+        self._plain = [name for name, field in self.fields.items() if type(field) is Plain]
+        made = {name: field for name, field in self.fields.items() if type(field) is not Plain}
         self._made = [(name, field.attribute or name, field) for name, field in made.items()]
 
     def show(self, row: object) -> dict[str, Any]:

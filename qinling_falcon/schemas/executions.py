@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from marshmallow import ValidationError, fields
 
+from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.pool.leases import Cold
 from qinling_falcon.schemas.base import RequestSchema, Shown
-from qinling_falcon.schemas.fields import Flag, Id, Moment, Number, Text
+from qinling_falcon.schemas.fields import (
+    FLAG,
+    MILLISECONDS,
+    NUMBER,
+    TEXT,
+    UUID,
+    Flag,
+    Id,
+    Moment,
+    Number,
+    Plain,
+    Text,
+    one_of,
+)
+
+# What a call waited for: an idle worker, one that had to load the function, or one that had to start.
+_COLD: tuple[str, ...] = get_args(Cold)
 
 
 class Input(fields.Field[str]):
@@ -54,20 +72,20 @@ class ExecutionCreate(RequestSchema):
 class ExecutionShown(Shown):
     """An execution in answers."""
 
-    id = fields.Raw()
-    function_id = fields.Raw()
-    function_version = fields.Raw()
-    function_alias = fields.Raw()
-    description = fields.Raw()
-    input = fields.Raw()
-    result = fields.Raw()
-    status = fields.Raw()
-    status_reason = fields.Raw()
-    sync = fields.Raw()
-    source = fields.Raw()
-    cold = fields.Raw()
-    queued_ms = fields.Raw()
-    run_ms = fields.Raw()
-    project_id = fields.Raw()
+    id = Plain(UUID)
+    function_id = Plain(UUID)
+    function_version = Plain(NUMBER)
+    function_alias = Plain(TEXT, null=True)
+    description = Plain(TEXT, null=True)
+    input = Plain(TEXT, null=True)
+    result = Plain(TEXT, null=True)
+    status = Plain(one_of(ExecutionStatus))
+    status_reason = Plain(TEXT, null=True)
+    sync = Plain(FLAG)
+    source = Plain(TEXT)
+    cold = Plain(one_of(_COLD), null=True)
+    queued_ms = Plain(MILLISECONDS, null=True)
+    run_ms = Plain(MILLISECONDS, null=True)
+    project_id = Plain(TEXT)
     created_at = Moment()
     updated_at = Moment()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,12 +14,37 @@ from qinling_falcon.models.clock import read_time
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-_TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
-_FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
+TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
+FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
 # What every database holds in an INTEGER.
 LARGEST_NUMBER = 2**31 - 1
 # Times are reckoned with, and Python knows none after the year 9999.
 _LAST_YEAR = 9000
+
+
+UUID: Mapping[str, Any] = {"type": "string", "format": "uuid"}
+TEXT: Mapping[str, Any] = {"type": "string"}
+NUMBER: Mapping[str, Any] = {"type": "integer"}
+FLAG: Mapping[str, Any] = {"type": "boolean"}
+MILLISECONDS: Mapping[str, Any] = {"type": "number", "minimum": 0}
+
+
+def one_of(values: Iterable[str]) -> Mapping[str, Any]:
+    """Text that is one of `values`."""
+    return {"type": "string", "enum": [str(value) for value in values]}
+
+
+class Plain(fields.Raw):
+    """A value that answers show as it is.
+
+    Args:
+        kind: what it is, as JSON Schema; it says so in the API document, and nothing else.
+        null: it may be null.
+    """
+
+    def __init__(self, kind: Mapping[str, Any], *, null: bool = False):
+        super().__init__(allow_none=null)
+        self.kind = kind
 
 
 class Text(fields.Field[str]):
@@ -114,4 +140,4 @@ def parse_uuid(value: Any) -> str:
 def parse_flag(text: str) -> bool | None:
     """The truth value that `text` stands for; None: it stands for none."""
     word = text.lower()
-    return True if word in _TRUE else False if word in _FALSE else None
+    return True if word in TRUE else False if word in FALSE else None

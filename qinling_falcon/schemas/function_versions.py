@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from marshmallow import fields
-
 from qinling_falcon.schemas.base import RequestSchema, Shown
-from qinling_falcon.schemas.fields import Moment, Number, Text
+from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Moment, Number, Plain, Text
 from qinling_falcon.settings import Settings
 
 
@@ -18,12 +16,12 @@ class VersionCreate(RequestSchema):
 class VersionShown(Shown):
     """A version in answers."""
 
-    id = fields.Raw()
-    function_id = fields.Raw()
-    version_number = fields.Raw()
-    description = fields.Raw()
-    count = fields.Raw()
-    project_id = fields.Raw()
+    id = Plain(UUID)
+    function_id = Plain(UUID)
+    version_number = Plain(NUMBER)
+    description = Plain(TEXT, null=True)
+    count = Plain(NUMBER)
+    project_id = Plain(TEXT)
     created_at = Moment()
     updated_at = Moment()
 
@@ -40,6 +38,6 @@ class Scale(RequestSchema):
 class WorkerShown(Shown):
     """A worker of a function in answers."""
 
-    function_id = fields.Raw()
-    function_version = fields.Raw()
-    worker_name = fields.Raw()
+    function_id = Plain(UUID)
+    function_version = Plain(NUMBER)
+    worker_name = Plain(TEXT)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import ValidationError, fields, validates_schema
 
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.schemas.base import RequestSchema, Shown
-from qinling_falcon.schemas.fields import Id, JsonText, Moment, Number, Text
+from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Id, JsonText, Moment, Number, Plain, Text
 from qinling_falcon.schemas.strict_json import parse_json
 from qinling_falcon.settings import MIB, Settings
 
@@ -20,6 +21,40 @@ _OBJECT = frozenset({"container", "object"})
 _LONGEST_NAME = 1024
 _ENTRY = re.compile(r"[^\s/\\.]+(?:\.[^\s/\\.]+)+")
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_NAME = {"type": "string", "minLength": 1, "maxLength": _LONGEST_NAME}
+_SUM = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+# As answers show it.
+CODE: Mapping[str, Any] = {
+    "oneOf": [
+        {
+            "type": "object",
+            "properties": {"source": {"const": "package"}, "md5sum": _SUM},
+            "required": ["source", "md5sum"],
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "properties": {
+                "source": {"const": "swift"},
+                "md5sum": _SUM,
+                "swift": {
+                    "type": "object",
+                    "properties": {"container": _NAME, "object": _NAME},
+                    "required": ["container", "object"],
+                    "additionalProperties": False,
+                },
+            },
+            "required": ["source", "swift"],
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "properties": {"source": {"const": "image"}, "image": _NAME},
+            "required": ["source", "image"],
+            "additionalProperties": False,
+        },
+    ]
+}
 
 
 class Code(fields.Field[dict[str, Any]]):
@@ -66,10 +101,10 @@ class Limit(Number):
         super().__init__(lowest=getattr(settings, f"min_{kind}"), highest=getattr(settings, f"max_{kind}"), **kwargs)
         self._kind = kind.removesuffix("_size")
         self._unit = unit
-        self._step = step
+        self.step = step
 
     def _check(self, value: int) -> int:
-        value = -(-value // self._step) * self._step
+        value = -(-value // self.step) * self.step
         if not self.lowest <= value <= self.highest:
             raise ValidationError(
                 f"{self._kind} resource limitation not within the allowable range:"
@@ -140,18 +175,18 @@ class FunctionUpdate(_FunctionRequest):
 class FunctionShown(Shown):
     """A function in lists, and when it is asked for: `code` is JSON text."""
 
-    id = fields.Raw()
-    name = fields.Raw()
-    description = fields.Raw()
-    runtime_id = fields.Raw()
+    id = Plain(UUID)
+    name = Plain(TEXT, null=True)
+    description = Plain(TEXT, null=True)
+    runtime_id = Plain(UUID, null=True)
     code: fields.Field[Any] = JsonText()
-    entry = fields.Raw()
-    cpu = fields.Raw()
-    memory_size = fields.Raw()
-    timeout = fields.Raw()
-    count = fields.Raw()
-    latest_version = fields.Raw()
-    project_id = fields.Raw()
+    entry = Plain(TEXT, null=True)
+    cpu = Plain(NUMBER)
+    memory_size = Plain(NUMBER)
+    timeout = Plain(NUMBER)
+    count = Plain(NUMBER)
+    latest_version = Plain(NUMBER)
+    project_id = Plain(TEXT)
     created_at = Moment()
     updated_at = Moment()
 
@@ -159,7 +194,7 @@ class FunctionShown(Shown):
 class FunctionMade(FunctionShown):
     """A function that was just created or updated: `code` is an object."""
 
-    code = fields.Raw()
+    code = Plain(CODE)
 
 
 def _parse_name(member: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from qinling_falcon.models.cron import check_pattern
 from qinling_falcon.models.tables import JobStatus
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.executions import Input
-from qinling_falcon.schemas.fields import Moment, Number, Text
+from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Moment, Number, Plain, Text, one_of
 from qinling_falcon.schemas.targets import TargetRequired
 
 
@@ -29,7 +29,7 @@ class Pattern(Text):
 class Status(fields.Field[str]):
     """A state that users can put a job into. The reference spells one of them `canceled`."""
 
-    _known = {
+    known = {
         "running": JobStatus.RUNNING,
         "paused": JobStatus.PAUSED,
         "cancelled": JobStatus.CANCELLED,
@@ -37,7 +37,7 @@ class Status(fields.Field[str]):
     }
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        status = self._known.get(value) if isinstance(value, str) else None
+        status = self.known.get(value) if isinstance(value, str) else None
         if status is None:
             raise ValidationError("must be one of running, paused, cancelled.")
         return status.value
@@ -75,17 +75,17 @@ class JobUpdate(RequestSchema):
 class JobShown(Shown):
     """A job in answers."""
 
-    id = fields.Raw()
-    name = fields.Raw()
-    function_id = fields.Raw()
-    function_version = fields.Raw()
-    function_alias = fields.Raw()
-    function_input = fields.Raw()
-    pattern = fields.Raw()
-    count = fields.Raw()
-    status = fields.Raw()
+    id = Plain(UUID)
+    name = Plain(TEXT, null=True)
+    function_id = Plain(UUID, null=True)
+    function_version = Plain(NUMBER, null=True)
+    function_alias = Plain(TEXT, null=True)
+    function_input = Plain(TEXT, null=True)
+    pattern = Plain(TEXT, null=True)
+    count = Plain(NUMBER, null=True)
+    status = Plain(one_of(JobStatus))
     first_execution_time = Moment()
     next_execution_time = Moment()
-    project_id = fields.Raw()
+    project_id = Plain(TEXT)
     created_at = Moment()
     updated_at = Moment()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from marshmallow import fields
-
+from qinling_falcon.models.tables import RuntimeStatus
 from qinling_falcon.schemas.base import RequestSchema, Shown
-from qinling_falcon.schemas.fields import Flag, Moment, Text
+from qinling_falcon.schemas.fields import FLAG, NUMBER, TEXT, UUID, Flag, Moment, Plain, Text, one_of
 
 
 class RuntimeCreate(RequestSchema):
@@ -29,14 +28,28 @@ class RuntimeUpdate(RequestSchema):
 class RuntimeShown(Shown):
     """A runtime in answers."""
 
-    id = fields.Raw()
-    name = fields.Raw()
-    description = fields.Raw()
-    image = fields.Raw()
-    is_public = fields.Raw()
-    trusted = fields.Raw()
-    status = fields.Raw()
-    status_reason = fields.Raw()
-    project_id = fields.Raw()
+    id = Plain(UUID)
+    name = Plain(TEXT, null=True)
+    description = Plain(TEXT, null=True)
+    image = Plain(TEXT)
+    is_public = Plain(FLAG)
+    trusted = Plain(FLAG)
+    status = Plain(one_of(RuntimeStatus))
+    status_reason = Plain(TEXT, null=True)
+    project_id = Plain(TEXT)
     created_at = Moment()
     updated_at = Moment()
+
+
+class PoolShown(Shown):
+    """The warm pool of a runtime in answers."""
+
+    name = Plain(UUID)
+    capacity = Plain(
+        {
+            "type": "object",
+            "properties": {"total": NUMBER, "available": NUMBER},
+            "required": ["total", "available"],
+            "additionalProperties": False,
+        }
+    )

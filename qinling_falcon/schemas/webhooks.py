@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import fields
 
 from qinling_falcon.schemas.base import Shown
-from qinling_falcon.schemas.fields import Moment, Text
+from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Moment, Plain, Text
 from qinling_falcon.schemas.targets import TargetRequest, TargetRequired
 
 
@@ -38,13 +38,13 @@ class WebhookShown(Shown):
         base_url: the URL that the caller reaches this service by.
     """
 
-    id = fields.Raw()
-    function_id = fields.Raw()
-    function_version = fields.Raw()
-    function_alias = fields.Raw()
-    description = fields.Raw()
+    id = Plain(UUID)
+    function_id = Plain(UUID, null=True)
+    function_version = Plain(NUMBER, null=True)
+    function_alias = Plain(TEXT, null=True)
+    description = Plain(TEXT, null=True)
     webhook_url = InvokeUrl(attribute="id", dump_only=True)
-    project_id = fields.Raw()
+    project_id = Plain(TEXT)
     created_at = Moment()
     updated_at = Moment()
 

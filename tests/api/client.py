@@ -13,6 +13,7 @@ from falcon import testing
 from qinling_falcon.api import Api
 from qinling_falcon.models import runtime
 from qinling_falcon.settings import Settings
+from tests.openapi.promises import promises
 
 REFERENCE_CLIENT = {"User-Agent": "python-qinlingclient"}
 BOUNDARY = "a-boundary"
@@ -37,11 +38,18 @@ def multipart(parts: list[tuple[str, str | bytes]], *, end: bool = True) -> byte
 
 
 class Client(testing.TestClient):
-    """Sends requests to one app."""
+    """Sends requests to one app, and holds every answer against the API document."""
 
     def __init__(self, app: Api, settings: Settings):
         super().__init__(app)
         self.settings = settings
+        self._promises = promises(settings)
+
+    def simulate_request(self, *args: Any, **more: Any) -> Any:
+        answer = super().simulate_request(*args, **more)
+        method, path = (*args, *(more[name] for name in ("method", "path")[len(args) :] if name in more))[:2]
+        self._promises.check(method, path, answer.status_code, answer.headers, answer.content)
+        return answer
 
     def send(
         self, method: str, path: str, body: bytes = b"", content_type: str | None = "application/json", **more: Any

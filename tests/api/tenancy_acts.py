@@ -8,7 +8,10 @@ from typing import Any
 from tests.api.client import package
 from tests.api.tenancy import Act
 
-OPEN = {("GET", "/"), ("GET", "/v1"), ("GET", "/healthz"), ("GET", "/readyz")}
+OPEN = {
+    ("GET", path)
+    for path in ("/", "/v1", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file_name}")
+}
 """Served to everybody, and about no project."""
 
 LISTS: Mapping[str, str] = {

@@ -74,7 +74,7 @@ def test_on_postgresql_it_is_not_there_for_another_tenant_either(world: World) -
 
 def test_what_is_open_tells_of_no_project(world: World) -> None:
     for method, route in OPEN:
-        answer = world.client.simulate_request(method, route)
+        answer = world.client.simulate_request(method, route.format(file_name="start.js"))
         assert answer.status_code == 200, route
         assert not told(answer, world)
 

@@ -1,0 +1,154 @@
+"""An example of each request and answer. Tests hold them against their schemas, and look for those that are missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_FUNCTION = "0197a1c2-5b7e-7c41-8a53-6f1d20b9c7e4"
+_RUNTIME = "0197a1c0-11d2-7f0a-9c35-2e84b1d6a503"
+_WEBHOOK = "0197a1d4-7a90-7e12-b6f8-90c3d5e7f214"
+_NEW = {"project_id": "default", "created_at": "2026-03-02 09:15:00", "updated_at": None}
+_PACKAGE = {"source": "package", "md5sum": "5eb63bbbe01eeed093cb22bb8f5acdc3"}
+_LATEST = {"function_id": _FUNCTION, "function_version": 0, "function_alias": None}
+_SHOWN_FUNCTION = {
+    "id": _FUNCTION,
+    "name": "hello",
+    "description": "Greets whoever is named",
+    "runtime_id": _RUNTIME,
+    "entry": "main.main",
+    "cpu": 100,
+    "memory_size": 33554432,
+    "timeout": 5,
+    "count": 0,
+    "latest_version": 0,
+    **_NEW,
+}
+
+EXAMPLES: Mapping[str, Any] = {
+    "AliasCreate": {"name": "stable", "function_id": _FUNCTION, "function_version": 1, "routing": {"2": 0.1}},
+    "AliasUpdate": {"function_version": 2, "routing": {}},
+    "AliasShown": {
+        "id": "0197a1d0-3c44-7d0e-a1b2-c3d4e5f60718",
+        "name": "stable",
+        "function_id": _FUNCTION,
+        "function_version": 1,
+        "description": None,
+        "routing": {"2": 0.1},
+        **_NEW,
+    },
+    "ExecutionCreate": {"function_id": _FUNCTION, "input": {"name": "World"}},
+    "ExecutionShown": {
+        "id": "0197a1c9-90ab-7cde-8f01-23456789abcd",
+        **_LATEST,
+        "description": None,
+        "input": '{"name": "World"}',
+        "result": '{"duration": 0.012, "output": "Hello, World"}',
+        "status": "success",
+        "status_reason": None,
+        "sync": True,
+        "source": "api",
+        "cold": "none",
+        "queued_ms": 0.4,
+        "run_ms": 12.3,
+        **_NEW,
+        "updated_at": "2026-03-02 09:15:00",
+    },
+    "VersionCreate": {"description": "The one before the winter"},
+    "VersionShown": {
+        "id": "0197a1cc-0f1e-7d2c-bb3a-495867768594",
+        "function_id": _FUNCTION,
+        "version_number": 1,
+        "description": "The one before the winter",
+        "count": 0,
+        **_NEW,
+    },
+    "Scale": {"count": 2},
+    "WorkerShown": {"function_id": _FUNCTION, "function_version": 0, "worker_name": "w-6f1d20b9c7e4"},
+    "FunctionCreate": {
+        "name": "hello",
+        "description": "Greets whoever is named",
+        "code": {"source": "image", "image": "registry.example/hello:1"},
+        "timeout": 5,
+    },
+    "FunctionUpdate": {"description": "Greets whoever is named", "timeout": 10},
+    "FunctionShown": _SHOWN_FUNCTION | {"code": json.dumps(_PACKAGE)},
+    "FunctionMade": _SHOWN_FUNCTION | {"code": _PACKAGE},
+    "JobCreate": {
+        "name": "every night",
+        "function_id": _FUNCTION,
+        "function_input": {"name": "World"},
+        "pattern": "30 2 * * *",
+        "count": 10,
+    },
+    "JobUpdate": {"status": "paused"},
+    "JobShown": {
+        "id": "0197a1d8-55aa-7b66-8c77-d88e99f00a11",
+        "name": "every night",
+        **_LATEST,
+        "function_input": '{"name": "World"}',
+        "pattern": "30 2 * * *",
+        "count": 10,
+        "status": "running",
+        "first_execution_time": "2026-03-03 02:30:00",
+        "next_execution_time": "2026-03-03 02:30:00",
+        **_NEW,
+    },
+    "RuntimeCreate": {"image": "python3", "name": "Python 3", "description": "With the standard library"},
+    "RuntimeUpdate": {"image": "python3-new"},
+    "RuntimeShown": {
+        "id": _RUNTIME,
+        "name": "Python 3",
+        "description": "With the standard library",
+        "image": "python3",
+        "is_public": True,
+        "trusted": True,
+        "status": "available",
+        "status_reason": None,
+        **_NEW,
+    },
+    "PoolShown": {"name": _RUNTIME, "capacity": {"total": 5, "available": 3}},
+    "WebhookCreate": {"function_id": _FUNCTION, "description": "From the build server"},
+    "WebhookUpdate": {"function_alias": "stable"},
+    "WebhookShown": {
+        "id": _WEBHOOK,
+        **_LATEST,
+        "description": "From the build server",
+        "webhook_url": f"https://functions.example/v1/webhooks/{_WEBHOOK}/invoke",
+        **_NEW,
+    },
+    "VersionsShown": {
+        "versions": [
+            {
+                "status": "CURRENT",
+                "id": "v1.0",
+                "links": [{"href": "https://functions.example/v1", "target": "v1", "rel": "self"}],
+            }
+        ]
+    },
+    "HealthShown": {"status": "ok"},
+}
+
+FORMS: Mapping[str, Any] = {
+    "FunctionCreate": {"name": "hello", "runtime_id": _RUNTIME, "code": '{"source": "package"}', "entry": "main.main"},
+    "FunctionUpdate": {"entry": "main.other", "timeout": 10},
+}
+"""The same, as forms; the package is a file beside them."""
+
+MESSAGES: Mapping[int, str] = {
+    400: "Unknown field: colour.",
+    401: "The token is not valid.",
+    403: "Operation not allowed: runtime:create.",
+    404: f"Function {_FUNCTION} not found.",
+    405: f"Function {_FUNCTION} has no package to download.",
+    409: "Runtime is not available: it is creating.",
+    411: "An upload needs a Content-Length.",
+    413: "The request body is larger than 2097152 bytes.",
+    415: "Content-Type must be application/json, not text/plain.",
+    500: "Internal error; the log has it under request id req-4b1f0c52-9a0e-4f0e-8a35-1d2c3b4a5968.",
+    501: "sync: asynchronous executions are not supported yet.",
+    502: "The object could not be read from Swift.",
+    503: "No worker was free in time",
+}
+"""What `faultstring` may say, by status."""

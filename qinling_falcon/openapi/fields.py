@@ -1,0 +1,215 @@
+"""What the fields of the schemas are, as JSON Schema: all that the service takes, and nothing that it refuses."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+from marshmallow import Schema, fields
+
+from qinling_falcon.schemas.aliases import AliasName, Routing
+from qinling_falcon.schemas.base import Shown
+from qinling_falcon.schemas.executions import Input
+from qinling_falcon.schemas.fields import FALSE, TRUE, Flag, Id, JsonText, Moment, Number, Plain, Text
+from qinling_falcon.schemas.functions import CODE, Code, Entry, Limit
+from qinling_falcon.schemas.jobs import Pattern, Status
+from qinling_falcon.schemas.webhooks import InvokeUrl
+
+# Names of formats that JSON Schema doesn't know: the patterns say only what a pattern can.
+TIME, CRON, CODE_TEXT = "qinling-time", "cron", "qinling-code"
+_WRITTEN_TIME = (
+    r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?\s?([Zz]|[+\- ][0-9]{2}(:?[0-5][0-9])?)?)?\s*$"
+)
+_SHOWN_TIME = "^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$"
+_WHOLE_NUMBER = r"^\s*[+-]?[0-9]{1,18}\s*$"
+_ALIAS = r"^[^/\u0000-\u001f\u007f-\u009f]*$"
+_ENTRY = r"^[^\s/\\.]+(\.[^\s/\\.]+)+$"
+_SUM = "^[0-9a-fA-F]{32}$"
+
+
+def describe(field: fields.Field[Any], schema: Schema) -> dict[str, Any]:
+    """A field of `schema` as JSON Schema; in a request, null is a way not to give what need not be given."""
+    shown = isinstance(schema, Shown)
+    described = _shown(field) if shown else _taken(field)
+    return or_null(described) if (field.allow_none if shown else not field.required) else described
+
+
+def or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same, or null."""
+    if "anyOf" in schema:
+        return schema | {"anyOf": [*schema["anyOf"], {"type": "null"}]}
+    if "oneOf" in schema:
+        return schema | {"oneOf": [*schema["oneOf"], {"type": "null"}]}
+    if "type" not in schema:
+        return schema
+    nullable = schema | {"type": [schema["type"], "null"]}
+    if "enum" in schema:
+        nullable["enum"] = [*schema["enum"], None]
+    return nullable
+
+
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same, but never null."""
+    schema = {name: value for name, value in schema.items() if not (name == "default" and value is None)}
+    for word in ("anyOf", "oneOf"):
+        if word in schema:
+            schema[word] = [part for part in schema[word] if part != {"type": "null"}]
+    if isinstance(schema.get("type"), list):
+        (schema["type"],) = (name for name in schema["type"] if name != "null")
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    return schema
+
+
+def any_case(words: Iterable[str]) -> str:
+    """A pattern that matches the words, in small and large letters."""
+    letters = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in word) for word in sorted(words))
+    return f"^({'|'.join(letters)})$"
+
+
+@functools.singledispatch
+def _taken(field: fields.Field[Any]) -> dict[str, Any]:
+    raise TypeError(f"{type(field).__name__} is not described: add it to {__name__}")
+
+
+@_taken.register
+def _(field: Text) -> dict[str, Any]:
+    text: dict[str, Any] = {"type": "string", "maxLength": field.longest}
+    return text | {"minLength": field.shortest} if field.shortest else text
+
+
+@_taken.register
+def _(field: AliasName) -> dict[str, Any]:
+    return _text(field) | {"pattern": _ALIAS, "not": {"enum": [".", ".."]}}
+
+
+@_taken.register
+def _(field: Entry) -> dict[str, Any]:
+    return _text(field) | {"pattern": _ENTRY, "description": "`module.function`."}
+
+
+@_taken.register
+def _(field: Pattern) -> dict[str, Any]:
+    return _text(field) | {"format": CRON, "description": "A cron pattern of five fields, in UTC, that fires."}
+
+
+@_taken.register
+def _(field: Id) -> dict[str, Any]:
+    return {"type": "string", "format": "uuid"}
+
+
+@_taken.register
+def _(field: Number) -> dict[str, Any]:
+    return _number(field.lowest, field.highest)
+
+
+@_taken.register
+def _(field: Limit) -> dict[str, Any]:
+    """Values are rounded up to whole steps before they are compared."""
+    above = (-(-field.lowest // field.step) - 1) * field.step
+    return _number(above + 1, field.highest // field.step * field.step)
+
+
+@_taken.register
+def _(field: Flag) -> dict[str, Any]:
+    return {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": any_case(TRUE | FALSE)}]}
+
+
+@_taken.register
+def _(field: Moment) -> dict[str, Any]:
+    about = "UTC, or with an offset; as `2019-06-07 22:41:00` or in ISO 8601."
+    return {"type": "string", "format": TIME, "pattern": _WRITTEN_TIME, "description": about}
+
+
+@_taken.register
+def _(field: Input) -> dict[str, Any]:
+    return {"description": "Any text, or any JSON, which is taken as its text. An object is keyword arguments."}
+
+
+@_taken.register
+def _(field: Status) -> dict[str, Any]:
+    return {"type": "string", "enum": sorted(field.known)}
+
+
+@_taken.register
+def _(field: Routing) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "maxProperties": 1,
+        "patternProperties": {"^(0|[1-9][0-9]{0,8})$": {"type": "number", "minimum": 0, "maximum": 1}},
+        "additionalProperties": False,
+        "description": "The share of calls that go to one other version.",
+    }
+
+
+@_taken.register
+def _(field: Code) -> dict[str, Any]:
+    name = {"type": "string", "minLength": 1, "maxLength": 1024}
+    members = {"container": or_null(name), "object": or_null(name)}
+    swift = {"type": "object", "properties": members, "minProperties": 1, "additionalProperties": False}
+    kinds: dict[str, dict[str, Any]] = {
+        "package": {"md5sum": {"type": "string", "pattern": _SUM}},
+        "swift": {"md5sum": {"type": "string", "pattern": _SUM}, "swift": swift},
+        "image": {"image": name},
+    }
+    objects = [
+        {
+            "type": "object",
+            "properties": {"source": {"const": source}} | {k: or_null(member) for k, member in members.items()},
+            "required": ["source"],
+            "additionalProperties": False,
+        }
+        for source, members in kinds.items()
+    ]
+    return {"anyOf": [*objects, CODE_AS_TEXT]}
+
+
+CODE_AS_TEXT = {
+    "type": "string",
+    "format": CODE_TEXT,
+    "contentMediaType": "application/json",
+    "description": "The object, as JSON text.",
+}
+
+
+@functools.singledispatch
+def _shown(field: fields.Field[Any]) -> dict[str, Any]:
+    raise TypeError(f"{type(field).__name__} is not described: add it to {__name__}")
+
+
+@_shown.register
+def _(field: Plain) -> dict[str, Any]:
+    return dict(field.kind)
+
+
+@_shown.register
+def _(field: Moment) -> dict[str, Any]:
+    known = field.name in ("created_at", "first_execution_time", "next_execution_time")
+    moment = {"type": "string", "pattern": _SHOWN_TIME, "description": "UTC, in whole seconds."}
+    return moment if known else or_null(moment)
+
+
+@_shown.register
+def _(field: JsonText) -> dict[str, Any]:
+    return {"type": "string", "contentMediaType": "application/json", "contentSchema": dict(CODE)}
+
+
+@_shown.register
+def _(field: Routing) -> dict[str, Any]:
+    return or_null(_taken(field) | {"minProperties": 1})
+
+
+@_shown.register
+def _(field: InvokeUrl) -> dict[str, Any]:
+    return {"type": "string", "format": "uri"}
+
+
+def _text(field: Text) -> dict[str, Any]:
+    return _taken.dispatch(Text)(field)
+
+
+def _number(lowest: int, highest: int) -> dict[str, Any]:
+    number = {"type": "integer", "minimum": lowest, "maximum": highest}
+    return {"anyOf": [number, {"type": "string", "pattern": _WHOLE_NUMBER, "description": "The same, as text."}]}
