@@ -43,3 +43,10 @@ def test_wrong_value_is_refused_with_its_name_and_what_was_expected(environ: dic
 
 def test_noauth_listens_beyond_loopback_only_when_told_to() -> None:
     assert Settings.from_env({"HOST": "0.0.0.0", "ALLOW_REMOTE_NOAUTH": "true"}).host == "0.0.0.0"
+
+
+def test_keystone_may_listen_beyond_loopback() -> None:
+    account = {"OS_AUTH_URL": "http://k/v3", "OS_USERNAME": "u", "OS_PASSWORD": "p", "OS_PROJECT_NAME": "s"}
+    assert Settings.from_env(account | {"HOST": "0.0.0.0", "AUTH_MODE": "keystone"}).host == "0.0.0.0"
+    with pytest.raises(SettingsError, match=r"HOST=0\.0\.0\.0"):
+        Settings.from_env(account | {"HOST": "0.0.0.0", "AUTH_MODE": "noauth"})

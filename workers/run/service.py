@@ -21,6 +21,7 @@ from qinling_falcon.settings import Settings
 from workers.run import linux, valkey
 from workers.run.client import Api
 from workers.run.errors import StartError, Stopped
+from workers.run.runtimes import find_runtime
 from workers.run.signals import StopSignals
 from workers.run.supervision import Program, Supervisor, can_leash, read_procfile
 from workers.run.welcome import make_hello, welcome
@@ -149,9 +150,14 @@ class Service:
         for program in programs:
             self._supervisor.start_program(program.name)
         self._wait(self._api.ready, "the service", "web")
-        runtime_id = self._register_runtimes(wanted)
+        runtime_id = find_runtime(self._api, self._settings, wanted, self._wait)
         return welcome(
-            self._api.url, runtime_id, make_hello(self._var_dir), self._log_dir, self._settings.shutdown_grace_s
+            self._api.url,
+            runtime_id,
+            make_hello(self._var_dir),
+            self._log_dir,
+            self._settings.shutdown_grace_s,
+            tokens=self._settings.auth_mode == "keystone",
         )
 
     def _check_port(self) -> None:
@@ -196,32 +202,6 @@ class Service:
                 raise Stopped
         if self._release.returncode != 0:
             raise StartError(f"the database can't be prepared: `{release.command}` failed", log=release.name)
-
-    def _register_runtimes(self, wanted: Sequence[tuple[str, str]]) -> str:
-        """Register the local runtimes, as (name, image), that are missing; the id of one that works."""
-        known = {runtime["name"] for runtime in self._api.runtimes()}
-        for name, image in wanted:
-            if name not in known:
-                self._api.create_runtime(name, image)
-        names = [name for name, _ in wanted]
-
-        def settled() -> bool:
-            return all(row["status"] != "creating" for row in self._api.runtimes() if row["name"] in names)
-
-        self._wait(settled, "the runtimes", "pool")
-        rows = sorted(
-            (row for row in self._api.runtimes() if row["name"] in names), key=lambda row: names.index(row["name"])
-        )
-        for row in rows:
-            if row["status"] != "available":
-                reason = row.get("status_reason") or "see the log of pool"
-                print(f"Runtime {row['name']} is in status {row['status']}: {reason}", file=sys.stderr)
-        usable = [str(row["id"]) for row in rows if row["status"] == "available"]
-        if not usable:
-            raise StartError("no runtime is available", log="pool")
-        if self._settings.warm_workers:
-            self._wait(lambda: self._api.available_workers(usable[0]) > 0, "a warm worker", "pool")
-        return usable[0]
 
     def _wait(self, condition: Callable[[], bool], what: str, log: str) -> None:
         """Wait for `condition`; who dies again and again meanwhile, ends the start."""
