@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from typing import TYPE_CHECKING
 
 from qinling_falcon.api import Api, create_app
 from qinling_falcon.auth.policy import Policy
@@ -18,6 +19,9 @@ from qinling_falcon.resources.services import Services
 from qinling_falcon.settings import Settings, get_settings
 from qinling_falcon.storage.packages import LocalPackages
 
+if TYPE_CHECKING:
+    from qinling_falcon.auth.trusts import Trusts
+
 
 def build(settings: Settings) -> Api:
     """The application on its real collaborators. They connect when they are first used."""
@@ -27,11 +31,21 @@ def build(settings: Settings) -> Api:
     pool.start()
     packages = LocalPackages.from_settings(settings)
     resolver = Resolver(pool)
-    invoker = Invoker(pool, resolver, packages, settings)
+    trusts = _trusts(settings)
+    invoker = Invoker(pool, resolver, packages, settings, trusts)
     invoker.start()
     scaler = Scaler(pool, resolver, packages, settings)
     checks = {"redis": lambda: connection.call("PING"), "database": _ask_database}
-    return create_app(Services(settings, pool, invoker, scaler, packages, Policy(settings.policy_file), checks))
+    policy = Policy(settings.policy_file)
+    return create_app(Services(settings, pool, invoker, scaler, packages, policy, checks, trusts))
+
+
+def _trusts(settings: Settings) -> Trusts | None:
+    if settings.auth_mode != "keystone":
+        return None
+    from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
+
+    return Trusts(settings)
 
 
 def _ask_database() -> None:

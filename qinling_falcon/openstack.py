@@ -1,10 +1,13 @@
-"""The service's own account in OpenStack."""
+"""The service's own account in OpenStack, and where Swift is."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qinling_falcon.settings import Settings
+
+if TYPE_CHECKING:
+    from keystoneauth1.access import AccessInfo
 
 OBJECT_STORE = "object-store"
 
@@ -24,3 +27,11 @@ def credentials(settings: Settings) -> dict[str, Any]:
         else:
             account[f"{whose}_domain_name"] = getattr(settings, f"os_{whose}_domain_name")
     return account
+
+
+def object_store_url(access: AccessInfo, settings: Settings) -> str | None:
+    """The account of a token's project in Swift, by `OS_REGION_NAME` and `OS_INTERFACE`; None: there is none."""
+    urls = access.service_catalog.get_urls(
+        OBJECT_STORE, interface=settings.os_interface, region_name=settings.os_region_name
+    )
+    return urls[0] if urls else None

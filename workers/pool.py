@@ -49,6 +49,8 @@ def main() -> None:
     orchestrator = ProcessOrchestrator(settings)
     runtimes = Runtimes(registry, settings.warm_workers)
     gevent.spawn(_sweep, settings, LocalPackages.from_settings(settings))
+    if settings.auth_mode == "keystone":
+        gevent.spawn(_sweep_trusts, settings)
     Manager(registry, orchestrator, runtimes, settings, record_lost).run(stopping)
 
 
@@ -65,6 +67,22 @@ def _sweep(settings: Settings, packages: PackageStore) -> None:
             log.warning("nothing can be swept now: %s", error)
         except Exception:
             log.exception("a sweep failed")
+        gevent.sleep(_SWEEP_INTERVAL_S)
+
+
+def _sweep_trusts(settings: Settings) -> None:
+    """Delete, now and then, the trusts that are left: of functions that went while Keystone or their process did."""
+    from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
+
+    trusts = Trusts(settings)
+    while True:
+        try:
+            if gone := trusts.sweep():
+                log.info("deleted trusts of no function: %s", ", ".join(gone))
+        except Unavailable as error:
+            log.warning("no trusts can be swept now: %s", error)
+        except Exception:
+            log.exception("a sweep of trusts failed")
         gevent.sleep(_SWEEP_INTERVAL_S)
 
 

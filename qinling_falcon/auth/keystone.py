@@ -22,7 +22,7 @@ from qinling_falcon.auth.token_cache import Known, Question, Refused, TokenCache
 from qinling_falcon.errors import Forbidden, QinlingError, Unauthorized, Unavailable
 from qinling_falcon.models.scope import Context
 from qinling_falcon.observability.health import Check
-from qinling_falcon.openstack import OBJECT_STORE, credentials
+from qinling_falcon.openstack import credentials, object_store_url
 from qinling_falcon.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,9 +45,8 @@ class KeystoneAuth:
     def __init__(self, settings: Settings, policy: Policy):
         self._policy = policy
         self._timeout_s = settings.keystone_timeout_s
-        self._region = settings.os_region_name
-        self._interface = settings.os_interface
-        self._challenge = f'Keystone uri="{settings.www_authenticate_uri or settings.os_auth_url}"'
+        self._settings = settings
+        self._challenge = challenge(settings)
         self._turn = BoundedSemaphore(_MOST_AT_ONCE)
         self._configuration = _configuration(settings)
         _hush()
@@ -135,12 +134,10 @@ class KeystoneAuth:
         context = Context(project_id=access.project_id, user_id=access.user_id, roles=roles)
         if self._policy.is_admin(context):
             context = Context(context.project_id, True, context.user_id, context.roles)
-        catalog = access.service_catalog
-        urls = catalog.get_urls(OBJECT_STORE, interface=self._interface, region_name=self._region)
         credential = body["token"].get("application_credential") or {}
         return Known(
             context=context,
-            object_store=urls[0] if urls else None,
+            object_store=object_store_url(access, self._settings),
             left_s=0.0 if access.expires is None else access.expires.timestamp() - time.time(),
             restricted=credential.get("access_rules") is not None,
         )
@@ -190,6 +187,11 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "http_request_max_retries": 0,
         "service_token_roles_required": True,
     }
+
+
+def challenge(settings: Settings) -> str:
+    """Where users get tokens, for `WWW-Authenticate`."""
+    return f'Keystone uri="{settings.www_authenticate_uri or settings.os_auth_url}"'
 
 
 def _environ(question: Question) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import gevent
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.calls import TRIES, Call, began, detail, failed, finished, is_inline
+from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import NotSent, WorkerClient, WorkerLost
 from qinling_falcon.models import clock
@@ -36,13 +38,29 @@ _MOMENT_S = 1.0
 
 
 class Invoker:
-    """Runs calls on the warm pool."""
+    """Runs calls on the warm pool.
 
-    def __init__(self, pool: Pool, resolver: Resolver, packages: PackageStore, settings: Settings):
+    Args:
+        pool: gives workers.
+        resolver: says what is to run.
+        packages: its code.
+        settings: the limits.
+        sessions: of functions that have a trust; None: those run without one too.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        resolver: Resolver,
+        packages: PackageStore,
+        settings: Settings,
+        sessions: Sessions | None = None,
+    ):
         self._pool = pool
         self._resolver = resolver
         self._packages = packages
         self._settings = settings
+        self._sessions = sessions
         self._workers = WorkerClient()
         self._running: dict[str, tuple[float, ExecutionRecord]] = {}
 
@@ -69,6 +87,10 @@ class Invoker:
                 final = failed(begun, "functions from images run on Kubernetes, which this installation does not use")
                 record(final)
                 return final
+            # Before there is a lease: no worker waits for Keystone.
+            openstack = None
+            if target.trust_id is not None and self._sessions is not None:
+                openstack = self._sessions.session(target.trust_id)
             try:
                 request = lease_request(target, self._settings, execution_id, detail(begun), target.timeout_s)
                 lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
@@ -78,7 +100,7 @@ class Invoker:
                     break
                 continue  # somebody keeps changing it; that is no reason to give up
             try:
-                final, healthy = self._serve(lease, target, call, begun, arrived)
+                final, healthy = self._serve(lease, target, call, begun, arrived, openstack)
                 # Before the release: once the lease is gone, nothing but the record knows of this execution.
                 record(final)
             except NotSent as error:
@@ -108,7 +130,13 @@ class Invoker:
         return self._resolver.resolve(context, call.function_id, call.function_version)
 
     def _serve(
-        self, lease: Lease, target: Target, call: Call, begun: ExecutionRecord, arrived: float
+        self,
+        lease: Lease,
+        target: Target,
+        call: Call,
+        begun: ExecutionRecord,
+        arrived: float,
+        openstack: Mapping[str, str] | None,
     ) -> tuple[ExecutionRecord, bool]:
         """Call the leased worker; the final record, and whether the worker can serve on."""
         settings = self._settings
@@ -119,7 +147,7 @@ class Invoker:
         else:
             begin(begun)
         queued_ms = _milliseconds(arrived)
-        execution = {
+        execution: dict[str, Any] = {
             "token": lease.token,
             "execution_id": begun.id,
             "timeout_s": target.timeout_s,
@@ -132,6 +160,8 @@ class Invoker:
                 "timeout": target.timeout_s,
             },
         }
+        if openstack is not None:
+            execution["openstack"] = openstack  # a secret: it goes to the worker and nowhere else
         longest_s = target.timeout_s + settings.load_timeout_s + settings.lease_grace_s / 2
         try:
             answer = self._workers.execute(lease, execution, longest_s)

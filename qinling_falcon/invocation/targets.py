@@ -164,7 +164,7 @@ class Resolver:
             memory_size=source.memory_size,
             timeout_s=source.timeout,
             generations=((what, generation),),
-            trust_id=function.trust_id,
+            trust_id=source.trust_id,
             swift=_swift_source(function),
         )
 

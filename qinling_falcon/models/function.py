@@ -20,8 +20,9 @@ from qinling_falcon.models.references import check_function_unused, check_no_liv
 from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.scope import Context, project_of, scoped
 from qinling_falcon.models.tables import Function, RuntimeStatus, Version
+from qinling_falcon.models.trusts import doom
 
-__all__ = ["LISTS", "ROW_ONLY", "Function", "Updated", "create", "delete", "get", "update"]
+__all__ = ["LISTS", "ROW_ONLY", "VOUCHED", "Function", "Updated", "create", "delete", "get", "update"]
 
 LISTS = ListSpec(
     Function,
@@ -49,6 +50,8 @@ LISTS = ListSpec(
 
 # What a worker loads depends on these; a function in which one of them changes is another target.
 _LOADED = ("runtime_id", "code", "entry", "cpu", "memory_size")
+# Whoever changes one of these says what runs, and with whose rights.
+VOUCHED = frozenset({"runtime_id", "code", "entry", "package_key"})
 # These change the row only: nothing that runs, or is going to run, sees another function.
 ROW_ONLY = frozenset({"name", "description", "timeout"})
 
@@ -79,6 +82,7 @@ def create(
     memory_size: int,
     timeout: int,
     package_key: str | None,
+    trust_id: str | None = None,
     description: str | None = None,
     function_id: str | None = None,
     now: datetime.datetime | None = None,
@@ -105,6 +109,8 @@ def create(
         timeout=timeout,
         package_key=package_key,
     )
+    if trust_id is not None:
+        function.trust_id = trust_id
     function.digest = _digest(function)
 
     def write() -> None:
@@ -138,7 +144,7 @@ def update(
     Args:
         context: the caller.
         function_id: its id.
-        changes: among `name, description, timeout, runtime_id, code, entry, cpu, memory_size, package_key`.
+        changes: among `name, description, timeout, runtime_id, code, entry, cpu, memory_size, package_key, trust_id`.
         now: the time of the change.
 
     Raises:
@@ -156,12 +162,13 @@ def update(
         columns = dict(changes)
         if columns.get("runtime_id", function.runtime_id) != function.runtime_id:
             _check_runtime(context, columns["runtime_id"])
-        old_key, old_digest = function.package_key, function.digest
-        for name in _LOADED:
+        old_key, old_digest, old_trust = function.package_key, function.digest, function.trust_id
+        for name in (*_LOADED, "trust_id"):
             if name in columns:
                 setattr(function, name, columns[name])
         columns |= {"digest": _digest(function), "updated_at": now or clock.now()}
         change(function, columns)
+        doom({old_trust} - {function.trust_id})
         replaced = {old_key} - {function.package_key}
         return Updated(function, function.digest != old_digest or bool(replaced), unused(replaced))
 
@@ -185,8 +192,10 @@ def delete(context: Context, function_id: str) -> set[str]:
         check_function_unused(function)
         versions = project_of(function).versions().where(Version.function_id == function_id)
         keys = {function.package_key, *(version.package_key for version in versions)}
+        trusts = {function.trust_id, *(version.trust_id for version in versions)}
         Version.delete().where(Version.function_id == function_id).execute()
         Function.delete().where(Function.id == function_id).execute()
+        doom(trusts)
         return unused(keys)
 
     return transact(write)
@@ -200,6 +209,11 @@ def _check_runtime(context: Context, runtime_id: str) -> None:
 
 
 def _digest(function: Function) -> str:
-    """A name for what a worker loads: another package, entry, limit or runtime gives another name."""
+    """A name for what a worker loads: another package, entry, limit or runtime gives another name.
+
+    So does another trust, for a function may keep a session in its worker's memory.
+    """
     loaded = [getattr(function, name) for name in _LOADED]
+    if function.trust_id is not None:
+        loaded.append(function.trust_id)
     return hashlib.sha256(json.dumps(loaded, sort_keys=True).encode()).hexdigest()

@@ -109,7 +109,7 @@ class Function(Row):
     `digest` names what a worker loads: two rows with one digest load the same.
     `package_key` is where the storage keeps the package; of a function in Swift that
     is a copy, and `source_etag` says of what. `trust_id` is Keystone's, by which the
-    function acts for the user who put the code in.
+    function acts for the user who put the code in; null: it has no session.
     """
 
     name = peewee.CharField(null=True)
@@ -146,7 +146,8 @@ class DoomedTrust(peewee.Model):
 class Version(Row):
     """A snapshot of a function, with a number that is never used again.
 
-    Its package may be the function's own, and other versions': see `package_keys`.
+    Its package may be the function's own, and other versions': see `package_keys`. So may its trust, which is of
+    whoever put this version's code in, whatever the function has become since: see `trusts`.
     """
 
     function_id = peewee.CharField(max_length=36)
@@ -161,6 +162,7 @@ class Version(Row):
     count = peewee.BigIntegerField(default=0)
     digest = peewee.CharField(max_length=64)
     package_key = peewee.CharField()
+    trust_id = peewee.CharField(max_length=64, null=True)
 
     class Meta:
         table_name = "function_versions"

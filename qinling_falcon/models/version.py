@@ -17,6 +17,7 @@ from qinling_falcon.models.references import check_version_unused, version_of
 from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.scope import Context, project_of, scoped
 from qinling_falcon.models.tables import Version
+from qinling_falcon.models.trusts import doom
 
 __all__ = ["LISTS", "Version", "create", "delete", "get", "of"]
 
@@ -41,7 +42,7 @@ LISTS = ListSpec(
 )
 
 # What a version fixes; it is made when one of these is another than in the latest version.
-_FIXED = ("runtime_id", "code", "entry", "cpu", "memory_size", "timeout", "digest", "package_key")
+_FIXED = ("runtime_id", "code", "entry", "cpu", "memory_size", "timeout", "digest", "package_key", "trust_id")
 
 
 def create(
@@ -125,6 +126,7 @@ def delete(context: Context, function_id: str, number: int) -> set[str]:
         check_owner(context, version, "delete")
         check_version_unused(version)
         Version.delete().where(Version.id == version.id).execute()
+        doom({version.trust_id})
         return unused({version.package_key})
 
     return transact(write)

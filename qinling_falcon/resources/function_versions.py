@@ -18,6 +18,7 @@ from qinling_falcon.resources.lists import answer_page, list_params
 from qinling_falcon.resources.operation import lists, makes, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
+from qinling_falcon.resources.vouching import sweep_trusts
 from qinling_falcon.schemas.fields import LARGEST_NUMBER
 from qinling_falcon.schemas.function_versions import VersionCreate, VersionShown
 
@@ -71,7 +72,7 @@ class OneVersion:
         """Delete a version, with its workers; its executions stay.
 
         A crash after the row is gone leaves workers that nobody can lease, which end when they have been idle
-        for long enough, and at most the package as an unnamed file, which the storage sweeps up.
+        for long enough, at most the package as an unnamed file, which the storage sweeps up, and a doomed trust.
         """
         services, number = self._services, parse_version(version)
         versions.get(req.caller, function_id, number)
@@ -82,6 +83,7 @@ class OneVersion:
                 services.pool.drain(function_id, number)
         for key in unused:
             services.packages.delete(key)
+        sweep_trusts(services)
         resp.status = falcon.HTTP_204
 
 

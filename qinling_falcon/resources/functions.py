@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import falcon
@@ -20,6 +21,7 @@ from qinling_falcon.resources.operation import lists, makes, operation, shows
 from qinling_falcon.resources.packages import changes_of, columns_of_new, taken_back
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
+from qinling_falcon.resources.vouching import sweep_trusts, vouched
 from qinling_falcon.schemas.functions import FunctionCreate, FunctionMade, FunctionShown, FunctionUpdate
 
 _made = FunctionMade()
@@ -40,16 +42,16 @@ class Functions:
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a function of an uploaded package, or of an image.
 
-        A package is durable before the row is written. A crash in between
-        leaves a file that no row names, which the storage sweeps up.
+        A package is durable before the row is written, and so is the caller's trust. A crash in between leaves a
+        file that no row names, which the storage sweeps up, and a trust that nobody uses.
         """
         services = self._services
         upload = read_upload(req, services.packages, services.settings, self._create.fields)
         with taken_back(services.packages, upload):
             values = self._create.read(upload.fields, lenient=req.reference_client)
             values = columns_of_new(values, upload)
-            with upload.handed_over():
-                function = functions.create(req.caller, **values)
+            with vouched(services, req, values["code"]["source"]) as trust_id, upload.handed_over():
+                function = functions.create(req.caller, **values, trust_id=trust_id)
         path = f"/v1/functions/{function.id}"
         created(req, resp, _made.show(function), path, services.settings.public_endpoint)
 
@@ -86,10 +88,11 @@ class OneFunction:
     def on_put(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Change a function. Calls that run go on with the old code; none that starts after the answer does.
 
-        A crash before the row is written leaves an unnamed file at most. One after it
-        leaves the change done, and the replaced package as an unnamed file: the
-        storage sweeps both up. The mark of the change expires by itself; until then
-        nobody caches the function.
+        Whoever changes what runs vouches for it: new code, another entry or runtime come with a trust of the caller,
+        or with none. A crash before the row is written leaves an unnamed file and trust at most. One after it
+        leaves the change done, and the replaced package as an unnamed file: the storage sweeps both up. The
+        replaced trust is doomed with the write, and swept by the pool manager. The mark of the change expires by
+        itself; until then nobody caches the function.
         """
         services = self._services
         upload = read_upload(req, services.packages, services.settings, self._update.fields)
@@ -98,24 +101,36 @@ class OneFunction:
             values = self._update.read(_flattened(upload.fields, req), lenient=req.reference_client)
             changes = changes_of(function, values, upload)
             if changes.keys() - _UNSEEN:
-                with services.pool.changing(f"function:{function_id}"):
+                with self._vouched(req, function, changes), services.pool.changing(f"function:{function_id}"):
                     with upload.handed_over():
                         updated = functions.update(req.caller, function_id, changes)
                     if updated.reload:
                         _drain(services.pool, function_id, 0)
                 function = updated.function
+                sweep_trusts(services)
                 for key in updated.unused:
                     services.packages.delete(key)
             elif changes:
                 function = functions.update(req.caller, function_id, changes).function
         answer(resp, _made.show(function))
 
+    @contextlib.contextmanager
+    def _vouched(self, req: Request, function: functions.Function, changes: dict[str, Any]) -> Iterator[None]:
+        """Let the row name a trust of the caller when it says what runs, and none of somebody else's."""
+        foreign = function.project_id != req.caller.project_id  # which is refused, by the write
+        if foreign or not changes.keys() & functions.VOUCHED:
+            yield
+            return
+        with vouched(self._services, req, function.code["source"]) as trust_id:
+            changes["trust_id"] = trust_id
+            yield
+
     @operation("function:delete")
     def on_delete(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Delete a function, with its package and workers; its executions stay.
 
         A crash after the row is gone leaves workers that nobody can lease, which end when they have been
-        idle for long enough, and the package as an unnamed file, which the storage sweeps up.
+        idle for long enough, the package as an unnamed file, which the storage sweeps up, and a doomed trust.
         """
         services = self._services
         # A change of what the caller can't see would be felt by its owner's calls.
@@ -125,6 +140,7 @@ class OneFunction:
             _drain(services.pool, function_id, None)
         for key in unused:
             services.packages.delete(key)
+        sweep_trusts(services)
         resp.status = falcon.HTTP_204
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from qinling_falcon.auth.policy import Policy
 from qinling_falcon.invocation.invoker import Invoker
@@ -13,6 +14,9 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.packages import PackageStore
 
+if TYPE_CHECKING:
+    from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -20,6 +24,7 @@ class Services:
 
     Attributes:
         checks: what `GET /readyz` asks, by the name of the neighbour.
+        trusts: None without Keystone.
     """
 
     settings: Settings
@@ -29,3 +34,4 @@ class Services:
     packages: PackageStore
     policy: Policy
     checks: Mapping[str, Check] = field(default_factory=dict)
+    trusts: Trusts | None = None

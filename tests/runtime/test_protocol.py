@@ -249,8 +249,8 @@ thing = Callable()
         worker.load(source, entry=f"main.{entry}")
         outputs[entry] = worker.execute(given, **sent).output
     assert outputs["taker"] == {
-        "os_session": None, "execution_id": "e", "function_id": "f", "function_version": 2, "request_id": "r",
-        "timeout": 3, "remaining_s": True,
+        "os_session": None, "os_session_error": "the function has no trust", "execution_id": "e", "function_id": "f",
+        "function_version": 2, "request_id": "r", "timeout": 3, "remaining_s": True,
     }  # fmt: skip
     assert outputs["other"] == 1
     assert outputs["later"] == [5, "e"]

@@ -20,6 +20,7 @@ from types import FunctionType, TracebackType
 from typing import Any, NoReturn
 
 from . import frames
+from .os_session import ERROR, SESSION, SessionContext
 
 _READ = 64 * 1024
 _SPACE = " \t\n\r"
@@ -181,10 +182,14 @@ def _parse_object(text: str) -> dict[str, Any] | None:
 
 def _context(request: dict[str, Any], started: float) -> dict[str, Any]:
     timeout: float = request["timeout_s"]
-    context: dict[str, Any] = {
-        "os_session": None, "function_id": None, "function_version": None, "request_id": None,
-    }  # fmt: skip
+    context: dict[str, Any] = {"function_id": None, "function_version": None, "request_id": None}
     context.update(request.get("context") or {})
+    openstack = request.get("openstack")
+    if openstack is None:
+        context[SESSION] = None
+        context[ERROR] = "the function has no trust"
+    else:
+        context = SessionContext(context, openstack)
     context["execution_id"] = request["execution_id"]
     context["timeout"] = timeout
 
