@@ -11,13 +11,14 @@ from qinling_falcon.api import Api, create_app
 from qinling_falcon.auth.policy import Policy
 from qinling_falcon.invocation.invoker import Invoker
 from qinling_falcon.invocation.scaling import Scaler
+from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.services import Services
 from qinling_falcon.settings import Settings, get_settings
-from qinling_falcon.storage.packages import LocalPackages
+from qinling_falcon.storage.stores import make_packages
 
 if TYPE_CHECKING:
     from qinling_falcon.auth.trusts import Trusts
@@ -29,12 +30,13 @@ def build(settings: Settings) -> Api:
     connection = PipelinedConnection(settings.effective_redis_url)
     pool = Pool(connection, f"web:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}", settings)
     pool.start()
-    packages = LocalPackages.from_settings(settings)
+    packages = make_packages(settings)
     resolver = Resolver(pool)
     trusts = _trusts(settings)
-    invoker = Invoker(pool, resolver, packages, settings, trusts)
+    sources = None if trusts is None else SwiftSources(trusts, packages, pool, settings)
+    invoker = Invoker(pool, resolver, packages, settings, trusts, sources)
     invoker.start()
-    scaler = Scaler(pool, resolver, packages, settings)
+    scaler = Scaler(pool, resolver, packages, settings, sources)
     checks = {"redis": lambda: connection.call("PING"), "database": _ask_database}
     policy = Policy(settings.policy_file)
     return create_app(Services(settings, pool, invoker, scaler, packages, policy, checks, trusts))

@@ -24,6 +24,7 @@ MIB = 1024 * 1024
 # A Unix socket's path has at most 107 bytes; the longest name in that folder has 24.
 _MAX_SOCKET_DIR = 80
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
+_CONTAINER = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _TRUE = {"1", "t", "true", "on", "y", "yes"}
 _FALSE = {"0", "f", "false", "off", "n", "no"}
@@ -204,6 +205,10 @@ class Settings:
             url = getattr(self, name)
             if url is not None and not url.startswith(("http://", "https://")):
                 raise SettingsError(f"{name.upper()}={url}: expected an http:// or https:// URL")
+        if not _CONTAINER.fullmatch(self.package_container) or self.package_container in (".", ".."):
+            raise SettingsError(
+                f"PACKAGE_CONTAINER={self.package_container}: expected a name of up to 200 letters, digits and ._-"
+            )
         if self.auth_mode == "noauth" and not self.allow_remote_noauth and not is_loopback(self.host):
             raise SettingsError(
                 f"HOST={self.host}: expected a loopback address, for AUTH_MODE=noauth lets everybody in"

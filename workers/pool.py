@@ -25,7 +25,8 @@ from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
 from qinling_falcon.settings import Settings, SettingsError, get_settings
-from qinling_falcon.storage.packages import LocalPackages, PackageStore
+from qinling_falcon.storage.packages import PackageStore
+from qinling_falcon.storage.stores import make_packages
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def main() -> None:
     registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
     orchestrator = ProcessOrchestrator(settings)
     runtimes = Runtimes(registry, settings.warm_workers)
-    gevent.spawn(_sweep, settings, LocalPackages.from_settings(settings))
+    gevent.spawn(_sweep, settings, make_packages(settings))
     if settings.auth_mode == "keystone":
         gevent.spawn(_sweep_trusts, settings)
     Manager(registry, orchestrator, runtimes, settings, record_lost).run(stopping)

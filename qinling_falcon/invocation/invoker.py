@@ -19,9 +19,10 @@ from typing import Any
 
 import gevent
 
-from qinling_falcon.errors import Unavailable
+from qinling_falcon.errors import QinlingError, Unavailable
 from qinling_falcon.invocation.calls import TRIES, Call, began, detail, failed, finished, is_inline
 from qinling_falcon.invocation.sessions import Sessions
+from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import NotSent, WorkerClient, WorkerLost
 from qinling_falcon.models import clock
@@ -37,6 +38,14 @@ log = logging.getLogger(__name__)
 _MOMENT_S = 1.0
 
 
+class _Unread(Exception):
+    """The package storage is away; nothing has run."""
+
+    def __init__(self, error: QinlingError):
+        super().__init__(error.message)
+        self.error = error
+
+
 class Invoker:
     """Runs calls on the warm pool.
 
@@ -46,6 +55,7 @@ class Invoker:
         packages: its code.
         settings: the limits.
         sessions: of functions that have a trust; None: those run without one too.
+        sources: of functions in Swift; None: those run from their copies as they are.
     """
 
     def __init__(
@@ -55,12 +65,14 @@ class Invoker:
         packages: PackageStore,
         settings: Settings,
         sessions: Sessions | None = None,
+        sources: SwiftSources | None = None,
     ):
         self._pool = pool
         self._resolver = resolver
         self._packages = packages
         self._settings = settings
         self._sessions = sessions
+        self._sources = sources
         self._workers = WorkerClient()
         self._running: dict[str, tuple[float, ExecutionRecord]] = {}
 
@@ -72,7 +84,7 @@ class Invoker:
         """Run `call` and return its record, final and durable.
 
         Raises:
-            NotFound, Conflict: there is nothing to run, or its runtime is not available.
+            NotFound, Conflict: there is nothing to run, its runtime is not available, or its object in Swift is gone.
             Unavailable: no worker in time; the function has not run.
         """
         arrived = time.monotonic()
@@ -82,6 +94,11 @@ class Invoker:
         tries = 0
         while tries < TRIES:
             target = self._resolve(context, call)
+            if target.swift is not None and self._sources is not None and not self._sources.is_current(target):
+                self._resolver.forget(target)
+                if time.monotonic() > deadline:
+                    break
+                continue
             begun = began(target, call, execution_id, now)
             if target.image is not None:
                 final = failed(begun, "functions from images run on Kubernetes, which this installation does not use")
@@ -108,6 +125,9 @@ class Invoker:
                 self._pool.release(lease, destroy=True)
                 tries += 1
                 continue
+            except _Unread as unread:
+                self._pool.release(lease, destroy=True)
+                raise unread.error from None
             except PackageMissing:
                 # The function was updated or deleted after it was leased, before its worker had loaded it.
                 self._pool.release(lease, destroy=True)
@@ -141,7 +161,11 @@ class Invoker:
         """Call the leased worker; the final record, and whether the worker can serve on."""
         settings = self._settings
         if lease.needs_load:
-            self._workers.load(lease, self._packages.read(target.package), about(target), settings.load_timeout_s)
+            try:
+                package = self._packages.read(target.package)
+            except QinlingError as error:
+                raise _Unread(error) from error
+            self._workers.load(lease, package, about(target), settings.load_timeout_s)
         if is_inline(call.input):
             self._running[begun.id] = time.monotonic(), begun
         else:

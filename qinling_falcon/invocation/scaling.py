@@ -11,6 +11,7 @@ import gevent
 from qinling_falcon.errors import Forbidden, QinlingError, Unavailable
 from qinling_falcon.invocation.calls import TRIES
 from qinling_falcon.invocation.invoker import about, lease_request
+from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import NotSent, WorkerClient
 from qinling_falcon.models.scope import Context
@@ -25,11 +26,19 @@ log = logging.getLogger(__name__)
 class Scaler:
     """Loads functions into workers ahead of their calls, and ends workers that are too many."""
 
-    def __init__(self, pool: Pool, resolver: Resolver, packages: PackageStore, settings: Settings):
+    def __init__(
+        self,
+        pool: Pool,
+        resolver: Resolver,
+        packages: PackageStore,
+        settings: Settings,
+        sources: SwiftSources | None = None,
+    ):
         self._pool = pool
         self._resolver = resolver
         self._packages = packages
         self._settings = settings
+        self._sources = sources
         self._workers = WorkerClient()
 
     def scale_up(self, context: Context, function_id: str, version: int, count: int) -> None:
@@ -39,13 +48,15 @@ class Scaler:
         with its lease, and replaced.
 
         Raises:
-            NotFound, Conflict: as `Resolver.resolve`.
+            NotFound, Conflict: as `Resolver.resolve`; or its object in Swift is gone.
             Forbidden: the function is an image, which no worker holds.
             Unavailable: there was no room for all of them in time; the message says how many came. They stay.
         """
         target = self._resolver.resolve(context, function_id, version)
         if target.image is not None:
             raise Forbidden(f"Function {function_id} is an image: it has no workers.")
+        if target.swift is not None and self._sources is not None and not self._sources.is_current(target):
+            self._resolver.forget(target)  # each worker is loaded with what it is by then
         deadline = time.monotonic() + self._settings.invoke_queue_timeout_s
         loads = [gevent.spawn(self._try_one, context, function_id, version, deadline) for _ in range(count)]
         try:

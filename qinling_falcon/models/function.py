@@ -22,7 +22,7 @@ from qinling_falcon.models.scope import Context, project_of, scoped
 from qinling_falcon.models.tables import Function, RuntimeStatus, Version
 from qinling_falcon.models.trusts import doom
 
-__all__ = ["LISTS", "ROW_ONLY", "VOUCHED", "Function", "Updated", "create", "delete", "get", "update"]
+__all__ = ["LISTS", "ROW_ONLY", "VOUCHED", "Function", "Updated", "create", "delete", "get", "refresh", "update"]
 
 LISTS = ListSpec(
     Function,
@@ -83,6 +83,7 @@ def create(
     timeout: int,
     package_key: str | None,
     trust_id: str | None = None,
+    source_etag: str | None = None,
     description: str | None = None,
     function_id: str | None = None,
     now: datetime.datetime | None = None,
@@ -108,6 +109,7 @@ def create(
         memory_size=memory_size,
         timeout=timeout,
         package_key=package_key,
+        source_etag=source_etag,
     )
     if trust_id is not None:
         function.trust_id = trust_id
@@ -144,7 +146,8 @@ def update(
     Args:
         context: the caller.
         function_id: its id.
-        changes: among `name, description, timeout, runtime_id, code, entry, cpu, memory_size, package_key, trust_id`.
+        changes: among `name, description, timeout, runtime_id, code, entry, cpu, memory_size, package_key, trust_id,
+            source_etag`.
         now: the time of the change.
 
     Raises:
@@ -171,6 +174,49 @@ def update(
         doom({old_trust} - {function.trust_id})
         replaced = {old_key} - {function.package_key}
         return Updated(function, function.digest != old_digest or bool(replaced), unused(replaced))
+
+    return transact(write)
+
+
+def refresh(
+    context: Context,
+    function_id: str,
+    where: Mapping[str, str],
+    etag: str | None,
+    *,
+    md5sum: str,
+    package_key: str,
+    source_etag: str,
+) -> set[str]:
+    """Give a function a newer copy of its object in Swift, unless it has another by now than the one that is outdated.
+
+    It is no change by a user: `updated_at` stays, and jobs may refer to the function.
+
+    Args:
+        context: of the function's project.
+        function_id: its id.
+        where: the object, as the function named it when its copy was found outdated.
+        etag: of what that was a copy of.
+        md5sum: of the new copy.
+        package_key: of the new copy.
+        source_etag: of what it is a copy of.
+
+    Returns:
+        Keys of packages that no row names any more, to be deleted: the old copy, or the new one if it isn't wanted.
+
+    Raises:
+        NotFound: the function was deleted meanwhile.
+    """
+
+    def write() -> set[str]:
+        function = find(scoped(context).functions(), function_id, lock=True)
+        old = function.package_key
+        if (function.code.get("swift"), function.source_etag) != (where, etag):
+            return unused({package_key})
+        function.code = function.code | {"md5sum": md5sum}
+        columns = {"code": function.code, "package_key": package_key, "source_etag": source_etag}
+        change(function, columns | {"digest": _digest(function)})
+        return unused({old})
 
     return transact(write)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import falcon
+from falcon.typing import ReadableIO
 
 from qinling_falcon.errors import BadRequest, MethodNotAllowed, Unavailable
 from qinling_falcon.models.function import Function
 from qinling_falcon.models.version import Version
 from qinling_falcon.resources.request import Request
 from qinling_falcon.schemas.fields import parse_flag
-from qinling_falcon.storage.packages import PackageMissing, PackageStore
+from qinling_falcon.storage.packages import OpenPackage, PackageMissing, PackageStore
 
 # What operations that send packages say of themselves.
 DOWNLOAD = ("download", {"type": "boolean", "default": False, "description": "Send the package, as a zip."})
@@ -32,12 +32,14 @@ def wants_download(req: Request) -> bool:
     return wanted
 
 
-def send_package(resp: falcon.Response, packages: PackageStore, row: Function | Version, name: str) -> None:
-    """Answer with the package of a function or a version, as the file `name`.
+def send_package(
+    req: Request, resp: falcon.Response, packages: PackageStore, row: Function | Version, name: str
+) -> None:
+    """Answer with the stored package of a function or a version, as the file `name`.
 
     Raises:
         MethodNotAllowed: it has none.
-        Unavailable: it was replaced or deleted since the row was read.
+        Unavailable: it was replaced or deleted since the row was read, or the storage is away.
     """
     if row.package_key is None:
         allowed = "GET, HEAD, PUT, DELETE" if isinstance(row, Function) else "GET, HEAD, DELETE"
@@ -46,7 +48,20 @@ def send_package(resp: falcon.Response, packages: PackageStore, row: Function | 
         package = packages.open(row.package_key)
     except PackageMissing:
         raise Unavailable("The package is not there at the moment; try again.", retry_after_s=1) from None
+    send_file(req, resp, package, name, row.code["md5sum"])
+
+
+def send_file(req: Request, resp: falcon.Response, package: OpenPackage, name: str, etag: str) -> None:
+    """Answer with a package as the file `name`, a piece at a time.
+
+    What breaks off after the first piece ends the connection, short of the length that was announced.
+    """
     resp.content_type = "application/zip"
     resp.set_header("Content-Disposition", f'attachment; filename="{name}"')
-    resp.set_header("ETag", f'"{row.code["md5sum"]}"')
-    resp.set_stream(package, os.fstat(package.fileno()).st_size)
+    resp.set_header("ETag", f'"{etag}"')
+    if package.size is not None:
+        resp.content_length = package.size
+    if req.method == "HEAD":
+        package.stream.close()  # nobody else would
+    else:
+        resp.stream = cast(ReadableIO, package.stream)

@@ -30,11 +30,14 @@ class Upload:
 
     Attributes:
         fields: the form's fields as text, or the members of a JSON object.
-        package: the package part, stored already; whoever holds this must hand it over or delete it.
+        package: the package part, or the copy of an object in Swift, stored already; whoever holds this must hand it
+            over or delete it.
+        etag: Swift's, of the object that `package` is a copy of.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
     package: StoredPackage | None = None
+    etag: str | None = None
 
     @contextlib.contextmanager
     def handed_over(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,16 +12,18 @@ import falcon
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import function as functions
 from qinling_falcon.models.listing import page
+from qinling_falcon.models.rows import check_owner
 from qinling_falcon.models.scope import scoped
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import answer, created
-from qinling_falcon.resources.downloads import DOWNLOAD, ZIP, send_package, wants_download
+from qinling_falcon.resources.downloads import DOWNLOAD, ZIP, send_file, send_package, wants_download
 from qinling_falcon.resources.forms import read_upload
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
 from qinling_falcon.resources.operation import lists, makes, operation, shows
 from qinling_falcon.resources.packages import changes_of, columns_of_new, taken_back
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
+from qinling_falcon.resources.swift_code import SwiftCode
 from qinling_falcon.resources.vouching import sweep_trusts, vouched
 from qinling_falcon.schemas.functions import FunctionCreate, FunctionMade, FunctionShown, FunctionUpdate
 
@@ -37,19 +40,20 @@ class Functions:
         self._policy = services.policy
         self._services = services
         self._create = FunctionCreate(services.settings)
+        self._swift = SwiftCode(services.settings, services.packages)
 
     @operation("function:create", takes=FunctionCreate, form=True, answers=makes(FunctionMade), errors=(404, 409, 502))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
-        """Make a function of an uploaded package, or of an image.
+        """Make a function of an uploaded package, of an object in Swift, or of an image.
 
-        A package is durable before the row is written, and so is the caller's trust. A crash in between leaves a
-        file that no row names, which the storage sweeps up, and a trust that nobody uses.
+        A package, or the copy of an object, is durable before the row is written, and so is the caller's trust. A
+        crash in between leaves a file that no row names, which the storage sweeps up, and a trust that nobody uses.
         """
         services = self._services
         upload = read_upload(req, services.packages, services.settings, self._create.fields)
         with taken_back(services.packages, upload):
             values = self._create.read(upload.fields, lenient=req.reference_client)
-            values = columns_of_new(values, upload)
+            values = columns_of_new(values, upload, functools.partial(self._swift.take, req.identity))
             with vouched(services, req, values["code"]["source"]) as trust_id, upload.handed_over():
                 function = functions.create(req.caller, **values, trust_id=trust_id)
         path = f"/v1/functions/{function.id}"
@@ -74,13 +78,14 @@ class OneFunction:
     def __init__(self, services: Services):
         self._services = services
         self._update = FunctionUpdate(services.settings)
+        self._swift = SwiftCode(services.settings, services.packages)
 
-    @operation("function:get", answers=shows(FunctionShown, **ZIP), query=(DOWNLOAD,), errors=(405, 502))
+    @operation("function:get", answers=shows(FunctionShown, **ZIP), query=(DOWNLOAD,), errors=(405, 413, 501, 502))
     def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Show a function, or with `download` send its package."""
         function = functions.get(req.caller, function_id)
         if wants_download(req):
-            send_package(resp, self._services.packages, function, f"{function_id}.zip")
+            self._send(req, resp, function)
         else:
             answer(resp, _shown.show(function))
 
@@ -99,7 +104,9 @@ class OneFunction:
         with taken_back(services.packages, upload):
             function = functions.get(req.caller, function_id)
             values = self._update.read(_flattened(upload.fields, req), lenient=req.reference_client)
-            changes = changes_of(function, values, upload)
+            if "code" in values:  # it may take a transfer from Swift to find out what it changes
+                check_owner(req.caller, function, "change")
+            changes = changes_of(function, values, upload, functools.partial(self._swift.take, req.identity))
             if changes.keys() - _UNSEEN:
                 with self._vouched(req, function, changes), services.pool.changing(f"function:{function_id}"):
                     with upload.handed_over():
@@ -142,6 +149,15 @@ class OneFunction:
             services.packages.delete(key)
         sweep_trusts(services)
         resp.status = falcon.HTTP_204
+
+    def _send(self, req: Request, resp: falcon.Response, function: functions.Function) -> None:
+        """Send the function's package; of one in Swift what is there now, with the caller's rights."""
+        name = f"{function.id}.zip"
+        if "swift" in function.code:
+            package, etag = self._swift.open(req.identity, function)
+            send_file(req, resp, package, name, etag)
+        else:
+            send_package(req, resp, self._services.packages, function, name)
 
 
 def _drain(pool: Pool, function_id: str, version: int | None) -> None:

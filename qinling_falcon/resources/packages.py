@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from qinling_falcon.errors import BadRequest
@@ -12,12 +12,16 @@ from qinling_falcon.resources.forms import PACKAGE, Upload
 from qinling_falcon.schemas.functions import DEFAULT_ENTRY
 from qinling_falcon.storage.packages import PackageStore
 
+# Takes what lies at that place in Swift, and has that md5sum if one is given, into the upload.
+Take = Callable[[dict[str, str], str | None, Upload], None]
 
-def columns_of_new(values: dict[str, Any], upload: Upload) -> dict[str, Any]:
+
+def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[str, Any]:
     """The columns of a new function, by the rules of its source.
 
     Raises:
         BadRequest: something is missing, or doesn't fit the source or the package.
+        QinlingError: as `take`.
     """
     code: dict[str, Any] = values["code"]
     source = code["source"]
@@ -34,19 +38,21 @@ def columns_of_new(values: dict[str, Any], upload: Upload) -> dict[str, Any]:
     if source == "swift":
         if len(code.get("swift", ())) != 2:
             _refuse("code", "swift.container and swift.object are required for source swift.")
-        _refuse("code", "source swift needs authentication, which is off.")
+        _check_no_package(upload, source)
+        return values | {"entry": entry} | _swift_columns(code["swift"], code, upload, take)
     if upload.package is None:
         raise BadRequest("package: the package's file is missing.", errors={PACKAGE: ["Missing data."]})
     _check_sum(code, upload)
     return values | {"code": _code_of(upload), "entry": entry, "package_key": upload.package.key}
 
 
-def changes_of(function: Function, values: dict[str, Any], upload: Upload) -> dict[str, Any]:
+def changes_of(function: Function, values: dict[str, Any], upload: Upload, take: Take) -> dict[str, Any]:
     """The columns that an update changes; `count` is taken, and changes nothing.
 
     Raises:
         BadRequest: another kind of source, what a function of this source can't change, `code` without its package,
             or the package that is there already.
+        QinlingError: as `take`.
     """
     changes = {name: value for name, value in values.items() if name not in ("code", "count")}
     code: dict[str, Any] | None = values.get("code")
@@ -61,7 +67,7 @@ def changes_of(function: Function, values: dict[str, Any], upload: Upload) -> di
                 _refuse(name, f"a function from an image can change its {', '.join(sorted(ROW_ONLY))} only.")
         case "swift":
             if code is not None:
-                changes["code"] = function.code | {"swift": _moved(function.code["swift"], code)}
+                changes |= _swift_columns(_moved(function.code["swift"], code), code, upload, take)
         case "package":
             changes |= _package_changes(function, code, upload)
     return changes
@@ -96,6 +102,17 @@ def _moved(where: dict[str, str], code: dict[str, Any]) -> dict[str, str]:
     if not named:
         _refuse("code", "swift.container or swift.object is required.")
     return where | named
+
+
+def _swift_columns(where: dict[str, str], code: dict[str, Any], upload: Upload, take: Take) -> dict[str, Any]:
+    """The columns of a copy of an object, which is taken now."""
+    take(where, code.get("md5sum"), upload)
+    assert upload.package is not None
+    return {
+        "code": {"source": "swift", "swift": where, "md5sum": upload.package.md5sum},
+        "package_key": upload.package.key,
+        "source_etag": upload.etag,
+    }
 
 
 def _check_no_package(upload: Upload, source: str) -> None:

@@ -13,6 +13,7 @@ from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Id, JsonText, Moment, Number, Plain, Text
 from qinling_falcon.schemas.strict_json import parse_json
 from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.storage.swift_names import why_not
 
 DEFAULT_ENTRY = "main.main"
 # What `code` may hold beside its source.
@@ -207,7 +208,12 @@ def _parse_object(value: Any) -> dict[str, str]:
     """Where an object lies in Swift; which of the two an update leaves out is for `changes_of` to fill in."""
     if not isinstance(value, dict) or not value or value.keys() - _OBJECT:
         raise ValidationError("swift must be an object with container and object, and nothing else.")
-    return {name: _parse_name(f"swift.{name}", member) for name, member in value.items() if member is not None}
+    named = {name: _parse_name(f"swift.{name}", member) for name, member in value.items() if member is not None}
+    for kind, name in named.items():
+        wrong = why_not(kind, name)
+        if wrong is not None:
+            raise ValidationError(f"swift.{kind} {wrong}")
+    return named
 
 
 def parse_md5(value: Any) -> str:

@@ -8,40 +8,25 @@ of the row that names the key leaves a file that nobody knows: `sweep` removes i
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ParamSpec, Protocol, TypeVar
+from typing import BinaryIO, Protocol
 
-from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.archive import ArchiveLimits, check_zip
+from qinling_falcon.storage.archive import ArchiveLimits
 from qinling_falcon.storage.offload import offload
+from qinling_falcon.storage.spool import Readable, Spool, files_before, on_disk
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_CHUNK = 1024 * 1024
 _KEY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.zip")
-_PARTIAL = ".partial"
 
 
 class PackageMissing(Exception):
     """No package has this key (any more)."""
-
-
-class Readable(Protocol):
-    """A stream of an upload."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +36,21 @@ class StoredPackage:
     md5sum: str
     size: int
     key: str
+
+
+class Stream(Readable, Protocol):
+    """Content that is read and then closed."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPackage:
+    """A package that can be read; who opened it closes the stream. `size`: where it is known beforehand."""
+
+    stream: Stream
+    size: int | None
 
 
 class PackageStore(Protocol):
@@ -65,14 +65,19 @@ class PackageStore(Protocol):
             Unavailable: the storage can't take it.
         """
 
-    def open(self, key: str) -> BinaryIO:
-        """The package as a file that can be read; `PackageMissing` when there is none."""
+    def open(self, key: str) -> OpenPackage:
+        """The package, to be read.
+
+        Raises:
+            PackageMissing: there is none.
+            Unavailable: the storage can't be asked.
+        """
 
     def read(self, key: str) -> bytes:
-        """The package's bytes; `PackageMissing` when there is none."""
+        """The package's bytes; raises as `open`."""
 
     def delete(self, key: str) -> None:
-        """Remove a package; one that is gone is no error."""
+        """Remove a package; one that is gone is no error. What can't be removed now is left to `sweep`."""
 
     def sweep(self, known_keys: Callable[[], Collection[str]], older_than_s: float) -> list[str]:
         """Remove packages that no row names, and uploads that never ended.
@@ -96,40 +101,28 @@ class LocalPackages:
 
     def __init__(self, folder: Path, limits: ArchiveLimits) -> None:
         self._folder = folder
-        self._limits = limits
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._spool = Spool(folder, limits)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalPackages:
         """The packages below `VAR_DIR`."""
-        limits = ArchiveLimits(settings.max_package_files, settings.max_unpacked_size)
-        return cls(settings.var_dir.absolute() / "packages", limits)
+        return cls(settings.var_dir.absolute() / "packages", archive_limits(settings))
 
     def save(self, stream: Readable, size_limit: int, md5sum: str | None = None) -> StoredPackage:
         """See `PackageStore`."""
-        descriptor, name = _on_disk(tempfile.mkstemp, _PARTIAL, None, self._folder)
-        partial = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
-                size, digest = self._receive(stream, file, size_limit)
-                if md5sum is not None and md5sum.lower() != digest:
-                    message = f"the package's md5sum is {digest}, not {md5sum[:64]}"
-                    raise BadRequest(f"code: {message}.", errors={"code": [message]})
-                _on_disk(check_zip, partial, self._limits)
-                _on_disk(os.fsync, file.fileno())
-            key = f"{digest}-{uuid.uuid4().hex}.zip"
-            _on_disk(self._publish, partial, key)
-        finally:
-            with suppress(FileNotFoundError):
-                partial.unlink()
-        return StoredPackage(digest, size, key)
+        with self._spool.received(stream, size_limit, md5sum) as received:
+            on_disk(os.fsync, received.file.fileno())
+            key = new_key(received.md5sum)
+            on_disk(self._publish, received.path, key)
+            return StoredPackage(received.md5sum, received.size, key)
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str) -> OpenPackage:
         """See `PackageStore`."""
         try:
-            return self._path(key).open("rb")
+            file: BinaryIO = self._path(key).open("rb")
         except FileNotFoundError as error:
             raise PackageMissing(key) from error
+        return OpenPackage(file, os.fstat(file.fileno()).st_size)
 
     def read(self, key: str) -> bytes:
         """See `PackageStore`."""
@@ -144,36 +137,13 @@ class LocalPackages:
 
     def sweep(self, known_keys: Callable[[], Collection[str]], older_than_s: float) -> list[str]:
         """See `PackageStore`."""
-        before = time.time() - older_than_s
-        old = []
-        for path in self._folder.iterdir():
-            ours = path.name.endswith(_PARTIAL) or _KEY.fullmatch(path.name)
-            with suppress(FileNotFoundError):
-                if ours and path.stat().st_mtime <= before:
-                    old.append(path)
+        old = self._spool.stale(older_than_s)
+        old += [path for path in files_before(self._folder, time.time() - older_than_s) if is_key(path.name)]
         known = known_keys() if old else ()
         orphans = [path for path in old if path.name not in known]
         for path in orphans:
             path.unlink(missing_ok=True)
         return sorted(path.name for path in orphans)
-
-    def _receive(self, stream: Readable, file: BinaryIO, size_limit: int) -> tuple[int, str]:
-        """Write the stream to the file; its size and md5."""
-        size, digest = 0, hashlib.md5(usedforsecurity=False)
-
-        def keep(data: bytes) -> None:
-            digest.update(data)
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-
-        # Never more than one byte past the limit is read, whatever the sender says.
-        while data := stream.read(min(_CHUNK, size_limit + 1 - size)):
-            size += len(data)
-            if size > size_limit:
-                raise TooLarge(f"The package is larger than {size_limit} bytes.")
-            _on_disk(keep, data)
-        return size, digest.hexdigest()
 
     def _publish(self, partial: Path, key: str) -> None:
         """Give a complete file its name, so that both survive a power cut."""
@@ -185,14 +155,21 @@ class LocalPackages:
             os.close(descriptor)
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
+        if not is_key(key):
             raise PackageMissing(key)
         return self._folder / key
 
 
-def _on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` off the hub; what the disk refuses is no fault of the caller's."""
-    try:
-        return offload(work, *args, **kwargs)
-    except OSError as error:
-        raise Unavailable(f"The package could not be stored: {error.strerror}.") from error
+def archive_limits(settings: Settings) -> ArchiveLimits:
+    """What the archive of a package may hold."""
+    return ArchiveLimits(settings.max_package_files, settings.max_unpacked_size)
+
+
+def new_key(md5sum: str) -> str:
+    """A key for a package, that no other has."""
+    return f"{md5sum}-{uuid.uuid4().hex}.zip"
+
+
+def is_key(name: str) -> bool:
+    """Whether a name is one that a package may have."""
+    return _KEY.fullmatch(name) is not None

@@ -86,7 +86,7 @@ def test_parts_come_in_any_order(client: Client) -> None:
         ({"code": '{"source": "package", "colour": 1}'}, "colour"),
         ({"code": '{"source": "package", "md5sum": "x"}'}, "md5sum"),
         ({"code": '{"source": "package", "md5sum": "' + "0" * 32 + '"}'}, MD5),
-        ({"code": '{"source": "swift", "swift": {"container": "c", "object": "o"}}'}, "authentication"),
+        ({"code": '{"source": "swift", "swift": {"container": "c", "object": "o"}}'}, "package"),
         ({"colour": "red", "shape": "round"}, "colour, shape"),
         ({"count": 5}, "count"),
     ],

@@ -1,4 +1,4 @@
-"""Functions from images and from Swift: their rows and rules. Images run on Kubernetes alone, Swift needs Keystone."""
+"""Functions from images: their rows and rules. They run on Kubernetes alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from typing import Any
 import pytest
 from falcon import testing
 
-from qinling_falcon.errors import BadRequest
-from qinling_falcon.models import function
-from qinling_falcon.models.function import Function
-from qinling_falcon.models.scope import Context
-from qinling_falcon.resources.forms import Upload
-from qinling_falcon.resources.packages import changes_of
 from tests.api.client import Client, assert_error, package
 
 
@@ -94,47 +88,3 @@ def test_an_image_function_changes_its_name_description_and_timeout_only(
     ):  # fmt: skip
         assert_error(client.simulate_put(path, json=fields), 400, next(iter(fields)))
     assert client.simulate_get(path).json == changed.json | {"code": json.dumps(changed.json["code"])}
-
-
-@pytest.fixture
-def swift_function(client: Client) -> Function:
-    """As it is made where Keystone is on."""
-    return function.create(
-        Context("default"), name="s", runtime_id=client.runtime(), entry="main.main", cpu=100, memory_size=33554432,
-        timeout=5, package_key=None, code={"source": "swift", "swift": {"container": "c", "object": "o"}},
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("named", "where"),
-    [
-        ({"container": "d"}, {"container": "d", "object": "o"}),
-        ({"object": "p"}, {"container": "c", "object": "p"}),
-        ({"container": "d", "object": "p"}, {"container": "d", "object": "p"}),
-    ],
-)
-def test_a_swift_function_moves_to_another_container_or_object(
-    client: Client, swift_function: Function, named: dict[str, str], where: dict[str, str]
-) -> None:
-    path = f"/v1/functions/{swift_function.id}"
-    answer = client.simulate_put(path, json={"code": {"source": "swift", "swift": named}, "cpu": 200})
-    assert answer.status_code == 200, answer.text
-    assert answer.json["code"] == {"source": "swift", "swift": where}
-    assert answer.json["cpu"] == 200
-
-
-def test_a_swift_update_that_names_nothing_is_refused(client: Client, swift_function: Function) -> None:
-    for code in ({"source": "swift"}, {"source": "image", "image": "i"}, {"source": "package"}):
-        assert_error(client.simulate_put(f"/v1/functions/{swift_function.id}", json={"code": code}), 400, "code")
-    lost = b"source=swift&swift=container&swift=object"
-    form = "application/x-www-form-urlencoded"
-    agent = {"User-Agent": "python-qinlingclient"}
-    assert_error(client.send("PUT", f"/v1/functions/{swift_function.id}", lost, form, headers=agent), 400, "swift")
-
-
-def test_no_change_of_a_swift_function_is_a_package(client: Client, swift_function: Function) -> None:
-    with pytest.raises(BadRequest, match="source"):
-        changes_of(swift_function, {"code": {"source": "package"}}, Upload())
-    answer = client.form("PUT", f"/v1/functions/{swift_function.id}", [("package", package())])
-    assert_error(answer, 400, "package")
-    assert client.stored() == set()

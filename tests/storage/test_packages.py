@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -41,8 +42,9 @@ def test_a_package_is_read_back_as_it_was_saved(packages: LocalPackages, folder:
     stored = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), MD5.upper())
     assert (stored.md5sum, stored.size) == (MD5, len(PACKAGE))
     assert packages.read(stored.key) == PACKAGE
-    with packages.open(stored.key) as file:
-        assert file.read() == PACKAGE
+    opened = packages.open(stored.key)
+    with contextlib.closing(opened.stream):
+        assert (opened.size, opened.stream.read(-1)) == (len(PACKAGE), PACKAGE)
     assert stat.S_IMODE((folder / stored.key).stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -180,18 +182,18 @@ monkey.patch_all()
 import gevent, io, threading, zipfile
 from pathlib import Path
 from gevent.event import Event
-from qinling_falcon.storage import packages
+from qinling_falcon.storage import packages, spool
 from qinling_falcon.storage.archive import ArchiveLimits
 from tests.storage.archives import make_zip
 
-ran, check = monkey.get_original("_thread", "allocate_lock")(), packages.check_zip
+ran, check = monkey.get_original("_thread", "allocate_lock")(), spool.check_zip
 ran.acquire()
 
 def check_later(*args):
     assert ran.acquire(timeout=20), "the hub was blocked"
     check(*args)
 
-packages.check_zip = check_later
+spool.check_zip = check_later
 store = packages.LocalPackages(Path({str(tmp_path)!r}), ArchiveLimits(10, 10**8))
 upload = gevent.spawn(store.save, io.BytesIO(make_zip({{"main.py": bytes(10**7)}})), 10**8)
 for _ in range(200):

@@ -1,0 +1,213 @@
+"""Functions in Swift run what lies there: before a call, somebody looks whether a function's object has changed.
+
+The function's own package is a copy, so a look that fails stops nothing: while
+Swift or Keystone is away, the copy runs. Only the answer that the object is
+gone, is no package any more, or may not be read any more, stops calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import gevent
+
+from qinling_falcon.errors import BadGateway, BadRequest, Conflict, NotFound, TooLarge, Unavailable
+from qinling_falcon.invocation.sessions import Sessions, TrustGone
+from qinling_falcon.invocation.targets import SwiftSource, Target
+from qinling_falcon.models import function as functions
+from qinling_falcon.models.scope import Context
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.settings import Settings
+from qinling_falcon.storage.packages import PackageStore, StoredPackage
+from qinling_falcon.storage.swift import Account, ObjectForbidden, ObjectMissing, Swift, TokenRefused
+
+log = logging.getLogger(__name__)
+
+# A call waits no longer to learn whether the object has changed; once it is known to have, until it is here.
+_PATIENCE_S = 2.0
+# After Swift or Keystone was away, no call of the function waits for them for so long.
+_AWAY_S = 5.0
+# What was refused is looked at again this soon, for it may be back.
+_REFUSED_S = 1.0
+_WARNED_EVERY_S = 60.0
+_REMEMBERED = 10_000
+
+
+@dataclass(slots=True)
+class _Look:
+    """What was seen of a function's object.
+
+    Attributes:
+        source: what the function had of it then.
+        until: by `time.monotonic()`; a later call looks again.
+        refusal: why it can't run.
+        bad_etag: of what was found and refused; it need not be fetched again.
+        replaced: the function has another copy now.
+    """
+
+    source: SwiftSource
+    until: float
+    refusal: str | None = None
+    bad_etag: str | None = None
+    replaced: bool = False
+
+
+class _Flight:
+    """A look under way."""
+
+    def __init__(self, source: SwiftSource):
+        self.source = source
+        self.fetching = False
+        self.greenlet: gevent.Greenlet | None = None
+
+
+class SwiftSources:
+    """Keeps functions' copies as their objects are. Simultaneous calls of a function make one look."""
+
+    def __init__(self, sessions: Sessions, packages: PackageStore, pool: Pool, settings: Settings):
+        self._sessions = sessions
+        self._packages = packages
+        self._pool = pool
+        self._limit = settings.max_package_size
+        self._every_s = settings.swift_check_s
+        self._longest_s = 2 * (settings.swift_timeout_s + settings.keystone_timeout_s)
+        self._swift = Swift(settings)
+        self._looks: OrderedDict[str, _Look] = OrderedDict()
+        self._flights: dict[str, _Flight] = {}
+        self._warned = 0.0
+
+    def is_current(self, target: Target) -> bool:
+        """Whether the target may run as it is; False: its function has a newer copy now, and must be resolved again.
+
+        Raises:
+            Conflict: the object is gone, is no package, or may not be read any more.
+        """
+        source = target.swift
+        assert source is not None
+        look = self._looks.get(target.function_id)
+        if look is None or look.source != source or look.until <= time.monotonic():
+            look = self._wait(target, source)
+        if look.refusal is not None:
+            raise Conflict(f"Function {target.function_id} can't run: {look.refusal}")
+        return not look.replaced
+
+    def _wait(self, target: Target, source: SwiftSource) -> _Look:
+        """Look, or wait for whoever does; not for long."""
+        name = target.function_id
+        flight = self._flights.get(name)
+        if flight is None or flight.source != source:
+            flight = self._flights[name] = _Flight(source)
+            # In a greenlet of its own: the call that looks may be ended while others wait.
+            flight.greenlet = gevent.spawn(self._fly, target, source, flight)
+        assert flight.greenlet is not None
+        flight.greenlet.join(_PATIENCE_S)
+        if flight.fetching:
+            flight.greenlet.join(self._longest_s)
+        if flight.greenlet.ready():
+            found: _Look = flight.greenlet.value
+            return found
+        return self._keep(name, self._away(target, source, "no answer in time"))
+
+    def _fly(self, target: Target, source: SwiftSource, flight: _Flight) -> _Look:
+        """Look and remember; whatever happens is a value, for an error that goes up in a greenlet reaches nobody."""
+        name = target.function_id
+        try:
+            look = self._look(target, source, flight)
+        except (Unavailable, BadGateway) as error:
+            look = self._away(target, source, error.message)
+        except Exception as error:
+            log.exception("function %s: its object in Swift could not be looked at", name)
+            look = self._away(target, source, type(error).__name__)
+        if self._flights.get(name) is flight:
+            del self._flights[name]
+        return self._keep(name, look)
+
+    def _look(self, target: Target, source: SwiftSource, flight: _Flight) -> _Look:
+        where = f"its object {source.container}/{source.object} in Swift"
+        if target.trust_id is None:
+            return _refused(source, f"it has no trust by which {where} could be read.")
+        try:
+            account = self._account(target.trust_id)
+            try:
+                etag = self._swift.etag(account, source.container, source.object)
+            except TokenRefused:
+                self._sessions.forget(target.trust_id)
+                account = self._account(target.trust_id)
+                etag = self._swift.etag(account, source.container, source.object)
+            if etag == source.etag:
+                return _Look(source, time.monotonic() + self._every_s)
+            before = self._looks.get(target.function_id)
+            if before is not None and before.bad_etag == etag and before.source == source:
+                assert before.refusal is not None
+                return _refused(source, before.refusal, etag)
+            flight.fetching = True
+            try:
+                package, etag = self._fetch(account, source)
+                if etag == source.etag:  # it was changed back meanwhile
+                    self._packages.delete(package.key)
+                    return _Look(source, time.monotonic() + self._every_s)
+            except (BadRequest, TooLarge) as error:
+                return _refused(source, f"{where} was changed, and can't be its package: {error.message}", etag)
+        except ObjectMissing:
+            return _refused(source, f"{where} is gone.")
+        except ObjectForbidden:
+            return _refused(source, f"{where} may not be read any more by the user whose function it is.")
+        except TrustGone:
+            return _refused(source, f"the trust by which {where} was read is gone, or the rights of its user.")
+        return self._replace(target, source, package, etag)
+
+    def _account(self, trust_id: str) -> Account:
+        access = self._sessions.access(trust_id)
+        return Account(access.object_store, access.token)
+
+    def _fetch(self, account: Account, source: SwiftSource) -> tuple[StoredPackage, str]:
+        """A copy of the object as it is now, stored, and its etag. A crash leaves a package that no row names."""
+        found = self._swift.open(account, source.container, source.object, self._limit)
+        with contextlib.closing(found):
+            return self._packages.save(found, self._limit), found.etag
+
+    def _replace(self, target: Target, source: SwiftSource, package: StoredPackage, etag: str) -> _Look:
+        """Give the function its new copy, unless another process has.
+
+        A crash before the row is written leaves the copy as a package that no row
+        names, one after it the replaced one: the storage sweeps both up.
+        """
+        name = target.function_id
+        replaced = _Look(source, time.monotonic() + _AWAY_S, replaced=True)
+        where = {"container": source.container, "object": source.object}
+        new = {"md5sum": package.md5sum, "package_key": package.key, "source_etag": etag}
+        try:
+            with self._pool.changing(f"function:{name}"):
+                unused = functions.refresh(Context(target.project_id), name, where, source.etag, **new)
+                # The change is committed, and keeps calls from the old workers: draining only ends them sooner.
+                with contextlib.suppress(Unavailable):
+                    self._pool.drain(name, 0)
+        except NotFound:  # as whoever resolves it again is told
+            self._packages.delete(package.key)
+            return replaced
+        for key in unused:
+            self._packages.delete(key)
+        log.info("function %s: its object in Swift has changed, and was fetched", name)
+        return replaced
+
+    def _away(self, target: Target, source: SwiftSource, reason: str) -> _Look:
+        now = time.monotonic()
+        if now - self._warned > _WARNED_EVERY_S:
+            self._warned = now
+            log.warning("functions in Swift run from their copies; of %s: %s", target.function_id, reason)
+        return _Look(source, now + max(self._every_s, _AWAY_S))
+
+    def _keep(self, name: str, look: _Look) -> _Look:
+        self._looks[name] = look
+        self._looks.move_to_end(name)
+        if len(self._looks) > _REMEMBERED:
+            self._looks.popitem(last=False)
+        return look
+
+
+def _refused(source: SwiftSource, refusal: str, bad_etag: str | None = None) -> _Look:
+    return _Look(source, time.monotonic() + _REFUSED_S, refusal, bad_etag)

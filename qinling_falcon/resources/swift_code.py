@@ -1,0 +1,74 @@
+"""Code that lies in Swift, taken with the rights of whoever asks for it."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from qinling_falcon.auth.identity import Identity
+from qinling_falcon.errors import BadRequest, Forbidden, NotFound, NotSupported
+from qinling_falcon.models.function import Function
+from qinling_falcon.resources.forms import Upload
+from qinling_falcon.settings import Settings
+from qinling_falcon.storage.packages import OpenPackage, PackageStore
+from qinling_falcon.storage.swift import Account, ObjectForbidden, ObjectMissing, Swift
+
+
+class SwiftCode:
+    """Takes objects from Swift with callers' tokens."""
+
+    def __init__(self, settings: Settings, packages: PackageStore):
+        self._limit = settings.max_package_size
+        self._packages = packages
+        self._swift = Swift(settings)
+
+    def take(self, caller: Identity, where: dict[str, str], md5sum: str | None, upload: Upload) -> None:
+        """Store a copy of an object, checked as an uploaded package is; `upload` holds it from then on.
+
+        A crash after it is stored leaves what one after an upload leaves.
+
+        Raises:
+            BadRequest: the caller can't read it, it is no package, or not the one with `md5sum`; or there is no Swift
+                that could be asked for this caller.
+            TooLarge: above the limits of packages.
+            Unavailable, BadGateway: as `Swift`.
+        """
+        if caller.token is None:
+            _refuse("source swift needs authentication, which is off.")
+        if caller.object_store is None:
+            _refuse("the token's catalogue has no object-store, which source swift needs.")
+        account = Account(caller.object_store, caller.token)
+        try:
+            found = self._swift.open(account, where["container"], where["object"], self._limit)
+            try:
+                upload.package = self._packages.save(found, self._limit, md5sum)
+            finally:
+                found.close()
+        except (ObjectMissing, ObjectForbidden):
+            _refuse(f"there is no object {where['container']}/{where['object']} in Swift that the caller may read.")
+        upload.etag = found.etag
+
+    def open(self, caller: Identity, function: Function) -> tuple[OpenPackage, str]:
+        """A function's object as it is in Swift now, and its etag.
+
+        Raises:
+            NotFound: it is gone.
+            Forbidden: the caller may not read it.
+            NotSupported: there is no Swift that could be asked for this caller.
+            TooLarge, Unavailable, BadGateway: as `Swift`.
+        """
+        if caller.token is None or caller.object_store is None:
+            raise NotSupported("There is no object-store in Swift that could be asked for this caller.")
+        where = function.code["swift"]
+        shown = f"Object {where['container']}/{where['object']} of function {function.id}"
+        account = Account(caller.object_store, caller.token)
+        try:
+            found = self._swift.open(account, where["container"], where["object"], self._limit)
+        except ObjectMissing:
+            raise NotFound(f"{shown} is not in Swift.") from None
+        except ObjectForbidden:
+            raise Forbidden(f"{shown} may not be read by the caller, says Swift.") from None
+        return OpenPackage(found, found.size), found.etag
+
+
+def _refuse(message: str) -> NoReturn:
+    raise BadRequest(f"code: {message}", errors={"code": [message]})

@@ -1,0 +1,115 @@
+"""Packages on their way in: received to a file of this machine and checked there, before anybody keeps them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, ParamSpec, Protocol, TypeVar
+
+from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
+from qinling_falcon.storage.archive import ArchiveLimits, check_zip
+from qinling_falcon.storage.offload import offload
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_CHUNK = 1024 * 1024
+_PARTIAL = ".partial"
+
+
+class Readable(Protocol):
+    """A stream of an upload."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A package that has passed the checks, in a file that goes when it is not moved away."""
+
+    path: Path
+    file: BinaryIO
+    size: int
+    md5sum: str
+
+
+class Spool:
+    """Receives packages in a folder.
+
+    Args:
+        folder: made when missing, for this user alone.
+        limits: what an archive may hold.
+    """
+
+    def __init__(self, folder: Path, limits: ArchiveLimits) -> None:
+        self.folder = folder
+        self._limits = limits
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @contextlib.contextmanager
+    def received(self, stream: Readable, size_limit: int, md5sum: str | None) -> Iterator[Received]:
+        """Take a package from a stream and check it; a crash leaves a file that `stale` finds.
+
+        Raises:
+            TooLarge: more than `size_limit` bytes, or too much in it.
+            BadRequest: no zip that may be run, or not the one with `md5sum`.
+            Unavailable: the disk can't take it.
+        """
+        descriptor, name = on_disk(tempfile.mkstemp, _PARTIAL, None, self.folder)
+        path = Path(name)
+        try:
+            with os.fdopen(descriptor, "w+b", buffering=0) as file:
+                size, digest = self._receive(stream, file, size_limit)
+                if md5sum is not None and md5sum.lower() != digest:
+                    message = f"the package's md5sum is {digest}, not {md5sum[:64]}"
+                    raise BadRequest(f"code: {message}.", errors={"code": [message]})
+                on_disk(check_zip, path, self._limits)
+                yield Received(path, file, size, digest)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+    def stale(self, older_than_s: float) -> list[Path]:
+        """Files of receptions that ended with their process, older than that."""
+        return [path for path in files_before(self.folder, time.time() - older_than_s) if path.suffix == _PARTIAL]
+
+    def _receive(self, stream: Readable, file: BinaryIO, size_limit: int) -> tuple[int, str]:
+        """Write the stream to the file; its size and md5."""
+        size, digest = 0, hashlib.md5(usedforsecurity=False)
+
+        def keep(data: bytes) -> None:
+            digest.update(data)
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+
+        # Never more than one byte past the limit is read, whatever the sender says.
+        while data := stream.read(min(_CHUNK, size_limit + 1 - size)):
+            size += len(data)
+            if size > size_limit:
+                raise TooLarge(f"The package is larger than {size_limit} bytes.")
+            on_disk(keep, data)
+        return size, digest.hexdigest()
+
+
+def files_before(folder: Path, moment: float) -> Iterator[Path]:
+    """What in a folder was last changed by that time."""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime <= moment:
+                yield path
+
+
+def on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` off the hub; what the disk refuses is no fault of the caller's."""
+    try:
+        return offload(work, *args, **kwargs)
+    except OSError as error:
+        raise Unavailable(f"The package could not be stored: {error.strerror}.") from error
