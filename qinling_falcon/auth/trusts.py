@@ -8,6 +8,7 @@ service user never delete each other's.
 
 from __future__ import annotations
 
+import datetime
 import logging
 import re
 import time
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 
 import gevent
 from gevent.lock import BoundedSemaphore
+from keystoneauth1.access import AccessInfo
 from keystoneauth1.exceptions import ClientException, Forbidden, NotFound, Unauthorized
 from keystoneauth1.identity import v3
 from keystoneauth1.session import Session
@@ -59,7 +61,7 @@ class _Held:
         gone: the reason why there is no token is the trust, not Keystone.
     """
 
-    answer: Mapping[str, str]
+    answer: Mapping[str, Any]
     fresh_until: float
     until: float
     object_store: str | None = None
@@ -71,6 +73,7 @@ class Trusts:
 
     def __init__(self, settings: Settings):
         self._settings = settings
+        logging.getLogger("keystoneauth").setLevel(logging.WARNING)  # its debugging repeats Keystone's answers
         self._timeout_s = settings.keystone_timeout_s
         self._url = str(settings.os_auth_url).rstrip("/")
         verify: str | bool = True if settings.os_cacert is None else str(settings.os_cacert)
@@ -122,7 +125,7 @@ class Trusts:
             raise self._odd("a trust was to be made, and Keystone's answer names none")
         return trust_id
 
-    def session(self, trust_id: str) -> Mapping[str, str]:
+    def session(self, trust_id: str) -> Mapping[str, Any]:
         """What a worker makes `context["os_session"]` of: see `invocation.sessions.Sessions`."""
         held = self._held.get(trust_id)
         if held is None or held.fresh_until < time.monotonic():
@@ -219,7 +222,11 @@ class Trusts:
         # A call that begins with a token should end before it does.
         margin_s = min(left_s / 2, 2.0 * self._settings.max_timeout)
         return _Held(
-            {"auth_url": self._settings.function_auth_url or self._url, "token": access.auth_token},
+            {
+                "auth_url": self._settings.function_auth_url or self._url,
+                "token": access.auth_token,
+                "about": _about(access),
+            },
             fresh_until=now + min(_KEEP_S, left_s - margin_s),
             until=now + left_s - margin_s / 2,
             object_store=object_store_url(access, self._settings),
@@ -312,6 +319,30 @@ class _Silent(Exception):
 def _no_session(reason: str, keep_s: float, *, gone: bool = False) -> _Held:
     now = time.monotonic()
     return _Held({"error": reason}, now + keep_s, now + (_YOUNG_S if keep_s else 0.0), gone=gone)
+
+
+def _about(access: AccessInfo) -> dict[str, Any]:
+    """What Keystone says of a token, which the token itself has no right to ask, without the long catalogue."""
+    return {
+        "methods": ["password"],
+        "user": {
+            "id": access.user_id,
+            "name": access.username,
+            "domain": {"id": access.user_domain_id, "name": access.user_domain_name},
+        },
+        "project": {
+            "id": access.project_id,
+            "name": access.project_name,
+            "domain": {"id": access.project_domain_id, "name": access.project_domain_name},
+        },
+        "roles": [{"name": name} for name in access.role_names or ()],
+        "issued_at": _when(access.issued),
+        "expires_at": _when(access.expires),
+    }
+
+
+def _when(time: datetime.datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
 
 
 def _message(answer: Response) -> str:

@@ -156,7 +156,7 @@ class Invoker:
         call: Call,
         begun: ExecutionRecord,
         arrived: float,
-        openstack: Mapping[str, str] | None,
+        openstack: Mapping[str, Any] | None,
     ) -> tuple[ExecutionRecord, bool]:
         """Call the leased worker; the final record, and whether the worker can serve on."""
         settings = self._settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class TrustRefused(Exception):
@@ -31,12 +31,12 @@ class Access:
 class Sessions(Protocol):
     """Gives functions the sessions that their trusts allow."""
 
-    def session(self, trust_id: str) -> Mapping[str, str]:
+    def session(self, trust_id: str) -> Mapping[str, Any]:
         """What a worker makes `context["os_session"]` of.
 
         Returns:
-            `auth_url` and `token`; or `error`, the reason why there is none now. It never raises, and waits for
-            Keystone for a bounded time at most.
+            `auth_url`, `token`, and `about`, what Keystone says of the token without its catalogue; or `error`, the
+            reason why there is none now. It never raises, and waits for Keystone for a bounded time at most.
         """
 
     def access(self, trust_id: str) -> Access:

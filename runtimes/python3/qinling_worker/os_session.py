@@ -19,7 +19,7 @@ class SessionContext(dict):  # type: ignore[type-arg]  # Python 3.9 is enough fo
 
     __slots__ = ("_openstack",)
 
-    def __init__(self, values: dict[str, Any], openstack: dict[str, str]) -> None:
+    def __init__(self, values: dict[str, Any], openstack: dict[str, Any]) -> None:
         super().__init__(values)
         self._openstack = openstack
 
@@ -29,7 +29,7 @@ class SessionContext(dict):  # type: ignore[type-arg]  # Python 3.9 is enough fo
         session, error = None, self._openstack.get("error")
         if error is None:
             try:
-                session = _make(self._openstack["auth_url"], self._openstack["token"])
+                session = _make(**self._openstack)
             except ImportError as missing:
                 error = f"the function's package has no keystoneauth1: {missing}"
         self[SESSION] = session
@@ -44,21 +44,21 @@ class SessionContext(dict):  # type: ignore[type-arg]  # Python 3.9 is enough fo
         return self[key] if key in (SESSION, ERROR) else super().get(key, default)
 
 
-def _make(auth_url: str, token: str) -> Any:
-    from keystoneauth1.access import create
+def _make(auth_url: str, token: str, about: dict[str, Any]) -> Any:
+    from keystoneauth1.access import AccessInfoV3
     from keystoneauth1.identity.base import BaseIdentityPlugin
     from keystoneauth1.session import Session
 
     class GivenToken(BaseIdentityPlugin):
-        """Authenticates by one token. It can't be exchanged for another, so Keystone is asked what it is good for."""
+        """Authenticates by one token, which can't be exchanged for another, nor ask Keystone about itself."""
 
         def __init__(self) -> None:
             super().__init__(auth_url=auth_url, reauthenticate=False)
 
         def get_auth_ref(self, session: Any) -> Any:
-            headers = {"X-Auth-Token": token, "X-Subject-Token": token}
-            url = auth_url.rstrip("/") + "/auth/tokens"
-            return create(resp=session.get(url, headers=headers, authenticated=False), auth_token=token)
+            url = auth_url.rstrip("/") + "/auth/catalog"
+            answer = session.get(url, headers={"X-Auth-Token": token}, authenticated=False)
+            return AccessInfoV3({"token": {**about, "catalog": answer.json()["catalog"]}}, auth_token=token)
 
         def invalidate(self) -> bool:
             """There is no other token to try with."""
