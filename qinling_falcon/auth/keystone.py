@@ -13,8 +13,8 @@ from typing import Any
 import gevent
 from gevent.lock import BoundedSemaphore
 from keystoneauth1.access import AccessInfoV3
-from keystoneauth1.exceptions import ClientException
-from keystonemiddleware.auth_token import AuthProtocol
+from keystoneauth1.exceptions import ClientException, NotFound
+from keystonemiddleware.auth_token import AuthProtocol, InvalidToken
 
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
@@ -60,8 +60,9 @@ class KeystoneAuth:
     def checks(self) -> dict[str, Check]:
         """`keystone`: this process could ask Keystone about a token, now or ever.
 
-        A process with wrong settings gets no requests so. One that has asked stays ready while Keystone is away: the
-        tokens that it knows, webhooks and health go on, which they would not if all processes said that they can't.
+        A process with wrong settings gets no requests so (that its user lacks a role is only seen with a true token).
+        One that has asked stays ready while Keystone is away: the tokens that it knows, webhooks and health go on,
+        which they would not if all processes said that they can't.
         """
         return {"keystone": self.check}
 
@@ -151,10 +152,37 @@ class KeystoneAuth:
 
 
 class _Protocol(AuthProtocol):  # type: ignore[misc]
-    """Without redirects: tokens and the service's password go where the settings and the catalogue say."""
+    """keystonemiddleware, which takes more for a refusal of a token than is one."""
+
+    def fetch_token(self, token: str, **more: Any) -> Any:
+        """What Keystone says of the token.
+
+        Raises:
+            InvalidToken: Keystone doesn't know it.
+            ClientException: something was not found, or empty, but it is not Keystone that said so of the token.
+        """
+        try:
+            return super().fetch_token(token, **more)
+        except InvalidToken as error:
+            cause = error.__context__
+            if not _is_about_token(cause):
+                raise ClientException(f"its answer is not one about a token: {type(cause).__name__}") from None
+            raise
 
     def _create_session(self, **arguments: Any) -> Any:
+        """Without redirects: tokens and the service's password go where the settings and the catalogue say."""
         return super()._create_session(redirect=False, **arguments)
+
+
+def _is_about_token(cause: BaseException | None) -> bool:
+    """Whether it is Keystone's 404 to the question, not one to the service's own login, nor a page of a proxy's."""
+    answer = cause.response if isinstance(cause, NotFound) else None
+    if answer is None or "X-Subject-Token" not in answer.request.headers:
+        return False
+    try:
+        return bool(answer.json()["error"]["code"] == NotFound.http_status)
+    except (ValueError, TypeError, LookupError):
+        return False
 
 
 def _hush() -> None:

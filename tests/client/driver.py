@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,19 +70,21 @@ class Driver:
     """The process in the client's environment.
 
     Args:
-        url: the root of the service.
+        url: the root of the service; None: Keystone's catalogue knows.
         folder: its home, which has no settings of other clouds; commands run in it.
+        account: whose account it is in OpenStack, as OS_* variables.
     """
 
-    def __init__(self, url: str, folder: Path):
-        self.url = url
+    def __init__(self, url: str | None, folder: Path, account: Mapping[str, str] | None = None):
         self.folder = folder
+        self._options = [] if url is None else [*_ENDPOINT_OPTIONS, url]
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "PYTHON"))}
         self._environ |= dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(folder)) | {"LC_ALL": "C.UTF-8"}
+        self._environ |= account or {}
         if not (_HOME / "stamp").exists():
             pytest.fail(f"python-qinlingclient is not installed in {_HOME}; `make test` does that.", pytrace=False)
         self._process = subprocess.Popen(
-            [_HOME / "bin" / "python", "-I", Path(__file__).with_name("inside.py"), url],
+            [_HOME / "bin" / "python", "-I", Path(__file__).with_name("inside.py"), url or ""],
             env=self._environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -109,13 +111,13 @@ class Driver:
 
     def openstack(self, *argv: object) -> Done:
         """Run `openstack ARGV` against the service, with a program that is loaded already."""
-        request = {"argv": [*_ENDPOINT_OPTIONS, self.url, *map(str, argv)], "folder": str(self.folder)}
+        request = {"argv": [*self._options, *map(str, argv)], "folder": str(self.folder)}
         return Done(**self.ask(request))
 
     def executable(self, *argv: object) -> Done:
         """Run the very `openstack` that users type; takes a second or two."""
         done = subprocess.run(
-            [_HOME / "bin" / "openstack", *_ENDPOINT_OPTIONS, self.url, *map(str, argv)],
+            [_HOME / "bin" / "openstack", *self._options, *map(str, argv)],
             cwd=self.folder,
             env=self._environ,
             stdin=subprocess.DEVNULL,
@@ -145,10 +147,10 @@ class Driver:
 
 
 @contextlib.contextmanager
-def running_driver(url: str) -> Iterator[Driver]:
+def running_driver(url: str | None, account: Mapping[str, str] | None = None) -> Iterator[Driver]:
     """A driver in a home of its own; ended afterwards."""
     with tempfile.TemporaryDirectory(prefix="qf-client-") as folder:
-        driver = Driver(url, Path(folder))
+        driver = Driver(url, Path(folder), account)
         try:
             yield driver
         finally:

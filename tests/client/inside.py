@@ -26,6 +26,7 @@ from importlib import metadata
 
 import requests
 from keystoneauth1 import noauth, session
+from keystoneauth1.identity import v3
 from qinlingclient.client import Client
 from qinlingclient.common.base import Manager, Resource
 from qinlingclient.osc.v1 import base
@@ -37,10 +38,13 @@ PLUGINS = ("openstack.", "cliff.")
 def main(url):
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the libraries print is no answer
-    clients = {
-        False: Client("1", url),
-        True: Client("1", url, session=session.Session(auth=noauth.NoAuth())),
-    }
+    if url:
+        clients = {
+            False: Client("1", url),
+            True: Client("1", url, session=session.Session(auth=noauth.NoAuth())),
+        }
+    else:
+        clients = {True: of_account()}
     for line in sys.stdin:
         request = json.loads(line)
         if "inventory" in request:
@@ -51,6 +55,13 @@ def main(url):
             answer = call(clients[request["session"]], request)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def of_account():
+    """The client of the account in OS_* variables, at the endpoint that Keystone names."""
+    names = "auth_url", "username", "password", "user_domain_name", "project_name", "project_domain_name"
+    opened = session.Session(auth=v3.Password(**{name: os.environ[f"OS_{name.upper()}"] for name in names}))
+    return Client("1", opened.get_endpoint(service_type="function-engine"), session=opened)
 
 
 def call(client, request):

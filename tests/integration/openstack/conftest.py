@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.openstack.cloud import Cloud, running_cloud
+from tests.integration.openstack.proxy import Proxy, running_proxy
 from tests.servers.openstack import START_TIMEOUT_S, Keystone, Swift, running_keystone, running_swift
 
 
@@ -28,3 +30,15 @@ def keystone() -> Iterator[Keystone]:
 def swift(keystone: Keystone) -> Iterator[Swift]:
     with running_swift(keystone) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def proxy(keystone: Keystone) -> Iterator[Proxy]:
+    with running_proxy(keystone) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def cloud(keystone: Keystone, proxy: Proxy) -> Iterator[Cloud]:
+    with running_cloud(keystone, proxy) as cloud:
+        yield cloud

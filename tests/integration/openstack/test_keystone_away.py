@@ -1,0 +1,177 @@
+"""Keystone stopped, hung, broken or wrongly named: callers get 503 in time, and the service mends by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.integration.openstack.cloud import TIMEOUT_S, Cloud, Web, assert_away, assert_error
+from tests.integration.openstack.proxy import VALIDATION, Answer, drips, says
+from tests.integration.service import free_port, wait_until
+
+# Far above the service's own patience, far below any client's.
+SOON_S = TIMEOUT_S + 10
+
+
+@pytest.fixture(scope="module")
+def patient(cloud: Cloud) -> Iterator[Web]:
+    """A web that believes tokens for long."""
+    with cloud.web(TOKEN_CACHE_S=3600) as web:
+        yield web
+
+
+def check_away(web: Cloud | Web, token: str) -> None:
+    """The caller is told in time."""
+    answer = web.get(token)
+    assert_away(answer)
+    assert answer.elapsed.total_seconds() < SOON_S
+
+
+def test_stopped_and_started_again(cloud: Cloud, patient: Web) -> None:
+    alice, unknown = cloud.keystone.token("alice"), cloud.keystone.token("alice")
+    assert patient.get(alice).status_code == 200
+    with cloud.keystone.stopped():
+        check_away(patient, unknown)
+        assert_error(patient.get(None), 401)
+        assert patient.get(alice).status_code == 200
+        assert patient.get(None, "/readyz").status_code == 200
+    assert patient.get(unknown).status_code == 200
+
+
+def test_hung_and_going_on(cloud: Cloud, patient: Web) -> None:
+    alice, unknown = cloud.keystone.token("alice"), cloud.keystone.token("alice")
+    assert patient.get(alice).status_code == 200
+    with ThreadPoolExecutor(16) as pool:
+        with cloud.keystone.hung():
+            # More than are asked about at once, of one token and of many.
+            waiting = [pool.submit(patient.get, token) for token in [*8 * [unknown], *map(str, range(8))]]
+            assert patient.get(alice).status_code == 200
+            assert patient.get(None, "/readyz").status_code == 200
+            assert any(not answer.done() for answer in waiting)
+            for answer in waiting:
+                assert_away(answer.result())
+                assert answer.result().elapsed.total_seconds() < SOON_S
+        wait_until("it is asked again", lambda: patient.get(unknown).status_code == 200)
+
+
+TOKEN = {"methods": ["password"], "user": {"id": "x"}, "expires_at": "2099-01-01T00:00:00Z"}
+BROKEN: dict[str, Answer] = {
+    "error": says(500, '{"error": {"code": 500}}'),
+    "unavailable page": says(503, "<html>be right back</html>", Content_Type="text/html"),
+    "forbidden": says(403, '{"error": {"code": 403, "message": "You are not authorized"}}'),
+    "html": says(200, "<html>hello</html>", Content_Type="text/html"),
+    "no json": says(200, '{"token": '),
+    "empty": says(200, ""),
+    "other json": says(200, "[]"),
+    "no token": says(200, "{}"),
+    "empty token": says(200, '{"token": {}}'),
+    "not found page": says(404, "<html>nothing</html>", Content_Type="text/html"),
+    "null": says(200, '{"token": null}'),
+    "no end": says(200, json.dumps({"token": {"user": {"id": "x"}}})),
+    "no date": says(200, json.dumps({"token": TOKEN | {"expires_at": "tomorrow"}})),
+    "odd project": says(200, json.dumps({"token": TOKEN | {"project": ["x"]}})),
+    "odd roles": says(200, json.dumps({"token": TOKEN | {"project": {"id": "x"}, "roles": [7]}})),
+    "odd catalogue": says(
+        200, json.dumps({"token": TOKEN | {"project": {"id": "x"}, "roles": [], "catalog": [{"endpoints": 7}]}})
+    ),
+    "elsewhere": says(302, "", Location="http://127.0.0.1:9/v3/auth/tokens"),
+    "dripping": drips,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_answers_about_tokens_and_good_ones_again(cloud: Cloud, name: str) -> None:
+    token = cloud.keystone.token("alice")
+    broken = BROKEN[name]
+    with cloud.proxy.answering(lambda handler: handler.command == "GET" and broken(handler)):
+        check_away(cloud, token)
+    wait_until("good answers count again", lambda: cloud.get(token).status_code == 200, 5)
+
+
+def test_broken_answers_to_the_service_s_own_login_and_good_ones_again(cloud: Cloud) -> None:
+    token = cloud.keystone.token("alice")
+    with cloud.proxy.answering(says(500, "")), cloud.web() as web:
+        for broken in BROKEN.values():
+            cloud.proxy.answer = broken
+            check_away(web, token)
+        cloud.proxy.answer = None
+        wait_until("good answers count", lambda: web.get(token).status_code == 200, 5)
+
+
+def test_a_redirect_takes_no_token_elsewhere(cloud: Cloud) -> None:
+    target = f"{cloud.proxy.url}/elsewhere"
+    seen: list[str] = []
+
+    def answer(handler: object) -> bool:
+        path = handler.path  # type: ignore[attr-defined]
+        seen.append(path)
+        if path.startswith(VALIDATION):
+            return says(307, "", Location=target)(handler)  # type: ignore[arg-type]
+        return False
+
+    with cloud.proxy.answering(answer):
+        check_away(cloud, cloud.keystone.token("alice"))
+    assert any(path.startswith(VALIDATION) for path in seen)
+    assert "/v3/elsewhere" not in seen
+
+
+def test_wrong_settings_are_told_in_the_log_and_by_readyz(cloud: Cloud) -> None:
+    bob = cloud.keystone.token("bob")
+    wrong = {
+        "password": {"OS_PASSWORD": "a-wrong-secret"},
+        "role": {"OS_USERNAME": "alice", "OS_PASSWORD": "alicepw", "OS_PROJECT_NAME": "projA"},
+        "region": {"OS_REGION_NAME": "Nowhere"},
+        "port": {"OS_AUTH_URL": f"http://127.0.0.1:{free_port()}/v3"},
+        "path": {"OS_AUTH_URL": f"{cloud.proxy.url}/nothing/v3"},
+    }
+    with contextlib.ExitStack() as webs, ThreadPoolExecutor(3) as pool:
+        started = pool.map(lambda settings: webs.enter_context(cloud.web(**settings)), wrong.values())
+        for name, web in zip(wrong, started, strict=True):
+            assert_error(web.get(None), 401)
+            assert_away(web.get(bob))
+            assert "a-wrong-secret" not in web.log()
+            assert "Traceback" not in web.log(), name
+            if name == "role":  # Keystone says so of tokens that there are, not of readyz's, which is nobody's
+                assert "403" in web.log()
+                continue
+            assert_error(ready := web.get(None, "/readyz"), 503, "keystone")
+            assert ready.json()["errors"] == {"keystone": ["away"]}
+            wait_until(f"{name} is logged", lambda web=web: "OS_* settings may be wrong" in web.log())
+
+
+def test_an_endpoint_that_comes_into_the_catalogue_is_found(cloud: Cloud) -> None:
+    keystone, admin = cloud.keystone, cloud.keystone.token("admin")
+    with cloud.web(OS_REGION_NAME="Late") as web:
+        check_away(web, keystone.token("alice"))
+        assert keystone.request("POST", "/regions", admin, json={"region": {"id": "Late"}}).status_code == 201
+        services = keystone.request("GET", "/services?type=identity", admin).json()["services"]
+        endpoint = {
+            "service_id": services[0]["id"],
+            "interface": "public",
+            "region_id": "Late",
+            "url": keystone.url,
+        }
+        made = keystone.request("POST", "/endpoints", admin, json={"endpoint": endpoint})
+        assert made.status_code == 201, made.text
+        try:
+            wait_until("it is found", lambda: web.get(keystone.token("alice")).status_code == 200)
+        finally:
+            keystone.request("DELETE", f"/endpoints/{made.json()['endpoint']['id']}", admin)
+            keystone.request("DELETE", "/regions/Late", admin)
+
+
+def test_a_readyz_that_was_once_good_stays_so(cloud: Cloud) -> None:
+    with cloud.web() as web:
+        with cloud.proxy.answering(says(500, "{}")):
+            wait_until("it has tried", lambda: "OS_* settings may be wrong" in web.log())
+            assert web.get(None, "/readyz").status_code == 503
+        wait_until("it is ready", lambda: web.get(None, "/readyz").status_code == 200)
+        with cloud.proxy.answering(says(500, "{}")):
+            assert_away(web.get("unknown"))
+            assert web.get(None, "/readyz").status_code == 200
+
+
