@@ -42,14 +42,14 @@ class _Look:
     """What was seen of a function's object.
 
     Attributes:
-        source: what the function had of it then.
+        about: the object that the function named then, what its copy was of, and its trust.
         until: by `time.monotonic()`; a later call looks again.
         refusal: why it can't run.
         bad_etag: of what was found and refused; it need not be fetched again.
         replaced: the function has another copy now.
     """
 
-    source: SwiftSource
+    about: tuple[SwiftSource | None, str | None]
     until: float
     refusal: str | None = None
     bad_etag: str | None = None
@@ -59,8 +59,8 @@ class _Look:
 class _Flight:
     """A look under way."""
 
-    def __init__(self, source: SwiftSource):
-        self.source = source
+    def __init__(self, about: tuple[SwiftSource | None, str | None]):
+        self.about = about
         self.fetching = False
         self.greenlet: gevent.Greenlet | None = None
 
@@ -89,18 +89,21 @@ class SwiftSources:
         source = target.swift
         assert source is not None
         look = self._looks.get(target.function_id)
-        if look is None or look.source != source or look.until <= time.monotonic():
+        if look is None or look.about != _about(target) or look.until <= time.monotonic():
             look = self._wait(target, source)
-        if look.refusal is not None:
-            raise Conflict(f"Function {target.function_id} can't run: {look.refusal}")
-        return not look.replaced
+        if look.refusal is None:
+            return not look.replaced
+        # The target may be an old one, of an object that the function has left, or by a trust that it has no more.
+        if self._pool.generations([what for what, _ in target.generations]) != dict(target.generations):
+            return False
+        raise Conflict(f"Function {target.function_id} can't run: {look.refusal}")
 
     def _wait(self, target: Target, source: SwiftSource) -> _Look:
         """Look, or wait for whoever does; not for long."""
         name = target.function_id
         flight = self._flights.get(name)
-        if flight is None or flight.source != source:
-            flight = self._flights[name] = _Flight(source)
+        if flight is None or flight.about != _about(target):
+            flight = self._flights[name] = _Flight(_about(target))
             # In a greenlet of its own: the call that looks may be ended while others wait.
             flight.greenlet = gevent.spawn(self._fly, target, source, flight)
         assert flight.greenlet is not None
@@ -110,7 +113,7 @@ class SwiftSources:
         if flight.greenlet.ready():
             found: _Look = flight.greenlet.value
             return found
-        return self._keep(name, self._away(target, source, "no answer in time"))
+        return self._keep(name, self._away(target, "no answer in time"))
 
     def _fly(self, target: Target, source: SwiftSource, flight: _Flight) -> _Look:
         """Look and remember; whatever happens is a value, for an error that goes up in a greenlet reaches nobody."""
@@ -118,10 +121,10 @@ class SwiftSources:
         try:
             look = self._look(target, source, flight)
         except (Unavailable, BadGateway) as error:
-            look = self._away(target, source, error.message)
+            look = self._away(target, error.message)
         except Exception as error:
             log.exception("function %s: its object in Swift could not be looked at", name)
-            look = self._away(target, source, type(error).__name__)
+            look = self._away(target, type(error).__name__)
         if self._flights.get(name) is flight:
             del self._flights[name]
         return self._keep(name, look)
@@ -129,7 +132,7 @@ class SwiftSources:
     def _look(self, target: Target, source: SwiftSource, flight: _Flight) -> _Look:
         where = f"its object {source.container}/{source.object} in Swift"
         if target.trust_id is None:
-            return _refused(source, f"it has no trust by which {where} could be read.")
+            return _refused(target, f"it has no trust by which {where} could be read.")
         try:
             account = self._account(target.trust_id)
             try:
@@ -139,25 +142,25 @@ class SwiftSources:
                 account = self._account(target.trust_id)
                 etag = self._swift.etag(account, source.container, source.object)
             if etag == source.etag:
-                return _Look(source, time.monotonic() + self._every_s)
+                return _Look(_about(target), time.monotonic() + self._every_s)
             before = self._looks.get(target.function_id)
-            if before is not None and before.bad_etag == etag and before.source == source:
+            if before is not None and before.bad_etag == etag and before.about == _about(target):
                 assert before.refusal is not None
-                return _refused(source, before.refusal, etag)
+                return _refused(target, before.refusal, etag)
             flight.fetching = True
             try:
                 package, etag = self._fetch(account, source)
                 if etag == source.etag:  # it was changed back meanwhile
                     self._packages.delete(package.key)
-                    return _Look(source, time.monotonic() + self._every_s)
+                    return _Look(_about(target), time.monotonic() + self._every_s)
             except (BadRequest, TooLarge) as error:
-                return _refused(source, f"{where} was changed, and can't be its package: {error.message}", etag)
+                return _refused(target, f"{where} was changed, and can't be its package: {error.message}", etag)
         except ObjectMissing:
-            return _refused(source, f"{where} is gone.")
+            return _refused(target, f"{where} is gone.")
         except ObjectForbidden:
-            return _refused(source, f"{where} may not be read any more by the user whose function it is.")
+            return _refused(target, f"{where} may not be read any more by the user whose function it is.")
         except TrustGone:
-            return _refused(source, f"the trust by which {where} was read is gone, or the rights of its user.")
+            return _refused(target, f"the trust by which {where} was read is gone, or the rights of its user.")
         return self._replace(target, source, package, etag)
 
     def _account(self, trust_id: str) -> Account:
@@ -177,7 +180,7 @@ class SwiftSources:
         names, one after it the replaced one: the storage sweeps both up.
         """
         name = target.function_id
-        replaced = _Look(source, time.monotonic() + _AWAY_S, replaced=True)
+        replaced = _Look(_about(target), time.monotonic() + _AWAY_S, replaced=True)
         where = {"container": source.container, "object": source.object}
         new = {"md5sum": package.md5sum, "package_key": package.key, "source_etag": etag}
         try:
@@ -194,12 +197,12 @@ class SwiftSources:
         log.info("function %s: its object in Swift has changed, and was fetched", name)
         return replaced
 
-    def _away(self, target: Target, source: SwiftSource, reason: str) -> _Look:
+    def _away(self, target: Target, reason: str) -> _Look:
         now = time.monotonic()
         if now - self._warned > _WARNED_EVERY_S:
             self._warned = now
             log.warning("functions in Swift run from their copies; of %s: %s", target.function_id, reason)
-        return _Look(source, now + max(self._every_s, _AWAY_S))
+        return _Look(_about(target), now + max(self._every_s, _AWAY_S))
 
     def _keep(self, name: str, look: _Look) -> _Look:
         self._looks[name] = look
@@ -209,5 +212,9 @@ class SwiftSources:
         return look
 
 
-def _refused(source: SwiftSource, refusal: str, bad_etag: str | None = None) -> _Look:
-    return _Look(source, time.monotonic() + _REFUSED_S, refusal, bad_etag)
+def _about(target: Target) -> tuple[SwiftSource | None, str | None]:
+    return target.swift, target.trust_id
+
+
+def _refused(target: Target, refusal: str, bad_etag: str | None = None) -> _Look:
+    return _Look(_about(target), time.monotonic() + _REFUSED_S, refusal, bad_etag)

@@ -39,7 +39,7 @@ _LATER = frozenset({408, 429, 498, 499})
 
 
 class ObjectMissing(Exception):
-    """No such object or container in this account."""
+    """No such object or container in this account; or not all of its segments."""
 
 
 class ObjectForbidden(Exception):
@@ -245,7 +245,7 @@ def _moment(text: str) -> datetime.datetime:
 def _meant(error: ClientException) -> Exception:
     status = error.http_status
     match status:
-        case 404:
+        case 404 | 409:  # 409: segments are missing
             return ObjectMissing()
         case 403:
             return ObjectForbidden()

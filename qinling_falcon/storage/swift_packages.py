@@ -51,10 +51,13 @@ class SwiftPackages:
         with self._spool.received(stream, size_limit, md5sum) as received:
             key = new_key(received.md5sum)
             try:
-                self._do(lambda account: self._put(account, key, received))
+                try:
+                    self._do(lambda account: self._put(account, key, received))
+                except ObjectMissing:
+                    self._do(lambda account: self._swift.make_container(account, self._container))
+                    self._do(lambda account: self._put(account, key, received))
             except ObjectMissing:
-                self._do(lambda account: self._swift.make_container(account, self._container))
-                self._do(lambda account: self._put(account, key, received))
+                raise Unavailable("The package storage keeps nothing; try again.", retry_after_s=1) from None
             return StoredPackage(received.md5sum, received.size, key)
 
     def open(self, key: str) -> OpenPackage:

@@ -123,7 +123,7 @@ def test_a_swift_that_is_away_is_a_503_and_leaves_nothing(
     packages: SwiftPackages, server: FakeSwift, settings: Settings
 ) -> None:
     key = packages.save(io.BytesIO(PACKAGE), len(PACKAGE)).key
-    for status in (503, 403):
+    for status in (503, 403, 401):
         server.misbehave = lambda handler, status=status: answer(handler, status)  # type: ignore[misc]
         with pytest.raises(Unavailable):
             packages.save(io.BytesIO(PACKAGE), len(PACKAGE))
@@ -132,6 +132,9 @@ def test_a_swift_that_is_away_is_a_503_and_leaves_nothing(
         with pytest.raises(Unavailable):
             packages.sweep(set, 0)
         packages.delete(key)  # is left to the sweep
+    server.misbehave = lambda handler: answer(handler, 404)
+    with pytest.raises(Unavailable):
+        packages.save(io.BytesIO(PACKAGE), len(PACKAGE))
     assert left(settings) == []
     server.misbehave = None
     assert packages.read(key) == PACKAGE
