@@ -183,14 +183,17 @@ def test_use_does_not_lengthen_the_time(cache: TokenCache, keystone: Keystone, c
     assert len(keystone.asked) == 2
 
 
-def test_a_token_is_not_believed_beyond_its_end(cache: TokenCache, keystone: Keystone, clock: Clock) -> None:
+@pytest.mark.parametrize("token", ["alice", "restricted"])
+def test_a_token_is_not_believed_beyond_its_end(
+    cache: TokenCache, keystone: Keystone, clock: Clock, token: str
+) -> None:
     keystone.left_s = 10.0
-    project(cache)
+    project(cache, token, path="/allowed")
     clock.now += 9.9
-    project(cache)
+    project(cache, token, path="/allowed")
     assert len(keystone.asked) == 1
     clock.now += 0.1
-    project(cache)
+    project(cache, token, path="/allowed")
     assert len(keystone.asked) == 2
 
 
@@ -229,7 +232,7 @@ def test_who_comes_later_than_its_time_does_not_take_the_answer_that_is_under_wa
 
 @pytest.mark.parametrize("failure", [Unavailable("away", retry_after_s=7), RuntimeError("a bug")])
 def test_each_who_waits_is_told_of_a_failure_which_is_not_remembered(
-    cache: TokenCache, keystone: Keystone, failure: Exception
+    cache: TokenCache, keystone: Keystone, failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     keystone.error = failure
     keystone.open.clear()
@@ -240,6 +243,7 @@ def test_each_who_waits_is_told_of_a_failure_which_is_not_remembered(
     assert {type(told) for told in errors} == {Unavailable}
     assert len({id(told) for told in errors}) == 5
     assert all(told.retry_after_s for told in errors)
+    assert ("could not be asked" in caplog.text) == isinstance(failure, RuntimeError)
     assert len(keystone.asked) == 1
     keystone.error = None
     assert project(cache) == "project-of-alice"

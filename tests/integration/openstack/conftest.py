@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.openstack.cloud import Cloud, running_cloud
+from tests.integration.openstack.cloud import Cloud, Web, running_cloud
 from tests.integration.openstack.proxy import Proxy, running_proxy
 from tests.servers.openstack import START_TIMEOUT_S, Keystone, Swift, running_keystone, running_swift
 
@@ -42,3 +42,10 @@ def proxy(keystone: Keystone) -> Iterator[Proxy]:
 def cloud(keystone: Keystone, proxy: Proxy) -> Iterator[Cloud]:
     with running_cloud(keystone, proxy) as cloud:
         yield cloud
+
+
+@pytest.fixture(scope="session")
+def patient(cloud: Cloud) -> Iterator[Web]:
+    """A web of that cloud that believes tokens for long."""
+    with cloud.web(TOKEN_CACHE_S=3600, KEYSTONE_TIMEOUT_S=3) as web:
+        yield web

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,13 +14,6 @@ from tests.integration.service import free_port, wait_until
 
 # Far above the service's own patience, far below any client's.
 SOON_S = TIMEOUT_S + 10
-
-
-@pytest.fixture(scope="module")
-def patient(cloud: Cloud) -> Iterator[Web]:
-    """A web that believes tokens for long."""
-    with cloud.web(TOKEN_CACHE_S=3600) as web:
-        yield web
 
 
 def check_away(web: Cloud | Web, token: str) -> None:
