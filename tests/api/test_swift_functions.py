@@ -13,6 +13,7 @@ from falcon import testing
 
 from qinling_falcon.auth import noauth
 from qinling_falcon.auth.identity import Identity
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import alias
 from qinling_falcon.models.function import get
 from qinling_falcon.models.scope import Context
@@ -241,6 +242,16 @@ def test_a_download_that_swift_refuses(
 ) -> None:
     swift.misbehave = lambda handler: answer(handler, status)
     assert_error(download(client, function), told, "")
+
+
+def test_a_download_that_is_cut_breaks_off(client: Client, swift: FakeSwift, function: dict[str, Any]) -> None:
+    def cut(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nETag: e\r\nContent-Length: 9999\r\n\r\n" + package())
+        handler.close_connection = True
+
+    swift.misbehave = cut
+    with pytest.raises(Unavailable):  # by which the server learns to close the connection
+        download(client, function)
 
 
 def test_a_download_of_what_has_become_too_large(
