@@ -30,15 +30,15 @@ def check_out(commit: str, folder: Path) -> Path:
     return tree
 
 
-def run(service: Service, call: dict, seconds: int) -> dict[str, float]:
-    """CPU ms a call by process, and calls a second."""
+def run(service: Service, call: dict, seconds: int, headers: str = "") -> dict[str, float]:
+    """CPU ms a call by process, and calls a second; `headers` as `wrk` takes them."""
     groups = {
         "web": [service.processes["web"].pid],
         "pool manager and workers": [service.processes["pool"].pid],
         "valkey": [valkey_pid(service.environ["REDIS_URL"])],
     }
     before = cpu_seconds(groups)
-    row = wrk(service.url + "/v1/executions", WORKERS, seconds, call)
+    row = wrk(service.url + "/v1/executions", WORKERS, seconds, call, headers=headers)
     after = cpu_seconds(groups)
     assert not row["errors"], row
     used = {name: (after[name] - before[name]) / row["requests"] * 1000 for name in groups}

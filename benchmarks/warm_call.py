@@ -59,11 +59,11 @@ def start_relay(workers: list[tuple[str, str]], claims: Path, processes: int) ->
     return process, url
 
 
-def warm_up(service: Service, call: dict) -> None:
+def warm_up(service: Service, call: dict, headers: str = "") -> None:
     """Call until every worker that is needed has the function, and no further one is being started."""
     runtime, before = service.runtime(), None
     while before != (before := service.capacity(runtime)):
-        wrk(service.url + "/v1/executions", WORKERS, 3, call)
+        wrk(service.url + "/v1/executions", WORKERS, 3, call, headers=headers)
 
 
 def valkey_pid(url: str) -> int:
