@@ -2,10 +2,9 @@
 
     python -m benchmarks.keystone [--rounds 9] [--seconds 4]
 
-Two services of this tree run all the time, with databases and a Valkey of their own: one with `AUTH_MODE=noauth`, one
-with a real Keystone (its tools are beside the checkout; `tests/servers/openstack.py`). A round is one run of wrk, at 32
-callers, against each of
-    `noauth`;
+Three services of this tree run all the time, with databases and a Valkey of their own; two of them use a real Keystone
+(its tools are beside the checkout; `tests/servers/openstack.py`). A round is one run of wrk, at 32 callers, against
+    `noauth`: `AUTH_MODE=noauth`;
     `keystone`: a function without a session, for whoever made it had an application credential, which makes no trust;
     `session`: a function with a trust, whose token goes with each call;
 in an order that turns. What counts is the median over the rounds of the ratio of CPU time a call to `noauth`'s, all
@@ -93,19 +92,17 @@ def main() -> None:
     with contextlib.ExitStack() as held:
         keystone = held.enter_context(running_keystone())
         token, restricted = keystone.token(USER), restricted_token(keystone)
-        plain = held.enter_context(running_service(**LIMITS))
-        guarded = held.enter_context(running_service(**LIMITS, **keystone.settings()))
-        guarded.http.headers["X-Auth-Token"] = token
-        guarded.runtime()
-        guarded.http.headers["X-Auth-Token"] = restricted
-        functions = {"noauth": plain.function(HELLO), "keystone": guarded.function(HELLO)}
-        guarded.http.headers["X-Auth-Token"] = token
-        with_session = guarded.function(HELLO)
-        assert not has_trust(guarded, functions["keystone"])
-        if has_trust(guarded, with_session):
-            functions["session"] = with_session
+        services = {"noauth": held.enter_context(running_service(**LIMITS))}
+        functions = {"noauth": services["noauth"].function(HELLO)}
+        for name, maker in (("keystone", restricted), ("session", token)):
+            service = services[name] = held.enter_context(running_service(**LIMITS, **keystone.settings()))
+            service.http.headers["X-Auth-Token"] = token
+            service.runtime()
+            service.http.headers["X-Auth-Token"] = maker
+            functions[name] = service.function(HELLO)
+            service.http.headers["X-Auth-Token"] = token
+            assert has_trust(service, functions[name]) is (name == "session")
         sent = {name: "" if name == "noauth" else f"X-Auth-Token: {token}" for name in functions}
-        services = {name: plain if name == "noauth" else guarded for name in functions}
         calls = {name: {"function_id": function_id, "input": None} for name, function_id in functions.items()}
         for name in functions:
             warm_up(services[name], calls[name], sent[name])
@@ -124,7 +121,7 @@ def main() -> None:
 def report(rounds: list[dict[str, dict[str, float]]], cost: dict[str, float]) -> int:
     result: dict[str, dict] = {}
     held = True
-    for name in [name for name in ("keystone", "session") if name in rounds[0]]:
+    for name in ("keystone", "session"):
         print(f"\n{'median':28} {'noauth':>10} {name:>10} {'ratio':>8}   lowest to highest ratio")
         result[name] = {}
         for what in rounds[0]["noauth"]:

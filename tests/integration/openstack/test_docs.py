@@ -1,0 +1,60 @@
+"""docs/openstack.md, as a reader would try it: all of its `sh` blocks, in one shell, in an empty home."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.service import ROOT, free_port
+from tests.run.make_run import var_dir
+from tests.servers.openstack import Keystone, running_keystone, running_swift
+
+OPENSTACK = ROOT / ".client" / "bin" / "openstack"
+# No error is hidden by a command that goes on, and nothing outlives a script that breaks off.
+_STRICT = "set -euo pipefail; trap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT\n"
+
+
+@pytest.fixture
+def cloud() -> Iterator[Keystone]:
+    """A Keystone of its own, for the reader changes it, and a Swift; no Function Engine is registered."""
+    with running_keystone() as keystone, running_swift(keystone):
+        token = keystone.token("admin")
+        for service in keystone.request("GET", "/services?type=function-engine", token).json()["services"]:
+            assert keystone.request("DELETE", f"/services/{service['id']}", token).status_code == 204
+        yield keystone
+
+
+def blocks() -> list[str]:
+    return re.findall(r"(?ms)^```sh\n(.*?)^```", (ROOT / "docs" / "openstack.md").read_text())
+
+
+@pytest.mark.skipif(not OPENSTACK.exists(), reason="no openstack command: make test installs it into .client")
+def test_its_commands_lead_to_a_first_call(cloud: Keystone) -> None:
+    with var_dir() as home:
+        shell(cloud, home)
+
+
+def shell(cloud: Keystone, home: Path) -> None:
+    folder = home / "falcon"
+    folder.mkdir()
+    for user, name in (("admin", "admin-openrc.sh"), ("alice", "demo-openrc.sh")):
+        (folder / name).write_text((cloud.folder / f"{user}.rc").read_text())
+    script = _STRICT + "\n".join(blocks()).replace("127.0.0.1:7070", f"127.0.0.1:{free_port()}")
+    own = {"HOME": str(home), "WARM_WORKERS": "2", "MAX_WORKERS": "8"}
+    environ = {name: os.environ[name] for name in ("LANG", "XDG_CACHE_HOME") if name in os.environ} | own
+    environ["PATH"] = f"{OPENSTACK.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=180)
+    log = folder / "falcon.log"
+    assert done.returncode == 0, done.stdout + done.stderr + (log.read_text() if log.exists() else "")
+    for said in ("Hello, Ada!", "Hello, Swift!", "Hello, CI!", "swifty"):
+        assert said in done.stdout
+    assert "the policy (runtime:create) does not let falcon do that" in log.read_text()
+    password = re.search("OS_PASSWORD=(.+)", (folder / "falcon.env").read_text())
+    assert password
+    logs = "".join(path.read_text() for path in [log, *(folder / "var" / "log").glob("*.log")])
+    assert password[1] not in logs
