@@ -171,7 +171,7 @@ def update(
                 setattr(function, name, columns[name])
         columns |= {"digest": _digest(function), "updated_at": now or clock.now()}
         change(function, columns)
-        doom({old_trust} - {function.trust_id})
+        doom({old_trust})
         replaced = {old_key} - {function.package_key}
         return Updated(function, function.digest != old_digest or bool(replaced), unused(replaced))
 

@@ -10,14 +10,21 @@ import sqlite3
 import uuid
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import requests
 
+from qinling_falcon.auth.identity import Identity
+from qinling_falcon.auth.trusts import Trusts
+from qinling_falcon.models import database, trusts
+from qinling_falcon.models.migrate import migrate
+from qinling_falcon.models.scope import Context
+from qinling_falcon.settings import Settings
 from tests.integration.service import Service, package, running_service, wait_until
-from tests.servers.openstack import Keystone
+from tests.servers.openstack import Keystone, Swift
 
 BUNDLED = ("keystoneauth1", "requests", "urllib3", "certifi", "charset-normalizer", "idna", "iso8601", "stevedore",
            "os-service-types", "pbr", "typing-extensions")  # fmt: skip
@@ -44,6 +51,8 @@ def main(context, what="who"):
         return {"error": context["os_session_error"]}
     if what == "token":
         return session.get_token()
+    if what == "containers":
+        return session.get("?format=json", endpoint_filter={"service_type": "object-store"}).json()
     projects = session.get("/auth/projects", endpoint_filter={"service_type": "identity"}).json()["projects"]
     names = [project["name"] for project in projects]
     return {"project": session.get_project_id(), "user": session.get_user_id(), "projects": names}
@@ -100,7 +109,7 @@ def output(execution: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def service(keystone: Keystone) -> Iterator[Service]:
+def service(keystone: Keystone, swift: Swift) -> Iterator[Service]:
     settings = keystone.settings() | {"network": "host", "keystone_timeout_s": "1.5", "log_level": "debug"}
     with running_service(max_workers=12, warm_workers=1, **settings) as running:
         User(running, keystone.token("admin")).service.runtime()
@@ -207,6 +216,59 @@ def test_secrets_stay_where_they_belong(alice: User, service: Service, keystone:
     assert not [name for name, text in kept.items() if token in text or password in text]
 
 
+def test_code_in_swift_needs_a_trust(
+    alice: User, credential: User, service: Service, keystone: Keystone
+) -> None:
+    catalogue = keystone.log_in("alice").json()["token"]["catalog"]
+    account = next(entry["endpoints"][0]["url"] for entry in catalogue if entry["type"] == "object-store")
+    headers = {"X-Auth-Token": alice.token}
+    for name, body in (("code", b""), ("code/f.zip", alice.zipped)):
+        assert requests.put(f"{account}/{name}", body, headers=headers, timeout=30).status_code == 201
+    code = json.dumps({"source": "swift", "swift": {"container": "code", "object": "f.zip"}})
+    fields = {"name": "f", "runtime_id": alice.service.runtime(), "code": code, "timeout": "20"}
+    answer = credential.send("POST", "/v1/functions", **fields)
+    assert answer.status_code == 403
+    assert "application credentials" in answer.json()["faultstring"]
+    answer = alice.send("POST", "/v1/functions", **fields, memory_size=str(128 << 20))
+    assert answer.status_code == 201, answer.text
+    function = answer.json()["id"]
+    assert [row["name"] for row in alice.ask(function, "containers")] == ["code"]
+    trust_id = trust_of(service, function)
+    answer = credential.send("PUT", f"/v1/functions/{function}", entry="main.other")
+    assert answer.status_code == 403
+    assert trust_of(service, function) == trust_id
+
+
+def test_a_service_without_an_admins_role_deletes_its_own_doomed_trusts_alone(
+    keystone: Keystone, tmp_path: Path
+) -> None:
+    admin = keystone.token("admin")
+    body = {"user": {"name": "modest", "password": "modestpw", "domain_id": "default"}}
+    user = keystone.request("POST", "/users", admin, json=body).json()["user"]["id"]
+    role = keystone.request("GET", "/roles?name=service", admin).json()["roles"][0]["id"]
+    project = keystone.state["users"]["qinling"]["project_id"]
+    path = f"/projects/{project}/users/{user}/roles/{role}"
+    assert keystone.request("PUT", path, admin).status_code == 204
+    account = {"OS_USERNAME": "modest", "OS_PASSWORD": "modestpw", "VAR_DIR": str(tmp_path)}
+    settings = Settings.from_env(keystone.settings() | account)
+    about = keystone.state["users"]["alice"]
+    alice = Identity(Context(about["project_id"], False, about["id"], ("member",)), keystone.token("alice"))
+    mine, another_installs = Trusts(settings), Trusts(settings)
+    doomed, gone, other = mine.make(alice), mine.make(alice), another_installs.make(alice)
+    assert keystone.request("DELETE", f"/OS-TRUST/trusts/{gone}", admin).status_code == 204
+    migrate(settings)
+    database.connect(settings)
+    try:
+        trusts.doom_unnamed(doomed)
+        trusts.doom_unnamed(gone)
+        assert set(mine.sweep()) == {doomed, gone}
+        assert mine.sweep() == trusts.doomed() == []
+    finally:
+        database.disconnect()
+    assert not is_there(keystone, doomed)
+    assert keystone.request("GET", f"/OS-TRUST/trusts/{other}", admin).status_code == 200
+
+
 def test_without_keystoneauth_there_is_no_session(alice: User) -> None:
     session, error = output(alice.service.call(alice.function(package(main=PLAIN))))
     assert session is None
@@ -268,13 +330,13 @@ def test_calls_go_on_without_their_trust_until_new_code_brings_another(
 def test_refused_writes_leave_no_trust(alice: User, keystone: Keystone) -> None:
     path = f"/OS-TRUST/trusts?trustor_user_id={keystone.state['users']['alice']['id']}"
 
-    def trusts() -> set[str]:
+    def made() -> set[str]:
         return {trust["id"] for trust in keystone.request("GET", path, alice.token).json()["trusts"]}
 
-    before = trusts()
+    before = made()
     fields = {"name": "f", "code": '{"source": "package"}', "runtime_id": str(uuid.uuid4())}
     assert alice.send("POST", "/v1/functions", package(main=PLAIN), **fields).status_code == 404
-    wait_until("its trust is gone", lambda: trusts() == before)
+    wait_until("its trust is gone", lambda: made() == before)
 
 
 def test_others_have_no_part_in_it(alice: User, service: Service, keystone: Keystone) -> None:
