@@ -26,7 +26,7 @@ def wants_download(req: Request) -> bool:
     Raises:
         BadRequest: `download` is neither true nor false.
     """
-    wanted = parse_flag(req.get_param("download", default="no"))
+    wanted = parse_flag(req.get_param("download") or "no")
     if wanted is None:
         raise BadRequest("download must be true or false.", errors={"download": ["Must be true or false."]})
     return wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def multipart(parts: list[tuple[str, str | bytes]], *, end: bool = True) -> byte
 class Client(testing.TestClient):
     """Sends requests to one app, and holds every answer against the API document."""
 
-    def __init__(self, app: Api, settings: Settings):
-        super().__init__(app)
+    def __init__(self, app: Api, settings: Settings, headers: Mapping[str, str] | None = None):
+        super().__init__(app, headers=headers)
         self.settings = settings
         self._promises = promises(settings)
 
@@ -50,6 +51,10 @@ class Client(testing.TestClient):
         method, path = (*args, *(more[name] for name in ("method", "path")[len(args) :] if name in more))[:2]
         self._promises.check(method, path, answer.status_code, answer.headers, answer.content)
         return answer
+
+    def documented(self) -> dict[str, Any]:
+        """The API document."""
+        return self._promises.document
 
     def send(
         self, method: str, path: str, body: bytes = b"", content_type: str | None = "application/json", **more: Any

@@ -1,0 +1,131 @@
+"""The API document is whole: all that is served is in it, and nothing else; and its examples are true."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
+from qinling_falcon.api import ROUTES
+from qinling_falcon.openapi.document import build, write
+from qinling_falcon.openapi.parameters import in_path
+from qinling_falcon.resources.operation import operations_of
+from qinling_falcon.settings import Settings
+from tests.openapi.promises import Promises
+
+KEYSTONE = Settings(auth_mode="keystone", public_endpoint="https://functions.example/faas/", list_envelope="always")
+BOTH = pytest.mark.parametrize("settings", [Settings(), KEYSTONE, Settings(list_envelope="never")])
+OPEN = {"/", "/v1", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file_name}"}
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method in item.keys() - {"parameters"}:
+            yield path, method.upper(), item[method]
+
+
+@BOTH
+def test_it_is_openapi(settings: Settings) -> None:
+    document = json.loads(write(ROUTES, settings))
+    assert [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(document)] == []
+    for schema in document["components"]["schemas"].values():
+        jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]})
+
+
+def test_it_has_all_operations_of_all_routes_and_no_others() -> None:
+    served = {(path, method) for path, resource in ROUTES for method in operations_of(resource)}
+    described = list(operations(build(ROUTES, Settings())))
+    assert {(path, method) for path, method, _ in described} == served
+    assert len({operation["operationId"] for _, _, operation in described}) == len(served)
+    assert all(operation["summary"] for _, _, operation in described)
+
+
+def test_every_field_of_every_schema_is_in_it() -> None:
+    schemas = build(ROUTES, Settings())["components"]["schemas"]
+    seen = 0
+    for _, resource in ROUTES:
+        for operation in operations_of(resource).values():
+            for cls in (operation.takes, operation.answers.shows):
+                if cls is not None:
+                    given = {"settings": Settings(), "base_url": ""}
+                    made = cls(**{name: given[name] for name in inspect.signature(cls).parameters if name in given})
+                    described = schemas[cls.__name__.removesuffix("Shown")]
+                    assert described["properties"].keys() == made.fields.keys()
+                    assert described["additionalProperties"] is False
+                    seen += len(made.fields)
+    assert seen > 200
+
+
+def test_every_parameter_of_a_path_is_described() -> None:
+    for path, item in build(ROUTES, Settings())["paths"].items():
+        assert item.get("parameters", []) == list(in_path(path))
+        assert path.count("{") == len(list(in_path(path)))
+
+
+@BOTH
+def test_all_requests_and_answers_have_examples_that_are_true(settings: Settings) -> None:
+    document = build(ROUTES, settings)
+    promises = Promises(document)
+    seen = 0
+    for path, method, operation in operations(document):
+        answers = [
+            document["components"]["responses"][answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
+            for answer in operation["responses"].values()
+        ]
+        contents = [content for answer in answers for content in answer.get("content", {}).items()]
+        contents += operation.get("requestBody", {}).get("content", {}).items()
+        for media_type, content in contents:
+            if (media_type.endswith("json") and path != "/openapi.json") or "form" in media_type:
+                wrong = promises.validator(content["schema"]).iter_errors(content["example"])
+                assert [error.message for error in wrong] == [], f"{method} {path} {media_type}"
+                seen += 1
+    assert seen > 200
+
+
+def test_who_may_is_in_it() -> None:
+    for path, _, operation in operations(build(ROUTES, KEYSTONE)):
+        assert operation["security"] == ([] if path in OPEN else [{"token": []}])
+        assert ("401" in operation["responses"]) == (path not in OPEN)
+        assert ("x-policy" in operation) == (path not in OPEN)
+    for _, _, operation in operations(build(ROUTES, Settings())):
+        assert operation.get("security", []) == []
+        assert "401" not in operation["responses"]
+
+
+def test_it_names_where_users_reach_the_service() -> None:
+    assert build(ROUTES, KEYSTONE)["servers"] == [{"url": "https://functions.example/faas"}]
+    assert build(ROUTES, Settings())["servers"] == [{"url": "/"}]
+
+
+def test_limits_are_those_of_the_settings() -> None:
+    document = build(ROUTES, replace(Settings(), min_timeout=3, max_timeout=77, max_workers=9))
+    schemas = document["components"]["schemas"]
+    timeout = schemas["FunctionCreate"]["properties"]["timeout"]["anyOf"][0]
+    assert (timeout["minimum"], timeout["maximum"]) == (3, 77)
+    assert schemas["Scale"]["properties"]["count"]["anyOf"][0]["maximum"] == 9
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (200, b'[{"id": 1}]', {}),
+        (200, b'{"runtimes": [], "more": 1}', {}),
+        (418, b"{}", {}),
+        (200, b"[]", {"content-type": "text/plain"}),
+        (403, b'{"message": "no"}', {}),
+    ],
+)
+def test_answers_that_break_a_promise_are_noticed(status: int, body: bytes, headers: dict[str, str]) -> None:
+    promises = Promises(build(ROUTES, Settings()))
+    usual = {"content-type": "application/json", "x-request-id": "x"}
+    promises.check("GET", "/v1/runtimes", 200, usual, b"[]")
+    with pytest.raises(AssertionError):
+        promises.check("GET", "/v1/runtimes", status, usual | headers, body)
+    with pytest.raises(AssertionError):
+        promises.check("GET", "/v1/runtimes", 200, {"content-type": "application/json"}, b"[]")
