@@ -1,4 +1,4 @@
-"""One Keystone and one Swift for all tests of this folder, which run one after another in one process."""
+"""A Keystone and a Swift for the tests of this folder, which run one after another in each of two processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from tests.integration.openstack.cloud import Cloud, Web, running_cloud
 from tests.integration.openstack.proxy import Proxy, running_proxy
 from tests.servers.openstack import START_TIMEOUT_S, Keystone, Swift, running_keystone, running_swift
 
+# These two take half of the time, and share little with the others.
+_LONG = {"test_docs", "test_make_run"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.xdist_group("openstack"))
+            item.add_marker(pytest.mark.xdist_group("openstack-long" if item.path.stem in _LONG else "openstack"))
             item.add_marker(pytest.mark.timeout(START_TIMEOUT_S + 200))
 
 
