@@ -96,7 +96,7 @@ def test_with_tokens_it_is_so_too_and_none_is_served_without_one(services: Servi
     with mock.patch.object(api, "make_authenticator", lambda settings, policy: KnowsOneToken()):
         app = api.create_app(replace(services, settings=settings))
     client = Client(app, settings, headers={"X-Auth-Token": TOKEN})
-    # `ignored_auth` can't run in process (schemathesis 4.32 sends arguments that WSGI has not): one without a token does.
+    # `ignored_auth` can't run in process, where schemathesis 4.32 sends what WSGI has not: a run without a token does.
     without = config(3, coverage=False)
     without["checks"] |= {"ignored_auth": {"enabled": False}}
     made = things(client)

@@ -543,7 +543,7 @@ def reap_until(side: Side, condition: Callable[[], bool]) -> None:
     wait_until(reaped)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     with gevent.Timeout(timeout_s):
         while not condition():
             gevent.sleep(0.02)
