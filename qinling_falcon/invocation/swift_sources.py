@@ -22,8 +22,8 @@ from qinling_falcon.models import function as functions
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
+from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing, TokenRefused
 from qinling_falcon.storage.packages import PackageStore, StoredPackage
-from qinling_falcon.storage.swift import Account, ObjectForbidden, ObjectMissing, Swift, TokenRefused
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class SwiftSources:
     """Keeps functions' copies as their objects are. Simultaneous calls of a function make one look."""
 
     def __init__(self, sessions: Sessions, packages: PackageStore, pool: Pool, settings: Settings):
+        from qinling_falcon.storage.swift import Swift  # noauth has no use for it
+
         self._sessions = sessions
         self._packages = packages
         self._pool = pool

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from functools import cached_property
+from typing import TYPE_CHECKING, NoReturn
 
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.errors import BadRequest, Forbidden, NotFound, NotSupported
 from qinling_falcon.models.function import Function
 from qinling_falcon.resources.forms import Upload
 from qinling_falcon.settings import Settings
+from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing
 from qinling_falcon.storage.packages import OpenPackage, PackageStore
-from qinling_falcon.storage.swift import Account, ObjectForbidden, ObjectMissing, Swift
+
+if TYPE_CHECKING:
+    from qinling_falcon.storage.swift import Swift
 
 
 class SwiftCode:
@@ -19,7 +23,13 @@ class SwiftCode:
     def __init__(self, settings: Settings, packages: PackageStore):
         self._limit = settings.max_package_size
         self._packages = packages
-        self._swift = Swift(settings)
+        self._settings = settings
+
+    @cached_property
+    def _swift(self) -> Swift:
+        from qinling_falcon.storage.swift import Swift  # noauth's callers have no token for it
+
+        return Swift(self._settings)
 
     def take(self, caller: Identity, where: dict[str, str], md5sum: str | None, upload: Upload) -> None:
         """Store a copy of an object, checked as an uploaded package is; `upload` holds it from then on.

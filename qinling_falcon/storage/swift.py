@@ -13,7 +13,7 @@ import http.client
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import gevent
@@ -24,6 +24,7 @@ from swiftclient.exceptions import ClientException
 
 from qinling_falcon.errors import BadGateway, BadRequest, TooLarge, Unavailable
 from qinling_falcon.settings import Settings
+from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing, TokenRefused
 from qinling_falcon.storage.swift_names import why_not
 
 logging.getLogger("swiftclient").setLevel(logging.CRITICAL)
@@ -36,26 +37,6 @@ _PAGE = 1000
 _LONGEST_ETAG = 255
 # Of those below 500 these mean: later.
 _LATER = frozenset({408, 429, 498, 499})
-
-
-class ObjectMissing(Exception):
-    """No such object or container in this account; or not all of its segments."""
-
-
-class ObjectForbidden(Exception):
-    """The account's owner lets this user not do that; so Swift says, too, of what another account may not have."""
-
-
-class TokenRefused(Unavailable):
-    """Swift does not believe the token: it has ended, or Swift can't ask Keystone, which it doesn't tell apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """An account in Swift, and a token by which it is used."""
-
-    url: str
-    token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from keystoneauth1.session import Session
 from qinling_falcon.errors import BadGateway, Unavailable
 from qinling_falcon.openstack import OBJECT_STORE, credentials
 from qinling_falcon.settings import Settings
+from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing, TokenRefused
 from qinling_falcon.storage.packages import (
     OpenPackage,
     PackageMissing,
@@ -30,7 +31,7 @@ from qinling_falcon.storage.packages import (
     new_key,
 )
 from qinling_falcon.storage.spool import Readable, Received, Spool
-from qinling_falcon.storage.swift import CHUNK, Account, ObjectForbidden, ObjectMissing, Swift, TokenRefused
+from qinling_falcon.storage.swift import CHUNK, Swift
 
 log = logging.getLogger(__name__)
 

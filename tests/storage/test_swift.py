@@ -18,7 +18,8 @@ import pytest
 
 from qinling_falcon.errors import BadGateway, BadRequest, TooLarge, Unavailable
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.swift import Account, ObjectForbidden, ObjectMissing, ObjectStream, Swift, TokenRefused
+from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing, TokenRefused
+from qinling_falcon.storage.swift import ObjectStream, Swift
 from qinling_falcon.storage.swift_names import why_not
 from tests.servers.fake_swift import TOKEN, FakeSwift, answer, fake_swift
 
@@ -264,7 +265,8 @@ monkey.patch_all()
 import contextlib, io, json, resource, sys, time
 from qinling_falcon.errors import QinlingError
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.swift import Account, Swift
+from qinling_falcon.storage.objects import Account
+from qinling_falcon.storage.swift import Swift
 for line in sys.stdin:
     url, act = json.loads(line)
     swift, account, error = Swift(Settings(swift_timeout_s=1.0)), Account(url, "token"), None

@@ -15,9 +15,9 @@ import pytest
 from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
 from qinling_falcon.settings import Settings, SettingsError
 from qinling_falcon.storage import swift_packages
+from qinling_falcon.storage.objects import Account
 from qinling_falcon.storage.packages import LocalPackages, PackageMissing
 from qinling_falcon.storage.stores import make_packages
-from qinling_falcon.storage.swift import Account
 from qinling_falcon.storage.swift_packages import SwiftPackages
 from tests.servers.fake_swift import TOKEN, FakeSwift, answer, fake_swift
 from tests.storage.archives import make_zip

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from qinling_falcon.settings import Settings
+from qinling_falcon.storage.objects import ObjectMissing
 from qinling_falcon.storage.packages import PackageMissing
-from qinling_falcon.storage.swift import ObjectMissing
 from qinling_falcon.storage.swift_packages import SwiftPackages
 from tests.integration.service import Service, package, running_service
 from tests.servers.openstack import Keystone, Swift
