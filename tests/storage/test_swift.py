@@ -258,7 +258,7 @@ def test_names_that_only_look_like_it_reach_their_own_place(
 
 @pytest.fixture(scope="module")
 def cooperative() -> Iterator[Callable[..., dict[str, Any]]]:
-    """Does something in a process whose waits can be ended, as in the service: its error, and how many seconds."""
+    """Does something in a process whose waits can be ended, as in the service: its error, and the memory."""
     script = """
 from gevent import monkey
 monkey.patch_all()
@@ -269,8 +269,7 @@ from qinling_falcon.storage.objects import Account
 from qinling_falcon.storage.swift import Swift
 for line in sys.stdin:
     url, act = json.loads(line)
-    swift, account, error = Swift(Settings(swift_timeout_s=1.0)), Account(url, "token"), None
-    began = time.monotonic()
+    swift, account, error = Swift(Settings(swift_timeout_s=0.5)), Account(url, "token"), None
     try:
         if act == "put":
             swift.put(account, "c", "o", io.BytesIO(bytes(50_000_000)), 50_000_000, "0" * 32)
@@ -278,13 +277,13 @@ for line in sys.stdin:
             swift.etag(account, "c", "o")
         else:
             with contextlib.closing(swift.open(account, "c", "o", None)) as stream:
-                while stream.read(1_000_000):
-                    if act == "dawdle":
-                        time.sleep(0.4)
+                if act == "dawdle":
+                    time.sleep(1.0)  # longer than the deadline
+                while stream.read(1_000_000): ...
     except QinlingError as caught:
-        error = type(caught).__name__
+        error = str(caught)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"error": error, "seconds": time.monotonic() - began, "kib": memory}), flush=True)
+    print(json.dumps({"error": error, "kib": memory}), flush=True)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -329,8 +328,7 @@ def test_a_transfer_has_one_deadline(
 ) -> None:
     server.misbehave = lambda handler: how(handler, server.ending)
     outcome = cooperative(server, act)
-    assert outcome["error"] == "Unavailable"
-    assert outcome["seconds"] < 10  # of which one is the deadline, and none of these servers ever ends
+    assert outcome["error"] == "Swift takes too long; try again."  # though none of these servers ever ends
     assert len(server.seen) == 1
 
 
@@ -338,9 +336,7 @@ def test_the_time_that_the_reader_takes_is_its_own(
     server: FakeSwift, cooperative: Callable[..., dict[str, Any]]
 ) -> None:
     server.tokens.add("token")
-    outcome = cooperative(server, "dawdle")
-    assert outcome["error"] is None
-    assert outcome["seconds"] > 1.0  # longer than the deadline
+    assert cooperative(server, "dawdle")["error"] is None
 
 
 def test_a_large_object_is_no_large_memory(server: FakeSwift, cooperative: Callable[..., dict[str, Any]]) -> None:
@@ -356,4 +352,5 @@ def test_a_large_object_is_no_large_memory(server: FakeSwift, cooperative: Calla
     assert cooperative(server, "fetch")["kib"] - before < 20_000
     server.misbehave = lambda handler: answer(handler, 500, bytes(large))
     outcome = cooperative(server, "fetch")
-    assert (outcome["error"], outcome["kib"] - before < 20_000) == ("Unavailable", True)
+    assert "500" in outcome["error"]
+    assert outcome["kib"] - before < 20_000
