@@ -200,8 +200,9 @@ def test_too_much_is_refused_before_it_is_read(
 def test_bytes_count_whatever_the_header_says(server: FakeSwift, swift: Swift, account: Account) -> None:
     def endless(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nETag: e\r\n\r\n")
-        while not server.ending.is_set():
+        for _ in range(100):
             handler.wfile.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+        handler.wfile.write(b"0\r\n\r\n")
 
     server.misbehave = endless
     with contextlib.closing(swift.open(account, "c", "o", 200_000)) as stream:
