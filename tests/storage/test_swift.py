@@ -311,6 +311,15 @@ def _drip(handler: BaseHTTPRequestHandler, ending: Any) -> None:
         handler.wfile.write(b"x")
 
 
+def _trickle(handler: BaseHTTPRequestHandler, ending: Any) -> None:
+    """Each read ends soon, and there are many."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\nETag: e\r\n\r\n")
+    for _ in range(30):
+        handler.wfile.write(bytes(64 * 1024))
+        ending.wait(0.1)
+    handler.close_connection = True
+
+
 def _slow_head(handler: BaseHTTPRequestHandler, ending: Any) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     while not ending.wait(0.1):
@@ -322,7 +331,8 @@ def _hang(handler: BaseHTTPRequestHandler, ending: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "act"), [(_hang, "fetch"), (_hang, "etag"), (_hang, "put"), (_slow_head, "etag"), (_drip, "fetch")]
+    ("how", "act"),
+    [(_hang, "fetch"), (_hang, "etag"), (_hang, "put"), (_slow_head, "etag"), (_drip, "fetch"), (_trickle, "fetch")],
 )
 def test_a_transfer_has_one_deadline(
     server: FakeSwift, cooperative: Callable[..., dict[str, Any]], how: Callable[..., None], act: str
