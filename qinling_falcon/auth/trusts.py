@@ -46,6 +46,8 @@ _KEEP_S = 300.0
 # After a failure nobody asks again for so long; then one asks, and nobody waits for it while the failure is young.
 _RETRY_S = 5.0
 _YOUNG_S = 60.0
+# A trust that Keystone doesn't let delete now, for its maker is disabled, is left alone for so long.
+_REFUSED_S = 600.0
 _GONE = "Keystone refuses the function's trust: it was deleted, or its maker is disabled or has lost the roles"
 _AWAY = "Keystone does not answer as it should"
 
@@ -84,6 +86,7 @@ class Trusts:
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._flights: dict[str, gevent.Greenlet] = {}
         self._away_until = 0.0
+        self._refused_until: dict[str, float] = {}
         self._sweeping: gevent.Greenlet | None = None
         self._wanted = False
 
@@ -170,9 +173,14 @@ class Trusts:
         """
         gone = []
         for trust_id in trusts.doomed():
+            if self._refused_until.get(trust_id, 0.0) > time.monotonic():
+                continue
             if self._delete(trust_id):
                 trusts.deleted(trust_id)
+                self._refused_until.pop(trust_id, None)
                 gone.append(trust_id)
+            else:
+                self._refused_until[trust_id] = time.monotonic() + _REFUSED_S
         return gone
 
     def _find(self, trust_id: str, held: _Held | None) -> _Held:
