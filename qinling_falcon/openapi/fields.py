@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 from marshmallow import Schema, fields
@@ -11,7 +10,7 @@ from marshmallow import Schema, fields
 from qinling_falcon.schemas.aliases import AliasName, Routing
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.executions import Input
-from qinling_falcon.schemas.fields import FALSE, TRUE, Flag, Id, JsonText, Moment, Number, Plain, Text
+from qinling_falcon.schemas.fields import FLAG_AS_TEXT, Flag, Id, JsonText, Moment, Number, Plain, Text
 from qinling_falcon.schemas.functions import CODE, Code, Entry, Limit
 from qinling_falcon.schemas.jobs import Pattern, Status
 from qinling_falcon.schemas.webhooks import InvokeUrl
@@ -63,12 +62,6 @@ def without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def any_case(words: Iterable[str]) -> str:
-    """A pattern that matches the words, in small and large letters."""
-    letters = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in word) for word in sorted(words))
-    return f"^({'|'.join(letters)})$"
-
-
 @functools.singledispatch
 def _taken(field: fields.Field[Any]) -> dict[str, Any]:
     raise TypeError(f"{type(field).__name__} is not described: add it to {__name__}")
@@ -114,7 +107,7 @@ def _(field: Limit) -> dict[str, Any]:
 
 @_taken.register
 def _(field: Flag) -> dict[str, Any]:
-    return {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": any_case(TRUE | FALSE)}]}
+    return dict(FLAG_AS_TEXT)
 
 
 @_taken.register

@@ -8,11 +8,10 @@ from typing import Any
 
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import ListSpec
-from qinling_falcon.openapi.fields import any_case
 from qinling_falcon.resources.documents import FILES
 from qinling_falcon.resources.function_versions import VERSION
 from qinling_falcon.resources.operation import Operation
-from qinling_falcon.schemas.fields import FALSE, TRUE
+from qinling_falcon.schemas.fields import FALSE, FLAG_AS_TEXT, TRUE, any_case
 from qinling_falcon.settings import Settings
 
 _IN_PATHS: dict[str, dict[str, Any]] = {
@@ -50,7 +49,7 @@ def in_query(operation: Operation, settings: Settings) -> Iterator[dict[str, Any
     if answers.lists is not None:
         yield from _paging(answers.lists, settings)
         if answers.all_projects:
-            yield _parameter("query", "all_projects", {"type": "boolean"}, "Rows of all projects; for admins.")
+            yield _parameter("query", "all_projects", dict(FLAG_AS_TEXT), "Rows of all projects; for admins.")
         for name, column in sorted(answers.lists.filters.items()):
             yield _parameter("query", name, _filter(column.kind), f"Filter: {column.kind.value}, or `operator:value`.")
 

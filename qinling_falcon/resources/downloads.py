@@ -12,11 +12,14 @@ from qinling_falcon.errors import BadRequest, MethodNotAllowed, Unavailable
 from qinling_falcon.models.function import Function
 from qinling_falcon.models.version import Version
 from qinling_falcon.resources.request import Request
-from qinling_falcon.schemas.fields import parse_flag
+from qinling_falcon.schemas.fields import FLAG_OR_EMPTY, parse_flag
 from qinling_falcon.storage.packages import OpenPackage, PackageMissing, PackageStore
 
 # What operations that send packages say of themselves.
-DOWNLOAD = ("download", {"type": "boolean", "default": False, "description": "Send the package, as a zip."})
+DOWNLOAD = (
+    "download",
+    {**FLAG_OR_EMPTY, "default": False, "description": "Send the package, as a zip; the empty text means no."},
+)
 ZIP: Mapping[str, Any] = {"media_type": "application/zip", "some_headers": ("ETag", "Content-Disposition")}
 
 

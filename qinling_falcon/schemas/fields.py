@@ -29,6 +29,17 @@ FLAG: Mapping[str, Any] = {"type": "boolean"}
 MILLISECONDS: Mapping[str, Any] = {"type": "number", "minimum": 0}
 
 
+def any_case(words: Iterable[str]) -> str:
+    """A pattern that matches the words, in small and large letters."""
+    letters = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in word) for word in sorted(words))
+    return f"^({'|'.join(letters)})$"
+
+
+# True or false in query strings, where all is text.
+FLAG_AS_TEXT: Mapping[str, Any] = {"anyOf": [FLAG, {"type": "string", "pattern": any_case(TRUE | FALSE)}]}
+FLAG_OR_EMPTY: Mapping[str, Any] = {"anyOf": [FLAG, {"type": "string", "pattern": any_case(TRUE | FALSE | {""})}]}
+
+
 def one_of(values: Iterable[str]) -> Mapping[str, Any]:
     """Text that is one of `values`."""
     return {"type": "string", "enum": [str(value) for value in values]}

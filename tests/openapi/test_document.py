@@ -129,3 +129,16 @@ def test_answers_that_break_a_promise_are_noticed(status: int, body: bytes, head
         promises.check("GET", "/v1/runtimes", status, usual | headers, body)
     with pytest.raises(AssertionError):
         promises.check("GET", "/v1/runtimes", 200, {"content-type": "application/json"}, b"[]")
+
+
+@pytest.mark.parametrize("name", ["download", "all_projects"])
+def test_flags_in_query_strings_are_spelt_as_the_service_reads_them(name: str) -> None:
+    document = build(ROUTES, Settings())
+    parameters = [p for _, _, operation in operations(document) for p in operation.get("parameters", [])]
+    schemas = [parameter["schema"] for parameter in parameters if parameter["name"] == name]
+    assert schemas
+    for schema in schemas:
+        valid = jsonschema_rs.Draft202012Validator(schema).is_valid
+        assert all(valid(text) for text in ("yes", "True", "0", "OFF", True))
+        assert not any(valid(text) for text in ("maybe", "2", "truefalse"))
+        assert valid("") == (name == "download")

@@ -1,6 +1,7 @@
 """Schemathesis on the document, in process: what it makes up is answered as the document says.
 
-`make fuzz` does more of it, with other requests each time; FUZZ_EXAMPLES is how many for each operation.
+`make fuzz` does more of it, with other requests each time; FUZZ_EXAMPLES is how many for each operation, and FUZZ_SEED
+the seed of a run, which prints it, to have the same requests again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tests.openapi.exceptions import EXCEPTIONS, SERVER_ERRORS
 from tests.openapi.world import things
 
 MORE = int(os.environ.get("FUZZ_EXAMPLES", "0"))
-SEED = random.getrandbits(32) if MORE else 1
+SEED = int(os.environ.get("FUZZ_SEED") or (random.getrandbits(32) if MORE else 1))
 TOKEN = "a-good-token"
 
 
