@@ -78,7 +78,7 @@ def run(app: Callable[..., Iterable[bytes]], things: Things, config: dict[str, A
         aim(loaded, things)
         for event in from_schema(loaded).execute():
             if isinstance(event, events.ScenarioFinished):
-                _take(outcome, event)
+                take(outcome, event)
             elif isinstance(event, events.NonFatalError):
                 outcome.errors.append(f"{event.label}: {event.value!r}")
             elif isinstance(event, events.FatalError):
@@ -88,7 +88,8 @@ def run(app: Callable[..., Iterable[bytes]], things: Things, config: dict[str, A
     return outcome
 
 
-def _take(outcome: Outcome, event: Any) -> None:
+def take(outcome: Outcome, event: Any) -> None:
+    """Note what one scenario of a run has found."""
     recorder = event.recorder
     labels = {case_id: node.value.operation.label for case_id, node in recorder.cases.items()}
     for case_id, interaction in recorder.interactions.items():
