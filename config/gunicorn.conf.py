@@ -32,6 +32,8 @@ graceful_timeout = math.ceil(_settings.shutdown_grace_s)
 keepalive = max(1, min(5, graceful_timeout // 2))
 
 limit_request_line = 8190
+# No client names the script that serves it.
+forwarder_headers = ""
 accesslog = None
 loglevel = _settings.log_level
 logconfig_dict = {

@@ -29,6 +29,12 @@ def credentials(settings: Settings) -> dict[str, Any]:
     return account
 
 
+def identity_url(url: str) -> str:
+    """Keystone's URL with the version of its API that is used; users often leave it out."""
+    url = url.rstrip("/")
+    return url if url.endswith("/v3") else f"{url}/v3"
+
+
 def object_store_url(access: AccessInfo, settings: Settings) -> str | None:
     """The account of a token's project in Swift, by `OS_REGION_NAME` and `OS_INTERFACE`; None: there is none."""
     urls = access.service_catalog.get_urls(

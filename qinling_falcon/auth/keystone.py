@@ -98,8 +98,11 @@ class KeystoneAuth:
         path = environ["PATH_INFO"]
         if not path.isascii():  # as Falcon reads it
             path = path.encode("latin-1").decode("utf-8", "replace")
-        known = self._cache.find(Question(token, environ["REQUEST_METHOD"], path))
-        return Identity(known.context, token, known.object_store)
+        method = environ["REQUEST_METHOD"]
+        if method == "HEAD":
+            method = "GET"  # of which access rules speak
+        known = self._cache.find(Question(token, method, path))
+        return Identity(known.context, token, known.object_store, known.role_ids)
 
     def _ask(self, question: Question) -> Known | Refused:
         """Have keystonemiddleware ask Keystone."""
@@ -141,6 +144,7 @@ class KeystoneAuth:
             object_store=object_store_url(access, self._settings),
             left_s=0.0 if access.expires is None else access.expires.timestamp() - time.time(),
             restricted=credential.get("access_rules") is not None,
+            role_ids=tuple(sorted(set(access.role_ids or ()))),
         )
 
     def _unauthorized(self, message: str) -> QinlingError:

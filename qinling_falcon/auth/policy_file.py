@@ -20,6 +20,7 @@ from qinling_falcon.settings import SettingsError
 
 _NOBODY = "!"
 # What a check may look at, and the parts of its target.
+_ROLE = re.compile(r"[A-Za-z0-9._ :/-]+")
 _KINDS = ("project_id", "role", "rule", "user_id")
 _TARGET = re.compile(r"%\((?:project_id|user_id)\)s")
 
@@ -104,6 +105,8 @@ def _problem(check: Any) -> str:
         return f"expected one of {', '.join(_KINDS)} before the colon"
     if not check.match:
         return "expected something after the colon"
+    if check.kind == "role" and not _ROLE.fullmatch(check.match):
+        return "expected the name of a role, without quotes or other signs"
     if "%" in _TARGET.sub("", check.match):
         return "expected no other %(…)s than %(project_id)s and %(user_id)s"
     return ""

@@ -31,6 +31,7 @@ class Known:
         context: its project, user and roles.
         object_store: URL of its project's account in Swift, if there is one.
         left_s: seconds until it ends, from when it was asked about.
+        role_ids: of its roles.
         restricted: it is good for the method and path that it came with; others are another question.
     """
 
@@ -38,6 +39,7 @@ class Known:
     object_store: str | None
     left_s: float
     restricted: bool = False
+    role_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from qinling_falcon.auth.keystone import challenge
 from qinling_falcon.errors import BadGateway, QinlingError, Unavailable
 from qinling_falcon.invocation.sessions import Access, TrustGone, TrustRefused
 from qinling_falcon.models import trusts
-from qinling_falcon.openstack import credentials, object_store_url
+from qinling_falcon.openstack import credentials, identity_url, object_store_url
 from qinling_falcon.settings import Settings
 
 T = TypeVar("T")
@@ -48,6 +48,8 @@ _RETRY_S = 5.0
 _YOUNG_S = 60.0
 # A trust that Keystone doesn't let delete now, for its maker is disabled, is left alone for so long.
 _REFUSED_S = 600.0
+# One at which Keystone was away, or answered oddly.
+_AGAIN_S = 20.0
 _GONE = "Keystone refuses the function's trust: it was deleted, or its maker is disabled or has lost the roles"
 _AWAY = "Keystone does not answer as it should"
 
@@ -77,7 +79,8 @@ class Trusts:
         self._settings = settings
         logging.getLogger("keystoneauth").setLevel(logging.WARNING)  # its debugging repeats Keystone's answers
         self._timeout_s = settings.keystone_timeout_s
-        self._url = str(settings.os_auth_url).rstrip("/")
+        self._url = identity_url(str(settings.os_auth_url))
+        self._url_for_functions = identity_url(settings.function_auth_url or str(settings.os_auth_url))
         verify: str | bool = True if settings.os_cacert is None else str(settings.os_cacert)
         # No redirects: they would take tokens elsewhere.
         account = v3.Password(**credentials(settings))
@@ -93,7 +96,8 @@ class Trusts:
     def make(self, identity: Identity) -> str:
         """A new trust of the caller: in its project, with its roles there, without an end.
 
-        A crash after it, before a row names it, leaves a trust that nobody uses or deletes.
+        Unless a row comes to name it within an hour, the sweep deletes it. A crash between Keystone's answer and that
+        note leaves a trust that nobody uses or deletes.
 
         Raises:
             TrustRefused: the caller's token can't make trusts, as those of application credentials and of trusts.
@@ -108,7 +112,7 @@ class Trusts:
                 "trustor_user_id": context.user_id,
                 "trustee_user_id": self._keystone.get_user_id(),
                 "project_id": context.project_id,
-                "roles": [{"name": name} for name in context.roles],
+                "roles": [{"id": role_id} for role_id in identity.role_ids],
                 "impersonation": True,
             }
             return self._request("POST", "/OS-TRUST/trusts", identity.token, json={"trust": trust})
@@ -116,16 +120,21 @@ class Trusts:
         answer = self._ask(ask)
         if answer.status_code == 401:
             raise errors.Unauthorized("The token has ended.", challenge=challenge(self._settings))
-        if answer.status_code in (400, 403, 404, 409):
+        if answer.status_code == 403 and _is_keystones(answer):
             raise TrustRefused(_message(answer))
         if answer.status_code != 201:
-            raise self._odd(f"a trust was to be made, and Keystone answered {answer.status_code}")
+            raise self._odd(f"a trust was to be made, and Keystone answered {answer.status_code}: {_message(answer)}")
         try:
             trust_id = answer.json()["trust"]["id"]
         except (ValueError, KeyError, TypeError):
             trust_id = None
         if not isinstance(trust_id, str) or not _ID.fullmatch(trust_id):
             raise self._odd("a trust was to be made, and Keystone's answer names none")
+        try:
+            trusts.expect(trust_id)
+        except BaseException:
+            self.forgo(trust_id)
+            raise
         return trust_id
 
     def session(self, trust_id: str) -> Mapping[str, Any]:
@@ -175,9 +184,11 @@ class Trusts:
         for trust_id in trusts.doomed():
             if self._refused_until.get(trust_id, 0.0) > time.monotonic():
                 continue
+            # One that always fails must not keep the others from their turn.
+            self._refused_until[trust_id] = time.monotonic() + _AGAIN_S
             if self._delete(trust_id):
                 trusts.deleted(trust_id)
-                self._refused_until.pop(trust_id, None)
+                del self._refused_until[trust_id]
                 gone.append(trust_id)
             else:
                 self._refused_until[trust_id] = time.monotonic() + _REFUSED_S
@@ -221,6 +232,11 @@ class Trusts:
         try:
             access = self._by_trust(trust_id).get_access(self._keystone)
         except (Unauthorized, Forbidden, NotFound) as error:
+            if not _is_keystones(error.response):
+                raise
+            # A service that can't log in any more is told the same: that says nothing of the trust.
+            self._keystone.invalidate()
+            self._keystone.get_token()
             log.warning("no session by trust %s: %s", trust_id, error)
             return _no_session(_GONE, _YOUNG_S, gone=True)
         if access.auth_token is None or access.expires is None or access.issued is None:
@@ -231,7 +247,7 @@ class Trusts:
         margin_s = min(left_s / 2, 2.0 * self._settings.max_timeout)
         return _Held(
             {
-                "auth_url": self._settings.function_auth_url or self._url,
+                "auth_url": self._url_for_functions,
                 "token": access.auth_token,
                 "about": _about(access),
             },
@@ -250,24 +266,21 @@ class Trusts:
         self.forget(trust_id)
         path = f"/OS-TRUST/trusts/{trust_id}"
 
-        def ask() -> int:
+        def ask() -> Response:
             answer = self._keystone.delete(self._url + path, raise_exc=False)
             if answer.status_code != 403:
-                return int(answer.status_code)
+                return answer
             # Without an admin's role, the trustor may: whom the trust's own token stands for.
             try:
                 token = self._by_trust(trust_id).get_token(self._keystone)
             except (Unauthorized, Forbidden, NotFound):
-                return 403
-            return int(self._request("DELETE", path, token).status_code)
+                return answer
+            return self._request("DELETE", path, token)
 
-        try:
-            status = self._ask(ask)
-        except BadGateway:
-            return False
-        if status in (204, 404):
+        answer = self._ask(ask)
+        if answer.status_code == 204 or (answer.status_code == 404 and _is_keystones(answer)):
             return True
-        log.warning("trust %s can't be deleted: Keystone answered %s", trust_id, status)
+        log.warning("trust %s can't be deleted: Keystone answered %s", trust_id, answer.status_code)
         return False
 
     def _forgo(self, trust_id: str) -> None:
@@ -351,6 +364,14 @@ def _about(access: AccessInfo) -> dict[str, Any]:
 
 def _when(time: datetime.datetime | None) -> str | None:
     return None if time is None else time.isoformat()
+
+
+def _is_keystones(answer: Response | None) -> bool:
+    """Whether an error is Keystone's, and not that of something before it, or at a wrong URL."""
+    try:
+        return answer is not None and isinstance(answer.json()["error"]["message"], str)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _message(answer: Response) -> str:

@@ -20,7 +20,7 @@ from qinling_falcon.models.references import check_function_unused, check_no_liv
 from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.scope import Context, project_of, scoped
 from qinling_falcon.models.tables import Function, RuntimeStatus, Version
-from qinling_falcon.models.trusts import doom
+from qinling_falcon.models.trusts import doom, named
 
 __all__ = ["LISTS", "ROW_ONLY", "VOUCHED", "Function", "Updated", "create", "delete", "get", "refresh", "update"]
 
@@ -119,6 +119,7 @@ def create(
         if runtime_id is not None:
             _check_runtime(context, runtime_id)
         function.save(force_insert=True)
+        named(trust_id)
 
     transact(write)
     return function
@@ -171,6 +172,7 @@ def update(
                 setattr(function, name, columns[name])
         columns |= {"digest": _digest(function), "updated_at": now or clock.now()}
         change(function, columns)
+        named(columns.get("trust_id"))
         doom({old_trust})
         replaced = {old_key} - {function.package_key}
         return Updated(function, function.digest != old_digest or bool(replaced), unused(replaced))

@@ -132,7 +132,10 @@ class Function(Row):
 
 
 class DoomedTrust(peewee.Model):
-    """A trust that no function uses any more; its row stays until Keystone has deleted it. No caller sees it."""
+    """A trust that no function uses any more; its row stays until Keystone has deleted it. No caller sees it.
+
+    One with a `created_at` to come was made just now, for a function that is about to be written.
+    """
 
     id = peewee.CharField(max_length=64, primary_key=True)
     created_at: UtcTime[datetime.datetime] = UtcTime(default=clock.now)

@@ -8,17 +8,35 @@ that ends in between, this process or Keystone, makes a trust outlive its functi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
+from qinling_falcon.models import clock
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.scope import system
 from qinling_falcon.models.tables import DoomedTrust, Function, Version
+
+# Longer than any request takes from its trust to its row.
+_UNTIL_DOOMED = timedelta(hours=1)
+
+
+def expect(trust_id: str) -> None:
+    """A trust was made for a row that is about to be written. It is doomed, should none name it after an hour."""
+    later = clock.now() + _UNTIL_DOOMED
+    transact(lambda: DoomedTrust.insert(id=trust_id, created_at=later).execute())
+
+
+def named(trust_id: str | None) -> None:
+    """A row names it from now on; in the transaction that writes the row."""
+    if trust_id is not None:
+        DoomedTrust.delete().where(DoomedTrust.id == trust_id).execute()
 
 
 def doom(trust_ids: Iterable[str | None]) -> None:
     """Note those that no row names, to be deleted; in the transaction that took a row's name away."""
     for trust_id in trust_ids:
         if trust_id is not None and not _is_named(trust_id):
-            DoomedTrust.insert(id=trust_id).on_conflict_ignore().execute()
+            named(trust_id)
+            DoomedTrust.insert(id=trust_id).execute()
 
 
 def doom_unnamed(trust_id: str) -> None:
@@ -32,7 +50,7 @@ def doom_unnamed(trust_id: str) -> None:
 def doomed() -> list[str]:
     """What is to be deleted. A trust that is named all the same, by a write whose outcome was unknown, is not."""
     with reading():
-        rows = DoomedTrust.select().order_by(DoomedTrust.created_at)
+        rows = DoomedTrust.select().where(DoomedTrust.created_at <= clock.now()).order_by(DoomedTrust.created_at)
         return [row.id for row in rows if not _is_named(row.id)]
 
 

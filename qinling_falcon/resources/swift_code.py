@@ -58,7 +58,7 @@ class SwiftCode:
         upload.etag = found.etag
 
     def open(self, caller: Identity, function: Function) -> tuple[OpenPackage, str]:
-        """A function's object as it is in Swift now, and its etag.
+        """A function's object as it is in its project's account now, with the caller's rights, and its etag.
 
         Raises:
             NotFound: it is gone.
@@ -68,9 +68,14 @@ class SwiftCode:
         """
         if caller.token is None or caller.object_store is None:
             raise NotSupported("There is no object-store in Swift that could be asked for this caller.")
+        url = caller.object_store
+        if function.project_id != caller.context.project_id:
+            if url.count(caller.context.project_id) != 1:
+                raise NotSupported("Where the account of the function's project is in Swift is not known.")
+            url = url.replace(caller.context.project_id, function.project_id)
         where = function.code["swift"]
         shown = f"Object {where['container']}/{where['object']} of function {function.id}"
-        account = Account(caller.object_store, caller.token)
+        account = Account(url, caller.token)
         try:
             found = self._swift.open(account, where["container"], where["object"], self._limit)
         except ObjectMissing:

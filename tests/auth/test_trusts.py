@@ -139,11 +139,13 @@ class OddKeystone:
     """Lets everybody in, and answers requests for trusts as it is told.
 
     Attributes:
+        logins: the status of whoever logs in.
         seen: method and path of each request, and its token.
     """
 
     def __init__(self) -> None:
         self.status, self.headers, self.body = 201, {}, b""  # type: tuple[int, dict[str, str], bytes]
+        self.logins = 201
         self.seen: list[tuple[str, str, str | None]] = []
         odd = self
 
@@ -151,7 +153,9 @@ class OddKeystone:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"] or 0))
                 odd.seen.append((self.command, self.path, self.headers["X-Auth-Token"]))
-                if self.path == "/v3/auth/tokens":
+                if self.path == "/v3/auth/tokens" and odd.logins != 201:
+                    self.reply(odd.logins, {}, odd.body)
+                elif self.path == "/v3/auth/tokens":
                     times = {"issued_at": "2000-01-01T00:00:00Z", "expires_at": "2999-01-01T00:00:00Z"}
                     token = {"methods": ["password"], "user": {"id": "qinling"}, **times}
                     self.reply(201, {"X-Subject-Token": "token-of-qinling"}, json.dumps({"token": token}).encode())
@@ -189,7 +193,8 @@ def odd() -> Iterator[OddKeystone]:
 
 
 @pytest.fixture
-def made(odd: OddKeystone) -> Callable[[], str]:
+def made(odd: OddKeystone, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    monkeypatch.setattr("qinling_falcon.models.trusts.expect", lambda trust_id: None)
     return lambda: Trusts(replace(SETTINGS, os_auth_url=odd.url)).make(ALICE)
 
 
@@ -205,9 +210,10 @@ def made(odd: OddKeystone) -> Callable[[], str]:
         (500, b"", BadGateway),
         (503, b"<html>", BadGateway),
         (401, b"", Unauthorized),
-        (403, b"<html>", TrustRefused),
+        (403, b"<html>", BadGateway),
         (403, b'{"error": {"message": "no delegation"}}', TrustRefused),
-        (404, b"[]", TrustRefused),
+        (404, b"[]", BadGateway),
+        (404, b'{"error": {"message": "Could not find role"}}', BadGateway),
     ],
 )
 def test_answers_to_a_new_trust(
@@ -238,3 +244,17 @@ def test_nothing_listens() -> None:
     assert isinstance(raised.value, QinlingError)
     assert raised.value.retry_after_s
     assert Trusts(SETTINGS).session("t").keys() == {"error"}
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"error": {"message": "no"}}'])
+def test_a_service_that_can_not_log_in_says_nothing_of_trusts(odd: OddKeystone, body: bytes) -> None:
+    """Its own login is refused as well, or by something that is no Keystone."""
+    odd.logins, odd.body = 401, body
+    with pytest.raises(Unavailable):
+        Trusts(replace(SETTINGS, os_auth_url=odd.url)).access("trust-1")
+
+
+def test_the_version_may_be_left_out_of_keystones_url(odd: OddKeystone, made: Callable[[], str]) -> None:
+    odd.status, odd.body = 201, b'{"trust": {"id": "abc"}}'
+    unversioned = replace(SETTINGS, os_auth_url=odd.url.removesuffix("/v3") + "/")
+    assert Trusts(unversioned)._url == odd.url == Trusts(replace(SETTINGS, os_auth_url=odd.url))._url

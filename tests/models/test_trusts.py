@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from qinling_falcon.auth.trusts import Trusts
 from qinling_falcon.errors import Conflict, Forbidden
-from qinling_falcon.models import database, function, trusts, version
+from qinling_falcon.models import clock, database, function, trusts, version
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import DoomedTrust
 from qinling_falcon.settings import Settings
@@ -105,6 +106,25 @@ def test_a_trust_that_was_doomed_before_its_row_came_to_be_is_not_deleted(
     assert trusts.doomed() == []
     function.delete(owner, made.id)
     assert trusts.doomed() == ["trust-1"]
+
+
+def test_a_trust_that_no_row_comes_to_name_is_deleted_after_an_hour(
+    settings: Settings, runtime_id: str, owner: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusts.expect("trust-1")
+    trusts.expect("trust-2")
+    made = make_function(owner, runtime_id, trust_id="trust-1")
+    assert trusts.doomed() == []
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now + timedelta(minutes=59))
+    assert trusts.doomed() == []
+    monkeypatch.setattr(clock, "now", lambda: now + timedelta(minutes=61))
+    assert trusts.doomed() == ["trust-2"]
+    with database.reading():
+        assert DoomedTrust.select().count() == 1
+    trusts.expect("trust-3")
+    function.update(owner, made.id, {"trust_id": "trust-3"})
+    assert set(trusts.doomed()) == {"trust-1", "trust-2"}
 
 
 def test_another_trust_is_another_target(trusted: str, owner: Context) -> None:

@@ -78,14 +78,23 @@ class Keystone:
         return requests.request(method, self.url + path, headers=headers, timeout=30, **arguments)
 
 
+    def endpoint(self, service_type: str) -> str:
+        """The URL of a service in the catalogue, as it was registered."""
+        token = self.token("admin")
+        service = self.request("GET", f"/services?type={service_type}", token).json()["services"][0]
+        endpoints = self.request("GET", f"/endpoints?service_id={service['id']}", token).json()["endpoints"]
+        return str(endpoints[0]["url"])
+
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """Nothing listens meanwhile; then it is the same one again."""
+        # A start writes these anew; whoever has changed them meanwhile would be lost.
+        urls = {"FUNCTION_ENGINE_URL": self.endpoint("function-engine"), "SWIFT_URL": self.endpoint("object-store")}
         _run("keystone/stop.sh", str(self.folder))
         try:
             yield
         finally:
-            _run("keystone/start.sh", "--quiet", "--state", str(self.folder))
+            _run("keystone/start.sh", "--quiet", "--state", str(self.folder), **urls)
             self.state = json.loads((self.folder / "state.json").read_text())
 
     @contextlib.contextmanager
@@ -167,5 +176,6 @@ def _start(what: str, script: str, *arguments: str, **environ: str) -> None:
         pytest.skip(f"no {what}: {script} failed: {str(error.stderr)[-500:]}")
 
 
-def _run(script: str, *arguments: str) -> None:
-    subprocess.run(["bash", str(TOOLS / script), *arguments], check=True, capture_output=True, timeout=60)
+def _run(script: str, *arguments: str, **environ: str) -> None:
+    command = ["bash", str(TOOLS / script), *arguments]
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=os.environ | environ)
