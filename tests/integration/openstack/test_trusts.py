@@ -252,13 +252,15 @@ def test_a_service_without_an_admins_role_deletes_its_own_doomed_trusts_alone(
     account = {"OS_USERNAME": "modest", "OS_PASSWORD": "modestpw", "VAR_DIR": str(tmp_path)}
     settings = Settings.from_env(keystone.settings() | account)
     about = keystone.state["users"]["alice"]
-    alice = Identity(Context(about["project_id"], False, about["id"], ("member",)), keystone.token("alice"))
+    member = keystone.request("GET", "/roles?name=member", admin).json()["roles"][0]["id"]
+    context = Context(about["project_id"], False, about["id"], ("member",))
+    alice = Identity(context, keystone.token("alice"), role_ids=(member,))
     mine, another_installs = Trusts(settings), Trusts(settings)
-    doomed, gone, other = mine.make(alice), mine.make(alice), another_installs.make(alice)
-    assert keystone.request("DELETE", f"/OS-TRUST/trusts/{gone}", admin).status_code == 204
     migrate(settings)
     database.connect(settings)
     try:
+        doomed, gone, other = mine.make(alice), mine.make(alice), another_installs.make(alice)
+        assert keystone.request("DELETE", f"/OS-TRUST/trusts/{gone}", admin).status_code == 204
         trusts.doom_unnamed(doomed)
         trusts.doom_unnamed(gone)
         assert set(mine.sweep()) == {doomed, gone}
