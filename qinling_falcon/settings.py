@@ -28,6 +28,7 @@ _CONTAINER = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _TRUE = {"1", "t", "true", "on", "y", "yes"}
 _FALSE = {"0", "f", "false", "off", "n", "no"}
+_REQUIRED = " Required with `AUTH_MODE=keystone` or `PACKAGE_STORAGE=swift`."
 
 
 class SettingsError(Exception):
@@ -80,10 +81,12 @@ class Settings:
     function_auth_url: str | None = _setting(None, "Keystone's URL for functions. Unset: `OS_AUTH_URL`.")
 
     # The service's own account in OpenStack, under the names that OpenStack's clients use
-    os_auth_url: str | None = _setting(None, "Keystone's URL for the service, such as `https://cloud:5000/v3`.")
-    os_username: str | None = _setting(None, "The service's user.")
-    os_password: str | None = _setting(None, "Its password.", secret=True)
-    os_project_name: str | None = _setting(None, "Its project.")
+    os_auth_url: str | None = _setting(
+        None, f"Keystone's URL for the service, such as `https://cloud:5000/v3`.{_REQUIRED}"
+    )
+    os_username: str | None = _setting(None, f"The service's user.{_REQUIRED}")
+    os_password: str | None = _setting(None, f"Its password.{_REQUIRED}", secret=True)
+    os_project_name: str | None = _setting(None, f"Its project.{_REQUIRED}")
     os_user_domain_name: str = _setting("Default", "The domain of that user.")
     os_project_domain_name: str = _setting("Default", "The domain of that project.")
     os_user_domain_id: str | None = _setting(None, "The domain of that user by id; counts more than its name.")
@@ -113,7 +116,11 @@ class Settings:
     package_storage: Literal["local", "swift"] = _setting(
         "local", "Where packages are kept: below `VAR_DIR`, or in the service's own account in Swift."
     )
-    package_container: str = _setting("qinling-packages", "Container for packages in Swift; made when missing.")
+    package_container: str = _setting(
+        "qinling-packages",
+        "Container for packages in Swift, made when missing. One for each installation: packages in it that its "
+        "database doesn't know are deleted after an hour.",
+    )
     swift_timeout_s: float = _setting(20.0, "Longest transfer of a package from or to Swift.", low=0.5, high=600)
     swift_check_s: float = _setting(
         10.0, "A call looks whether its function's object in Swift has changed, if nobody did for so long.", low=0

@@ -44,7 +44,11 @@ def shell(cloud: Keystone, home: Path) -> None:
     folder.mkdir()
     for user, name in (("admin", "admin-openrc.sh"), ("alice", "demo-openrc.sh")):
         (folder / name).write_text((cloud.folder / f"{user}.rc").read_text())
-    script = _STRICT + "\n".join(blocks()).replace("127.0.0.1:7070", f"127.0.0.1:{free_port()}")
+    port = free_port()
+    script = _STRICT + "\n".join(blocks())
+    for ours in ("http://127.0.0.1:", "PORT="):
+        assert f"{ours}7070" in script
+        script = script.replace(f"{ours}7070", f"{ours}{port}")
     own = {"HOME": str(home), "WARM_WORKERS": "2", "MAX_WORKERS": "8"}
     environ = {name: os.environ[name] for name in ("LANG", "XDG_CACHE_HOME") if name in os.environ} | own
     environ["PATH"] = f"{OPENSTACK.parent}{os.pathsep}{os.environ['PATH']}"
