@@ -116,12 +116,12 @@ def success(answer: Answer, ref: dict[str, Any] | None, settings: Settings) -> d
             content[JSON] = _listed(answer, ref, example, settings)
         else:
             content[JSON] = {"schema": ref, "example": example}
-    if answer.media_type == JSON:
-        content[JSON] = {"schema": {"type": "object"}}
-    elif answer.media_type.startswith("text/"):
-        content[answer.media_type] = {"schema": {"type": "string"}}
-    elif answer.media_type:
-        content[answer.media_type] = {"schema": {"type": "string", "format": "binary"}}
+    for media_type in filter(None, answer.media_type.split(", ")):
+        if media_type == JSON:
+            schema: dict[str, Any] = {"type": "object"}
+        else:
+            schema = {"type": "string"} if media_type.startswith("text/") else {"type": "string", "format": "binary"}
+        content[media_type] = {"schema": schema}
     return described | {"content": content} if content else described
 
 

@@ -13,7 +13,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema, fields
 
 from qinling_falcon.openapi.answers import ERROR, JSON, error_name, error_statuses, errors, success
-from qinling_falcon.openapi.examples import EXAMPLES, FORMS
+from qinling_falcon.openapi.examples import EXAMPLES, FORMS, UPLOADS
 from qinling_falcon.openapi.fields import CODE_AS_TEXT, describe, without_null
 from qinling_falcon.openapi.parameters import in_path, in_query
 from qinling_falcon.resources.forms import PACKAGE
@@ -101,23 +101,28 @@ def _body(spec: APISpec, operation: Operation, settings: Settings) -> dict[str, 
     schema = spec.components.schemas[name]
     content: dict[str, Any] = {JSON: {"schema": ref, "example": EXAMPLES[name]}}
     if operation.form:
-        form = _form(schema)
+        form = _form(schema, UPLOADS[name])
         package = {"type": "string", "format": "binary", "description": "A zip."}
         upload = form | {"properties": form["properties"] | {PACKAGE: package}}
         content["multipart/form-data"] = {
             "schema": upload,
-            "example": FORMS[name],
+            "example": UPLOADS[name],
             "encoding": {PACKAGE: {"contentType": "application/zip"}},
         }
         content["application/x-www-form-urlencoded"] = {"schema": form, "example": FORMS[name]}
     return {"required": bool(schema.get("required")), "content": content}
 
 
-def _form(schema: dict[str, Any]) -> dict[str, Any]:
+def _form(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
     """A request as a form, whose fields are text, and never null."""
     properties = {name: without_null(field) for name, field in schema["properties"].items()}
     described = {name: value for name, value in schema.items() if name != "example"}
-    return described | {"properties": properties | {"code": CODE_AS_TEXT}}
+    # With a media type of its own, Swagger UI would ask for a file.
+    code = {name: value for name, value in CODE_AS_TEXT.items() if name != "contentMediaType"}
+    properties["code"] = code | ({"default": '{"source": "package"}'} if "code" in schema.get("required", ()) else {})
+    for name in properties.keys() & example.keys() - {"code"}:
+        properties[name] = properties[name] | {"examples": [example[name]]}
+    return described | {"properties": properties}
 
 
 def _component(spec: APISpec, schema: type[Schema], settings: Settings) -> dict[str, Any]:
@@ -143,6 +148,8 @@ def _name_of(schema: Any) -> str:
 
 def _property(self: object, field: fields.Field[Any], ret: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
     assert isinstance(field.parent, Schema)
+    if "default" in ret and ret["default"] is None:
+        del ret["default"]  # nothing, which is no value of the field's
     return describe(field, field.parent)
 
 

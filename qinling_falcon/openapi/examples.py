@@ -131,10 +131,16 @@ EXAMPLES: Mapping[str, Any] = {
 }
 
 FORMS: Mapping[str, Any] = {
+    "FunctionCreate": {"name": "hello", "code": '{"source": "image", "image": "registry.example/hello:1"}'},
+    "FunctionUpdate": {"description": "Greets whoever is named", "timeout": 10},
+}
+"""The same, as forms."""
+
+UPLOADS: Mapping[str, Any] = {
     "FunctionCreate": {"name": "hello", "runtime_id": _RUNTIME, "code": '{"source": "package"}', "entry": "main.main"},
     "FunctionUpdate": {"entry": "main.other", "timeout": 10},
 }
-"""The same, as forms; the package is a file beside them."""
+"""The same, as forms with a package, which is a file beside these fields."""
 
 MESSAGES: Mapping[int, str] = {
     400: "Unknown field: colour.",

@@ -51,7 +51,7 @@ def or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 def without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """The same, but never null."""
-    schema = {name: value for name, value in schema.items() if not (name == "default" and value is None)}
+    schema = dict(schema)
     for word in ("anyOf", "oneOf"):
         if word in schema:
             schema[word] = [part for part in schema[word] if part != {"type": "null"}]

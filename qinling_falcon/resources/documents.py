@@ -28,6 +28,7 @@ FILES: Mapping[str, tuple[Path, str]] = {
     "favicon-32x32.png": (_SWAGGER_UI, "image/png"),
     "start.js": (_OURS, "text/javascript; charset=utf-8"),
 }
+_TYPES = ", ".join(sorted({media_type.partition(";")[0] for _, media_type in FILES.values()}))
 # The style sheets have images in them (data:). No style needs to be inline: scripts may set styles of elements.
 _POLICY = "; ".join(
     [
@@ -93,7 +94,7 @@ class DocsFile:
     def __init__(self, services: Services):
         pass
 
-    @operation(None, answers=sends("*/*", cached=True))
+    @operation(None, answers=sends(_TYPES, cached=True))
     def on_get(self, req: Request, resp: falcon.Response, file_name: str) -> None:
         """Send a script, style sheet or image of the page that shows this document."""
         if file_name not in FILES:

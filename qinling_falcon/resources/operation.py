@@ -23,7 +23,7 @@ class Answer:
     Attributes:
         status: its code.
         shows: the schema of its JSON, or of each row of a list; None: it has no JSON.
-        media_type: what else it may be; the empty text: nothing.
+        media_type: what else it may be, several with `, ` between; the empty text: nothing.
         headers: names of those it has, beside `X-Request-Id`, which all have; all belong to the answer, always.
         some_headers: those that it has at times.
         envelope: of a list: its name in an envelope; else the empty text.

@@ -139,14 +139,17 @@ class _FunctionRequest(RequestSchema):
 
 
 class FunctionCreate(_FunctionRequest):
-    """`POST /v1/functions`, its package part aside. The name may be absent from the reference client alone."""
+    """`POST /v1/functions`.
+
+    A package is no field of it. The name may be absent from the reference client alone.
+    """
 
     free_if_lenient = ("name",)
     name = Text(required=True, shortest=1)
     description = Text(load_default=None)
     runtime_id = Id(load_default=None)
     code = Code(required=True)
-    entry = Entry(longest=80, load_default=None)
+    entry = Entry(longest=80, load_default=None, metadata={"default": DEFAULT_ENTRY})
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -156,6 +159,8 @@ class FunctionCreate(_FunctionRequest):
             "memory_size": settings.default_memory_size,
             "timeout": settings.default_timeout,
         }
+        for name in ("cpu", "memory_size", "timeout"):
+            self.fields[name].metadata = {"default": self._defaults[name]}
 
     def read(self, data: Any, *, lenient: bool = False) -> dict[str, Any]:
         """As `RequestSchema.read`, with the defaults of what is not given."""
@@ -163,7 +168,7 @@ class FunctionCreate(_FunctionRequest):
 
 
 class FunctionUpdate(_FunctionRequest):
-    """`PUT /v1/functions/{id}`, its package part aside."""
+    """`PUT /v1/functions/{id}`."""
 
     name = Text(shortest=1)
     description = Text()

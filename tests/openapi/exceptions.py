@@ -15,6 +15,7 @@ ACCEPTANCE: Mapping[str, str] = {
     "GET /v1/aliases": _MARKER,
     "GET /v1/executions": _MARKER,
     "GET /v1/functions": _MARKER,
+    "GET /v1/functions/{function_id}": "a function from an image has no package to download",
     "GET /v1/functions/{function_id}/versions": _MARKER,
     "GET /v1/jobs": _MARKER,
     "GET /v1/runtimes": _MARKER,
