@@ -232,7 +232,7 @@ def test_code_in_swift_needs_a_trust(
     answer = alice.send("POST", "/v1/functions", **fields, memory_size=str(128 << 20))
     assert answer.status_code == 201, answer.text
     function = answer.json()["id"]
-    assert [row["name"] for row in alice.ask(function, "containers")] == ["code"]
+    assert "code" in [row["name"] for row in alice.ask(function, "containers")]
     trust_id = trust_of(service, function)
     answer = credential.send("PUT", f"/v1/functions/{function}", entry="main.other")
     assert answer.status_code == 403
