@@ -135,7 +135,7 @@ def test_access_rules_hold_whatever_was_allowed_or_refused_before(cloud: Cloud, 
 
 
 def test_a_token_ends_and_no_service_token_lengthens_its_life(cloud: Cloud, patient: Web) -> None:
-    token = cloud.keystone.expiring_token("alice", 5)
+    token = cloud.keystone.expiring_token("alice", 10)
     assert patient.get(token).status_code == 200
     wait_until("the token has ended", lambda: patient.get(token).status_code == 401)
     assert cloud.proxy.asked.count(token) <= 2
