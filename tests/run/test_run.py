@@ -94,7 +94,8 @@ def test_second_ctrl_c_waits_for_nothing(folder: Path) -> None:
         running.wait_end()
 
         running.wait_nothing_left(2)
-        assert call.exception() is not None
+        # The web process may still have told its caller of the worker's end before it went too.
+        assert call.exception() is not None or call.result()["status"] == "failed"
 
 
 def _interrupt_again(running: MakeRun) -> bool:
