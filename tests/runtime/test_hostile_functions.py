@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -250,8 +251,9 @@ def test_memory_is_limited_without_control_groups_too(harm: Harm) -> None:
 
 
 def test_a_large_file_is_an_exception(harm: Harm) -> None:
-    answer = harm("with open('/tmp/qf-too-large', 'wb') as file:\n    for _ in range(20): file.write(b'x' * 1000000)")
-    Path("/tmp/qf-too-large").unlink()
+    path = Path(f"/tmp/qf-too-large-{uuid.uuid4()}")
+    answer = harm(f"with open('{path}', 'wb') as file:\n    for _ in range(20): file.write(b'x' * 1000000)")
+    path.unlink()
     assert answer.reason == "exception"
     assert "File too large" in answer.output
 
