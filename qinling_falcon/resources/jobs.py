@@ -8,6 +8,7 @@ import falcon
 
 from qinling_falcon.models import job as jobs
 from qinling_falcon.models.listing import page
+from qinling_falcon.models.rows import check_owner
 from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
@@ -33,7 +34,10 @@ class Jobs:
 
     @operation("job:create", takes=JobCreate, answers=makes(JobShown), errors=(404,))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
-        """Make a job. It is one row: after a crash it is there, and fires, or not."""
+        """Make a job.
+
+        It is one row: after a crash it is there, and fires, or not.
+        """
         job = jobs.create(req.caller, **_read(_create, req, self._settings))
         created(req, resp, _shown.show(job), f"/v1/jobs/{job.id}", self._settings.public_endpoint)
 
@@ -59,14 +63,24 @@ class OneJob:
 
     @operation("job:update", takes=JobUpdate, answers=accepts(JobShown))
     def on_put(self, req: Request, resp: falcon.Response, job_id: str) -> None:
-        """Change a job. The change is one write: after a crash it is made or not."""
+        """Change a job.
+
+        The change is one write: after a crash it is made or not.
+        """
         changes = _read(_update, req, self._settings)
-        job = jobs.update(req.caller, job_id, changes) if changes else jobs.get(req.caller, job_id)
+        if changes:
+            job = jobs.update(req.caller, job_id, changes)
+        else:
+            job = jobs.get(req.caller, job_id)
+            check_owner(req.caller, job, "change")
         accepted(req, resp, f"/v1/jobs/{job_id}", self._settings.public_endpoint, _shown.show(job))
 
     @operation("job:delete")
     def on_delete(self, req: Request, resp: falcon.Response, job_id: str) -> None:
-        """Delete a job, in one write; its executions stay."""
+        """Delete a job; its executions stay.
+
+        It is one write.
+        """
         jobs.delete(req.caller, job_id)
         resp.status = falcon.HTTP_204
 

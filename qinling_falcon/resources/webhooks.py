@@ -6,6 +6,7 @@ import falcon
 
 from qinling_falcon.models import webhook as webhooks
 from qinling_falcon.models.listing import page
+from qinling_falcon.models.rows import check_owner
 from qinling_falcon.models.scope import scoped
 from qinling_falcon.resources.answers import accepted, answer, base_url, created
 from qinling_falcon.resources.bodies import read_object
@@ -29,7 +30,10 @@ class Webhooks:
 
     @operation("webhook:create", takes=WebhookCreate, answers=makes(WebhookShown), errors=(404,))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
-        """Make a webhook. It is one row: after a crash it is there or not."""
+        """Make a webhook.
+
+        It is one row: after a crash it is there or not.
+        """
         values = _create.read(read_object(req, self._settings), lenient=req.reference_client)
         webhook = webhooks.create(req.caller, **values)
         body = _shown(req, self._settings).show(webhook)
@@ -57,15 +61,25 @@ class OneWebhook:
 
     @operation("webhook:update", takes=WebhookUpdate, answers=accepts(WebhookShown))
     def on_put(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
-        """Change a webhook. The change is one write: after a crash it is made or not."""
+        """Change a webhook.
+
+        The change is one write: after a crash it is made or not.
+        """
         changes = _update.read(read_object(req, self._settings), lenient=req.reference_client)
-        webhook = webhooks.update(req.caller, webhook_id, changes) if changes else webhooks.get(req.caller, webhook_id)
+        if changes:
+            webhook = webhooks.update(req.caller, webhook_id, changes)
+        else:
+            webhook = webhooks.get(req.caller, webhook_id)
+            check_owner(req.caller, webhook, "change")
         body = _shown(req, self._settings).show(webhook)
         accepted(req, resp, f"/v1/webhooks/{webhook_id}", self._settings.public_endpoint, body)
 
     @operation("webhook:delete")
     def on_delete(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
-        """Delete a webhook, in one write."""
+        """Delete a webhook.
+
+        It is one write.
+        """
         webhooks.delete(req.caller, webhook_id)
         resp.status = falcon.HTTP_204
 
