@@ -10,6 +10,7 @@ monkey.patch_all()
 import logging
 import signal
 import sys
+from collections.abc import Callable
 
 import gevent
 from gevent.event import Event
@@ -24,8 +25,7 @@ from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
-from qinling_falcon.settings import Settings, SettingsError, get_settings
-from qinling_falcon.storage.packages import PackageStore
+from qinling_falcon.settings import SettingsError, get_settings
 from qinling_falcon.storage.stores import make_packages
 
 log = logging.getLogger(__name__)
@@ -49,42 +49,32 @@ def main() -> None:
     registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
     orchestrator = ProcessOrchestrator(settings)
     runtimes = Runtimes(registry, settings.warm_workers)
-    gevent.spawn(_sweep, settings, make_packages(settings))
+    packages = make_packages(settings)
+    _now_and_then("executions that nobody runs any more", lambda: record_overdue(settings))
+    # A crash between an upload and the commit of its function leaves the package.
+    _now_and_then("packages of no function", lambda: packages.sweep(package_keys.in_use, _ORPHAN_AGE_S))
     if settings.auth_mode == "keystone":
-        gevent.spawn(_sweep_trusts, settings)
+        from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
+
+        _now_and_then("trusts of no function", Trusts(settings).sweep)
     Manager(registry, orchestrator, runtimes, settings, record_lost).run(stopping)
 
 
-def _sweep(settings: Settings, packages: PackageStore) -> None:
-    """Set right, now and then, what crashes have left in the database and among the packages."""
-    while True:
-        try:
-            if overdue := record_overdue(settings):
-                log.warning("recorded executions that nobody runs any more: %s", ", ".join(overdue))
-            # A crash between an upload and the commit of its function leaves the package.
-            if removed := packages.sweep(package_keys.in_use, _ORPHAN_AGE_S):
-                log.info("removed packages of no function: %s", ", ".join(removed))
-        except Unavailable as error:
-            log.warning("nothing can be swept now: %s", error)
-        except Exception:
-            log.exception("a sweep failed")
-        gevent.sleep(_SWEEP_INTERVAL_S)
+def _now_and_then(what: str, sweep: Callable[[], list[str]]) -> None:
+    """Have something set right again and again that crashes have left; `sweep` returns the names of what it found."""
 
+    def forever() -> None:
+        while True:
+            try:
+                if found := sweep():
+                    log.info("swept up %s: %s", what, ", ".join(found))
+            except Unavailable as error:
+                log.warning("%s can't be swept up now: %s", what, error)
+            except Exception:
+                log.exception("sweeping up %s failed", what)
+            gevent.sleep(_SWEEP_INTERVAL_S)
 
-def _sweep_trusts(settings: Settings) -> None:
-    """Delete, now and then, the trusts that are left: of functions that went while Keystone or their process did."""
-    from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
-
-    trusts = Trusts(settings)
-    while True:
-        try:
-            if gone := trusts.sweep():
-                log.info("deleted trusts of no function: %s", ", ".join(gone))
-        except Unavailable as error:
-            log.warning("no trusts can be swept now: %s", error)
-        except Exception:
-            log.exception("a sweep of trusts failed")
-        gevent.sleep(_SWEEP_INTERVAL_S)
+    gevent.spawn(forever)
 
 
 if __name__ == "__main__":
