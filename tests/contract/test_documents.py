@@ -30,6 +30,20 @@ def test_GET_docs_answers_200(user: User) -> None:
         assert user.get(link).status_code == 200
 
 
+def test_the_page_runs_the_scripts_and_styles_of_this_service_alone(user: User) -> None:
+    answer = user.get("/docs")
+    parts = [part.partition(" ") for part in answer.headers["Content-Security-Policy"].split("; ")]
+    policy = {name: sources for name, _, sources in parts}
+    assert policy.pop("img-src") == "'self' data:"
+    assert {policy.pop(name) for name in ("script-src", "style-src", "connect-src")} == {"'self'"}
+    assert policy.keys() == {"default-src", "frame-ancestors", "base-uri", "form-action"}
+    assert set(policy.values()) == {"'none'"}
+    # By which a browser would refuse these, were they in it.
+    assert not re.search(r"<style|<script(?![^>]* src=)|\son\w+=|\sstyle=|https?:", answer.text)
+    for link in ("/docs", "/docs/start.js", "/docs/swagger-ui.css", "/openapi.json"):
+        assert user.get(link).headers["X-Content-Type-Options"] == "nosniff"
+
+
 def test_GET_docs_file_answers_200(user: User) -> None:
     answer = user.get("/docs/swagger-ui-bundle.js")
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/javascript; charset=utf-8")
