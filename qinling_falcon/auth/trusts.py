@@ -164,7 +164,7 @@ class Trusts:
     def forgo(self, trust_id: str) -> None:
         """Delete, soon, a trust that was made for a row that was not written, or may not have been.
 
-        A crash before it is noted leaves the trust at Keystone, where nobody uses it.
+        After a crash before it is noted, it is deleted an hour after it was made.
         """
         gevent.spawn(self._forgo, trust_id)
 

@@ -40,10 +40,7 @@ def doom(trust_ids: Iterable[str | None]) -> None:
 
 
 def doom_unnamed(trust_id: str) -> None:
-    """Note a trust that was made for a row that may not have come to be.
-
-    A crash before it leaves the trust at Keystone, where nobody uses it.
-    """
+    """Note a trust that was made for a row that may not have come to be; without this, `expect` has it doomed later."""
     transact(lambda: doom([trust_id]))
 
 

@@ -31,7 +31,10 @@ class Aliases:
 
     @operation("function_alias:create", takes=AliasCreate, answers=makes(AliasShown), errors=(404, 409))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
-        """Make an alias. It is one row: after a crash it is there or not."""
+        """Make an alias.
+
+        It is one row: after a crash it is there or not.
+        """
         values = _create.read(read_object(req, self._settings), lenient=req.reference_client)
         alias = aliases.create(req.caller, **values)
         created(req, resp, _shown.show(alias), _path(alias.name), self._settings.public_endpoint)
@@ -79,7 +82,10 @@ class OneAlias:
 
     @operation("function_alias:delete")
     def on_delete(self, req: Request, resp: falcon.Response, alias_name: str) -> None:
-        """Delete an alias; a crash leaves what `on_put` leaves."""
+        """Delete an alias.
+
+        A crash leaves what one in `on_put` leaves.
+        """
         aliases.get(req.caller, alias_name)
         with self._pool.changing(alias_generation(req.caller.project_id, alias_name)):
             aliases.delete(req.caller, alias_name)

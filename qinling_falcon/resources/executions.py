@@ -85,7 +85,10 @@ class OneExecution:
 
     @operation("execution:get", answers=shows(ExecutionShown))
     def on_get(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
-        """Show an execution; while it runs, most have no row yet, and the pool knows them."""
+        """Show an execution.
+
+        While it runs, most have no row yet, and the pool knows them.
+        """
         try:
             execution: executions.Execution | ExecutionRecord = executions.get(req.caller, execution_id)
         except NotFound:

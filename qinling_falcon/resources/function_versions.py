@@ -36,7 +36,10 @@ class FunctionVersions:
 
     @operation("function_version:create", takes=VersionCreate, answers=makes(VersionShown))
     def on_post(self, req: Request, resp: falcon.Response, function_id: str) -> None:
-        """Make a version of the function as it is now. It shares the package, so that it is one row, there or not."""
+        """Make a version of the function as it is now.
+
+        It shares the package, so that it is one row, there or not.
+        """
         settings = self._settings
         values = _create.read(read_object(req, settings), lenient=req.reference_client)
         version = versions.create(req.caller, function_id, most=settings.max_versions, **values)

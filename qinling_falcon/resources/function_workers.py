@@ -85,7 +85,10 @@ class ScaleUp:
 
     @operation("function:scale_up", takes=Scale, answers=accepts(), errors=(409, 501, 502))
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
-        """Add workers, which hold the function when the answer comes (see `Scaler.scale_up` for crashes)."""
+        """Add workers, which hold the function when the answer comes.
+
+        What a crash leaves, `Scaler.scale_up` says.
+        """
         values = self._body.read(read_object(req, self._settings), lenient=req.reference_client)
         path = _named(req, function_id, version)
         self._scaler.scale_up(req.caller, function_id, parse_version(version), values["count"])
@@ -111,7 +114,10 @@ class ScaleDown:
 
     @operation("function:scale_down", takes=Scale, answers=accepts())
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
-        """End workers of a function, but never the last one; one script does it."""
+        """End workers of a function, but never the last one.
+
+        One script does it.
+        """
         values = self._body.read(read_object(req, self._settings), lenient=req.reference_client)
         path = _named(req, function_id, version)
         self._scaler.scale_down(function_id, parse_version(version), values["count"])

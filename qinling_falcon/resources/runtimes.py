@@ -76,7 +76,10 @@ class OneRuntime:
 
     @operation("runtime:delete")
     def on_delete(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
-        """Set a runtime to `deleting`; the pool manager ends its workers, removes the row, also after a crash here."""
+        """Delete a runtime: it is `deleting` until its workers have ended.
+
+        The pool manager ends them and removes the row, also after a crash here.
+        """
         runtimes.delete(req.caller, runtime_id)
         _wake(self._services.pool)
         resp.status = falcon.HTTP_204

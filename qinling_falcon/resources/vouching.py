@@ -16,8 +16,8 @@ def vouched(services: Services, req: Request, source: str) -> Iterator[str | Non
     """Around the write of a row with the caller's code: the id of the trust that the row is to name.
 
     None, for a row that is to name none: without Keystone, for an image, and for a package of a caller whose token
-    can't make trusts. The trust is taken back when the body fails. A crash before the row is written leaves it at
-    Keystone, where nobody uses it.
+    can't make trusts. The trust is taken back when the body fails. After a crash before the row is written, the sweep
+    deletes it an hour later.
 
     Raises:
         Forbidden: the code is in Swift, from where it is fetched by the trust, and the caller can't make one.

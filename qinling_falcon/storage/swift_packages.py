@@ -1,4 +1,4 @@
-"""`PACKAGE_STORAGE=swift`: packages in the service's own account in Swift, which several machines share.
+"""`PACKAGE_STORAGE=swift`: packages in the service's own account in Swift, in reach of several machines.
 
 A package is checked on the machine that it came to, then put as one object under
 its key. A crash between that and the commit of the row that names the key leaves

@@ -119,23 +119,21 @@ class Swift:
         for name in names:
             _run("swift/server.sh", str(self.folder), action, name)
 
-    @contextlib.contextmanager
-    def stopped(self, *names: str) -> Iterator[None]:
+    def stopped(self, *names: str) -> contextlib.AbstractContextManager[None]:
         """These servers don't run meanwhile."""
-        self.set("stop", *names)
-        try:
-            yield
-        finally:
-            self.set("start", *names)
+        return self._between("stop", "start", names)
+
+    def hung(self, *names: str) -> contextlib.AbstractContextManager[None]:
+        """These servers take connections and answer nothing meanwhile."""
+        return self._between("pause", "resume", names)
 
     @contextlib.contextmanager
-    def hung(self, *names: str) -> Iterator[None]:
-        """These servers take connections and answer nothing meanwhile."""
-        self.set("pause", *names)
+    def _between(self, before: str, after: str, names: tuple[str, ...]) -> Iterator[None]:
+        self.set(before, *names)
         try:
             yield
         finally:
-            self.set("resume", *names)
+            self.set(after, *names)
 
 
 @contextlib.contextmanager
