@@ -95,7 +95,7 @@ def test_second_ctrl_c_waits_for_nothing(folder: Path) -> None:
 
         running.wait_nothing_left(2)
         # The web process may still have told its caller of the worker's end before it went too.
-        assert call.exception() is not None or call.result()["status"] == "failed"
+        assert call.exception() is not None or call.result()["status"] == "error"
 
 
 def _interrupt_again(running: MakeRun) -> bool:
