@@ -108,11 +108,12 @@ class KeystoneAuth:
         """Have keystonemiddleware ask Keystone."""
         environ: dict[str, Any] = _environ(question)
         statuses: list[str] = []
+        asked = time.time()
         try:
             with gevent.Timeout(self._timeout_s), self._turn:
                 for _ in self._protocol(environ, lambda status, headers, error=None: statuses.append(status)):
                     pass
-            answer = self._read(environ, statuses[-1])
+            answer = self._read(environ, statuses[-1], asked)
         except gevent.Timeout:
             raise self._away(f"no answer within {self._timeout_s:g} s") from None
         except ClientException as error:
@@ -123,14 +124,14 @@ class KeystoneAuth:
         self._has_answered = True
         return answer
 
-    def _read(self, environ: dict[str, Any], status: str) -> Known | Refused:
+    def _read(self, environ: dict[str, Any], status: str, asked: float) -> Known | Refused:
         if status.startswith("401"):
             return Refused(lambda: self._unauthorized("Keystone does not know this token, or it has ended."))
         if _ANSWER not in environ:
             raise ClientException(f"keystonemiddleware answered {status}")
-        return self._known(environ[_ANSWER])
+        return self._known(environ[_ANSWER], asked)
 
-    def _known(self, body: dict[str, Any]) -> Known | Refused:
+    def _known(self, body: dict[str, Any], asked: float) -> Known | Refused:
         access = AccessInfoV3(body)
         if access.project_id is None:
             return Refused(lambda: Forbidden("The token is of no project: take one that is scoped to a project."))
@@ -142,7 +143,7 @@ class KeystoneAuth:
         return Known(
             context=context,
             object_store=object_store_url(access, self._settings),
-            left_s=0.0 if access.expires is None else access.expires.timestamp() - time.time(),
+            left_s=0.0 if access.expires is None else access.expires.timestamp() - asked,
             restricted=credential.get("access_rules") is not None,
             role_ids=tuple(sorted(set(access.role_ids or ()))),
         )

@@ -52,7 +52,7 @@ class Operation:
         takes: what its body may hold; None: it has none.
         form: the body may be a form as well, and have a package.
         answers: what it answers with when all goes well.
-        errors: the statuses of its errors, beside those that follow from the rest (`openapi/errors.py`).
+        errors: the statuses of its errors, beside those that follow from the rest (`openapi/answers.py`).
         query: what its query string may hold, beside what lists have: names, and what they mean as JSON Schema.
     """
 
