@@ -1,44 +1,24 @@
-"""Swift: the one place that talks to it. Each transfer ends in bounded time and memory, or in a named error.
-
-Of python-swiftclient its plain functions are used, which try once. Redirects are
-not followed, for they would take the token along; proxies of the environment
-are not used; and nothing of what swiftclient logs is kept, for it logs parts of tokens.
-"""
+"""Swift: the one place that talks to it. Each transfer ends in bounded time and memory, or in a named error."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import http.client
-import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import gevent
-import requests
-import urllib3
 from swiftclient import client as swiftclient
-from swiftclient.exceptions import ClientException
 
-from qinling_falcon.errors import BadGateway, BadRequest, TooLarge, Unavailable
+from qinling_falcon.errors import BadGateway, BadRequest, TooLarge
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing, TokenRefused
+from qinling_falcon.storage.objects import Account
 from qinling_falcon.storage.swift_names import why_not
-
-logging.getLogger("swiftclient").setLevel(logging.CRITICAL)
+from qinling_falcon.storage.swift_transfer import Transfer, Where
 
 CHUNK = 64 * 1024
-_CONNECT_S = 3.0
-# What Swift says beside objects: errors, and a page of a listing.
-_MOST_SAID = 4 * 1024 * 1024
 _PAGE = 1000
 _LONGEST_ETAG = 255
-# Of those below 500 these mean: later.
-_LATER = frozenset({408, 429, 498, 499})
-
-
 @dataclass(frozen=True, slots=True)
 class Listed:
     """An object in a listing."""
@@ -55,7 +35,7 @@ class ObjectStream:
         size: bytes, where Swift says so beforehand.
     """
 
-    def __init__(self, transfer: _Transfer, headers: dict[str, str], body: Any, limit: int | None):
+    def __init__(self, transfer: Transfer, headers: dict[str, str], body: Any, limit: int | None):
         self.etag = _etag(headers)
         self.size = int(headers["content-length"]) if "content-length" in headers else None
         self._transfer = transfer
@@ -101,115 +81,87 @@ class Swift:
 
     def etag(self, account: Account, container: str, name: str) -> str:
         """The etag that an object has now."""
-        with self._transfer(account, container, name) as transfer, transfer.running():
-            return _etag(swiftclient.head_object(account.url, account.token, container, name, transfer.connection))
+        with self._transfer(account, container, name) as transfer:
+            return transfer.do(
+                lambda to: _etag(swiftclient.head_object(account.url, account.token, container, name, to))
+            )
 
     def open(self, account: Account, container: str, name: str, limit: int | None) -> ObjectStream:
         """An object, to be read; the time that its reader takes doesn't count.
+
+        Only its beginning is tried again: what breaks off later does so for its reader.
 
         Raises:
             TooLarge: it has more than `limit` bytes. Here, or when they have been read.
         """
         with contextlib.ExitStack() as stack:
             transfer = stack.enter_context(self._transfer(account, container, name))
-            with transfer.running():
+
+            def begin(to: Where) -> ObjectStream:
                 headers, body = swiftclient.get_object(
-                    account.url, account.token, container, name, transfer.connection, resp_chunk_size=CHUNK
+                    account.url, account.token, container, name, to, resp_chunk_size=CHUNK
                 )
-                stream = ObjectStream(transfer, headers, body, limit)
+                return ObjectStream(transfer, headers, body, limit)
+
+            stream = transfer.do(begin)
             stack.pop_all()
         return stream
 
     def put(self, account: Account, container: str, name: str, file: BinaryIO, size: int, md5sum: str) -> None:
-        """Make or replace an object, whole: Swift compares the md5. A crash leaves it as it was, or as it is to be."""
-        with self._transfer(account, container, name) as transfer, transfer.running():
+        """Make or replace an object by all of a file, whole: Swift compares the md5.
+
+        A crash leaves the object as it was, or as it is to be.
+        """
+
+        def send(to: Where) -> None:
+            file.seek(0)
             etag = swiftclient.put_object(
                 account.url, account.token, container, name, file, size, md5sum,
-                content_type="application/zip", http_conn=transfer.connection,
+                content_type="application/zip", http_conn=to,
             )  # fmt: skip
             if etag != md5sum:
                 raise BadGateway("Swift has stored something else than it was given.")
 
+        with self._transfer(account, container, name) as transfer:
+            transfer.do(send)
+
     def delete(self, account: Account, container: str, name: str) -> None:
-        """Remove an object. A crash leaves it, or not."""
-        with self._transfer(account, container, name) as transfer, transfer.running():
-            swiftclient.delete_object(account.url, account.token, container, name, transfer.connection)
+        """Remove an object. A crash leaves it, or not.
+
+        Raises:
+            ObjectMissing: also when Swift has removed it and its answer was lost.
+        """
+        with self._transfer(account, container, name) as transfer:
+            transfer.do(lambda to: swiftclient.delete_object(account.url, account.token, container, name, to))
 
     def make_container(self, account: Account, container: str) -> None:
         """Make a container, if there is none. A crash leaves it made, or not."""
-        with self._transfer(account, container) as transfer, transfer.running():
-            swiftclient.put_container(account.url, account.token, container, http_conn=transfer.connection)
+        with self._transfer(account, container) as transfer:
+            transfer.do(lambda to: swiftclient.put_container(account.url, account.token, container, http_conn=to))
 
     def list(self, account: Account, container: str) -> Iterator[Listed]:
         """All objects of a container, in order of their names; each page is a transfer."""
         marker = None
         while True:
-            with self._transfer(account, container) as transfer, transfer.running():
+
+            def read(to: Where, marker: str | None = marker) -> list[Listed]:
                 _, rows = swiftclient.get_container(
-                    account.url, account.token, container, marker, _PAGE, http_conn=transfer.connection
+                    account.url, account.token, container, marker, _PAGE, http_conn=to
                 )
-                page = [Listed(row["name"], _moment(row["last_modified"])) for row in rows]
+                return [Listed(row["name"], _moment(row["last_modified"])) for row in rows]
+
+            with self._transfer(account, container) as transfer:
+                page = transfer.do(read)
             if not page or page[-1].name == marker:
                 return
             yield from page
             marker = page[-1].name
 
-    def _transfer(self, account: Account, container: str, name: str | None = None) -> contextlib.closing[_Transfer]:
+    def _transfer(self, account: Account, container: str, name: str | None = None) -> contextlib.closing[Transfer]:
         wrong = why_not("container", container) or (None if name is None else why_not("object", name))
         if wrong is not None:
             raise BadRequest(f"A name in Swift {wrong}")
-        return contextlib.closing(_Transfer(account.url, self._cacert, self._timeout_s))
-
-
-class _Transfer:
-    """One connection, and the time that may be spent on it."""
-
-    def __init__(self, url: str, cacert: str | None, timeout_s: float):
-        self._left_s = timeout_s
-        with self.running():
-            connection = _Connection(url, cacert=cacert, timeout=(min(_CONNECT_S, timeout_s), timeout_s))
-            self.connection = connection.parsed_url, connection
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Around each step: it ends in time, and its errors are ours."""
-        began = time.monotonic()
-        timeout = gevent.Timeout.start_new(max(0.001, self._left_s))
-        try:
-            yield
-        except gevent.Timeout as expired:
-            if expired is not timeout:
-                raise
-            raise Unavailable("Swift takes too long; try again.", retry_after_s=1) from None
-        except ClientException as error:
-            raise _meant(error) from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            if _is_nonsense(error):
-                raise BadGateway("What answers is no Swift that can be understood.") from error
-            raise Unavailable("Swift can't be reached, or has broken off; try again.", retry_after_s=1) from error
-        except (ValueError, LookupError, TypeError) as error:  # what it said was read, and was not what Swift says
-            raise BadGateway("What answers is no Swift that can be understood.") from error
-        finally:
-            timeout.close()
-            self._left_s -= time.monotonic() - began
-
-    def close(self) -> None:
-        self.connection[1].close()
-
-
-class _Connection(swiftclient.HTTPConnection):  # type: ignore[misc]
-    """Goes where it is sent and nowhere else, and keeps little of what it is told."""
-
-    def __init__(self, url: str, **arguments: Any):
-        super().__init__(url, **arguments)
-        self.request_session.trust_env = False
-        self.requests_args["allow_redirects"] = False
-
-    def getresponse(self) -> Any:
-        response = super().getresponse()
-        read = response.read
-        response.read = lambda size=None: read(_MOST_SAID if size is None else size)
-        return response
+        return contextlib.closing(Transfer(account.url, self._cacert, self._timeout_s))
 
 
 def _etag(headers: dict[str, str]) -> str:
@@ -221,28 +173,3 @@ def _etag(headers: dict[str, str]) -> str:
 
 def _moment(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC)
-
-
-def _meant(error: ClientException) -> Exception:
-    status = error.http_status
-    match status:
-        case 404 | 409:  # 409: segments are missing
-            return ObjectMissing()
-        case 403:
-            return ObjectForbidden()
-        case 401:
-            return TokenRefused("Swift does not believe the token at the moment; try again.", retry_after_s=1)
-    if status and (status >= 500 or status in _LATER):
-        return Unavailable(f"Swift has troubles: it answered {status}; try again.", retry_after_s=1)
-    return BadGateway(f"What answers is no Swift that can be understood: it answered {status}.")
-
-
-def _is_nonsense(error: BaseException | None) -> bool:
-    """Whether something did answer, but not in HTTP; or the account's URL is none."""
-    if isinstance(error, ValueError):
-        return True
-    while error is not None:
-        if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError | http.client.IncompleteRead):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -107,7 +107,6 @@ class SwiftPackages:
         return sorted(removed)
 
     def _put(self, account: Account, key: str, received: Received) -> None:
-        received.file.seek(0)
         self._swift.put(account, self._container, key, received.file, received.size, received.md5sum)
 
     def _do(self, act: Callable[[Account], T]) -> T:

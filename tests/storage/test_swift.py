@@ -86,15 +86,68 @@ def test_what_is_not_there_or_not_allowed_is_told_apart(server: FakeSwift, swift
         fetch(swift, account)
 
 
-@pytest.mark.parametrize("status", [500, 503, 507, 408, 429, 498])
-def test_troubles_of_swift_are_a_503_after_one_try(
+def troubled(server: FakeSwift, act: Callable[[], object], trouble: Callable[[BaseHTTPRequestHandler], None]) -> int:
+    """How often Swift was asked until it was in vain."""
+    server.misbehave = trouble
+    with pytest.raises(Unavailable) as caught:
+        act()
+    assert caught.value.retry_after_s == 1
+    return len(server.seen)
+
+
+@pytest.mark.parametrize("status", [500, 503, 507, 408])
+def test_troubles_that_stay_are_a_503_after_three_tries(
     server: FakeSwift, swift: Swift, account: Account, status: int
 ) -> None:
-    server.misbehave = lambda handler: answer(handler, status, b"<html>" * 1000)
-    with pytest.raises(Unavailable) as caught:
-        fetch(swift, account)
-    assert caught.value.retry_after_s == 1
-    assert len(server.seen) == 1
+    trouble = lambda handler: answer(handler, status, b"<html>" * 1000)  # noqa: E731
+    assert troubled(server, lambda: fetch(swift, account), trouble) == 3
+
+
+@pytest.mark.parametrize("status", [429, 498])
+def test_a_swift_that_wants_less_is_asked_once(
+    server: FakeSwift, swift: Swift, account: Account, status: int
+) -> None:
+    assert troubled(server, lambda: fetch(swift, account), lambda handler: answer(handler, status)) == 1
+
+
+def test_there_is_no_try_beyond_the_deadline(server: FakeSwift, account: Account) -> None:
+    hasty = Swift(Settings(swift_timeout_s=0.1))
+    assert troubled(server, lambda: hasty.etag(account, "c", "o"), lambda handler: answer(handler, 503)) == 1
+
+
+_LARGE = bytes(range(256)) * 20_000
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda swift, account: swift.etag(account, "c", "o") == md5_of(CONTENT),
+        lambda swift, account: fetch(swift, account) == CONTENT,
+        lambda swift, account: swift.put(account, "c", "p", io.BytesIO(_LARGE), len(_LARGE), md5_of(_LARGE)) is None,
+        lambda swift, account: swift.delete(account, "c", "o") is None,
+        lambda swift, account: swift.make_container(account, "d") is None,
+        lambda swift, account: [entry.name for entry in swift.list(account, "c")] == ["o"],
+    ],
+    ids=["etag", "open", "put", "delete", "make_container", "list"],
+)
+@pytest.mark.parametrize("unread", [False, True], ids=["503", "reset"])
+def test_troubles_that_pass_are_not_seen(
+    server: FakeSwift, swift: Swift, account: Account, act: Callable[[Swift, Account], bool], unread: bool
+) -> None:
+    def trouble_twice(handler: BaseHTTPRequestHandler) -> None:
+        if len(server.seen) > 2:
+            return server.behave(handler)
+        if unread:
+            handler.rfile.read(min(1000, int(handler.headers["Content-Length"] or 0)))
+            handler.close_connection = True
+            return None
+        handler.rfile.read(int(handler.headers["Content-Length"] or 0))
+        return answer(handler, 503)
+
+    server.misbehave = trouble_twice
+    assert act(swift, account)
+    assert server.seen[0] == server.seen[1] == server.seen[2]
+    assert server.objects.get(("c", "p"), _LARGE) == _LARGE  # not the rest of what was being read
 
 
 def raw(*parts: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
