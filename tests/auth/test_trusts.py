@@ -20,6 +20,7 @@ from qinling_falcon.errors import BadGateway, QinlingError, Unauthorized, Unavai
 from qinling_falcon.invocation.sessions import TrustGone, TrustRefused
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
+from workers.run.client import Api, Away
 
 SETTINGS = Settings(
     auth_mode="keystone", os_auth_url="http://127.0.0.1:1/v3", os_username="qinling", os_password="secret",
@@ -152,10 +153,11 @@ class OddKeystone:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"] or 0))
-                odd.seen.append((self.command, self.path, self.headers["X-Auth-Token"]))
-                if self.path == "/v3/auth/tokens" and odd.logins != 201:
-                    self.reply(odd.logins, {}, odd.body)
-                elif self.path == "/v3/auth/tokens":
+                path = self.path.removesuffix("?nocatalog")
+                odd.seen.append((self.command, path, self.headers["X-Auth-Token"]))
+                if path == "/v3/auth/tokens" and odd.logins != 201:
+                    self.reply(odd.logins, odd.headers, odd.body)
+                elif path == "/v3/auth/tokens":
                     times = {"issued_at": "2000-01-01T00:00:00Z", "expires_at": "2999-01-01T00:00:00Z"}
                     token = {"methods": ["password"], "user": {"id": "qinling"}, **times}
                     self.reply(201, {"X-Subject-Token": "token-of-qinling"}, json.dumps({"token": token}).encode())
@@ -236,6 +238,14 @@ def test_no_token_follows_a_redirect(odd: OddKeystone, made: Callable[[], str], 
     with pytest.raises(BadGateway):
         made()
     assert [path for _, path, _ in odd.seen] == ["/v3/auth/tokens", "/v3/OS-TRUST/trusts"]
+
+
+@pytest.mark.parametrize("status", [302, 307, 308])
+def test_no_password_follows_a_redirect_when_the_service_starts(odd: OddKeystone, status: int) -> None:
+    odd.logins, odd.headers = status, {"Location": f"{odd.url}/elsewhere"}
+    with pytest.raises(Away, match=f"no Keystone: it answered {status}"):
+        Api(replace(SETTINGS, os_auth_url=odd.url)).log_in()
+    assert [path for _, path, _ in odd.seen] == ["/v3/auth/tokens"]
 
 
 def test_nothing_listens() -> None:

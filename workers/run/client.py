@@ -52,7 +52,7 @@ class Api:
         """Take a token for the calls that follow, where tokens are needed.
 
         Raises:
-            Away: Keystone doesn't answer.
+            Away: Keystone doesn't answer, or what answers is none.
             StartError: it refuses the service's own user, without whom it will tell the service of no other either.
         """
         settings = self._settings
@@ -64,7 +64,10 @@ class Api:
         account = v3.Password(**credentials(settings), include_catalog=False)
         verify: str | bool = True if settings.os_cacert is None else str(settings.os_cacert)
         try:
-            self._token = session.Session(account, verify=verify, timeout=settings.keystone_timeout_s).get_token()
+            # No redirects: they would take the password elsewhere.
+            self._token = session.Session(
+                account, verify=verify, timeout=settings.keystone_timeout_s, redirect=False
+            ).get_token()
         except exceptions.HttpError as error:
             if error.http_status >= 500:
                 raise Away(f"Keystone at {settings.os_auth_url} answers {error.http_status}") from error
@@ -72,6 +75,9 @@ class Api:
                 f"Keystone at {settings.os_auth_url} refuses OS_USERNAME={settings.os_username} with"
                 f" OS_PROJECT_NAME={settings.os_project_name}: {error.message}"
             ) from error
+        except exceptions.InvalidResponse as error:
+            status = error.response.status_code
+            raise Away(f"What answers at {settings.os_auth_url} is no Keystone: it answered {status}") from error
         except exceptions.ClientException as error:
             raise Away(f"Keystone at {settings.os_auth_url} does not answer") from error
 
