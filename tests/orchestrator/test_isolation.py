@@ -67,6 +67,18 @@ def test_bubblewrap_can_be_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.form == "rlimits"
 
 
+def test_tenants_are_not_left_without_a_sandbox_unless_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "find_tools", lambda: sandbox.Tools(None, None))
+    tenants = Settings(
+        auth_mode="keystone", os_auth_url="http://127.0.0.1:1/v3", os_username="qinling", os_password="secret",
+        os_project_name="service",
+    )  # fmt: skip
+    with pytest.raises(SettingsError, match=r"AUTH_MODE=keystone: .* no bwrap"):
+        isolation.demand(tenants, isolation.examine(tenants))
+    careless = dataclasses.replace(tenants, sandbox="rlimits")
+    isolation.demand(careless, isolation.examine(careless))
+
+
 def simulate(tmp_path: Path, own: str, *delegating: str) -> Path:
     """A host with control groups of version 2 alone, as its files show it to a process in the group `own`."""
     mount = tmp_path / "cgroup"

@@ -92,11 +92,19 @@ def demand(settings: Settings, isolation: Isolation) -> None:
     """Refuse what `settings.sandbox` does not accept.
 
     Raises:
-        SettingsError: bubblewrap is asked for and does not work here.
+        SettingsError: bubblewrap is asked for, or Keystone, and it does not work here.
     """
-    if settings.sandbox == "bubblewrap" and isolation.form is Form.RLIMITS:
-        note = next(feature.note for feature in isolation.features if feature.feature == "bubblewrap")
+    if isolation.form is not Form.RLIMITS or settings.sandbox == "rlimits":
+        return
+    note = next(feature.note for feature in isolation.features if feature.feature == "bubblewrap")
+    if settings.sandbox == "bubblewrap":
         raise SettingsError(f"SANDBOX=bubblewrap: expected a host where bubblewrap works, but {note}")
+    # Many tenants: without it, a function may read the service's password, and what others have in files.
+    if settings.auth_mode == "keystone":
+        raise SettingsError(
+            f"AUTH_MODE=keystone: expected a host where bubblewrap works, but {note}."
+            " SANDBOX=rlimits goes without, where all users trust each other"
+        )
 
 
 def _choose(settings: Settings, tools: Tools) -> tuple[Form, str]:
