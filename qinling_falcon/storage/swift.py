@@ -19,6 +19,9 @@ from qinling_falcon.storage.swift_transfer import Transfer, Where
 CHUNK = 64 * 1024
 _PAGE = 1000
 _LONGEST_ETAG = 255
+_UNPACKED = {"Accept-Encoding": "identity"}
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """An object in a listing."""
@@ -146,7 +149,7 @@ class Swift:
 
             def read(to: Where, marker: str | None = marker) -> list[Listed]:
                 _, rows = swiftclient.get_container(
-                    account.url, account.token, container, marker, _PAGE, http_conn=to
+                    account.url, account.token, container, marker, _PAGE, http_conn=to, headers=_UNPACKED
                 )
                 return [Listed(row["name"], _moment(row["last_modified"])) for row in rows]
 

@@ -89,7 +89,8 @@ class Transfer:
             # TCP itself has tried for as long as a connection may take.
             kind = Unavailable if isinstance(error, requests.Timeout) else _PassingTrouble
             raise kind("Swift can't be reached, or has broken off; try again.", retry_after_s=1) from error
-        except (ValueError, LookupError, TypeError) as error:  # what it said was read, and was not what Swift says
+        # What it said was read, and was not what Swift says; or was nested too deeply to be.
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise BadGateway("What answers is no Swift that can be understood.") from error
         finally:
             timeout.close()
@@ -111,6 +112,8 @@ class _Connection(swiftclient.HTTPConnection):  # type: ignore[misc]
 
     def getresponse(self) -> Any:
         response = super().getresponse()
+        # swiftclient would unpack what is said to be packed, however much that is. Nothing that is asked for is.
+        response.headers.pop("Content-Encoding", None)
         read = response.read
         response.read = lambda size=None: read(_MOST_SAID if size is None else size)
         return response

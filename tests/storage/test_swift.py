@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -178,7 +179,11 @@ def test_nonsense_is_a_502(server: FakeSwift, swift: Swift, account: Account, sa
         fetch(swift, account)
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[1]", b"{}x", b'[{"name": "x"}]', b'[{"name": 1, "last_modified": 2}]'])
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"[1]", b"{}x", b'[{"name": "x"}]', b'[{"name": 1, "last_modified": 2}]', b"[" * 1_000_000],
+    ids=lambda body: str(body[:40]),
+)
 def test_a_listing_that_is_none_is_a_502(server: FakeSwift, swift: Swift, account: Account, body: bytes) -> None:
     server.misbehave = lambda handler: answer(handler, 200, body)
     with pytest.raises(BadGateway):
@@ -323,21 +328,24 @@ from qinling_falcon.storage.objects import Account
 from qinling_falcon.storage.swift import Swift
 for line in sys.stdin:
     url, act = json.loads(line)
-    swift, account, error = Swift(Settings(swift_timeout_s=0.5)), Account(url, "token"), None
+    swift, account, error, size = Swift(Settings(swift_timeout_s=0.5)), Account(url, "token"), None, 0
     try:
         if act == "put":
             swift.put(account, "c", "o", io.BytesIO(bytes(50_000_000)), 50_000_000, "0" * 32)
         elif act == "etag":
             swift.etag(account, "c", "o")
+        elif act == "list":
+            list(swift.list(account, "c"))
         else:
             with contextlib.closing(swift.open(account, "c", "o", None)) as stream:
                 if act == "dawdle":
                     time.sleep(1.0)  # longer than the deadline
-                while stream.read(1_000_000): ...
+                while data := stream.read(1_000_000):
+                    size += len(data)
     except QinlingError as caught:
         error = str(caught)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"error": error, "kib": memory}), flush=True)
+    print(json.dumps({"error": error, "kib": memory, "size": size}), flush=True)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -418,3 +426,18 @@ def test_a_large_object_is_no_large_memory(server: FakeSwift, cooperative: Calla
     outcome = cooperative(server, "fetch")
     assert "500" in outcome["error"]
     assert outcome["kib"] - before < 20_000
+
+
+@pytest.mark.parametrize("act", ["list", "fetch"])
+def test_what_is_packed_is_not_unpacked(
+    server: FakeSwift, cooperative: Callable[..., dict[str, Any]], act: str
+) -> None:
+    before = cooperative(server, "etag")["kib"]
+    packed = gzip.compress(bytes(100_000_000))
+    server.misbehave = lambda handler: answer(handler, 200, packed, ETag="e", **{"Content-Encoding": "gzip"})
+    outcome = cooperative(server, act)
+    assert outcome["kib"] - before < 20_000
+    if act == "list":
+        assert outcome["error"] == "What answers is no Swift that can be understood."
+    else:
+        assert outcome["size"] == len(packed)  # an object is what its etag is of
