@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -12,8 +13,11 @@ from qinling_falcon.errors import BadRequest, MethodNotAllowed, Unavailable
 from qinling_falcon.models.function import Function
 from qinling_falcon.models.version import Version
 from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.fields import FLAG_OR_EMPTY, parse_flag
-from qinling_falcon.storage.packages import OpenPackage, PackageMissing, PackageStore
+from qinling_falcon.settings import Settings
+from qinling_falcon.storage.packages import OpenPackage, PackageMissing
+from qinling_falcon.storage.spool import landed
 
 # What operations that send packages say of themselves.
 DOWNLOAD = (
@@ -35,9 +39,7 @@ def wants_download(req: Request) -> bool:
     return wanted
 
 
-def send_package(
-    req: Request, resp: falcon.Response, packages: PackageStore, row: Function | Version, name: str
-) -> None:
+def send_package(req: Request, resp: falcon.Response, services: Services, row: Function | Version, name: str) -> None:
     """Answer with the stored package of a function or a version, as the file `name`.
 
     Raises:
@@ -48,16 +50,22 @@ def send_package(
         allowed = "GET, HEAD, PUT, DELETE" if isinstance(row, Function) else "GET, HEAD, DELETE"
         raise MethodNotAllowed(f"Function {row.id} has no package to download.", allowed=allowed)
     try:
-        package = packages.open(row.package_key)
+        package = services.packages.open(row.package_key)
     except PackageMissing:
         raise Unavailable("The package is not there at the moment; try again.", retry_after_s=1) from None
-    send_file(req, resp, package, name, row.code["md5sum"])
+    send_file(req, resp, services.settings, package, name, row.code["md5sum"])
 
 
-def send_file(req: Request, resp: falcon.Response, package: OpenPackage, name: str, etag: str) -> None:
+def send_file(
+    req: Request, resp: falcon.Response, settings: Settings, package: OpenPackage, name: str, etag: str
+) -> None:
     """Answer with a package as the file `name`, a piece at a time.
 
-    What breaks off after the first piece ends the connection, short of the length that was announced.
+    One from another machine is here before the answer begins: what goes wrong with it is told as an error, and a caller
+    who reads slowly, or not at all, holds no connection to that machine.
+
+    Raises:
+        TooLarge, Unavailable: as reading the package.
     """
     resp.content_type = "application/zip"
     resp.set_header("Content-Disposition", f'attachment; filename="{name}"')
@@ -66,5 +74,9 @@ def send_file(req: Request, resp: falcon.Response, package: OpenPackage, name: s
         resp.content_length = package.size
     if req.method == "HEAD":
         package.stream.close()  # nobody else would
+    elif package.far:
+        with contextlib.closing(package.stream):
+            file, resp.content_length = landed(package.stream, settings.var_dir.absolute() / "uploads")
+        resp.stream = cast(ReadableIO, file)
     else:
         resp.stream = cast(ReadableIO, package.stream)

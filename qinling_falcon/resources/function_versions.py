@@ -66,7 +66,7 @@ class OneVersion:
         """Show a version, or with `download` send its package."""
         row = versions.get(req.caller, function_id, parse_version(version))
         if wants_download(req):
-            send_package(req, resp, self._services.packages, row, f"{function_id}_{row.version_number}.zip")
+            send_package(req, resp, self._services, row, f"{function_id}_{row.version_number}.zip")
         else:
             answer(resp, _shown.show(row))
 

@@ -153,9 +153,9 @@ class OneFunction:
         name = f"{function.id}.zip"
         if "swift" in function.code:
             package, etag = self._swift.open(req.identity, function)
-            send_file(req, resp, package, name, etag)
+            send_file(req, resp, self._services.settings, package, name, etag)
         else:
-            send_package(req, resp, self._services.packages, function, name)
+            send_package(req, resp, self._services, function, name)
 
 
 def _drain(pool: Pool, function_id: str, version: int | None) -> None:

@@ -82,7 +82,7 @@ class SwiftCode:
             raise NotFound(f"{shown} is not in Swift.") from None
         except ObjectForbidden:
             raise Forbidden(f"{shown} may not be read by the caller, says Swift.") from None
-        return OpenPackage(found, found.size), found.etag
+        return OpenPackage(found, found.size, far=True), found.etag
 
 
 def _refuse(message: str) -> NoReturn:

@@ -47,10 +47,16 @@ class Stream(Readable, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OpenPackage:
-    """A package that can be read; who opened it closes the stream. `size`: where it is known beforehand."""
+    """A package that can be read; who opened it closes the stream.
+
+    Attributes:
+        size: where it is known beforehand.
+        far: it comes from another machine as it is read, and its connection lasts until then.
+    """
 
     stream: Stream
     size: int | None
+    far: bool = False
 
 
 class PackageStore(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import tempfile
@@ -97,6 +98,30 @@ class Spool:
                 raise TooLarge(f"The package is larger than {size_limit} bytes.")
             on_disk(keep, data)
         return size, digest.hexdigest()
+
+
+def landed(stream: Readable, folder: Path) -> tuple[BinaryIO, int]:
+    """All of a stream that was on its way, in a file without a name, and its size. A crash leaves nothing.
+
+    Args:
+        stream: read to its end, but not closed.
+        folder: on whose disk; made when missing, for this user alone.
+
+    Raises:
+        Unavailable: the disk can't take it.
+        Exception: as reading the stream does.
+    """
+    on_disk(functools.partial(folder.mkdir, parents=True, exist_ok=True, mode=0o700))
+    file: BinaryIO = on_disk(tempfile.TemporaryFile, "w+b", dir=folder)
+    try:
+        while data := stream.read(_CHUNK):
+            on_disk(file.write, data)
+        size = on_disk(file.tell)
+        on_disk(file.seek, 0)
+    except BaseException:
+        file.close()
+        raise
+    return file, size
 
 
 def files_before(folder: Path, moment: float) -> Iterator[Path]:

@@ -69,7 +69,7 @@ class SwiftPackages:
             found = self._do(lambda account: self._swift.open(account, self._container, key, None))
         except ObjectMissing:
             raise PackageMissing(key) from None
-        return OpenPackage(found, found.size)
+        return OpenPackage(found, found.size, far=True)
 
     def read(self, key: str) -> bytes:
         """See `PackageStore`."""

@@ -118,6 +118,14 @@ class _Connection(swiftclient.HTTPConnection):  # type: ignore[misc]
         response.read = lambda size=None: read(_MOST_SAID if size is None else size)
         return response
 
+    def close(self) -> None:
+        """End it now: of itself, urllib3 does that when its garbage is collected."""
+        managers = [adapter.poolmanager for adapter in self.request_session.adapters.values()]
+        pools = [manager.pools[key] for manager in managers for key in manager.pools.keys()]  # noqa: SIM118 - no dict
+        super().close()
+        for pool in pools:
+            pool.close()
+
 
 # What swiftclient wants of one who keeps the connection.
 Where = tuple[urllib.parse.ParseResult, _Connection]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -13,7 +14,6 @@ from falcon import testing
 
 from qinling_falcon.auth import noauth
 from qinling_falcon.auth.identity import Identity
-from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import alias
 from qinling_falcon.models.function import get
 from qinling_falcon.models.scope import Context
@@ -244,14 +244,34 @@ def test_a_download_that_swift_refuses(
     assert_error(download(client, function), told, "")
 
 
-def test_a_download_that_is_cut_breaks_off(client: Client, swift: FakeSwift, function: dict[str, Any]) -> None:
+def test_a_download_that_is_cut_is_no_short_package(
+    client: Client, swift: FakeSwift, function: dict[str, Any]
+) -> None:
     def cut(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nETag: e\r\nContent-Length: 9999\r\n\r\n" + package())
         handler.close_connection = True
 
     swift.misbehave = cut
-    with pytest.raises(Unavailable):  # by which the server learns to close the connection
-        download(client, function)
+    assert_error(download(client, function), 503, "broken off")
+
+
+def test_a_download_that_nobody_reads_holds_no_connection_to_swift(
+    client: Client, swift: FakeSwift, function: dict[str, Any]
+) -> None:
+    ended = threading.Event()
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        swift.behave(handler)
+        if handler.rfile.read(1) == b"":
+            ended.set()
+
+    swift.misbehave = send
+    environ = testing.create_environ(f"/v1/functions/{function['id']}", query_string="download=true")
+    seen = testing.StartResponseMock()
+    body = client.app(environ, seen)
+    assert ended.wait(10)
+    assert seen.status == "200 OK"
+    assert b"".join(body) == package()
 
 
 def test_a_download_of_what_has_become_too_large(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import hashlib
 import io
@@ -10,6 +11,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -244,6 +246,30 @@ def test_the_token_is_in_no_log(
     assert "/v1/AUTH_a/c/o" in caplog.text  # that of urllib3 is there
     assert TOKEN[:6] not in caplog.text
     assert TOKEN not in repr(account)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda swift, account: fetch(swift, account), lambda swift, account: swift.etag(account, "c", "o")],
+    ids=["open", "etag"],
+)
+def test_a_connection_ends_with_its_transfer(
+    server: FakeSwift, swift: Swift, account: Account, act: Callable[[Swift, Account], object]
+) -> None:
+    ended = threading.Event()
+
+    def serve(handler: BaseHTTPRequestHandler) -> None:
+        server.behave(handler)
+        if handler.rfile.read(1) == b"":
+            ended.set()
+
+    server.misbehave = serve
+    gc.disable()  # which would end it some time
+    try:
+        act(swift, account)
+        assert ended.wait(10)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("limit", [0, len(CONTENT) - 1])
