@@ -33,8 +33,9 @@ def build(settings: Settings) -> Api:
     packages = make_packages(settings)
     resolver = Resolver(pool)
     trusts = _trusts(settings)
-    sources = None if trusts is None else SwiftSources(trusts, packages, pool, settings)
-    invoker = Invoker(pool, resolver, packages, settings, trusts, sources)
+    sessions = None if trusts is None else trusts.tokens
+    sources = None if sessions is None else SwiftSources(sessions, packages, pool, settings)
+    invoker = Invoker(pool, resolver, packages, settings, sessions, sources)
     invoker.start()
     scaler = Scaler(pool, resolver, packages, settings, sources)
     checks = {"redis": lambda: connection.call("PING"), "database": _ask_database}

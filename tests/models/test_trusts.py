@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from qinling_falcon.auth.trusts import Trusts
 from qinling_falcon.errors import Conflict, Forbidden
 from qinling_falcon.models import clock, database, function, trusts, version
 from qinling_falcon.models.scope import Context
@@ -140,25 +137,3 @@ def test_doomed_trusts_outlive_the_process(trusted: str, owner: Context, setting
     database.disconnect()
     database.connect(settings)
     assert trusts.doomed() == ["trust-1"]
-
-
-def test_a_trust_that_may_not_be_deleted_now_is_left_alone_for_a_while(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    account = {"os_auth_url": "http://127.0.0.1:1/v3", "os_username": "u", "os_password": "p", "os_project_name": "p"}
-    sweeper = Trusts(replace(settings, **account))
-    asked: list[str] = []
-    allowed = False
-
-    def delete(trust_id: str) -> bool:
-        asked.append(trust_id)
-        return allowed
-
-    monkeypatch.setattr(sweeper, "_delete", delete)
-    trusts.doom_unnamed("trust-1")
-    assert [sweeper.sweep(), sweeper.sweep()] == [[], []]
-    assert asked == ["trust-1"]
-    now, allowed = time.monotonic(), True
-    monkeypatch.setattr("qinling_falcon.auth.trusts.time.monotonic", lambda: now + 3600)
-    assert sweeper.sweep() == ["trust-1"]
-    assert trusts.doomed() == []

@@ -72,8 +72,11 @@ class Web:
         self._service = service
         self._name = name
 
+    def send(self, method: str, path: str, token: str | bytes | None, **arguments: Any) -> requests.Response:
+        return send(self._service.url, method, path, token, **arguments)
+
     def get(self, token: str | bytes | None, path: str = "/v1/functions") -> requests.Response:
-        return send(self._service.url, "GET", path, token)
+        return self.send("GET", path, token)
 
     def log(self) -> str:
         return (self._service.var_dir / f"{self._name}.log").read_text()
