@@ -85,15 +85,17 @@ class Invoker:
 
         Raises:
             NotFound, Conflict: there is nothing to run, its runtime is not available, or its object in Swift is gone.
-            Unavailable: no worker in time; the function has not run.
+            Unavailable: no worker in time, or the package storage has lost its package; the function has not run.
         """
         arrived = time.monotonic()
         deadline = arrived + self._settings.invoke_queue_timeout_s
         now = clock.now()
         execution_id = clock.new_id(now)
-        tries = 0
+        tries, missing = 0, None
         while tries < TRIES:
             target = self._resolve(context, call)
+            if target.package == missing:
+                raise package_lost(target)
             if target.swift is not None and self._sources is not None and not self._sources.is_current(target):
                 self._resolver.forget(target)
                 if time.monotonic() > deadline:
@@ -129,9 +131,11 @@ class Invoker:
                 self._pool.release(lease, destroy=True)
                 raise unread.error from None
             except PackageMissing:
-                # The function was updated or deleted after it was leased, before its worker had loaded it.
+                # The function was updated or deleted after it was leased, before its worker had loaded it: as read
+                # anew it names another package, or is gone.
                 self._pool.release(lease, destroy=True)
                 self._resolver.forget(target)
+                missing = target.package
                 if time.monotonic() > deadline:
                     break
                 continue
@@ -207,6 +211,13 @@ class Invoker:
                         begin(begun)
                     except Exception:
                         log.exception("execution %s is not listed while it runs", execution_id)
+
+
+def package_lost(target: Target) -> Unavailable:
+    """What is told, and logged, of a target whose package is nowhere though its row names it."""
+    log.error("package %s of function %s is not in the package storage", target.package, target.function_id)
+    message = f"The package of function {target.function_id} is not in the package storage; nothing has run."
+    return Unavailable(message, retry_after_s=60)
 
 
 def lease_request(

@@ -10,7 +10,7 @@ import gevent
 
 from qinling_falcon.errors import Forbidden, QinlingError, Unavailable
 from qinling_falcon.invocation.calls import TRIES
-from qinling_falcon.invocation.invoker import about, lease_request
+from qinling_falcon.invocation.invoker import about, lease_request, package_lost
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import NotSent, WorkerClient
@@ -90,9 +90,11 @@ class Scaler:
 
     def _add_one(self, context: Context, function_id: str, version: int, deadline: float) -> None:
         settings = self._settings
-        tries = 0
+        tries, missing = 0, None
         while tries < TRIES:
             target = self._resolver.resolve(context, function_id, version)
+            if target.package == missing:
+                raise package_lost(target)
             request = lease_request(target, settings, str(uuid.uuid4()), "", 0.0, fresh=True)
             try:
                 lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
@@ -105,7 +107,9 @@ class Scaler:
                 package = self._packages.read(target.package)
                 self._workers.load(lease, package, about(target), settings.load_timeout_s)
                 loaded = self._is_current(target)
-            except (NotSent, PackageMissing) as error:
+            except PackageMissing:
+                missing = target.package  # see the invoker
+            except NotSent as error:
                 log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
             finally:
                 self._pool.release_soon(lease, destroy=not loaded)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.service import Service, running_service, wait_until
+from tests.integration.service import Service, package, running_service, wait_until
 from tests.servers.postgres import running_postgres
 
 HELLO = "def main(name='World'):\n    print('saying hello')\n    return 'Hello, ' + name\n"
@@ -144,6 +144,25 @@ def test_deleted_function_is_not_called_any_more(service: Service) -> None:
     answer = service.request("POST", "/v1/executions", json={"function_id": function})
     assert answer.status_code == 404
     assert "function" in answer.json()["faultstring"].lower()
+
+
+@pytest.mark.parametrize("act", ["call", "scale_up"])
+def test_a_lost_package_is_named_until_it_is_uploaded_anew(service: Service, act: str) -> None:
+    folder = service.var_dir / "packages"
+    before = set(folder.iterdir())
+    function = service.function(HELLO)
+    (lost,) = set(folder.iterdir()) - before
+    lost.unlink()
+    path = "/v1/executions" if act == "call" else f"/v1/functions/{function}/scale_up"
+    body = {"function_id": function} if act == "call" else {"count": 1}
+    answer = service.request("POST", path, json=body)
+    assert answer.status_code == 503
+    assert f"The package of function {function} is not in the package storage" in answer.json()["faultstring"]
+    assert f"package {lost.name} of function {function} is not in the package storage" in service.logs()
+    files = {"package": ("f.zip", package(main=HELLO), "application/zip")}
+    assert service.request("PUT", f"/v1/functions/{function}", files=files).status_code == 200
+    assert service.request("POST", path, json=body).status_code in (201, 202)
+    assert output_of(service.call(function)) == "Hello, World"
 
 
 def test_runtime_with_an_unknown_image_ends_in_error_with_the_reason(service: Service) -> None:
