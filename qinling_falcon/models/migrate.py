@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -95,6 +96,8 @@ def _exclusive_file(engine: Sqlite, deadline: float) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(path.name + ".migrating").open("w")
+        # What functions are given and return is for this user alone. SQLite's files beside it get the same mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise MigrationFailed(f"The database can't be made: {error}") from error
     with lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -132,6 +133,21 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MigrationFailed):
         migrate(replace(settings, database_url=f"sqlite:///{tmp_path}/file/qinling.db"), wait_s=0)
+
+
+def test_a_new_sqlite_database_is_its_users_alone(tmp_path: Path) -> None:
+    settings = Settings(var_dir=tmp_path)
+    before = os.umask(0)
+    try:
+        migrate(settings)
+        database.connect(settings)
+        make_runtime(Context("p"))
+        found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("qinling.db*")}
+    finally:
+        os.umask(before)
+        database.disconnect()
+    assert found.keys() >= {"qinling.db", "qinling.db-wal", "qinling.db-shm"}
+    assert {mode for name, mode in found.items() if not name.endswith(".migrating")} == {0o600}
 
 
 def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
