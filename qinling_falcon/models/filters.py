@@ -145,7 +145,8 @@ def _read_text(text: str) -> str:
 
 
 def _read_integer(text: str) -> int:
-    if not _WHOLE.fullmatch(text.strip()):
+    text = text.strip()
+    if not _WHOLE.fullmatch(text):
         raise ValueError
     value = int(text) if len(text) < 25 else _INT64
     if not -_INT64 <= value < _INT64:

@@ -18,7 +18,7 @@ from qinling_falcon.openapi.fields import CODE_AS_TEXT, describe, without_null
 from qinling_falcon.openapi.parameters import in_path, in_query
 from qinling_falcon.resources.forms import PACKAGE
 from qinling_falcon.resources.operation import Operation, operations_of
-from qinling_falcon.schemas.base import Shown
+from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.settings import Settings
 
 _ABOUT = """The Function Engine API: functions, their versions and aliases, and runs of them.
@@ -110,7 +110,7 @@ def _body(spec: APISpec, operation: Operation, settings: Settings) -> dict[str, 
             "encoding": {PACKAGE: {"contentType": "application/zip"}},
         }
         content["application/x-www-form-urlencoded"] = {"schema": form, "example": FORMS[name]}
-    return {"required": bool(schema.get("required")), "content": content}
+    return {"required": bool(schema.get("required") or operation.takes.either), "content": content}
 
 
 def _form(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +138,15 @@ def _component(spec: APISpec, schema: type[Schema], settings: Settings) -> dict[
         component["example"] = EXAMPLES[schema.__name__]
         if issubclass(schema, Shown):
             component["required"] = sorted(component["properties"])
+        elif issubclass(schema, RequestSchema) and schema.either:
+            component["allOf"] = [_either(names) for names in schema.either]
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _either(names: Iterable[str]) -> dict[str, Any]:
+    """That one of these has to be there, and not as null."""
+    given = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]
+    return {"anyOf": given, "description": f"At least one of {', '.join(names)}."}
 
 
 def _name_of(schema: Any) -> str:

@@ -18,13 +18,15 @@ from qinling_falcon.schemas.webhooks import InvokeUrl
 # Names of formats that JSON Schema doesn't know: the patterns say only what a pattern can.
 TIME, CRON, CODE_TEXT = "qinling-time", "cron", "qinling-code"
 _WRITTEN_TIME = (
-    r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"^\s*(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?\s?([Zz]|[+\- ][0-9]{2}(:?[0-5][0-9])?)?)?\s*$"
 )
 _SHOWN_TIME = "^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$"
 _WHOLE_NUMBER = r"^\s*[+-]?[0-9]{1,18}\s*$"
 _ALIAS = r"^[^/\u0000-\u001f\u007f-\u009f]*$"
-_ENTRY = r"^[^\s/\\.]+(\.[^\s/\\.]+)+$"
+# Of what is space to Python, JSON Schema's \s has not all.
+_PART = r"[^\s\u001c-\u001f\u0085/\\.]+"
+_ENTRY = rf"^{_PART}(\.{_PART})+$"
 _SUM = "^[0-9a-fA-F]{32}$"
 
 
@@ -139,24 +141,29 @@ def _(field: Routing) -> dict[str, Any]:
 
 @_taken.register
 def _(field: Code) -> dict[str, Any]:
+    """Who makes a function says all of where its code is; an update says what is to be another."""
     name = {"type": "string", "minLength": 1, "maxLength": 1024}
-    members = {"container": or_null(name), "object": or_null(name)}
-    swift = {"type": "object", "properties": members, "minProperties": 1, "additionalProperties": False}
-    kinds: dict[str, dict[str, Any]] = {
-        "package": {"md5sum": {"type": "string", "pattern": _SUM}},
-        "swift": {"md5sum": {"type": "string", "pattern": _SUM}, "swift": swift},
-        "image": {"image": name},
+    md5sum = {"md5sum": or_null({"type": "string", "pattern": _SUM})}
+    place = _members({"container": name, "object": name}, needed=field.required) | {"minProperties": 1}
+    kinds = {
+        "package": (md5sum, {}),
+        "swift": (md5sum, {"swift": place}),
+        "image": ({}, {"image": name}),
     }
-    objects = [
-        {
-            "type": "object",
-            "properties": {"source": {"const": source}} | {k: or_null(member) for k, member in members.items()},
-            "required": ["source"],
-            "additionalProperties": False,
-        }
-        for source, members in kinds.items()
-    ]
+    objects = []
+    for source, (optional, own) in kinds.items():
+        described = _members(own, needed=field.required)
+        described["properties"] = {"source": {"const": source}} | optional | described["properties"]
+        objects.append(described | {"required": ["source", *described.get("required", ())]})
     return {"anyOf": [*objects, CODE_AS_TEXT]}
+
+
+def _members(members: dict[str, dict[str, Any]], *, needed: bool) -> dict[str, Any]:
+    """An object with these members and no others, all of them or any."""
+    described = {"type": "object", "additionalProperties": False}
+    if needed:
+        return described | {"properties": members, "required": list(members)}
+    return described | {"properties": {name: or_null(member) for name, member in members.items()}}
 
 
 CODE_AS_TEXT = {

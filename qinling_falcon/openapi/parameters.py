@@ -25,7 +25,7 @@ _ONE = {
     Kind.NUMBER: r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?",
     Kind.BOOLEAN: any_case(TRUE | FALSE)[1:-1],
     Kind.TIME: (
-        r"\s*[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+        r"\s*(?!0000)[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
         r"([Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]{1,9})?)?"
         r"\s?([Zz]|[+\- ]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?)?\s*"
     ),
@@ -70,7 +70,8 @@ def _filter(kind: Kind) -> dict[str, Any]:
         return {"type": "string"}
     value = _ONE[kind]
     compared = "eq|neq" if kind is Kind.BOOLEAN else "eq|neq|gt|gte|lt|lte"
-    return {"type": "string", "pattern": rf"^(({compared}):)?({value})$|^(in|nin):({value})(,({value}))*$"}
+    several = value.replace("[.,]", r"\.")  # commas stand between them
+    return {"type": "string", "pattern": rf"^(({compared}):)?({value})$|^(in|nin):({several})(,({several}))*$"}
 
 
 def _parameter(place: str, name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:

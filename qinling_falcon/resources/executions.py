@@ -6,7 +6,7 @@ import time
 
 import falcon
 
-from qinling_falcon.errors import BadRequest, Conflict, NotFound, NotSupported
+from qinling_falcon.errors import Conflict, NotFound, NotSupported
 from qinling_falcon.invocation.calls import Call, running
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.listing import page
@@ -46,8 +46,6 @@ class Executions:
         """
         settings = self._settings
         values = _create.read(read_object(req, settings), lenient=req.reference_client)
-        if values["function_id"] is None and values["function_alias"] is None:
-            raise BadRequest("function_id or function_alias is required.", errors={"function_id": ["Missing data."]})
         check_input(values["input"], "input", settings.max_input_size)
         if not values["sync"]:
             raise NotSupported("sync: asynchronous executions are not supported yet.")

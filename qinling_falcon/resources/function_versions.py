@@ -19,12 +19,11 @@ from qinling_falcon.resources.operation import lists, makes, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.resources.vouching import sweep_trusts
-from qinling_falcon.schemas.fields import LARGEST_NUMBER
 from qinling_falcon.schemas.function_versions import VersionCreate, VersionShown
 
 _create = VersionCreate()
 _shown = VersionShown()
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 VERSION = {"type": "string", "pattern": f"^(?:{_NUMBER.pattern})$", "description": "Number of a version."}
 
 
@@ -96,7 +95,7 @@ def parse_version(text: str, field: str = "version") -> int:
     Raises:
         BadRequest: it is none.
     """
-    if not _NUMBER.fullmatch(text) or int(text) > LARGEST_NUMBER:
+    if not _NUMBER.fullmatch(text):
         message = f"Expected a version number but received {text[:80]}."
         raise BadRequest(f"{field}: {message}", errors={field: [message]})
     return int(text)

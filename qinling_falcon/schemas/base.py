@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from marshmallow import EXCLUDE, RAISE, Schema, ValidationError
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, validates_schema
 
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.schemas.fields import Plain
@@ -18,10 +18,18 @@ class RequestSchema(Schema):
 
     Attributes:
         free_if_lenient: required fields that may be absent all the same from a client that is read leniently.
+        either: of each of these, at least one has to be given.
     """
 
     error_messages = {"unknown": _UNKNOWN}
     free_if_lenient: tuple[str, ...] = ()
+    either: tuple[tuple[str, ...], ...] = ()
+
+    @validates_schema(skip_on_field_errors=True)
+    def _has_either(self, data: dict[str, Any], **kwargs: Any) -> None:
+        missing = [names for names in self.either if all(data.get(name) is None for name in names)]
+        if missing:
+            raise ValidationError({names[0]: [f"{' or '.join(names)} is required."] for names in missing})
 
     def read(self, data: Mapping[str, Any], *, lenient: bool = False) -> dict[str, Any]:
         """The checked values of a request; a field that is null counts as not given.

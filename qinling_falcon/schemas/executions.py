@@ -25,6 +25,7 @@ from qinling_falcon.schemas.fields import (
     Text,
     one_of,
 )
+from qinling_falcon.schemas.targets import TARGET
 
 # What a call waited for: an idle worker, one that had to load the function, or one that had to start.
 _COLD: tuple[str, ...] = get_args(Cold)
@@ -44,6 +45,8 @@ class Input(fields.Field[str]):
 
 class ExecutionCreate(RequestSchema):
     """`POST /v1/executions`."""
+
+    either = (TARGET,)
 
     function_id = Id(load_default=None)
     function_alias = Text(load_default=None)
@@ -66,6 +69,8 @@ class ExecutionCreate(RequestSchema):
                     values[name] = field._deserialize(value, name, data)
         except (KeyError, ValidationError):
             return super().read(data, lenient=lenient)  # which finds all that is wrong
+        if values["function_id"] is None and values["function_alias"] is None:
+            return super().read(data, lenient=lenient)
         return values
 
 

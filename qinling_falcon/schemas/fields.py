@@ -84,7 +84,7 @@ class Id(fields.Field[str]):
 
 
 class Number(fields.Field[int]):
-    """A whole number; as text too, for forms and the reference client send that."""
+    """A whole number, which JSON may write as `1.0`; as text too, for forms and the reference client send that."""
 
     def __init__(self, *, lowest: int = 0, highest: int = LARGEST_NUMBER, **kwargs: Any):
         super().__init__(**kwargs)
@@ -92,7 +92,8 @@ class Number(fields.Field[int]):
         self.highest = highest
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        is_whole_text = isinstance(value, str) and _WHOLE.fullmatch(value.strip())
+        if is_whole_text or (isinstance(value, float) and value.is_integer()):
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValidationError("must be a whole number.")

@@ -11,7 +11,7 @@ from qinling_falcon.models.tables import JobStatus
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.executions import Input
 from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Moment, Number, Plain, Text, one_of
-from qinling_falcon.schemas.targets import TargetRequired
+from qinling_falcon.schemas.targets import TARGET, TargetRequest
 
 
 class Pattern(Text):
@@ -43,8 +43,10 @@ class Status(fields.Field[str]):
         return status.value
 
 
-class JobCreate(TargetRequired):
+class JobCreate(TargetRequest):
     """`POST /v1/jobs`."""
+
+    either = (TARGET, ("pattern", "first_execution_time"))
 
     name = Text()
     function_input = Input()
@@ -54,11 +56,7 @@ class JobCreate(TargetRequired):
 
     @validates_schema(skip_on_field_errors=True)
     def _times(self, data: dict[str, Any], **kwargs: Any) -> None:
-        if "pattern" in data:
-            return
-        if "first_execution_time" not in data:
-            raise ValidationError("pattern or first_execution_time is required.", "pattern")
-        if data.get("count", 1) > 1:
+        if "pattern" not in data and data.get("count", 1) > 1:
             raise ValidationError("must be 1 without a pattern: such a job runs once.", "count")
 
 

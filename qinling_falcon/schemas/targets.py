@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from marshmallow import ValidationError, validates_schema
-
 from qinling_falcon.schemas.base import RequestSchema
 from qinling_falcon.schemas.fields import Id, Number, Text
+
+# One of both has to be given, where one is needed.
+TARGET = ("function_id", "function_alias")
 
 
 class TargetRequest(RequestSchema):
@@ -16,12 +15,3 @@ class TargetRequest(RequestSchema):
     function_id = Id()
     function_version = Number()
     function_alias = Text(shortest=1)
-
-
-class TargetRequired(TargetRequest):
-    """The same, and one of both has to be there."""
-
-    @validates_schema(skip_on_field_errors=True)
-    def _named(self, data: dict[str, Any], **kwargs: Any) -> None:
-        if "function_id" not in data and "function_alias" not in data:
-            raise ValidationError("function_id or function_alias is required.", "function_id")

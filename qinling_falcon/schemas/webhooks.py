@@ -8,11 +8,13 @@ from marshmallow import fields
 
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Moment, Plain, Text
-from qinling_falcon.schemas.targets import TargetRequest, TargetRequired
+from qinling_falcon.schemas.targets import TARGET, TargetRequest
 
 
-class WebhookCreate(TargetRequired):
+class WebhookCreate(TargetRequest):
     """`POST /v1/webhooks`."""
+
+    either = (TARGET,)
 
     description = Text()
 

@@ -199,6 +199,8 @@ def test_the_input_is_bounded_in_bytes(client_with: Callable[..., Client], funct
         ({"count": 1 << 40}, 400, "must be from 1", "count"),
         ({"count": "many"}, 400, "whole number", "count"),
         ({"count": True}, 400, "whole number", "count"),
+        ({"count": 2.5}, 400, "whole number", "count"),
+        ({"count": 1e300}, 400, "must be from 1", "count"),
         ({"name": "x" * 256}, 400, "255", "name"),
         ({"name": 7}, 400, "must be text", "name"),
         ({"status": "paused"}, 400, "Unknown field: status", "status"),
@@ -212,6 +214,13 @@ def test_a_job_that_makes_no_sense_is_refused_naming_the_field(
     assert_error(answer, status, word)
     assert set(answer.json["errors"]) == {field}
     assert client.simulate_get("/v1/jobs").json == []
+
+
+@pytest.mark.parametrize("count", [2, 2.0, "2", " +2\t"])
+def test_a_whole_number_may_be_written_in_several_ways(client: Client, function_id: str, count: object) -> None:
+    body = {"function_id": function_id, "pattern": "* * * * *", "count": count}
+    answer = client.simulate_post("/v1/jobs", json=body)
+    assert (answer.status_code, answer.json["count"]) == (201, 2), answer.text
 
 
 def test_what_fires_once_counts_one(client: Client, function_id: str) -> None:

@@ -195,3 +195,9 @@ def test_a_filter_may_have_as_many_values_as_a_url_holds(client: Client) -> None
 @pytest.mark.parametrize("text", ["1_0", "\N{ARABIC-INDIC DIGIT THREE}", "0x10", "1.0", ""])
 def test_a_number_in_a_filter_is_written_in_digits(client: Client, text: str) -> None:
     assert_error(client.simulate_get("/v1/functions", params={"cpu": f"eq:{text}"}), 400, "cpu")
+
+
+def test_space_around_a_number_in_a_filter_is_none_of_it(client: Client) -> None:
+    made = client.function()
+    answer = client.simulate_get("/v1/functions", params={"cpu": f"eq:{' ' * 30}{made['cpu']}{' ' * 30}"})
+    assert [row["id"] for row in answer.json] == [made["id"]]

@@ -112,12 +112,12 @@ def test_GET_v1_functions_id_versions_n_answers_200(user: User, mine: str) -> No
     assert answer.status_code == 200
     check(VERSION, answer.json())
     assert answer.json() == made
-    for absent in ("0", "2", "2147483647"):
+    for absent in ("0", "2", "999999999"):
         error(user.get(f"{path}/{absent}"), 404, f"Version {absent}")
     error(user.get(f"/v1/functions/{NOBODY}/versions/1"), 404, NOBODY)
 
 
-@pytest.mark.parametrize("number", ["one", "-1", "1.0", "1e3", "9" * 30, "%31%00"])
+@pytest.mark.parametrize("number", ["one", "-1", "1.0", "1e3", "1000000000", "9" * 30, "%31%00"])
 def test_a_number_that_is_none_is_refused(user: User, mine: str, number: str) -> None:
     path = f"/v1/functions/{mine}/versions/{number}"
     for answer in (user.get(path), user.delete(path), user.send("POST", f"{path}/detach")):

@@ -2,47 +2,86 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
-_MARKER = "a marker has to name a row that is there, and a time a day that there is (30 February)"
-_TEXT = "a number as text may be out of its range, which no pattern says"
-_TARGET = "a function or an alias is required, and null stands for neither"
-_SAME = "two names of one field may have different values"
-_PACKAGE = "a package has to be a sane zip, and the source of a function rules what its other fields may be"
-_LIVE = "ids that are there are put in the place of made ones, and may be deleted, or be of another kind"
+# A row that is there can't be named by a pattern, nor a day that there is (30 February), nor a zone's edge of all time.
+_LISTED = (
+    "^'marker': no row ",
+    r"^Filter '\w+': expected a time, not '\s*[0-9]{4}-(02-(29|30|31)|(04|06|09|11)-31)",
+    r"^Filter '\w+': expected a time, not '\s*(0001-01-01|9999-12-31)",
+)
+# A number as text may be out of its range.
+_RANGE = r"must be from \d+ to \d+\."
+_LIMIT = r"resource limitation not within the allowable range: \d+ ~ \d+\(\w+\)\."
+_SAME = "^(version and function_version|memory and memory_size) are the same field, with different values"
+_SOON = "^(first|next)_execution_time: must be at least one minute ahead"
+_CRON = "^pattern: "
+_OTHER = "^routing: version 0 is the alias's function_version"
+# Texts of JSON are made up without a look at their format now and then.
+_CODE = "code: (Invalid JSON: |must be a JSON object)"
+# Schemathesis takes the id of a version for its number.
+_LINK = "^(function_)?version: Expected a version number but received [0-9a-f]{8}-"
+_CODES = (
+    _LIMIT,
+    _SAME,
+    _CODE,
+    "^The package ",
+    r"^code: source swift needs authentication, which is off\.$",
+    # Werkzeug's client leaves out the line's end between an empty part and the boundary, and makes long boundaries.
+    "^The form could not be read: (unexpected form structure|.*The boundary parameter must consist of)",
+    "^code: swift.(container|object) must ",  # what Swift takes counts bytes, and knows of segments
+)
 
-ACCEPTANCE: Mapping[str, str] = {
-    "GET /v1/aliases": _MARKER,
-    "GET /v1/executions": _MARKER,
-    "GET /v1/functions": _MARKER,
-    "GET /v1/functions/{function_id}": "a function from an image has no package to download",
-    "GET /v1/functions/{function_id}/versions": _MARKER,
-    "GET /v1/jobs": _MARKER,
-    "GET /v1/runtimes": _MARKER,
-    "GET /v1/webhooks": _MARKER,
-    "POST /v1/functions": _PACKAGE,
-    "PUT /v1/functions/{function_id}": _PACKAGE,
-    "POST /v1/functions/{function_id}/scale_up": _TEXT,
-    "POST /v1/functions/{function_id}/scale_down": _TEXT,
-    "POST /v1/functions/{function_id}/versions/{version}/scale_up": _TEXT,
-    "POST /v1/functions/{function_id}/versions/{version}/scale_down": _TEXT,
-    "POST /v1/functions/{function_id}/versions/{version}/detach": "a version's number may be too large",
-    "GET /v1/functions/{function_id}/versions/{version}": "a version's number may be too large",
-    "DELETE /v1/functions/{function_id}/versions/{version}": "a version's number may be too large",
-    "GET /v1/functions/{function_id}/workers": "a version's number may be too large",
-    "POST /v1/aliases": f"{_SAME}; {_TEXT}",
-    "PUT /v1/aliases/{alias_name}": f"{_SAME}; {_TEXT}; a name can't change",
-    "POST /v1/executions": f"{_TARGET}; {_TEXT}",
-    "POST /v1/jobs": f"{_TARGET}; {_TEXT}; a pattern or a time is required; a pattern has to fire some time",
-    "PUT /v1/jobs/{job_id}": "a pattern has to fire some time; a job that has ended doesn't change; times are to come",
-    "POST /v1/webhooks": f"{_TARGET}; {_TEXT}",
-    "PUT /v1/webhooks/{webhook_id}": _TEXT,
+ACCEPTANCE: Mapping[str, tuple[str, ...]] = {
+    "GET /v1/aliases": _LISTED,
+    "GET /v1/executions": _LISTED,
+    "GET /v1/functions": _LISTED,
+    "GET /v1/functions/{function_id}": (r"^Function \S+ has no package to download\.$",),
+    "GET /v1/functions/{function_id}/versions": _LISTED,
+    "GET /v1/jobs": _LISTED,
+    "GET /v1/runtimes": _LISTED,
+    "GET /v1/webhooks": _LISTED,
+    # The source of a function rules what its other fields may be.
+    "POST /v1/functions": (
+        *_CODES,
+        "^package: the package's file is missing",
+        "^runtime_id: Missing data",
+        "^entry: a function from an image has no entry",
+    ),
+    "PUT /v1/functions/{function_id}": (
+        *_CODES,
+        _RANGE,
+        "^code: the source of a function can't change",
+        "^package: code can only change together with its package",
+        "a function from an image can change its description, name, timeout only",
+    ),
+    "POST /v1/functions/{function_id}/scale_up": (_RANGE,),
+    "POST /v1/functions/{function_id}/scale_down": (_RANGE,),
+    "POST /v1/functions/{function_id}/versions/{version}/scale_up": (_RANGE, _LINK),
+    "POST /v1/functions/{function_id}/versions/{version}/scale_down": (_RANGE, _LINK),
+    "POST /v1/functions/{function_id}/versions/{version}/detach": (_LINK,),
+    "GET /v1/functions/{function_id}/versions/{version}": (_LINK,),
+    "DELETE /v1/functions/{function_id}/versions/{version}": (_LINK,),
+    "GET /v1/functions/{function_id}/workers": (_LINK,),
+    "POST /v1/aliases": (_SAME, _RANGE, _OTHER),
+    "PUT /v1/aliases/{alias_name}": (_SAME, _RANGE, _OTHER, "^name: an alias keeps its name"),
+    "POST /v1/executions": (_RANGE,),
+    "POST /v1/jobs": (_RANGE, _SOON, _CRON, "^count: must be 1 without a pattern"),
+    "PUT /v1/jobs/{job_id}": (_SOON, _CRON, "and can't change any more\\.$"),
+    "POST /v1/webhooks": (_RANGE,),
+    "PUT /v1/webhooks/{webhook_id}": (_RANGE,),
 }
-"""`positive_data_acceptance`: valid by the document, and yet 400."""
+"""`positive_data_acceptance`: valid by the document, and yet refused; what the answer says then, and no other."""
+
+_LIVE = "ids that are there are put in the place of made ones, and may be deleted, or be of another kind"
 
 AVAILABILITY: Mapping[str, str] = {
     "GET /v1/runtimes/{runtime_id}/pool": "the pool manager, which makes pools, doesn't run here",
     "GET /v1/webhooks/{webhook_id}": _LIVE,
+    "PUT /v1/webhooks/{webhook_id}": _LIVE,
+    "PUT /v1/aliases/{alias_name}": _LIVE,
     "GET /v1/executions/{execution_id}/log": _LIVE,
 }
 """`ensure_resource_availability`: made, and yet 404."""
@@ -54,8 +93,7 @@ FREED: Mapping[str, str] = {
 }
 """`use_after_free`: deleted, and yet no 404."""
 
-EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
-    "positive_data_acceptance": ACCEPTANCE,
+_WHOLE: Mapping[str, Mapping[str, str]] = {
     "ensure_resource_availability": AVAILABILITY,
     "use_after_free": FREED,
 }
@@ -66,3 +104,11 @@ SERVER_ERRORS: Mapping[tuple[str, int], str] = {
     ("POST /v1/functions/{function_id}/versions/{version}/scale_up", 503): "no worker comes here",
 }
 """Statuses from 500 on that are right. `not_a_server_error` is replaced by a look at all statuses against these."""
+
+
+def is_known(check: str, operation: str, answer: Any) -> bool:
+    """Whether an operation needn't have passed a check with this answer, a response of schemathesis's or None."""
+    if check == "positive_data_acceptance" and answer is not None:
+        said = answer.json().get("faultstring", "")
+        return any(re.search(words, said) for words in ACCEPTANCE.get(operation, ()))
+    return operation in _WHOLE.get(check, {})

@@ -142,3 +142,24 @@ def test_flags_in_query_strings_are_spelt_as_the_service_reads_them(name: str) -
         assert all(valid(text) for text in ("yes", "True", "0", "OFF", True))
         assert not any(valid(text) for text in ("maybe", "2", "truefalse"))
         assert valid("") == (name == "download")
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "is_good"),
+    [
+        ("ExecutionCreate", {"function_id": "0197a1c0-11d2-7f0a-9c35-2e84b1d6a503"}, True),
+        ("ExecutionCreate", {"function_alias": "a"}, True),
+        ("ExecutionCreate", {"function_alias": None, "input": 1}, False),
+        ("WebhookCreate", {}, False),
+        ("JobCreate", {"function_alias": "a", "pattern": "* * * * *"}, True),
+        ("JobCreate", {"function_alias": "a"}, False),
+        ("JobCreate", {"pattern": "* * * * *"}, False),
+    ],
+)
+def test_of_what_is_needed_in_one_of_several_fields_one_is_required(
+    name: str, body: dict[str, Any], is_good: bool
+) -> None:
+    promised = Promises(build(ROUTES, Settings()))
+    assert promised.validator({"$ref": f"#/components/schemas/{name}"}).is_valid(body) is is_good
+    path = {"ExecutionCreate": "executions", "WebhookCreate": "webhooks", "JobCreate": "jobs"}[name]
+    assert promised.document["paths"][f"/v1/{path}"]["post"]["requestBody"]["required"]
