@@ -18,6 +18,7 @@ from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.services import Services
 from qinling_falcon.settings import Settings, get_settings
+from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.stores import make_packages
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ def build(settings: Settings) -> Api:
     trusts = _trusts(settings)
     sessions = None if trusts is None else trusts.tokens
     sources = None if sessions is None else SwiftSources(sessions, packages, pool, settings)
-    invoker = Invoker(pool, resolver, packages, settings, sessions, sources)
+    at_hand = PackageCache(packages, settings.package_cache_size)
+    invoker = Invoker(pool, resolver, at_hand, settings, sessions, sources)
     invoker.start()
-    scaler = Scaler(pool, resolver, packages, settings, sources)
+    scaler = Scaler(pool, resolver, at_hand, settings, sources)
     checks = {"redis": lambda: connection.call("PING"), "database": _ask_database}
     policy = Policy(settings.policy_file)
     return create_app(Services(settings, pool, invoker, scaler, packages, policy, checks, trusts))

@@ -116,6 +116,9 @@ class Settings:
     package_storage: Literal["local", "swift"] = _setting(
         "local", "Where packages are kept: below `VAR_DIR`, or in the service's own account in Swift."
     )
+    package_cache_size: int = _setting(
+        64 * MIB, "Bytes of packages that each process keeps at hand for workers that are to load them.", low=0
+    )
     package_container: str = _setting(
         "qinling-packages",
         "Container for packages in Swift, made when missing. One for each installation: packages in it that its "

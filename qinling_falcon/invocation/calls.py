@@ -11,8 +11,9 @@ from typing import Any
 
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
-from qinling_falcon.models.execution import running_since
+from qinling_falcon.models import execution as executions
 from qinling_falcon.models.records import ExecutionRecord, record
+from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.settings import Settings
 
@@ -55,6 +56,17 @@ def record_lost(details: Mapping[str, str]) -> None:
         record(failed(running(detail), "the process or the worker that ran it was lost"))
 
 
+def settled(final: ExecutionRecord) -> ExecutionRecord:
+    """Record the end of an execution. What is recorded then: this end, or another one, if its lease was lost before.
+
+    Raises:
+        Unavailable: see `record`.
+    """
+    if record(final):
+        return final
+    return _as_record(executions.get(Context(final.project_id), final.id))
+
+
 def record_overdue(settings: Settings) -> list[str]:
     """Record executions that are `running` for longer than any can be; their ids.
 
@@ -65,10 +77,9 @@ def record_overdue(settings: Settings) -> list[str]:
     """
     longest_s = settings.invoke_queue_timeout_s + settings.holder_ttl_s + TRIES * settings.load_timeout_s
     longest_s += settings.max_timeout + settings.load_timeout_s + settings.lease_grace_s
-    overdue = list(running_since(clock.now() - timedelta(seconds=2 * longest_s)))
+    overdue = list(executions.running_since(clock.now() - timedelta(seconds=2 * longest_s)))
     for row in overdue:
-        begun = ExecutionRecord(**{field.name: getattr(row, field.name) for field in _UNLOGGED})
-        record(failed(begun, "the process that ran it was lost"))
+        record(failed(_as_record(row), "the process that ran it was lost"))
     return [row.id for row in overdue]
 
 
@@ -77,6 +88,11 @@ def running(detail: str) -> ExecutionRecord:
     members = json.loads(detail)
     members["created_at"] = clock.from_micros(members["created_at"])
     return ExecutionRecord(**members, status=ExecutionStatus.RUNNING)
+
+
+def _as_record(row: executions.Execution) -> ExecutionRecord:
+    """A row as a record, without its log."""
+    return ExecutionRecord(**{field.name: getattr(row, field.name) for field in _UNLOGGED})
 
 
 def began(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:

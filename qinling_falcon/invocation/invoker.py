@@ -19,8 +19,8 @@ from typing import Any
 
 import gevent
 
-from qinling_falcon.errors import QinlingError, Unavailable
-from qinling_falcon.invocation.calls import TRIES, Call, began, detail, failed, finished, is_inline
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.calls import TRIES, Call, began, detail, failed, finished, is_inline, settled
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
@@ -31,19 +31,12 @@ from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeaseRequest, StaleTarget
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.packages import PackageMissing, PackageStore
+from qinling_falcon.storage.package_cache import PackageCache
+from qinling_falcon.storage.packages import PackageMissing
 
 log = logging.getLogger(__name__)
 
 _MOMENT_S = 1.0
-
-
-class _Unread(Exception):
-    """The package storage is away; nothing has run."""
-
-    def __init__(self, error: QinlingError):
-        super().__init__(error.message)
-        self.error = error
 
 
 class Invoker:
@@ -52,7 +45,7 @@ class Invoker:
     Args:
         pool: gives workers.
         resolver: says what is to run.
-        packages: its code.
+        packages: where its code is.
         settings: the limits.
         sessions: of functions that have a trust; None: those run without one too.
         sources: of functions in Swift; None: those run from their copies as they are.
@@ -62,7 +55,7 @@ class Invoker:
         self,
         pool: Pool,
         resolver: Resolver,
-        packages: PackageStore,
+        packages: PackageCache,
         settings: Settings,
         sessions: Sessions | None = None,
         sources: SwiftSources | None = None,
@@ -110,34 +103,33 @@ class Invoker:
             openstack = None
             if target.trust_id is not None and self._sessions is not None:
                 openstack = self._sessions.session(target.trust_id)
+            request = lease_request(target, self._settings, execution_id, detail(begun), target.timeout_s)
             try:
-                request = lease_request(target, self._settings, execution_id, detail(begun), target.timeout_s)
-                lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
-            except StaleTarget:
+                package = self._packages.get(target.package)
+                lease = None if package is not None else self._pool.lease_loaded(request)
+                if lease is None:
+                    if package is None:
+                        # Before there is a lease: no worker waits for the storage, nor makes room for what isn't there.
+                        reading = time.monotonic()
+                        package = self._packages.read(target.package)
+                        deadline += time.monotonic() - reading
+                    lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
+            except (StaleTarget, PackageMissing) as error:
+                # Somebody keeps changing it, which is no reason to give up: as read anew it names another package, or
+                # is gone.
                 self._resolver.forget(target)
+                missing = target.package if isinstance(error, PackageMissing) else missing
                 if time.monotonic() > deadline:
                     break
-                continue  # somebody keeps changing it; that is no reason to give up
+                continue
             try:
-                final, healthy = self._serve(lease, target, call, begun, arrived, openstack)
+                final, healthy = self._serve(lease, target, package, call, begun, arrived, openstack)
                 # Before the release: once the lease is gone, nothing but the record knows of this execution.
-                record(final)
+                final = settled(final)
             except NotSent as error:
                 log.warning("worker %s was given up: %s", lease.worker_id, error)
                 self._pool.release(lease, destroy=True)
                 tries += 1
-                continue
-            except _Unread as unread:
-                self._pool.release(lease, destroy=True)
-                raise unread.error from None
-            except PackageMissing:
-                # The function was updated or deleted after it was leased, before its worker had loaded it: as read
-                # anew it names another package, or is gone.
-                self._pool.release(lease, destroy=True)
-                self._resolver.forget(target)
-                missing = target.package
-                if time.monotonic() > deadline:
-                    break
                 continue
             except BaseException:
                 # The database is away, or this process is being stopped: the reaper has it recorded.
@@ -157,6 +149,7 @@ class Invoker:
         self,
         lease: Lease,
         target: Target,
+        package: bytes | None,
         call: Call,
         begun: ExecutionRecord,
         arrived: float,
@@ -165,10 +158,7 @@ class Invoker:
         """Call the leased worker; the final record, and whether the worker can serve on."""
         settings = self._settings
         if lease.needs_load:
-            try:
-                package = self._packages.read(target.package)
-            except QinlingError as error:
-                raise _Unread(error) from error
+            assert package is not None
             self._workers.load(lease, package, about(target), settings.load_timeout_s)
         if is_inline(call.input):
             self._running[begun.id] = time.monotonic(), begun

@@ -18,7 +18,8 @@ from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import StaleTarget
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.packages import PackageMissing, PackageStore
+from qinling_falcon.storage.package_cache import PackageCache
+from qinling_falcon.storage.packages import PackageMissing
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Scaler:
         self,
         pool: Pool,
         resolver: Resolver,
-        packages: PackageStore,
+        packages: PackageCache,
         settings: Settings,
         sources: SwiftSources | None = None,
     ):
@@ -86,6 +87,9 @@ class Scaler:
             self._add_one(context, function_id, version, deadline)
         except QinlingError as error:
             return error
+        except Exception:
+            log.exception("function %s: a worker could not be added", function_id)
+            return Unavailable("A worker could not be added; try again.", retry_after_s=1)
         return None
 
     def _add_one(self, context: Context, function_id: str, version: int, deadline: float) -> None:
@@ -97,18 +101,19 @@ class Scaler:
                 raise package_lost(target)
             request = lease_request(target, settings, str(uuid.uuid4()), "", 0.0, fresh=True)
             try:
+                reading = time.monotonic()
+                package = self._packages.read(target.package)  # see the invoker
+                deadline += time.monotonic() - reading
                 lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
-            except StaleTarget:
+            except (StaleTarget, PackageMissing) as error:
                 self._resolver.forget(target)
+                missing = target.package if isinstance(error, PackageMissing) else missing
                 tries += time.monotonic() > deadline
                 continue
             loaded = False
             try:
-                package = self._packages.read(target.package)
                 self._workers.load(lease, package, about(target), settings.load_timeout_s)
                 loaded = self._is_current(target)
-            except PackageMissing:
-                missing = target.package  # see the invoker
             except NotSent as error:
                 log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
             finally:

@@ -8,6 +8,9 @@ from typing import Literal
 Cold = Literal["none", "assign", "start"]
 """What a call had to wait for: nothing, a warm worker's loading, a worker's start."""
 
+Which = Literal["any", "fresh", "loaded"]
+"""Which worker will do: one that holds the target or no function yet; the latter alone; the former alone."""
+
 
 class StaleTarget(Exception):
     """The target was resolved under another generation than the present one: resolve it again."""

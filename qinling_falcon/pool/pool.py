@@ -15,7 +15,7 @@ from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.generations import Generations
-from qinling_falcon.pool.leases import Capacity, Cold, Lease, LeaseRequest, StaleTarget
+from qinling_falcon.pool.leases import Capacity, Cold, Lease, LeaseRequest, StaleTarget, Which
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import News, WaitingRoom
 from qinling_falcon.pool.wire import PoolUnavailable
@@ -78,7 +78,7 @@ class Pool(Generations):
             waiter = next(self._names)
             place = self._waiting.enter(waiter)
             try:
-                reply = self._ask(waiter, request, max(0.0, until - time.monotonic()))
+                reply = self._ask(waiter, request, "fresh" if request.fresh else "any", until - time.monotonic())
                 word = reply[0]
                 if word == b"lease":
                     return self._hold(request, *(part.decode() for part in reply[1:]))
@@ -97,6 +97,18 @@ class Pool(Generations):
                 self._leave_quietly(waiter)
             if word != b"again" or time.monotonic() >= until:
                 raise Unavailable("No worker was free in time", retry_after_s=1)
+
+    def lease_loaded(self, request: LeaseRequest) -> Lease | None:
+        """Lease a worker that holds the target and is idle, if there is one. Nobody's worker makes room for that.
+
+        Raises:
+            StaleTarget: the target was resolved under an older generation.
+            PoolUnavailable: Redis is away.
+        """
+        reply = self._ask(next(self._names), request, "loaded", 0.0)
+        if reply[0] == b"stale":
+            raise StaleTarget(request.target)
+        return self._hold(request, *(part.decode() for part in reply[1:])) if reply[0] == b"lease" else None
 
     def release(self, lease: Lease, *, destroy: bool = False) -> bool:
         """End a lease. With `destroy` its worker is not used again: its state is unknown.
@@ -158,7 +170,7 @@ class Pool(Generations):
         with contextlib.suppress(PoolUnavailable):
             self.release(lease, destroy=destroy)
 
-    def _ask(self, waiter: str, request: LeaseRequest, wait_s: float) -> list[bytes]:
+    def _ask(self, waiter: str, request: LeaseRequest, which: Which, wait_s: float) -> list[bytes]:
         reply: list[bytes] = self._scripts.run(
             "lease",
             waiter,
@@ -170,9 +182,9 @@ class Pool(Generations):
             request.execution_id,
             int(request.run_s * 1000),
             request.detail,
-            int(wait_s * 1000),
+            max(0, int(wait_s * 1000)),
             self._max_waiters,
-            int(request.fresh),
+            which,
             *itertools.chain.from_iterable(request.generations),
             abandoned=lambda reply: self._undo(waiter, reply),
         )

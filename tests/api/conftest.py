@@ -25,6 +25,7 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.resources.services import Services
 from qinling_falcon.settings import Settings
+from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import LocalPackages
 from tests.api.client import Client
 from tests.api.fake_invoker import FakeInvoker
@@ -114,7 +115,7 @@ def invoker(pool: Pool) -> FakeInvoker:
 @pytest.fixture
 def services(connected: Settings, pool: Pool, invoker: FakeInvoker) -> Services:
     packages = LocalPackages.from_settings(connected)
-    scaler = Scaler(pool, Resolver(pool), packages, connected)
+    scaler = Scaler(pool, Resolver(pool), PackageCache(packages, connected.package_cache_size), connected)
     return Services(connected, pool, invoker, scaler, packages, Policy(connected.policy_file))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from qinling_falcon.invocation.calls import record_lost, record_overdue
+from qinling_falcon.invocation.calls import record_lost, record_overdue, settled
 from qinling_falcon.models import clock, database, execution, function
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.records import begin, record
@@ -69,3 +70,12 @@ def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(setting
     row = execution.get(OWNER, lost.id)
     assert (row.status, row.input, row.source) == ("error", '{"a": 1}', "api")
     assert function.get(OWNER, function_id).count == 2
+
+
+def test_a_holder_that_comes_too_late_tells_what_is_recorded(settings: Settings, function_id: str) -> None:
+    in_time, late = make_record(function_id), make_record(function_id)
+    record(replace(late, status="error", result="lost"))
+    assert settled(in_time) == in_time
+    told = settled(late)
+    assert (told.id, told.status, told.result) == (late.id, "error", "lost")
+    assert execution.get(OWNER, late.id).status == "error"

@@ -90,10 +90,11 @@ class Model:
 
     # Callers
 
-    def lease(self, waiter: str, wanted: Wanted, wait_ms: int) -> tuple[str, ...]:
+    def lease(self, waiter: str, wanted: Wanted, wait_ms: int, loaded: bool = False) -> tuple[str, ...]:
         if not self.is_current(wanted):
             return ("stale",)
-        if self.permitted(wanted) and (worker := self.fitting(wanted)):
+        worker = self.fitting(wanted) if self.permitted(wanted) else None
+        if worker and not (loaded and worker.state == "warm"):
             fresh = worker.state == "warm"
             self._begin(worker, wanted, accepted=True)
             return ("lease", worker.name, str(worker.token), "assign" if fresh else "none", str(int(fresh)))

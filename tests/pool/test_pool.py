@@ -317,6 +317,22 @@ def test_a_fresh_lease_gets_a_worker_that_holds_nothing(side: Side) -> None:
     assert {side.pool.lease(side.request(), 1).worker_id for _ in range(2)} == {"w0", "w1"}
 
 
+def test_a_loaded_lease_takes_no_worker_that_holds_nothing_and_waits_for_none(side: Side) -> None:
+    side.start()
+    assert side.pool.lease_loaded(side.request()) is None
+    held = side.pool.lease(side.request(), 1)
+    assert side.pool.lease_loaded(side.request()) is None
+    side.pool.release(held)
+    lease = side.pool.lease_loaded(side.request())
+    assert lease is not None
+    assert (lease.worker_id, lease.needs_load, lease.cold) == (held.worker_id, False, "none")
+    side.pool.release(lease)
+    with side.pool.changing("function:f"):
+        pass
+    with pytest.raises(StaleTarget):
+        side.pool.lease_loaded(side.request(generations=(("function:f", "old"),)))
+
+
 def test_who_waits_for_a_fresh_worker_leaves_idle_ones_to_calls(side: Side) -> None:
     side.start()
     held = side.pool.lease(side.request(), 1)

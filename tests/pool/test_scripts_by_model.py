@@ -103,9 +103,11 @@ class PoolMachine(RuleBasedStateMachine):
         who=pick,
         call=st.sampled_from(CALLS),
         wait_ms=st.sampled_from([0, 3000, 3000, 8000]),
-        only_fresh=st.sampled_from([False, False, True]),
+        which=st.sampled_from(["any", "any", "fresh", "loaded"]),
     )
-    def lease(self, who: int, call: tuple[str, str, str, str], wait_ms: int, only_fresh: bool = False) -> None:
+    def lease(self, who: int, call: tuple[str, str, str, str], wait_ms: int, which: str = "any") -> None:
+        only_fresh = which == "fresh"
+        wait_ms = 0 if which == "loaded" else wait_ms
         holder = one_of(self.holders, who)
         runtime, target, function, project = call
         what = f"function:{function}"
@@ -117,14 +119,15 @@ class PoolMachine(RuleBasedStateMachine):
         wanted = Wanted(runtime, target, function, project, holder.name, execution, 4000, generations, only_fresh)
         reply = self.run(
             "lease", name, holder.name, runtime, target, function, project, execution, 4000, wanted.detail,
-            wait_ms, LIMITS.max_waiters, int(only_fresh), what, generations[0][1],
+            wait_ms, LIMITS.max_waiters, which, what, generations[0][1],
         )  # fmt: skip
-        expected = self.model.lease(name, wanted, wait_ms)
+        expected = self.model.lease(name, wanted, wait_ms, which == "loaded")
         if reply[0] == "lease":
             _, worker, address, secret, token, cold, fresh = reply
             assert (address, secret) == (f"address {worker}", f"secret {worker}")
             reply = ["lease", worker, token, cold, fresh]
             self.who_wants_a_fresh_worker_gets_one(only_fresh, worker, fresh)
+            assert which != "loaded" or fresh == "0"
             holder.leases.add((worker, int(token)))
             self.tokens.append((worker, int(token)))
         elif reply[0] == "wait":
@@ -137,13 +140,13 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(calls=st.lists(st.tuples(pick, st.sampled_from(CALLS), pick), min_size=2, max_size=6))
     def lease_many(self, calls: list[tuple[int, tuple[str, str, str, str], int]]) -> None:
         for who, call, kind in calls:
-            self.lease(who, call, 8000, only_fresh=kind % 4 == 0)
+            self.lease(who, call, 8000, "any" if kind % 4 else "fresh")
             self.promises_hold()
 
     @rule(who=pick, call=st.sampled_from(CALLS), count=st.integers(2, 4))
     def scale_up(self, who: int, call: tuple[str, str, str, str], count: int) -> None:
         for _ in range(count):
-            self.lease(who, call, 8000, only_fresh=True)
+            self.lease(who, call, 8000, "fresh")
             self.promises_hold()
 
     @precondition(lambda self: any(self.model.grants.values()))

@@ -132,10 +132,11 @@ end
 -- Leases -------------------------------------------------------------------------------------------------------
 
 -- An idle worker of the target, the most recently used first (the rest can age), unless only a fresh one will do;
--- else a warm one of the runtime. Returns the worker and whether it is fresh: holds no function yet.
-local function fitting(runtime, target, only_fresh)
+-- else, unless only a loaded one will do, a warm one of the runtime. Returns the worker and whether it is fresh: holds
+-- no function yet.
+local function fitting(runtime, target, only_fresh, only_loaded)
   local worker = not only_fresh and call('ZREVRANGE', P .. 'idle:' .. target, 0, 0)[1]
-  if worker then return worker, false end
+  if worker or only_loaded then return worker, false end
   return call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true
 end
 

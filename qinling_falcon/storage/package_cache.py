@@ -1,0 +1,96 @@
+"""Packages' bytes on their way to workers, kept at hand while they are in demand."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections import OrderedDict
+
+import gevent
+
+from qinling_falcon.errors import QinlingError, Unavailable
+from qinling_falcon.storage.packages import PackageMissing, PackageStore
+
+log = logging.getLogger(__name__)
+
+# What could not be read is not asked for again so soon: neither the storage nor the pool pays for who asks on and on.
+_FAILED_S = 1.0
+_MOST_FAILURES = 1000
+
+
+class PackageCache:
+    """Reads packages, once for all who want one at the same time, and keeps those that were used last.
+
+    Args:
+        packages: where they are.
+        size: bytes that are kept at most; a larger package is read each time.
+    """
+
+    def __init__(self, packages: PackageStore, size: int):
+        self._packages = packages
+        self._size = size
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._kept_size = 0
+        self._failed: OrderedDict[str, tuple[Exception, float]] = OrderedDict()
+        self._readings: dict[str, gevent.Greenlet] = {}
+
+    def get(self, key: str) -> bytes | None:
+        """The package, if it is at hand."""
+        package = self._kept.get(key)
+        if package is not None:
+            self._kept.move_to_end(key)
+        return package
+
+    def read(self, key: str) -> bytes:
+        """The package, from the storage if need be.
+
+        Raises:
+            PackageMissing: there is none.
+            Unavailable, BadGateway: the storage can't be asked, or could not a moment ago.
+        """
+        package = self.get(key)
+        if package is not None:
+            return package
+        failed = self._failed.get(key)
+        if failed is not None and failed[1] > time.monotonic():
+            raise copy.copy(failed[0])  # anew for each, for an error that is raised collects tracebacks
+        reading = self._readings.get(key)
+        if reading is None:
+            # In a greenlet of its own: the call that reads may be ended while others wait for the package.
+            reading = self._readings[key] = gevent.spawn(self._read, key)
+        outcome: bytes | Exception = reading.get()
+        if isinstance(outcome, Exception):
+            raise copy.copy(outcome)
+        return outcome
+
+    def _read(self, key: str) -> bytes | Exception:
+        """Read and remember; errors are values here, for one that goes up in a greenlet is printed."""
+        try:
+            package = self._packages.read(key)
+        except (PackageMissing, QinlingError) as error:
+            return self._fail(key, error)
+        except Exception:
+            log.exception("package %s can't be read", key)
+            return self._fail(key, Unavailable("The package can't be read; try again.", retry_after_s=1))
+        else:
+            self._keep(key, package)
+            return package
+        finally:
+            del self._readings[key]
+
+    def _fail(self, key: str, error: Exception) -> Exception:
+        self._failed[key] = error.with_traceback(None), time.monotonic() + _FAILED_S
+        self._failed.move_to_end(key)
+        if len(self._failed) > _MOST_FAILURES:
+            self._failed.popitem(last=False)
+        return error
+
+    def _keep(self, key: str, package: bytes) -> None:
+        if len(package) > self._size:
+            return
+        self._kept[key] = package
+        self._kept_size += len(package)
+        while self._kept_size > self._size:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_size -= len(oldest)

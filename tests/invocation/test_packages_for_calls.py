@@ -1,0 +1,121 @@
+"""No worker waits for a package, nor makes room for one that isn't there."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from qinling_falcon.errors import QinlingError, Unavailable
+from qinling_falcon.invocation.calls import Call
+from qinling_falcon.invocation.invoker import Invoker
+from qinling_falcon.invocation.scaling import Scaler
+from qinling_falcon.invocation.targets import Resolver, Target
+from qinling_falcon.models.scope import Context
+from qinling_falcon.pool.leases import LeaseRequest
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.settings import Settings
+from qinling_falcon.storage.package_cache import PackageCache
+from qinling_falcon.storage.packages import PackageMissing
+
+OWNER = Context("p")
+TARGET = Target(
+    key="f:0:d", function_id="f", version=0, runtime_id="r", project_id="p", package="k", entry="main.main", cpu=100,
+    memory_size=1, timeout_s=5, generations=(),
+)  # fmt: skip
+
+
+class Resolves:
+    """Stands for a resolver: what the row says each time it is read anew."""
+
+    def __init__(self, *packages: str):
+        self._packages = list(packages)
+        self._target: Target | None = None
+
+    def resolve(self, *about: object) -> Target:
+        if self._target is None:
+            self._target = TARGET if not self._packages else _naming(self._packages.pop(0))
+        return self._target
+
+    def forget(self, target: Target) -> None:
+        self._target = None
+
+
+def _naming(package: str) -> Target:
+    members = {name: getattr(TARGET, name) for name in TARGET.__slots__}
+    return Target(**members | {"package": package})
+
+
+class NoWorkers:
+    """Stands for a pool in which nobody holds the target.
+
+    Attributes:
+        asked: which workers were asked for.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def lease_loaded(self, request: LeaseRequest) -> None:
+        self.asked.append("loaded")
+
+    def lease(self, request: LeaseRequest, wait_s: float) -> None:
+        self.asked.append("any")
+        raise Unavailable("No worker was free in time")
+
+
+class Storage:
+    def __init__(self, error: Exception | None = None):
+        self.error = error
+        self.asked: list[str] = []
+
+    def read(self, key: str) -> bytes:
+        self.asked.append(key)
+        if self.error is not None:
+            raise self.error
+        return b"zip"
+
+
+def refused(storage: Storage, act: str = "call", *packages: str) -> tuple[list[str], QinlingError]:
+    """Which workers a call asked for, and what its caller was told."""
+    pool, settings, resolver = NoWorkers(), Settings(), cast(Resolver, Resolves(*packages))
+    at_hand = PackageCache(cast(Any, storage), settings.package_cache_size)
+    with pytest.raises(QinlingError) as caught:
+        if act == "call":
+            Invoker(cast(Pool, pool), resolver, at_hand, settings).invoke(OWNER, Call("f"))
+        else:
+            Scaler(cast(Pool, pool), resolver, at_hand, settings).scale_up(OWNER, "f", 0, 2)
+    return pool.asked, caught.value
+
+
+@pytest.mark.parametrize(("act", "asked"), [("call", ["loaded"]), ("scale_up", [])])
+def test_no_worker_is_taken_while_the_storage_is_away(act: str, asked: list[str]) -> None:
+    workers, told = refused(Storage(Unavailable("away", retry_after_s=1)), act)
+    assert (workers, told.status) == (asked, 503)
+    assert "away" in told.message
+
+
+def test_an_odd_error_of_the_storage_is_a_503_too() -> None:
+    for act in ("call", "scale_up"):
+        assert refused(Storage(OSError("broken")), act)[1].status == 503
+
+
+@pytest.mark.parametrize(("act", "asked"), [("call", ["loaded"]), ("scale_up", [])])
+def test_a_lost_package_takes_no_worker_and_is_named(act: str, asked: list[str]) -> None:
+    storage = Storage(PackageMissing("k"))
+    workers, told = refused(storage, act)
+    assert (workers, storage.asked) == (asked, ["k"])
+    assert "The package of function f is not in the package storage" in told.message
+
+
+def test_a_package_that_was_replaced_meanwhile_is_looked_for_under_its_new_name() -> None:
+    class Replaced(Storage):
+        def read(self, key: str) -> bytes:
+            self.error = PackageMissing(key) if key == "old" else None
+            return super().read(key)
+
+    storage = Replaced()
+    workers, told = refused(storage, "call", "old", "new")
+    assert storage.asked == ["old", "new"]
+    assert workers == ["loaded", "loaded", "any"]
+    assert "No worker was free" in told.message

@@ -1,0 +1,113 @@
+"""Packages at hand: read once for all who want one, in bounded memory, and not asked for in vain again and again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import pytest
+
+from qinling_falcon.errors import BadGateway, Unavailable
+from qinling_falcon.storage import package_cache
+from qinling_falcon.storage.package_cache import PackageCache
+from qinling_falcon.storage.packages import PackageMissing
+
+
+class Storage:
+    """Stands for one that takes its time.
+
+    Attributes:
+        asked: keys, in order.
+        error: what reading raises.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.error: Exception | None = None
+
+    def read(self, key: str) -> bytes:
+        self.asked.append(key)
+        gevent.sleep(0.001)
+        if self.error is not None:
+            raise self.error
+        return key.encode() * 10
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+def cache(storage: Any, size: int = 1000) -> PackageCache:
+    return PackageCache(storage, size)
+
+
+def test_simultaneous_readers_make_one_reading(storage: Storage) -> None:
+    packages = cache(storage)
+    assert packages.get("a") is None
+    readers = [gevent.spawn(packages.read, "a") for _ in range(20)]
+    gevent.joinall(readers)
+    assert {reader.value for reader in readers} == {b"a" * 10}
+    assert packages.read("a") == packages.get("a") == b"a" * 10
+    assert storage.asked == ["a"]
+
+
+def test_a_reader_that_ends_leaves_the_others_their_package(storage: Storage) -> None:
+    packages = cache(storage)
+    first, second = gevent.spawn(packages.read, "a"), gevent.spawn(packages.read, "a")
+    gevent.sleep(0)
+    first.kill()
+    assert second.get() == b"a" * 10
+
+
+def test_what_was_used_longest_ago_goes_first(storage: Storage) -> None:
+    packages = cache(storage, 25)
+    for key in "abac":
+        packages.read(key)
+    assert [key for key in "abc" if packages.get(key)] == ["a", "c"]
+    assert packages.read("large" * 3) == b"large" * 30
+    assert [key for key in ("a", "c", "large" * 3) if packages.get(key)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("size", [0, 9])
+def test_nothing_is_kept_that_is_too_large(storage: Storage, size: int) -> None:
+    packages = cache(storage, size)
+    assert packages.read("a") == packages.read("a") == b"a" * 10
+    assert storage.asked == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PackageMissing("a"), PackageMissing),
+        (Unavailable("away", retry_after_s=7), Unavailable),
+        (BadGateway("nonsense"), BadGateway),
+        (OSError("broken"), Unavailable),
+    ],
+)
+def test_what_could_not_be_read_is_not_asked_for_again_at_once(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, error: Exception, told: type[Exception]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(package_cache, "time", clock)
+    packages = cache(storage)
+    storage.error = error
+    for _ in range(3):
+        with pytest.raises(told) as caught:
+            packages.read("a")
+        assert caught.value is not error
+        assert getattr(caught.value, "retry_after_s", None) in (7, 1, None)
+    assert storage.asked == ["a"]
+    storage.error = None
+    assert packages.read("b") == b"b" * 10
+    clock.now += 1
+    assert packages.read("a") == b"a" * 10
+    assert packages.read("a") == b"a" * 10
+    assert storage.asked == ["a", "b", "a"]
