@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from swiftclient import client as swiftclient
 
-from qinling_falcon.errors import BadGateway, BadRequest, TooLarge
+from qinling_falcon.errors import BadGateway, BadRequest, TooLarge, Unavailable
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.objects import Account
+from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing
 from qinling_falcon.storage.swift_names import why_not
-from qinling_falcon.storage.swift_transfer import Transfer, Where
+from qinling_falcon.storage.swift_transfer import PassingTrouble, Transfer, Where
 
 CHUNK = 64 * 1024
 _PAGE = 1000
 _LONGEST_ETAG = 255
+Headers = dict[str, str]
 _UNPACKED = {"Accept-Encoding": "identity"}
 
 
@@ -31,31 +32,44 @@ class Listed:
 
 
 class ObjectStream:
-    """An object's content as it comes, to be closed.
+    """An object's content as it comes, to be closed. What breaks off goes on where it was, while there are tries left.
+
+    Args:
+        transfer: for this alone.
+        get: asks for the object, by headers of the request; its answer's headers and body.
+        limit: bytes that there may be.
 
     Attributes:
         etag: Swift's, without quotes; the content's md5 for plain objects only.
         size: bytes, where Swift says so beforehand.
+
+    Raises:
+        TooLarge, Unavailable, BadGateway, ObjectMissing, ObjectForbidden: as `Swift.open`.
     """
 
-    def __init__(self, transfer: Transfer, headers: dict[str, str], body: Any, limit: int | None):
-        self.etag = _etag(headers)
-        self.size = int(headers["content-length"]) if "content-length" in headers else None
+    def __init__(self, transfer: Transfer, get: Callable[[Where, Headers], tuple[Headers, Any]], limit: int | None):
         self._transfer = transfer
-        self._body = body
+        self._get = get
         self._limit = limit
         self._read = 0
-        self._check(self.size or 0)
+        transfer.do(self._begin)
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes, 64 KiB at once; none at the end, which is the object's.
 
         Raises:
             TooLarge: there are more than may be.
-            Unavailable: it was cut, or takes too long.
+            Unavailable: it was cut each time, or was changed meanwhile, or takes too long.
         """
-        with self._transfer.running():
-            data: bytes = self._body.read(min(size, CHUNK))
+        want = min(size, CHUNK)
+        try:
+            with self._transfer.running():
+                data: bytes = self._body.read(want)
+        except PassingTrouble as trouble:
+            try:
+                data = self._transfer.do(lambda to: self._go_on(to, want), after=trouble)
+            except (ObjectMissing, ObjectForbidden):
+                raise Unavailable("The object was changed while it was read; try again.", retry_after_s=1) from None
         self._read += len(data)
         self._check(self._read)
         return data
@@ -63,6 +77,19 @@ class ObjectStream:
     def close(self) -> None:
         """End the connection, wherever it is."""
         self._transfer.close()
+
+    def _begin(self, to: Where) -> None:
+        headers, self._body = self._get(to, {})
+        self.etag, self._match = _etag(headers), headers["etag"]
+        self.size = int(headers["content-length"]) if "content-length" in headers else None
+        self._check(self.size or 0)
+
+    def _go_on(self, to: Where, want: int) -> bytes:
+        headers, self._body = self._get(to, {"Range": f"bytes={self._read}-", "If-Match": self._match})
+        if not headers.get("content-range", "").startswith(f"bytes {self._read}-"):
+            raise Unavailable("Swift has broken off, and can't go on where it was; try again.", retry_after_s=1)
+        data: bytes = self._body.read(want)
+        return data
 
     def _check(self, size: int) -> None:
         if self._limit is not None and size > self._limit:
@@ -92,21 +119,19 @@ class Swift:
     def open(self, account: Account, container: str, name: str, limit: int | None) -> ObjectStream:
         """An object, to be read; the time that its reader takes doesn't count.
 
-        Only its beginning is tried again: what breaks off later does so for its reader.
-
         Raises:
             TooLarge: it has more than `limit` bytes. Here, or when they have been read.
         """
+
+        def get(to: Where, headers: Headers) -> tuple[Headers, Any]:
+            found: tuple[Headers, Any] = swiftclient.get_object(
+                account.url, account.token, container, name, to, resp_chunk_size=CHUNK, headers=headers
+            )
+            return found
+
         with contextlib.ExitStack() as stack:
             transfer = stack.enter_context(self._transfer(account, container, name))
-
-            def begin(to: Where) -> ObjectStream:
-                headers, body = swiftclient.get_object(
-                    account.url, account.token, container, name, to, resp_chunk_size=CHUNK
-                )
-                return ObjectStream(transfer, headers, body, limit)
-
-            stream = transfer.do(begin)
+            stream = ObjectStream(transfer, get, limit)
             stack.pop_all()
         return stream
 

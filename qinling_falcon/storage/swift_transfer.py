@@ -31,6 +31,7 @@ _CONNECT_S = 3.0
 _MOST_SAID = 4 * 1024 * 1024
 # Of those below 500 these mean: not so fast. A repetition at once would make it worse.
 _SLOWER = frozenset({429, 498, 499})
+_FULL = 413
 _REQUEST_TIMEOUT = 408
 # Before the second try, and before the third and last.
 _PAUSES_S = (0.1, 0.4)
@@ -38,7 +39,7 @@ _PAUSES_S = (0.1, 0.4)
 T = TypeVar("T")
 
 
-class _PassingTrouble(Unavailable):
+class PassingTrouble(Unavailable):
     """Swift has broken off or answered that something went wrong, which the next try may not meet."""
 
 
@@ -50,19 +51,30 @@ class Transfer:
         self._cacert = cacert
         self._timeout_s = (min(_CONNECT_S, timeout_s), timeout_s)
         self._left_s = timeout_s
+        self._pauses_s = iter(_PAUSES_S)
         self._connection: _Connection | None = None
 
-    def do(self, act: Callable[[Where], T]) -> T:
-        """Do what may be done twice, given a new connection: thrice at most, while Swift's troubles may pass."""
-        for pause_s in _PAUSES_S:
+    def do(self, act: Callable[[Where], T], after: PassingTrouble | None = None) -> T:
+        """Do what may be done twice, given a new connection: thrice at most in all, while Swift's troubles may pass.
+
+        Args:
+            act: what is to be done.
+            after: what became of a try that was made already.
+        """
+        while True:
+            if after is not None:
+                self._pause(after)
             try:
                 return self._try(act)
-            except _PassingTrouble:
-                if self._left_s <= pause_s:
-                    raise
-            self._left_s -= pause_s
-            gevent.sleep(pause_s)
-        return self._try(act)
+            except PassingTrouble as trouble:
+                after = trouble
+
+    def _pause(self, trouble: PassingTrouble) -> None:
+        pause_s = next(self._pauses_s, self._left_s)
+        if self._left_s <= pause_s:
+            raise trouble
+        self._left_s -= pause_s
+        gevent.sleep(pause_s)
 
     def _try(self, act: Callable[[Where], T]) -> T:
         self.close()
@@ -87,7 +99,7 @@ class Transfer:
             if _is_nonsense(error):
                 raise BadGateway("What answers is no Swift that can be understood.") from error
             # TCP itself has tried for as long as a connection may take.
-            kind = Unavailable if isinstance(error, requests.Timeout) else _PassingTrouble
+            kind = Unavailable if isinstance(error, requests.Timeout) else PassingTrouble
             raise kind("Swift can't be reached, or has broken off; try again.", retry_after_s=1) from error
         # What it said was read, and was not what Swift says; or was nested too deeply to be.
         except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -138,10 +150,14 @@ def _meant(error: ClientException) -> Exception:
             return ObjectMissing()
         case 403:
             return ObjectForbidden()
+        case 412:  # asked for with If-Match: it is not what it was
+            return ObjectMissing()
         case 401:
             return TokenRefused("Swift does not believe the token at the moment; try again.", retry_after_s=1)
+    if status == _FULL:
+        return Unavailable("Swift takes no more: a quota is used up.", retry_after_s=60)
     if status and (status >= 500 or status == _REQUEST_TIMEOUT or status in _SLOWER):
-        kind = Unavailable if status in _SLOWER else _PassingTrouble
+        kind = Unavailable if status in _SLOWER else PassingTrouble
         return kind(f"Swift has troubles: it answered {status}; try again.", retry_after_s=1)
     return BadGateway(f"What answers is no Swift that can be understood: it answered {status}.")
 

@@ -76,7 +76,15 @@ class FakeSwift:
             del self.objects[place]
             return answer(handler, 204)
         content = self.objects[place]
-        return answer(handler, 200, content, ETag=hashlib.md5(content).hexdigest())
+        etag = hashlib.md5(content).hexdigest()
+        if handler.headers["If-Match"] not in (None, etag):
+            return answer(handler, 412)
+        wanted = handler.headers["Range"]
+        if wanted is None:
+            return answer(handler, 200, content, ETag=etag)
+        first = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        part = {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}
+        return answer(handler, 206, content[first:], ETag=etag, **part)
 
     def _container(self, handler: BaseHTTPRequestHandler, name: str, query: dict[str, list[str]]) -> None:
         if handler.command == "PUT":
