@@ -114,7 +114,9 @@ class Settings:
     # Functions
     max_package_size: int = _setting(51 * MIB, "Largest function package, as uploaded.", low=1024)
     package_storage: Literal["local", "swift"] = _setting(
-        "local", "Where packages are kept: below `VAR_DIR`, or in the service's own account in Swift."
+        "local",
+        "Where packages are kept: below `VAR_DIR`, or in the service's own account in Swift. A change moves none: "
+        "functions that were made before need their packages anew.",
     )
     package_cache_size: int = _setting(
         64 * MIB, "Bytes of packages that each process keeps at hand for workers that are to load them.", low=0

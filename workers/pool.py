@@ -26,13 +26,12 @@ from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
 from qinling_falcon.settings import SettingsError, get_settings
+from qinling_falcon.storage.packages import ORPHAN_AGE_S
 from qinling_falcon.storage.stores import make_packages
 
 log = logging.getLogger(__name__)
 
 _SWEEP_INTERVAL_S = 60.0
-# Longer than any upload takes from its last byte to the commit of its function.
-_ORPHAN_AGE_S = 3600.0
 
 
 def main() -> None:
@@ -52,7 +51,7 @@ def main() -> None:
     packages = make_packages(settings)
     _now_and_then("executions that nobody runs any more", lambda: record_overdue(settings))
     # A crash between an upload and the commit of its function leaves the package.
-    _now_and_then("packages of no function", lambda: packages.sweep(package_keys.in_use, _ORPHAN_AGE_S))
+    _now_and_then("packages of no function", lambda: packages.sweep(package_keys.in_use, ORPHAN_AGE_S))
     if settings.auth_mode == "keystone":
         from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
 

@@ -140,7 +140,12 @@ def get(context: Context, function_id: str, *, field: str | None = None) -> Func
 
 
 def update(
-    context: Context, function_id: str, changes: Mapping[str, Any], *, now: datetime.datetime | None = None
+    context: Context,
+    function_id: str,
+    changes: Mapping[str, Any],
+    *,
+    moved_from: Mapping[str, str] | None = None,
+    now: datetime.datetime | None = None,
 ) -> Updated:
     """Change some columns of a function.
 
@@ -149,18 +154,21 @@ def update(
         function_id: its id.
         changes: among `name, description, timeout, runtime_id, code, entry, cpu, memory_size, package_key, trust_id,
             source_etag`.
+        moved_from: where its object in Swift was, when `changes` were made of that.
         now: the time of the change.
 
     Raises:
         NotFound: the function, or the new runtime, is unknown or not the caller's.
         Forbidden: it is another project's, or a live job refers to it and `changes` hold more than `name,
             description, timeout`.
-        Conflict: the new runtime is not available.
+        Conflict: the new runtime is not available; or its object in Swift was moved meanwhile.
     """
 
     def write() -> Updated:
         function = find(scoped(context, by_id=True).functions(), function_id, lock=True)
         check_owner(context, function, "change")
+        if moved_from is not None and function.code.get("swift") != moved_from:
+            raise Conflict(f"Function {function_id} was moved to another object in Swift meanwhile; try again.")
         if changes.keys() - ROW_ONLY:
             check_no_live_jobs(function)
         columns = dict(changes)

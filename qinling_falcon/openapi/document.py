@@ -48,7 +48,7 @@ def build(routes: Iterable[tuple[str, Any]], settings: Settings) -> dict[str, An
         openapi_version="3.1.0",
         plugins=[plugin],
         info={"description": _ABOUT.format(agents=settings.list_envelope_agents)},
-        servers=[{"url": settings.public_endpoint.rstrip("/") if settings.public_endpoint else "/"}],
+        servers=_servers(settings),
     )
     assert plugin.converter is not None
     plugin.converter.add_attribute_function(_property)  # type: ignore[no-untyped-call]
@@ -67,6 +67,14 @@ def build(routes: Iterable[tuple[str, Any]], settings: Settings) -> dict[str, An
                 described[method.lower()] = said | _operation(spec, path, method, operation, settings)
         spec.path(path, operations=described, parameters=list(in_path(path)))
     return spec.to_dict()
+
+
+def _servers(settings: Settings) -> list[dict[str, str]]:
+    """Where users reach the service, first."""
+    here = {"url": "/", "description": "Where this document is from."}
+    if settings.public_endpoint is None:
+        return [here]
+    return [{"url": settings.public_endpoint.rstrip("/")}, here]
 
 
 def _operation(spec: APISpec, path: str, method: str, operation: Operation, settings: Settings) -> dict[str, Any]:

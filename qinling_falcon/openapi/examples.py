@@ -137,8 +137,14 @@ FORMS: Mapping[str, Any] = {
 """The same, as forms."""
 
 UPLOADS: Mapping[str, Any] = {
-    "FunctionCreate": {"name": "hello", "runtime_id": _RUNTIME, "code": '{"source": "package"}', "entry": "main.main"},
-    "FunctionUpdate": {"entry": "main.other", "timeout": 10},
+    "FunctionCreate": {
+        "name": "hello",
+        "description": "Greets whoever is named",
+        "runtime_id": _RUNTIME,
+        "code": '{"source": "package"}',
+        "entry": "main.main",
+    },
+    "FunctionUpdate": {"description": "Greets whoever is named", "entry": "main.other", "timeout": 10},
 }
 """The same, as forms with a package, which is a file beside these fields."""
 

@@ -44,7 +44,7 @@ def send_package(req: Request, resp: falcon.Response, services: Services, row: F
 
     Raises:
         MethodNotAllowed: it has none.
-        Unavailable: it was replaced or deleted since the row was read, or the storage is away.
+        Unavailable: it was replaced or deleted since the row was read, or is lost; or the storage is away.
     """
     if row.package_key is None:
         allowed = "GET, HEAD, PUT, DELETE" if isinstance(row, Function) else "GET, HEAD, DELETE"
@@ -52,7 +52,8 @@ def send_package(req: Request, resp: falcon.Response, services: Services, row: F
     try:
         package = services.packages.open(row.package_key)
     except PackageMissing:
-        raise Unavailable("The package is not there at the moment; try again.", retry_after_s=1) from None
+        message = "The package is not in the package storage; if it was not just replaced, it has to be put in anew."
+        raise Unavailable(message, retry_after_s=1) from None
     send_file(req, resp, services.settings, package, name, row.code["md5sum"])
 
 
@@ -67,16 +68,17 @@ def send_file(
     Raises:
         TooLarge, Unavailable: as reading the package.
     """
+    file, size = package.stream, package.size
+    if req.method == "HEAD":
+        file.close()  # nobody else would
+    elif package.far:
+        with contextlib.closing(package.stream):
+            file, size = landed(package.stream, settings.var_dir.absolute() / "uploads")
+    # Now that nothing can go wrong any more: an error has none of these.
     resp.content_type = "application/zip"
     resp.set_header("Content-Disposition", f'attachment; filename="{name}"')
     resp.set_header("ETag", f'"{etag}"')
-    if package.size is not None:
-        resp.content_length = package.size
-    if req.method == "HEAD":
-        package.stream.close()  # nobody else would
-    elif package.far:
-        with contextlib.closing(package.stream):
-            file, resp.content_length = landed(package.stream, settings.var_dir.absolute() / "uploads")
+    if size is not None:
+        resp.content_length = size
+    if req.method != "HEAD":
         resp.stream = cast(ReadableIO, file)
-    else:
-        resp.stream = cast(ReadableIO, package.stream)

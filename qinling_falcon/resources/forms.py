@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +18,7 @@ from qinling_falcon.resources.bodies import read_body, read_object
 from qinling_falcon.resources.request import Request
 from qinling_falcon.schemas.strict_json import check_text
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.packages import PackageStore, StoredPackage
+from qinling_falcon.storage.packages import ORPHAN_AGE_S, PackageStore, StoredPackage
 
 PACKAGE = "package"
 _MULTIPART = "multipart/form-data"
@@ -103,6 +105,7 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
     upload = Upload()
     unknown: list[str] = []
     left = settings.max_body_size
+    stored_at = math.inf
     try:
         try:
             form = _handler.deserialize(req.bounded_stream, req.content_type, length)
@@ -112,6 +115,7 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
                     if upload.package is not None:
                         raise BadRequest("The form has two parts named 'package'.")
                     upload.package = packages.save(part.stream, settings.max_package_size)
+                    stored_at = time.monotonic()
                 elif name in known or req.reference_client:
                     text = _text_of(part, name, left)
                     left -= len(text)
@@ -120,6 +124,8 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
                     unknown.append(name)
         except (MultipartParseError, falcon.HTTPInvalidHeader) as error:
             raise BadRequest(f"The form could not be read: {error.description}.") from None
+        if time.monotonic() - stored_at > ORPHAN_AGE_S / 2:
+            raise BadRequest("What follows the package came so late that the package is taken for left behind.")
         if unknown:
             raise BadRequest(
                 f"Unknown field: {', '.join(unknown)}.", errors={name: ["Unknown field."] for name in unknown}

@@ -109,7 +109,8 @@ class OneFunction:
             if changes.keys() - _UNSEEN:
                 with self._vouched(req, function, changes), services.pool.changing(f"function:{function_id}"):
                     with upload.handed_over():
-                        updated = functions.update(req.caller, function_id, changes)
+                        moved_from = function.code.get("swift") if "code" in changes else None
+                        updated = functions.update(req.caller, function_id, changes, moved_from=moved_from)
                     if updated.reload:
                         _drain(services.pool, function_id, 0)
                 function = updated.function

@@ -22,6 +22,9 @@ from qinling_falcon.storage.archive import ArchiveLimits
 from qinling_falcon.storage.offload import offload
 from qinling_falcon.storage.spool import Readable, Spool, files_before, on_disk
 
+ORPHAN_AGE_S = 3600.0
+"""A package that no row names after so long is swept up: longer than any request takes from storing it to its row."""
+
 _KEY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.zip")
 
 

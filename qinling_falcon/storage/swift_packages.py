@@ -157,6 +157,8 @@ class _OwnAccount:
             raise self._away(f"no answer within {self._timeout_s:g} s") from None
         except ClientException as error:
             raise self._away(f"{type(error).__name__}: {error}") from None
+        except Exception as error:  # its answer was not what keystoneauth reckons with
+            raise self._away(f"its answer can't be understood: {type(error).__name__}") from None
         finally:
             timeout.close()
         if not token or not url:

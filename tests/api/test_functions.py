@@ -6,6 +6,7 @@ import hashlib
 import json
 import uuid
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import function, runtime
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.pool import Pool
+from qinling_falcon.resources import forms
 from qinling_falcon.resources.services import Services
+from qinling_falcon.storage.packages import ORPHAN_AGE_S
 from tests.api.client import REFERENCE_CLIENT, Client, assert_error, multipart, package
 
 FIELDS = {
@@ -167,6 +170,16 @@ def test_many_parts_are_refused(client: Client) -> None:
 @pytest.mark.parametrize("data", [b"", b"PK but no zip" * 10, package()[:-20]])
 def test_what_is_no_zip_is_refused(client: Client, data: bytes) -> None:
     assert_error(client.upload(package=data), 400, "zip")
+    assert client.stored() == set()
+
+
+def test_a_package_that_waits_too_long_for_the_rest_of_its_form_is_not_taken(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It might be swept up before its row is written."""
+    times = iter([0.0, ORPHAN_AGE_S / 2 + 1])
+    monkeypatch.setattr(forms, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    assert_error(client.upload(), 400, "came so late")
     assert client.stored() == set()
 
 

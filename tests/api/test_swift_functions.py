@@ -17,6 +17,8 @@ from qinling_falcon.auth.identity import Identity
 from qinling_falcon.models import alias
 from qinling_falcon.models.function import get
 from qinling_falcon.models.scope import Context
+from qinling_falcon.resources.services import Services
+from qinling_falcon.storage.packages import StoredPackage
 from tests.api.client import REFERENCE_CLIENT, Client, assert_error, package
 from tests.models.factories import make_runtime
 from tests.servers.fake_swift import TOKEN, FakeSwift, answer, fake_swift
@@ -220,6 +222,30 @@ def test_it_has_no_versions_and_may_have_an_alias(client: Client, function: dict
     assert alias.create(OWNER, name="it", function_id=function["id"]).function_version == 0
 
 
+def test_of_two_simultaneous_moves_one_is_refused(
+    client: Client, swift: FakeSwift, function: dict[str, Any], services: Services
+) -> None:
+    swift.objects["d", "o"] = swift.objects["c", "p"] = package("x = 1")
+    swift.objects["d", "p"] = package("x = 2")
+    path = f"/v1/functions/{function['id']}"
+    first, second = ({"code": {"source": "swift", "swift": move}} for move in ({"container": "d"}, {"object": "p"}))
+    save = services.packages.save
+    answers: list[testing.Result] = []
+
+    def saved(*arguments: Any) -> StoredPackage:
+        services.packages.save = save  # type: ignore[method-assign]
+        stored = save(*arguments)
+        answers.append(client.simulate_put(path, json=second))
+        return stored
+
+    services.packages.save = saved  # type: ignore[method-assign]
+    answers.append(client.simulate_put(path, json=first))
+    assert [answer.status_code for answer in answers] == [200, 409]
+    assert get(OWNER, function["id"]).code["swift"] == {"container": "c", "object": "p"}
+    assert client.stored() == {get(OWNER, function["id"]).package_key}
+    assert client.simulate_put(path, json=first).json["code"]["swift"] == {"container": "d", "object": "p"}
+
+
 def download(client: Client, function: dict[str, Any], method: str = "GET") -> testing.Result:
     return client.simulate_request(method, f"/v1/functions/{function['id']}", params={"download": "true"})
 
@@ -252,7 +278,9 @@ def test_a_download_that_is_cut_is_no_short_package(
         handler.close_connection = True
 
     swift.misbehave = cut
-    assert_error(download(client, function), 503, "broken off")
+    answer = download(client, function)
+    assert_error(answer, 503, "broken off")
+    assert not {"etag", "content-disposition"} & answer.headers.keys()
 
 
 def test_a_download_that_nobody_reads_holds_no_connection_to_swift(

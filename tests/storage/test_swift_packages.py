@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from qinling_falcon.storage.objects import Account
 from qinling_falcon.storage.packages import LocalPackages, PackageMissing
 from qinling_falcon.storage.stores import make_packages
 from qinling_falcon.storage.swift_packages import SwiftPackages
+from tests.auth.odd_keystone import odd_keystone
 from tests.servers.fake_swift import TOKEN, FakeSwift, answer, fake_swift
 from tests.storage.archives import make_zip
 
@@ -170,6 +173,24 @@ def test_the_sweep_knows_what_was_saved_meanwhile(packages: SwiftPackages) -> No
 def test_keystone_that_is_away_is_a_503(settings: Settings) -> None:
     with pytest.raises(Unavailable):
         SwiftPackages(settings).read(f"{MD5}-{MD5}.zip")
+
+
+ODD: list[dict[str, Any]] = [
+    {"token": None},
+    {"token": {"expires_at": "tomorrow"}},
+    {"token": {"expires_at": "2999-01-01T00:00:00Z", "catalog": 7}},
+    {"token": {"expires_at": "2999-01-01T00:00:00Z", "catalog": [{"type": "object-store", "endpoints": None}]}},
+]
+
+
+@pytest.mark.parametrize("body", [*(json.dumps(said).encode() for said in ODD), b"[" * 100_000])
+def test_keystone_that_makes_no_sense_is_a_503(settings: Settings, body: bytes) -> None:
+    with odd_keystone() as odd:
+        odd.logins, odd.body, odd.headers = 200, body, {"X-Subject-Token": "t"}
+        packages = SwiftPackages(replace(settings, os_auth_url=odd.url))
+        with pytest.raises(Unavailable):
+            packages.read(f"{MD5}-{MD5}.zip")
+        packages.delete(f"{MD5}-{MD5}.zip")  # what can't be removed now is left to the sweep
 
 
 def test_which_storage_is_used_is_a_setting(tmp_path: Path) -> None:
