@@ -7,10 +7,14 @@ import signal
 import sys
 from pathlib import Path
 
+import gunicorn.util
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qinling_falcon.auth.policy import Policy
 from qinling_falcon.observability.logs import EventFormatter
+from qinling_falcon.resources.answers import JSON, encode, error_body
+from qinling_falcon.resources.request import new_request_id
 from qinling_falcon.settings import SettingsError, get_settings
 from workers.run import linux
 
@@ -47,6 +51,20 @@ logconfig_dict = {
         "gunicorn.access": {"level": "WARNING", "handlers": [], "propagate": False},
     },
 }
+
+
+def _write_error(connection, status, reason, message):
+    """What Gunicorn refuses by itself, such as headers without end, gets an error in the one shape, too."""
+    request_id = new_request_id()
+    body = encode(error_body(status, f"{reason}: {message}" if message else reason, request_id))
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {JSON}\r\n"
+        f"X-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    gunicorn.util.write_nonblock(connection, head.encode("latin-1") + body)
+
+
+gunicorn.util.write_error = _write_error
 
 
 def post_fork(server, worker):

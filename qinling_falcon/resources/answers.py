@@ -45,15 +45,20 @@ def answer_error(
     errors: FieldErrors | None = None,
 ) -> None:
     """Answer with an error, in the shape that all errors have."""
-    body: dict[str, Any] = {
-        "faultstring": message,
-        "faultcode": "Client" if status < 500 else "Server",
-        "debuginfo": None,
-        "request_id": req.request_id,
-    }
+    body = error_body(status, message, req.request_id)
     if errors:
         body["errors"] = errors
     answer(resp, body, falcon.code_to_http_status(status))
+
+
+def error_body(status: int, message: str, request_id: str) -> dict[str, Any]:
+    """The shape that all errors have."""
+    return {
+        "faultstring": message,
+        "faultcode": "Client" if status < 500 else "Server",
+        "debuginfo": None,
+        "request_id": request_id,
+    }
 
 
 def encode(body: Any) -> bytes:

@@ -20,6 +20,11 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CHUNKED_LIMIT = 64 * 1024 * 1024
 
 
+def new_request_id() -> str:
+    """A name for a request that has none."""
+    return f"req-{uuid.uuid4()}"
+
+
 class Request(falcon.Request):
     """A Falcon request with what our middleware has found out.
 
@@ -44,7 +49,7 @@ class Request(falcon.Request):
         super().__init__(env, options)
         self.started = time.perf_counter()
         given = env.get("HTTP_X_REQUEST_ID")
-        self.request_id = given if given and _SANE_ID.fullmatch(given) else f"req-{uuid.uuid4()}"
+        self.request_id = given if given and _SANE_ID.fullmatch(given) else new_request_id()
         self.reference_client = False
 
     @property

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -144,3 +147,29 @@ def test_errors_are_json_whatever_is_accepted(user: User) -> None:
 def test_every_answer_names_its_request(user: User) -> None:
     assert user.get("/", headers={"X-Request-Id": "mine-7"}).headers["X-Request-Id"] == "mine-7"
     assert user.get("/").headers["X-Request-Id"] != user.get("/").headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "header", "status"),
+    [
+        (b"GET / HTTP/1.1", b"X-Long: " + b"x" * 9000, 431),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1", b"X: x", 414),
+        (b"GET / HTTP/1.1", b"no header", 400),
+        (b"nonsense", b"X: x", 400),
+        (b"GET / HTTP/7.7", b"X: x", 400),
+    ],
+)
+def test_what_is_no_request_is_refused_in_the_one_shape_too(
+    user: User, request_line: bytes, header: bytes, status: int
+) -> None:
+    address = urlsplit(user.service.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(request_line + b"\r\nHost: x\r\n" + header + b"\r\n\r\n")
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Content-Type: application/json" in head
+    said = json.loads(body)
+    assert (said["faultcode"], said["debuginfo"], set(said)) == (
+        "Client", None, {"faultstring", "faultcode", "debuginfo", "request_id"},
+    )  # fmt: skip
+    assert f"X-Request-Id: {said['request_id']}".encode() in head
