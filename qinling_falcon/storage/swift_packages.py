@@ -18,7 +18,7 @@ from keystoneauth1.exceptions import ClientException
 from keystoneauth1.identity.v3 import Password
 from keystoneauth1.session import Session
 
-from qinling_falcon.errors import BadGateway, Unavailable
+from qinling_falcon.errors import BadGateway, TooLarge, Unavailable
 from qinling_falcon.openstack import OBJECT_STORE, credentials
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing, TokenRefused
@@ -43,6 +43,8 @@ class SwiftPackages:
 
     def __init__(self, settings: Settings):
         self._container = settings.package_container
+        # Of what was stored under larger limits than today's, nearly all can still be read; of nonsense, not all.
+        self._most = max(settings.max_package_size, settings.max_unpacked_size)
         self._swift = Swift(settings)
         self._own = _OwnAccount(settings)
         self._spool = Spool(settings.var_dir.absolute() / "uploads", archive_limits(settings))
@@ -66,9 +68,11 @@ class SwiftPackages:
         if not is_key(key):
             raise PackageMissing(key)
         try:
-            found = self._do(lambda account: self._swift.open(account, self._container, key, None))
+            found = self._do(lambda account: self._swift.open(account, self._container, key, self._most))
         except ObjectMissing:
             raise PackageMissing(key) from None
+        except TooLarge as error:
+            raise BadGateway("The package storage holds something else than it was given.") from error
         return OpenPackage(found, found.size, far=True)
 
     def read(self, key: str) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
+from qinling_falcon.errors import BadGateway, BadRequest, TooLarge, Unavailable
 from qinling_falcon.settings import Settings, SettingsError
 from qinling_falcon.storage import swift_packages
 from qinling_falcon.storage.objects import Account
@@ -168,6 +168,16 @@ def test_the_sweep_knows_what_was_saved_meanwhile(packages: SwiftPackages) -> No
 
     assert packages.sweep(known, older_than_s=0) == []
     assert packages.read(meanwhile[0]) == PACKAGE
+
+
+def test_what_is_larger_than_any_package_is_not_read(server: FakeSwift, settings: Settings) -> None:
+    small = SwiftPackages(replace(settings, max_package_size=1024, max_unpacked_size=1024))
+    key = f"{MD5}-{MD5}.zip"
+    server.objects["packages", key] = bytes(1025)
+    with pytest.raises(BadGateway):
+        small.read(key)
+    server.objects["packages", key] = bytes(1024)
+    assert small.read(key) == bytes(1024)
 
 
 def test_keystone_that_is_away_is_a_503(settings: Settings) -> None:
