@@ -105,15 +105,7 @@ class Invoker:
                 openstack = self._sessions.session(target.trust_id)
             request = lease_request(target, self._settings, execution_id, detail(begun), target.timeout_s)
             try:
-                package = self._packages.get(target.package)
-                lease = None if package is not None else self._pool.lease_loaded(request)
-                if lease is None:
-                    if package is None:
-                        # Before there is a lease: no worker waits for the storage, nor makes room for what isn't there.
-                        reading = time.monotonic()
-                        package = self._packages.read(target.package)
-                        deadline += time.monotonic() - reading
-                    lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
+                lease, package = self._worker(target, request, deadline)
             except (StaleTarget, PackageMissing) as error:
                 # Somebody keeps changing it, which is no reason to give up: as read anew it names another package, or
                 # is gone.
@@ -138,6 +130,24 @@ class Invoker:
             self._pool.release_soon(lease, destroy=not healthy)
             return final
         raise Unavailable("No worker could take this call; it has not run. Try again.", retry_after_s=1)
+
+    def _worker(self, target: Target, request: LeaseRequest, deadline: float) -> tuple[Lease, bytes | None]:
+        """A worker, and the package that it may have to load. Reading that is no waiting in the queue.
+
+        Raises:
+            StaleTarget, PackageMissing: the target is to be resolved again.
+            Unavailable, BadGateway: no worker in time, or the storage can't be asked.
+        """
+        package = self._packages.get(target.package)
+        if package is None:
+            lease = self._pool.lease_loaded(request)
+            if lease is not None:
+                return lease, None
+            # Before there is a lease: no worker waits for the storage, nor makes room for what isn't there.
+            since = time.monotonic()
+            package = self._packages.read(target.package)
+            deadline += time.monotonic() - since
+        return self._pool.lease(request, max(0.0, deadline - time.monotonic())), package
 
     def _resolve(self, context: Context, call: Call) -> Target:
         if call.function_alias is not None:
