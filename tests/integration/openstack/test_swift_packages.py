@@ -113,6 +113,7 @@ def test_while_swift_is_away_loaded_functions_run_and_others_are_told(
     loaded, other = first.function(SOURCE.format("loaded")), first.function(SOURCE.format("other"))
     assert output(first, loaded) == "loaded"
     rows = len(first.request("GET", "/v1/functions").json())
+    workers = set(first.request("GET", f"/v1/functions/{loaded}/workers").text.split())
     with getattr(swift, how)("proxy"):
         assert output(first, loaded) == "loaded"
         with ThreadPoolExecutor(3) as threads:
@@ -123,6 +124,8 @@ def test_while_swift_is_away_loaded_functions_run_and_others_are_told(
             ]
         for answer in (answer.result() for answer in answers):
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), answer.text
+        assert first.request("GET", f"/v1/executions?function_id={other}").json() == []  # nothing has run
+        assert set(first.request("GET", f"/v1/functions/{loaded}/workers").text.split()) == workers
         assert first.request("DELETE", f"/v1/functions/{loaded}").status_code == 204
         assert len(first.request("GET", "/v1/functions").json()) == rows - 1
     assert output(first, other) == "other"
