@@ -18,6 +18,7 @@ from keystonemiddleware.auth_token import AuthProtocol, InvalidToken
 
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.auth.service_account import is_about_asker
 from qinling_falcon.auth.token_cache import Known, Question, Refused, TokenCache
 from qinling_falcon.errors import Forbidden, QinlingError, Unauthorized, Unavailable
 from qinling_falcon.models.scope import Context
@@ -164,8 +165,18 @@ class _Protocol(AuthProtocol):  # type: ignore[misc]
 
         Raises:
             InvalidToken: Keystone doesn't know it.
-            ClientException: something was not found, or empty, but it is not Keystone that said so of the token.
+            ClientException: something was not found, or empty, but it is not Keystone that said so of the token; or
+                the service can't log in.
         """
+        try:
+            return self._fetch(token, **more)
+        except InvalidToken as error:
+            answer = error.__context__.response
+            if not is_about_asker(answer, self._auth, self._session):
+                raise
+        return self._fetch(token, **more)
+
+    def _fetch(self, token: str, **more: Any) -> Any:
         try:
             return super().fetch_token(token, **more)
         except InvalidToken as error:

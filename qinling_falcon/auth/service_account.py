@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gevent
 from gevent.lock import BoundedSemaphore
 from keystoneauth1.exceptions import ClientException
-from keystoneauth1.identity import v3
+from keystoneauth1.identity import BaseIdentityPlugin, v3
 from keystoneauth1.session import Session
 from requests import Response
 
@@ -39,14 +40,21 @@ class ServiceAccount:
         self.timeout_s = settings.keystone_timeout_s
         self.url = identity_url(str(settings.os_auth_url))
         verify: str | bool = True if settings.os_cacert is None else str(settings.os_cacert)
-        account = v3.Password(**self._credentials)
-        self.session = Session(account, verify=verify, timeout=self.timeout_s, redirect=False)
+        self._auth = v3.Password(**self._credentials)
+        self.session = Session(self._auth, verify=verify, timeout=self.timeout_s, redirect=False)
         self._turn = BoundedSemaphore(_MOST_AT_ONCE)
 
     def by_trust(self, trust_id: str) -> v3.Password:
         """The log-in of the service's user by a trust."""
         user = {name: value for name, value in self._credentials.items() if not name.startswith("project_")}
         return v3.Password(**user, trust_id=trust_id, reauthenticate=False)
+
+    def request_own(self, method: str, path: str, **arguments: Any) -> Response:
+        """Keystone's answer to a request with the service's own token, whatever it is; within `ask`."""
+        answer = self.session.request(self.url + path, method, raise_exc=False, **arguments)
+        if is_about_asker(answer, self._auth, self.session):
+            answer = self.session.request(self.url + path, method, raise_exc=False, **arguments)
+        return answer
 
     def request(self, method: str, path: str, token: str | None, **arguments: Any) -> Response:
         """Keystone's answer to a request with somebody's token, whatever it is; within `ask`."""
@@ -81,6 +89,30 @@ def asked(what: Callable[[], T], turn: BoundedSemaphore, timeout_s: float) -> T:
         reason = type(error).__name__
     log.warning("Keystone can't be asked: %s", reason)
     raise Unavailable(f"{AWAY}; try again.", retry_after_s=1)
+
+
+def is_about_asker(answer: Response, auth: BaseIdentityPlugin, session: Session) -> bool:
+    """Whether a 404 was about the service, not about what it asked for; then it is logged in anew, and may ask again.
+
+    Keystone says so while the service's token lives whose user or project was deleted, and names them ("Could not find
+    user: ID"); they may be there again, by the same names. What others' tokens are of is named by other ids, so that
+    nobody's token makes the service log in.
+
+    Raises:
+        ClientException: it can't log in.
+    """
+    if answer.status_code != 404 or not is_keystones(answer):
+        return False
+    mine = auth.get_access(session)
+    if answer.request.headers.get("X-Auth-Token") != mine.auth_token:
+        return True  # somebody else has logged in meanwhile
+    ids = {mine.user_id, mine.project_id, mine.user_domain_id, mine.project_domain_id}
+    if ids.isdisjoint(re.findall(r"[\w-]+", message(answer))):
+        return False
+    log.warning("Keystone doesn't know the service's user or project any more: logging in anew")
+    auth.invalidate()
+    auth.get_access(session)
+    return True
 
 
 def odd(reason: str) -> BadGateway:

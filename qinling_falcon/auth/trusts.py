@@ -148,11 +148,11 @@ class Trusts:
                 self.forgo(made)
 
     def _make(self, identity: Identity) -> str:
-        trustee = self._account.ask(self._account.session.get_user_id)
-        answer = self._request_trust(identity, identity.role_ids, trustee)
+        answer = self._request_trust(identity, identity.role_ids)
         if answer.status_code == 404 and is_keystones(answer):
-            # The caller may have lost one of the roles since Keystone was asked about the token.
-            answer = self._request_trust(identity, self._roles_now(identity), trustee)
+            # The caller may have lost one of the roles since Keystone was asked about the token; or the service's user
+            # is another one now, as the question about the roles finds out.
+            answer = self._request_trust(identity, self._roles_now(identity))
         if answer.status_code == 401:
             raise self._ended()
         if answer.status_code == 403 and is_keystones(answer):
@@ -172,10 +172,10 @@ class Trusts:
             raise
         return trust_id
 
-    def _request_trust(self, identity: Identity, role_ids: Iterable[str], trustee: str | None) -> Response:
+    def _request_trust(self, identity: Identity, role_ids: Iterable[str]) -> Response:
         trust = {
             "trustor_user_id": identity.context.user_id,
-            "trustee_user_id": trustee,
+            "trustee_user_id": self._account.ask(self._account.session.get_user_id),
             "project_id": identity.context.project_id,
             "roles": [{"id": role_id} for role_id in role_ids],
             "impersonation": True,
@@ -198,9 +198,7 @@ class Trusts:
         """
         account = self._account
         about = {"X-Subject-Token": identity.token}
-        answer = account.ask(
-            lambda: account.session.get(f"{account.url}/auth/tokens?nocatalog", headers=about, raise_exc=False)
-        )
+        answer = account.ask(lambda: account.request_own("GET", "/auth/tokens?nocatalog", headers=about))
         if answer.status_code == 404 and is_keystones(answer):
             raise self._ended()
         try:
@@ -218,7 +216,7 @@ class Trusts:
         path = f"/OS-TRUST/trusts/{trust_id}"
 
         def ask() -> Response:
-            answer = account.session.delete(account.url + path, raise_exc=False)
+            answer = account.request_own("DELETE", path)
             if answer.status_code != 403:
                 return answer
             # Without an admin's role, the trustor may: whom the trust's own token stands for.
