@@ -16,9 +16,11 @@ class Identity:
         token: Keystone's, for what is done with the caller's own rights; None without Keystone.
         object_store: URL of the project's account in Swift, from the token's catalogue; None: there is none.
         role_ids: of the context's roles, whose names another domain may use as well.
+        by_credential: the token is an application credential's.
     """
 
     context: Context
     token: str | None = field(default=None, repr=False)
     object_store: str | None = None
     role_ids: tuple[str, ...] = ()
+    by_credential: bool = False

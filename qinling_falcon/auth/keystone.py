@@ -103,7 +103,7 @@ class KeystoneAuth:
         if method == "HEAD":
             method = "GET"  # of which access rules speak
         known = self._cache.find(Question(token, method, path))
-        return Identity(known.context, token, known.object_store, known.role_ids)
+        return Identity(known.context, token, known.object_store, known.role_ids, known.by_credential)
 
     def _ask(self, question: Question) -> Known | Refused:
         """Have keystonemiddleware ask Keystone."""
@@ -140,13 +140,14 @@ class KeystoneAuth:
         context = Context(project_id=access.project_id, user_id=access.user_id, roles=roles)
         if self._policy.is_admin(context):
             context = Context(context.project_id, True, context.user_id, context.roles)
-        credential = body["token"].get("application_credential") or {}
+        credential = body["token"].get("application_credential")
         return Known(
             context=context,
             object_store=object_store_url(access, self._settings),
             left_s=0.0 if access.expires is None else access.expires.timestamp() - asked,
-            restricted=credential.get("access_rules") is not None,
+            restricted=credential is not None and credential.get("access_rules") is not None,
             role_ids=tuple(sorted(set(access.role_ids or ()))),
+            by_credential=credential is not None,
         )
 
     def _unauthorized(self, message: str) -> QinlingError:

@@ -32,6 +32,7 @@ class Known:
         object_store: URL of its project's account in Swift, if there is one.
         left_s: seconds until it ends, from when it was asked about.
         role_ids: of its roles.
+        by_credential: it is an application credential's.
         restricted: it is good for the method and path that it came with; others are another question.
     """
 
@@ -40,6 +41,7 @@ class Known:
     left_s: float
     restricted: bool = False
     role_ids: tuple[str, ...] = ()
+    by_credential: bool = False
 
 
 @dataclass(frozen=True, slots=True)

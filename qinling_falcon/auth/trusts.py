@@ -80,6 +80,9 @@ class Trusts:
             Unavailable: Keystone doesn't answer, or not yet: a trust that it makes later is deleted again.
             BadGateway: it answers what makes no sense.
         """
+        if identity.by_credential:
+            # Keystone isn't asked: to one with access rules it would say 401, as if the token had ended.
+            raise TrustRefused("Keystone lets application credentials make no trusts.")
         making = _Making()
         # In a greenlet of its own: Keystone may make the trust when the caller is gone, or has waited long enough.
         asking = gevent.spawn(self._fly, making, identity)

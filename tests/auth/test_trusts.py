@@ -80,6 +80,12 @@ def test_no_password_follows_a_redirect_when_the_service_starts(odd: OddKeystone
     assert [path for _, path, _ in odd.seen] == ["/v3/auth/tokens"]
 
 
+def test_keystone_is_asked_for_no_trust_of_an_application_credential(odd: OddKeystone) -> None:
+    with pytest.raises(TrustRefused):
+        Trusts(replace(SETTINGS, os_auth_url=odd.url)).make(replace(ALICE, by_credential=True))
+    assert odd.seen == []
+
+
 def test_nothing_listens() -> None:
     with pytest.raises(Unavailable) as raised:
         Trusts(SETTINGS).make(ALICE)
