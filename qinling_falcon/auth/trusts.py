@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 # Whoever wants a trust waits as for all of Keystone's answers. One that is made later than that is deleted again, if
-# the answer comes within this time: Keystone lists no trusts by what they were made for.
+# the answer comes within this time from the question: Keystone lists no trusts by what they were made for.
 _LATEST_S = 60.0
-_MOST_AT_ONCE = 10
+# Questions that are out at once; no new one waits for their late answers.
+_MOST_OUT = 100
 # After the database was away.
 _RETRY_S = 5.0
 # A trust that Keystone doesn't let delete now, for its maker is disabled, is left alone for so long.
@@ -63,7 +64,7 @@ class Trusts:
         self._settings = settings
         self._account = ServiceAccount(settings)
         self.tokens = TrustTokens(self._account, settings)
-        self._makings = BoundedSemaphore(_MOST_AT_ONCE)
+        self._out = BoundedSemaphore(_MOST_OUT)
         self._left_until: dict[str, float] = {}
         self._sweeping: gevent.Greenlet | None = None
         self._wanted = False
@@ -71,8 +72,8 @@ class Trusts:
     def make(self, identity: Identity) -> str:
         """A new trust of the caller: in its project, with its roles there, without an end.
 
-        Unless a row comes to name it within an hour, the sweep deletes it. A crash between Keystone's answer and that
-        note leaves a trust that nobody uses or deletes, as does an answer that never comes.
+        Unless a row comes to name it within an hour, the sweep deletes it. A crash between the question to Keystone and
+        that note leaves a trust that nobody uses or deletes, as does an answer that never comes.
 
         Raises:
             TrustRefused: the caller's token can't make trusts, as those of application credentials and of trusts.
@@ -138,7 +139,7 @@ class Trusts:
     def _fly(self, making: _Making, identity: Identity) -> None:
         """Make it; what comes of that is a value, for an error that goes up in a greenlet reaches nobody."""
         try:
-            made = self._make(identity)
+            made = self._make(making, identity)
         except (QinlingError, TrustRefused) as error:
             making.outcome = error
         except Exception:
@@ -150,12 +151,12 @@ class Trusts:
                 log.warning("trust %s was made when nobody waited for it any more", made)
                 self.forgo(made)
 
-    def _make(self, identity: Identity) -> str:
-        answer = self._request_trust(identity, identity.role_ids)
+    def _make(self, making: _Making, identity: Identity) -> str:
+        answer = self._request_trust(making, identity, identity.role_ids)
         if answer.status_code == 404 and is_keystones(answer):
             # The caller may have lost one of the roles since Keystone was asked about the token; or the service's user
             # is another one now, as the question about the roles finds out.
-            answer = self._request_trust(identity, self._roles_now(identity))
+            answer = self._request_trust(making, identity, self._roles_now(identity))
         if answer.status_code == 401:
             raise self._ended()
         if answer.status_code == 403 and is_keystones(answer):
@@ -175,7 +176,12 @@ class Trusts:
             raise
         return trust_id
 
-    def _request_trust(self, identity: Identity, role_ids: Iterable[str]) -> Response:
+    def _request_trust(self, making: _Making, identity: Identity, role_ids: Iterable[str]) -> Response:
+        """Keystone's answer, whatever it is.
+
+        Raises:
+            Unavailable: there is none; or it wasn't asked, for nobody waits any more, or too many questions are out.
+        """
         trust = {
             "trustor_user_id": identity.context.user_id,
             "trustee_user_id": self._account.ask(self._account.session.get_user_id),
@@ -183,6 +189,12 @@ class Trusts:
             "roles": [{"id": role_id} for role_id in role_ids],
             "impersonation": True,
         }
+        if not making.is_wanted:
+            log.warning("no trust is asked for, as nobody waits for it any more")
+            raise Unavailable("Nobody waits for the trust.")
+        if self._out.locked():
+            log.warning("no trust is asked for, as %d questions are out", _MOST_OUT)
+            raise Unavailable("Keystone takes too long to make trusts; try again.", retry_after_s=1)
         timeout_s = (self._account.timeout_s, _LATEST_S)
 
         def ask() -> Response:
@@ -190,7 +202,7 @@ class Trusts:
                 "POST", "/OS-TRUST/trusts", identity.token, json={"trust": trust}, timeout=timeout_s
             )
 
-        return asked(ask, self._makings, _LATEST_S)
+        return asked(ask, self._out, _LATEST_S)
 
     def _roles_now(self, identity: Identity) -> list[str]:
         """Ids of the roles that the caller's token has now.

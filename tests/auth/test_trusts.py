@@ -86,6 +86,13 @@ def test_keystone_is_asked_for_no_trust_of_an_application_credential(odd: OddKey
     assert odd.seen == []
 
 
+def test_questions_that_are_out_are_bounded(odd: OddKeystone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qinling_falcon.auth.trusts._MOST_OUT", 0)
+    with pytest.raises(Unavailable):
+        Trusts(replace(SETTINGS, os_auth_url=odd.url)).make(ALICE)
+    assert [path for _, path, _ in odd.seen] == ["/v3/auth/tokens"]
+
+
 def test_nothing_listens() -> None:
     with pytest.raises(Unavailable) as raised:
         Trusts(SETTINGS).make(ALICE)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 import requests
 
 from tests.integration.openstack.cloud import Cloud, Web, assert_away
+from tests.integration.openstack.proxy import says
 from tests.integration.service import package, wait_until
 from tests.servers.openstack import Keystone
+
+LATE = "was made when nobody waited for it"
 
 
 @pytest.fixture
@@ -29,7 +33,8 @@ def trusts_of(keystone: Keystone, token: str) -> dict[str, list[str]]:
     """Alice's trusts, and the roles of each."""
     path = f"/OS-TRUST/trusts?trustor_user_id={keystone.state['users']['alice']['id']}"
     ids = [trust["id"] for trust in keystone.request("GET", path, token).json()["trusts"]]
-    found = [keystone.request("GET", f"/OS-TRUST/trusts/{trust_id}", token).json()["trust"] for trust_id in ids]
+    answers = [keystone.request("GET", f"/OS-TRUST/trusts/{trust_id}", token) for trust_id in ids]
+    found = [answer.json()["trust"] for answer in answers if answer.status_code != 404]  # deleted since
     return {trust["id"]: sorted(role["name"] for role in trust["roles"]) for trust in found}
 
 
@@ -38,7 +43,7 @@ def test_a_trust_that_is_made_when_nobody_waits_any_more_is_deleted(cloud: Cloud
     goes_on = threading.Event()
 
     def hold(handler: BaseHTTPRequestHandler) -> bool:
-        if handler.command == "POST" and handler.path.endswith("/OS-TRUST/trusts"):
+        if _asks_for_a_trust(handler):
             goes_on.wait(60)
         return False
 
@@ -46,8 +51,57 @@ def test_a_trust_that_is_made_when_nobody_waits_any_more_is_deleted(cloud: Cloud
         assert_away(make(cloud, alice))
         assert trusts_of(cloud.keystone, alice) == before
         goes_on.set()
-        wait_until("it was made", lambda: "was made when nobody waited for it" in cloud.log())
+        wait_until("it was made", lambda: LATE in cloud.log())
     wait_until("it is deleted", lambda: trusts_of(cloud.keystone, alice) == before)
+
+
+def test_late_answers_keep_no_others_from_their_trusts(cloud: Cloud, alice: str) -> None:
+    def late() -> int:
+        return cloud.log().count(LATE)
+
+    before, late_before = trusts_of(cloud.keystone, alice), late()
+    goes_on, held = threading.Event(), []
+
+    def hold(handler: BaseHTTPRequestHandler) -> bool:
+        if _asks_for_a_trust(handler):
+            held.append(handler)
+            goes_on.wait(60)
+        return False
+
+    with ThreadPoolExecutor(15) as pool, cloud.proxy.answering(hold):
+        for made in list(pool.map(lambda _: make(cloud, alice), range(15))):
+            assert_away(made)
+    try:
+        made = make(cloud, alice)
+        assert made.status_code == 201, made.text
+        assert len(held) > 10  # of which keystoneauth keeps connections
+    finally:
+        goes_on.set()
+    mine = {trust_of(cloud, made)}
+    wait_until("all were made", lambda: late() - late_before == len(held))
+    # What Keystone can't delete at once, with all of this to do, is deleted by the next sweep of `pool`.
+    wait_until("they are deleted", lambda: trusts_of(cloud.keystone, alice).keys() - before.keys() == mine, 90)
+
+
+def test_no_trust_is_asked_for_when_nobody_waits_any_more(cloud: Cloud, alice: str) -> None:
+    goes_on, questions = threading.Event(), []
+
+    def refuse(handler: BaseHTTPRequestHandler) -> bool:
+        if not _asks_for_a_trust(handler):
+            return False
+        questions.append(handler)
+        goes_on.wait(60)
+        return says(404, '{"error": {"code": 404, "message": "Could not find role: x."}}')(handler)
+
+    with cloud.proxy.answering(refuse):
+        assert_away(make(cloud, alice))
+        goes_on.set()
+        wait_until("it is given up", lambda: "no trust is asked for, as nobody waits" in cloud.log())
+    assert len(questions) == 1
+
+
+def _asks_for_a_trust(handler: BaseHTTPRequestHandler) -> bool:
+    return handler.command == "POST" and handler.path.endswith("/OS-TRUST/trusts")
 
 
 def test_who_has_lost_a_role_makes_a_trust_with_the_others(cloud: Cloud, patient: Web) -> None:
