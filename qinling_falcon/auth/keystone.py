@@ -15,10 +15,11 @@ from gevent.lock import BoundedSemaphore
 from keystoneauth1.access import AccessInfoV3
 from keystoneauth1.exceptions import ClientException, NotFound
 from keystonemiddleware.auth_token import AuthProtocol, InvalidToken
+from webob.exc import HTTPServiceUnavailable  # type: ignore[import-untyped]
 
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
-from qinling_falcon.auth.service_account import is_about_asker
+from qinling_falcon.auth.service_account import NotAsked, is_about_asker, reason_of
 from qinling_falcon.auth.token_cache import Known, Question, Refused, TokenCache
 from qinling_falcon.errors import Forbidden, QinlingError, Unauthorized, Unavailable
 from qinling_falcon.models.scope import Context
@@ -118,7 +119,7 @@ class KeystoneAuth:
         except gevent.Timeout:
             raise self._away(f"no answer within {self._timeout_s:g} s") from None
         except ClientException as error:
-            raise self._away(f"{type(error).__name__}: {error}") from None
+            raise self._away(reason_of(error)) from None
         except Exception as error:  # its answer was not what keystonemiddleware reckons with
             self._protocol = _Protocol(_let_in, dict(self._configuration))  # which may remember some of it
             raise self._away(f"its answer can't be understood: {type(error).__name__}") from None
@@ -129,7 +130,7 @@ class KeystoneAuth:
         if status.startswith("401"):
             return Refused(lambda: self._unauthorized("Keystone does not know this token, or it has ended."))
         if _ANSWER not in environ:
-            raise ClientException(f"keystonemiddleware answered {status}")
+            raise NotAsked(f"keystonemiddleware answered {status}")
         return self._known(environ[_ANSWER], asked)
 
     def _known(self, body: dict[str, Any], asked: float) -> Known | Refused:
@@ -166,8 +167,8 @@ class _Protocol(AuthProtocol):  # type: ignore[misc]
 
         Raises:
             InvalidToken: Keystone doesn't know it.
-            ClientException: something was not found, or empty, but it is not Keystone that said so of the token; or
-                the service can't log in.
+            ClientException: it can't be asked, or something was not found, or empty, but it is not Keystone that said
+                so of the token.
         """
         try:
             return self._fetch(token, **more)
@@ -183,8 +184,10 @@ class _Protocol(AuthProtocol):  # type: ignore[misc]
         except InvalidToken as error:
             cause = error.__context__
             if not _is_about_token(cause):
-                raise ClientException(f"its answer is not one about a token: {type(cause).__name__}") from None
+                raise NotAsked(f"its answer is not one about a token: {reason_of(cause)}") from None
             raise
+        except HTTPServiceUnavailable as error:
+            raise NotAsked(reason_of(error.__context__)) from None
 
     def _create_session(self, **arguments: Any) -> Any:
         """Without redirects: tokens and the service's password go where the settings and the catalogue say."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import gevent
 from gevent.lock import BoundedSemaphore
-from keystoneauth1.exceptions import ClientException
+from keystoneauth1.exceptions import CatalogException, ClientException, HttpError
 from keystoneauth1.identity import BaseIdentityPlugin, v3
 from keystoneauth1.session import Session
 from requests import Response
@@ -81,7 +81,7 @@ def asked(what: Callable[[], T], turn: BoundedSemaphore, timeout_s: float) -> T:
     except _Silent:
         reason = f"no answer within {timeout_s:g} s"
     except ClientException as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
     except QinlingError:
         raise
     except Exception as error:  # its answer was not what keystoneauth reckons with
@@ -115,6 +115,16 @@ def is_about_asker(answer: Response, auth: BaseIdentityPlugin, session: Session)
     return True
 
 
+def reason_of(error: BaseException | None) -> str:
+    """Why Keystone can't be asked, for the log: without its own words and URLs, in which there may be secrets."""
+    while error is not None and not isinstance(error, ClientException) and error.__context__ is not None:
+        error = error.__context__  # keystonemiddleware's errors say nothing
+    name = type(error).__name__
+    if isinstance(error, HttpError):
+        return f"{name} (HTTP {error.http_status})"
+    return f"{name}: {error}" if isinstance(error, CatalogException | NotAsked) else name
+
+
 def odd(reason: str) -> BadGateway:
     """What is told, and logged, of an answer that makes no sense."""
     log.warning("Keystone: %s", reason)
@@ -135,6 +145,10 @@ def message(answer: Response) -> str:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"Keystone answered {answer.status_code}"
+
+
+class NotAsked(ClientException):
+    """Keystone can't be asked, or doesn't answer the question; the message is our own."""
 
 
 class _Silent(Exception):

@@ -109,6 +109,13 @@ def test_wrong_settings_are_told_in_the_log_and_by_readyz(cloud: Cloud) -> None:
         "port": {"OS_AUTH_URL": f"http://127.0.0.1:{free_port()}/v3"},
         "path": {"OS_AUTH_URL": f"{cloud.proxy.url}/nothing/v3"},
     }
+    causes = {
+        "password": "Unauthorized (HTTP 401)",
+        "role": "Forbidden (HTTP 403)",
+        "region": "EndpointNotFound: public endpoint for identity service in Nowhere region not found",
+        "port": "ConnectFailure",
+        "path": "NotFound (HTTP 404)",
+    }
     with contextlib.ExitStack() as webs, ThreadPoolExecutor(3) as pool:
         started = pool.map(lambda settings: webs.enter_context(cloud.web(**settings)), wrong.values())
         for name, web in zip(wrong, started, strict=True):
@@ -116,8 +123,11 @@ def test_wrong_settings_are_told_in_the_log_and_by_readyz(cloud: Cloud) -> None:
             assert_away(web.get(bob))
             assert "a-wrong-secret" not in web.log()
             assert "Traceback" not in web.log(), name
+            lines = [line for line in web.log().splitlines() if "Keystone can't be asked: " in line]
+            assert lines
+            for line in lines:
+                assert causes[name] in line, name
             if name == "role":  # Keystone says so of tokens that there are, not of readyz's, which is nobody's
-                assert "403" in web.log()
                 continue
             assert_error(ready := web.get(None, "/readyz"), 503, "keystone")
             assert ready.json()["errors"] == {"keystone": ["away"]}
