@@ -122,7 +122,9 @@ def reason_of(error: BaseException | None) -> str:
     name = type(error).__name__
     if isinstance(error, HttpError):
         return f"{name} (HTTP {error.http_status})"
-    return f"{name}: {error}" if isinstance(error, CatalogException | NotAsked) else name
+    if isinstance(error, NotAsked):
+        return str(error)
+    return f"{name}: {error}" if isinstance(error, CatalogException) else name
 
 
 def odd(reason: str) -> BadGateway:

@@ -36,12 +36,19 @@ def blocks() -> list[str]:
 @pytest.mark.skipif(not OPENSTACK.exists(), reason="no openstack command: make test installs it into .client")
 def test_its_commands_lead_to_a_first_call(cloud: Keystone) -> None:
     with var_dir() as home:
-        shell(cloud, home)
+        log = shell(cloud, home)
+        assert "the policy (runtime:create) does not let falcon do that" in log
+        shell(cloud, home)  # once more, on what the first time has left
+    token = cloud.token("admin")
+    [service] = cloud.request("GET", "/services?type=function-engine", token).json()["services"]
+    endpoints = cloud.request("GET", f"/endpoints?service_id={service['id']}", token).json()["endpoints"]
+    assert len(endpoints) == 1
 
 
-def shell(cloud: Keystone, home: Path) -> None:
+def shell(cloud: Keystone, home: Path) -> str:
+    """Run all blocks, and return what the service has printed."""
     folder = home / "falcon"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for user, name in (("admin", "admin-openrc.sh"), ("alice", "demo-openrc.sh")):
         (folder / name).write_text((cloud.folder / f"{user}.rc").read_text())
     port = free_port()
@@ -57,8 +64,8 @@ def shell(cloud: Keystone, home: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr + (log.read_text() if log.exists() else "")
     for said in ("Hello, Ada!", "Hello, Swift!", "Hello, CI!", "swifty"):
         assert said in done.stdout
-    assert "the policy (runtime:create) does not let falcon do that" in log.read_text()
     password = re.search("OS_PASSWORD=(.+)", (folder / "falcon.env").read_text())
     assert password
     logs = "".join(path.read_text() for path in [log, *(folder / "var" / "log").glob("*.log")])
     assert password[1] not in logs
+    return log.read_text()
