@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 import signal
 import socket
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,17 @@ def test_printed_calls_work_ctrl_c_leaves_nothing_and_data_stays(folder: Path) -
         assert again.request("GET", "/v1/functions").json() == functions
         assert "Hello, Bob!" in again.call(functions[0]["id"], {"name": "Bob"})["result"]
         assert len(again.request("GET", "/v1/runtimes").json()) == 1
+
+
+def test_a_new_folder_of_logs_is_its_users_alone(folder: Path) -> None:
+    starts_in_vain(folder, DATABASE_URL="sqlite:////dev/null/qinling.db")
+    assert (folder / "log" / "run.log").exists()
+    assert stat.S_IMODE((folder / "log").stat().st_mode) == 0o700
+
+
+def test_a_var_dir_that_can_not_be_used_is_named(folder: Path) -> None:
+    (folder / "file").write_text("")
+    assert f"VAR_DIR={folder / 'file'}: expected a folder" in starts_in_vain(folder / "file")
 
 
 def test_calls_that_run_are_finished_at_a_stop(folder: Path) -> None:

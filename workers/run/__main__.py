@@ -43,6 +43,7 @@ def main() -> int:
         return 1
     log_dir = settings.var_dir.absolute() / "log"
     try:
+        _make_log_dir(log_dir)
         _log_to(log_dir / "run.log", settings.log_level)
         Service(settings, _ROOT, signals).run()
     except StartError as error:
@@ -57,8 +58,15 @@ def main() -> int:
     return 0
 
 
+def _make_log_dir(folder: Path) -> None:
+    """Make the folder of all logs, for this user alone, and `VAR_DIR` above it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"VAR_DIR={folder.parent}: expected a folder that can be used: {error}") from error
+
+
 def _log_to(path: Path, level: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=5_000_000, backupCount=2, delay=True)
     handler.setFormatter(EventFormatter("run"))
     root = logging.getLogger()

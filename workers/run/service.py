@@ -82,7 +82,6 @@ class Service:
 
     def _make_folders(self) -> None:
         try:
-            self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._settings.socket_dir.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StartError(f"VAR_DIR={self._settings.var_dir}: can't be used: {error}") from error
