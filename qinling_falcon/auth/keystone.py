@@ -30,7 +30,9 @@ from qinling_falcon.settings import Settings
 log = logging.getLogger(__name__)
 
 SERVICE_TYPE = "function-engine"
-_TOKEN = re.compile(r"[\x21-\x7e]{1,8190}")
+# Keystone's own are some hundred long. What its web server takes for too long a header is no token either; it would be
+# answered as if Keystone were away.
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 # As many as the connections that keystoneauth keeps.
 _MOST_AT_ONCE = 10
 _ANSWER = "qinling_falcon.keystone"
