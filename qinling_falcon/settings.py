@@ -15,6 +15,7 @@ import os
 import re
 import types
 import typing
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class Settings:
         low=0, high=3600,
     )  # fmt: skip
     token_cache_size: int = _setting(10_000, "Most tokens that a web process remembers.", low=1)
-    keystone_timeout_s: float = _setting(3.0, "Longest wait of a request for Keystone.", low=0.1, high=60)
+    keystone_timeout_s: float = _setting(3.0, "Longest wait for Keystone's answer to each question.", low=0.1, high=60)
     www_authenticate_uri: str | None = _setting(None, "Keystone's URL for users. Unset: `OS_AUTH_URL`.")
     function_auth_url: str | None = _setting(None, "Keystone's URL for functions. Unset: `OS_AUTH_URL`.")
 
@@ -213,10 +214,13 @@ class Settings:
             for name in ("os_auth_url", "os_username", "os_password", "os_project_name"):
                 if getattr(self, name) is None:
                     raise SettingsError(f"{name.upper()} is unset: expected a value, for {why}")
-        for name in ("os_auth_url", "www_authenticate_uri", "function_auth_url"):
+        for name in ("os_auth_url", "www_authenticate_uri", "function_auth_url", "public_endpoint"):
             url = getattr(self, name)
-            if url is not None and not url.startswith(("http://", "https://")):
-                raise SettingsError(f"{name.upper()}={url}: expected an http:// or https:// URL")
+            if url is not None and not _is_web_url(url):
+                shown = re.sub(r"//.*@", "//…@", url)  # before it there may be a password
+                raise SettingsError(f"{name.upper()}={shown}: expected an http:// or https:// URL")
+        if self.os_cacert is not None and not os.access(self.os_cacert, os.R_OK):
+            raise SettingsError(f"OS_CACERT={self.os_cacert}: expected a file that can be read")
         if not _CONTAINER.fullmatch(self.package_container) or self.package_container in (".", ".."):
             raise SettingsError(
                 f"PACKAGE_CONTAINER={self.package_container}: expected a name of up to 200 letters, digits and ._-"
@@ -255,6 +259,14 @@ class Settings:
 def is_loopback(host: str) -> bool:
     """Whether `host` can be reached from this machine alone."""
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _is_web_url(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that are no IPv6 address, or a port that is no number
+        return False
 
 
 @functools.cache

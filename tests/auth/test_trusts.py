@@ -16,6 +16,7 @@ from qinling_falcon.invocation.sessions import TrustRefused
 from qinling_falcon.models.scope import Context
 from tests.auth.odd_keystone import SETTINGS, OddKeystone, odd_keystone
 from workers.run.client import Api, Away
+from workers.run.errors import StartError
 
 ALICE = Identity(Context("project-a", user_id="alice", roles=("member",)), "token-of-alice")
 
@@ -91,6 +92,12 @@ def test_questions_that_are_out_are_bounded(odd: OddKeystone, monkeypatch: pytes
     with pytest.raises(Unavailable):
         Trusts(replace(SETTINGS, os_auth_url=odd.url)).make(ALICE)
     assert [path for _, path, _ in odd.seen] == ["/v3/auth/tokens"]
+
+
+def test_a_start_at_a_wrong_path_says_that_there_is_no_keystone(odd: OddKeystone) -> None:
+    odd.logins, odd.body = 404, b"<html>"
+    with pytest.raises(StartError, match=f"^There is no Keystone at OS_AUTH_URL={odd.url}: 404$"):
+        Api(replace(SETTINGS, os_auth_url=odd.url)).log_in()
 
 
 def test_nothing_listens() -> None:

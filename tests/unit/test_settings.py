@@ -34,6 +34,13 @@ def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
         ({"WORKER_IDLE_S": "inf"}, "WORKER_IDLE_S=inf"),
         ({"MAX_MEMORY_SIZE": "1"}, "expected a whole number at least 1048576"),
         ({"REDIS_URL": "http://user:secret@host"}, "REDIS_URL=http:…: expected one of redis://"),
+        ({"OS_AUTH_URL": "cloud:5000/v3"}, "OS_AUTH_URL=cloud:5000/v3: expected an http:// or https:// URL"),
+        ({"OS_AUTH_URL": "http://user:secret@[bad"}, r"^OS_AUTH_URL=http://…@\[bad: expected an http:// or"),
+        ({"WWW_AUTHENTICATE_URI": "http://[bad"}, r"WWW_AUTHENTICATE_URI=http://\[bad: expected"),
+        ({"FUNCTION_AUTH_URL": "https://"}, "FUNCTION_AUTH_URL=https://: expected"),
+        ({"PUBLIC_ENDPOINT": "https://cloud:port"}, "PUBLIC_ENDPOINT=https://cloud:port: expected"),
+        ({"PUBLIC_ENDPOINT": "cloud"}, "PUBLIC_ENDPOINT=cloud: expected"),
+        ({"OS_CACERT": "/nothing.pem"}, "OS_CACERT=/nothing.pem: expected a file that can be read"),
     ],
 )
 def test_wrong_value_is_refused_with_its_name_and_what_was_expected(environ: dict[str, str], said: str) -> None:

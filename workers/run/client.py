@@ -53,7 +53,8 @@ class Api:
 
         Raises:
             Away: Keystone doesn't answer, or what answers is none.
-            StartError: it refuses the service's own user, without whom it will tell the service of no other either.
+            StartError: it refuses the service's own user, without whom it will tell the service of no other either; or
+                there is none of it.
         """
         settings = self._settings
         if settings.auth_mode == "noauth":
@@ -69,6 +70,8 @@ class Api:
                 account, verify=verify, timeout=settings.keystone_timeout_s, redirect=False
             ).get_token()
         except exceptions.HttpError as error:
+            if error.http_status == 404:
+                raise StartError(f"There is no Keystone at OS_AUTH_URL={settings.os_auth_url}: 404") from error
             if error.http_status >= 500:
                 raise Away(f"Keystone at {settings.os_auth_url} answers {error.http_status}") from error
             raise StartError(
