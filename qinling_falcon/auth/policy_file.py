@@ -7,6 +7,7 @@ that was misspelled would shut users out, or, after a `not`, let them in.
 from __future__ import annotations
 
 import ast
+import graphlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,9 @@ _NOBODY = "!"
 _ROLE = re.compile(r"[A-Za-z0-9._ :/-]+")
 _KINDS = ("project_id", "role", "rule", "user_id")
 _TARGET = re.compile(r"%\((?:project_id|user_id)\)s")
+# Checks in one another, those of the rules that they name too. oslo.policy decides by recursion.
+_DEEPEST = 50
+_TOO_DEEP = f"expected at most {_DEEPEST} checks and rules in one another"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -49,12 +53,14 @@ def read(path: Path, defaults: Mapping[str, str]) -> policy.Rules:
     """
     overrides = _read_yaml(path)
     logging.getLogger("oslo_policy").setLevel(logging.CRITICAL)  # what it can't understand, is said below
-    rules = policy.Rules.from_dict(dict(defaults) | overrides)
+    rules = _parsed(path, dict(defaults) | overrides)
     named = {name: set(_named(rules[name])) for name in rules}
     for name, text in overrides.items():
         about = f"POLICY_FILE={path}: {name}: "
         if name not in defaults and not any(name in others for others in named.values()):
             raise SettingsError(f"{about}expected the name of a rule (docs/policy.md), or one that another rule uses")
+        if _depth(rules[name], {}) > _DEEPEST:
+            raise SettingsError(f"{about}{_TOO_DEEP}")
         if not _is_understood(text, rules[name]):
             raise SettingsError(f"{about}expected a rule in oslo.policy's syntax, not {text!r}")
         for check in _parts(rules[name]):
@@ -65,6 +71,21 @@ def read(path: Path, defaults: Mapping[str, str]) -> policy.Rules:
     for name in overrides:
         if _leads_to(name, named):
             raise SettingsError(f"POLICY_FILE={path}: {name}: expected a rule that does not, in the end, name itself")
+    depths: dict[str, int] = {}
+    for name in graphlib.TopologicalSorter(named).static_order():
+        depths[name] = _depth(rules[name], depths)
+        if depths[name] > _DEEPEST:
+            raise SettingsError(f"POLICY_FILE={path}: {name}: {_TOO_DEEP}")
+    return rules
+
+
+def _parsed(path: Path, texts: Mapping[str, str]) -> policy.Rules:
+    rules = policy.Rules()
+    for name, text in texts.items():
+        try:
+            rules |= policy.Rules.from_dict({name: text})
+        except RecursionError:
+            raise SettingsError(f"POLICY_FILE={path}: {name}: {_TOO_DEEP}") from None
     return rules
 
 
@@ -116,7 +137,7 @@ def _is_literal(kind: str) -> bool:
     """Whether the left side of a check is a text that is compared with a part of the target, as `'x':%(user_id)s`."""
     try:
         return isinstance(ast.literal_eval(kind), str)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply
         return False
 
 
@@ -126,9 +147,24 @@ def _parts(rule: Any) -> Iterator[Any]:
     while waiting:
         check = waiting.pop()
         yield check
-        waiting += getattr(check, "rules", ())
-        if isinstance(check, policy.NotCheck):
-            waiting.append(check.rule)
+        waiting += _inside(check)
+
+
+def _inside(check: Any) -> list[Any]:
+    """The checks of which one is made."""
+    return [check.rule] if isinstance(check, policy.NotCheck) else list(getattr(check, "rules", ()))
+
+
+def _depth(rule: Any, of_others: Mapping[str, int]) -> int:
+    """How many checks lie in one another in a rule; with what those of other rules add, where it names them."""
+    deepest = 0
+    waiting = [(rule, 1)]
+    while waiting:
+        check, depth = waiting.pop()
+        more = of_others.get(check.match, 0) if isinstance(check, policy.RuleCheck) else 0
+        deepest = max(deepest, depth + more)
+        waiting += [(part, depth + 1) for part in _inside(check)]
+    return deepest
 
 
 def _named(rule: Any) -> Iterator[str]:

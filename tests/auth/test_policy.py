@@ -66,6 +66,12 @@ def test_only_known_rules_are_for_admins() -> None:
     assert RULES.keys() >= FOR_ADMINS
 
 
+def chain(length: int) -> str:
+    """Rules that name one another, from `job:get` down to one of a role."""
+    rules = [f"r{number}: rule:r{number - 1}\n" for number in range(1, length)]
+    return f"r0: role:auditor\njob:get: rule:r{length - 1}\n" + "".join(rules)
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}"])
 def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
     changed, by_default = policy(tmp_path, text), Policy(None)
@@ -94,6 +100,8 @@ def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
         ("admin_or_owner: rule:context_is_admin or role:member", "job:delete", {ADMIN, MEMBER}),
         ("writers: role:member\nfunction:create: rule:writers", "function:create", {ADMIN, MEMBER}),
         ("a: rule:b\nb: role:auditor\njob:get: rule:a", "job:get", {AUDITOR}),
+        pytest.param(chain(45), "job:get", {AUDITOR}, id="a chain of 45"),
+        (f"job:get: {'not ' * 40}role:auditor", "job:get", {AUDITOR}),
     ],
 )
 def test_a_file_tightens_and_widens(tmp_path: Path, text: str, rule: str, passing: set[Context]) -> None:
@@ -139,6 +147,7 @@ def test_a_decision_that_was_forgotten_is_made_again(monkeypatch: pytest.MonkeyP
 
 SYNTAX = "expected a rule in oslo.policy's syntax"
 KIND = "expected one of project_id, role, rule, user_id before the colon"
+DEEP = "expected at most 50 checks and rules in one another"
 TARGET = "expected no other %(…)s than %(project_id)s and %(user_id)s"
 
 
@@ -146,6 +155,10 @@ TARGET = "expected no other %(…)s than %(project_id)s and %(user_id)s"
     ("text", "said"),
     [
         ("function:craete: role:member", "function:craete: expected the name of a rule"),
+        pytest.param(f"job:get: {'not ' * 3000}role:member", f"job:get: {DEEP}", id="3000 times not"),
+        pytest.param(f"job:get: {'not ' * 500}role:member", f"job:get: {DEEP}", id="500 times not"),
+        pytest.param(f"job:get: {'-' * 5000}1:member", KIND, id="5000 times minus"),
+        pytest.param(chain(3000), f"r50: {DEEP}", id="a chain of 3000"),
         ("default: role:member", "default: expected the name of a rule"),
         ("helper: role:member", "helper: expected the name of a rule"),
         ("function:create: roel:admin", f"function:create: roel:admin: {KIND}"),
