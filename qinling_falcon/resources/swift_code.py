@@ -10,7 +10,7 @@ from qinling_falcon.errors import BadRequest, Forbidden, NotFound, NotSupported
 from qinling_falcon.models.function import Function
 from qinling_falcon.resources.forms import Upload
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing
+from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing, TokenRefused
 from qinling_falcon.storage.packages import OpenPackage, PackageStore
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class SwiftCode:
         Raises:
             BadRequest: the caller can't read it, it is no package, or not the one with `md5sum`; or there is no Swift
                 that could be asked for this caller.
+            Forbidden: the caller can make no trust, by which calls would fetch it.
             TooLarge: above the limits of packages.
             Unavailable, BadGateway: as `Swift`.
         """
@@ -46,6 +47,9 @@ class SwiftCode:
             _refuse("source swift needs authentication, which is off.")
         if caller.object_store is None:
             _refuse("the token's catalogue has no object-store, which source swift needs.")
+        if caller.by_credential:
+            # Before Swift is asked, which believes none that has access rules, and would be taken for away.
+            raise Forbidden("Code in Swift is fetched by a trust of its user, and application credentials make none.")
         account = Account(caller.object_store, caller.token)
         try:
             found = self._swift.open(account, where["container"], where["object"], self._limit)
@@ -82,6 +86,11 @@ class SwiftCode:
             raise NotFound(f"{shown} is not in Swift.") from None
         except ObjectForbidden:
             raise Forbidden(f"{shown} may not be read by the caller, says Swift.") from None
+        except TokenRefused:
+            if not caller.by_credential:
+                raise
+            # Keystone has just believed it: it has access rules, and none for Swift.
+            raise Forbidden(f"{shown} may not be read with this application credential, says Swift.") from None
         return OpenPackage(found, found.size, far=True), found.etag
 
 

@@ -270,6 +270,16 @@ def test_a_download_that_swift_refuses(
     assert_error(download(client, function), told, "")
 
 
+def test_a_credential_whose_access_rules_know_nothing_of_swift_is_told_so(
+    client: Client, swift: FakeSwift, function: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noauth, "_EVERYBODY", Identity(OWNER, TOKEN, swift.url, by_credential=True))
+    assert_error(make(client), 403, "application credentials")
+    assert download(client, function).status_code == 200
+    swift.tokens.clear()
+    assert_error(download(client, function), 403, "application credential")
+
+
 def test_a_download_that_is_cut_is_no_short_package(
     client: Client, swift: FakeSwift, function: dict[str, Any]
 ) -> None:
