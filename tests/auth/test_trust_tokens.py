@@ -13,7 +13,7 @@ from qinling_falcon.auth.service_account import ServiceAccount
 from qinling_falcon.auth.trust_tokens import TrustTokens
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.sessions import TrustGone
-from tests.auth.odd_keystone import SETTINGS
+from tests.servers.odd_keystone import SETTINGS
 
 
 class Asked(TrustTokens):

@@ -14,7 +14,7 @@ from qinling_falcon.auth.trusts import Trusts
 from qinling_falcon.errors import BadGateway, QinlingError, Unauthorized, Unavailable
 from qinling_falcon.invocation.sessions import TrustRefused
 from qinling_falcon.models.scope import Context
-from tests.auth.odd_keystone import SETTINGS, OddKeystone, odd_keystone
+from tests.servers.odd_keystone import SETTINGS, OddKeystone, odd_keystone
 from workers.run.client import Api, Away
 from workers.run.errors import StartError
 

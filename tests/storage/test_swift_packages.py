@@ -21,8 +21,8 @@ from qinling_falcon.storage.objects import Account
 from qinling_falcon.storage.packages import LocalPackages, PackageMissing
 from qinling_falcon.storage.stores import make_packages
 from qinling_falcon.storage.swift_packages import SwiftPackages
-from tests.auth.odd_keystone import odd_keystone
 from tests.servers.fake_swift import TOKEN, FakeSwift, answer, fake_swift
+from tests.servers.odd_keystone import odd_keystone
 from tests.storage.archives import make_zip
 
 PACKAGE = make_zip({"main.py": b"def main():\n    return 'Hello, World'\n", "data.bin": os.urandom(300_000)})
