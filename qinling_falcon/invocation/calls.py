@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from qinling_falcon.invocation.loading import longest_reading_s
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
 from qinling_falcon.models import execution as executions
@@ -75,7 +76,8 @@ def record_overdue(settings: Settings) -> list[str]:
     Raises:
         Unavailable: the database is away; to be called again.
     """
-    longest_s = settings.invoke_queue_timeout_s + settings.holder_ttl_s + TRIES * settings.load_timeout_s
+    longest_s = settings.invoke_queue_timeout_s + settings.holder_ttl_s
+    longest_s += TRIES * (longest_reading_s(settings) + settings.load_timeout_s)
     longest_s += settings.max_timeout + settings.load_timeout_s + settings.lease_grace_s
     overdue = list(executions.running_since(clock.now() - timedelta(seconds=2 * longest_s)))
     for row in overdue:

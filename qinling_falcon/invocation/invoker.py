@@ -21,6 +21,7 @@ import gevent
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.calls import TRIES, Call, began, detail, failed, finished, is_inline, settled
+from qinling_falcon.invocation.loading import Loading, about, lease_request, package_lost
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
@@ -28,7 +29,7 @@ from qinling_falcon.invocation.worker_client import NotSent, WorkerClient, Worke
 from qinling_falcon.models import clock
 from qinling_falcon.models.records import ExecutionRecord, begin, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.pool.leases import Lease, LeaseRequest, StaleTarget
+from qinling_falcon.pool.leases import Lease, StaleTarget
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
@@ -62,7 +63,7 @@ class Invoker:
     ):
         self._pool = pool
         self._resolver = resolver
-        self._packages = packages
+        self._loading = Loading(pool, packages, settings)
         self._settings = settings
         self._sessions = sessions
         self._sources = sources
@@ -105,7 +106,14 @@ class Invoker:
                 openstack = self._sessions.session(target.trust_id)
             request = lease_request(target, self._settings, execution_id, detail(begun), target.timeout_s)
             try:
-                lease, package = self._worker(target, request, deadline)
+                since = time.monotonic()
+                try:
+                    lease = self._loading.loaded_worker(target, request)
+                finally:
+                    deadline += time.monotonic() - since  # reading a package is no waiting in the queue
+                if lease is None:
+                    lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
+                package = self._loading.package(lease, target) if lease.needs_load else None
             except (StaleTarget, PackageMissing) as error:
                 # Somebody keeps changing it, which is no reason to give up: as read anew it names another package, or
                 # is gone.
@@ -130,24 +138,6 @@ class Invoker:
             self._pool.release_soon(lease, destroy=not healthy)
             return final
         raise Unavailable("No worker could take this call; it has not run. Try again.", retry_after_s=1)
-
-    def _worker(self, target: Target, request: LeaseRequest, deadline: float) -> tuple[Lease, bytes | None]:
-        """A worker, and the package that it may have to load. Reading that is no waiting in the queue.
-
-        Raises:
-            StaleTarget, PackageMissing: the target is to be resolved again.
-            Unavailable, BadGateway: no worker in time, or the storage can't be asked.
-        """
-        package = self._packages.get(target.package)
-        if package is None:
-            lease = self._pool.lease_loaded(request)
-            if lease is not None:
-                return lease, None
-            # Before there is a lease: no worker waits for the storage, nor makes room for what isn't there.
-            since = time.monotonic()
-            package = self._packages.read(target.package)
-            deadline += time.monotonic() - since
-        return self._pool.lease(request, max(0.0, deadline - time.monotonic())), package
 
     def _resolve(self, context: Context, call: Call) -> Target:
         if call.function_alias is not None:
@@ -211,35 +201,6 @@ class Invoker:
                         begin(begun)
                     except Exception:
                         log.exception("execution %s is not listed while it runs", execution_id)
-
-
-def package_lost(target: Target) -> Unavailable:
-    """What is told, and logged, of a target whose package is nowhere though its row names it."""
-    log.error("package %s of function %s is not in the package storage", target.package, target.function_id)
-    message = f"The package of function {target.function_id} is not in the package storage; nothing has run."
-    return Unavailable(message, retry_after_s=60)
-
-
-def lease_request(
-    target: Target, settings: Settings, execution_id: str, detail: str, timeout_s: float, *, fresh: bool = False
-) -> LeaseRequest:
-    """What the pool is asked for to have `target` run for up to `timeout_s`, after it was loaded."""
-    return LeaseRequest(
-        target=target.key,
-        runtime_id=target.runtime_id,
-        function_id=target.function_id,
-        project_id=target.project_id,
-        execution_id=execution_id,
-        generations=target.generations,
-        run_s=timeout_s + settings.load_timeout_s + settings.lease_grace_s,
-        detail=detail,
-        fresh=fresh,
-    )
-
-
-def about(target: Target) -> dict[str, Any]:
-    """What a worker is told of the target that it loads."""
-    return {"target": target.key, "entry": target.entry, "memory_size": target.memory_size, "cpu": target.cpu}
 
 
 def _milliseconds(since: float) -> float:

@@ -10,7 +10,7 @@ import gevent
 
 from qinling_falcon.errors import Forbidden, QinlingError, Unavailable
 from qinling_falcon.invocation.calls import TRIES
-from qinling_falcon.invocation.invoker import about, lease_request, package_lost
+from qinling_falcon.invocation.loading import Loading, about, lease_request, package_lost
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import NotSent, WorkerClient
@@ -37,7 +37,7 @@ class Scaler:
     ):
         self._pool = pool
         self._resolver = resolver
-        self._packages = packages
+        self._loading = Loading(pool, packages, settings)
         self._settings = settings
         self._sources = sources
         self._workers = WorkerClient()
@@ -101,10 +101,13 @@ class Scaler:
                 raise package_lost(target)
             request = lease_request(target, settings, str(uuid.uuid4()), "", 0.0, fresh=True)
             try:
-                reading = time.monotonic()
-                package = self._packages.read(target.package)  # see the invoker
-                deadline += time.monotonic() - reading
+                since = time.monotonic()
+                try:
+                    self._loading.check(target)
+                finally:
+                    deadline += time.monotonic() - since
                 lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
+                package = self._loading.package(lease, target)
             except (StaleTarget, PackageMissing) as error:
                 self._resolver.forget(target)
                 missing = target.package if isinstance(error, PackageMissing) else missing

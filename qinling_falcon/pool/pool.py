@@ -110,6 +110,14 @@ class Pool(Generations):
             raise StaleTarget(request.target)
         return self._hold(request, *(part.decode() for part in reply[1:])) if reply[0] == b"lease" else None
 
+    def give_back(self, lease: Lease) -> None:
+        """End a lease whose worker was neither loaded nor called: what it was before, it is again.
+
+        If Redis is away, the reaper ends the lease, and the worker.
+        """
+        self._waiting.decline(lease.worker_id, str(lease.token))
+        self._held.discard(f"{lease.worker_id}:{lease.token}")
+
     def release(self, lease: Lease, *, destroy: bool = False) -> bool:
         """End a lease. With `destroy` its worker is not used again: its state is unknown.
 

@@ -8,12 +8,16 @@ import time
 from collections import OrderedDict
 
 import gevent
+from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.errors import QinlingError, Unavailable
 from qinling_falcon.storage.packages import PackageMissing, PackageStore
 
 log = logging.getLogger(__name__)
 
+# Packages that are being read at once, each as large as it is in memory; and how long others wait for their turn.
+_MOST_AT_ONCE = 8
+_PATIENCE_S = 5.0
 # What could not be read is not asked for again so soon: neither the storage nor the pool pays for who asks on and on.
 _FAILED_S = 1.0
 _MOST_FAILURES = 1000
@@ -34,13 +38,21 @@ class PackageCache:
         self._kept_size = 0
         self._failed: OrderedDict[str, tuple[Exception, float]] = OrderedDict()
         self._readings: dict[str, gevent.Greenlet] = {}
+        self._turn = BoundedSemaphore(_MOST_AT_ONCE)
 
-    def get(self, key: str) -> bytes | None:
-        """The package, if it is at hand."""
-        package = self._kept.get(key)
-        if package is not None:
-            self._kept.move_to_end(key)
-        return package
+    def has(self, key: str) -> bool:
+        """Whether the package is at hand."""
+        return key in self._kept
+
+    def can_read(self, key: str, wait_s: float | None = None) -> bool:
+        """Whether the package can be had, which is found out by reading it; False: that is not known in time.
+
+        Who asks need not hold the bytes while it waits for a worker: they are at hand then, or are read again.
+
+        Raises:
+            PackageMissing, Unavailable, BadGateway: as `read`.
+        """
+        return self._wait(key, wait_s) is not None
 
     def read(self, key: str) -> bytes:
         """The package, from the storage if need be.
@@ -49,8 +61,14 @@ class PackageCache:
             PackageMissing: there is none.
             Unavailable, BadGateway: the storage can't be asked, or could not a moment ago.
         """
-        package = self.get(key)
+        package = self._wait(key, None)
+        assert package is not None
+        return package
+
+    def _wait(self, key: str, wait_s: float | None) -> bytes | None:
+        package = self._kept.get(key)
         if package is not None:
+            self._kept.move_to_end(key)
             return package
         failed = self._failed.get(key)
         if failed is not None and failed[1] > time.monotonic():
@@ -59,13 +77,19 @@ class PackageCache:
         if reading is None:
             # In a greenlet of its own: the call that reads may be ended while others wait for the package.
             reading = self._readings[key] = gevent.spawn(self._read, key)
-        outcome: bytes | Exception = reading.get()
+        reading.join(wait_s)
+        if not reading.ready():
+            return None
+        outcome: bytes | Exception = reading.value
         if isinstance(outcome, Exception):
             raise copy.copy(outcome)
         return outcome
 
     def _read(self, key: str) -> bytes | Exception:
         """Read and remember; errors are values here, for one that goes up in a greenlet is printed."""
+        if not self._turn.acquire(timeout=_PATIENCE_S):
+            del self._readings[key]
+            return Unavailable("The package storage is slow at the moment; try again.", retry_after_s=1)
         try:
             package = self._packages.read(key)
         except (PackageMissing, QinlingError) as error:
@@ -77,6 +101,7 @@ class PackageCache:
             self._keep(key, package)
             return package
         finally:
+            self._turn.release()
             del self._readings[key]
 
     def _fail(self, key: str, error: Exception) -> Exception:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import gevent
 import pytest
 
 from qinling_falcon.errors import QinlingError, Unavailable
 from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.invoker import Invoker
+from qinling_falcon.invocation.loading import Loading, lease_request
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.models.scope import Context
-from qinling_falcon.pool.leases import LeaseRequest
+from qinling_falcon.pool.leases import Lease, LeaseRequest
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
@@ -47,17 +49,30 @@ def _naming(package: str) -> Target:
 
 
 class NoWorkers:
-    """Stands for a pool in which nobody holds the target.
+    """Stands for a pool in which nobody holds the target, or some do that are busy.
 
     Attributes:
         asked: which workers were asked for.
+        busy: workers that hold the target.
+        free_at: the asking from which on one of them is free; None: never.
     """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.busy: list[str] = []
+        self.free_at: int | None = None
 
-    def lease_loaded(self, request: LeaseRequest) -> None:
+    def workers(self, function_id: str, version: int) -> list[str]:
+        return self.busy
+
+    def lease_loaded(self, request: LeaseRequest) -> Lease | None:
         self.asked.append("loaded")
+        if self.free_at is None or len(self.asked) < self.free_at:
+            return None
+        return Lease("w", "a:1", "s", 1, request.execution_id, request.target, "r", "none", needs_load=False)
+
+    def give_back(self, lease: Lease) -> None:
+        self.asked.append(f"gave back {lease.worker_id}")
 
     def lease(self, request: LeaseRequest, wait_s: float) -> None:
         self.asked.append("any")
@@ -119,3 +134,48 @@ def test_a_package_that_was_replaced_meanwhile_is_looked_for_under_its_new_name(
     assert storage.asked == ["old", "new"]
     assert workers == ["loaded", "loaded", "any"]
     assert "No worker was free" in told.message
+
+
+def loading(pool: NoWorkers, storage: Any, **settings: Any) -> tuple[Loading, LeaseRequest]:
+    made = Settings(**settings)
+    request = lease_request(TARGET, made, "e", "", 5.0)
+    return Loading(cast(Pool, pool), PackageCache(storage, made.package_cache_size), made), request
+
+
+def test_a_busy_worker_that_holds_the_function_serves_on_while_the_storage_is_away() -> None:
+    pool = NoWorkers()
+    pool.busy, pool.free_at = ["w"], 4
+    made, request = loading(pool, Storage(Unavailable("away")))
+    lease = made.loaded_worker(TARGET, request)
+    assert lease is not None
+    assert pool.asked == ["loaded"] * 4
+
+
+def test_a_worker_that_gets_free_is_taken_while_the_storage_is_slow() -> None:
+    class Hangs(Storage):
+        def read(self, key: str) -> bytes:
+            gevent.sleep(30)
+            return b"zip"
+
+    pool = NoWorkers()
+    pool.free_at = 3
+    made, request = loading(pool, Hangs())
+    assert made.loaded_worker(TARGET, request) is not None
+    assert pool.asked == ["loaded"] * 3
+
+
+def test_what_the_storage_said_is_told_when_no_worker_gets_free_either() -> None:
+    pool = NoWorkers()
+    pool.busy = ["w"]
+    made, request = loading(pool, Storage(Unavailable("the storage is away")), invoke_queue_timeout_s=0.3)
+    with pytest.raises(Unavailable, match="storage is away"):
+        made.loaded_worker(TARGET, request)
+
+
+def test_a_worker_for_which_there_is_no_package_after_all_is_given_back() -> None:
+    pool = NoWorkers()
+    made, _ = loading(pool, Storage(Unavailable("away")))
+    lease = Lease("w", "a:1", "s", 1, "e", TARGET.key, "r", "assign", needs_load=True)
+    with pytest.raises(Unavailable):
+        made.package(lease, TARGET)
+    assert pool.asked == ["gave back w"]

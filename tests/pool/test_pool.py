@@ -333,6 +333,20 @@ def test_a_loaded_lease_takes_no_worker_that_holds_nothing_and_waits_for_none(si
         side.pool.lease_loaded(side.request(generations=(("function:f", "old"),)))
 
 
+def test_a_worker_that_is_given_back_is_what_it_was(side: Side) -> None:
+    side.start()
+    lease = side.pool.lease(side.request(), 1)
+    side.pool.give_back(lease)
+    assert not side.pool.release(lease)
+    assert side.pool.workers("f", 0) == []
+    again = side.pool.lease(side.request(), 1)
+    assert (again.worker_id, again.needs_load) == (lease.worker_id, True)
+    side.pool.release(again)
+    held = side.pool.lease(side.request(), 1)
+    side.pool.give_back(held)
+    assert side.pool.workers("f", 0) == [lease.worker_id]
+
+
 def test_who_waits_for_a_fresh_worker_leaves_idle_ones_to_calls(side: Side) -> None:
     side.start()
     held = side.pool.lease(side.request(), 1)

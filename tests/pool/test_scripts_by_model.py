@@ -205,6 +205,14 @@ class PoolMachine(RuleBasedStateMachine):
         self.release_with(held, destroy)
 
     @precondition(lambda self: any(holder.leases for holder in self.holders))
+    @rule(who=pick)
+    def give_back(self, who: int) -> None:
+        """There was no package for the worker, which has been accepted, but neither loaded nor called."""
+        holder, held = one_of([(holder, held) for holder in self.holders for held in sorted(holder.leases)], who)
+        holder.leases.discard(held)
+        assert bool(self.run("decline", *held)) == self.model.decline(*held)
+
+    @precondition(lambda self: any(holder.leases for holder in self.holders))
     @rule(again=st.booleans())
     def release_many(self, again: bool) -> None:
         """Calls end; their callers may have the next one of the same target at once."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from qinling_falcon.errors import BadGateway, Unavailable
 from qinling_falcon.storage import package_cache
@@ -51,11 +52,12 @@ def cache(storage: Any, size: int = 1000) -> PackageCache:
 
 def test_simultaneous_readers_make_one_reading(storage: Storage) -> None:
     packages = cache(storage)
-    assert packages.get("a") is None
+    assert not packages.has("a")
     readers = [gevent.spawn(packages.read, "a") for _ in range(20)]
     gevent.joinall(readers)
     assert {reader.value for reader in readers} == {b"a" * 10}
-    assert packages.read("a") == packages.get("a") == b"a" * 10
+    assert packages.has("a")
+    assert packages.read("a") == b"a" * 10
     assert storage.asked == ["a"]
 
 
@@ -71,9 +73,9 @@ def test_what_was_used_longest_ago_goes_first(storage: Storage) -> None:
     packages = cache(storage, 25)
     for key in "abac":
         packages.read(key)
-    assert [key for key in "abc" if packages.get(key)] == ["a", "c"]
+    assert [key for key in "abc" if packages.has(key)] == ["a", "c"]
     assert packages.read("large" * 3) == b"large" * 30
-    assert [key for key in ("a", "c", "large" * 3) if packages.get(key)] == ["a", "c"]
+    assert [key for key in ("a", "c", "large" * 3) if packages.has(key)] == ["a", "c"]
 
 
 @pytest.mark.parametrize("size", [0, 9])
@@ -111,3 +113,35 @@ def test_what_could_not_be_read_is_not_asked_for_again_at_once(
     assert packages.read("a") == b"a" * 10
     assert packages.read("a") == b"a" * 10
     assert storage.asked == ["a", "b", "a"]
+
+
+def test_who_only_wants_to_know_waits_for_so_long_and_no_longer(storage: Storage) -> None:
+    packages = cache(storage)
+    assert not packages.can_read("a", 0.0)
+    assert packages.can_read("a")
+    assert packages.can_read("a", 0.0)
+    assert storage.asked == ["a"]
+
+
+def test_few_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is in memory as it is read."""
+    monkeypatch.setattr(package_cache, "_PATIENCE_S", 0.05)
+    at_once, most, goes_on = 0, 0, Event()
+
+    class Slow(Storage):
+        def read(self, key: str) -> bytes:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            goes_on.wait()
+            at_once -= 1
+            return b""
+
+    packages = cache(Slow())
+    readers = [gevent.spawn(packages.can_read, str(number)) for number in range(20)]
+    gevent.joinall(readers[8:])  # whose patience ends
+    assert [type(reader.exception) for reader in readers[8:]] == [Unavailable] * 12
+    goes_on.set()
+    gevent.joinall(readers)
+    assert (most, [reader.value for reader in readers[:8]]) == (8, [True] * 8)
+    assert packages.can_read("19")

@@ -1,4 +1,4 @@
--- decline: gives back a lease that was never used, because the caller has gone.
+-- decline: gives back a lease that was never used: the caller has gone, or has no package for the worker.
 -- ARGV    5 worker  6 token
 -- reads   worker:<id>, runtimes      writes  as release
 -- returns 1, or 0 when the lease is not the caller's any more (nothing changed)
