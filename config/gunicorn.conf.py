@@ -2,8 +2,11 @@ from gevent import monkey; monkey.patch_all()  # noqa: E702, I001 - before anyth
 
 """Gunicorn's configuration: `gunicorn -c config/gunicorn.conf.py --no-control-socket app:application`."""
 
+import logging
 import math
+import re
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -53,10 +56,23 @@ logconfig_dict = {
 }
 
 
+class _Kinds(logging.Filter):
+    """Of requests that are none, the kind of fault is logged: in its words there may be parts of a token."""
+
+    def filter(self, record):
+        record.msg = re.sub(r"^(Invalid request from ip=\S+: [A-Za-z ]*).*", r"\1", str(record.msg), flags=re.DOTALL)
+        return True
+
+
+logging.getLogger("gunicorn.error").addFilter(_Kinds())
+
+
 def _write_error(connection, status, reason, message):
     """What Gunicorn refuses by itself, such as headers without end, gets an error in the one shape, too."""
     request_id = new_request_id()
-    body = encode(error_body(status, f"{reason}: {message}" if message else reason, request_id))
+    logging.getLogger("gunicorn.error").info("no request", extra={"request_id": request_id, "status": status})
+    kind = re.match(r"[A-Za-z ]*", message)[0].strip()
+    body = encode(error_body(status, f"{reason}: {kind}." if kind else f"{reason}.", request_id))
     head = (
         f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {JSON}\r\n"
         f"X-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -65,6 +81,15 @@ def _write_error(connection, status, reason, message):
 
 
 gunicorn.util.write_error = _write_error
+
+
+def when_ready(server):
+    """Have the kernel end connections whose clients read nothing: their answers hold memory, and files."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        for listener in server.LISTENERS:
+            listener.sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(_settings.send_timeout_s * 1000)
+            )
 
 
 def post_fork(server, worker):

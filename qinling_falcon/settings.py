@@ -63,6 +63,9 @@ class Settings:
     database_queue_size: int = _setting(10_000, "Most writes of a process that wait for the database.", low=1)
     web_concurrency: int = _setting(2, "Gunicorn worker processes.", low=1, high=64)
     web_connections: int = _setting(1000, "Simultaneous connections a Gunicorn worker process serves.", low=8)
+    send_timeout_s: float = _setting(
+        60.0, "A client that takes nothing of its answer for so long is cut off.", low=1, high=3600
+    )
     shutdown_grace_s: float = _setting(10.0, "Time that running calls get to finish at a stop.", low=0, high=3600)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Lowest level that is logged.")
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ParamSpec, Protocol, TypeVar
+from typing import BinaryIO, ParamSpec, Protocol, TypeVar, cast
+
+from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
 from qinling_falcon.storage.archive import ArchiveLimits, check_zip
@@ -22,6 +25,9 @@ T = TypeVar("T")
 
 _CHUNK = 1024 * 1024
 _PARTIAL = ".partial"
+# Packages that lie on this machine until who downloads them has read them.
+_MOST_LANDED = 20
+_landing = BoundedSemaphore(_MOST_LANDED)
 
 
 class Readable(Protocol):
@@ -87,9 +93,7 @@ class Spool:
 
         def keep(data: bytes) -> None:
             digest.update(data)
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
+            _write_all(file, data)
 
         # Never more than one byte past the limit is read, whatever the sender says.
         while data := stream.read(min(_CHUNK, size_limit + 1 - size)):
@@ -100,28 +104,54 @@ class Spool:
         return size, digest.hexdigest()
 
 
+class _Landed(io.FileIO):
+    """A file without a name, one of few."""
+
+    def close(self) -> None:
+        if not self.closed:
+            _landing.release()
+        super().close()
+
+
 def landed(stream: Readable, folder: Path) -> tuple[BinaryIO, int]:
-    """All of a stream that was on its way, in a file without a name, and its size. A crash leaves nothing.
+    """All of a stream that was on its way, in a file without a name, and its size. A crash leaves nothing, or a file
+    that `Spool.stale` finds.
 
     Args:
         stream: read to its end, but not closed.
         folder: on whose disk; made when missing, for this user alone.
 
     Raises:
-        Unavailable: the disk can't take it.
+        Unavailable: the disk can't take it, or as many as may be lie there already until their readers have them.
         Exception: as reading the stream does.
     """
-    on_disk(functools.partial(folder.mkdir, parents=True, exist_ok=True, mode=0o700))
-    file: BinaryIO = on_disk(tempfile.TemporaryFile, "w+b", dir=folder)
+    if not _landing.acquire(blocking=False):
+        raise Unavailable("Too many packages are being downloaded; try again.", retry_after_s=1)
     try:
+        on_disk(functools.partial(folder.mkdir, parents=True, exist_ok=True, mode=0o700))
+        descriptor, name = on_disk(tempfile.mkstemp, _PARTIAL, None, folder)
+        file = _Landed(descriptor, "w+b")
+    except BaseException:
+        _landing.release()
+        raise
+    try:
+        on_disk(os.unlink, name)
+        size = 0
         while data := stream.read(_CHUNK):
-            on_disk(file.write, data)
-        size = on_disk(file.tell)
+            on_disk(_write_all, file, data)
+            size += len(data)
         on_disk(file.seek, 0)
     except BaseException:
         file.close()
         raise
-    return file, size
+    return cast(BinaryIO, file), size
+
+
+def _write_all(file: BinaryIO | io.FileIO, data: bytes) -> None:
+    """Write to a file without a buffer, which may take less than it is given."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def files_before(folder: Path, moment: float) -> Iterator[Path]:
@@ -137,4 +167,4 @@ def on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     try:
         return offload(work, *args, **kwargs)
     except OSError as error:
-        raise Unavailable(f"The package could not be stored: {error.strerror}.") from error
+        raise Unavailable(f"The disk can't take the package: {error.strerror}.", retry_after_s=1) from error

@@ -69,7 +69,9 @@ class ObjectStream:
             try:
                 data = self._transfer.do(lambda to: self._go_on(to, want), after=trouble)
             except (ObjectMissing, ObjectForbidden):
-                raise Unavailable("The object was changed while it was read; try again.", retry_after_s=1) from None
+                raise Unavailable(
+                    "The object was changed while it was read, or is not whole; try again.", retry_after_s=1
+                ) from None
         self._read += len(data)
         self._check(self._read)
         return data

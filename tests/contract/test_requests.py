@@ -152,6 +152,8 @@ def test_every_answer_names_its_request(user: User) -> None:
 @pytest.mark.parametrize(
     ("request_line", "header", "status"),
     [
+        (b"GET / HTTP/1.1", b"X-Auth-Token gAAAA-a-secret", 400),
+        (b"GET / gAAAA-a-secret", b"X: x", 400),
         (b"GET / HTTP/1.1", b"X-Long: " + b"x" * 9000, 431),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1", b"X: x", 414),
         (b"GET / HTTP/1.1", b"no header", 400),
@@ -173,3 +175,5 @@ def test_what_is_no_request_is_refused_in_the_one_shape_too(
         "Client", None, {"faultstring", "faultcode", "debuginfo", "request_id"},
     )  # fmt: skip
     assert f"X-Request-Id: {said['request_id']}".encode() in head
+    assert said["request_id"] in user.service.logs()
+    assert "gAAAA" not in user.service.logs() + said["faultstring"]

@@ -120,7 +120,7 @@ def test_an_upload_that_breaks_off(packages: LocalPackages, folder: Path) -> Non
 
 def test_a_disk_that_takes_no_more(packages: LocalPackages, folder: Path) -> None:
     folder.rmdir()
-    with pytest.raises(Unavailable, match="could not be stored"):
+    with pytest.raises(Unavailable, match="disk can't take the package"):
         save(packages)
 
 
