@@ -15,7 +15,7 @@ from qinling_falcon.settings import Settings
 from qinling_falcon.storage.objects import ObjectMissing
 from qinling_falcon.storage.packages import PackageMissing
 from qinling_falcon.storage.swift_packages import SwiftPackages
-from tests.integration.service import Service, package, running_service
+from tests.integration.service import Service, package, running_service, wait_until
 from tests.servers.openstack import Keystone, Swift
 
 SOURCE = "def main():\n    return {!r}\n"
@@ -129,3 +129,20 @@ def test_while_swift_is_away_loaded_functions_run_and_others_are_told(
         assert first.request("DELETE", f"/v1/functions/{loaded}").status_code == 204
         assert len(first.request("GET", "/v1/functions").json()) == rows - 1
     assert output(first, other) == "other"
+
+
+@pytest.mark.parametrize("how", ["stopped", "hung"])
+def test_while_swift_is_away_calls_wait_for_a_busy_worker_that_holds_their_function(
+    first: Service, swift: Swift, how: str
+) -> None:
+    function = first.function("import time\ndef main(s=0):\n    time.sleep(s)\n    return 'done'\n")
+    assert output(first, function) == "done"
+    first.stop("web")
+    first.start_web()  # which has no packages at hand
+    wait_until("web is there", lambda: first.request("GET", "/healthz").status_code == 200)
+    body = {"function_id": function, "input": {"s": 0.5}}
+    with getattr(swift, how)("proxy"), ThreadPoolExecutor(3) as threads:
+        answers = [threads.submit(first.request, "POST", "/v1/executions", json=body) for _ in range(3)]
+        told = [answer.result() for answer in answers]
+    assert [answer.status_code for answer in told] == [201] * 3, [answer.text for answer in told]
+    assert {answer.json()["status"] for answer in told} == {"success"}
