@@ -114,8 +114,7 @@ class _Landed(io.FileIO):
 
 
 def landed(stream: Readable, folder: Path) -> tuple[BinaryIO, int]:
-    """All of a stream that was on its way, in a file without a name, and its size. A crash leaves nothing, or a file
-    that `Spool.stale` finds.
+    """All of a stream that was on its way, in a file without a name, and its size. A crash leaves nothing.
 
     Args:
         stream: read to its end, but not closed.
@@ -129,13 +128,12 @@ def landed(stream: Readable, folder: Path) -> tuple[BinaryIO, int]:
         raise Unavailable("Too many packages are being downloaded; try again.", retry_after_s=1)
     try:
         on_disk(functools.partial(folder.mkdir, parents=True, exist_ok=True, mode=0o700))
-        descriptor, name = on_disk(tempfile.mkstemp, _PARTIAL, None, folder)
-        file = _Landed(descriptor, "w+b")
+        with on_disk(tempfile.TemporaryFile, buffering=0, dir=folder) as nameless:
+            file = _Landed(os.dup(nameless.fileno()), "w+b")
     except BaseException:
         _landing.release()
         raise
     try:
-        on_disk(os.unlink, name)
         size = 0
         while data := stream.read(_CHUNK):
             on_disk(_write_all, file, data)

@@ -18,6 +18,8 @@ import requests
 TOOLS = Path(__file__).parents[2].parent / "shared" / "tools"
 # The first start on a machine makes a Python environment.
 START_TIMEOUT_S = 400
+# Its SQLite is locked now and then while others write, which is a 500.
+_LOG_INS = 3
 
 
 class Keystone:
@@ -51,7 +53,11 @@ class Keystone:
         password = {"user": {"id": about["id"], "password": about["password"]}}
         auth: dict[str, Any] = {"identity": identity or {"methods": ["password"], "password": password}}
         auth["scope"] = scope if scope is not None else {"project": {"id": about["project_id"]}}
-        return requests.post(f"{self.url}/auth/tokens", json={"auth": auth}, timeout=30)
+        for _ in range(_LOG_INS):
+            answer = requests.post(f"{self.url}/auth/tokens", json={"auth": auth}, timeout=30)
+            if answer.status_code < 500:
+                break
+        return answer
 
     def token(self, user: str, scope: dict[str, Any] | str | None = None) -> str:
         """A new token."""

@@ -31,6 +31,7 @@ class User:
 
     def __init__(self, service: Service, keystone: Keystone, name: str):
         login = keystone.log_in(name)
+        assert login.status_code == 201, login.text
         self.service = copy.copy(service)
         self.service.http = requests.Session()
         self.token = self.service.http.headers["X-Auth-Token"] = login.headers["X-Subject-Token"]
