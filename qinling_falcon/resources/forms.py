@@ -125,7 +125,11 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
         except (MultipartParseError, falcon.HTTPInvalidHeader) as error:
             raise BadRequest(f"The form could not be read: {error.description}.") from None
         if time.monotonic() - stored_at > ORPHAN_AGE_S / 2:
-            raise BadRequest("What follows the package came so late that the package is taken for left behind.")
+            late = (
+                f"The form's fields came more than {ORPHAN_AGE_S / 2:g} s after the package before them."
+                " Send the package as the last part of the form."
+            )
+            raise BadRequest(late, errors={PACKAGE: [late]})
         if unknown:
             raise BadRequest(
                 f"Unknown field: {', '.join(unknown)}.", errors={name: ["Unknown field."] for name in unknown}
