@@ -9,9 +9,10 @@ from marshmallow import Schema, fields
 
 from qinling_falcon.schemas.aliases import AliasName, Routing
 from qinling_falcon.schemas.base import Shown
+from qinling_falcon.schemas.entries import FILE_ENDINGS, Entry
 from qinling_falcon.schemas.executions import Input
 from qinling_falcon.schemas.fields import FLAG_AS_TEXT, Flag, Id, JsonText, Moment, Number, Plain, Text
-from qinling_falcon.schemas.functions import CODE, Code, Entry, Limit
+from qinling_falcon.schemas.functions import CODE, Code, Limit
 from qinling_falcon.schemas.jobs import Pattern, Status
 from qinling_falcon.schemas.webhooks import InvokeUrl
 
@@ -25,8 +26,9 @@ _SHOWN_TIME = "^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$"
 _WHOLE_NUMBER = r"^\s*[+-]?[0-9]{1,18}\s*$"
 _ALIAS = r"^[^/\u0000-\u001f\u007f-\u009f]*$"
 # Of what is space to Python, JSON Schema's \s has not all.
-_PART = r"[^\s\u001c-\u001f\u0085/\\.]+"
+_PART = r"""[^\s\u0000-\u001f\u007f-\u009f/\\.:;,()\[\]{}<>'"`]+"""
 _ENTRY = rf"^{_PART}(\.{_PART})+$"
+_FILE = rf"\.({'|'.join(FILE_ENDINGS)})$"
 _SUM = "^[0-9a-fA-F]{32}$"
 
 
@@ -82,7 +84,8 @@ def _(field: AliasName) -> dict[str, Any]:
 
 @_taken.register
 def _(field: Entry) -> dict[str, Any]:
-    return _text(field) | {"pattern": _ENTRY, "description": "`module.function`."}
+    about = "`module.function`, such as `hello.main`; or `folder.module.function`."
+    return _text(field) | {"pattern": _ENTRY, "not": {"pattern": _FILE}, "description": about}
 
 
 @_taken.register

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.models.function import ROW_ONLY, Function
 from qinling_falcon.resources.forms import PACKAGE, Upload
-from qinling_falcon.schemas.functions import DEFAULT_ENTRY
+from qinling_falcon.schemas.entries import DEFAULT_ENTRY
 from qinling_falcon.storage.packages import PackageStore
 
 # Takes what lies at that place in Swift, and has that md5sum if one is given, into the upload.

@@ -10,17 +10,16 @@ from marshmallow import ValidationError, fields, validates_schema
 
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.schemas.base import RequestSchema, Shown
+from qinling_falcon.schemas.entries import DEFAULT_ENTRY, Entry
 from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Id, JsonText, Moment, Number, Plain, Text
 from qinling_falcon.schemas.strict_json import parse_json
 from qinling_falcon.settings import MIB, Settings
 from qinling_falcon.storage.swift_names import why_not
 
-DEFAULT_ENTRY = "main.main"
 # What `code` may hold beside its source.
 _MEMBERS = {"package": {"md5sum"}, "swift": {"md5sum", "swift"}, "image": {"image"}}
 _OBJECT = frozenset({"container", "object"})
 _LONGEST_NAME = 1024
-_ENTRY = re.compile(r"[^\s/\\.]+(?:\.[^\s/\\.]+)+")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _NAME = {"type": "string", "minLength": 1, "maxLength": _LONGEST_NAME}
 _SUM = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
@@ -83,16 +82,6 @@ class Code(fields.Field[dict[str, Any]]):
         if "swift" in code:
             code["swift"] = _parse_object(code["swift"])
         return code
-
-
-class Entry(Text):
-    """`module.function`."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text = super()._deserialize(value, attr, data, **kwargs)
-        if not _ENTRY.fullmatch(text):
-            raise ValidationError("must be of the form module.function.")
-        return text
 
 
 class Limit(Number):

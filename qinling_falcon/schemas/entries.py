@@ -1,0 +1,45 @@
+"""The entry of a function: which function of which module of the package a worker calls."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from marshmallow import ValidationError
+
+from qinling_falcon.schemas.fields import Text
+
+DEFAULT_ENTRY = "main.main"
+# Modules need not be Python's: names with dashes and the like are for the runtime to know.
+_PART = r"""[^\s\x00-\x1f\x7f-\x9f/\\.:;,()\[\]{}<>'"`]+"""
+_ENTRY = re.compile(rf"{_PART}(?:\.{_PART})+")
+# A file that was named instead of a function; no function is called so.
+FILE_ENDINGS = ("py", "js", "mjs", "cjs")
+_FILE = re.compile(rf"\.({'|'.join(FILE_ENDINGS)})(?=[:/\\]|$)")
+_FORM = "must be module.function (the module without its file's ending), such as"
+
+
+class Entry(Text):
+    """`module.function`, where the module may lie in folders: `folder.module.function`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not _ENTRY.fullmatch(text) or _FILE.search(text):
+            raise ValidationError(f"{_FORM} {_suggest(text)}; not '{text}'.")
+        return text
+
+
+def _suggest(text: str) -> str:
+    """What was most likely meant by an entry in another form: `hello.py:main`, `src/hello.py`, `hello`, `main()`."""
+    path = text.strip(" \t\r\n'\"")
+    called = path.endswith("()")
+    path = path.removesuffix("()")
+    whole = ":" not in path and _FILE.search(path) is not None
+    words = [word for word in re.split(r"[:/\\.]+", _FILE.sub("", path)) if re.fullmatch(_PART, word)]
+    if not words or re.search(r"\s", path):
+        return DEFAULT_ENTRY
+    if len(words) == 1 and called:
+        words.insert(0, "main")
+    elif len(words) == 1 or whole:
+        words.append("main")
+    return ".".join(words)
