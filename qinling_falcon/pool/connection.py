@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
@@ -21,8 +22,15 @@ logger = logging.getLogger(__name__)
 
 Word = str | int | float | bytes
 
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 0.5
+# A long outage is logged once in so many seconds.
+_LOG_EVERY_S = 60.0
+
 # What Redis answers when it can't serve for now; nothing was carried out.
 _AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "NOREPLICAS")
+# What callers are told. Where Redis is stays in the log.
+_UNREACHABLE = "Redis can't be reached"
 
 
 class PipelinedConnection:
@@ -31,24 +39,34 @@ class PipelinedConnection:
     Connects at the first call, and again at the first call after it broke. What was sent is never sent again: it may
     have been carried out. Make one per process, after forks; a blocking command needs a connection of its own.
 
+    While Redis is away, all callers share one attempt to connect. After the second failed attempt in a row, further
+    attempts pause (50 ms, doubled up to 500 ms), and calls during a pause fail at once.
+
     Args:
         url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
         timeout_s: longest wait for a reply, and for connecting.
+        clock: seconds, for the pauses; tests pass their own.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 3.0):
+    def __init__(self, url: str, *, timeout_s: float = 3.0, clock: Callable[[], float] = time.monotonic):
         self.url = url
         self.timeout_s = timeout_s
+        self._clock = clock
+        self._failures = 0
+        self._retry_at = 0.0
+        self._log_at = 0.0
         self._wire: Wire | None = None
         self._connecting: AsyncResult | None = None
         self._settle = load("settle")
-        self._factory: Any = redis.from_url(
+        # redis-py's pool serves as the reader of the URL alone. Its `make_connection` counts every connection that it
+        # ever made, never counts one down, and refuses the 101st.
+        self._options: Any = redis.ConnectionPool.from_url(
             url,
             protocol=2,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
-        ).connection_pool
+        )
 
     def call(
         self, *args: Word, timeout_s: float | None = None, abandoned: Abandoned | None = None
@@ -98,7 +116,7 @@ class PipelinedConnection:
 
     def another(self) -> PipelinedConnection:
         """A further connection to the same server, for commands that block."""
-        return PipelinedConnection(self.url, timeout_s=self.timeout_s)
+        return PipelinedConnection(self.url, timeout_s=self.timeout_s, clock=self._clock)
 
     def close(self) -> None:
         """Fail what waits and close; a later call connects again."""
@@ -119,9 +137,15 @@ class PipelinedConnection:
             logger.info("The script %s was not run: %s", script.name, error)
 
     def _connected(self) -> Wire:
-        """Connect, together with all other greenlets that need it now."""
+        """Connect, together with all other greenlets that need it now.
+
+        Raises:
+            PoolUnavailable: Redis can't be reached, or could not just now.
+        """
         attempt = self._connecting
         if attempt is None:
+            if self._clock() < self._retry_at:
+                raise PoolUnavailable(_UNREACHABLE)
             attempt = self._connecting = AsyncResult()
             gevent.spawn(self._connect, attempt)
         wire: Wire = attempt.get()
@@ -130,19 +154,35 @@ class PipelinedConnection:
     def _connect(self, attempt: AsyncResult) -> None:
         connection: Any = None
         try:
-            connection = self._factory.make_connection()
-            connection.connect()
-            self._note_server(connection)
+            # Each step has a timeout of its own; a server that drips its answers must not add them up.
+            with gevent.Timeout(2 * self.timeout_s, TimeoutError("no answer in time")):
+                connection = self._options.connection_class(**self._options.connection_kwargs)
+                connection.connect()
+                self._note_server(connection)
             self._wire = Wire(connection)
-        except (redis.RedisError, OSError, PoolUnavailable) as error:
+        except Exception as error:  # whatever it is, greenlets wait for this attempt's end
             if connection is not None:
                 connection.disconnect()
-            logger.warning("Redis can't be reached: %s", error)  # where it is, is not for callers to know
-            attempt.set_exception(PoolUnavailable("Redis can't be reached"))
+            self._note_failure(error)
+            attempt.set_exception(PoolUnavailable(_UNREACHABLE))
         else:
+            if self._failures:
+                logger.info("Redis is reachable again", extra={"failed_attempts": self._failures})
+            self._failures, self._log_at = 0, 0.0
             attempt.set(self._wire)
         finally:
             self._connecting = None
+
+    def _note_failure(self, error: Exception) -> None:
+        """Let the next attempt wait, and log the reason at the first failure, then seldom."""
+        self._failures += 1
+        now = self._clock()
+        if self._failures > 1:
+            doublings = min(self._failures - 2, 10)
+            self._retry_at = now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**doublings)
+        if self._failures == 1 or now >= self._log_at:
+            self._log_at = now + _LOG_EVERY_S
+            logger.warning("Redis can't be reached: %s", error, extra={"failed_attempts": self._failures})
 
     def _note_server(self, connection: Any) -> None:
         """Before anything else is asked of this server: has it been started anew, and maybe lost its last writes?"""

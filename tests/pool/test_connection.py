@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import random
 
 import gevent
@@ -118,6 +119,79 @@ def test_many_greenlets_share_one_connection(connection: PipelinedConnection) ->
     names = [gevent.spawn(connection.call, "CLIENT", "ID") for _ in range(20)]
     gevent.joinall(names, raise_error=True)
     assert len({name.value for name in names}) == 1
+
+
+# redis-py's pool makes 100 connections in all, unless it is told otherwise.
+MORE_THAN_A_POOL_MAKES = 300
+
+
+def test_it_connects_again_and_again(server: ValkeyServer) -> None:
+    connection = PipelinedConnection(server.url)
+    with PipelinedConnectionTo(server.url) as other:
+        for _ in range(MORE_THAN_A_POOL_MAKES):
+            name = connection.call("CLIENT", "ID")
+            other.call("CLIENT", "KILL", "ID", name)
+            wait_until(lambda name=name: _new_id(connection, name))
+        clients = [line for line in other.call("CLIENT", "LIST").splitlines() if line]
+    assert len(clients) <= 4, "connections that broke stay open"
+    connection.close()
+
+
+def _new_id(connection: PipelinedConnection, before: bytes) -> bool:
+    try:
+        return bool(connection.call("CLIENT", "ID") != before)
+    except PoolUnavailable:  # the call went out before the end of the old connection was seen
+        return False
+
+
+def test_a_server_that_was_away_for_minutes_is_found_again_and_was_not_stormed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    attempts = []
+    connect = redis.UnixDomainSocketConnection.connect
+    monkeypatch.setattr(
+        redis.UnixDomainSocketConnection, "connect", lambda self: (attempts.append(now[0]), connect(self))
+    )
+    with valkey_server() as server, caplog.at_level(logging.INFO, "qinling_falcon.pool.connection"):
+        connection = PipelinedConnection(server.url, clock=lambda: now[0])
+        server.kill()
+        while now[0] < 600:
+            with pytest.raises(PoolUnavailable, match="can't be reached"):
+                connection.call("PING")
+            now[0] += 0.02  # 50 calls a second, for ten minutes
+        assert 3 * MORE_THAN_A_POOL_MAKES < len(attempts) < 1300, "about two attempts a second"
+        server.start()
+        now[0] += 0.5
+        assert connection.call("PING") == b"PONG"
+        connection.close()
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert 10 <= len(warnings) <= 12, "one line a minute"
+    assert caplog.records[-1].getMessage() == "Redis is reachable again"
+
+
+def test_a_first_failure_does_not_delay_the_next_attempt() -> None:
+    with valkey_server() as server:
+        connection = PipelinedConnection(server.url, clock=lambda: 0.0)
+        server.kill()
+        with pytest.raises(PoolUnavailable):
+            connection.call("PING")
+        server.start()
+        assert connection.call("PING") == b"PONG"
+        connection.close()
+
+
+def test_an_attempt_that_fails_unforeseen_leaves_no_caller_waiting(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = PipelinedConnection(server.url)
+    with monkeypatch.context() as patched:
+        patched.setattr(redis.UnixDomainSocketConnection, "connect", lambda self: {}["unforeseen"])
+        callers = [gevent.spawn(connection.call, "PING") for _ in range(3)]
+        gevent.joinall(callers, timeout=10)
+        assert [type(caller.exception) for caller in callers] == [PoolUnavailable] * 3
+    assert connection.call("PING") == b"PONG"
+    connection.close()
 
 
 class PipelinedConnectionTo:
