@@ -31,12 +31,12 @@ except SettingsError as error:
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
-worker_class = "gevent"
+worker_class = "qinling_falcon.web.worker.WebWorker"
 worker_connections = _settings.web_connections
 
 # A stop closes the port at once, then waits for the calls that run, but not for idle connections.
 graceful_timeout = math.ceil(_settings.shutdown_grace_s)
-keepalive = max(1, min(5, graceful_timeout // 2))
+keepalive = math.ceil(_settings.keep_alive_s)
 
 limit_request_line = 8190
 # No client names the script that serves it.

@@ -82,6 +82,12 @@ class MethodNotAllowed(QinlingError):
         self.headers = {"Allow": allowed}
 
 
+class RequestTimeout(QinlingError):
+    """The client has sent its request too slowly."""
+
+    status = 408
+
+
 class Conflict(QinlingError):
     """The resource is in a state that forbids this now."""
 

@@ -62,7 +62,41 @@ class Settings:
     database_pool_size: int = _setting(20, "Most connections of a process that read from the database.", low=1)
     database_queue_size: int = _setting(10_000, "Most writes of a process that wait for the database.", low=1)
     web_concurrency: int = _setting(2, "Gunicorn worker processes.", low=1, high=64)
-    web_connections: int = _setting(1000, "Simultaneous connections a Gunicorn worker process serves.", low=8)
+    web_connections: int = _setting(1000, "Requests that a web process serves at once; further ones wait.", low=8)
+    max_connections: int = _setting(
+        4000,
+        "Connections that a web process keeps open, idle ones too; above it, the oldest idle one is closed for a new"
+        " one. Bounded by the limit of open files.",
+        low=16,
+    )
+    keep_alive_s: float = _setting(
+        75.0,
+        "An idle connection is closed after so long. Keep it above the idle time of the balancer in front (60 s by"
+        " custom).",
+        low=1,
+        high=3600,
+    )
+    head_timeout_s: float = _setting(
+        10.0, "Time for a request's line and headers, from their first byte.", low=0.5, high=300
+    )
+    body_grace_s: float = _setting(
+        20.0, "Time for a request body, whatever its size; `BODY_MIN_RATE` adds to it.", low=0.5, high=3600
+    )
+    body_min_rate: int = _setting(
+        1000, "Bytes of a request body that buy its client one more second.", low=1
+    )
+    max_unfinished_bodies: int = _setting(
+        500, "Request bodies that a web process is receiving at once; one project may have half of them.", low=2
+    )
+    max_unfinished_body_bytes: int = _setting(
+        64 * MIB, "Bytes that such bodies hold in memory at once; one project may have half of them.", low=MIB
+    )
+    max_unfinished_uploads: int = _setting(
+        100, "Package uploads that a web process is receiving at once; one project may have half of them.", low=2
+    )
+    max_unfinished_upload_bytes: int = _setting(
+        1024 * MIB, "Bytes that such uploads hold on disk at once; one project may have half of them.", low=MIB
+    )
     send_timeout_s: float = _setting(
         60.0, "A client that takes nothing of its answer for so long is cut off.", low=1, high=3600
     )

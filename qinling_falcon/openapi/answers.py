@@ -34,6 +34,7 @@ _ABOUT = {
     403: "Policy forbids it, or what it is about is still in use, or somebody else's.",
     404: "What it names is unknown, or not the caller's.",
     405: "It has no package to download.",
+    408: "The client has sent the body too slowly.",
     409: "The state of something forbids it now, or the name is taken.",
     411: "An upload without a Content-Length.",
     413: "The body, the package or the input is too large.",
@@ -72,7 +73,7 @@ def error_statuses(operation: Operation, path: str, settings: Settings) -> set[i
     if "{" in path:
         statuses.add(404)
     if operation.takes is not None:
-        statuses |= {413, 415}
+        statuses |= {408, 413, 415}
     if operation.form:
         statuses.add(411)
     return statuses

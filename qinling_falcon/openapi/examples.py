@@ -156,6 +156,7 @@ MESSAGES: Mapping[int, str] = {
     405: f"Function {_FUNCTION} has no package to download.",
     409: "Runtime is not available: it is creating.",
     411: "An upload needs a Content-Length.",
+    408: "The request body arrived too slowly: 12 bytes in 20 s. Beyond 20 s, 1000 bytes a second are expected.",
     413: "The request body is larger than 2097152 bytes.",
     415: "Content-Type must be application/json, not text/plain.",
     500: "Internal error; the log has it under request id req-4b1f0c52-9a0e-4f0e-8a35-1d2c3b4a5968.",

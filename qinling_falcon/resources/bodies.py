@@ -40,11 +40,14 @@ def read_body(req: Request, limit: int) -> bytes:
     Raises:
         TooLarge: more than `limit`.
         BadRequest: the client stopped in the middle, or sent broken chunks.
+        RequestTimeout: the client has sent it too slowly.
+        Unavailable: too many bodies are arriving at the same time.
     """
     length = req.content_length
     if length is not None and length > limit:
         _too_large(limit)
-    body = req.bounded_stream.read(limit + 1 if length is None else length)
+    with req.receiving(req.arriving.bodies):
+        body = req.bounded_stream.read(limit + 1 if length is None else length)
     if len(body) > limit:
         _too_large(limit)
     if length is not None and len(body) < length:

@@ -74,11 +74,13 @@ def read_upload(req: Request, packages: PackageStore, settings: Settings, known:
         LengthRequired: a multipart body without a Content-Length.
         TooLarge: the body, a field or the package is above its limit.
         UnsupportedMediaType: neither a form nor JSON.
+        RequestTimeout, Unavailable: see `read_body`.
         BadRequest: a broken form, or a part that nobody knows; nothing of it stays in storage.
     """
     media_type = (req.content_type or "").partition(";")[0].strip().lower()
     if media_type == _MULTIPART:
-        return _read_multipart(req, packages, settings, known)
+        with req.receiving(req.arriving.uploads):
+            return _read_multipart(req, packages, settings, known)
     if media_type == _FORM:
         return Upload(_read_form(req, settings))
     return Upload(read_object(req, settings))

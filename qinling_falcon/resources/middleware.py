@@ -15,6 +15,7 @@ from qinling_falcon.auth.policy import Policy
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.resources.operation import operations_of
 from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.unfinished import Arriving
 from qinling_falcon.schemas.fields import parse_uuid
 from qinling_falcon.schemas.strict_json import check_text
 from qinling_falcon.settings import Settings
@@ -45,6 +46,7 @@ class Caller:
         self._rules: dict[object, dict[str, str]] = {}
         self._names_host = settings.public_endpoint is None
         self._reference_client = re.compile(settings.list_envelope_agents)
+        self._arriving = Arriving(settings)
 
     def guard(self, resource: object) -> None:
         """Have the methods of a resource guarded by the policies that its operations name; others are open."""
@@ -73,6 +75,7 @@ class Caller:
         if rules is not None:
             req.identity = self._authenticator.authenticate(req.env)
             req.caller = req.identity.context
+            req.arriving = self._arriving
             rule = rules.get(req.method)
             if rule is not None:  # else Falcon answers 405, or OPTIONS
                 self._policy.enforce(req.caller, rule)

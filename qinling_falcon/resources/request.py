@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 import falcon
@@ -12,12 +14,15 @@ from falcon.stream import BoundedStream
 from falcon.typing import ReadableIO
 
 from qinling_falcon.auth.identity import Identity
-from qinling_falcon.errors import BadRequest
+from qinling_falcon.errors import BadRequest, QinlingError
 from qinling_falcon.models.scope import Context
+from qinling_falcon.resources.unfinished import Arriving, UnfinishedBodies, UnfinishedBody
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Only a bound for the stream itself: whoever reads a body names its own, smaller limit.
 _CHUNKED_LIMIT = 64 * 1024 * 1024
+# A body is counted, and its progress seen, in pieces of this size.
+_PIECE = 64 * 1024
 
 
 def new_request_id() -> str:
@@ -35,11 +40,13 @@ class Request(falcon.Request):
         reference_client: sent by python-qinlingclient (or Horizon, by its means), which needs enveloped, unpaged
             lists, and sends fields that nobody reads.
         started: `time.perf_counter()` at its arrival.
+        arriving: the bodies that this process is receiving; set with `caller`.
     """
 
-    __slots__ = ("caller", "identity", "reference_client", "request_id", "started")
+    __slots__ = ("_receiving", "arriving", "caller", "identity", "reference_client", "request_id", "started")
 
     request_id: str
+    arriving: Arriving
     identity: Identity
     caller: Context
     reference_client: bool
@@ -51,6 +58,49 @@ class Request(falcon.Request):
         given = env.get("HTTP_X_REQUEST_ID")
         self.request_id = given if given and _SANE_ID.fullmatch(given) else new_request_id()
         self.reference_client = False
+        self._receiving: UnfinishedBody | None = None
+
+    @contextlib.contextmanager
+    def receiving(self, bodies: UnfinishedBodies) -> Iterator[None]:
+        """Count this request's body among `bodies` while it is read, for the project of its caller.
+
+        Raises:
+            Unavailable: there are too many.
+        """
+        with bodies.receiving(self.caller.project_id, self.env.get("gunicorn.socket")) as body:
+            self._receiving = body
+            try:
+                yield
+            finally:
+                self._receiving = None
+
+    def read_client(self, stream: ReadableIO, size: int) -> bytes:
+        """Up to `size` bytes of the body; fewer only at its end.
+
+        Raises:
+            RequestTimeout: the client has sent it too slowly.
+            Unavailable: too many bodies are arriving.
+            BadRequest: the client fails to send what it promised.
+        """
+        pieces = []
+        left = size
+        while left > 0:
+            if self._receiving is not None:
+                self._receiving.expects()
+            try:
+                piece = stream.read(min(left, _PIECE))
+            except QinlingError:
+                raise
+            except Exception as error:
+                # Servers raise what they like here: errors of the connection, of broken chunks, of their own.
+                raise BadRequest("The request body could not be read.") from error
+            if self._receiving is not None:
+                self._receiving.received(len(piece))
+            if not piece:
+                break
+            pieces.append(piece)
+            left -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     @property
     def bounded_stream(self) -> BoundedStream:
@@ -62,19 +112,15 @@ class Request(falcon.Request):
             length = self.content_length
             if length is None:
                 length = _CHUNKED_LIMIT if self.env.get("wsgi.input_terminated") else 0
-            self._bounded_stream = BoundedStream(cast(BinaryIO, _ClientStream(self.stream)), length)
+            self._bounded_stream = BoundedStream(cast(BinaryIO, _ClientStream(self)), length)
         return self._bounded_stream
 
 
 class _ClientStream:
-    """Tells a client's broken body from troubles of our own, such as a full disk."""
+    """The body as Falcon reads it."""
 
-    def __init__(self, stream: ReadableIO):
-        self._stream = stream
+    def __init__(self, req: Request):
+        self._req = req
 
     def read(self, size: int) -> bytes:
-        try:
-            return self._stream.read(size)
-        except Exception as error:
-            # Servers raise what they like here: errors of the connection, of broken chunks, of their own.
-            raise BadRequest("The request body could not be read.") from error
+        return self._req.read_client(self._req.stream, size)

@@ -1,0 +1,1 @@
+"""The HTTP server: a Gunicorn worker class with cheap idle connections and deadlines for slow clients."""

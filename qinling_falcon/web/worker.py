@@ -1,0 +1,110 @@
+"""The Gunicorn worker class of `web`: gevent's, with connections of our own (`connections.py`).
+
+Gunicorn's gevent worker keeps a greenlet for each open connection, idle ones too, and stops accepting when it has
+`worker_connections` of them. Clients that send nothing, or half a body, so keep all others out. Here only requests that
+are being served count.
+
+It serves plain HTTP/1.1; TLS ends at the balancer in front.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+import sys
+import time
+
+import gevent
+import gunicorn.http.errors
+import gunicorn.util
+from gunicorn.workers.ggevent import GeventWorker
+
+from qinling_falcon.errors import RequestTimeout
+from qinling_falcon.settings import get_settings
+from qinling_falcon.web.connections import Connection, Connections
+from qinling_falcon.web.reader import Deadlines, Phase
+
+# File descriptors for everything that is no client: the database, Redis, workers, packages.
+_OTHER_FILES = 512
+# What is read of a body that the application did not want, so that its client reads the answer on a connection that
+# lives on. A client with more to send is disconnected.
+_MOST_DRAINED = 64 * 1024 * 1024
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT)
+
+
+class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
+    """Serves the requests of one web process."""
+
+    def run(self) -> None:
+        """Serve until Gunicorn stops this process; then end what is served, within the time that there is for it."""
+        if self.cfg.is_ssl:
+            sys.exit("web serves plain HTTP: leave TLS to the balancer in front of it")
+        settings = get_settings()
+        connections = Connections(
+            self.cfg,
+            self._serve,
+            places=self.worker_connections,
+            most=_most_connections(settings.max_connections),
+            keep_alive_s=settings.keep_alive_s,
+            deadlines=Deadlines(settings.head_timeout_s, settings.body_grace_s, settings.body_min_rate),
+        )
+        helpers = [gevent.spawn(connections.accept_forever, listener) for listener in self.sockets]
+        helpers.append(gevent.spawn(connections.expire_forever))
+        while self.alive:
+            self.notify()
+            gevent.sleep(1.0)
+        connections.stop()
+        for listener in self.sockets:
+            listener.close()
+        gevent.killall(helpers)
+        stop_at = time.monotonic() + self.cfg.graceful_timeout
+        while len(connections) and time.monotonic() < stop_at:
+            self.notify()
+            gevent.sleep(0.05)
+        if len(connections):
+            self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+            connections.kill(1.0)
+
+    def _serve(self, connection: Connection) -> bool:
+        """Serve the request that arrives, and those that the client has sent after it already.
+
+        Returns:
+            Whether the connection stays open.
+        """
+        request = None
+        try:
+            while True:
+                request = None
+                connection.reader.begin(Phase.HEAD)
+                request = next(connection.parser)
+                connection.reader.begin(Phase.BODY)
+                request.proxy_protocol_info = {}
+                self.handle_request(connection.listener_name, request, connection.sock, connection.address)
+                connection.reader.begin(Phase.DRAIN)
+                if not connection.parser.finish_body(max_bytes=_MOST_DRAINED):
+                    return False
+                connection.parser.mesg = None  # its headers are of no use to an idle connection
+                if not connection.reader.has_read_ahead():
+                    return True
+        except (StopIteration, gunicorn.http.errors.NoMoreData, gevent.GreenletExit):
+            return False
+        except RequestTimeout as error:
+            if request is None:
+                gunicorn.util.write_error(connection.sock, error.status, "Request Timeout", error.message)
+        except OSError as error:
+            if error.errno not in _GONE:
+                self.log.exception("Socket error processing request.")
+        except Exception as error:
+            self.handle_error(request, connection.sock, connection.address, error)
+        return False
+
+
+def _most_connections(wanted: int) -> int:
+    """As many connections as are wanted and the limit of open files allows, which is raised as far as it can be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard > soft:
+        target = wanted + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, wanted + _OTHER_FILES)
+        if target > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+            soft = target
+    return max(8, min(wanted, soft - _OTHER_FILES))
