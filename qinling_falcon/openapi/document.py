@@ -14,7 +14,7 @@ from marshmallow import Schema, fields
 
 from qinling_falcon.openapi.answers import ERROR, JSON, error_name, error_statuses, errors, success
 from qinling_falcon.openapi.examples import EXAMPLES, FORMS, UPLOADS
-from qinling_falcon.openapi.fields import CODE_AS_TEXT, describe, without_null
+from qinling_falcon.openapi.fields import CODE_AS_TEXT, describe, or_empty, without_null
 from qinling_falcon.openapi.parameters import in_path, in_query
 from qinling_falcon.resources.forms import PACKAGE
 from qinling_falcon.resources.operation import Operation, operations_of
@@ -123,7 +123,7 @@ def _body(spec: APISpec, operation: Operation, settings: Settings) -> dict[str, 
 
 def _form(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
     """A request as a form, whose fields are text, and never null."""
-    properties = {name: without_null(field) for name, field in schema["properties"].items()}
+    properties = {name: or_empty(without_null(field)) for name, field in schema["properties"].items()}
     described = {name: value for name, value in schema.items() if name != "example"}
     # With a media type of its own, Swagger UI would ask for a file.
     code = {name: value for name, value in CODE_AS_TEXT.items() if name != "contentMediaType"}

@@ -64,7 +64,8 @@ EXAMPLES: Mapping[str, Any] = {
         "count": 0,
         **_NEW,
     },
-    "Scale": {"count": 2},
+    "ScaleUp": {"count": 2},
+    "ScaleDown": {"count": 1},
     "WorkerShown": {"function_id": _FUNCTION, "function_version": 0, "worker_name": "w-6f1d20b9c7e4"},
     "FunctionCreate": {
         "name": "hello",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 from marshmallow import Schema, fields
@@ -63,6 +64,14 @@ def without_null(schema: dict[str, Any]) -> dict[str, Any]:
         (schema["type"],) = (name for name in schema["type"] if name != "null")
     if "enum" in schema:
         schema["enum"] = [value for value in schema["enum"] if value is not None]
+    return schema
+
+
+def or_empty(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same in a form, where the empty text is a way not to give a number, an id or a flag."""
+    kinds = schema.get("anyOf", [schema])
+    if any(kind.get("type") in ("integer", "boolean") or kind.get("format") == "uuid" for kind in kinds):
+        return {"anyOf": [*kinds, {"const": "", "description": "Not given."}]}
     return schema
 
 
@@ -213,6 +222,6 @@ def _text(field: Text) -> dict[str, Any]:
     return _taken.dispatch(Text)(field)
 
 
-def _number(lowest: int, highest: int) -> dict[str, Any]:
-    number = {"type": "integer", "minimum": lowest, "maximum": highest}
+def _number(lowest: int, highest: float) -> dict[str, Any]:
+    number = {"type": "integer", "minimum": lowest} | ({} if highest == math.inf else {"maximum": highest})
     return {"anyOf": [number, {"type": "string", "pattern": _WHOLE_NUMBER, "description": "The same, as text."}]}

@@ -21,7 +21,7 @@ def read_object(req: Request, settings: Settings) -> dict[str, Any]:
 
     Raises:
         TooLarge: above `MAX_BODY_SIZE`.
-        UnsupportedMediaType: there is a body, and it is not said to be JSON in UTF-8.
+        UnsupportedMediaType: there is a body, and it is compressed, or not said to be JSON in UTF-8.
         BadRequest: it is not JSON, not an object, or holds what no field may hold.
     """
     body = read_body(req, settings.max_body_size)
@@ -39,6 +39,7 @@ def read_body(req: Request, limit: int) -> bytes:
 
     Raises:
         TooLarge: more than `limit`.
+        UnsupportedMediaType: there is a body, and it is compressed.
         BadRequest: the client stopped in the middle, or sent broken chunks.
         RequestTimeout: the client has sent it too slowly.
         Unavailable: too many bodies are arriving at the same time.
@@ -52,7 +53,22 @@ def read_body(req: Request, limit: int) -> bytes:
         _too_large(limit)
     if length is not None and len(body) < length:
         raise BadRequest("The request body is shorter than its Content-Length.")
+    if body:
+        check_encoding(req)
     return body
+
+
+def check_encoding(req: Request) -> None:
+    """Refuse a compressed body: unpacking it could take any amount of memory.
+
+    Raises:
+        UnsupportedMediaType: `Content-Encoding` names anything but `identity`.
+    """
+    encoding = req.env.get("HTTP_CONTENT_ENCODING")
+    if encoding and any(coding.strip().lower() not in ("", "identity") for coding in encoding.split(",")):
+        raise UnsupportedMediaType(
+            f"The request body is compressed (Content-Encoding: {encoding[:80]}). Send it uncompressed."
+        )
 
 
 def require_json(req: Request) -> None:

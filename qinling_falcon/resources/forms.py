@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-import falcon
-from falcon.media.multipart import BodyPart, MultipartFormHandler, MultipartParseError, MultipartParseOptions
+from marshmallow import fields
 
 from qinling_falcon.errors import BadRequest, LengthRequired, QinlingError, TooLarge, Unavailable
-from qinling_falcon.resources.bodies import read_body, read_object
+from qinling_falcon.resources.bodies import check_encoding, read_body, read_object
+from qinling_falcon.resources.multipart import MAX_PARTS, Part, read_parts
 from qinling_falcon.resources.request import Request
+from qinling_falcon.schemas.fields import Flag, Id, Number
 from qinling_falcon.schemas.strict_json import check_text
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.packages import ORPHAN_AGE_S, PackageStore, StoredPackage
@@ -23,7 +24,16 @@ from qinling_falcon.storage.packages import ORPHAN_AGE_S, PackageStore, StoredPa
 PACKAGE = "package"
 _MULTIPART = "multipart/form-data"
 _FORM = "application/x-www-form-urlencoded"
-_MAX_PARTS = 64
+# What a part's text may be encoded in, beside UTF-8: codecs without state, and without surprises in Python.
+_CHARSETS = frozenset(
+    {"utf-8", "utf8", "us-ascii", "ascii", "latin1", "koi8-r", "gb2312", "gbk", "gb18030", "big5", "shift_jis"}
+    | {"euc-jp", "euc-kr"}
+    | {f"iso-8859-{number}" for number in (*range(1, 12), 13, 14, 15, 16)}
+    | {f"windows-{number}" for number in range(1250, 1259)}
+)
+
+# The fields of a request, by name.
+Known = Mapping[str, fields.Field[Any]]
 
 
 @dataclass(slots=True)
@@ -58,7 +68,7 @@ class Upload:
             raise
 
 
-def read_upload(req: Request, packages: PackageStore, settings: Settings, known: Container[str]) -> Upload:
+def read_upload(req: Request, packages: PackageStore, settings: Settings, known: Known) -> Upload:
     """Read a form or a JSON object; a package part goes straight to storage.
 
     A crash after the package is stored and before its function's row is
@@ -68,40 +78,42 @@ def read_upload(req: Request, packages: PackageStore, settings: Settings, known:
         req: the request.
         packages: where a package part goes.
         settings: the limits.
-        known: names of the fields that this request may hold.
+        known: the fields that this request may hold. Browsers send empty fields too, so an empty number, id or flag
+            of a form counts as not given.
 
     Raises:
         LengthRequired: a multipart body without a Content-Length.
         TooLarge: the body, a field or the package is above its limit.
-        UnsupportedMediaType: neither a form nor JSON.
+        UnsupportedMediaType: neither a form nor JSON, or compressed.
         RequestTimeout, Unavailable: see `read_body`.
-        BadRequest: a broken form, or a part that nobody knows; nothing of it stays in storage.
+        BadRequest: a broken form, or a part of an unknown name; nothing of it stays in storage.
     """
     media_type = (req.content_type or "").partition(";")[0].strip().lower()
     if media_type == _MULTIPART:
         with req.receiving(req.arriving.uploads):
             return _read_multipart(req, packages, settings, known)
     if media_type == _FORM:
-        return Upload(_read_form(req, settings))
+        return Upload(_read_form(req, settings, known))
     return Upload(read_object(req, settings))
 
 
-def _read_form(req: Request, settings: Settings) -> dict[str, Any]:
+def _read_form(req: Request, settings: Settings, known: Known) -> dict[str, Any]:
     body = read_body(req, settings.max_body_size)
     try:
-        pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_PARTS, errors="strict")
+        pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=MAX_PARTS, errors="strict")
     except ValueError as error:  # not UTF-8, or too many fields
         raise BadRequest(f"The form could not be read: {error}.") from None
     for name, value in pairs:
         check_text(name, "A field's name")
-        check_text(value, f"Field '{name}'")
-    return dict(pairs)
+        check_text(value, f"Field '{name}'", name)
+    return {name: value for name, value in pairs if value or not _is_absent_when_empty(known, name)}
 
 
-def _read_multipart(req: Request, packages: PackageStore, settings: Settings, known: Container[str]) -> Upload:
+def _read_multipart(req: Request, packages: PackageStore, settings: Settings, known: Known) -> Upload:
     length = req.content_length
     if length is None:
         raise LengthRequired("An upload needs a Content-Length.")
+    check_encoding(req)
     if length > settings.max_package_size + settings.max_body_size:
         raise TooLarge(f"The upload is larger than the limit of a package, {settings.max_package_size} bytes.")
     upload = Upload()
@@ -109,23 +121,22 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
     left = settings.max_body_size
     stored_at = math.inf
     try:
-        try:
-            form = _handler.deserialize(req.bounded_stream, req.content_type, length)
-            for part in form:
-                name = _name_of(part)
-                if name == PACKAGE:
-                    if upload.package is not None:
-                        raise BadRequest("The form has two parts named 'package'.")
-                    upload.package = packages.save(part.stream, settings.max_package_size)
-                    stored_at = time.monotonic()
-                elif name in known or req.reference_client:
-                    text = _text_of(part, name, left)
-                    left -= len(text)
+        for part in read_parts(req.bounded_stream.read, length, req.content_type or ""):
+            name = part.name
+            if name == PACKAGE:
+                if _is_no_file(part):
+                    continue
+                if upload.package is not None:
+                    raise BadRequest("The form has two parts named 'package'.")
+                upload.package = packages.save(part.stream, settings.max_package_size)
+                stored_at = time.monotonic()
+            elif name in known or req.reference_client:
+                text = _text_of(part, left)
+                left -= len(text)
+                if text or not _is_absent_when_empty(known, name):
                     upload.fields[name] = text
-                else:
-                    unknown.append(name)
-        except (MultipartParseError, falcon.HTTPInvalidHeader) as error:
-            raise BadRequest(f"The form could not be read: {error.description}.") from None
+            else:
+                unknown.append(name)
         if time.monotonic() - stored_at > ORPHAN_AGE_S / 2:
             late = (
                 f"The form's fields came more than {ORPHAN_AGE_S / 2:g} s after the package before them."
@@ -143,29 +154,28 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
     return upload
 
 
-def _name_of(part: BodyPart) -> str:
-    try:
-        name = part.name
-    except ValueError:  # bytes that are not UTF-8
-        name = None
-    if not name:
-        raise BadRequest("A part of the form has no name.")
-    check_text(name, "A field's name")
-    return name
+def _is_absent_when_empty(known: Known, name: str) -> bool:
+    return isinstance(known.get(name), Number | Id | Flag)
 
 
-def _text_of(part: BodyPart, name: str, limit: int) -> str:
+def _is_no_file(part: Part) -> bool:
+    """Whether the part is what a browser sends for a file field in which no file was chosen."""
+    return part.file_name == "" and not part.stream.peek(1)
+
+
+def _text_of(part: Part, limit: int) -> str:
+    what = f"Field '{part.name}'"
     data = part.stream.read(limit + 1)
     if len(data) > limit:
-        raise TooLarge(f"Field '{name}' is too large.")
+        raise TooLarge(f"{what} is too large.")
+    charset = (part.charset or "utf-8").lower()
+    if charset not in _CHARSETS:
+        message = f"{what} has the charset {charset[:40]!a}: send it in UTF-8."
+        raise BadRequest(message, errors={part.name: [message]})
     try:
-        text = data.decode("utf-8")
+        text = data.decode(charset)
     except UnicodeDecodeError:
-        raise BadRequest(f"Field '{name}' is not UTF-8.") from None
-    check_text(text, f"Field '{name}'")
+        message = f"{what} is not in {charset.upper()}: send it in UTF-8, or name its charset in its Content-Type."
+        raise BadRequest(message, errors={part.name: [message]}) from None
+    check_text(text, what, part.name)
     return text
-
-
-_options = MultipartParseOptions()
-_options.max_body_part_count = _MAX_PARTS
-_handler = MultipartFormHandler(_options)

@@ -16,9 +16,9 @@ from qinling_falcon.resources.lists import answer_list
 from qinling_falcon.resources.operation import accepts, lists, operation
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
-from qinling_falcon.schemas.function_versions import Scale, WorkerShown
+from qinling_falcon.schemas import function_versions as schemas
 
-_shown = WorkerShown()
+_shown = schemas.WorkerShown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class FunctionWorkers:
 
     @operation(
         "function_worker:get_all",
-        answers=lists("workers", WorkerShown, None),
+        answers=lists("workers", schemas.WorkerShown, None),
         query=(("function_version", VERSION),),
     )
     def on_get(self, req: Request, resp: falcon.Response, function_id: str) -> None:
@@ -81,9 +81,9 @@ class ScaleUp:
     def __init__(self, services: Services):
         self._settings = services.settings
         self._scaler = services.scaler
-        self._body = Scale(services.settings)
+        self._body = schemas.ScaleUp(services.settings)
 
-    @operation("function:scale_up", takes=Scale, answers=accepts(), errors=(409, 501, 502))
+    @operation("function:scale_up", takes=schemas.ScaleUp, answers=accepts(), errors=(409, 501, 502))
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
         """Add workers, which hold the function when the answer comes.
 
@@ -98,7 +98,7 @@ class ScaleUp:
 class ScaleUpVersion(ScaleUp):
     """The same, for one version."""
 
-    @operation("function_version:scale_up", takes=Scale, answers=accepts(), errors=(409, 501, 502))
+    @operation("function_version:scale_up", takes=schemas.ScaleUp, answers=accepts(), errors=(409, 501, 502))
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
         """Add workers to a version, as to the function itself, which is version 0."""
         super().on_post(req, resp, function_id, version)
@@ -110,9 +110,9 @@ class ScaleDown:
     def __init__(self, services: Services):
         self._settings = services.settings
         self._scaler = services.scaler
-        self._body = Scale(services.settings)
+        self._body = schemas.ScaleDown()
 
-    @operation("function:scale_down", takes=Scale, answers=accepts())
+    @operation("function:scale_down", takes=schemas.ScaleDown, answers=accepts())
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
         """End workers of a function, but never the last one.
 
@@ -127,7 +127,7 @@ class ScaleDown:
 class ScaleDownVersion(ScaleDown):
     """The same, for one version."""
 
-    @operation("function_version:scale_down", takes=Scale, answers=accepts())
+    @operation("function_version:scale_down", takes=schemas.ScaleDown, answers=accepts())
     def on_post(self, req: Request, resp: falcon.Response, function_id: str, version: str = "0") -> None:
         """End workers of a version, as those of the function itself, which is version 0."""
         super().on_post(req, resp, function_id, version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -13,7 +14,8 @@ from marshmallow import ValidationError, fields
 from qinling_falcon.models.clock import read_time
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+# Python reads no more digits than 4300.
+_WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")
 TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
 FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
 # What every database holds in an INTEGER.
@@ -84,9 +86,14 @@ class Id(fields.Field[str]):
 
 
 class Number(fields.Field[int]):
-    """A whole number, which JSON may write as `1.0`; as text too, for forms and the reference client send that."""
+    """A whole number, which JSON may write as `1.0`; as text too, for forms and the reference client send that.
 
-    def __init__(self, *, lowest: int = 0, highest: int = LARGEST_NUMBER, **kwargs: Any):
+    Args:
+        lowest: the smallest that is taken.
+        highest: the largest; infinity: there is none.
+    """
+
+    def __init__(self, *, lowest: int = 0, highest: float = LARGEST_NUMBER, **kwargs: Any):
         super().__init__(**kwargs)
         self.lowest = lowest
         self.highest = highest
@@ -101,7 +108,8 @@ class Number(fields.Field[int]):
 
     def _check(self, value: int) -> int:
         if not self.lowest <= value <= self.highest:
-            raise ValidationError(f"must be from {self.lowest} to {self.highest}.")
+            wanted = f"at least {self.lowest}" if self.highest == math.inf else f"from {self.lowest} to {self.highest}"
+            raise ValidationError(f"must be {wanted}.")
         return value
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Moment, Number, Plain, Text
 from qinling_falcon.settings import Settings
@@ -26,13 +28,19 @@ class VersionShown(Shown):
     updated_at = Moment()
 
 
-class Scale(RequestSchema):
-    """`POST …/scale_up` and `…/scale_down`: by how many workers; no more than there can be."""
+class ScaleUp(RequestSchema):
+    """`POST …/scale_up`: by how many workers; no more than there can be."""
 
     def __init__(self, settings: Settings):
         super().__init__()
         self.declared_fields["count"] = Number(lowest=1, highest=settings.max_workers, load_default=1)
         self._init_fields()
+
+
+class ScaleDown(RequestSchema):
+    """`POST …/scale_down`: by how many workers; more than there are means all but one."""
+
+    count = Number(lowest=1, highest=math.inf, load_default=1)
 
 
 class WorkerShown(Shown):

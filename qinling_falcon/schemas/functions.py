@@ -63,8 +63,10 @@ class Code(fields.Field[dict[str, Any]]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
         if isinstance(value, str):
             try:
-                value = parse_json(value, max_depth=8)
+                value = parse_json(value, max_depth=8, field=self.name or "")
             except BadRequest as error:
+                if error.errors:  # they name the member of `code`
+                    raise
                 raise ValidationError(error.message) from None
         if not isinstance(value, dict):
             raise ValidationError("must be a JSON object.")

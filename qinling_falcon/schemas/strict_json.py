@@ -8,12 +8,21 @@ from typing import Any, NoReturn
 
 from qinling_falcon.errors import BadRequest
 
+# Where a value is: the place of the object or array that holds it, and its name or index there.
+_Place = tuple[Any, str | int]
+
+_LONGEST_NAME, _LONGEST_PATH = 40, 160
 # What UTF-8 and a strict JSON reader let through only in escaped form.
 _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
 
 
-def parse_json(body: bytes | str, max_depth: int) -> Any:
-    """Parse JSON that a stranger has sent.
+def parse_json(body: bytes | str, max_depth: int, field: str = "") -> Any:
+    """Parse JSON that a stranger has sent; a byte order mark before it is skipped.
+
+    Args:
+        body: the JSON.
+        max_depth: how deeply it may be nested.
+        field: the request's field that it is the value of, for messages; empty: it is the whole body.
 
     Raises:
         BadRequest: it is not JSON in UTF-8, too deep, has a number out of bounds, or text with NUL or lone surrogates.
@@ -22,6 +31,8 @@ def parse_json(body: bytes | str, max_depth: int) -> Any:
         text = body if isinstance(body, str) else body.decode("utf-8")
     except UnicodeDecodeError:
         raise BadRequest("JSON must be in UTF-8.") from None
+    if text[:1] == "\ufeff":
+        text = text[1:]
     try:
         value = _decoder.decode(text)
     except json.JSONDecodeError as error:
@@ -35,18 +46,24 @@ def parse_json(body: bytes | str, max_depth: int) -> Any:
     if text.count("{") + text.count("[") > max_depth:
         _check_depth(value, max_depth)
     if "\\u" in text or not isinstance(body, bytes):
-        _check_text(value)
+        _check_text(value, field)
     return value
 
 
-def check_text(text: str, what: str) -> None:
+def check_text(text: str, what: str, field: str | None = None) -> None:
     """Refuse what can't be stored or sent on.
+
+    Args:
+        text: the text.
+        what: the beginning of the message, such as `Field 'name'`.
+        field: the key of the message in the error's `errors`; None: it has none.
 
     Raises:
         BadRequest: `text` holds NUL or a lone surrogate.
     """
     if _FORBIDDEN.search(text):
-        raise BadRequest(f"{what} holds NUL or a lone surrogate.")
+        message = f"{what} holds NUL or a lone surrogate, which no text here may hold."
+        raise BadRequest(message, errors=None if field is None else {field: [message]})
 
 
 def _check_depth(value: Any, max_depth: int) -> None:
@@ -59,17 +76,36 @@ def _check_depth(value: Any, max_depth: int) -> None:
         raise BadRequest(f"JSON is nested deeper than {max_depth}.")
 
 
-def _check_text(value: Any) -> None:
-    todo = [value]
+def _check_text(value: Any, field: str) -> None:
+    todo: list[tuple[Any, _Place]] = [(value, (None, field))]
     while todo:
-        item = todo.pop()
+        item, place = todo.pop()
         if isinstance(item, str):
-            check_text(item, "A text in the JSON")
+            if _FORBIDDEN.search(item):
+                path = _path(place)
+                check_text(item, path or "The text", path or None)
         elif isinstance(item, dict):
-            todo.extend(item)
-            todo.extend(item.values())
+            for name, member in item.items():
+                here = (place, name)
+                if _FORBIDDEN.search(name):
+                    path = _path(here)
+                    check_text(name, f"The name of {path}", path)
+                todo.append((member, here))
         elif isinstance(item, list):
-            todo.extend(item)
+            todo.extend((member, (place, index)) for index, member in enumerate(item))
+
+
+def _path(place: _Place) -> str:
+    """`input.a[3].b`, in ASCII. Of a long path the end is shown, of a long name its beginning."""
+    path = ""
+    while len(path) < _LONGEST_PATH:
+        parent, name = place
+        step = f"[{name}]" if isinstance(name, int) else f".{json.dumps(name[:_LONGEST_NAME])[1:-1]}"
+        path = step + path
+        if parent is None:
+            return path.lstrip(".")
+        place = parent
+    return f"…{path[-_LONGEST_PATH:]}"
 
 
 def _children(value: Any) -> Any:

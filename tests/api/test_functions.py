@@ -67,7 +67,6 @@ def test_parts_come_in_any_order(client: Client) -> None:
         ({"cpu": 99}, "cpu resource limitation not within the allowable range: 100 ~ 300(millicpu)."),
         ({"cpu": 301}, "cpu resource limitation"),
         ({"cpu": "many"}, "cpu"),
-        ({"cpu": ""}, "cpu"),
         ({"cpu": "1" * 500}, "cpu"),
         ({"memory": 134217729}, "memory resource limitation"),
         ({"memory_size": 1}, "memory resource limitation"),

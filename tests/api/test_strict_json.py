@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -21,7 +22,8 @@ from qinling_falcon.schemas.strict_json import parse_json
         b'{"a": 1e999}',
         b'{"a": "\xff"}',
         '{"a": 1}'.encode("utf-16"),
-        b'\xef\xbb\xbf{"a": 1}',
+        b'\xef\xbb\xbf\xef\xbb\xbf{"a": 1}',
+        b"\xef\xbb\xbf",
         b'{"a": "\\u0000"}',
         b'{"a": "\\ud800"}',
         b'{"\\udfff": 1}',
@@ -56,3 +58,55 @@ def test_plain_json_is_read(value: object) -> None:
 
 def test_the_last_of_two_members_with_one_name_counts() -> None:
     assert parse_json(b'{"a": 1, "a": 2}', 64) == {"a": 2}
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": "\xef\xbb\xbf"}', 64) == {"a": "\ufeff"}
+    assert parse_json('\ufeff{"a": 1}', 64) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ({"name": "\0"}, "name"),
+        ({"input": {"a": {"b": "x\ud800"}}}, "input.a.b"),
+        ({"input": {"a": [0, {"b": ["", "\udfff"]}]}}, "input.a[1].b[1]"),
+        ({"input": {"\0": 1}}, r"input.\u0000"),
+        ({"\ud800": 1}, r"\ud800"),
+        ({"ok": "x", "é": "\0"}, r"\u00e9"),
+        (["", "\0"], "[1]"),
+    ],
+)
+def test_text_that_can_not_be_stored_is_named_by_its_path(value: object, path: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_json(json.dumps(value).encode(), 64)
+    assert path in caught.value.message
+    assert caught.value.errors == {path: [caught.value.message]}
+
+
+def test_text_of_a_field_is_named_within_the_field() -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_json('{"swift": {"container": "\\u0000"}}', 8, field="code")
+    assert caught.value.errors is not None
+    assert set(caught.value.errors) == {"code.swift.container"}
+
+
+def test_a_long_path_is_cut() -> None:
+    value: object = "\0"
+    for _ in range(60):
+        value = {"x" * 1000: value}
+    with pytest.raises(BadRequest) as caught:
+        parse_json(json.dumps(value).encode(), 64)
+    assert len(caught.value.message) < 400
+
+
+def test_long_names_above_many_values_are_not_copied_for_each() -> None:
+    """A path for each value would be 20 GB here."""
+    body = json.dumps({"x" * 1_000_000: ["a"] * 20_000 + ["\0"]}).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match=r"\[20000\] holds NUL"):
+            parse_json(body, 64)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()

@@ -53,6 +53,17 @@ def test_POST_v1_functions_id_scale_down_answers_202(user: User) -> None:
     error(user.post(f"/v1/functions/{NOBODY}/scale_down"), 404, NOBODY)
 
 
+@pytest.mark.parametrize("count", [13, 10**30, 1e30, "1" + "0" * 30], ids=["above", "integer", "float", "text"])
+def test_a_scale_down_takes_any_count_and_a_scale_up_none_above_the_maximum(user: User, count: object) -> None:
+    function_id = user.function()
+    path = f"/v1/functions/{function_id}"
+    error(user.post(f"{path}/scale_up", count=count), 400, "12", field="count")
+    assert user.post(f"{path}/scale_up", count=2).status_code == 202
+    no_body(user.post(f"{path}/scale_down", count=count), 202)
+    assert len(user.workers(function_id)) == 1
+    user.send("POST", f"{path}/detach")
+
+
 @pytest.mark.parametrize("act", ["scale_up", "scale_down"])
 @pytest.mark.parametrize("body", [{"count": 0}, {"count": -1}, {"count": "many"}, {"count": 1.5}, {"colour": 1}])
 def test_a_scale_that_makes_no_sense_is_refused(user: User, function_id: str, act: str, body: dict[str, Any]) -> None:

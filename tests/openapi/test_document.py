@@ -108,7 +108,7 @@ def test_limits_are_those_of_the_settings() -> None:
     schemas = document["components"]["schemas"]
     timeout = schemas["FunctionCreate"]["properties"]["timeout"]["anyOf"][0]
     assert (timeout["minimum"], timeout["maximum"]) == (3, 77)
-    assert schemas["Scale"]["properties"]["count"]["anyOf"][0]["maximum"] == 9
+    assert schemas["ScaleUp"]["properties"]["count"]["anyOf"][0]["maximum"] == 9
 
 
 @pytest.mark.parametrize(
