@@ -137,6 +137,9 @@ class Connections:
     def stop(self) -> None:
         """Close idle connections, except those whose next request is here; the others close when they are served."""
         self._stopping = True
+        for connection in self._open:
+            if connection.parser.mesg is not None:
+                connection.parser.mesg.force_close()  # so that its answer tells the client
         for connection in list(self._idle):
             if not connection.has_bytes():
                 self._close_idle(connection)

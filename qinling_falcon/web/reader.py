@@ -8,6 +8,7 @@ slowly is told so (408); one that has fallen silent is disconnected without an a
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import socket
 import time
@@ -69,15 +70,12 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
         self._phase = Phase.HEAD
         self._waited_s = 0.0
         self._received = 0
+        self._request: Any = None
 
-    @property
-    def phase(self) -> Phase:
-        """What is being read."""
-        return self._phase
-
-    def begin(self, phase: Phase) -> None:
-        """Start the clock of a phase."""
+    def begin(self, phase: Phase, request: Any = None) -> None:
+        """Start the clock of a phase; `request` is Gunicorn's, once its head has been read."""
         self._phase = phase
+        self._request = request
         self._waited_s = 0.0
         self._received = 0
 
@@ -116,9 +114,10 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
                 self.sock.settimeout(left_s)
                 data: bytes = self.sock.recv(size)
         except TimeoutError:
-            if time.monotonic() - began > self._deadlines.body_grace_s / 2:
-                # The client is silent, and would not read an answer either.
-                self.sock.shutdown(socket.SHUT_RDWR)
+            if time.monotonic() - began >= self._allowed_s() / 2:
+                # The client has fallen silent, and would not read an answer either.
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RDWR)
             raise self._too_slow() from None
         finally:
             self._waited_s += time.monotonic() - began
@@ -134,6 +133,8 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
                 return self._deadlines.body_grace_s + self._received / self._deadlines.body_min_rate
 
     def _too_slow(self) -> RequestTimeout:
+        if self._request is not None:
+            self._request.force_close()  # where a next request would begin is unknown
         if self._phase is Phase.HEAD:
             return RequestTimeout(f"The head of the request did not arrive within {self._deadlines.head_s:g} s.")
         return RequestTimeout(

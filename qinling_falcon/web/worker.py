@@ -77,10 +77,10 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
                 request = None
                 connection.reader.begin(Phase.HEAD)
                 request = next(connection.parser)
-                connection.reader.begin(Phase.BODY)
+                connection.reader.begin(Phase.BODY, request)
                 request.proxy_protocol_info = {}
                 self.handle_request(connection.listener_name, request, connection.sock, connection.address)
-                connection.reader.begin(Phase.DRAIN)
+                connection.reader.begin(Phase.DRAIN, request)
                 if not connection.parser.finish_body(max_bytes=_MOST_DRAINED):
                     return False
                 connection.parser.mesg = None  # its headers are of no use to an idle connection

@@ -1,0 +1,31 @@
+"""A small WSGI application for tests of the HTTP server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import gevent
+
+from qinling_falcon.errors import RequestTimeout
+
+
+def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """`/read` answers with the body's length, `/ignore` leaves the body alone, `/sleep/S` takes S seconds."""
+    path = environ["PATH_INFO"]
+    status, answer = "200 OK", b"ok"
+    if path.startswith("/sleep/"):
+        gevent.sleep(float(path.rpartition("/")[2]))
+    elif path.startswith("/late/"):  # busy for a while before it reads the body
+        gevent.sleep(float(path.rpartition("/")[2]))
+        answer = str(len(environ["wsgi.input"].read())).encode()
+    elif path == "/read":
+        try:
+            answer = str(len(environ["wsgi.input"].read())).encode()
+        except RequestTimeout as error:
+            status, answer = "408 Request Timeout", error.message.encode()
+    elif path == "/time":
+        answer = str(time.monotonic()).encode()
+    start_response(status, [("Content-Length", str(len(answer))), ("Content-Type", "text/plain")])
+    return [answer]
