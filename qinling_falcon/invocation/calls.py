@@ -23,6 +23,8 @@ _INLINE_INPUT = 16 * 1024
 # How often a call is tried again before it was sent: on a stale target or a worker that is gone.
 TRIES = 5
 PLATFORM_FAILURE = "Function execution failed."
+_PERHAPS = "; it may have run, in part or to its end."
+WORKER_LOST = f"The worker was lost while it ran the function{_PERHAPS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def record_lost(details: Mapping[str, str]) -> None:
         Unavailable: the database is away; to be called again.
     """
     for detail in details.values():
-        record(failed(running(detail), "the process or the worker that ran it was lost"))
+        record(failed(running(detail), f"The process or the worker that ran the function was lost{_PERHAPS}"))
 
 
 def settled(final: ExecutionRecord) -> ExecutionRecord:
@@ -81,7 +83,7 @@ def record_overdue(settings: Settings) -> list[str]:
     longest_s += settings.max_timeout + settings.load_timeout_s + settings.lease_grace_s
     overdue = list(executions.running_since(clock.now() - timedelta(seconds=2 * longest_s)))
     for row in overdue:
-        record(failed(_as_record(row), "the process that ran it was lost"))
+        record(failed(_as_record(row), f"The process that ran the function was lost{_PERHAPS}"))
     return [row.id for row in overdue]
 
 
@@ -118,7 +120,7 @@ def finished(begun: ExecutionRecord, answer: dict[str, Any], cold: str, queued_m
     return dataclasses.replace(
         begun,
         status=answer["status"],
-        status_reason=answer["reason"],
+        status_reason=answer["message"],
         result=answer["result"],
         log=answer["log"],
         cold=cold,

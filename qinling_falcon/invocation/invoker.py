@@ -20,7 +20,17 @@ from typing import Any
 import gevent
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.calls import TRIES, Call, began, detail, failed, finished, is_inline, settled
+from qinling_falcon.invocation.calls import (
+    TRIES,
+    WORKER_LOST,
+    Call,
+    began,
+    detail,
+    failed,
+    finished,
+    is_inline,
+    settled,
+)
 from qinling_falcon.invocation.loading import Loading, about, lease_request, package_lost
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.swift_sources import SwiftSources
@@ -97,7 +107,7 @@ class Invoker:
                 continue
             begun = began(target, call, execution_id, now)
             if target.image is not None:
-                final = failed(begun, "functions from images run on Kubernetes, which this installation does not use")
+                final = failed(begun, "Functions from images run on Kubernetes, which this installation does not use.")
                 record(final)
                 return final
             # Before there is a lease: no worker waits for Keystone.
@@ -185,7 +195,7 @@ class Invoker:
             answer = self._workers.execute(lease, execution, longest_s)
         except WorkerLost as error:
             log.warning("worker %s was lost in execution %s: %s", lease.worker_id, begun.id, error)
-            return failed(begun, "the worker was lost while it ran the function", lease.cold, queued_ms), False
+            return failed(begun, WORKER_LOST, lease.cold, queued_ms), False
         finally:
             self._running.pop(begun.id, None)
         return finished(begun, answer, lease.cold, queued_ms), True

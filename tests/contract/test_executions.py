@@ -79,25 +79,30 @@ def test_an_object_is_keywords_and_anything_else_one_argument(
 
 
 @pytest.mark.parametrize(
-    ("source", "status", "output"),
+    ("source", "output", "reason"),
     [
-        ("def main():\n    raise ValueError('no luck')\n", "failed", "no luck"),
-        ("def main():\n    raise SystemExit(3)\n", "failed", "3"),
-        ("import os\ndef main():\n    os._exit(3)\n", "failed", "too much resource consumption"),
-        ("import time\ndef main():\n    time.sleep(30)\n", "failed", "Function execution timeout"),
-        ("def main():\n    return {1, 2}\n", "failed", "JSON"),
-        ("def other():\n    pass\n", "failed", "main"),
+        ("def main():\n    1 / 0\n", "division by zero", "ZeroDivisionError: division by zero (main.py, line 2)"),
+        ("def main():\n    raise SystemExit(3)\n", "3", "SystemExit: 3"),
+        ("def main(name):\n    pass\n", "'name'", "can't be called with this input"),
+        ("import os\ndef main():\n    os._exit(3)\n", "too much resource consumption", "exit status 3"),
+        ("def main():\n    x = b'x' * 10**8\n", "too much resource consumption", "33554432 bytes (32 MiB)"),
+        ("import time\ndef main():\n    time.sleep(30)\n", "Function execution timeout", "its timeout of 1 s."),
+        ("def main():\n    return {'a': [{1, 2}]}\n", "JSON: result.a[0] is of type set", "result.a[0] is of type set"),
+        ("def other():\n    pass\n", "no function 'main'; its functions are: other.", "its functions are: other."),
+        ("import nothing_here\n", "No module named 'nothing_here' (main.py, line 1)", "No module named"),
     ],
 )
-def test_a_run_that_fails_is_an_execution_too(user: User, source: str, status: str, output: str) -> None:
+def test_a_run_that_fails_is_an_execution_too_and_says_why(user: User, source: str, output: str, reason: str) -> None:
     function_id = user.function(source, timeout=1)
     made = user.made("/v1/executions", function_id=function_id)
     check(EXECUTION, made)
-    assert made["status"] == status
+    assert made["status"] == "failed"
     assert output in output_of(made)
+    assert reason in made["status_reason"]
     if "timeout" in output:
         assert json.loads(made["result"])["duration"] >= 1
     assert user.get(f"/v1/functions/{function_id}").json()["count"] == 1
+    assert user.get(f"/v1/executions/{made['id']}").json() == made
 
 
 def test_what_the_platform_fails_at_is_an_error(user: User) -> None:

@@ -34,7 +34,7 @@ ATTACKS: dict[str, tuple[str, Any]] = {
     "a result that is not JSON": ("return object()", lambda text: "JSON" in text),
     "a result that holds itself": ("x = []; x.append(x); return x", lambda text: "JSON" in text),
     "a result of NaN": ("return float('nan')", lambda text: "JSON" in text),
-    "a result above the limit": ("return 'x' * 3_000_000", lambda text: text.startswith("result is too large")),
+    "a result above the limit": ("return 'x' * 3_000_000", lambda text: text.startswith("The result is too large")),
     "a result of 50 MB": ("return 'x' * 50_000_000", lambda text: "large" in text or text == RESOURCES),
     "an exception with a huge message": ("raise ValueError('y' * 5_000_000)", lambda text: text.startswith("yyy")),
     "an exception that can't be shown": (
@@ -68,6 +68,15 @@ ATTACKS: dict[str, tuple[str, Any]] = {
         "import os, time\n    try:\n        while True: os.fork()\n    except OSError as e: time.sleep(30)",
         lambda text: text in (TIMEOUT, RESOURCES),
     ),
+}
+
+REASONS = {
+    "os._exit": "The function's process ended by itself with exit status 0, as by os._exit.",
+    "a segmentation fault": "The function's process was ended by signal 11 (SIGSEGV).",
+    "a memory bomb": "The function used more than its memory_size of 33554432 bytes (32 MiB).",
+    "a result that is not JSON": "The result can't be JSON: result is of type object."
+    " Return only dicts, lists, text, numbers, booleans and None.",
+    "SystemExit": "The function raised SystemExit: so long (main.py, line 3).",
 }
 
 # What has answered twice may still be ending: a copy gets its moment, but what was left behind stays.
@@ -113,6 +122,11 @@ def test_hostile_function_gets_its_error_and_its_next_call_works(service: Servic
         assert expected(output), output
     elif expected is not None:
         assert output == expected
+    reason = attacked["status_reason"]
+    if output == TIMEOUT:
+        assert reason == "The function ran longer than its timeout of 3 s."
+    elif name in REASONS:
+        assert reason == REASONS[name]
     assert attacked["status"] == (
         "success" if output in ("once", "printed", "alive", {"still": "json"}, "spoiled") else "failed"
     )
@@ -132,11 +146,11 @@ def test_timeout_takes_at_least_the_timeout(service: Service) -> None:
 @pytest.mark.parametrize(
     ("source", "entry", "said"),
     [
-        ("def main(:\n", "main.main", "SyntaxError"),
-        ("def main(): pass\n", "other.main", "other"),
-        ("def main(): pass\n", "main.missing", "missing"),
-        ("raise RuntimeError('at import')\n", "main.main", "at import"),
-        ("import os; os._exit(3)\n", "main.main", ""),
+        ("def main(:\n", "main.main", "SyntaxError: invalid syntax (main.py, line 1)"),
+        ("def main(): pass\n", "other.main", "at its top level are: main.py."),
+        ("def main(): pass\n", "main.missing", "its functions are: main."),
+        ("raise RuntimeError('at import')\n", "main.main", "RuntimeError: at import (main.py, line 1)"),
+        ("import os; os._exit(3)\n", "main.main", "exit status 3"),
     ],
     ids=["a syntax error", "a missing module", "a missing function", "a raise at import", "an exit at import"],
 )
@@ -147,7 +161,8 @@ def test_code_that_can_not_be_loaded_fails_with_the_reason(
     for _ in range(2):
         execution = service.call(function)
         assert execution["status"] == "failed"
-        assert said in output_of(execution) + service.log_of(execution)
+        assert said in output_of(execution)
+        assert execution["status_reason"] == output_of(execution)
 
 
 SPY = """

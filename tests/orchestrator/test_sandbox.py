@@ -226,8 +226,12 @@ def test_tmp_is_bounded(worker: StartedWorker, settings: Settings) -> None:
 
 
 def test_memory_is_bounded_and_the_supervisor_survives(worker: StartedWorker) -> None:
+    kills = "import os; answer = os.pread(config['memory_events_fd'], 4096, 0).decode().split()"
+    before = attempt(worker, kills, as_child=False)
     assert attempt(worker, f"hog = bytearray({400 * MIB}); answer = 'taken'") == {"status": 9}
     assert attempt(worker, "answer = 'well'") == "well"
+    after = attempt(worker, kills, as_child=False)  # by which the supervisor knows what has killed the function
+    assert [words[words.index("oom_kill") + 1] for words in (before, after)] == ["0", "1"]
 
 
 def test_processes_are_bounded(worker: StartedWorker, settings: Settings) -> None:

@@ -66,6 +66,7 @@ class Answer:
     output: Any
     duration: float
     log: str
+    message: str | None = None
 
     @property
     def printed(self) -> str:
@@ -99,8 +100,7 @@ class Worker:
         self.port = listener.getsockname()[1]
         config_fd, write_fd = os.pipe()
         passed = [listener.fileno(), config_fd]
-        if self.config["cpu_shares_fd"] is not None:
-            passed.append(self.config["cpu_shares_fd"])
+        passed += [fd for fd in (self.config["cpu_shares_fd"], self.config.get("memory_events_fd")) if fd is not None]
         if uid is not None:
             os.chown(self.code_dir, uid + SUPERVISOR, uid + SUPERVISOR)
         self.process = subprocess.Popen(
@@ -192,11 +192,13 @@ class Worker:
 
 def read_answer(answer: dict[str, Any]) -> Answer:
     """The JSON of an /execute's answer, checked for its shape."""
-    assert set(answer) == {"status", "reason", "duration_s", "result", "log"}
+    assert set(answer) == {"status", "reason", "message", "duration_s", "result", "log"}
     result = json.loads(answer["result"])
     assert set(result) == {"duration", "output"}
     assert answer["duration_s"] >= 0
-    return Answer(answer["status"], answer["reason"], result["output"], result["duration"], answer["log"])
+    assert (answer["message"] is None) == (answer["status"] == "success")
+    duration, log = result["duration"], answer["log"]
+    return Answer(answer["status"], answer["reason"], result["output"], duration, log, answer["message"])
 
 
 def wait_until(condition: Any, timeout_s: float = 20) -> None:

@@ -92,6 +92,14 @@ class Group:
                 return os.open(folder / "cpu.weight", os.O_WRONLY), "weight"
         return None
 
+    def open_memory_events(self) -> int | None:
+        """A descriptor on which the worker reads how often the kernel has killed in the group for want of memory."""
+        for folder in self._folders:
+            for name in ("memory.oom_control", "memory.events"):
+                if (folder / name).exists():
+                    return os.open(folder / name, os.O_RDONLY)
+        return None
+
     def processes(self) -> set[int]:
         """Ids of the processes in the groups."""
         found: set[int] = set()

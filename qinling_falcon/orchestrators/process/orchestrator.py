@@ -171,6 +171,10 @@ class ProcessOrchestrator:
             if cpu:
                 held.callback(os.close, cpu[0])
                 passed.append(cpu[0])
+            memory_events = worker.group.open_memory_events()
+            if memory_events is not None:
+                held.callback(os.close, memory_events)
+                passed.append(memory_events)
             box = Box(worker.slot, worker.home.code, program.parent, runtime.interpreter, (self._install.folder,))
             words = worker_words(self._form, runtime, program, mark, listener.fileno(), config_end)
             command = wrap(self._form, self._isolation.tools, self._settings, box, words)
@@ -180,7 +184,7 @@ class ProcessOrchestrator:
             worker.await_sandbox(reports.fileno(), self._settings.worker_start_timeout_s)
             # Only now: a worker whose manager is killed before this gets nothing, and ends.
             with contextlib.suppress(BrokenPipeError):
-                writer.write(json.dumps(self._config(worker, secret, cpu)).encode())
+                writer.write(json.dumps(self._config(worker, secret, cpu, memory_events)).encode())
                 writer.flush()
             port: int = listener.getsockname()[1]
         return port
@@ -190,7 +194,9 @@ class ProcessOrchestrator:
         memory = _BASE_MEMORY + settings.max_memory_size + settings.tmp_size + settings.shm_size
         return Limits(memory, settings.max_processes + _BASE_PROCESSES)
 
-    def _config(self, worker: Worker, secret: str, cpu: tuple[int, str] | None) -> dict[str, Any]:
+    def _config(
+        self, worker: Worker, secret: str, cpu: tuple[int, str] | None, memory_events: int | None
+    ) -> dict[str, Any]:
         assert worker.home is not None
         plain = self._form is Form.RLIMITS
         names = (
@@ -205,6 +211,7 @@ class ProcessOrchestrator:
             "child_gid": worker.slot.child_uid if worker.slot else None,
             "cpu_shares_fd": cpu[0] if cpu else None,
             "cpu_shares_format": cpu[1] if cpu else "shares",
+            "memory_events_fd": memory_events,
             "memory_fallback": "memory" not in self._subtree.controllers,
             **{name: getattr(self._settings, name) for name in names},
         }

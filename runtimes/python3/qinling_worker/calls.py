@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from json.encoder import encode_basestring, encode_basestring_ascii
+from json.encoder import encode_basestring_ascii
 from json.scanner import make_scanner
-from typing import Any, NamedTuple
+from typing import Any
 
 from .http_server import Connection
-
-OUT_OF_RESOURCES = "Function execution failed because of too much resource consumption"
-TIMED_OUT = "Function execution timeout"
-CANCELLED = "Function execution was cancelled"
-
+from .outcomes import Outcome
 
 _make_scanner: Any = make_scanner
 _scan: Callable[[str, int], tuple[Any, int]] = _make_scanner(json.JSONDecoder())
@@ -22,19 +18,6 @@ _scan: Callable[[str, int], tuple[Any, int]] = _make_scanner(json.JSONDecoder())
 
 class BadCall(Exception):
     """The body of an `/execute` can't be used; the message says why."""
-
-
-class Outcome(NamedTuple):
-    """How an execution ended. `output` is JSON text."""
-
-    status: str
-    reason: str | None
-    output: str
-
-    @classmethod
-    def failed(cls, reason: str, message: str) -> Outcome:
-        """An execution that failed, with a text as its output."""
-        return cls("failed", reason, encode_basestring(message))
 
 
 class Call:
@@ -78,8 +61,10 @@ class Call:
         assert outcome is not None
         result = f'{{"duration": {self.duration_s:.3f}, "output": {outcome.output}}}'
         reason = "null" if outcome.reason is None else f'"{outcome.reason}"'
+        message = "null" if outcome.message is None else encode_basestring_ascii(outcome.message)
         body = (
-            f'{{"status": "{outcome.status}", "reason": {reason}, "duration_s": {self.duration_s:.6f}, '
+            f'{{"status": "{outcome.status}", "reason": {reason}, "message": {message}, '
+            f'"duration_s": {self.duration_s:.6f}, '
             f'"result": {encode_basestring_ascii(result)}, "log": {encode_basestring_ascii(log)}}}'
         )
         self.connection.answer(200, body.encode("ascii"))

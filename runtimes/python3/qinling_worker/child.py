@@ -7,32 +7,25 @@ taken out of `sys.modules`, and it has builtins of its own (see `template.py`).
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import io
 import sys
-import traceback
-from _json import encode_basestring, make_encoder, make_scanner
+from _json import make_scanner
 from collections.abc import Callable
 from os import _exit, getpid, read, write
 from time import monotonic
-from types import FunctionType, TracebackType
 from typing import Any, NoReturn
 
 from . import frames
+from .failures import bounded, described, encoded, is_of_the_call, log_exception, place_of, text_of
+from .loading import load, message_of, takes_context
 from .os_session import ERROR, SESSION, SessionContext
+from .results import encode
 
 _READ = 64 * 1024
 _SPACE = " \t\n\r"
 _request_header = frames.REQUEST
 _answer_header = frames.ANSWER
-_import_module = importlib.import_module
-_importlib_file = importlib.__file__
-_format_tb = traceback.format_tb
-_format_exception = traceback.format_exception
-_signature = inspect.signature
-_iscoroutinefunction = inspect.iscoroutinefunction
-_CO_VARKEYWORDS, _CO_COROUTINE = inspect.CO_VARKEYWORDS, inspect.CO_COROUTINE
+_MAX_REASON = 500
 
 
 class _Rules:
@@ -53,17 +46,9 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _refuse(value: object) -> NoReturn:
-    raise TypeError(f"an object of type {type(value).__name__} can't be shown as JSON")
-
-
 _make_scanner: Any = make_scanner
 _scan: Callable[[str, int], tuple[Any, int]] = _make_scanner(_Rules(float))
 _scan_strictly: Callable[[str, int], tuple[Any, int]] = _make_scanner(_Rules(_refuse_constant))
-_markers: dict[int, object] = {}
-_encode: Callable[[object, int], tuple[str, ...]] = make_encoder(
-    _markers, _refuse, encode_basestring, None, ": ", ", ", False, False, False
-)
 
 
 class _Channel:
@@ -96,13 +81,14 @@ class _Channel:
             sent = write(self._fd, data)
 
 
-def run(channel_fd: int, log_fd: int, entry: str, bare: int, max_result_size: int) -> NoReturn:
+def run(channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_result_size: int) -> NoReturn:
     """Load `entry` and serve for ever.
 
     Args:
         channel_fd: the socket to the supervisor.
         log_fd: a copy of the log's pipe that the function does not know of.
         entry: `module.function`.
+        code_dir: the folder that the package was unpacked into.
         bare: resident bytes of this process before any user code.
         max_result_size: of the result's JSON text, in bytes.
     """
@@ -115,25 +101,34 @@ def run(channel_fd: int, log_fd: int, entry: str, bare: int, max_result_size: in
         setattr(sys, f"__{name}__", printer)
     channel.send(frames.BARE, b"%d" % bare)
     try:
-        function = _load(entry)
-        wants_context = _takes_context(function)
+        function = load(entry, code_dir)
+        wants_context = takes_context(function)
     except BaseException as error:
         if getpid() != pid:
             _exit(0)
-        _log_exception(log_fd, error)
-        channel.send(frames.LOAD_FAILED, _load_message(entry, error))
+        log_exception(log_fd, error)
+        message = message_of(entry, error, code_dir)
+        if getpid() != pid:
+            _exit(0)
+        channel.send(frames.LOAD_FAILED, message)
         _wait_for_the_end(channel_fd)
     if getpid() != pid:
         _exit(0)  # a forked copy came back out of the import
     channel.send(frames.LOADED, b"")
     try:
-        _serve(channel, log_fd, function, wants_context, pid, max_result_size)
+        _serve(channel, log_fd, function, wants_context, pid, code_dir, max_result_size)
     finally:
         _exit(1)  # something of the function's (a signal handler) has raised inside this loop
 
 
 def _serve(
-    channel: _Channel, log_fd: int, function: Callable[..., Any], wants_context: bool, pid: int, max_result_size: int
+    channel: _Channel,
+    log_fd: int,
+    function: Callable[..., Any],
+    wants_context: bool,
+    pid: int,
+    code_dir: str,
+    max_result_size: int,
 ) -> NoReturn:
     while True:
         request = _scan(channel.receive(), 0)[0]
@@ -155,15 +150,15 @@ def _serve(
             duration = monotonic() - started
             if getpid() != pid:
                 _exit(0)
-            kind, payload = _failure(error, log_fd)
+            kind, payload = _failure(error, log_fd, code_dir)
         else:
             duration = monotonic() - started
             if getpid() != pid:
                 _exit(0)
-            kind, payload = _value(value, max_result_size)
-            if getpid() != pid:
-                _exit(0)  # encoding may run the function's code as well
+            kind, payload = encode(value, max_result_size)
             value = None
+        if getpid() != pid:
+            _exit(0)  # encoding a value, or showing an exception, may run the function's code as well
         args, kwargs, given, request = (), {}, None, None
         channel.send(kind, payload, duration)
         payload = b""
@@ -201,124 +196,18 @@ def _context(request: dict[str, Any], started: float) -> dict[str, Any]:
     return context
 
 
-def _value(value: object, max_result_size: int) -> tuple[int, bytes]:
-    try:
-        payload = "".join(_encode(value, 0)).encode("utf-8")
-    except BaseException as error:
-        _markers.clear()
-        if isinstance(error, RecursionError):
-            reason = "it is nested too deeply"
-        elif isinstance(error, UnicodeEncodeError):
-            reason = "a text in it holds half a character (a lone surrogate)"
-        else:
-            reason = _text(error)
-        return frames.BAD_RESULT, _bounded("result is not JSON: " + reason)
-    if len(payload) > max_result_size:
-        message = f"result is too large: {len(payload)} bytes of JSON, at most {max_result_size} are allowed"
-        return frames.BAD_RESULT, message.encode()
-    return frames.VALUE, payload
-
-
-def _failure(error: BaseException, log_fd: int) -> tuple[int, bytes]:
+def _failure(error: BaseException, log_fd: int, code_dir: str) -> tuple[int, bytes]:
+    """The frame of a call that raised: why it failed, NUL, and the exception's text."""
     kind = frames.OUT_OF_MEMORY if isinstance(error, MemoryError) else frames.RAISED
-    payload = _bounded(_text(error))
-    _log_exception(log_fd, error)
+    said, place = bounded(described(error), _MAX_REASON), place_of(error, code_dir)
+    if isinstance(error, TypeError) and is_of_the_call(error):
+        taken = "The members of a JSON object are passed as keyword arguments, any other input as one argument"
+        reason = f"The function can't be called with this input. {said}. {taken}, and no input as none."
+    else:
+        reason = f"The function raised {said}" + (f" ({place})." if place is not None else ".")
+    payload = encoded(reason).replace(b"\0", b"\\x00") + b"\0" + encoded(text_of(error))
+    log_exception(log_fd, error)
     return kind, payload
-
-
-def _text(error: BaseException) -> str:
-    name = type(error).__name__
-    try:
-        return str(error) or name
-    except BaseException:
-        return f"{name} (its text can't be made: its __str__ raised)"
-
-
-def _bounded(text: str) -> bytes:
-    if len(text) > frames.MAX_MESSAGE_SIZE:
-        text = f"{text[: frames.MAX_MESSAGE_SIZE]}... ({len(text)} characters in all)"
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _log_exception(log_fd: int, error: BaseException) -> None:
-    """Write the traceback, from the function's own first frame on, into the log."""
-    try:
-        tb = _user_frames(error.__traceback__)
-        text = _text(error)
-        if len(text) <= frames.MAX_MESSAGE_SIZE:
-            shown = "".join(_format_exception(type(error), error, tb))
-        else:
-            shown = "Traceback (most recent call last):\n" + "".join(_format_tb(tb))
-            shown += f"{type(error).__name__}: {_bounded(text).decode()}\n"
-        data = shown.encode("utf-8", "backslashreplace")
-        while data:
-            data = data[write(log_fd, data) :]
-    except BaseException:
-        return  # whatever it is that the function has done to tracebacks, it goes without one
-
-
-def _user_frames(tb: TracebackType | None) -> TracebackType | None:
-    while tb is not None:
-        name = tb.tb_frame.f_code.co_filename
-        if name != __file__ and not name.startswith("<frozen importlib") and name != _importlib_file:
-            return tb
-        tb = tb.tb_next
-    return None
-
-
-def _load(entry: str) -> Callable[..., Any]:
-    module_name, _, function_name = entry.rpartition(".")
-    if not module_name or not function_name:
-        raise LookupError(f"the entry must be module.function, not {entry!r}")
-    module = _import_module(module_name)
-    try:
-        function = getattr(module, function_name)
-    except AttributeError:
-        raise LookupError(f"module {module_name!r} has no function {function_name!r}") from None
-    if not callable(function):
-        raise LookupError(f"{function_name!r} in module {module_name!r} is not a function")  # noqa: TRY004
-    return _runner(function) if _is_coroutine_function(function) else function
-
-
-def _runner(function: Callable[..., Any]) -> Callable[..., Any]:
-    import asyncio  # 40 ms, for those alone who use it
-
-    asyncio_run = asyncio.run
-
-    def run_coroutine(*args: Any, **kwargs: Any) -> Any:
-        return asyncio_run(function(*args, **kwargs))
-
-    run_coroutine.__wrapped__ = function  # type: ignore[attr-defined]  # for its signature
-    return run_coroutine
-
-
-def _is_coroutine_function(function: Callable[..., Any]) -> bool:
-    if type(function) is FunctionType:
-        return bool(function.__code__.co_flags & _CO_COROUTINE)
-    return bool(_iscoroutinefunction(function))
-
-
-def _takes_context(function: Callable[..., Any]) -> bool:
-    if type(function) is FunctionType and "__wrapped__" not in function.__dict__:
-        code = function.__code__  # an ordinary function needs nothing that may be patched
-        names = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
-        return "context" in names or bool(code.co_flags & _CO_VARKEYWORDS)
-    try:
-        parameters = _signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return any(
-        parameter.kind is parameter.VAR_KEYWORD
-        or (parameter.name == "context" and parameter.kind is not parameter.POSITIONAL_ONLY)
-        for parameter in parameters
-    )
-
-
-def _load_message(entry: str, error: BaseException) -> bytes:
-    message = _text(error)
-    if type(error) is not LookupError:
-        message = f"{type(error).__name__}: {message}"
-    return _bounded(f"function {entry!r} can't be loaded: {message}")
 
 
 def _printer(fd: int) -> io.TextIOWrapper:

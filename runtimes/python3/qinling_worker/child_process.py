@@ -26,7 +26,7 @@ class ChildProcess:
         max_frame_size: a longer frame means that the channel is spoiled.
         max_log_size: bytes that are kept of what it prints.
         on_frame: called with kind, duration and payload of each frame.
-        on_gone: called when the channel is closed or spoiled, once.
+        on_gone: called once, when the channel is closed (True: the child is ending) or spoiled (False).
         keeps_log: whether what is printed now belongs to somebody.
     """
 
@@ -36,12 +36,13 @@ class ChildProcess:
         max_frame_size: int,
         max_log_size: int,
         on_frame: Callable[[int, float, bytes], None],
-        on_gone: Callable[[], None],
+        on_gone: Callable[[bool], None],
         keeps_log: Callable[[], bool],
     ) -> None:
         ours, theirs = socket.socketpair()
         log, log_end = os.pipe()
         self.pid: int | None = None
+        self.exit_code: int | None = None  # once it has ended, by itself or by a stranger's signal
         self._status: int | None = None
         self.baseline = 0
         self.calls = 0
@@ -92,7 +93,7 @@ class ChildProcess:
             data = b""
         if not data:
             self._loop.forget(self._channel.sock.fileno())
-            self._on_gone()
+            self._on_gone(True)
             return
         if self._data:
             data = self._data + data
@@ -100,7 +101,7 @@ class ChildProcess:
             length, kind, duration = frames.ANSWER.unpack_from(data)
             if length > self._max_frame_size or kind > frames.OUT_OF_MEMORY:
                 self._loop.forget(self._channel.sock.fileno())
-                self._on_gone()
+                self._on_gone(False)
                 return
             end = _HEADER_SIZE + length
             if len(data) < end:

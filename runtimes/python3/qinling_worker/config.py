@@ -37,6 +37,7 @@ class Config(NamedTuple):
     child: ChildConfig
     cpu_shares_fd: int | None = None
     cpu_shares_format: str = "shares"
+    memory_events_fd: int | None = None
     max_log_size: int = 256 << 10
     load_timeout_s: float = 10.0
     max_package_files: int = 10_000

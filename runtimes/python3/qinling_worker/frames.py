@@ -14,7 +14,7 @@ BARE = 0  # alive, no user code yet; payload: resident bytes
 LOADED = 1  # the function is ready
 LOAD_FAILED = 2  # it can't be loaded; payload: why
 VALUE = 3  # the function's result; payload: its JSON text
-RAISED = 4  # it raised; payload: the exception's text
+RAISED = 4  # it raised; payload: what for the caller to read, NUL, and the exception's text
 BAD_RESULT = 5  # its result can't be used; payload: why
 OUT_OF_MEMORY = 6  # MemoryError below a limit on the address space
 

@@ -60,6 +60,14 @@ def peak(status: int) -> int:
         return 0
 
 
+def oom_kills(events: int) -> int:
+    """How often the kernel has killed for want of memory. `events`: a control group's open file that says so."""
+    for line in os.pread(events, 4096, 0).splitlines():
+        if line.startswith(b"oom_kill "):
+            return int(line[9:])
+    return 0
+
+
 def own_resident() -> int:
     """The resident bytes of this process."""
     return _bytes_in(_own_status(), b"VmRSS:")

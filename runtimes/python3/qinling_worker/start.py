@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     try:
         with open(config_fd, "rb") as file:
             config = Config.decode(file.read())
-        for fd in (listen_fd, config.cpu_shares_fd):
+        for fd in (listen_fd, config.cpu_shares_fd, config.memory_events_fd):
             if fd is not None:
                 os.set_inheritable(fd, False)
         return Supervisor(config, socket.socket(fileno=listen_fd), commands, template).run()

@@ -11,17 +11,19 @@ from __future__ import annotations
 import enum
 import gc
 import json
+import signal
 import socket
 import time
 from typing import Any
 
-from . import frames
-from .calls import CANCELLED, OUT_OF_RESOURCES, TIMED_OUT, BadCall, Call, Outcome
+from . import frames, memory, outcomes
+from .calls import BadCall, Call
 from .child_process import ChildProcess
 from .cleaner import sweep
 from .config import Config
 from .http_server import Connection, Head, HTTPServer
 from .loop import Loop
+from .outcomes import Outcome
 from .package import BadPackage, open_upload, unpack
 from .scratch import ScratchSpace
 from .target import Target
@@ -62,6 +64,8 @@ class Supervisor:
         self._child: ChildProcess | None = None
         self._call: Call | None = None
         self._load_failure: tuple[Outcome, str] | None = None
+        self._gone_in: State | None = None  # what the child was doing when it was found gone
+        self._oom_kills = 0  # before it was made
         self._highest_token = -1
         self._wake: float | None = None
         self._deadline = 0.0  # of the state that the child is in
@@ -163,7 +167,7 @@ class Supervisor:
         if call is None or call.execution_id != execution_id or call.outcome is not None:
             connection.refuse(404, "that execution is not running")
             return
-        self._fail(Outcome("cancelled", "cancelled", json.dumps(CANCELLED)))
+        self._fail(outcomes.cancelled())
         connection.answer(202, b"{}")
 
     def _shutdown(self, connection: Connection, _head: Head, _body: bytes) -> None:
@@ -192,39 +196,39 @@ class Supervisor:
             child.set_baseline(int(payload) if payload.isdigit() else 0)
         elif self._state is State.STARTING and kind == frames.LOADED:
             if self._over_memory(child.peak_memory()):
-                self._fail(Outcome.failed("memory", OUT_OF_RESOURCES))
+                self._fail(self._out_of_memory())
                 return
             child.log.drain()  # what the import printed is shown with the first call
             self._state, self._wake = State.IDLE, None
             if self._call is not None:
                 self._begin()
         elif self._state is State.STARTING and kind == frames.LOAD_FAILED:
-            self._fail(Outcome.failed("load", payload.decode("utf-8", "replace")))
+            self._fail(outcomes.not_loaded(payload.decode("utf-8", "replace")))
         elif self._state is not State.CLEANING:
-            self._on_gone()  # it says what its loop never says now
+            self._on_gone(False)  # it says what its loop never says now
 
     def _finish(self, child: ChildProcess, kind: int, duration: float, payload: bytes) -> None:
         call = self._call
         assert call is not None
         elapsed = time.monotonic() - call.started
         if elapsed > _SHORT_CALL_S and self._over_memory(child.peak_memory()):
-            self._fail(Outcome.failed("memory", OUT_OF_RESOURCES))
+            self._fail(self._out_of_memory())
             return
         try:
             text = payload.decode("utf-8")
         except UnicodeDecodeError:
-            self._on_gone()
+            self._on_gone(False)
             return
         if kind == frames.VALUE:
             if len(payload) > self._config.child.max_result_size or "\0" in text or not text:
-                self._on_gone()
+                self._on_gone(False)
                 return
-            call.outcome = Outcome("success", None, text)
+            call.outcome = outcomes.succeeded(text)
         elif kind == frames.OUT_OF_MEMORY and self._config.child.memory_fallback:
-            self._fail(Outcome.failed("memory", OUT_OF_RESOURCES))
+            self._fail(self._out_of_memory())
             return
         else:
-            call.outcome = Outcome.failed("result" if kind == frames.BAD_RESULT else "exception", text)
+            call.outcome = outcomes.bad_result(text) if kind == frames.BAD_RESULT else outcomes.raised(text)
         call.duration_s = duration if 0.0 <= duration <= elapsed else elapsed
         self._state, self._wake = State.IDLE, None
         child.log.drain()
@@ -237,8 +241,8 @@ class Supervisor:
         assert call is not None
         call.answer(log)
 
-    def _fail(self, outcome: Outcome) -> None:
-        """End the call, if there is one, and everything of the child."""
+    def _fail(self, outcome: Outcome, *, ended: bool = False) -> None:
+        """End the call, if there is one, and everything of the child, which may have `ended` by itself."""
         loading = self._state is State.STARTING
         if self._call is not None:
             self._call.outcome = outcome
@@ -248,15 +252,14 @@ class Supervisor:
             self._load_failure = (outcome, "")  # the next call gets it, with its log
         if self._state is not State.CLEANING:
             # What can't be loaded is tried again when somebody asks for it.
-            self._clean(respawn=not loading)
+            self._clean(respawn=not loading, ended=ended)
 
-    def _on_gone(self) -> None:
+    def _on_gone(self, ended: bool) -> None:
         """The child has ended, or what comes out of its channel is not its loop's."""
         child = self._child
-        if self._state is State.STARTING:
-            self._fail(Outcome.failed("load", "the function's process exited while it was being loaded"))
-        elif self._state is State.BUSY:
-            self._fail(Outcome.failed("exited", OUT_OF_RESOURCES))
+        if self._state in (State.STARTING, State.BUSY):
+            self._gone_in = self._state
+            self._fail(self._how_it_ended(), ended=ended)
         elif self._state is State.IDLE and child is not None:
             # One that dies without having served is made again on demand, not in a circle.
             self._clean(respawn=child.calls > 0)
@@ -273,7 +276,8 @@ class Supervisor:
             self._on_gone,
             lambda: self._state is not State.IDLE,
         )
-        self._load_failure = None
+        self._load_failure = self._gone_in = None
+        self._oom_kills = self._count_oom_kills()
         self._state = State.STARTING
         now = time.monotonic()
         self._deadline = now + self._config.load_timeout_s
@@ -281,11 +285,11 @@ class Supervisor:
         self._template.spawn(child.ends, self._target.entry, self._target.memory_size)
         child.close_ends()
 
-    def _clean(self, respawn: bool) -> None:
+    def _clean(self, respawn: bool, *, ended: bool = False) -> None:
         self._state = State.CLEANING
         self._respawn = respawn
         self._deadline = self._wake = time.monotonic() + _CLEAN_TIMEOUT_S
-        self._template.clean()
+        self._template.clean(ended=ended)
 
     def _on_report(self, report: dict[str, Any] | None) -> None:
         if report is None:
@@ -299,15 +303,18 @@ class Supervisor:
             if report["event"] == "spawned":
                 self._child.forked(report["pid"])
             elif report["event"] == "unspawned":
-                self._fail(Outcome.failed("load", f"no process can be made: {report['error']}"))
+                self._fail(outcomes.not_loaded(f"The function's process can't be made: {report['error']}."))
             elif report["pid"] == self._child.pid:
+                self._child.exit_code = report["code"]
                 self._child.read()  # its last words first: it may have answered before it ended
                 if self._child is not None and self._child.pid == report["pid"]:
-                    self._on_gone()
+                    self._on_gone(True)
 
     def _on_cleaned(self) -> None:
         child, call = self._child, self._call
         assert child is not None
+        if self._gone_in is not None:
+            self._explain_end()
         self._child, self._state, self._wake = None, State.ABSENT, None
         child.log.drain()
         if call is not None and call.outcome is not None:
@@ -322,6 +329,21 @@ class Supervisor:
         if self._call is not None or self._respawn:
             self._spawn()
 
+    def _explain_end(self) -> None:
+        """Say how the child has ended, which is known for certain once nothing of it is left."""
+        outcome = self._how_it_ended()
+        if self._call is not None and self._call.outcome is not None:
+            self._call.outcome = outcome
+        elif self._load_failure is not None:
+            self._load_failure = outcome, self._load_failure[1]
+
+    def _how_it_ended(self) -> Outcome:
+        assert self._child is not None and self._target is not None
+        code = self._child.exit_code
+        if code == -signal.SIGKILL and self._count_oom_kills() > self._oom_kills:
+            return self._out_of_memory()
+        return outcomes.exited(self._target.entry, code, loading=self._gone_in is State.STARTING)
+
     # Limits
 
     def _look(self) -> None:
@@ -331,16 +353,17 @@ class Supervisor:
         if self._state is State.CLEANING:
             self._exit_status = 1
         elif child is not None and self._over_memory(child.used_memory(self._template.pid)):
-            self._fail(Outcome.failed("memory", OUT_OF_RESOURCES))
+            self._fail(self._out_of_memory())
         elif now < self._deadline:
             # On a host with many processes a look is dear: at most a twentieth of the time goes there.
             took = time.monotonic() - now
             self._wake = min(self._deadline, now + max(_LOOK_INTERVAL_S, 20 * took))
         elif self._state is State.STARTING:
-            limit = f"{self._config.load_timeout_s:g} s"
-            self._fail(Outcome.failed("load", f"the function was not loaded within {limit}"))
+            assert self._target is not None
+            late = f"Its module was not imported within {self._config.load_timeout_s:g} s."
+            self._fail(outcomes.not_loaded(f"Function {self._target.entry!r} can't be loaded. {late}"))
         elif self._state is State.BUSY and call is not None:
-            self._fail(Outcome.failed("timeout", TIMED_OUT))
+            self._fail(outcomes.timed_out(call.timeout_s))
             call.duration_s = max(call.duration_s, call.timeout_s)
         else:
             self._wake = None
@@ -348,3 +371,12 @@ class Supervisor:
     def _over_memory(self, used: int) -> bool:
         assert self._target is not None
         return used > self._target.memory_size
+
+    def _out_of_memory(self) -> Outcome:
+        assert self._target is not None
+        loading = State.STARTING in (self._state, self._gone_in)
+        return outcomes.out_of_memory(self._target.memory_size, loading)
+
+    def _count_oom_kills(self) -> int:
+        events = self._config.memory_events_fd
+        return 0 if events is None else memory.oom_kills(events)

@@ -9,6 +9,7 @@ travel with the command.
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import importlib
 import importlib.util
@@ -35,6 +36,7 @@ _WARM = (
 )  # fmt: skip
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
+_END_TIMEOUT_S = 0.1  # a process closes its descriptors a moment before it has ended
 
 
 class Template:
@@ -43,7 +45,9 @@ class Template:
     def __init__(self, commands: socket.socket) -> None:
         self._commands = commands
         self._config: ChildConfig | None = None
+        self._child_pid = 0
         self._cleaner: int | None = None
+        self._killing = False  # what ends from now on is ended by us
         self._clean_until = 0.0
         self._attempts = 0
         linux.close_all_but([0, 1, 2, commands.fileno()])
@@ -61,7 +65,7 @@ class Template:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for name in _WARM:
             importlib.import_module(name)
-        self._child = _load_sealed("child")
+        self._child = _load_sealed("failures", "results", "loading", "child")
         gc.collect()
         gc.freeze()  # children don't touch these objects, so their pages stay shared
 
@@ -99,7 +103,10 @@ class Template:
             fds.frombytes(ancillary[0][2][:8])
             self._spawn(fds[0], fds[1], command["entry"], command["memory_size"])
         elif command["do"] == "clean":
+            if command["ended"]:
+                self._await_end()
             self._attempts = 0
+            self._killing = True
             self._clean()
 
     def _spawn(self, channel: int, log: int, entry: str, memory_size: int) -> None:
@@ -111,6 +118,7 @@ class Template:
         else:
             if pid == 0:
                 self._become_child(self._config, channel, log, entry, memory_size)
+            self._child_pid, self._killing = pid, False
             self._report(event="spawned", pid=pid)
         os.close(channel)
         os.close(log)
@@ -130,11 +138,20 @@ class Template:
             sys.path[0] = config.code_dir
             sys.argv[:] = [""]
             bare = memory.own_resident()
-            self._child.run(channel, log, entry, bare, config.max_result_size)
+            self._child.run(channel, log, entry, config.code_dir, bare, config.max_result_size)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(1)
+
+    def _await_end(self) -> None:
+        """Give a child that is ending a moment to do so, and report its exit code."""
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        with contextlib.suppress(ChildProcessError):  # reaped, and reported
+            while os.waitid(os.P_PID, self._child_pid, options) is None and time.monotonic() < deadline:
+                time.sleep(0.001)
+        self._reap()
 
     def _clean(self) -> None:
         """End every process of the child, and empty the scratch folders."""
@@ -165,7 +182,7 @@ class Template:
             if pid == 0:
                 return
             if pid != self._cleaner:
-                self._report(event="exited", pid=pid)
+                self._report(event="exited", pid=pid, code=None if self._killing else os.waitstatus_to_exitcode(status))
                 continue
             self._cleaner = None
             if status != 0 and self._attempts < _CLEAN_ATTEMPTS:
@@ -200,13 +217,19 @@ def _forget_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _load_sealed(name: str) -> Any:
-    """Import a module of this package with builtins of its own, so that patched ones don't reach it."""
-    spec = importlib.util.find_spec(f"{__package__}.{name}")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+def _load_sealed(*names: str) -> Any:
+    """Import modules of this package with builtins of their own, so that patched ones don't reach them.
+
+    Returns:
+        The last module. Each is imported after those that it imports from.
+    """
     sealed = types.ModuleType("builtins")
     sealed.__dict__.update(vars(importlib.import_module("builtins")))
-    module.__dict__["__builtins__"] = sealed.__dict__
-    spec.loader.exec_module(module)
+    for name in names:
+        spec = importlib.util.find_spec(f"{__package__}.{name}")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        module.__dict__["__builtins__"] = sealed.__dict__
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
     return module

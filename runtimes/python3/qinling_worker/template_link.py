@@ -35,12 +35,16 @@ class TemplateLink:
         self._send({"do": "configure", "config": config.encode().decode()})
 
     def spawn(self, ends: tuple[int, int], entry: str, memory_size: int) -> None:
-        """Fork a child; report `spawned` or `unspawned`, and `exited` when it ends."""
+        """Fork a child; report `spawned` or `unspawned`, and `exited` with its exit code when it ends."""
         self._send({"do": "spawn", "entry": entry, "memory_size": memory_size}, ends)
 
-    def clean(self) -> None:
-        """End all that the child has started, and empty the scratch folders; report `cleaned`."""
-        self._send({"do": "clean"})
+    def clean(self, *, ended: bool) -> None:
+        """End all that the child has started, and empty the scratch folders; report `cleaned`.
+
+        Args:
+            ended: the child seems to have ended by itself: learn its exit code first.
+        """
+        self._send({"do": "clean", "ended": ended})
 
     def _send(self, command: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

@@ -1,0 +1,207 @@
+"""From an entry to the function that it names, or to a message that says what there is instead.
+
+Runs in the child. The package's modules are imported here, and may have patched
+whatever there is by the time a message is made: they spoil their own message.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os.path
+import sys
+from collections.abc import Callable, Iterable
+from os import scandir
+from types import FunctionType, ModuleType
+from typing import Any
+
+from .failures import NotLoaded, bounded, cut, described, encoded, is_of_the_call, place_of, type_name
+
+_MAX_NAMES = 20
+_MAX_NAME = 40
+_MAX_ENTRIES = 1000  # of a folder that are looked at
+_HIDDEN = ("__MACOSX", "__pycache__")  # what others put into packages
+_import_module = importlib.import_module
+_isdir, _isfile = os.path.isdir, os.path.isfile
+_signature = inspect.signature
+_iscoroutinefunction = inspect.iscoroutinefunction
+_CO_VARKEYWORDS, _CO_COROUTINE = inspect.CO_VARKEYWORDS, inspect.CO_COROUTINE
+
+
+def load(entry: str, code_dir: str) -> Callable[..., Any]:
+    """Import the module that `entry` names, and find its function.
+
+    Raises:
+        NotLoaded: it names nothing that can be called.
+        BaseException: whatever the import raises.
+    """
+    module_name, _, function_name = entry.rpartition(".")
+    if not module_name or not function_name:
+        raise NotLoaded(f"The entry must be module.function, such as main.main, not {entry!r}.")
+    try:
+        module = _import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not is_of_the_call(error) or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # one of its own imports has failed
+        raise NotLoaded(_no_module(str(error.name), code_dir)) from None
+    try:
+        function = getattr(module, function_name)
+    except AttributeError:
+        raise NotLoaded(_no_function(module, module_name, function_name, code_dir)) from None
+    if isinstance(function, ModuleType):
+        raise NotLoaded(_is_module(module_name, function_name))
+    if not callable(function):
+        kind = cut(type_name(type(function)), _MAX_NAME)
+        raise NotLoaded(f"{function_name!r} in module {module_name!r} is not a function; it is of type {kind}.")
+    return _runner(function) if _is_coroutine_function(function) else function
+
+
+def takes_context(function: Callable[..., Any]) -> bool:
+    """Whether the function has a place for `context`."""
+    if type(function) is FunctionType and "__wrapped__" not in function.__dict__:
+        code = function.__code__  # an ordinary function needs nothing that may be patched
+        names = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
+        return "context" in names or bool(code.co_flags & _CO_VARKEYWORDS)
+    try:
+        parameters = _signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        parameter.kind is parameter.VAR_KEYWORD
+        or (parameter.name == "context" and parameter.kind is not parameter.POSITIONAL_ONLY)
+        for parameter in parameters
+    )
+
+
+def message_of(entry: str, error: BaseException, code_dir: str) -> bytes:
+    """Why `entry` can't be loaded."""
+    try:
+        said = str(error) if isinstance(error, NotLoaded) else _raised(error, code_dir)
+    except BaseException:
+        said = described(error)
+    return encoded(f"Function {entry!r} can't be loaded. {said}")
+
+
+def _raised(error: BaseException, code_dir: str) -> str:
+    """What the module itself has raised, and where."""
+    said, place = bounded(described(error)), place_of(error, code_dir)
+    if place is not None and not isinstance(error, SyntaxError):  # that says its own
+        said += f" ({place})"
+    if type(error) is ModuleNotFoundError and type(error.name) is str:
+        top = error.name.partition(".")[0]
+        wrapped = _wrapped(top, code_dir)
+        if wrapped:
+            return f"{said}. {wrapped}"
+        if top not in sys.modules:
+            return f"{said}. Neither the package nor the runtime has it: put it into the package, beside your modules."
+    return f"{said}."
+
+
+def _no_module(name: str, code_dir: str) -> str:
+    parent, _, last = name.rpartition(".")
+    path = name.replace(".", "/")
+    top = f"at its top level are: {_listed(_entries(code_dir))}."
+    if last == "py" and _isfile(os.path.join(code_dir, f"{parent}.py")):
+        return f"The entry names the file {parent}.py instead of the module: write {parent}.FUNCTION."
+    holder = sys.modules.get(parent)
+    if parent and type(holder) is ModuleType and not hasattr(holder, "__path__"):
+        only = f"{parent!r} is a module, not a folder. The entry must be module.function; a method can't be one"
+        return f"There is no module {name!r} in the package: {only}; {top}"
+    said = f"There is no module {name!r} ({path}.py or {path}/__init__.py) in the package; "
+    if parent and _isdir(os.path.join(code_dir, parent.replace(".", "/"))):
+        folder = parent.replace(".", "/")
+        said += f"in its folder {folder}/ are: {_listed(_entries(os.path.join(code_dir, folder)))}; "
+    return f"{said}{top} {_wrapped(name.partition('.')[0], code_dir)}".rstrip()
+
+
+def _wrapped(name: str, code_dir: str) -> str:
+    """The hint for a package whose files all lie in one folder, as when the folder itself was zipped."""
+    entries = _entries(code_dir)
+    if len(entries) != 1 or not entries[0].endswith("/"):
+        return ""
+    inner = [entry for entry in (f"{name}.py", f"{name}/") if entry in _entries(os.path.join(code_dir, entries[0]))]
+    if not inner:
+        return ""
+    folder = f"the folder {cut(entries[0], _MAX_NAME)}, which has {inner[0]}"
+    return f"All files are in {folder}: zip what is in the folder, not the folder itself."
+
+
+def _no_function(module: ModuleType, module_name: str, function_name: str, code_dir: str) -> str:
+    path = os.path.join(code_dir, module_name.replace(".", "/"))
+    file = getattr(module, "__file__", None)
+    if _isdir(path) and any(_exists(os.path.join(path, function_name))):
+        return _is_module(module_name, function_name)
+    if file is None and _isdir(path):
+        folder = module_name.replace(".", "/")
+        said = f"{module_name!r} is a folder without a file __init__.py, and so has no function {function_name!r}"
+        return f"{said}; in {folder}/ are: {_listed(_entries(path))}. The entry must be module.function."
+    if type(file) is not str or not file.startswith(code_dir + "/"):
+        taken = f"{module_name!r} is a module of Python itself"
+        if any(_exists(path)):
+            return f"{taken}, which is taken instead of the package's: give {module_name}.py another name."
+        top = f"at the package's top level are: {_listed(_entries(code_dir))}"
+        return f"{taken}, and has no function {function_name!r}; {top}."
+    functions = _functions(module)
+    has = f"its functions are: {_listed(functions)}" if functions else "it has no functions of its own"
+    return f"Module {module_name!r} has no function {function_name!r}; {has}."
+
+
+def _is_module(module_name: str, function_name: str) -> str:
+    name = f"{module_name}.{function_name}"
+    return f"{name!r} is a module, not a function: write the function's name too, such as {name}.main."
+
+
+def _functions(module: ModuleType) -> list[str]:
+    """The names of the functions that the module defines."""
+    if type(module) is not ModuleType:
+        return []
+    return [
+        name
+        for name, value in module.__dict__.items()
+        if type(name) is str and type(value) is FunctionType and value.__module__ == module.__name__
+    ]
+
+
+def _exists(path: str) -> Iterable[bool]:
+    yield _isfile(f"{path}.py")
+    yield _isdir(path)
+
+
+def _entries(folder: str) -> list[str]:
+    """The names in a folder, those of folders with a slash."""
+    found = []
+    try:
+        with scandir(folder) as entries:
+            for entry in entries:
+                if entry.name not in _HIDDEN and not entry.name.startswith("."):
+                    found.append(entry.name + "/" * entry.is_dir())
+                if len(found) >= _MAX_ENTRIES:
+                    break
+    except OSError:
+        return []
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    shown = [cut(name, _MAX_NAME) for name in sorted(names)[:_MAX_NAMES]]
+    if len(names) > _MAX_NAMES:
+        shown.append(f"and {'at least ' * (len(names) >= _MAX_ENTRIES)}{len(names) - _MAX_NAMES} more")
+    return ", ".join(shown) or "no files"
+
+
+def _runner(function: Callable[..., Any]) -> Callable[..., Any]:
+    import asyncio  # 40 ms, for those alone who use it
+
+    asyncio_run = asyncio.run
+
+    def run_coroutine(*args: Any, **kwargs: Any) -> Any:
+        return asyncio_run(function(*args, **kwargs))
+
+    run_coroutine.__wrapped__ = function  # type: ignore[attr-defined]  # for its signature
+    return run_coroutine
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    if type(function) is FunctionType:
+        return bool(function.__code__.co_flags & _CO_COROUTINE)
+    return bool(_iscoroutinefunction(function))
