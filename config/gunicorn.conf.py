@@ -39,7 +39,9 @@ graceful_timeout = math.ceil(_settings.shutdown_grace_s)
 keepalive = math.ceil(_settings.keep_alive_s)
 
 limit_request_line = 8190
-# No client names the script that serves it.
+# Gunicorn itself believes no header of any peer, so that it need not look at each peer's address.
+forwarded_allow_ips = "*"
+secure_scheme_headers = {}
 forwarder_headers = ""
 accesslog = None
 loglevel = _settings.log_level

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
+
 from qinling_falcon.invocation.loading import longest_reading_s
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
@@ -168,7 +170,7 @@ def detail(begun: ExecutionRecord) -> str:
         "source": begun.source,
         "created_at": clock.to_micros(begun.created_at),
     }
-    return json.dumps(members)
+    return orjson.dumps(members).decode()
 
 
 _UNLOGGED = tuple(field for field in dataclasses.fields(ExecutionRecord) if field.name != "log")

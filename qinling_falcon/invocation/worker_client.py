@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from qinling_falcon.pool.leases import Lease
 
 _LONGEST_IDLE_S = 60.0
@@ -63,7 +65,7 @@ class WorkerClient:
             NotSent: it has not run.
             WorkerLost: it may have run.
         """
-        answer = self._call(lease, "/execute", "", json.dumps(execution).encode(), timeout_s)
+        answer = self._call(lease, "/execute", "", orjson.dumps(execution), timeout_s)
         if answer.status != 200:
             raise NotSent(f"the worker refused: {answer.body.get('error')}")
         return answer.body

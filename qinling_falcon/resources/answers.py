@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import falcon
+import orjson
 
 from qinling_falcon.errors import FieldErrors
 from qinling_falcon.resources.request import Request
@@ -62,7 +63,14 @@ def error_body(status: int, message: str, request_id: str) -> dict[str, Any]:
 
 
 def encode(body: Any) -> bytes:
-    """`body` as JSON; in ASCII, so that no text from a function can break it."""
+    """`body` as JSON; in ASCII, because some clients guess the encoding of anything else."""
+    try:
+        encoded = orjson.dumps(body)
+    except TypeError:  # an integer of more than 64 bits, or a lone surrogate in a text
+        pass
+    else:
+        if encoded.isascii():
+            return encoded
     return json.dumps(body).encode("ascii")
 
 

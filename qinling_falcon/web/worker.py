@@ -13,14 +13,17 @@ import errno
 import resource
 import sys
 import time
+from typing import Any
 
 import gevent
 import gunicorn.http.errors
 import gunicorn.util
+from gunicorn.http import wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from qinling_falcon.errors import RequestTimeout
 from qinling_falcon.settings import get_settings
+from qinling_falcon.web.answer import Answer
 from qinling_falcon.web.connections import Connection, Connections
 from qinling_falcon.web.reader import Deadlines, Phase
 
@@ -35,13 +38,17 @@ _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIME
 class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
     """Serves the requests of one web process."""
 
+    alive: bool
+    nr: int
+
     def run(self) -> None:
         """Serve until Gunicorn stops this process; then end what is served, within the time that there is for it."""
         if self.cfg.is_ssl:
             sys.exit("web serves plain HTTP: leave TLS to the balancer in front of it")
         settings = get_settings()
+        self._frozen_cfg = _FrozenConfig(self.cfg)
         connections = Connections(
-            self.cfg,
+            self._frozen_cfg,
             self._serve,
             places=self.worker_connections,
             most=_most_connections(settings.max_connections),
@@ -78,8 +85,8 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
                 connection.reader.begin(Phase.HEAD)
                 request = next(connection.parser)
                 connection.reader.begin(Phase.BODY, request)
-                request.proxy_protocol_info = {}
-                self.handle_request(connection.listener_name, request, connection.sock, connection.address)
+                if not self._answer(connection, request):
+                    return False
                 connection.reader.begin(Phase.DRAIN, request)
                 if not connection.parser.finish_body(max_bytes=_MOST_DRAINED):
                     return False
@@ -97,6 +104,62 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         except Exception as error:
             self.handle_error(request, connection.sock, connection.address, error)
         return False
+
+
+    def _answer(self, connection: Connection, request: Any) -> bool:
+        """Run the application, and send its answer.
+
+        Returns:
+            Whether the connection may serve a next request.
+        """
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        response, environ = wsgi.create(
+            request,
+            connection.sock,
+            connection.address,
+            connection.listener_name,
+            self._frozen_cfg,
+            response_class=Answer,
+        )
+        environ["wsgi.multithread"] = True
+        if not self.alive:
+            response.force_close()
+        pieces = self.wsgi(environ, response.start_response)
+        try:
+            if isinstance(pieces, environ["wsgi.file_wrapper"]):
+                response.write_file(pieces)
+            else:
+                for piece in pieces:
+                    response.write(piece)
+            response.close()
+        except OSError:
+            raise
+        except Exception:
+            if not response.headers_sent:
+                raise
+            # The client sees an answer that breaks off. A second one behind it would be taken for its end.
+            self.log.exception("Error handling request")
+            connection.cut()
+            return False
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
+        return not response.should_close()
+
+
+class _FrozenConfig:
+    """Gunicorn's configuration, each value read once: Gunicorn looks some twenty up for each request."""
+
+    def __init__(self, cfg: Any):
+        self._cfg = cfg
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._cfg, name)
+        self.__dict__[name] = value
+        return value
 
 
 def _most_connections(wanted: int) -> int:

@@ -1,0 +1,59 @@
+"""Sends answers: the head and the first piece of a body in one packet."""
+
+from __future__ import annotations
+
+import time
+
+from gunicorn import util
+from gunicorn.http.wsgi import Response
+
+# A larger first piece is not copied behind the head.
+_MOST_COPIED = 64 * 1024
+
+
+class Answer(Response):  # type: ignore[misc]  # Gunicorn has no types
+    """An answer over HTTP/1."""
+
+    headers_sent: bool
+
+    def default_headers(self) -> list[str]:
+        """The status line, and the headers that the application does not set."""
+        major, minor = self.req.version
+        connection = "close" if self.should_close() else "keep-alive"
+        headers = [
+            f"HTTP/{major}.{minor} {self.status}\r\n",
+            f"Server: {self.version}\r\nDate: {_date()}\r\nConnection: {connection}\r\n",
+        ]
+        if self.chunked:
+            headers.append("Transfer-Encoding: chunked\r\n")
+        return headers
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the body, and the head before the first one."""
+        if (
+            self.headers_sent
+            or self.response_length != len(piece)
+            or len(piece) > _MOST_COPIED
+            or self.req.method == "HEAD"
+            or self.status_code in (204, 304)
+        ):
+            super().write(piece)
+            return
+        lines = self.default_headers()
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        head = "".join([*lines, "\r\n"]).encode("latin-1")
+        self.headers_sent = True
+        self.sent = len(piece)
+        util.write(self.sock, head + piece)
+
+
+_cached_date: tuple[int, str] = (0, "")
+
+
+def _date() -> str:
+    """The value of `Date`, made once a second."""
+    global _cached_date
+    now = int(time.time())
+    if _cached_date[0] != now:
+        _cached_date = now, util.http_date(now)
+    return _cached_date[1]
