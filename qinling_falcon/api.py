@@ -22,6 +22,7 @@ from qinling_falcon.resources import (
     functions,
     health,
     jobs,
+    quotas,
     runtimes,
     versions,
     webhooks,
@@ -77,6 +78,7 @@ ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
     ("/v1/webhooks/{webhook_id}", webhooks.OneWebhook),
     ("/v1/jobs", jobs.Jobs),
     ("/v1/jobs/{job_id}", jobs.OneJob),
+    ("/v1/quotas", quotas.Quotas),
 )
 
 _PREFIX = re.compile(r"(?:/+v1)+(?=/|$)")

@@ -61,6 +61,27 @@ class Forbidden(QinlingError):
     status = 403
 
 
+class QuotaExceeded(Forbidden):
+    """The project keeps as much of a kind as it may.
+
+    Args:
+        kind: as in `GET /v1/quotas`.
+        limit: how much the project may keep.
+        used: how much it keeps.
+        more: how much the refused request would have added.
+    """
+
+    def __init__(self, kind: str, limit: int, used: int, more: int = 1):
+        adds = f", and this request adds {more}" if more != 1 else ""
+        super().__init__(
+            f"Quota exceeded for {kind}: limit {limit}, used {used}{adds}."
+            f" Delete some {_FREED.get(kind, kind)}, or ask an admin for a higher quota."
+        )
+
+
+_FREED = {"package_bytes": "functions or versions"}
+
+
 class NotFound(QinlingError):
     """Unknown, or not the caller's."""
 

@@ -32,6 +32,11 @@ _FALSE = {"0", "f", "false", "off", "n", "no"}
 _REQUIRED = " Required with `AUTH_MODE=keystone` or `PACKAGE_STORAGE=swift`."
 
 
+# The kinds of quotas, as the API names them.
+QUOTAS = ("functions", "package_bytes", "versions", "aliases", "webhooks", "jobs", "executions")
+_UNLIMITED = " -1: no limit."
+
+
 class SettingsError(Exception):
     """A setting has a value that can't be used; the message names it."""
 
@@ -181,6 +186,33 @@ class Settings:
     max_timeout: int = _setting(300, "Highest `timeout` of a function.", low=1)
     default_timeout: int = _setting(5, "`timeout` of a function that names none.", low=1)
 
+    # What a project may keep; an admin can set other limits for a project (`PUT /v1/quotas`)
+    quota_functions: int = _setting(1000, f"Most functions of a project.{_UNLIMITED}", low=-1)
+    quota_package_bytes: int = _setting(
+        10 * 1024 * MIB,
+        f"Most bytes of the packages that a project's functions and versions have; one that several share counts once."
+        f"{_UNLIMITED}",
+        low=-1,
+    )
+    quota_versions: int = _setting(5000, f"Most versions of all functions of a project.{_UNLIMITED}", low=-1)
+    quota_aliases: int = _setting(1000, f"Most aliases of a project.{_UNLIMITED}", low=-1)
+    quota_webhooks: int = _setting(1000, f"Most webhooks of a project.{_UNLIMITED}", low=-1)
+    quota_jobs: int = _setting(1000, f"Most jobs of a project, those that have ended included.{_UNLIMITED}", low=-1)
+    quota_executions: int = _setting(
+        1_000_000,
+        "Most records of executions of a project; then calls are refused before they run. Retention (below) should "
+        f"keep fewer.{_UNLIMITED}",
+        low=-1,
+    )
+
+    # How long executions are kept, with their logs; those that run are never deleted
+    execution_retention_s: float = _setting(
+        30 * 24 * 3600.0, "Executions that began so long ago are deleted. 0: never.", low=0
+    )
+    executions_kept: int = _setting(
+        100_000, "Of each project's executions so many are kept, and older ones deleted. 0: all are kept.", low=0
+    )
+
     # The warm pool
     warm_workers: int = _setting(3, "Warm workers that are kept ready for each runtime.", low=0)
     max_workers: int = _setting(48, "Most workers on this machine, all runtimes together.", low=1)
@@ -267,6 +299,11 @@ class Settings:
                 f"HOST={self.host}: expected a loopback address, for AUTH_MODE=noauth lets everybody in"
                 " (ALLOW_REMOTE_NOAUTH=true if that is meant)"
             )
+
+    @property
+    def quotas(self) -> dict[str, int]:
+        """The limits of a project for which an admin has set no others, by kind; -1: none."""
+        return {kind: getattr(self, f"quota_{kind}") for kind in QUOTAS}
 
     @property
     def socket_dir(self) -> Path:

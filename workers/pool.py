@@ -17,7 +17,7 @@ from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.calls import record_lost, record_overdue
-from qinling_falcon.models import package_keys
+from qinling_falcon.models import package_keys, retention
 from qinling_falcon.models.database import connect
 from qinling_falcon.observability.logs import setup_logging
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
@@ -25,7 +25,7 @@ from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
-from qinling_falcon.settings import SettingsError, get_settings
+from qinling_falcon.settings import Settings, SettingsError, get_settings
 from qinling_falcon.storage.packages import ORPHAN_AGE_S
 from qinling_falcon.storage.stores import make_packages
 
@@ -52,6 +52,8 @@ def main() -> None:
     _now_and_then("executions that nobody runs any more", lambda: record_overdue(settings))
     # A crash between an upload and the commit of its function leaves the package.
     _now_and_then("packages of no function", lambda: packages.sweep(package_keys.in_use, ORPHAN_AGE_S))
+    _now_and_then("packages of unknown size", lambda: package_keys.fill_sizes(packages.size))
+    _now_and_then("old executions", lambda: _pruned(settings))
     if settings.auth_mode == "keystone":
         from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
 
@@ -74,6 +76,11 @@ def _now_and_then(what: str, sweep: Callable[[], list[str]]) -> None:
             gevent.sleep(_SWEEP_INTERVAL_S)
 
     gevent.spawn(forever)
+
+
+def _pruned(settings: Settings) -> list[str]:
+    deleted = retention.prune(settings)
+    return [str(deleted)] if deleted else []
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What callers may do: a rule for every action, its default here, overrides in `POLICY_FILE`.
 
 Rules say who may ask for an action at all. Whose rows it reaches is not theirs to say: everybody's own project's, and
-those of other projects by the rules of `models/scope.py` for whom `context_is_admin` holds. So the target that a rule
-is held against, `%(project_id)s` and `%(user_id)s`, is the caller's own.
+those of other projects by the rules of `models/scope.py` (and their quotas) for whom `context_is_admin` holds. So the
+target that a rule is held against, `%(project_id)s` and `%(user_id)s`, is the caller's own.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ RULES: Mapping[str, str] = {
     "job:get_all:all_projects": _ADMIN,
     "job:update": _OWNER,
     "job:delete": _OWNER,
+    "quota:get": _OWNER,
+    "quota:update": _ADMIN,
 }
 """Every rule and its default, in the syntax of oslo.policy."""
 

@@ -31,6 +31,7 @@ from qinling_falcon.invocation.calls import (
     is_inline,
     settled,
 )
+from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.loading import Loading, about, lease_request, package_lost
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.swift_sources import SwiftSources
@@ -60,6 +61,7 @@ class Invoker:
         settings: the limits.
         sessions: of functions that have a trust; None: those run without one too.
         sources: of functions in Swift; None: those run from their copies as they are.
+        quota: says whether a project may have one more execution; None: it may.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Invoker:
         settings: Settings,
         sessions: Sessions | None = None,
         sources: SwiftSources | None = None,
+        quota: ExecutionQuota | None = None,
     ):
         self._pool = pool
         self._resolver = resolver
@@ -79,16 +82,20 @@ class Invoker:
         self._sources = sources
         self._workers = WorkerClient()
         self._running: dict[str, tuple[float, ExecutionRecord]] = {}
+        self._quota = quota
 
     def start(self) -> None:
-        """Make executions that last known to lists, from now on."""
+        """Make executions that last known to lists, and count executions in the background, from now on."""
         gevent.spawn(self._begin_long_ones)
+        if self._quota is not None:
+            self._quota.start()
 
     def invoke(self, context: Context, call: Call) -> ExecutionRecord:
         """Run `call` and return its record, final and durable.
 
         Raises:
             NotFound, Conflict: there is nothing to run, its runtime is not available, or its object in Swift is gone.
+            QuotaExceeded: the function's project has as many executions as it may have; the function has not run.
             Unavailable: no worker in time, or the package storage has lost its package; the function has not run.
         """
         arrived = time.monotonic()
@@ -105,10 +112,13 @@ class Invoker:
                 if time.monotonic() > deadline:
                     break
                 continue
+            if self._quota is not None:
+                self._quota.check(target.project_id)
             begun = began(target, call, execution_id, now)
             if target.image is not None:
                 final = failed(begun, "Functions from images run on Kubernetes, which this installation does not use.")
                 record(final)
+                self._note_record(target)
                 return final
             # Before there is a lease: no worker waits for Keystone.
             openstack = None
@@ -128,6 +138,8 @@ class Invoker:
                 # Somebody keeps changing it, which is no reason to give up: as read anew it names another package, or
                 # is gone.
                 self._resolver.forget(target)
+                if self._quota is not None:
+                    self._quota.forget(target.project_id)
                 missing = target.package if isinstance(error, PackageMissing) else missing
                 if time.monotonic() > deadline:
                     break
@@ -136,6 +148,7 @@ class Invoker:
                 final, healthy = self._serve(lease, target, package, call, begun, arrived, openstack)
                 # Before the release: once the lease is gone, nothing but the record knows of this execution.
                 final = settled(final)
+                self._note_record(target)
             except NotSent as error:
                 log.warning("worker %s was given up: %s", lease.worker_id, error)
                 self._pool.release(lease, destroy=True)
@@ -148,6 +161,10 @@ class Invoker:
             self._pool.release_soon(lease, destroy=not healthy)
             return final
         raise Unavailable("No worker could take this call; it has not run. Try again.", retry_after_s=1)
+
+    def _note_record(self, target: Target) -> None:
+        if self._quota is not None:
+            self._quota.recorded(target.project_id)
 
     def _resolve(self, context: Context, call: Call) -> Target:
         if call.function_alias is not None:

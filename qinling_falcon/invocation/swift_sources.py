@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import gevent
 
-from qinling_falcon.errors import BadGateway, BadRequest, Conflict, NotFound, TooLarge, Unavailable
+from qinling_falcon.errors import BadGateway, BadRequest, Conflict, NotFound, QuotaExceeded, TooLarge, Unavailable
 from qinling_falcon.invocation.sessions import Sessions, TrustGone
 from qinling_falcon.invocation.targets import SwiftSource, Target
 from qinling_falcon.models import function as functions
@@ -184,16 +184,29 @@ class SwiftSources:
         name = target.function_id
         replaced = _Look(_about(target), time.monotonic() + _AWAY_S, replaced=True)
         where = {"container": source.container, "object": source.object}
-        new = {"md5sum": package.md5sum, "package_key": package.key, "source_etag": etag}
         try:
             with self._pool.changing(f"function:{name}"):
-                unused = functions.refresh(Context(target.project_id), name, where, source.etag, **new)
+                unused = functions.refresh(
+                    Context(target.project_id),
+                    name,
+                    where,
+                    source.etag,
+                    md5sum=package.md5sum,
+                    package_key=package.key,
+                    package_size=package.size,
+                    source_etag=etag,
+                )
                 # The change is committed, and keeps calls from the old workers: draining only ends them sooner.
                 with contextlib.suppress(Unavailable):
                     self._pool.drain(name, 0)
         except NotFound:  # as whoever resolves it again is told
             self._packages.delete(package.key)
             return replaced
+        except QuotaExceeded as error:
+            self._packages.delete(package.key)
+            refusal = f"its object {source.container}/{source.object} in Swift was changed. {error.message}"
+            # Not remembered as a bad object: the quota may be raised, or something deleted.
+            return _Look(_about(target), time.monotonic() + _AWAY_S, refusal)
         for key in unused:
             self._packages.delete(key)
         log.info("function %s: its object in Swift has changed, and was fetched", name)

@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 
 from qinling_falcon.errors import BadRequest, Conflict
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, quotas
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
@@ -68,6 +68,7 @@ def create(
         NotFound: the function, or a version, is not there.
         Conflict: the name is taken.
         BadRequest: the routing's version is `function_version`.
+        QuotaExceeded: the project may have no more aliases.
     """
     version, weight = routing or (None, None)
     alias = Alias(
@@ -83,6 +84,7 @@ def create(
     )
 
     def write() -> None:
+        quotas.check(context.project_id, quotas.ALIASES)
         if scoped(context).aliases().where(Alias.name == name).exists():
             raise _taken(name)
         _check(context, alias)

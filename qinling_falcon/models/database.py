@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import peewee
@@ -29,6 +29,7 @@ class _Process:
     def __init__(self, settings: Settings) -> None:
         self.engine: Engine = make_engine(settings)
         self.timeout_s = settings.database_timeout_s
+        self.quotas = settings.quotas
         self.writer = Writer(
             self.engine, timeout_s=settings.database_timeout_s, queue_size=settings.database_queue_size
         )
@@ -116,6 +117,11 @@ def reading() -> Iterator[None]:
 def engine() -> Engine:
     """The peewee database of this process, for statements that models can't express."""
     return _current().engine
+
+
+def default_quotas() -> Mapping[str, int]:
+    """The limits of projects for which an admin has set no others, by kind."""
+    return _current().quotas
 
 
 def _current() -> _Process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qinling_falcon.errors import Conflict
-from qinling_falcon.models import clock
-from qinling_falcon.models.database import transact
+from qinling_falcon.models import clock, quotas
+from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
 from qinling_falcon.models.package_keys import unused
@@ -82,6 +83,7 @@ def create(
     memory_size: int,
     timeout: int,
     package_key: str | None,
+    package_size: int | None = None,
     trust_id: str | None = None,
     source_etag: str | None = None,
     description: str | None = None,
@@ -95,6 +97,7 @@ def create(
     Raises:
         NotFound: the runtime is unknown, or neither the caller's nor public.
         Conflict: it is not available.
+        QuotaExceeded: the project may have no more functions, or no more bytes of packages.
     """
     function = Function(
         id=function_id or str(uuid.uuid4()),
@@ -109,6 +112,7 @@ def create(
         memory_size=memory_size,
         timeout=timeout,
         package_key=package_key,
+        package_size=package_size,
         source_etag=source_etag,
     )
     if trust_id is not None:
@@ -116,9 +120,11 @@ def create(
     function.digest = _digest(function)
 
     def write() -> None:
+        quotas.check(context.project_id, quotas.FUNCTIONS)
         if runtime_id is not None:
             _check_runtime(context, runtime_id)
-        function.save(force_insert=True)
+        with quotas.packages_checked(context.project_id):
+            function.save(force_insert=True)
         named(trust_id)
 
     transact(write)
@@ -152,8 +158,8 @@ def update(
     Args:
         context: the caller.
         function_id: its id.
-        changes: among `name, description, timeout, runtime_id, code, entry, cpu, memory_size, package_key, trust_id,
-            source_etag`.
+        changes: among `name, description, timeout, runtime_id, code, entry, cpu, memory_size, package_key,
+            package_size, trust_id, source_etag`.
         moved_from: where its object in Swift was, when `changes` were made of that.
         now: the time of the change.
 
@@ -162,9 +168,17 @@ def update(
         Forbidden: it is another project's, or a live job refers to it and `changes` hold more than `name,
             description, timeout`.
         Conflict: the new runtime is not available; or its object in Swift was moved meanwhile.
+        QuotaExceeded: the new package is larger than the old one, and the project may have no more bytes of packages.
     """
 
     def write() -> Updated:
+        packages_checked = (
+            quotas.packages_checked(context.project_id) if "package_key" in changes else contextlib.nullcontext()
+        )
+        with packages_checked:
+            return write_checked()
+
+    def write_checked() -> Updated:
         function = find(scoped(context, by_id=True).functions(), function_id, lock=True)
         check_owner(context, function, "change")
         if moved_from is not None and function.code.get("swift") != moved_from:
@@ -196,6 +210,7 @@ def refresh(
     *,
     md5sum: str,
     package_key: str,
+    package_size: int,
     source_etag: str,
 ) -> set[str]:
     """Give a function a newer copy of its object in Swift, unless it has another by now than the one that is outdated.
@@ -209,6 +224,7 @@ def refresh(
         etag: of what that was a copy of.
         md5sum: of the new copy.
         package_key: of the new copy.
+        package_size: of the new copy, in bytes.
         source_etag: of what it is a copy of.
 
     Returns:
@@ -216,19 +232,36 @@ def refresh(
 
     Raises:
         NotFound: the function was deleted meanwhile.
+        QuotaExceeded: the new copy is larger than the old one, and the project may have no more bytes of packages.
     """
 
     def write() -> set[str]:
+        with quotas.packages_checked(context.project_id):
+            return write_checked()
+
+    def write_checked() -> set[str]:
         function = find(scoped(context).functions(), function_id, lock=True)
         old = function.package_key
         if (function.code.get("swift"), function.source_etag) != (where, etag):
             return unused({package_key})
         function.code = function.code | {"md5sum": md5sum}
-        columns = {"code": function.code, "package_key": package_key, "source_etag": source_etag}
-        change(function, columns | {"digest": _digest(function)})
+        columns = {
+            "code": function.code,
+            "package_key": package_key,
+            "package_size": package_size,
+            "source_etag": source_etag,
+            "digest": _digest(function),
+        }
+        change(function, columns)
         return unused({old})
 
     return transact(write)
+
+
+def ids_of(project_id: str) -> list[str]:
+    """The ids of a project's functions."""
+    with reading():
+        return [row.id for row in scoped(Context(project_id)).functions().select(Function.id)]
 
 
 def delete(context: Context, function_id: str) -> set[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qinling_falcon.errors import BadRequest
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, quotas
 from qinling_falcon.models.cron import next_match
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.filters import Kind
@@ -83,6 +83,7 @@ def create(
     Raises:
         NotFound: the function, the version or the alias is not there.
         BadRequest: `first_execution_time` is not a minute ahead.
+        QuotaExceeded: the project may have no more jobs.
     """
     moment = now or clock.now()
     if first_execution_time is not None:
@@ -107,6 +108,7 @@ def create(
     )
 
     def write() -> None:
+        quotas.check(context.project_id, quotas.JOBS)
         check_target(context, job.function_id, job.function_version, job.function_alias)
         job.save(force_insert=True)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from qinling_falcon.models.database import reading
+import functools
+from collections.abc import Callable
+
+from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.scope import system
 from qinling_falcon.models.tables import Function, Version
 
@@ -26,3 +29,35 @@ def unused(keys: set[str | None]) -> set[str]:
         and not scope.functions().where(Function.package_key == key).exists()
         and not scope.versions().where(Version.package_key == key).exists()
     }
+
+
+def fill_sizes(size_of: Callable[[str], int | None]) -> list[str]:
+    """Write the sizes of packages whose rows are older than the column `package_size`, so that quotas count them.
+
+    Args:
+        size_of: the bytes of the package with a key; None: the storage has no such package (on this machine).
+
+    Returns:
+        The keys whose sizes are written now.
+
+    Raises:
+        Unavailable: the database is away; to be called again. So do errors of `size_of` reach the caller.
+    """
+    scope = system("packages of all projects lie in one store")
+    with reading():
+        functions = scope.functions().where(Function.package_key.is_null(False) & Function.package_size.is_null())
+        versions = scope.versions().where(Version.package_size.is_null())
+        keys = {str(row.package_key) for rows in (functions, versions) for row in rows}
+    filled = []
+    for key in sorted(keys):
+        size = size_of(key)
+        if size is not None:
+            transact(functools.partial(_write_size, key, size))
+            filled.append(key)
+    return filled
+
+
+def _write_size(key: str, size: int) -> None:
+    # Both at once: a function and its versions share a package, which counts once only if they agree on its size.
+    Function.update(package_size=size).where(Function.package_key == key).execute()
+    Version.update(package_size=size).where(Version.package_key == key).execute()

@@ -108,7 +108,8 @@ class Function(Row):
 
     `digest` names what a worker loads: two rows with one digest load the same.
     `package_key` is where the storage keeps the package; of a function in Swift that
-    is a copy, and `source_etag` says of what. `trust_id` is Keystone's, by which the
+    is a copy, and `source_etag` says of what. `package_size` is the package's size in
+    bytes; null: not measured yet, for rows that are older than this column. `trust_id` is Keystone's, by which the
     function acts for the user who put the code in; null: it has no session.
     """
 
@@ -124,6 +125,7 @@ class Function(Row):
     latest_version = peewee.IntegerField(default=0)
     digest = peewee.CharField(max_length=64)
     package_key = peewee.CharField(null=True)
+    package_size = peewee.BigIntegerField(null=True)
     source_etag = peewee.CharField(null=True)
     trust_id = peewee.CharField(max_length=64, null=True)
 
@@ -146,6 +148,21 @@ class DoomedTrust(peewee.Model):
         table_name = "doomed_trusts"
 
 
+class ProjectQuota(peewee.Model):
+    """The limits that an admin has set for one project, by kind; see `quotas`.
+
+    The row is also the project's lock: a write that counts the project's rows locks it first.
+    """
+
+    project_id = peewee.CharField(primary_key=True)
+    limits = peewee.JSONField(default=dict)
+
+    class Meta:
+        database = database
+        legacy_table_names = False
+        table_name = "project_quotas"
+
+
 class Version(Row):
     """A snapshot of a function, with a number that is never used again.
 
@@ -165,6 +182,7 @@ class Version(Row):
     count = peewee.BigIntegerField(default=0)
     digest = peewee.CharField(max_length=64)
     package_key = peewee.CharField()
+    package_size = peewee.BigIntegerField(null=True)
     trust_id = peewee.CharField(max_length=64, null=True)
 
     class Meta:

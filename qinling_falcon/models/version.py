@@ -8,7 +8,7 @@ import uuid
 import peewee
 
 from qinling_falcon.errors import Forbidden
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, quotas
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
@@ -42,7 +42,9 @@ LISTS = ListSpec(
 )
 
 # What a version fixes; it is made when one of these is another than in the latest version.
-_FIXED = ("runtime_id", "code", "entry", "cpu", "memory_size", "timeout", "digest", "package_key", "trust_id")
+_FIXED = (
+    "runtime_id", "code", "entry", "cpu", "memory_size", "timeout", "digest", "package_key", "package_size", "trust_id",
+)  # fmt: skip
 
 
 def create(
@@ -65,9 +67,11 @@ def create(
     Raises:
         NotFound: the function is unknown, or not the caller's.
         Forbidden: it is another project's, has no package, has not changed since its latest version, or has `most`.
+        QuotaExceeded: the project may have no more versions.
     """
 
     def write() -> Version:
+        quotas.check(context.project_id, quotas.VERSIONS)
         function = find(scoped(context, by_id=True).functions(), function_id, lock=True)
         check_owner(context, function, "make versions of")
         if function.code["source"] != "package":

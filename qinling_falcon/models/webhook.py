@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qinling_falcon.errors import BadRequest
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, quotas
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
@@ -61,6 +61,7 @@ def create(
 
     Raises:
         NotFound: the function, the version or the alias is not there.
+        QuotaExceeded: the project may have no more webhooks.
     """
     webhook = Webhook(
         id=str(uuid.uuid4()),
@@ -71,6 +72,7 @@ def create(
     )
 
     def write() -> None:
+        quotas.check(context.project_id, quotas.WEBHOOKS)
         check_target(context, webhook.function_id, webhook.function_version, webhook.function_alias)
         webhook.save(force_insert=True)
 

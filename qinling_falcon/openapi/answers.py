@@ -31,7 +31,7 @@ ERROR: dict[str, Any] = {
 _ABOUT = {
     400: "The request's content is wrong.",
     401: "Nobody, or nobody known, is calling.",
-    403: "Policy forbids it, or what it is about is still in use, or somebody else's.",
+    403: "Policy forbids it, a quota is reached, or what it is about is still in use, or somebody else's.",
     404: "What it names is unknown, or not the caller's.",
     405: "It has no package to download.",
     408: "The client has sent the body too slowly.",

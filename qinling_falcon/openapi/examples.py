@@ -110,6 +110,18 @@ EXAMPLES: Mapping[str, Any] = {
         **_NEW,
     },
     "PoolShown": {"name": _RUNTIME, "capacity": {"total": 5, "available": 3}},
+    "QuotasUpdate": {"aliases": 50, "executions": -1},
+    "QuotasShown": {
+        "quotas": {
+            "functions": {"limit": 1000, "used": 12},
+            "package_bytes": {"limit": 10737418240, "used": 5242880},
+            "versions": {"limit": 5000, "used": 20},
+            "aliases": {"limit": 50, "used": 4},
+            "webhooks": {"limit": 1000, "used": 2},
+            "jobs": {"limit": 1000, "used": 1},
+            "executions": {"limit": -1, "used": 4711},
+        }
+    },
     "WebhookCreate": {"function_id": _FUNCTION, "description": "From the build server"},
     "WebhookUpdate": {"function_alias": "stable"},
     "WebhookShown": {

@@ -43,7 +43,7 @@ def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[s
     if upload.package is None:
         raise BadRequest("package: the package's file is missing.", errors={PACKAGE: ["Missing data."]})
     _check_sum(code, upload)
-    return values | {"code": _code_of(upload), "entry": entry, "package_key": upload.package.key}
+    return values | {"entry": entry} | _uploaded_columns(upload)
 
 
 def changes_of(function: Function, values: dict[str, Any], upload: Upload, take: Take) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _package_changes(function: Function, code: dict[str, Any] | None, upload: Up
         _check_sum(code, upload)
     if upload.package is None:
         return {}
-    return {"code": _code_of(upload), "package_key": upload.package.key}
+    return _uploaded_columns(upload)
 
 
 def _moved(where: dict[str, str], code: dict[str, Any]) -> dict[str, str]:
@@ -111,6 +111,7 @@ def _swift_columns(where: dict[str, str], code: dict[str, Any], upload: Upload, 
     return {
         "code": {"source": "swift", "swift": where, "md5sum": upload.package.md5sum},
         "package_key": upload.package.key,
+        "package_size": upload.package.size,
         "source_etag": upload.etag,
     }
 
@@ -127,9 +128,15 @@ def _check_sum(code: dict[str, Any], upload: Upload) -> None:
         _refuse("code", f"the package's md5sum is {upload.package.md5sum}, not {given}.")
 
 
-def _code_of(upload: Upload) -> dict[str, Any]:
-    assert upload.package is not None
-    return {"source": "package", "md5sum": upload.package.md5sum}
+def _uploaded_columns(upload: Upload) -> dict[str, Any]:
+    """The columns of an uploaded package."""
+    package = upload.package
+    assert package is not None
+    return {
+        "code": {"source": "package", "md5sum": package.md5sum},
+        "package_key": package.key,
+        "package_size": package.size,
+    }
 
 
 def _refuse(field: str, message: str) -> NoReturn:

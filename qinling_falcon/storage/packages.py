@@ -85,6 +85,13 @@ class PackageStore(Protocol):
     def read(self, key: str) -> bytes:
         """The package's bytes; raises as `open`."""
 
+    def size(self, key: str) -> int | None:
+        """How many bytes a package has; None: there is none.
+
+        Raises:
+            Unavailable, BadGateway: the storage can't be asked.
+        """
+
     def delete(self, key: str) -> None:
         """Remove a package; one that is gone is no error. What can't be removed now is left to `sweep`."""
 
@@ -139,6 +146,13 @@ class LocalPackages:
             return offload(self._path(key).read_bytes)
         except FileNotFoundError as error:
             raise PackageMissing(key) from error
+
+    def size(self, key: str) -> int | None:
+        """See `PackageStore`."""
+        try:
+            return self._path(key).stat().st_size
+        except (PackageMissing, FileNotFoundError):
+            return None
 
     def delete(self, key: str) -> None:
         """See `PackageStore`."""

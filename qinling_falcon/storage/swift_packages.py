@@ -81,6 +81,15 @@ class SwiftPackages:
         with contextlib.closing(stream):
             return b"".join(iter(lambda: stream.read(CHUNK), b""))
 
+    def size(self, key: str) -> int | None:
+        """See `PackageStore`."""
+        try:
+            found = self.open(key)
+        except PackageMissing:
+            return None
+        found.stream.close()
+        return found.size
+
     def delete(self, key: str) -> None:
         """See `PackageStore`."""
         if not is_key(key):

@@ -49,6 +49,7 @@ class Things:
     The runtimes are private, and nothing is in the spare one. The live execution has no row.
     """
 
+    project_id: str
     runtime_id: str
     spare_runtime_id: str
     function_id: str
@@ -170,6 +171,7 @@ class World:
         )
         execution = self._post(context, "/v1/executions", function_id=function_id, input=mark, description=mark)
         return Things(
+            project_id=context.project_id,
             runtime_id=runtime_id,
             spare_runtime_id=spare_runtime_id,
             function_id=function_id,

@@ -163,4 +163,13 @@ ACTS: Mapping[tuple[str, str], list[Act]] = {
         _owners(202, body={}),
     ],
     ("DELETE", "/v1/jobs/{job_id}"): [_owners(204)],
+    ("GET", "/v1/quotas"): [
+        Act(stranger=200, admin=200, owner=200),
+        Act(stranger=403, admin=200, owner=200, query="project_id={project_id}"),
+    ],
+    ("PUT", "/v1/quotas"): [
+        _admins(200, body={"aliases": 5}),
+        _admins(200, body={"aliases": 5, "project_id": "{project_id}"}),
+        _admins(200, body={}),
+    ],
 }

@@ -111,6 +111,8 @@ FUNCTION_MADE: Shape = {
 
 FUNCTION: Shape = {**FUNCTION_MADE, "code": code_text}
 
+QUOTA: Shape = {"limit": whole, "used": whole}
+
 WORKER: Shape = {"function_id": a_uuid, "function_version": whole, "worker_name": text}
 
 VERSION: Shape = {

@@ -18,7 +18,7 @@ from qinling_falcon.invocation import swift_sources
 from qinling_falcon.invocation.sessions import Access, TrustGone
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.models import database, function
+from qinling_falcon.models import database, function, quotas
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -191,7 +191,7 @@ def test_what_somebody_else_has_put_there_meanwhile_stays(world: World, who: str
         key = world.save(NEWER)
         if who == "another process":
             row = {"md5sum": md5(NEWER), "package_key": key, "source_etag": md5(NEWER)}
-            unused = function.refresh(OWNER, world.id, HERE, md5(OLD), **row)
+            unused = function.refresh(OWNER, world.id, HERE, md5(OLD), package_size=1, **row)
         else:
             code = {"source": "swift", "swift": HERE | {"object": "p"}, "md5sum": md5(NEWER)}
             unused = function.update(OWNER, world.id, {"code": code, "package_key": key}).unused
@@ -220,6 +220,22 @@ def test_what_is_no_package_is_fetched_once(world: World, clock: Clock) -> None:
         clock.now += swift_sources._REFUSED_S
     assert world.asked() == ["HEAD", "GET", "HEAD", "HEAD"]
     assert world.runs() == OLD
+
+
+def test_a_copy_over_the_quota_stops_calls_until_there_is_room(world: World, clock: Clock) -> None:
+    assert world.is_current()
+    quotas.change(OWNER.project_id, {quotas.PACKAGE_BYTES: len(NEW) - 1})
+    world.server.objects["c", "o"] = NEW
+    assert not world.is_current()  # the attempt makes its target stale
+    world.refused("Quota exceeded for package_bytes")
+    assert world.runs() == OLD  # the new copy is not kept
+    world.asked()
+    world.refused("Quota exceeded for package_bytes")
+    assert world.asked() == []
+    quotas.change(OWNER.project_id, {quotas.PACKAGE_BYTES: len(NEW)})
+    clock.now += swift_sources._AWAY_S
+    assert not world.is_current()
+    assert world.runs() == NEW
 
 
 def test_rights_that_are_withdrawn_stop_calls(world: World, clock: Clock) -> None:

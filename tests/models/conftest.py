@@ -17,7 +17,7 @@ from qinling_falcon.settings import Settings
 from tests.models.factories import make_function, make_runtime
 from tests.servers.postgres import PostgresServer, running_postgres
 
-_ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, tables.DoomedTrust))
+_ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, tables.DoomedTrust, tables.ProjectQuota))
 
 
 @pytest.fixture(scope="session")

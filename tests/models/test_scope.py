@@ -11,7 +11,7 @@ import pytest
 from qinling_falcon.models import tables
 
 ROOT = Path(__file__).parents[2]
-TABLES = {table.__name__ for table in tables.ALL} | {"Row", "DoomedTrust"}
+TABLES = {table.__name__ for table in tables.ALL} | {"Row", "DoomedTrust", "ProjectQuota"}
 READS = {"select", "get", "get_or_none", "get_by_id", "filter", "raw", "noop", "alias", "get_or_create"}
 WRITES = {
     "update", "delete", "insert", "create", "replace", "insert_many", "insert_from", "replace_many",
@@ -38,6 +38,12 @@ WRITTEN = {
     "models.webhook.delete": ["Webhook.delete"],
     "models.job.delete": ["Job.delete"],
     "models.execution.delete": ["Execution.delete"],
+    # Of the project whose limits they are.
+    "models.quotas.change": ["ProjectQuota.insert", "ProjectQuota.update"],
+    "models.quotas._locked_row": ["ProjectQuota.insert"],
+    # Records of any project that are older than is kept, by their ids; sizes of packages by their keys.
+    "models.retention._delete": ["Execution.delete"],
+    "models.package_keys._write_size": ["Function.update", "Version.update"],
     # The pool manager's, for all projects.
     "models.runtime.settle": ["Runtime.update"],
     "models.runtime.rolled": ["Runtime.update"],
@@ -64,8 +70,11 @@ what keeps it to the rows that its caller may change?"""
 
 SYSTEM = {
     "models.execution.running_since": 1,  # lost executions
-    "models.package_keys.in_use": 1,  # the one store of packages
+    "models.package_keys.fill_sizes": 1,  # the one store of packages
+    "models.package_keys.in_use": 1,
     "models.package_keys.unused": 1,
+    "models.retention._projects": 1,  # each project keeps so many
+    "models.retention.prune": 1,  # records of all projects grow old
     "models.runtime.delete": 1,  # functions of others keep a runtime
     "models.runtime.everything": 1,  # the pool manager
     "models.runtime.settle": 1,
@@ -80,7 +89,8 @@ def test_tables_are_read_through_scopes_alone() -> None:
         for where, call in _calls()
         if isinstance(call.func, ast.Attribute) and call.func.attr in READS and _is_table(call.func.value)
     ]
-    assert sorted(set(found) - {"models.trusts.doomed: DoomedTrust.select"}) == sorted(
+    by_project = {f"models.quotas.{name}: ProjectQuota.select" for name in ("limits_of", "_locked_row")}
+    assert sorted(set(found) - {"models.trusts.doomed: DoomedTrust.select"} - by_project) == sorted(
         f"models.scope.Scope.{table.__name__.lower()}{'es' if table is tables.Alias else 's'}: {table.__name__}.select"
         for table in tables.ALL
     )

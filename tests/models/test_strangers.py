@@ -77,6 +77,7 @@ def test_public_runtimes_are_seen_by_all(owner: Context, stranger: Context) -> N
 
 _TEXT: dict[str, Any] = {"code": {"source": "package", "md5sum": "0" * 32}, "entry": "main.main", "package_key": "k"}
 _SIZE: dict[str, Any] = {"name": "n", "cpu": 100, "memory_size": 33554432, "timeout": 5}
+_COPY: dict[str, Any] = {"md5sum": "", "package_key": "k", "package_size": 1, "source_etag": "e"}
 ACCESSES: dict[Callable[..., Any], Callable[[SimpleNamespace], tuple[tuple[Any, ...], dict[str, Any]]]] = {
     runtime.get: lambda its: ((its.runtime,), {}),
     runtime.update: lambda its: ((its.runtime, {"name": "mine"}), {}),
@@ -84,7 +85,7 @@ ACCESSES: dict[Callable[..., Any], Callable[[SimpleNamespace], tuple[tuple[Any, 
     function.create: lambda its: ((), {"runtime_id": its.runtime} | _TEXT | _SIZE),
     function.get: lambda its: ((its.function,), {}),
     function.update: lambda its: ((its.function, {"name": "mine"}), {}),
-    function.refresh: lambda its: ((its.function, {}, None), {"md5sum": "", "package_key": "k", "source_etag": "e"}),
+    function.refresh: lambda its: ((its.function, {}, None), _COPY),
     function.delete: lambda its: ((its.function,), {}),
     version.create: lambda its: ((its.function,), {"most": 9}),
     version.get: lambda its: ((its.function, 1), {}),

@@ -42,6 +42,9 @@ def test_a_package_is_read_back_as_it_was_saved(packages: LocalPackages, folder:
     stored = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), MD5.upper())
     assert (stored.md5sum, stored.size) == (MD5, len(PACKAGE))
     assert packages.read(stored.key) == PACKAGE
+    assert (packages.size(stored.key), packages.size("0" + stored.key[1:]), packages.size("..")) == (
+        len(PACKAGE), None, None,
+    )  # fmt: skip
     opened = packages.open(stored.key)
     with contextlib.closing(opened.stream):
         assert (opened.size, opened.stream.read(-1)) == (len(PACKAGE), PACKAGE)

@@ -1,0 +1,172 @@
+"""Quotas: how many rows of each kind a project may keep, and how many bytes of packages.
+
+A limit is the admin's for this project (`project_quotas`), else the setting `QUOTA_…`. The use is never stored: it is
+counted from the rows, so that no crash can make it drift. `check` and `packages_checked` decide in the transaction
+that writes the new row. They lock the project's row in `project_quotas` first; therefore two processes that write at
+the same moment count one after the other. SQLite has one writer at a time and needs no lock.
+
+Executions are different: their number is checked before a call runs, without a statement
+(`invocation/execution_quota.py`), and the record of a call that has run is never refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import peewee
+
+from qinling_falcon.errors import QuotaExceeded
+from qinling_falcon.models.cooperation import pause
+from qinling_falcon.models.database import default_quotas, engine, reading, transact
+from qinling_falcon.models.scope import Context, Scope, scoped
+from qinling_falcon.models.tables import Execution, ExecutionStatus, Function, ProjectQuota, Version
+from qinling_falcon.settings import QUOTAS
+
+UNLIMITED = -1
+
+FUNCTIONS, PACKAGE_BYTES, VERSIONS, ALIASES, WEBHOOKS, JOBS, EXECUTIONS = QUOTAS
+
+# Index entries that are counted at a time: about a millisecond of SQLite, which holds up all greenlets meanwhile.
+_STEP = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """One kind's limit (-1: none) and use in one project."""
+
+    limit: int
+    used: int
+
+
+def check(project_id: str, kind: str) -> None:
+    """Make sure that the project may have one more row of `kind`, in the transaction that writes the row.
+
+    Raises:
+        QuotaExceeded: it may not.
+    """
+    limit = _locked_limits(project_id)[kind]
+    if limit == UNLIMITED:
+        return
+    used = _rows(scoped(Context(project_id)), kind).count()
+    if used >= limit:
+        raise QuotaExceeded(kind, limit, used)
+
+
+@contextlib.contextmanager
+def packages_checked(project_id: str) -> Iterator[None]:
+    """Surrounds the change of rows that name packages, inside its transaction.
+
+    A change that frees bytes is always allowed, also above the limit.
+
+    Raises:
+        QuotaExceeded: the packages that the project's rows name now have more bytes than before and than the limit.
+    """
+    limit = _locked_limits(project_id)[PACKAGE_BYTES]
+    if limit == UNLIMITED:
+        yield
+        return
+    scope = scoped(Context(project_id))
+    before = _package_bytes(scope)
+    yield
+    after = _package_bytes(scope)
+    if after > max(limit, before):
+        raise QuotaExceeded(PACKAGE_BYTES, limit, before, after - before)
+
+
+def of_project(project_id: str) -> dict[str, Quota]:
+    """All kinds' limits and use."""
+    limits = limits_of(project_id)
+    scope = scoped(Context(project_id))
+    with reading():
+        used = {kind: _rows(scope, kind).count() for kind in QUOTAS if kind not in (PACKAGE_BYTES, EXECUTIONS)}
+        used[PACKAGE_BYTES] = _package_bytes(scope)
+    used[EXECUTIONS] = executions_kept(project_id)
+    return {kind: Quota(limits[kind], used[kind]) for kind in QUOTAS}
+
+
+def limits_of(project_id: str) -> dict[str, int]:
+    """The limits of a project, by kind."""
+    with reading():
+        row = ProjectQuota.select().where(ProjectQuota.project_id == project_id).get_or_none()
+    return _with_defaults(row)
+
+
+def change(project_id: str, limits: Mapping[str, int]) -> None:
+    """Set the project's limits of some kinds; the others stay."""
+
+    def write() -> None:
+        row = _locked_row(project_id) or ProjectQuota(project_id=project_id)
+        merged = {**row.limits, **limits}
+        ProjectQuota.insert(project_id=project_id, limits=merged).on_conflict_ignore().execute()
+        ProjectQuota.update(limits=merged).where(ProjectQuota.project_id == project_id).execute()
+
+    transact(write)
+
+
+def executions_kept(project_id: str) -> int:
+    """The project's executions, those that have a row while they run included.
+
+    They may be millions: others have a turn after every few.
+    """
+    executions = scoped(Context(project_id)).executions().select(Execution.created_at, Execution.id)
+    return sum(_count(executions.where(Execution.status == status.value)) for status in ExecutionStatus)
+
+
+def _count(select: peewee.ModelSelect[Execution]) -> int:
+    """Count executions of one status, in the order of an index that holds them."""
+    select = select.order_by(Execution.created_at, Execution.id)
+    counted = 0
+    rest = select
+    while True:
+        with reading():
+            last = rest.offset(_STEP - 1).first()  # `get` would begin at the first row
+            if last is None:
+                return counted + int(rest.count())
+        counted += _STEP
+        rest = select.where(_newer(last))
+        pause()
+
+
+def _newer(than: Execution) -> peewee.Expression:
+    """Whether an execution comes after `than` in the order of creation."""
+    created_at = peewee.Value(than.created_at, converter=Execution.created_at.db_value)
+    after: peewee.Expression = peewee.Tuple(Execution.created_at, Execution.id) > peewee.Tuple(created_at, than.id)
+    return after
+
+
+def _rows(scope: Scope, kind: str) -> peewee.ModelSelect[Any]:
+    select: peewee.ModelSelect[Any] = getattr(scope, kind)()
+    return select
+
+
+def _package_bytes(scope: Scope) -> int:
+    """Bytes of the packages that the project's functions and versions name; one that several name counts once."""
+    functions = scope.functions().where(Function.package_key.is_null(False))
+    packages = functions.select(Function.package_key, Function.package_size) | scope.versions().select(
+        Version.package_key, Version.package_size
+    )
+    sizes = packages.alias("packages")
+    return int(sizes.select_from(peewee.fn.SUM(sizes.c.package_size)).scalar() or 0)
+
+
+def _locked_limits(project_id: str) -> dict[str, int]:
+    return _with_defaults(_locked_row(project_id))
+
+
+def _locked_row(project_id: str) -> ProjectQuota | None:
+    """The project's row, locked until the end of the transaction; with SQLite it need not be there."""
+    query = ProjectQuota.select().where(ProjectQuota.project_id == project_id)
+    if not engine().for_update:
+        return query.get_or_none()
+    row = query.for_update().get_or_none()
+    if row is None:
+        ProjectQuota.insert(project_id=project_id).on_conflict_ignore().execute()
+        row = query.for_update().get_or_none()
+    return row
+
+
+def _with_defaults(row: ProjectQuota | None) -> dict[str, int]:
+    return {**default_quotas(), **({} if row is None else row.limits)}

@@ -1,0 +1,163 @@
+"""Retention: old records of executions are deleted, with their logs, by age and by number in each project.
+
+A task of the pool manager calls `prune` every minute. Only executions that have ended are deleted, the oldest first.
+Several processes may do it at once: each deletes only what is older than a boundary, and deleting newer rows never
+moves a boundary to rows that should stay.
+
+Other writers never wait long: a transaction deletes a few rows, as many as fit into `_LONGEST_S`, and the pause after
+it is three times as long. SQLite's file does not shrink; it uses the freed pages for new rows. In PostgreSQL,
+autovacuum makes the space usable again.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import peewee
+
+from qinling_falcon.models import clock
+from qinling_falcon.models.cooperation import pause
+from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.scope import Context, Scope, scoped, system
+from qinling_falcon.models.tables import Execution, ExecutionStatus
+from qinling_falcon.settings import Settings
+
+FINAL = tuple(status.value for status in ExecutionStatus if status is not ExecutionStatus.RUNNING)
+
+# A transaction should not keep other writers waiting for longer. Rows can have megabytes of results and logs.
+_LONGEST_S = 0.02
+_FIRST_BATCH = 20
+_LARGEST_BATCH = 500
+
+# Index entries that one look passes: about a millisecond of SQLite.
+_LARGEST_STEP = 20_000
+_ORDER = (Execution.created_at, Execution.id)
+
+Key = tuple[int, str]
+"""Of an execution in the order of creation: microseconds since the epoch, and its id."""
+
+
+def prune(settings: Settings) -> int:
+    """Delete the executions that the settings do not keep.
+
+    Args:
+        settings: `EXECUTION_RETENTION_S` and `EXECUTIONS_KEPT`.
+
+    Returns:
+        How many were deleted.
+
+    Raises:
+        Unavailable: the database is away; to be called again.
+    """
+    deletion = _Deletion()
+    if settings.execution_retention_s:
+        oldest = clock.now() - timedelta(seconds=settings.execution_retention_s)
+        scope = system("records of all projects grow old")
+        deletion.delete_older(scope, (clock.to_micros(oldest), ""))
+    if settings.executions_kept:
+        for project_id in _projects():
+            scope = scoped(Context(project_id))
+            boundary = _nth_newest(scope, settings.executions_kept)
+            if boundary is not None:
+                deletion.delete_older(scope, boundary)
+    return deletion.deleted
+
+
+class _Deletion:
+    """Deletes executions in small transactions.
+
+    Attributes:
+        deleted: how many it has deleted.
+    """
+
+    def __init__(self) -> None:
+        self._batch = _FIRST_BATCH
+        self.deleted = 0
+
+    def delete_older(self, scope: Scope, boundary: Key) -> None:
+        """Delete the ended executions of `scope` that come before `boundary`, the oldest first."""
+        for status in FINAL:
+            old = _ended(scope, status).where(_key() < _value(boundary)).order_by(*_ORDER)
+            while ids := self._take(old):
+                self._delete(ids)
+
+    def _take(self, old: peewee.ModelSelect[Execution]) -> list[str]:
+        with reading():
+            return [row.id for row in old.select(Execution.id).limit(self._batch)]
+
+    def _delete(self, ids: Sequence[str]) -> None:
+        deleted, took_s = transact(functools.partial(_delete, ids))
+        self.deleted += deleted
+        self._batch = max(1, min(int(len(ids) * _LONGEST_S / took_s), 2 * len(ids), _LARGEST_BATCH))
+        time.sleep(3 * took_s)
+
+
+def _delete(ids: Sequence[str]) -> tuple[int, float]:
+    """How many were deleted, and the seconds that it took, without the wait for other writers."""
+    started = time.monotonic()
+    deleted = Execution.delete().where(Execution.id.in_(ids) & Execution.status.in_(FINAL)).execute()
+    return int(deleted), max(time.monotonic() - started, 0.0001)
+
+
+def _projects() -> Iterator[str]:
+    """All projects that have executions; each is found by one look into an index."""
+    select = system("each project keeps so many").executions().select(Execution.project_id)
+    select = select.order_by(Execution.project_id).limit(1)
+    with reading():
+        row = select.get_or_none()
+    while row is not None:
+        yield row.project_id
+        with reading():
+            row = select.where(Execution.project_id > row.project_id).get_or_none()
+        pause()
+
+
+def _nth_newest(scope: Scope, count: int) -> Key | None:
+    """The `count`-th newest of the ended executions of a project; None: there are not that many.
+
+    The index has them in order of creation for each status, so this selects from several sorted lists. A round looks
+    at the entry `step` places further in each list, where `step` is the number that is still wanted, divided by the
+    number of lists. In the list whose entry is the newest, all entries up to it belong to the newest ones: at most
+    `step` entries of each list are as new. So they are taken, and the next round wants fewer. The number of looks grows
+    with the logarithm of `count`, and the index entries that are passed with `count`, not with the number of rows.
+    """
+    taken: dict[str, Key | None] = dict.fromkeys(FINAL)
+    wanted = count
+    while wanted:
+        step = max(1, min(wanted // len(FINAL), _LARGEST_STEP))
+        found = {status: key for status in FINAL if (key := _further(scope, status, taken[status], step)) is not None}
+        if not found:
+            return None  # all lists together have fewer entries left than are wanted
+        newest = max(found, key=lambda status: found[status])
+        taken[newest] = found[newest]
+        wanted -= step
+        pause()
+    return min(key for key in taken.values() if key is not None)
+
+
+def _further(scope: Scope, status: str, after: Key | None, step: int) -> Key | None:
+    """The entry `step` places after `after` (None: from the start) among those of a status, from the newest on."""
+    select = _ended(scope, status)
+    if after is not None:
+        select = select.where(_key() < _value(after))
+    select = select.select(Execution.created_at, Execution.id).order_by(*(column.desc() for column in _ORDER))
+    with reading():
+        row = select.offset(step - 1).first()  # `get` would begin at the first row
+    return None if row is None else (clock.to_micros(row.created_at), row.id)
+
+
+def _ended(scope: Scope, status: str) -> peewee.ModelSelect[Execution]:
+    return scope.executions().where(Execution.status == status)
+
+
+def _key() -> Any:
+    return peewee.Tuple(*_ORDER)
+
+
+def _value(key: Key) -> Any:
+    # A tuple's values are not converted by the columns that they are compared with.
+    return peewee.Tuple(*(peewee.Value(part, converter=False) for part in key))

@@ -1,0 +1,59 @@
+"""The quota of executions and their retention in a whole service: calls through two web processes, a pool manager."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from tests.integration.service import Service, running_service, wait_until
+
+KEPT = 8
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with running_service(web_concurrency=2, executions_kept=KEPT) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def function_id(service: Service) -> str:
+    return service.function("def main():\n    print('ran')\n")
+
+
+def call(service: Service, function_id: str) -> requests.Response:
+    """On a connection of its own, so that both processes get calls."""
+    return requests.post(f"{service.url}/v1/executions", json={"function_id": function_id}, timeout=60)
+
+
+def test_calls_over_the_quota_are_refused_before_they_run(service: Service, function_id: str) -> None:
+    for _ in range(8):  # both processes know the project
+        assert call(service, function_id).status_code == 201
+    used = service.request("GET", "/v1/quotas").json()["quotas"]["executions"]["used"]
+    assert service.request("PUT", "/v1/quotas", json={"executions": used + 5}).status_code == 200
+
+    answers = [call(service, function_id) for _ in range(9)]
+
+    assert [answer.status_code for answer in answers] == [201] * 5 + [403] * 4
+    words = f"Quota exceeded for executions: limit {used + 5}, used {used + 5}."
+    assert all(answer.json()["faultstring"].startswith(words) for answer in answers[5:])
+    assert service.request("GET", f"/v1/functions/{function_id}").json()["count"] == used + 5
+    gone = answers[0].json()["id"]
+    assert service.request("DELETE", f"/v1/executions/{gone}").status_code == 204
+    wait_until("there is room for one more", lambda: call(service, function_id).status_code == 201)
+    assert service.request("PUT", "/v1/quotas", json={"executions": -1}).status_code == 200
+    assert call(service, function_id).status_code == 201
+
+
+def test_the_pool_manager_deletes_what_is_not_kept(service: Service, function_id: str) -> None:
+    ran = [call(service, function_id).json()["id"] for _ in range(KEPT + 2)]
+    service.stop("pool")
+    service.start_pool()  # it does so at its start, and then every minute
+
+    def listed() -> list[str]:
+        return [row["id"] for row in service.request("GET", "/v1/executions").json()]
+
+    wait_until("old executions are deleted", lambda: listed() == ran[-KEPT:])
+    assert service.request("GET", f"/v1/executions/{ran[0]}/log").status_code == 404

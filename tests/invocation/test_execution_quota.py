@@ -1,0 +1,145 @@
+"""The quota of executions: what a check costs, how exact it is, and that it comes before the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qinling_falcon.errors import QuotaExceeded
+from qinling_falcon.invocation import execution_quota
+from qinling_falcon.invocation.execution_quota import ExecutionQuota
+from qinling_falcon.models import database, execution, quotas
+from qinling_falcon.models.migrate import migrate
+from qinling_falcon.models.records import record
+from qinling_falcon.models.scope import Context
+from qinling_falcon.settings import Settings
+from tests.models.factories import make_record
+
+PROJECT = "project-a"
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    made = Settings(var_dir=tmp_path, quota_executions=100_000)
+    migrate(made)
+    database.connect(made)
+    yield made
+    database.disconnect()
+
+
+@pytest.fixture
+def quota() -> ExecutionQuota:
+    return ExecutionQuota()
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the database is asked from now on."""
+    made: list[str] = []
+    execute = database.engine().execute_sql
+    monkeypatch.setattr(database.engine(), "execute_sql", lambda sql, *args: made.append(sql) or execute(sql, *args))
+    return made
+
+
+def run(quota: ExecutionQuota, project_id: str = PROJECT) -> str:
+    """What a call does; the id of its execution."""
+    quota.check(project_id)
+    made = make_record("function", project_id)
+    assert record(made)
+    quota.recorded(project_id)
+    return made.id
+
+
+def test_a_call_far_from_the_limit_asks_the_database_nothing(quota: ExecutionQuota, statements: list[str]) -> None:
+    quota.check(PROJECT)
+    statements.clear()
+    for _ in range(1000):
+        quota.check(PROJECT)
+        quota.recorded(PROJECT)
+    assert statements == []
+
+
+def test_so_it_is_without_a_limit(quota: ExecutionQuota, statements: list[str]) -> None:
+    quotas.change(PROJECT, {quotas.EXECUTIONS: quotas.UNLIMITED})
+    quota.check(PROJECT)
+    statements.clear()
+    for _ in range(100):
+        quota.check(PROJECT)
+    assert statements == []
+
+
+def test_one_call_after_the_other_the_limit_is_exact_in_several_processes(quota: ExecutionQuota) -> None:
+    other = ExecutionQuota()
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 9})
+    for place in range(9):
+        run((quota, other, other)[place % 3])
+    for refusing in (quota, other, quota):
+        with pytest.raises(QuotaExceeded, match=r"for executions: limit 9, used 9\. Delete some executions"):
+            run(refusing)
+    run(quota, "project-b")
+
+
+def test_a_deletion_makes_room(quota: ExecutionQuota) -> None:
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 2})
+    first, _ = run(quota), run(quota)
+    with pytest.raises(QuotaExceeded):
+        quota.check(PROJECT)
+    execution.delete(Context(PROJECT), first)
+    _once_it_is_counted_anew(quota)
+    with pytest.raises(QuotaExceeded):
+        quota.check(PROJECT)
+
+
+def test_a_new_limit_holds_for_whoever_resolves_a_target_anew(quota: ExecutionQuota) -> None:
+    run(quota)
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 1})
+    quota.check(PROJECT)  # a call of a target that was not stale yet
+    quota.forget(PROJECT)
+    with pytest.raises(QuotaExceeded):
+        quota.check(PROJECT)
+
+
+def test_a_new_limit_and_others_executions_are_seen_in_the_background(quota: ExecutionQuota) -> None:
+    quota.check(PROJECT)
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 2000})
+    for _ in range(3):
+        record(make_record("function", PROJECT))
+    quota._look_at_all()
+    use = quota._projects[PROJECT]
+    assert (use.limit, use.counted, use.recorded) == (2000, 3, 0)
+
+
+def test_projects_without_calls_are_forgotten(quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution_quota, "_IDLE_S", 0.0)
+    quota.check(PROJECT)
+    time.sleep(0.001)
+    quota._look_at_all()
+    assert quota._projects == {}
+
+
+def test_calls_that_are_refused_are_not_counted_one_by_one(quota: ExecutionQuota, statements: list[str]) -> None:
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 0})
+    for _ in range(2):
+        with pytest.raises(QuotaExceeded):
+            quota.check(PROJECT)
+    quota._projects[PROJECT].took_s = 60.0  # counting takes long
+    statements.clear()
+    for _ in range(100):
+        with pytest.raises(QuotaExceeded):
+            quota.check(PROJECT)
+    assert [sql for sql in statements if '"executions"' in sql] == []
+
+
+def _once_it_is_counted_anew(quota: ExecutionQuota) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            run(quota)
+        except QuotaExceeded:
+            time.sleep(0.01)
+        else:
+            return
+    raise AssertionError("the deletion is not seen")
