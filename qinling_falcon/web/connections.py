@@ -135,7 +135,10 @@ class Connections:
                 self._close_idle(connection)
 
     def stop(self) -> None:
-        """Close idle connections, except those whose next request is here; the others close when they are served."""
+        """Close idle connections, except those whose next request is here, and those with half a head.
+
+        The others close when they are served.
+        """
         self._stopping = True
         for connection in self._open:
             if connection.parser.mesg is not None:
@@ -143,6 +146,9 @@ class Connections:
         for connection in list(self._idle):
             if not connection.has_bytes():
                 self._close_idle(connection)
+        for phase in (Phase.HEAD, Phase.DRAIN):
+            for connection in self._waiting[phase]:
+                connection.cut()
 
     def kill(self, timeout_s: float) -> None:
         """End what is still served."""

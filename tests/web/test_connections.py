@@ -175,6 +175,15 @@ def test_idle_connections_do_not_delay_a_stop_and_requests_end() -> None:
         assert all(rest(client) == b"" for client in idle)
 
 
+@pytest.mark.parametrize("first_bytes", [b"GET / HT", request("/ignore", "POST", b"x", 1000)])
+def test_clients_that_have_sent_half_do_not_delay_a_stop(first_bytes: bytes) -> None:
+    with running_server(shutdown_grace_s=60, head_timeout_s=100) as server, server.connect() as client:
+        client.sendall(first_bytes)
+        time.sleep(0.3)
+        assert server.stop() < 30
+        rest(client)
+
+
 def test_a_stop_ends_what_takes_longer_than_the_grace() -> None:
     with running_server(shutdown_grace_s=1) as server, server.connect() as busy:
         busy.sendall(request("/sleep/60"))
