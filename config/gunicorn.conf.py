@@ -39,7 +39,8 @@ graceful_timeout = math.ceil(_settings.shutdown_grace_s)
 keepalive = math.ceil(_settings.keep_alive_s)
 
 limit_request_line = 8190
-# Gunicorn itself believes no header of any peer, so that it need not look at each peer's address.
+# Gunicorn itself believes no header of any peer, so that it need not look at each peer's address: what proxies say is
+# for the application to believe (TRUSTED_PROXIES).
 forwarded_allow_ips = "*"
 secure_scheme_headers = {}
 forwarder_headers = ""
@@ -77,7 +78,7 @@ def _write_error(connection, status, reason, message):
     body = encode(error_body(status, f"{reason}: {kind}." if kind else f"{reason}.", request_id))
     head = (
         f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {JSON}\r\n"
-        f"X-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"X-Request-Id: {request_id}\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     gunicorn.util.write_nonblock(connection, head.encode("latin-1") + body)
 

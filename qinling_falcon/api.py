@@ -28,7 +28,9 @@ from qinling_falcon.resources import (
     webhooks,
 )
 from qinling_falcon.resources.answers import answer_error
+from qinling_falcon.resources.browsers import BrowserGuard
 from qinling_falcon.resources.middleware import Caller, RequestIds
+from qinling_falcon.resources.proxies import TrustedProxies
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 
@@ -85,11 +87,19 @@ _PREFIX = re.compile(r"(?:/+v1)+(?=/|$)")
 
 
 class Api(falcon.App[Request, falcon.Response]):
-    """The WSGI application."""
+    """The WSGI application.
+
+    Attributes:
+        proxies: whose `X-Forwarded-…` headers are believed; None: nobody's.
+    """
+
+    proxies: TrustedProxies | None = None
 
     def __call__(self, env: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request, its path made canonical before anything looks at it."""
+        """Serve one request, its path and host made canonical before anything looks at them."""
         env["PATH_INFO"] = canonical_path(env["PATH_INFO"])
+        if self.proxies is not None:
+            self.proxies.apply(env)
         return super().__call__(env, start_response)
 
 
@@ -98,13 +108,17 @@ def create_app(services: Services) -> Api:
     authenticator = make_authenticator(services.settings, services.policy)
     services = dataclasses.replace(services, checks={**services.checks, **authenticator.checks()})
     caller = Caller(authenticator, services.policy, services.settings)
-    app = Api(request_type=Request, middleware=[RequestIds(), caller])
+    browsers = BrowserGuard(services.settings)
+    app = Api(request_type=Request, middleware=[RequestIds(), browsers, caller])
+    if services.settings.proxy_networks:
+        app.proxies = TrustedProxies(services.settings.proxy_networks)
     app.resp_options.default_media_type = falcon.MEDIA_JSON
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _falcon_error)
     app.add_error_handler(QinlingError, _our_error)
     for path, make in ROUTES:
         resource = _with_head(make(services))
+        browsers.guard(resource)
         caller.guard(resource)
         app.add_route(path, resource)
     return app

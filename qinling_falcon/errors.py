@@ -133,6 +133,12 @@ class UnsupportedMediaType(QinlingError):
     status = 415
 
 
+class Misdirected(QinlingError):
+    """The request names a host that this service is not known by."""
+
+    status = 421
+
+
 class NotSupported(QinlingError):
     """A part of the API that this installation can't serve."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import ipaddress
 import math
 import os
 import re
@@ -21,11 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 MIB = 1024 * 1024
 # A Unix socket's path has at most 107 bytes; the longest name in that folder has 24.
 _MAX_SOCKET_DIR = 80
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
 _CONTAINER = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_HOST_NAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _TRUE = {"1", "t", "true", "on", "y", "yes"}
 _FALSE = {"0", "f", "false", "off", "n", "no"}
@@ -113,6 +117,13 @@ class Settings:
         "noauth", "`noauth`: every caller is the admin of project `default`. `keystone`: see docs/openstack.md."
     )
     allow_remote_noauth: bool = _setting(False, "Let `noauth` listen beyond loopback.")
+    allowed_hosts: str | None = _setting(
+        None,
+        "With `noauth`: names, separated by commas, that the service is reached by, beside loopback names, `HOST` and "
+        "the host of `PUBLIC_ENDPOINT`, such as the name of its container. Requests for other hosts are refused (421): "
+        "they may come from a web page whose name was made to lead here. With `HOST=0.0.0.0` or `::`, IP addresses "
+        "need not be named.",
+    )
     policy_file: Path | None = _setting(None, "YAML file of rules, in oslo.policy's syntax, instead of the defaults.")
     token_cache_s: float = _setting(
         60.0, "A token that Keystone has found good is believed for so long: until then a revoked one passes.",
@@ -142,6 +153,12 @@ class Settings:
 
     # The API
     public_endpoint: str | None = _setting(None, "Base URL that users see; unset: taken from each request's host.")
+    trusted_proxies: str | None = _setting(
+        None,
+        "Addresses or networks, separated by commas, of proxies in front whose `X-Forwarded-Proto`, "
+        "`X-Forwarded-Host` and `X-Forwarded-Prefix` are believed in links. No others are, not even on loopback: any "
+        "local program could send them.",
+    )
     list_envelope: Literal["auto", "always", "never"] = _setting(
         "auto", "Lists as `{\"functions\": […]}`; `auto`: for the user agents below, bare arrays for others."
     )
@@ -294,6 +311,17 @@ class Settings:
             raise SettingsError(
                 f"PACKAGE_CONTAINER={self.package_container}: expected a name of up to 200 letters, digits and ._-"
             )
+        for name in self.other_hosts:
+            if not _HOST_NAME.fullmatch(name):
+                raise SettingsError(
+                    f"ALLOWED_HOSTS={self.allowed_hosts}: expected host names without ports, separated by commas"
+                )
+        try:
+            self.proxy_networks  # noqa: B018 - it is checked by being read
+        except ValueError:
+            raise SettingsError(
+                f"TRUSTED_PROXIES={self.trusted_proxies}: expected IP addresses or networks, separated by commas"
+            ) from None
         if self.auth_mode == "noauth" and not self.allow_remote_noauth and not is_loopback(self.host):
             raise SettingsError(
                 f"HOST={self.host}: expected a loopback address, for AUTH_MODE=noauth lets everybody in"
@@ -304,6 +332,16 @@ class Settings:
     def quotas(self) -> dict[str, int]:
         """The limits of a project for which an admin has set no others, by kind; -1: none."""
         return {kind: getattr(self, f"quota_{kind}") for kind in QUOTAS}
+
+    @property
+    def other_hosts(self) -> frozenset[str]:
+        """The names in `ALLOWED_HOSTS`, in small letters."""
+        return frozenset(name.lower().strip("[]").removesuffix(".") for name in _items(self.allowed_hosts))
+
+    @property
+    def proxy_networks(self) -> tuple[Network, ...]:
+        """The networks in `TRUSTED_PROXIES`."""
+        return tuple(ipaddress.ip_network(network, strict=False) for network in _items(self.trusted_proxies))
 
     @property
     def socket_dir(self) -> Path:
@@ -328,6 +366,10 @@ class Settings:
     def effective_database_url(self) -> str:
         """`DATABASE_URL`, or that of SQLite in `VAR_DIR`."""
         return self.database_url or f"sqlite:///{self.var_dir.absolute() / 'qinling.db'}"
+
+
+def _items(text: str | None) -> list[str]:
+    return [item.strip() for item in (text or "").split(",") if item.strip()]
 
 
 def is_loopback(host: str) -> bool:

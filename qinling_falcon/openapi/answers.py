@@ -31,14 +31,15 @@ ERROR: dict[str, Any] = {
 _ABOUT = {
     400: "The request's content is wrong.",
     401: "Nobody, or nobody known, is calling.",
-    403: "Policy forbids it, a quota is reached, or what it is about is still in use, or somebody else's.",
+    403: "Policy forbids it, a quota is reached, or it is in use, or somebody else's; or a page of another site asks.",
     404: "What it names is unknown, or not the caller's.",
     405: "It has no package to download.",
     408: "The client has sent the body too slowly.",
     409: "The state of something forbids it now, or the name is taken.",
     411: "An upload without a Content-Length.",
     413: "The body, the package or the input is too large.",
-    415: "A media type that is not read here.",
+    415: "A media type that is not read here, or a compressed body.",
+    421: "It was sent to a host that this service is not known by.",
     500: "An error of the service's own.",
     501: "This installation can't do it.",
     502: "A neighbour of the service has answered what makes no sense; nothing was lost.",
@@ -47,6 +48,7 @@ _ABOUT = {
 _TEXT = {"schema": {"type": "string"}}
 HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {"description": "Names the request; the client's own, if it sent a sane one."} | _TEXT,
+    "X-Content-Type-Options": {"description": "The media type is as it says.", "schema": {"const": "nosniff"}},
     "Location": {
         "description": "Where what was made or changed can be found.",
         "schema": {"type": "string", "format": "uri"},
@@ -60,6 +62,7 @@ HEADERS: dict[str, dict[str, Any]] = {
     "WWW-Authenticate": {"description": "Where a token can be had."} | _TEXT,
     "Allow": {"description": "The methods that there are."} | _TEXT,
 }
+_OF_ALL = ("X-Request-Id", "X-Content-Type-Options")
 _OF_ERRORS = {401: ("WWW-Authenticate",), 405: ("Allow",)}
 
 
@@ -70,6 +73,8 @@ def error_statuses(operation: Operation, path: str, settings: Settings) -> set[i
         statuses |= {403, 503}
         if settings.auth_mode == "keystone":
             statuses.add(401)
+    if settings.auth_mode == "noauth":
+        statuses |= {403, 421} if operation.cross_site != "always" else {421}
     if "{" in path:
         statuses.add(404)
     if operation.takes is not None:
@@ -144,5 +149,5 @@ def _listed(answer: Answer, ref: dict[str, Any], example: Any, settings: Setting
 
 
 def _headers(always: Iterable[str], at_times: Iterable[str]) -> dict[str, Any]:
-    required = {name: HEADERS[name] | {"required": True} for name in ("X-Request-Id", *always)}
+    required = {name: HEADERS[name] | {"required": True} for name in (*_OF_ALL, *always)}
     return required | {name: HEADERS[name] for name in at_times}

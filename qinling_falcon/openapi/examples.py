@@ -172,6 +172,7 @@ MESSAGES: Mapping[int, str] = {
     408: "The request body arrived too slowly: 12 bytes in 20 s. Beyond 20 s, 1000 bytes a second are expected.",
     413: "The request body is larger than 2097152 bytes.",
     415: "Content-Type must be application/json, not text/plain.",
+    421: "engine.example is not known as a host of this service.",
     500: "Internal error; the log has it under request id req-4b1f0c52-9a0e-4f0e-8a35-1d2c3b4a5968.",
     501: "sync: asynchronous executions are not supported yet.",
     502: "The object could not be read from Swift.",

@@ -42,7 +42,6 @@ _POLICY = "; ".join(
         "form-action 'none'",
     ]
 )
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _ASK_AGAIN = "no-cache"
 _FOR_EVER = "public, max-age=31536000, immutable"
 
@@ -79,7 +78,7 @@ class DocsPage:
     def __init__(self, services: Services):
         self._public_endpoint = services.settings.public_endpoint
 
-    @operation(None, answers=sends("text/html", cached=True))
+    @operation(None, answers=sends("text/html", cached=True), cross_site="navigation")
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """Send a page that shows this document, and can try its operations."""
         # `/docs` and `/docs/` are one page, so that links can't be relative to it.
@@ -106,7 +105,7 @@ class DocsFile:
 
 
 def _send(req: Request, resp: falcon.Response, content: _Content, media_type: str, caching: str) -> None:
-    resp.set_headers(_HEADERS)
+    resp.set_header("Referrer-Policy", "no-referrer")
     resp.set_header("Cache-Control", caching)
     resp.etag = content.tag
     known = req.if_none_match or ()

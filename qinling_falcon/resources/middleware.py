@@ -22,15 +22,14 @@ from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-
 
 class RequestIds:
-    """Names the request in its answer, whatever became of it."""
+    """Sets the headers that all answers have: the request's id, and that browsers take the media type as it is."""
 
     def process_response(self, req: Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
-        """Echo the request's id, and log the request for whoever debugs."""
+        """Set those headers, whatever became of the request, and log it at level debug."""
         resp.set_header("X-Request-Id", req.request_id)
+        resp.set_header("X-Content-Type-Options", "nosniff")
         if logger.isEnabledFor(logging.DEBUG):
             taken_ms = round((time.perf_counter() - req.started) * 1000, 3)
             about = {"method": req.method, "path": req.path, "status": resp.status_code, "taken_ms": taken_ms}
@@ -44,7 +43,6 @@ class Caller:
         self._authenticator = authenticator
         self._policy = policy
         self._rules: dict[object, dict[str, str]] = {}
-        self._names_host = settings.public_endpoint is None
         self._reference_client = re.compile(settings.list_envelope_agents)
         self._arriving = Arriving(settings)
 
@@ -64,11 +62,8 @@ class Caller:
             Unauthorized: nobody, or nobody known.
             Forbidden: the policy doesn't let them.
             Unavailable: nobody can be known at the moment.
-            BadRequest: an id in the path is no UUID, or a name in it is text that can't be stored; or the host, which
-                answers name in their links, is none.
+            BadRequest: an id in the path is no UUID, or a name in it is text that can't be stored.
         """
-        if self._names_host and not _HOST.fullmatch(req.netloc):
-            raise BadRequest("The Host header is not a host.")
         agent = req.env.get("HTTP_USER_AGENT")
         req.reference_client = agent is not None and self._reference_client.search(agent) is not None
         rules = self._rules.get(resource)

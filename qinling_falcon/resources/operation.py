@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from marshmallow import Schema
 
@@ -12,6 +12,8 @@ from qinling_falcon.models.listing import ListSpec
 from qinling_falcon.schemas.base import RequestSchema
 
 F = TypeVar("F", bound=Callable[..., None])
+
+CrossSite = Literal["never", "navigation", "always"]
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
@@ -24,7 +26,7 @@ class Answer:
         status: its code.
         shows: the schema of its JSON, or of each row of a list; None: it has no JSON.
         media_type: what else it may be, several with `, ` between; the empty text: nothing.
-        headers: names of those it has, beside `X-Request-Id`, which all have; all belong to the answer, always.
+        headers: names of those it has, beside those that all answers have; all belong to the answer, always.
         some_headers: those that it has at times.
         envelope: of a list: its name in an envelope; else the empty text.
         lists: of a list that has pages: what it can be filtered and sorted by.
@@ -54,6 +56,7 @@ class Operation:
         answers: what it answers with when all goes well.
         errors: the statuses of its errors, beside those that follow from the rest (`openapi/answers.py`).
         query: what its query string may hold, beside what lists have: names, and what they mean as JSON Schema.
+        cross_site: what pages of other sites may do with `AUTH_MODE=noauth`: nothing, link to it, or call it.
     """
 
     rule: str | None
@@ -62,6 +65,7 @@ class Operation:
     answers: Answer = Answer()
     errors: tuple[int, ...] = ()
     query: tuple[tuple[str, dict[str, Any]], ...] = ()
+    cross_site: CrossSite = "never"
 
 
 def shows(schema: type[Schema], **more: Any) -> Answer:

@@ -42,7 +42,7 @@ class Client(testing.TestClient):
     """Sends requests to one app, and holds every answer against the API document."""
 
     def __init__(self, app: Api, settings: Settings, headers: Mapping[str, str] | None = None):
-        super().__init__(app, headers=headers)
+        super().__init__(app, headers={"Host": "localhost:7070", **(headers or {})})
         self.settings = settings
         self._promises = promises(settings)
 

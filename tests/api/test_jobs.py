@@ -78,7 +78,7 @@ def test_a_job_is_made_as_the_reference_shows(client: Client, function_id: str) 
     assert row["first_execution_time"] == row["next_execution_time"]
     assert row["first_execution_time"].endswith(":00")
     assert before < row["first_execution_time"] <= at(minutes=1)
-    assert answer.headers["location"] == f"http://falconframework.org/v1/jobs/{row['id']}"
+    assert answer.headers["location"] == f"http://localhost:7070/v1/jobs/{row['id']}"
     assert show(client, row) == row
     assert client.simulate_get("/v1/jobs").json == [row]
 
@@ -255,7 +255,7 @@ def test_a_job_is_changed_as_the_reference_shows(client: Client, function_id: st
     assert answer.status_code == 202, answer.text
     assert TIME.fullmatch(answer.json["updated_at"])
     assert answer.json == made | body | {"updated_at": answer.json["updated_at"]}
-    assert answer.headers["location"] == f"http://falconframework.org/v1/jobs/{made['id']}"
+    assert answer.headers["location"] == f"http://localhost:7070/v1/jobs/{made['id']}"
     assert show(client, made) == answer.json
 
 

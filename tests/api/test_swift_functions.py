@@ -304,7 +304,7 @@ def test_a_download_that_nobody_reads_holds_no_connection_to_swift(
             ended.set()
 
     swift.misbehave = send
-    environ = testing.create_environ(f"/v1/functions/{function['id']}", query_string="download=true")
+    environ = testing.create_environ(f"/v1/functions/{function['id']}", query_string="download=true", host="localhost")
     seen = testing.StartResponseMock()
     body = client.app(environ, seen)
     assert ended.wait(10)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from qinling_falcon.api import ROUTES
-from tests.contract.service import NOBODY, User, error
+from tests.contract.service import NOBODY, REFERENCE_CLIENT, User, error
 
 pytestmark = pytest.mark.xdist_group("contract")
 
@@ -144,6 +144,30 @@ def test_errors_are_json_whatever_is_accepted(user: User) -> None:
         error(user.get(f"/v1/functions/{NOBODY}", headers={"Accept": accept}), 404)
 
 
+def test_every_answer_keeps_browsers_from_guessing_its_type(user: User, function_id: str) -> None:
+    tag = user.get("/docs").headers["ETag"]
+    one = f"/v1/functions/{function_id}"
+    execution_id = user.made("/v1/executions", function_id=function_id)["id"]
+    answers = [
+        user.get(f"/v1/executions/{execution_id}/log"),
+        user.get(f"{one}?download=true"),
+        user.send("HEAD", one),
+        user.get("/v1/functions", headers=REFERENCE_CLIENT),  # a stream
+        user.get("/docs", headers={"If-None-Match": tag}),
+        user.send("OPTIONS", one),
+        user.delete(f"/v1/executions/{execution_id}"),
+        user.get("/nothing"),
+        user.send("PATCH", one),
+        user.post("/v1/runtimes"),
+        user.send("POST", "/v1/runtimes", data=b"{}", headers={"Content-Type": "text/plain"}),
+        user.get("/", headers={"Host": "page.example"}),
+        user.get("/", headers={"Origin": "http://page.example"}),
+    ]
+    assert {answer.status_code for answer in answers} == {200, 204, 304, 400, 403, 404, 405, 415, 421}
+    for answer in answers:
+        assert answer.headers["X-Content-Type-Options"] == "nosniff", answer.status_code
+
+
 def test_every_answer_names_its_request(user: User) -> None:
     assert user.get("/", headers={"X-Request-Id": "mine-7"}).headers["X-Request-Id"] == "mine-7"
     assert user.get("/").headers["X-Request-Id"] != user.get("/").headers["X-Request-Id"]
@@ -170,6 +194,7 @@ def test_what_is_no_request_is_refused_in_the_one_shape_too(
         head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"Content-Type: application/json" in head
+    assert b"X-Content-Type-Options: nosniff" in head
     said = json.loads(body)
     assert (said["faultcode"], said["debuginfo"], set(said)) == (
         "Client", None, {"faultstring", "faultcode", "debuginfo", "request_id"},

@@ -30,6 +30,12 @@ def test_the_document_names_the_host_that_the_client_has_named(user: User) -> No
     check_document(user, answer, "http://functions.example:7070")
 
 
+def test_nobody_on_this_machine_is_taken_for_a_proxy(user: User) -> None:
+    """Gunicorn would believe these from loopback."""
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "on", "X-Forwarded-Protocol": "ssl"}
+    check_document(user, user.get("/", headers=headers | {"X-Forwarded-Host": "page.example"}))
+
+
 @pytest.mark.parametrize("token", ["notused", "", "ünknown".encode()])
 def test_a_token_is_ignored_without_authentication(user: User, token: str | bytes) -> None:
     for path in ("/", "/v1/runtimes"):

@@ -19,7 +19,7 @@ def test_who_takes_nothing_of_its_answer_is_cut_off() -> None:
         address = urlsplit(service.url)
         with socket.create_connection((address.hostname, address.port)) as idle:
             assert (address.port, idle.getsockname()[1]) in _connections()
-            idle.sendall(f"GET /v1/functions/{function}?download=true HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            idle.sendall(f"GET /v1/functions/{function}?download=true HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             wait_until(
                 "the service has cut it off", lambda: (address.port, idle.getsockname()[1]) not in _connections()
             )

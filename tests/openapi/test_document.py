@@ -123,12 +123,13 @@ def test_limits_are_those_of_the_settings() -> None:
 )
 def test_answers_that_break_a_promise_are_noticed(status: int, body: bytes, headers: dict[str, str]) -> None:
     promises = Promises(build(ROUTES, Settings()))
-    usual = {"content-type": "application/json", "x-request-id": "x"}
+    usual = {"content-type": "application/json", "x-request-id": "x", "x-content-type-options": "nosniff"}
     promises.check("GET", "/v1/runtimes", 200, usual, b"[]")
     with pytest.raises(AssertionError):
         promises.check("GET", "/v1/runtimes", status, usual | headers, body)
-    with pytest.raises(AssertionError):
-        promises.check("GET", "/v1/runtimes", 200, {"content-type": "application/json"}, b"[]")
+    for name in ("x-request-id", "x-content-type-options"):
+        with pytest.raises(AssertionError):
+            promises.check("GET", "/v1/runtimes", 200, {key: usual[key] for key in usual.keys() - {name}}, b"[]")
 
 
 @pytest.mark.parametrize("name", ["download", "all_projects"])
