@@ -15,8 +15,10 @@ from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
+from qinling_falcon.observability.health import Check
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.readiness import PoolReadiness
 from qinling_falcon.resources.services import Services
 from qinling_falcon.settings import Settings, get_settings
 from qinling_falcon.storage.package_cache import PackageCache
@@ -41,7 +43,10 @@ def build(settings: Settings) -> Api:
     invoker = Invoker(pool, resolver, at_hand, settings, sessions, sources, ExecutionQuota())
     invoker.start()
     scaler = Scaler(pool, resolver, at_hand, settings, sources)
-    checks = {"redis": lambda: connection.call("PING"), "database": _ask_database}
+    checks: dict[str, Check] = {
+        "redis": PoolReadiness(connection, settings).faults,
+        "database": _ask_database,
+    }
     policy = Policy(settings.policy_file)
     return create_app(Services(settings, pool, invoker, scaler, packages, policy, checks, trusts))
 
@@ -55,8 +60,9 @@ def _trusts(settings: Settings) -> Trusts | None:
 
 
 def _ask_database() -> None:
+    """Its tables are there, too."""
     with database.reading():
-        database.engine().execute_sql("SELECT 1")
+        database.engine().execute_sql("SELECT 1 FROM runtimes LIMIT 1")
 
 
 application = build(get_settings())

@@ -7,6 +7,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import contextlib
 import logging
 import signal
 import sys
@@ -20,7 +21,9 @@ from qinling_falcon.invocation.calls import record_lost, record_overdue
 from qinling_falcon.models import package_keys, retention
 from qinling_falcon.models.database import connect
 from qinling_falcon.observability.logs import setup_logging
+from qinling_falcon.orchestrators.process.install import AlreadyRunning
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.registry import Registry
@@ -35,7 +38,7 @@ _SWEEP_INTERVAL_S = 60.0
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT, then end all workers."""
+    """Run until SIGTERM or SIGINT, then end all workers. While another pool manager is active, stand by."""
     try:
         settings = get_settings()
     except SettingsError as error:
@@ -46,7 +49,16 @@ def main() -> None:
     gevent.signal_handler(signal.SIGINT, stopping.set)
     connect(settings)
     registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
-    orchestrator = ProcessOrchestrator(settings)
+    claim = Claim(registry, settings)
+    # Before there is an orchestrator: it ends what it finds of another one in the same VAR_DIR.
+    if not claim.wait(stopping):
+        return
+    try:
+        orchestrator = ProcessOrchestrator(settings)
+    except (AlreadyRunning, SettingsError) as error:
+        with contextlib.suppress(Unavailable):
+            claim.resign()
+        sys.exit(str(error))
     runtimes = Runtimes(registry, settings.warm_workers)
     packages = make_packages(settings)
     _now_and_then("executions that nobody runs any more", lambda: record_overdue(settings))
@@ -58,7 +70,7 @@ def main() -> None:
         from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
 
         _now_and_then("trusts of no function", Trusts(settings).sweep)
-    Manager(registry, orchestrator, runtimes, settings, record_lost).run(stopping)
+    Manager(registry, orchestrator, runtimes, settings, record_lost, claim).run(stopping)
 
 
 def _now_and_then(what: str, sweep: Callable[[], list[str]]) -> None:

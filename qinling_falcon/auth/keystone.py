@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import re
@@ -36,6 +35,8 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 # As many as the connections that keystoneauth keeps.
 _MOST_AT_ONCE = 10
 _ANSWER = "qinling_falcon.keystone"
+# For so long after an answer `/readyz` does not ask again.
+_BELIEVED_S = 2.0
 _NOBODYS = Question("nobody-s-token", "GET", "/readyz")
 
 
@@ -55,30 +56,28 @@ class KeystoneAuth:
         self._configuration = _configuration(settings)
         _hush()
         self._protocol = _Protocol(_let_in, dict(self._configuration))
-        self._has_answered = False
+        self._answered_at: float | None = None
         self._cache = TokenCache(
             self._ask, keep_s=settings.token_cache_s, size=settings.token_cache_size, wait_s=settings.keystone_timeout_s
         )
         gevent.spawn(self._try)
 
     def checks(self) -> dict[str, Check]:
-        """`keystone`: this process could ask Keystone about a token, now or ever.
+        """`keystone`: this process can ask Keystone about a token.
 
-        A process with wrong settings gets no requests so (that its user lacks a role is only seen with a true token).
-        One that has asked stays ready while Keystone is away: the tokens that it knows, webhooks and health go on,
-        which they would not if all processes said that they can't.
+        With wrong settings it can't, and gets no requests so. (That its user lacks a role is only seen with a true
+        token.)
         """
         return {"keystone": self.check}
 
     def check(self) -> None:
-        """Have asked Keystone about a token once.
+        """Ask Keystone about a token that nobody has, unless it has answered a question just now.
 
         Raises:
             Unavailable: it doesn't answer, or not as it should.
         """
-        if not self._has_answered:
-            with contextlib.suppress(Unauthorized, Forbidden):
-                self._cache.find(_NOBODYS)
+        if self._answered_at is None or time.monotonic() - self._answered_at > _BELIEVED_S:
+            self._ask(_NOBODYS)
 
     def _try(self) -> None:
         try:
@@ -125,7 +124,7 @@ class KeystoneAuth:
         except Exception as error:  # its answer was not what keystonemiddleware reckons with
             self._protocol = _Protocol(_let_in, dict(self._configuration))  # which may remember some of it
             raise self._away(f"its answer can't be understood: {type(error).__name__}") from None
-        self._has_answered = True
+        self._answered_at = time.monotonic()
         return answer
 
     def _read(self, environ: dict[str, Any], status: str, asked: float) -> Known | Refused:

@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 
 import peewee
 import psycopg2
-from playhouse.pool import MaxConnectionsExceeded
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import tables
 from qinling_falcon.models.batches import Group
-from qinling_falcon.models.cooperation import cooperative
 from qinling_falcon.models.engines import Engine, Fate, make_engine
+from qinling_falcon.models.readers import TooManyReads
 from qinling_falcon.models.writer import Writer
 from qinling_falcon.settings import Settings
 
@@ -28,7 +27,6 @@ class _Process:
 
     def __init__(self, settings: Settings) -> None:
         self.engine: Engine = make_engine(settings)
-        self.timeout_s = settings.database_timeout_s
         self.quotas = settings.quotas
         self.writer = Writer(
             self.engine, timeout_s=settings.database_timeout_s, queue_size=settings.database_queue_size
@@ -61,7 +59,7 @@ def disconnect() -> None:
     process, _process = _process, None
     if process is not None:
         process.writer.close()
-        process.engine.close_all()
+        process.engine.close_readers()
 
 
 def transact(fn: Callable[[], T]) -> T:
@@ -92,17 +90,15 @@ def reading() -> Iterator[None]:
     Raises:
         Unavailable: no connection in time, or the database went away meanwhile.
     """
-    process = _current()
-    engine = process.engine
+    engine = _current().engine
     if not engine.is_closed():  # nested, or inside a write
         yield
         return
     try:
-        with _at_most(process.timeout_s):
-            engine.connect()
+        engine.open_reader()
     except (peewee.DatabaseError, peewee.InterfaceError, psycopg2.Error, sqlite3.Error, OSError) as error:
         raise Unavailable("The database can't be reached.", retry_after_s=1) from error
-    except MaxConnectionsExceeded as error:
+    except TooManyReads as error:
         raise Unavailable("Too many reads are waiting for the database.", retry_after_s=1) from error
     try:
         yield
@@ -111,7 +107,7 @@ def reading() -> Iterator[None]:
             raise
         raise Unavailable("The database went away.", retry_after_s=1) from error
     finally:
-        engine.close()
+        engine.close_reader()
 
 
 def engine() -> Engine:
@@ -128,18 +124,6 @@ def _current() -> _Process:
     if _process is None:
         raise RuntimeError("connect() was not called in this process")
     return _process
-
-
-@contextlib.contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """Bound what happens inside, where it can be interrupted; the drivers' own timeouts bound it elsewhere."""
-    if not cooperative():
-        yield
-        return
-    import gevent
-
-    with gevent.Timeout(seconds, TimeoutError("the database did not answer in time")):
-        yield
 
 
 def _forget() -> None:

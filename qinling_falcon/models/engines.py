@@ -1,16 +1,18 @@
 """The databases that the service runs on: how each connects, and what its errors mean.
 
-A peewee database serves the reads of a process from a pool. The one writer
-(`writer.py`) adopts a connection of its own on the same object, so that models
-find it wherever they are used.
+A read and the one writer (`writer.py`) each adopt a connection on the same
+peewee database, so that models find it wherever they are used: a read one of
+the `Readers`, the writer one of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -18,9 +20,9 @@ import peewee
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
-from playhouse.pool import PooledPostgresqlDatabase, PooledSqliteDatabase
 
-from qinling_falcon.models.cooperation import cooperative
+from qinling_falcon.models.cooperation import cooperative, native
+from qinling_falcon.models.readers import Readers, close_quietly
 from qinling_falcon.settings import Settings, SettingsError
 
 
@@ -34,7 +36,7 @@ class Fate(Enum):
 
 
 class Engine(Protocol):
-    """A peewee database with what the writer needs of it."""
+    """A peewee database with what reads and the writer need of it."""
 
     begin_sql: str
     # A group's statements are complete in themselves (triggers do what follows from them, and a statement that fails
@@ -42,11 +44,20 @@ class Engine(Protocol):
     complete_statements: bool
     position_function: str  # position_function(text, part): where part begins in text, 0: nowhere
 
+    def open_reader(self) -> None:
+        """Give this thread (or greenlet) a reading connection; it raises `TooManyReads` or the driver's errors."""
+
+    def close_reader(self) -> None:
+        """Take it back. This never waits, so that no kill can come between."""
+
     def open_writer(self) -> None:
         """Connect this thread (or greenlet) for writing."""
 
     def close_writer(self) -> None:
         """Drop this thread's (or greenlet's) connection, whatever its state."""
+
+    def close_readers(self) -> None:
+        """Close the reading connections that no read has."""
 
     def writing(self) -> bool:
         """Whether this thread (or greenlet) has a connection for writing."""
@@ -91,8 +102,46 @@ _COUNTING = tuple(
 )
 
 
-class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
-    """SQLite in WAL mode. Connections of the pool can only read."""
+# The types of peewee's stubs know nothing of what its databases offer to subclasses.
+_SqliteDatabase: Any = peewee.SqliteDatabase
+_PostgresqlDatabase: Any = peewee.PostgresqlDatabase
+
+
+class _Reading:
+    """What both databases do for reads; mixed into a peewee database."""
+
+    _state: Any
+    _readers: Readers
+
+    def open_reader(self) -> None:
+        """Give this thread (or greenlet) one of the reading connections."""
+        self._state.set_connection(self._readers.take())
+
+    def close_reader(self) -> None:
+        """Take it back."""
+        connection, _ = self._state.conn, self._state.reset()
+        if connection is not None:
+            self._readers.give_back(connection)
+
+    def close_writer(self) -> None:
+        """Drop this thread's (or greenlet's) connection."""
+        connection, _ = self._state.conn, self._state.reset()
+        if connection is not None:
+            close_quietly(connection)
+
+    def close_readers(self) -> None:
+        """Close the reading connections that no read has."""
+        self._readers.close_idle()
+
+
+class _SqliteConnection(sqlite3.Connection):
+    """A connection that knows which file it has opened: one that was moved away or replaced serves no more."""
+
+    file: tuple[int, int] | None = None
+
+
+class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]
+    """SQLite in WAL mode. Connections of reads can only read."""
 
     begin_sql = "BEGIN IMMEDIATE"
     complete_statements = True
@@ -117,19 +166,43 @@ class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
             f"file:{quote(path)}?mode=rw",
             uri=True,
             check_same_thread=False,
-            max_connections=settings.database_pool_size,
-            timeout=settings.database_timeout_s,
+            factory=_SqliteConnection,
+            # A read in WAL mode waits for nobody, but for a moment after a crash. Waiting blocks the hub.
+            timeout=0.05,
             autoconnect=False,
             pragmas={"query_only": 1},
         )
-        # A read in WAL mode waits for nobody, but for a moment after a crash. Waiting blocks the hub.
-        self.timeout = 0.05
+        self._readers = Readers(
+            self._connect,
+            lambda connection: not connection.in_transaction and connection.file == self._file(),
+            size=settings.database_pool_size,
+            timeout_s=settings.database_timeout_s,
+        )
+
+    def _connect(self) -> Any:
+        connection = super()._connect()
+        connection.file = self._file()
+        return connection
+
+    def _file(self) -> tuple[int, int] | None:
+        try:
+            found = Path(self.path).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def open_writer(self) -> None:
         """Connect this thread for writing: durable commits, no waiting inside SQLite."""
         connection = sqlite3.connect(
-            self.database, uri=True, timeout=0, isolation_level=None, cached_statements=512, check_same_thread=False
+            self.database,
+            uri=True,
+            timeout=0,
+            isolation_level=None,
+            cached_statements=512,
+            check_same_thread=False,
+            factory=_SqliteConnection,
         )
+        connection.file = self._file()
         try:
             connection.execute("PRAGMA journal_mode=wal")
             connection.execute("PRAGMA synchronous=full")
@@ -144,16 +217,9 @@ class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
             raise
         self._state.set_connection(connection)
 
-    def close_writer(self) -> None:
-        """Drop this thread's connection."""
-        connection, _ = self._state.conn, self._state.reset()
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
-
     def writing(self) -> bool:
         """Whether this thread has a connection for writing."""
-        return not self.is_closed()
+        return not self.is_closed() and self._state.conn.file == self._file()
 
     def fate(self, error: BaseException) -> Fate:
         """What `error` means for the transaction that it was raised in."""
@@ -166,8 +232,8 @@ class Sqlite(PooledSqliteDatabase):  # type: ignore[misc]
         return Fate.LOST if ended or code in self._lost else Fate.OWN
 
 
-class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
-    """PostgreSQL by psycopg2. Connections of the pool can only read."""
+class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]
+    """PostgreSQL by psycopg2. Connections of reads can only read."""
 
     begin_sql = "BEGIN"
     complete_statements = False
@@ -179,7 +245,7 @@ class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
         except psycopg2.ProgrammingError as error:
             raise SettingsError(f"DATABASE_URL: expected a PostgreSQL URL: {str(error).strip()}") from None
         timeout_ms = int(settings.database_timeout_s * 1000)
-        self._lock_timeout_ms = timeout_ms
+        self._timeout_s = settings.database_timeout_s
         name = params.pop("dbname", None) or params.get("user") or "postgres"
         defaults = {
             "application_name": "qinling-falcon",
@@ -191,39 +257,44 @@ class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
         }
         super().__init__(
             name,
-            max_connections=settings.database_pool_size,
-            timeout=settings.database_timeout_s,
-            stale_timeout=3600,
             autoconnect=False,
             **(defaults | params),
+        )
+        self._readers = Readers(
+            self._connect_reader,
+            _is_quiet,
+            size=settings.database_pool_size,
+            timeout_s=settings.database_timeout_s,
         )
         if cooperative():
             _patch_psycopg(max(5.0, 2 * settings.database_timeout_s))
 
+    def _connect_reader(self) -> Any:
+        with _at_most(self._timeout_s):
+            connection = self._connect()
+            try:
+                connection.set_session(readonly=True)
+            except BaseException:
+                close_quietly(connection)
+                raise
+        return connection
+
     def _connect(self) -> Any:
         connection = super()._connect()
-        if not connection.readonly:
-            connection.set_session(readonly=True)
+        if self.server_version is None:
+            self._set_server_version(connection)
         return connection
 
     def open_writer(self) -> None:
         """Connect this thread (or greenlet) for writing."""
-        # Past the pool: its connections are the readers'.
-        connection = peewee.PostgresqlDatabase._connect(self)  # type: ignore[attr-defined]
+        connection = self._connect()
         try:
             with connection.cursor() as cursor:
-                cursor.execute(f"SET lock_timeout = {self._lock_timeout_ms}")
+                cursor.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
         except BaseException:
             connection.close()
             raise
         self._state.set_connection(connection)
-
-    def close_writer(self) -> None:
-        """Drop this thread's (or greenlet's) connection."""
-        connection, _ = self._state.conn, self._state.reset()
-        if connection is not None:
-            with contextlib.suppress(psycopg2.Error):
-                connection.close()
 
     def writing(self) -> bool:
         """Whether this thread (or greenlet) has a connection for writing."""
@@ -241,6 +312,30 @@ class Postgres(PooledPostgresqlDatabase):  # type: ignore[misc]
         standby = code == "25006" and self.transaction_depth() > 0
         # 53…: out of disk, memory or connections; 57P…, 58…, XX…: going down, or broken.
         return Fate.LOST if standby or code.startswith(("08", "53", "57P", "58", "XX")) else Fate.OWN
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Bound what happens inside, where it can be interrupted; the drivers' own timeouts bound it elsewhere."""
+    if not cooperative():
+        yield
+        return
+    import gevent
+
+    with gevent.Timeout(seconds, TimeoutError("the database did not answer in time")):
+        yield
+
+
+def _is_quiet(connection: Any) -> bool:
+    """Whether an idle connection is as its last read left it: no statement under way, and nothing has come since.
+
+    A server that ended, or ended this connection, has sent something. Looking takes no round trip.
+    """
+    if connection.closed or connection.get_transaction_status() != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+        return False
+    poll = native("select", "poll")()  # gevent's lets other greenlets run
+    poll.register(connection.fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 def _origin(error: BaseException) -> BaseException:

@@ -21,6 +21,7 @@ from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.orchestrators.base import Orchestrator, StartedWorker, StartFailed, UnknownImage
+from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes, Trial
 from qinling_falcon.settings import Settings
@@ -34,6 +35,7 @@ class Manager:
     """Starts, ends and replaces the workers of one orchestrator.
 
     Args:
+        claim: who is active. A manager that is not has no workers.
         record_lost: writes the records of executions whose lease was lost (details by
             execution id); it may raise `Unavailable`, and is called again then.
     """
@@ -45,6 +47,7 @@ class Manager:
         runtimes: Runtimes,
         settings: Settings,
         record_lost: Callable[[Mapping[str, str]], None],
+        claim: Claim,
     ):
         self._registry = registry
         self._orchestrator = orchestrator
@@ -57,18 +60,25 @@ class Manager:
         self._trials: set[str] = set()
         self._retry_at: dict[tuple[str, str], float] = {}
         self._starts = BoundedSemaphore(os.cpu_count() or 1)
-        self._name = f"{os.uname().nodename}:{os.getpid()}"
+        self._claim = claim
 
     def run(self, stopping: Event) -> None:
         """Make pass after pass until `stopping` is set, then end all workers."""
+        try:
+            self._work(stopping)
+            self._close()
+        finally:
+            self._claim.lapse()
+
+    def _work(self, stopping: Event) -> None:
         healthy = True
         while not stopping.is_set():
             try:
-                active = self._registry.claim_manager(self._name, 5.0)
-                if active:
+                if self._claim.take():
                     self._pass()
                     self._registry.wait_for_work(self._settings.reap_interval_s)
                 else:
+                    self._end_all()
                     stopping.wait(self._settings.reap_interval_s)
                 if not healthy:
                     log.info("the pool manager is back at work")
@@ -82,7 +92,13 @@ class Manager:
                 # A worker or row that nobody foresaw must not end all others, as the end of this process would.
                 log.exception("a pass of the pool manager failed")
                 stopping.wait(self._settings.reap_interval_s)
-        self._close()
+
+    def _end_all(self) -> None:
+        """Another manager is active, which took the workers of this one for gone."""
+        for worker_id in self._orchestrator.workers():
+            if worker_id not in self._ending:
+                self._ending.add(worker_id)
+                gevent.spawn(self._end, worker_id)
 
     def _pass(self) -> None:
         self._registry.reap()
@@ -198,9 +214,12 @@ class Manager:
 
     def _close(self) -> None:
         self._orchestrator.close()
+        if not self._claim.held:
+            return  # the workers that Redis knows are another manager's
         try:
             for worker_id in self._registry.known():
                 self._registry.gone(worker_id)
             self._settle_lost()
+            self._claim.resign()
         except Unavailable as error:
             log.warning("ended with the pool's records as they are; the next manager clears them: %s", error)

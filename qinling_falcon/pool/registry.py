@@ -100,9 +100,18 @@ class Registry:
         except PoolUnavailable:
             gevent.sleep(timeout_s)
 
-    def claim_manager(self, name: str, ttl_s: float) -> bool:
-        """Be, or stay, the one active manager for the next `ttl_s`. False: another one is."""
-        return bool(self._scripts.run("claim", name, int(ttl_s * 1000)))
+    def claim_manager(self, name: str, ttl_s: float) -> str:
+        """Be, or stay, the one active manager for the next `ttl_s`, unless another one is.
+
+        Returns:
+            The name of the active one.
+        """
+        active: str = self._scripts.run("claim", name, int(ttl_s * 1000)).decode()
+        return active
+
+    def resign_manager(self, name: str) -> None:
+        """Be the active manager no more, if this one was."""
+        self._scripts.run("resign", name)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything at one moment, by the names of docs/redis-keys.md (see `read_snapshot`)."""

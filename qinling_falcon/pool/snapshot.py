@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_HASHES = ("runtimes", "executions", "lost", "worker", "waiter")
+_HASHES = ("runtimes", "executions", "lost", "bare", "worker", "waiter")
 _SETS = ("workers", "live", "running")
 
 

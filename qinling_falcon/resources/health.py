@@ -5,7 +5,7 @@ from __future__ import annotations
 import falcon
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.observability.health import missing
+from qinling_falcon.observability.health import Health
 from qinling_falcon.resources.answers import answer
 from qinling_falcon.resources.operation import operation, shows
 from qinling_falcon.resources.request import Request
@@ -26,19 +26,21 @@ class Liveness:
 
 
 class Readiness:
-    """The process can serve: its neighbours answer."""
+    """The process can serve: its neighbours answer, and the pool works."""
 
     def __init__(self, services: Services):
-        self._checks = services.checks
+        self._health = Health(services.checks)
 
     @operation(None, answers=shows(HealthShown), errors=(503,))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
-        """Ask whether the service's neighbours answer.
+        """Ask whether the service's neighbours answer, for at most two seconds.
 
         Raises:
-            Unavailable: naming those that don't answer.
+            Unavailable: naming the parts at fault, with the reason of each.
         """
-        away = missing(self._checks)
-        if away:
-            raise Unavailable(f"Not ready: {', '.join(away)} away.", errors={name: ["away"] for name in away})
+        faults = self._health.faults()
+        if faults:
+            raise Unavailable(
+                f"Not ready: {', '.join(faults)}.", errors={name: [reason] for name, reason in faults.items()}
+            )
         answer(resp, {"status": "ok"})

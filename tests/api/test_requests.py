@@ -179,9 +179,9 @@ def test_readiness_names_who_is_away(services: Services) -> None:
     def away() -> None:
         raise ConnectionError("refused")
 
-    good = Client(create_app(with_checks(services, redis=lambda: None, database=lambda: 1)), services.settings)
+    good = Client(create_app(with_checks(services, redis=lambda: None, database=lambda: None)), services.settings)
     assert good.simulate_get("/readyz").status_code == 200
-    bad = Client(create_app(with_checks(services, redis=away, database=lambda: 1)), services.settings)
+    bad = Client(create_app(with_checks(services, redis=away, database=lambda: None)), services.settings)
     answer = bad.simulate_get("/readyz")
     assert_error(answer, 503, "redis")
     assert set(answer.json["errors"]) == {"redis"}

@@ -86,6 +86,7 @@ class Model:
     holders: dict[str, int] = field(default_factory=dict)
     reported: dict[str, tuple[int, set[tuple[str, int]]]] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    bare: dict[str, int] = field(default_factory=dict)
     reaper: tuple[int, int] | None = None
 
     # Callers
@@ -186,6 +187,7 @@ class Model:
 
     def forget(self, runtime: str) -> None:
         self.runtimes.pop(runtime, None)
+        self.bare.pop(runtime, None)
         for worker in self.workers.values():
             if worker.runtime == runtime and worker.state != "starting":
                 self._doom(worker)
@@ -220,6 +222,8 @@ class Model:
         worker = self.workers.setdefault(name, Worker(name, runtime, image, "starting", self.now))
         if worker.state == "starting":
             worker.ready = self.now
+            if len(self.workers) <= self.max_workers:
+                self.bare.pop(runtime, None)
             self._put(worker, "warm" if len(self.workers) <= self.max_workers else "draining")
             self._settle()
 
@@ -315,6 +319,15 @@ class Model:
             self.grants.pop(holder, None)
         self._settle()
         self._make_room_for_stock()
+        live = {
+            runtime: sum(self.count(runtime, state) for state in ("warm", "idle", "leased"))
+            for runtime in self.runtimes
+        }
+        for runtime, warm in self.runtimes.items():
+            if warm > 0 and live[runtime] == 0 and sum(live.values()) < self.max_workers:
+                self.bare.setdefault(runtime, self.now)
+            else:
+                self.bare.pop(runtime, None)
 
     # What is there
 

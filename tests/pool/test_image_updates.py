@@ -18,8 +18,10 @@ from qinling_falcon.models import database, runtime
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.orchestrators.base import StartedWorker, StartFailed, UnknownImage
+from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.leases import Lease, LeaseRequest
+from qinling_falcon.pool.lua import ANCHOR
 from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
@@ -117,11 +119,13 @@ class House:
         wait_until(lambda: self.row().status == "available" and self.warm() == STOCK)
 
     def manage(self) -> None:
-        """A manager begins its work."""
+        """A manager begins its work, when the claim of the one before has expired."""
+        self.connection.call("DEL", f"{ANCHOR}:manager")
         self.life = Life()
         self.registry = Registry(PipelinedConnection(self.url), self.settings)
         registry, orchestrator = self.life.of(self.registry), self.life.of(self.orchestrator)
-        manager = Manager(registry, orchestrator, Runtimes(registry, STOCK), self.settings, self.record_lost)
+        runtimes, claim = Runtimes(registry, STOCK), Claim(registry, self.settings)
+        manager = Manager(registry, orchestrator, runtimes, self.settings, self.record_lost, claim)
         self.manager = gevent.spawn(manager.run, self.stopping)
 
     def record_lost(self, details: Mapping[str, str]) -> None:

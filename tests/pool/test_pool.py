@@ -466,9 +466,13 @@ def test_capacity_counts_what_answers(side: Side) -> None:
 
 
 def test_there_is_one_active_manager(side: Side) -> None:
-    assert side.registry.claim_manager("a", 30)
-    assert side.registry.claim_manager("a", 30)
-    assert not side.registry.claim_manager("b", 30)
+    assert side.registry.claim_manager("a", 30) == "a"
+    assert side.registry.claim_manager("a", 30) == "a"
+    assert side.registry.claim_manager("b", 30) == "a"
+    side.registry.resign_manager("b")
+    assert side.registry.claim_manager("b", 30) == "a"
+    side.registry.resign_manager("a")
+    assert side.registry.claim_manager("b", 30) == "b"
 
 
 def test_a_call_wakes_the_manager_when_it_needs_a_worker(side: Side) -> None:

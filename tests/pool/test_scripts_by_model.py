@@ -468,7 +468,7 @@ class PoolMachine(RuleBasedStateMachine):
         model = self.model
         for part in (
             model.runtimes, model.workers, model.waiters, model.grants, model.generations, model.changing,
-            model.holders, model.reported, model.lost,
+            model.holders, model.reported, model.lost, model.bare,
         ):  # fmt: skip
             part.clear()
         model.reaper = None
@@ -489,6 +489,7 @@ class PoolMachine(RuleBasedStateMachine):
     def everything_is_as_in_the_model(self, seen: dict[str, Any]) -> None:
         model = self.model
         assert seen["runtimes"] == {name: str(warm) for name, warm in model.runtimes.items()}
+        assert seen["bare"] == {name: str(since) for name, since in model.bare.items()}
         assert seen["workers"] == set(model.workers)
         assert seen["lost"] == {execution: f"detail {execution}" for execution in model.lost}
         assert seen["waiters"] == {waiter.name: waiter.till for waiter in model.waiters}

@@ -54,13 +54,29 @@ class PostgresServer:
         name = psycopg2.extensions.parse_dsn(url)["dbname"]
         self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
 
+    def connections(self, url: str) -> int:
+        """How many connections one database has."""
+        name = psycopg2.extensions.parse_dsn(url)["dbname"]
+        connection = psycopg2.connect(self.url())
+        try:
+            cursor = connection.cursor()
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (name,))
+            return int(cursor.fetchone()[0])
+        finally:
+            connection.close()
+
     def stop(self) -> None:
         """Stop the server; its data stays."""
         self._server.stop()
 
+    @property
+    def postmaster_pid(self) -> int:
+        """The id of the server's first process."""
+        return int(self._server.get_pid())
+
     def kill(self) -> None:
         """End the server at once, as a crash does, and wait until it is gone."""
-        postmaster = psutil.Process(self._server.get_pid())
+        postmaster = psutil.Process(self.postmaster_pid)
         os.kill(postmaster.pid, signal.SIGQUIT)
         postmaster.wait(10)
 

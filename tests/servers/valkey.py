@@ -37,6 +37,12 @@ class ValkeyServer:
     def _socket(self) -> Path:
         return self._folder / "v.sock"
 
+    @property
+    def pid(self) -> int:
+        """The id of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start and wait until it answers."""
         command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(self._socket), "--save", ""]

@@ -45,10 +45,13 @@ class Install:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
+                    holder = os.pread(descriptor, 20, 0).decode().strip() or "?"
                     os.close(descriptor)
-                    raise AlreadyRunning(f"another pool manager holds {path}") from None
+                    raise AlreadyRunning(f"Another pool manager, process {holder}, holds {path}.") from None
                 time.sleep(0.05)
             else:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
                 return descriptor
 
     def _read_id(self) -> str:

@@ -14,6 +14,7 @@ local RUNTIMES, WORKERS, IDLE, LEASES = P .. 'runtimes', P .. 'workers', P .. 'i
 local DRAINING, EXECUTIONS, LOST, WAKEUPS = P .. 'draining', P .. 'executions', P .. 'lost', P .. 'wakeups'
 local LINES, WAITERS, HOLDERS, REPORTED = P .. 'lines', P .. 'waiters', P .. 'holders', P .. 'reported'
 local GENERATIONS, REAPER, SERVER = P .. 'generations', P .. 'reaper', P .. 'server'
+local BARE = P .. 'bare'
 
 local ACCEPT_MS = 1000          -- a grant that its waiter has not accepted by then passes on
 local GRANTS_TTL_MS = 60000     -- a process's list of grants outlives it for so long

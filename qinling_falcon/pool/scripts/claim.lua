@@ -1,9 +1,9 @@
 -- claim: one active pool manager.
 -- ARGV    5 manager's name  6 ttl_ms
 -- reads   manager      writes  manager
--- returns 1: it is the active one until the ttl is over, 0: another one is
+-- returns the name of the active one: the caller's, which is active until the ttl is over, or another's
 
 local manager = call('GET', P .. 'manager')
-if manager and manager ~= ARGV[5] then return 0 end
+if manager and manager ~= ARGV[5] then return manager end
 call('SET', P .. 'manager', ARGV[5], 'PX', ARGV[6])
-return 1
+return ARGV[5]

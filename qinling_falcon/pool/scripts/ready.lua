@@ -1,7 +1,7 @@
 -- ready: a worker answers.
 -- ARGV    5 worker  6 runtime  7 the image that it was made from  8 address  9 secret
 -- reads   worker:<id>, runtimes, lines      writes  worker:<id>, workers, live:<runtime>, starting:<runtime>,
---         warm:<runtime> or draining; for a waiter what lease writes
+--         bare, warm:<runtime> or draining; for a waiter what lease writes
 -- promises  a waiter gets it before it is warm for anybody else; a worker that Redis knows nothing of (it was
 --           emptied meanwhile) is known from now on, and drains where it has no place
 
@@ -15,6 +15,7 @@ if call('SCARD', WORKERS) > MAX_WORKERS then
   put_draining(ARGV[5], ARGV[6])
 else
   call('SADD', P .. 'live:' .. ARGV[6], ARGV[5])
+  call('HDEL', BARE, ARGV[6])
   put_warm(ARGV[5], ARGV[6])
 end
 settle_queue()

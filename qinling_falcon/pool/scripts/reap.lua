@@ -1,7 +1,7 @@
 -- reap: ends what nobody will end.
 -- ARGV    5 holder_ttl_ms  6 worker_idle_ms
--- reads   holders, reported, held:<holder>, leases, worker:<id>, waiters, idle, warm:*, runtimes
--- writes  what release, decline and leave write; lost, reaper; of dead holders holders, reported, held:, grants:
+-- reads   holders, reported, held:<holder>, leases, worker:<id>, waiters, idle, warm:*, live:*, runtimes
+-- writes  what release, decline and leave write; lost, reaper, bare; of dead holders holders, reported, held:, grants:
 -- promises  a lease is lost when its deadline has passed, its holder is dead, or its holder lives and does not know
 --           it (the answer was lost on the way); its worker drains, and what its record needs is put into `lost`,
 --           once. A grant that was not accepted in time goes to the next waiter. Waiters of dead holders, or past
@@ -81,5 +81,14 @@ local room = MAX_WORKERS - call('SCARD', WORKERS) + call('ZCARD', DRAINING)
 if short > room and call('EXISTS', LINES) == 0 and (call('ZCARD', IDLE) + call('ZCARD', LEASES)) * 2 > MAX_WORKERS then
   local worker = call('ZRANGEBYSCORE', IDLE, '-inf', now - UNUSED_MS, 'LIMIT', 0, 1)[1]
   if worker then doom(worker) end
+end
+
+-- Since when a runtime that keeps warm workers has had none, in any state: /readyz reads it. While live workers fill
+-- the whole of max_workers, no runtime counts as without: the pool is busy, and nothing is wrong with it.
+local all = 0
+for at = 1, #runtimes, 2 do all = all + call('SCARD', P .. 'live:' .. runtimes[at]) end
+for at = 1, #runtimes, 2 do
+  local without = tonumber(runtimes[at + 1]) > 0 and all < MAX_WORKERS and call('SCARD', P .. 'live:' .. runtimes[at]) == 0
+  if without then call('HSETNX', BARE, runtimes[at], text(now)) else call('HDEL', BARE, runtimes[at]) end
 end
 return 1

@@ -10,7 +10,7 @@ local function show(command, name, ...)
   answer[#answer + 1] = call(command, P .. name, ...)
 end
 
-for _, name in ipairs({'runtimes', 'executions', 'lost'}) do show('HGETALL', name) end
+for _, name in ipairs({'runtimes', 'executions', 'lost', 'bare'}) do show('HGETALL', name) end
 show('SMEMBERS', 'workers')
 for _, name in ipairs({'idle', 'leases', 'draining', 'waiters', 'lines', 'holders'}) do
   show('ZRANGE', name, 0, -1, 'WITHSCORES')

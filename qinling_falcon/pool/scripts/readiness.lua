@@ -1,0 +1,15 @@
+-- readiness: what keeps the pool from serving.
+-- ARGV    5 how long a runtime may be without a worker, in ms
+-- reads   manager, bare      writes  nothing
+-- returns {1 when a pool manager is active, else 0; then runtime, ms without a worker, … for those over that time}
+
+local answer = {call('EXISTS', P .. 'manager')}
+local bare = call('HGETALL', BARE)
+for at = 1, #bare, 2 do
+  local without = now - bare[at + 1]
+  if without > tonumber(ARGV[5]) then
+    answer[#answer + 1] = bare[at]
+    answer[#answer + 1] = without
+  end
+end
+return answer
