@@ -16,7 +16,8 @@ def run() -> int:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from qinling_worker.start import main
 
-    return main(sys.argv[1:])
+    status: int = main(sys.argv[1:])
+    return status
 
 
 if __name__ == "__main__":

@@ -15,13 +15,17 @@ from tests.runtime.conftest import MakeWorker
 GOOD = package("def main(): return 'fine'\n")
 
 
-def link(name: str, target: str) -> bytes:
+def links(**targets: str) -> bytes:
+    """A package of a module, `main`, that reads `link`, and of these links, which come first in the archive."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        info = zipfile.ZipInfo(name)
-        info.create_system = 3
-        info.external_attr = 0o120777 << 16
-        archive.writestr(info, target)
+        for name, target in targets.items():
+            info = zipfile.ZipInfo(name)
+            info.create_system = 3
+            info.external_attr = 0o120777 << 16
+            archive.writestr(info, target)
+        archive.writestr("main.py", "def main(): return open('link/data.txt').read()\n")
+        archive.writestr("releases/1/data.txt", "found")
     return buffer.getvalue()
 
 
@@ -52,27 +56,28 @@ def test_bad_packages_are_refused_with_their_reason(make_worker: MakeWorker) -> 
         "nothing": (b"", "not a zip archive"),
         "text": (b"not a zip" * 100, "not a zip archive"),
         "truncated": (GOOD[:-30], "not a"),
-        "damaged": (GOOD.replace(b"PK\1\2", b"PK\1\3"), "not a usable zip"),
+        "damaged": (GOOD.replace(b"PK\1\2", b"PK\1\3"), "its directory is broken"),
         "empty": (package({}), "empty"),
-        "parent": (package({"../out.py": ""}), "unsafe path"),
-        "inner parent": (package({"a/../../out.py": ""}), "unsafe path"),
-        "absolute": (package({"/tmp/qf-out.py": ""}), "unsafe path"),
-        "backslash": (package({"..\\out.py": ""}), "unsafe path"),
-        "link": (link("main.py", "/etc/passwd"), "neither file nor folder"),
+        "parent": (package({"../out.py": ""}), "leads out"),
+        "inner parent": (package({"a/../../out.py": ""}), "leads out"),
+        "absolute": (package({"/tmp/qf-out.py": ""}), "absolute path"),
+        "backslash": (package({"..\\out.py": ""}), "Windows path"),
+        "link": (links(shadow="/etc/shadow"), "link to an absolute path"),
         "twice": (twice(), "twice"),
-        "file and folder": (package({"a": "x", "a/b": "y"}), "can't be unpacked"),
-        "long name": (package({"n" * 300: "x"}), "can't be unpacked"),
+        "file and folder": (package({"a": "x", "a/b": "y"}), "both as a file and as a folder"),
+        "long name": (package({"n" * 300: "x"}), "too long"),
         "lzma": (compressed(zipfile.ZIP_LZMA), "compression"),
         "bzip2": (compressed(zipfile.ZIP_BZIP2), "compression"),
-        "bomb": (package({"main.py": b"\0" * (5 * MIB)}), "larger than 4194304 bytes"),
-        "many": (package({f"f{n}": "" for n in range(101)}), "more than 100 entries"),
-        "very many": (package({f"{n}": "" for n in range(30_000)}), "more than 100 entries"),
+        "bomb": (package({"main.py": b"\0" * (5 * MIB)}), "at most 4194304 are allowed"),
+        "many": (package({f"f{n}": "" for n in range(201)}), "more than 200 entries"),
+        "very many": (package({f"{n}": "" for n in range(30_000)}), "more than 200 entries"),
+        "many folders": (package({f"{n}/" + "a/" * 99 + "b": "" for n in range(3)}), "more than 200 entries"),
         "liar": (lying_about_its_size(), ""),
         "body too large": (os.urandom(6 * MIB), None),
     }
     for name, (data, said) in cases.items():
         status, answer = worker.load(data)
-        assert status == (413 if said is None else 400), (name, answer)
+        assert status == (413 if said is None else 422), (name, answer)
         assert (said or "") in answer["error"], name
         assert os.listdir(worker.code_dir) == [], name
         assert set(os.listdir(worker.folder)) <= {"code", "program", "python", "scratch"}, name
@@ -96,3 +101,44 @@ def test_files_are_readable_and_programs_executable(worker: Worker) -> None:
     assert worker.load(buffer.getvalue())[0] == 200
     assert worker.execute().output == "tool\n"
     assert (worker.code_dir / "empty").is_dir()
+
+
+def test_links_in_the_package_work(worker: Worker) -> None:
+    assert worker.load(links(link="current", current="releases/1"))[0] == 200
+    assert os.readlink(worker.code_dir / "link") == "current"
+    assert worker.execute().output == "found"
+
+
+def test_a_full_disk_is_said_and_the_worker_can_load_something_smaller(
+    make_worker: MakeWorker, small_disk: Path
+) -> None:
+    worker = make_worker(max_unpacked_size=64 * MIB, code_dir=str(small_disk))
+    for data in (package({"main.py": bytes(6 * MIB)}), package({"main.py": os.urandom(6 * MIB)})):
+        status, answer = worker.load(data)
+        assert (status, os.listdir(small_disk)) == (422, [])
+        assert "No space left" in answer["error"]
+    assert worker.load(GOOD)[0] == 200
+    assert worker.execute().output == "fine"
+
+
+def test_unpacking_is_bounded_in_time(make_worker: MakeWorker) -> None:
+    worker = make_worker(load_timeout_s=0.05, max_unpacked_size=512 * MIB, max_package_files=10_000)
+    status, answer = worker.load(package({f"{number}.bin": bytes(MIB) for number in range(300)}))
+    assert (status, answer["error"]) == (422, "The package was not unpacked within 0.05 s.")
+    assert os.listdir(worker.code_dir) == []
+
+
+def test_a_package_with_many_implied_folders_that_an_earlier_release_took_still_loads(worker: Worker) -> None:
+    files = {f"{number}/data.txt": "x" for number in range(99)} | {"main.py": "def main(): return 'fine'\n"}
+    assert worker.load(package(files))[0] == 200  # 100 entries, as many as may be, and 99 folders
+    assert worker.execute().output == "fine"
+
+
+def test_a_worker_that_can_not_empty_itself_ends(make_worker: MakeWorker, child_uid: int | None) -> None:
+    if child_uid is None:
+        pytest.skip("as root, it can")
+    worker = make_worker()
+    (worker.code_dir / "foreign").mkdir()
+    (worker.code_dir / "foreign" / "file").touch()
+    assert worker.load(b"no zip")[0] == 422
+    assert worker.process.wait(20) == 1

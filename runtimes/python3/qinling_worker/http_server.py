@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import io
 import json
 import socket
 from collections.abc import Callable
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from .loop import Loop, Stream
 
@@ -15,8 +16,8 @@ _MAX_BODY = 16 * 1024 * 1024
 _RECEIVE = 64 * 1024
 _REASONS = {
     200: b"OK", 202: b"Accepted", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 409: b"Conflict",
-    411: b"Length Required", 413: b"Content Too Large", 431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
+    411: b"Length Required", 413: b"Content Too Large", 422: b"Unprocessable Content",
+    431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
 }  # fmt: skip
 _STARTS = {
     status: b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: " % (status, reason)
@@ -62,7 +63,7 @@ class HTTPServer:
         secret: str,
         endpoints: dict[bytes, Endpoint],
         open_routes: frozenset[bytes],
-        upload: tuple[bytes, int, Callable[[], IO[bytes]]],
+        upload: tuple[bytes, int, Callable[[], io.FileIO]],
     ) -> None:
         self.loop = loop
         self.endpoints = endpoints
@@ -129,7 +130,7 @@ class Connection:
     __slots__ = ("_busy", "_data", "_ending", "_head", "_missing", "_server", "_serving", "_stream", "file")
 
     def __init__(self, server: HTTPServer, sock: socket.socket) -> None:
-        self.file: IO[bytes] | None = None
+        self.file: io.FileIO | None = None
         self._server = server
         self._data = b""
         self._head: Head | None = None
@@ -226,7 +227,7 @@ class Connection:
             try:
                 self.file = self._server.open_upload()
             except OSError as error:
-                self._refuse_and_end(500, f"the package can't be kept: {error.strerror}")
+                self._refuse_and_end(422, f"The package can't be kept: {error.strerror}.")
                 return False
         return self._take_body(data)
 
@@ -235,9 +236,10 @@ class Connection:
             raise _Refused(403, "wrong or missing X-Worker-Secret")
         if head.route not in self._server.endpoints:
             raise _Refused(404, "no such endpoint")
-        limit = self._server.max_upload if head.route == self._server.upload_route else _MAX_BODY
+        is_upload = head.route == self._server.upload_route
+        limit, what = (self._server.max_upload, "package") if is_upload else (_MAX_BODY, "body")
         if head.length > limit:
-            raise _Refused(413, f"the body is larger than {limit} bytes")
+            raise _Refused(413, f"The {what} is larger than {limit} bytes, the most that a worker takes.")
 
     def _take_body(self, data: bytes) -> bool:
         """Take a piece of the body and begin when it is whole; as `_begin`."""
@@ -247,9 +249,11 @@ class Connection:
         self._missing -= min(len(data), self._missing)
         if self.file is not None:
             try:
-                self.file.write(data[: len(data) - len(rest)])
+                piece = memoryview(data)[: len(data) - len(rest)]
+                while piece:
+                    piece = piece[self.file.write(piece) :]
             except OSError as error:
-                self._refuse_and_end(400, f"the package can't be kept: {error.strerror}")
+                self._refuse_and_end(422, f"The package can't be kept: {error.strerror}.")
                 return False
             data = b""
         else:

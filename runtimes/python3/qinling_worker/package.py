@@ -2,107 +2,76 @@
 
 from __future__ import annotations
 
+import io
 import os
-import stat
-import zipfile
-import zlib
-from typing import IO
+import time
 
-_CHUNK = 64 * 1024
-_END_OF_DIRECTORY = b"PK\5\6"
-_LONGEST_END = 22 + 0xFFFF
-_MEAN_ENTRY_SIZE = 1024  # of the directory at the archive's end; names may be long, but not all of them
+from .zips.archive import Archive, Limits
+from .zips.errors import ZipError
+from .zips.tree import File
+
+# A package that an earlier release stored may have as many folders beside its entries, for these did not count.
+_LENIENCE = 2
 
 
 class BadPackage(Exception):
     """The package can't be used; the message says why."""
 
 
-def open_upload(folder: str) -> IO[bytes]:
-    """A nameless file in `folder`: there is room for a package; not in memory, nor where functions write."""
+def open_upload(folder: str) -> io.FileIO:
+    """A nameless file in `folder`: there is room for a package; not in memory, nor where functions write.
+
+    It has no buffer, so that closing it writes nothing and can't fail.
+    """
     path = os.path.join(folder, ".upload")
-    file = open(path, "x+b")  # noqa: SIM115 - the connection closes it
+    file = io.FileIO(path, "x+")
     os.unlink(path)
     return file
 
 
-def unpack(file: IO[bytes], folder: str, max_files: int, max_size: int) -> None:
+def unpack(file: io.FileIO, folder: str, max_files: int, max_size: int, timeout_s: float) -> None:
     """Unpack a zip into `folder`, readable for everybody and writable for none but us.
 
+    Links are made last, so that no write goes through one.
+
     Raises:
-        BadPackage: not a zip, unsafe, or above a limit. `folder` then holds a part of it.
+        BadPackage: not a zip, unsafe, above a limit, or the disk can't take it. `folder` then holds a part of it.
     """
-    _check_directory(file, max_files)
+    deadline = _Deadline(timeout_s)
     try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            _check_sizes(entries, max_files, max_size)
-            left = max_size
-            for entry in entries:
-                left -= _unpack_entry(archive, entry, folder, left)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise BadPackage(f"the package is not a usable zip archive: {error}") from None
+        archive = Archive(io.BufferedReader(file), Limits(_LENIENCE * max_files, max_size))
+        for made in archive.tree.folders():
+            deadline.check()
+            os.mkdir(f"{folder}/{made.path}", 0o755)
+        for unpacked in archive.tree.files:
+            _write(archive, unpacked, folder, deadline)
+        for link in archive.tree.links:
+            os.symlink(link.target, f"{folder}/{link.entry.name.text}")
+    except ZipError as error:
+        raise BadPackage(str(error)) from None
     except OSError as error:
-        raise BadPackage(f"the package can't be unpacked: {error.strerror or error}") from None
+        raise BadPackage(f"The package can't be unpacked: {error.strerror or error}.") from None
 
 
-def _check_directory(file: IO[bytes], max_files: int) -> None:
-    """Look at the archive's end before `zipfile` reads its whole directory into memory."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _LONGEST_END))
-    tail = file.read()
-    at = tail.rfind(_END_OF_DIRECTORY)
-    if at < 0 or len(tail) - at < 22:
-        raise BadPackage("the package is not a zip archive")
-    count = int.from_bytes(tail[at + 10 : at + 12], "little")
-    directory_size = int.from_bytes(tail[at + 12 : at + 16], "little")
-    if count > max_files or directory_size > max_files * _MEAN_ENTRY_SIZE:
-        raise BadPackage(f"the package has more than {max_files} entries")
-    file.seek(0)
+class _Deadline:
+    """The supervisor answers nobody else while it unpacks, so that must end."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._ends = time.monotonic() + timeout_s
+
+    def check(self) -> None:
+        if time.monotonic() > self._ends:
+            raise BadPackage(f"The package was not unpacked within {self._timeout_s:g} s.")
 
 
-def _check_sizes(entries: list[zipfile.ZipInfo], max_files: int, max_size: int) -> None:
-    if not entries:
-        raise BadPackage("the package is empty")
-    if len(entries) > max_files:
-        raise BadPackage(f"the package has more than {max_files} entries")
-    if sum(entry.file_size for entry in entries) > max_size:
-        raise BadPackage(f"the package is larger than {max_size} bytes when unpacked")
-
-
-def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: str, left: int) -> int:
-    """Unpack one entry of at most `left` bytes; its true size."""
-    path = _safe_path(entry, folder)
-    if entry.is_dir():
-        os.makedirs(path, exist_ok=True)
-        return 0
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    size = 0
-    try:
-        # "x": a name that comes twice must not lead through what the first one made.
-        target = open(path, "xb")  # noqa: SIM115 - closed below
-    except (FileExistsError, IsADirectoryError):
-        raise BadPackage(f"{entry.filename!r} is in the package twice") from None
-    with target, archive.open(entry) as source:
-        while chunk := source.read(_CHUNK):
-            size += len(chunk)
-            if size > left:
-                raise BadPackage("the package is larger than its own directory says")
-            target.write(chunk)
-        os.fchmod(target.fileno(), 0o555 if entry.external_attr >> 16 & 0o111 else 0o444)
-    return size
-
-
-def _safe_path(entry: zipfile.ZipInfo, folder: str) -> str:
-    name = entry.filename
-    parts = name.rstrip("/").split("/")
-    if name.startswith("/") or "\\" in name or any(part in ("", ".", "..") for part in parts):
-        raise BadPackage(f"the package holds an unsafe path: {name!r}")
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise BadPackage(f"the package holds something that is neither file nor folder: {name!r}")
-    if entry.flag_bits & 1:
-        raise BadPackage(f"the package is encrypted: {name!r}")
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadPackage(f"the package uses a compression other than deflate: {name!r}")
-    return os.path.join(folder, *parts)
+def _write(archive: Archive, unpacked: File, folder: str, deadline: _Deadline) -> None:
+    entry = unpacked.entry
+    deadline.check()
+    # "x": what is there already is not written to, whatever it is.
+    with open(f"{folder}/{entry.name.text}", "xb", buffering=0) as target:
+        for piece in archive.read(entry):
+            while piece:
+                piece = piece[target.write(piece) :]
+            deadline.check()
+        os.fchmod(target.fileno(), 0o555 if entry.is_program else 0o444)

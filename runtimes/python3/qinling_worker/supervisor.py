@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import enum
 import gc
+import io
 import json
+import os
 import signal
 import socket
 import time
@@ -121,17 +123,32 @@ class Supervisor:
                 return
             if self._target is None:
                 try:
-                    limits = self._config.max_package_files, self._config.max_unpacked_size
-                    unpack(file, self._config.child.code_dir, *limits)
+                    self._unpack(file)
                 except BadPackage as error:
-                    sweep([self._config.child.code_dir])
-                    connection.refuse(400, str(error))
+                    connection.refuse(422, str(error))
                     return
                 self._target = target
                 if self._config.cpu_shares_fd is not None:
                     target.set_cpu(self._config.cpu_shares_fd, self._config.cpu_shares_format)
                 self._spawn()
         connection.answer(200, b'{"loaded": true}')
+
+    def _unpack(self, file: io.FileIO) -> None:
+        """Unpack the package. When that fails, the worker can load another function, or it ends.
+
+        Raises:
+            BadPackage: it can't be unpacked.
+        """
+        config = self._config
+        try:
+            unpack(
+                file, config.child.code_dir, config.max_package_files, config.max_unpacked_size, config.load_timeout_s
+            )
+        except BadPackage:
+            sweep([config.child.code_dir])
+            if os.listdir(config.child.code_dir):
+                self._exit_status = 1  # code of one function must not lie beside another's
+            raise
 
     def _execute(self, connection: Connection, _head: Head, body: bytes) -> None:
         try:

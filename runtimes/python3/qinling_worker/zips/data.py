@@ -1,0 +1,96 @@
+"""The data of entries: where it is, and that it is what the directory says."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import IO
+
+from .directory import DEFLATED, ENCRYPTED, Entry
+from .errors import ZipError
+
+CHUNK = 256 * 1024
+_LOCAL = struct.Struct("<4s5H3L2H")
+_UTF8 = 0x800
+
+
+def check_spans(file: IO[bytes], entries: Iterable[Entry], end: int) -> None:
+    """Find the data of all entries, which ends before `end`.
+
+    No two entries may share data: that is how a small archive unpacks to very much.
+
+    Raises:
+        ZipError: an entry's own header contradicts the directory, or entries overlap.
+    """
+    reached = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        entry.data_offset = _data_offset(file, entry, end)
+        data_end = entry.data_offset + entry.compressed_size
+        if entry.header_offset < reached or data_end > end:
+            raise ZipError(f"The package holds entries that overlap: '{entry.shown}'.")
+        reached = data_end
+
+
+def read(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
+    """Inflate an entry piece by piece, never more than it declares.
+
+    Raises:
+        ZipError: at the end, or as soon as it is known: it has another size or checksum than it declares.
+    """
+    inflater = zlib.decompressobj(-15) if entry.method == DEFLATED else None
+    position, left, size, checksum = entry.data_offset, entry.compressed_size, 0, 0
+    broken = ZipError(f"The package holds an entry that is not what it declares: '{entry.shown}'.")
+    while left > 0:
+        file.seek(position)
+        data = file.read(min(left, CHUNK))
+        if not data:
+            raise broken
+        position += len(data)
+        left -= len(data)
+        while data:
+            try:
+                plain = inflater.decompress(data, CHUNK) if inflater else data
+            except zlib.error:
+                raise broken from None
+            size += len(plain)
+            if size > entry.size or (inflater and inflater.unused_data):
+                raise broken
+            checksum = zlib.crc32(plain, checksum)
+            yield plain
+            data = inflater.unconsumed_tail if inflater else b""
+    if inflater:
+        rest = inflater.flush()
+        size, checksum = size + len(rest), zlib.crc32(rest, checksum)
+        if size <= entry.size:
+            yield rest
+    complete = inflater is None or inflater.eof or entry.compressed_size == 0
+    if size != entry.size or checksum != entry.checksum or not complete:
+        raise broken
+
+
+def _data_offset(file: IO[bytes], entry: Entry, end: int) -> int:
+    """Where an entry's data begins; its own header must say what the directory says."""
+    broken = ZipError(f"The package holds a broken entry: '{entry.shown}'.")
+    if not 0 <= entry.header_offset < end:
+        raise broken
+    file.seek(entry.header_offset)
+    header = file.read(_LOCAL.size)
+    if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
+        raise broken
+    fields: tuple[int, ...] = _LOCAL.unpack(header)[1:]
+    flags, method, name_size, extra_size = fields[1], fields[2], fields[-2], fields[-1]
+    raw_name = file.read(name_size)
+    if raw_name != entry.raw_name and _plain(raw_name, flags) != _plain(entry.raw_name, entry.flags):
+        raise broken
+    if method != entry.method or flags & ENCRYPTED:
+        raise broken
+    return entry.header_offset + _LOCAL.size + name_size + extra_size
+
+
+def _plain(raw_name: bytes, flags: int) -> str | None:
+    """A name by its flags alone: some programs write one of the two in another encoding."""
+    try:
+        return raw_name.decode("utf-8" if flags & _UTF8 else "cp437")
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,212 @@
+"""The central directory of an archive: where it is, and the entries in it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from . import names
+from .errors import ZipError, ZipTooLarge, shown
+
+STORED, DEFLATED = 0, 8
+ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000
+
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_END = struct.Struct("<4s4H2LH")
+_END_MARK = b"PK\5\6"
+_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_END64_HEAD = 12  # the record's own size does not count its mark and itself
+_MAX_COMMENT = 0xFFFF
+_ZIP64 = 1
+_FULL = 0xFFFFFFFF  # stands for a number that is in the ZIP64 field
+_MAX_RAW_NAME = 4096
+_MAX_FOLDER_DATA = 2  # some programs deflate the nothing of a folder to two bytes
+
+
+class Entry:
+    """One entry of the directory.
+
+    Attributes:
+        data_offset: where its data begins in the file; known when `data.check_spans` has looked.
+    """
+
+    __slots__ = (
+        "checksum", "compressed_size", "data_offset", "flags", "header_offset", "is_program", "kind", "method", "name",
+        "raw_name", "size",
+    )  # fmt: skip
+
+    def __init__(self, header: tuple[int, ...], raw_name: bytes, extra: bytes) -> None:
+        made_by, _, flags, method, _, _, checksum, compressed_size, size, _, _, _, _, _, attributes, offset = header
+        system, mode = made_by >> 8, attributes >> 16
+        self.raw_name = raw_name
+        self.name = names.parse(names.decode(raw_name, flags, system, extra), system)
+        self.flags = flags
+        self.method = method
+        self.checksum = checksum
+        self.size, self.compressed_size, self.header_offset = _wide((size, compressed_size, offset), extra, self.shown)
+        self.data_offset = 0
+        self.kind = stat.S_IFMT(mode)
+        self.is_program = bool(mode & 0o111)
+        self._check(mode)
+
+    @property
+    def shown(self) -> str:
+        """The name, for messages."""
+        return shown(self.name.text)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link, whose data is its target."""
+        return self.kind == stat.S_IFLNK
+
+    def _check(self, mode: int) -> None:
+        if self.kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+            raise ZipError(f"The package holds a special file: '{self.shown}'.")
+        if self.kind and (self.kind == stat.S_IFDIR) != self.name.is_folder:
+            raise ZipError(f"The package holds '{self.shown}', which is both a file and a folder.")
+        if not self.name.is_folder and mode & (stat.S_ISUID | stat.S_ISGID):
+            raise ZipError(f"The package holds a file with a set-uid or set-gid bit: '{self.shown}'.")
+        if self.flags & ENCRYPTED:
+            raise ZipError(f"The package holds an encrypted entry: '{self.shown}'.")
+        if self.method not in (STORED, DEFLATED):
+            raise ZipError(f"The package holds an entry with a compression other than deflate: '{self.shown}'.")
+        if self.name.is_folder and (self.size or self.compressed_size > _MAX_FOLDER_DATA):
+            raise ZipError(f"The package holds a folder with data in it: '{self.shown}'.")
+
+
+class Directory(NamedTuple):
+    """Where the directory is, in bytes of the file.
+
+    Attributes:
+        start: its first byte.
+        size: all of it.
+        shift: what stands before the archive; to be added to the offsets that the archive tells.
+    """
+
+    start: int
+    size: int
+    shift: int
+
+
+def locate(file: IO[bytes]) -> Directory:
+    """Find the directory by the record at the archive's end.
+
+    Raises:
+        ZipError: there is none.
+    """
+    file_size = file.seek(0, os.SEEK_END)
+    tail_start = max(0, file_size - _END.size - _MAX_COMMENT)
+    file.seek(tail_start)
+    tail = file.read()
+    at = _find_end(tail)
+    if at is None:
+        raise ZipError("The package is not a zip archive.")
+    _, _, _, _, _, size, offset, _ = _END.unpack_from(tail, at)
+    end = tail_start + at
+    record = _find_end64(file, end)
+    if record is not None:
+        end, size, offset = record
+    if size > end:
+        raise _broken("its directory is broken")
+    start = end - size
+    return Directory(start, size, start - offset)
+
+
+def entries(file: IO[bytes], directory: Directory, max_entries: int) -> Iterator[Entry]:
+    """Read the entries one by one: no more of them are in memory than were taken.
+
+    Raises:
+        ZipError: the directory is broken, or an entry is of a kind that a package may not hold.
+        ZipTooLarge: there are more than `max_entries`.
+    """
+    file.seek(directory.start)
+    count, left = 0, directory.size
+    while left > 0:
+        header = file.read(_ENTRY.size)
+        if len(header) < _ENTRY.size or header[:4] != b"PK\1\2":
+            raise _broken("its directory is broken")
+        count += 1
+        if count > max_entries:
+            raise too_many(max_entries)
+        fields = _ENTRY.unpack(header)[1:]
+        name_size, extra_size, comment_size = fields[9:12]
+        left -= _ENTRY.size + name_size + extra_size + comment_size
+        raw_name, extra = file.read(name_size), file.read(extra_size)
+        if left < 0 or len(raw_name) < name_size or len(extra) < extra_size:
+            raise _broken("its directory is broken")
+        if name_size > _MAX_RAW_NAME:
+            raise ZipError(f"The package holds a name that is too long: '{shown(raw_name[:100].decode('cp437'))}'.")
+        if comment_size:
+            file.seek(comment_size, os.SEEK_CUR)
+        entry = Entry(fields, raw_name, extra)
+        entry.header_offset += directory.shift
+        yield entry
+
+
+def too_many(max_entries: int) -> ZipTooLarge:
+    """What is said of an archive with more entries, or more folders that their names imply, than may be."""
+    return ZipTooLarge(
+        f"The package has more than {max_entries} entries (MAX_PACKAGE_FILES); folders count, also those that only "
+        "the names of others imply."
+    )
+
+
+def _find_end(tail: bytes) -> int | None:
+    """Where the end record begins: the last whose comment ends with the file, else the last at all."""
+    last = None
+    at = tail.rfind(_END_MARK)
+    while at >= 0:
+        if at + _END.size <= len(tail):
+            if at + _END.size + _END.unpack_from(tail, at)[7] == len(tail):
+                return at
+            if last is None:
+                last = at
+        at = tail.rfind(_END_MARK, 0, at + len(_END_MARK) - 1)
+    return last
+
+
+def _find_end64(file: IO[bytes], end: int) -> tuple[int, int, int] | None:
+    """Where the directory ends, its size and its offset, by the ZIP64 record, if there is one before `end`.
+
+    Small archives have one too: of programs that write to a pipe, for example.
+    """
+    locator_start = end - _LOCATOR.size
+    if locator_start < _END64.size:
+        return None
+    file.seek(locator_start)
+    mark, _, told_start, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if mark != b"PK\6\7":
+        return None
+    for start in (locator_start - _END64.size, told_start):  # something may stand before the archive
+        if not 0 <= start <= locator_start - _END64.size:
+            continue
+        file.seek(start)
+        record = _END64.unpack(file.read(_END64.size))
+        is_whole = start + _END64_HEAD + record[1] == locator_start or start == locator_start - _END64.size
+        if record[0] == b"PK\6\6" and is_whole:
+            return start, record[8], record[9]
+    return None
+
+
+def _wide(numbers: tuple[int, int, int], extra: bytes, name: str) -> tuple[int, int, int]:
+    """Sizes and offset, from the ZIP64 field where the entry itself has no room for them."""
+    if _FULL not in numbers:
+        return numbers
+    field = next((field for number, field in names.extra_fields(extra) if number == _ZIP64), b"")
+    wide, at = [], 0
+    for number in numbers:
+        if number == _FULL:
+            if at + 8 > len(field):
+                raise ZipError(f"The package holds a broken entry: '{name}'.")
+            number = int.from_bytes(field[at : at + 8], "little")
+            at += 8
+        wide.append(number)
+    return wide[0], wide[1], wide[2]
+
+
+def _broken(why: str) -> ZipError:
+    return ZipError(f"The package is not a zip archive that can be read: {why}.")

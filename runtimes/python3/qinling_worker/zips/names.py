@@ -1,0 +1,114 @@
+"""Names of entries: their text, and the folders that lead to them."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .errors import CONTROL, ZipError, shown
+
+# The systems that archives say they were made on. 10 is NTFS by the specification, 11 by Info-ZIP.
+_UNIX = frozenset({3, 19})
+_WINDOWS = frozenset({0, 6, 10, 11, 14})
+_UTF8 = 0x800
+_UNICODE_PATH = 0x7075
+_UNICODE_PATH_HEAD = struct.Struct("<BL")
+_EXTRA_HEAD = struct.Struct("<2H")
+_MAX_NAME = 1000
+_MAX_PART = 255
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+class Name(NamedTuple):
+    """Where an entry belongs: the folders that lead to it and its own name. No parts: the package's top folder."""
+
+    parts: tuple[str, ...]
+    is_folder: bool
+
+    @property
+    def text(self) -> str:
+        """The parts, joined."""
+        return "/".join(self.parts)
+
+
+def decode(raw: bytes, flags: int, system: int, extra: bytes) -> str:
+    """The text of a name. There are four ways to say what its bytes mean; the first that applies is taken:
+
+    1. The flag for UTF-8.
+    2. Info-ZIP's extra field with the name in UTF-8, if its checksum shows that it belongs to this name.
+    3. An archive made on Unix holds the bytes that the file system had: UTF-8, when they are UTF-8.
+    4. Code page 437.
+
+    Raises:
+        ZipError: the flag is set, but the name is not UTF-8.
+    """
+    if flags & _UTF8:
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            name = shown(raw.decode("cp437"))
+            raise ZipError(f"The package holds a name that is marked as UTF-8, and is not: '{name}'.") from None
+    unicode_path = _unicode_path(raw, extra)
+    if unicode_path:
+        return unicode_path
+    if system in _UNIX:
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            pass
+    return raw.decode("cp437")
+
+
+def parse(text: str, system: int) -> Name:
+    """Split a name as `unzip` does: empty parts and parts "." mean nothing; a slash at the end makes a folder.
+
+    Archives made on DOS or Windows may separate parts by backslashes, as PowerShell's `Compress-Archive` does.
+
+    Raises:
+        ZipError: the name leads out of the package, or can't be a file's name.
+    """
+    if CONTROL.search(text):
+        raise ZipError(f"The package holds a name with control characters: '{shown(text)}'.")
+    if system in _WINDOWS:
+        text = text.replace("\\", "/")
+    if "\\" in text or _DRIVE.match(text):
+        raise ZipError(f"The package holds a Windows path: '{shown(text)}'.")
+    if text.startswith("/"):
+        raise ZipError(f"The package holds an absolute path: '{shown(text)}'.")
+    raw_parts = text.split("/")
+    parts = tuple(part for part in raw_parts if part not in ("", "."))
+    if ".." in parts:
+        raise ZipError(f"The package holds a path that leads out of it: '{shown(text)}'.")
+    is_folder = text.endswith("/")
+    if not is_folder and raw_parts[-1] in ("", "."):
+        raise ZipError(f"The package holds an entry without a name: '{shown(text)}'.")
+    if len("/".join(parts).encode()) > _MAX_NAME or any(len(part.encode()) > _MAX_PART for part in parts):
+        raise ZipError(f"The package holds a name that is too long: '{shown(text)}'.")
+    return Name(parts, is_folder)
+
+
+def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    """The extra fields of an entry, by number. What is cut off at the end is no field."""
+    at = 0
+    while at + _EXTRA_HEAD.size <= len(extra):
+        number, size = _EXTRA_HEAD.unpack_from(extra, at)
+        at += _EXTRA_HEAD.size
+        if at + size > len(extra):
+            return
+        yield number, extra[at : at + size]
+        at += size
+
+
+def _unicode_path(raw: bytes, extra: bytes) -> str | None:
+    for number, field in extra_fields(extra):
+        if number == _UNICODE_PATH and len(field) > _UNICODE_PATH_HEAD.size:
+            version, checksum = _UNICODE_PATH_HEAD.unpack_from(field)
+            if version == 1 and checksum == zlib.crc32(raw):
+                try:
+                    return field[_UNICODE_PATH_HEAD.size :].decode("utf-8")
+                except UnicodeDecodeError:
+                    return None
+    return None
