@@ -142,11 +142,23 @@ def failed(
         status=ExecutionStatus.ERROR,
         status_reason=reason,
         result=json.dumps({"duration": round(duration, 3), "output": PLATFORM_FAILURE}),
-        log=f"Start execution: {begun.id}\nFinished execution: {begun.id}\n",
+        log=_empty_log(begun),
         cold=cold,
         queued_ms=queued_ms,
         updated_at=clock.now(),
     )
+
+
+def not_loaded(begun: ExecutionRecord, reason: str, cold: str, queued_ms: float) -> ExecutionRecord:
+    """The record of an execution whose package a worker could not load: the function failed, not the platform."""
+    answer = {
+        "status": ExecutionStatus.FAILED,
+        "message": reason,
+        "result": json.dumps({"duration": 0.0, "output": reason}),
+        "log": _empty_log(begun),
+        "duration_s": 0.0,
+    }
+    return finished(begun, answer, cold, queued_ms)
 
 
 def is_inline(text: str | None) -> bool:
@@ -171,6 +183,10 @@ def detail(begun: ExecutionRecord) -> str:
         "created_at": clock.to_micros(begun.created_at),
     }
     return orjson.dumps(members).decode()
+
+
+def _empty_log(begun: ExecutionRecord) -> str:
+    return f"Start execution: {begun.id}\nFinished execution: {begun.id}\n"
 
 
 _UNLOGGED = tuple(field for field in dataclasses.fields(ExecutionRecord) if field.name != "log")

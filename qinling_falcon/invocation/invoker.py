@@ -29,6 +29,7 @@ from qinling_falcon.invocation.calls import (
     failed,
     finished,
     is_inline,
+    not_loaded,
     settled,
 )
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
@@ -36,7 +37,7 @@ from qinling_falcon.invocation.loading import Loading, about, lease_request, pac
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.invocation.worker_client import NotSent, WorkerClient, WorkerLost
+from qinling_falcon.invocation.worker_client import NotLoaded, NotSent, WorkerClient, WorkerLost
 from qinling_falcon.models import clock
 from qinling_falcon.models.records import ExecutionRecord, begin, record
 from qinling_falcon.models.scope import Context
@@ -149,6 +150,13 @@ class Invoker:
                 # Before the release: once the lease is gone, nothing but the record knows of this execution.
                 final = settled(final)
                 self._note_record(target)
+            except NotLoaded as error:
+                # The caller's failure: no other worker could load the package either, so none is tried.
+                log.info("function %s can't be loaded: %s", target.function_id, error)
+                final = settled(not_loaded(begun, str(error), lease.cold, _milliseconds(arrived)))
+                self._note_record(target)
+                self._loading.unload(lease, is_reusable=error.is_reusable)
+                return final
             except NotSent as error:
                 log.warning("worker %s was given up: %s", lease.worker_id, error)
                 self._pool.release(lease, destroy=True)

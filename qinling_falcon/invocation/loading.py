@@ -84,6 +84,13 @@ class Loading:
             self._pool.give_back(lease)
             raise
 
+    def unload(self, lease: Lease, *, is_reusable: bool) -> None:
+        """End a lease whose worker could not load the package: the worker is warm again, or is replaced."""
+        if is_reusable:
+            self._pool.give_back(lease)
+        else:
+            self._pool.release_soon(lease, destroy=True)
+
 
 def package_lost(target: Target) -> Unavailable:
     """What is told, and logged, of a target whose package is nowhere though its row names it."""
@@ -108,7 +115,8 @@ def lease_request(
         project_id=target.project_id,
         execution_id=execution_id,
         generations=target.generations,
-        run_s=longest_reading_s(settings) + settings.load_timeout_s + timeout_s + settings.lease_grace_s,
+        # A worker may take the time to load twice: to unpack the package, and to import the module.
+        run_s=longest_reading_s(settings) + 2 * settings.load_timeout_s + timeout_s + settings.lease_grace_s,
         detail=detail,
         fresh=fresh,
     )

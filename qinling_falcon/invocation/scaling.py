@@ -8,12 +8,12 @@ import uuid
 
 import gevent
 
-from qinling_falcon.errors import Forbidden, QinlingError, Unavailable
+from qinling_falcon.errors import Conflict, Forbidden, QinlingError, Unavailable
 from qinling_falcon.invocation.calls import TRIES
 from qinling_falcon.invocation.loading import Loading, about, lease_request, package_lost
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.invocation.worker_client import NotSent, WorkerClient
+from qinling_falcon.invocation.worker_client import NotLoaded, NotSent, WorkerClient
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import StaleTarget
 from qinling_falcon.pool.pool import Pool
@@ -49,7 +49,7 @@ class Scaler:
         with its lease, and replaced.
 
         Raises:
-            NotFound, Conflict: as `Resolver.resolve`; or its object in Swift is gone.
+            NotFound, Conflict: as `Resolver.resolve`; its object in Swift is gone; or its package can't be loaded.
             Forbidden: the function is an image, which no worker holds.
             Unavailable: there was no room for all of them in time; the message says how many came. They stay.
         """
@@ -113,14 +113,20 @@ class Scaler:
                 missing = target.package if isinstance(error, PackageMissing) else missing
                 tries += time.monotonic() > deadline
                 continue
-            loaded = False
+            loaded = is_reusable = False
             try:
                 self._workers.load(lease, package, about(target), settings.load_timeout_s)
                 loaded = self._is_current(target)
+            except NotLoaded as error:
+                is_reusable = error.is_reusable
+                raise Conflict(f"Function {function_id} can't be loaded: {error}") from error
             except NotSent as error:
                 log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
             finally:
-                self._pool.release_soon(lease, destroy=not loaded)
+                if loaded:
+                    self._pool.release_soon(lease)
+                else:
+                    self._loading.unload(lease, is_reusable=is_reusable)
             if loaded:
                 return
             self._resolver.forget(target)

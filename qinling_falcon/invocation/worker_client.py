@@ -18,12 +18,28 @@ import orjson
 from qinling_falcon.pool.leases import Lease
 
 _LONGEST_IDLE_S = 60.0
+_GRACE_S = 2.0
 _SWEEP_AT = 512
 _BUFFER = 65536
+# What `/load` answers when the fault is the package's, or the entry's: no other worker would answer otherwise.
+_BAD_LOADS = frozenset({400, 413, 422, 431})
 
 
 class NotSent(Exception):
     """The worker could not be reached, or refused; the function has not run, so another worker may be tried."""
+
+
+class NotLoaded(Exception):
+    """The package can't be loaded, by this worker or by another one; the message is a sentence that says why.
+
+    Args:
+        message: why.
+        is_reusable: whether the worker is as warm as it was before.
+    """
+
+    def __init__(self, message: str, *, is_reusable: bool):
+        super().__init__(message)
+        self.is_reusable = is_reusable
 
 
 class WorkerLost(Exception):
@@ -45,16 +61,27 @@ class WorkerClient:
         self._idle: dict[str, tuple[socket.socket, float]] = {}
 
     def load(self, lease: Lease, package: bytes, about: dict[str, Any], timeout_s: float) -> None:
-        """Give a worker the package of its target.
+        """Give a worker the package of its target; nothing has run when that fails.
+
+        Args:
+            lease: the worker.
+            package: the zip.
+            about: what the worker is told of the target.
+            timeout_s: how long a worker may unpack before it gives up; it is given some time more to say so.
 
         Raises:
-            NotSent: it did not take it; nothing has run.
+            NotLoaded: the package can't be loaded.
+            NotSent: the worker could not be reached, ended, or refused; another worker may be tried.
         """
         head = f"X-Load: {json.dumps(about)}\r\n"
         try:
-            answer = self._call(lease, "/load", head, package, timeout_s)
+            answer = self._call(lease, "/load", head, package, timeout_s + _GRACE_S)
         except WorkerLost as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise NotLoaded(f"The package was not loaded within {timeout_s:g} s.", is_reusable=False) from error
             raise NotSent(f"the worker was lost while it loaded: {error}") from error
+        if answer.status in _BAD_LOADS:
+            raise NotLoaded(str(answer.body.get("error")), is_reusable=True)
         if answer.status != 200:
             raise NotSent(f"the worker did not load the package: {answer.body.get('error')}")
 
