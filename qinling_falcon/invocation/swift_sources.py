@@ -151,7 +151,7 @@ class SwiftSources:
                 return _refused(target, before.refusal, etag)
             flight.fetching = True
             try:
-                package, etag = self._fetch(account, source)
+                package, etag = self._fetch(account, source, target.project_id)
                 if etag == source.etag:  # it was changed back meanwhile
                     self._packages.delete(package.key)
                     return _Look(_about(target), time.monotonic() + self._every_s)
@@ -169,11 +169,11 @@ class SwiftSources:
         access = self._sessions.access(trust_id)
         return Account(access.object_store, access.token)
 
-    def _fetch(self, account: Account, source: SwiftSource) -> tuple[StoredPackage, str]:
+    def _fetch(self, account: Account, source: SwiftSource, project_id: str) -> tuple[StoredPackage, str]:
         """A copy of the object as it is now, stored, and its etag. A crash leaves a package that no row names."""
         found = self._swift.open(account, source.container, source.object, self._limit)
         with contextlib.closing(found):
-            return self._packages.save(found, self._limit), found.etag
+            return self._packages.save(found, self._limit, project_id=project_id), found.etag
 
     def _replace(self, target: Target, source: SwiftSource, package: StoredPackage, etag: str) -> _Look:
         """Give the function its new copy, unless another process has.

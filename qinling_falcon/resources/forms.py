@@ -128,7 +128,7 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
                     continue
                 if upload.package is not None:
                     raise BadRequest("The form has two parts named 'package'.")
-                upload.package = packages.save(part.stream, settings.max_package_size)
+                upload.package = packages.save(part.stream, settings.max_package_size, project_id=req.caller.project_id)
                 stored_at = time.monotonic()
             elif name in known or req.reference_client:
                 text = _text_of(part, left)

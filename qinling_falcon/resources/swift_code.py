@@ -54,7 +54,7 @@ class SwiftCode:
         try:
             found = self._swift.open(account, where["container"], where["object"], self._limit)
             try:
-                upload.package = self._packages.save(found, self._limit, md5sum)
+                upload.package = self._packages.save(found, self._limit, md5sum, project_id=caller.context.project_id)
             finally:
                 found.close()
         except (ObjectMissing, ObjectForbidden):

@@ -1,31 +1,78 @@
-"""Heavy or blocking work, kept off the gevent hub."""
+"""Runs heavy or blocking work in native threads, off the gevent hub.
+
+Each kind of work has threads of its own, so that none waits for another, and
+gevent's own pool is left to what libraries do there, such as looking up names.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import enum
+import os
 import sys
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from gevent.threadpool import ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# Between others' calls and a check, the calls get ten times as much of a core.
+_NICE = 10
 
-def offload(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` in a thread of gevent's pool while other greenlets go on; without gevent, right here."""
+
+class Work(enum.Enum):
+    """A kind of work."""
+
+    CHECK = "check"
+    """Checks of uploads, which use a core each; they give way to everything else that runs on this machine."""
+    READ = "read"
+    """Reads of packages for calls."""
+    WRITE = "write"
+    """Writes of packages that come in, or that wait on the disk for whoever downloads them."""
+
+
+# By hub: a pool belongs to the thread that made it, and to the process.
+_pools: WeakKeyDictionary[Any, dict[Work, ThreadPool]] = WeakKeyDictionary()
+
+
+def offload(kind: Work, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` in a thread for this kind while other greenlets go on; without gevent, right here."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("threading"):
         return work(*args, **kwargs)
-    import gevent
-
     # An error that ends a task of gevent's pool is printed with its stack, though its caller handles it.
-    result, error = gevent.get_hub().threadpool.apply(_outcome, (work, args, kwargs))
+    result, error = _pool(kind).apply(_outcome, (kind, work, args, kwargs))
     if error is not None:
         raise error
     return cast(T, result)
 
 
-def _outcome(work: Callable[..., T], args: Any, kwargs: Any) -> tuple[T | None, BaseException | None]:
+def _pool(kind: Work) -> ThreadPool:
+    import gevent
+    from gevent.threadpool import ThreadPool
+
+    pools = _pools.setdefault(gevent.get_hub(), {})
+    if kind not in pools:
+        pools[kind] = ThreadPool(CORES)
+    return pools[kind]
+
+
+def _outcome(kind: Work, work: Callable[..., T], args: Any, kwargs: Any) -> tuple[T | None, BaseException | None]:
     try:
+        if kind is Work.CHECK:
+            _give_way()
         return work(*args, **kwargs), None
     except BaseException as error:
         return None, error
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread. On Linux, 0 is the calling thread there, not the process."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, _NICE)

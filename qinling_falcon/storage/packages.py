@@ -19,7 +19,8 @@ from typing import BinaryIO, Protocol
 
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.archive import ArchiveLimits
-from qinling_falcon.storage.offload import offload
+from qinling_falcon.storage.checks import Checks
+from qinling_falcon.storage.offload import Work, offload
 from qinling_falcon.storage.spool import Readable, Spool, files_before, on_disk
 
 ORPHAN_AGE_S = 3600.0
@@ -65,13 +66,19 @@ class OpenPackage:
 class PackageStore(Protocol):
     """Keeps packages."""
 
-    def save(self, stream: Readable, size_limit: int, md5sum: str | None = None) -> StoredPackage:
+    def save(self, stream: Readable, size_limit: int, md5sum: str | None = None, *, project_id: str) -> StoredPackage:
         """Take a package from a stream, check it, and make it durable.
+
+        Args:
+            stream: read to its end.
+            size_limit: the largest package that is taken.
+            md5sum: what its md5 must be, if it must be something.
+            project_id: whose upload it is; projects take turns at having their uploads checked.
 
         Raises:
             TooLarge: more than `size_limit` bytes, or too much in it.
             BadRequest: no zip that may be run, or not the one with `md5sum`.
-            Unavailable: the storage can't take it.
+            Unavailable: the storage can't take it, or too many uploads are being checked.
         """
 
     def open(self, key: str) -> OpenPackage:
@@ -113,20 +120,22 @@ class LocalPackages:
     Args:
         folder: made when missing, for this user alone.
         limits: what an archive may hold.
+        checks: turns of uploads at being checked.
     """
 
-    def __init__(self, folder: Path, limits: ArchiveLimits) -> None:
+    def __init__(self, folder: Path, limits: ArchiveLimits, checks: Checks | None = None) -> None:
         self._folder = folder
-        self._spool = Spool(folder, limits)
+        self._spool = Spool(folder, limits, checks or Checks())
 
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalPackages:
         """The packages below `VAR_DIR`."""
-        return cls(settings.var_dir.absolute() / "packages", archive_limits(settings))
+        folder = settings.var_dir.absolute() / "packages"
+        return cls(folder, archive_limits(settings), Checks.from_settings(settings))
 
-    def save(self, stream: Readable, size_limit: int, md5sum: str | None = None) -> StoredPackage:
+    def save(self, stream: Readable, size_limit: int, md5sum: str | None = None, *, project_id: str) -> StoredPackage:
         """See `PackageStore`."""
-        with self._spool.received(stream, size_limit, md5sum) as received:
+        with self._spool.received(stream, size_limit, md5sum, project_id) as received:
             on_disk(os.fsync, received.file.fileno())
             key = new_key(received.md5sum)
             on_disk(self._publish, received.path, key)
@@ -143,7 +152,7 @@ class LocalPackages:
     def read(self, key: str) -> bytes:
         """See `PackageStore`."""
         try:
-            return offload(self._path(key).read_bytes)
+            return offload(Work.READ, self._path(key).read_bytes)
         except FileNotFoundError as error:
             raise PackageMissing(key) from error
 
@@ -185,7 +194,7 @@ class LocalPackages:
 
 def archive_limits(settings: Settings) -> ArchiveLimits:
     """What the archive of a package may hold."""
-    return ArchiveLimits(settings.max_package_files, settings.max_unpacked_size)
+    return ArchiveLimits(settings.max_package_files, settings.max_unpacked_size, settings.max_package_depth)
 
 
 def new_key(md5sum: str) -> str:

@@ -18,7 +18,8 @@ from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
 from qinling_falcon.storage.archive import ArchiveLimits, check_zip
-from qinling_falcon.storage.offload import offload
+from qinling_falcon.storage.checks import Checks
+from qinling_falcon.storage.offload import Work, offload
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,21 +54,29 @@ class Spool:
     Args:
         folder: made when missing, for this user alone.
         limits: what an archive may hold.
+        checks: turns at being checked.
     """
 
-    def __init__(self, folder: Path, limits: ArchiveLimits) -> None:
+    def __init__(self, folder: Path, limits: ArchiveLimits, checks: Checks) -> None:
         self.folder = folder
         self._limits = limits
+        self._checks = checks
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextlib.contextmanager
-    def received(self, stream: Readable, size_limit: int, md5sum: str | None) -> Iterator[Received]:
+    def received(self, stream: Readable, size_limit: int, md5sum: str | None, project_id: str) -> Iterator[Received]:
         """Take a package from a stream and check it; a crash leaves a file that `stale` finds.
+
+        Args:
+            stream: read to its end.
+            size_limit: the largest package that is taken.
+            md5sum: what its md5 must be, if it must be something.
+            project_id: whose upload it is.
 
         Raises:
             TooLarge: more than `size_limit` bytes, or too much in it.
             BadRequest: no zip that may be run, or not the one with `md5sum`.
-            Unavailable: the disk can't take it.
+            Unavailable: the disk can't take it, or too many uploads are being checked.
         """
         descriptor, name = on_disk(tempfile.mkstemp, _PARTIAL, None, self.folder)
         path = Path(name)
@@ -77,7 +86,8 @@ class Spool:
                 if md5sum is not None and md5sum.lower() != digest:
                     message = f"the package's md5sum is {digest}, not {md5sum[:64]}"
                     raise BadRequest(f"code: {message}.", errors={"code": [message]})
-                on_disk(check_zip, path, self._limits)
+                with self._checks.turn(project_id):
+                    _on_disk(Work.CHECK, check_zip, path, self._limits)
                 yield Received(path, file, size, digest)
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -161,8 +171,17 @@ def files_before(folder: Path, moment: float) -> Iterator[Path]:
 
 
 def on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` off the hub; what the disk refuses is no fault of the caller's."""
+    """Run `work` off the hub, as a write; what the disk refuses is no fault of the caller's.
+
+    Raises:
+        Unavailable: the disk refuses.
+        Exception: as `work` does.
+    """
+    return _on_disk(Work.WRITE, work, *args, **kwargs)
+
+
+def _on_disk(kind: Work, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     try:
-        return offload(work, *args, **kwargs)
+        return offload(kind, work, *args, **kwargs)
     except OSError as error:
         raise Unavailable(f"The disk can't take the package: {error.strerror}.", retry_after_s=1) from error

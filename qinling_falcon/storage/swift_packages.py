@@ -21,6 +21,7 @@ from keystoneauth1.session import Session
 from qinling_falcon.errors import BadGateway, TooLarge, Unavailable
 from qinling_falcon.openstack import OBJECT_STORE, credentials
 from qinling_falcon.settings import Settings
+from qinling_falcon.storage.checks import Checks
 from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing, TokenRefused
 from qinling_falcon.storage.packages import (
     OpenPackage,
@@ -47,11 +48,12 @@ class SwiftPackages:
         self._most = max(settings.max_package_size, settings.max_unpacked_size)
         self._swift = Swift(settings)
         self._own = _OwnAccount(settings)
-        self._spool = Spool(settings.var_dir.absolute() / "uploads", archive_limits(settings))
+        folder = settings.var_dir.absolute() / "uploads"
+        self._spool = Spool(folder, archive_limits(settings), Checks.from_settings(settings))
 
-    def save(self, stream: Readable, size_limit: int, md5sum: str | None = None) -> StoredPackage:
+    def save(self, stream: Readable, size_limit: int, md5sum: str | None = None, *, project_id: str) -> StoredPackage:
         """See `PackageStore`."""
-        with self._spool.received(stream, size_limit, md5sum) as received:
+        with self._spool.received(stream, size_limit, md5sum, project_id) as received:
             key = new_key(received.md5sum)
             try:
                 try:

@@ -232,9 +232,9 @@ def test_of_two_simultaneous_moves_one_is_refused(
     save = services.packages.save
     answers: list[testing.Result] = []
 
-    def saved(*arguments: Any) -> StoredPackage:
+    def saved(*arguments: Any, **named: Any) -> StoredPackage:
         services.packages.save = save  # type: ignore[method-assign]
-        stored = save(*arguments)
+        stored = save(*arguments, **named)
         answers.append(client.simulate_put(path, json=second))
         return stored
 

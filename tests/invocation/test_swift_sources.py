@@ -84,7 +84,7 @@ class World:
         ).id  # fmt: skip
 
     def save(self, content: bytes) -> str:
-        return self.packages.save(io.BytesIO(content), len(content)).key
+        return self.packages.save(io.BytesIO(content), len(content), project_id="p").key
 
     def target(self) -> Target:
         return Resolver(self.pool).resolve(OWNER, self.id, 0)
@@ -112,9 +112,9 @@ class World:
         """Have something happen once, right after the object was fetched."""
         save = self.packages.save
 
-        def saved(*arguments: Any) -> Any:
+        def saved(*arguments: Any, **named: Any) -> Any:
             self.packages.save = save  # type: ignore[method-assign]
-            stored = save(*arguments)
+            stored = save(*arguments, **named)
             act()
             return stored
 

@@ -35,11 +35,11 @@ def packages(folder: Path) -> LocalPackages:
 
 
 def save(packages: LocalPackages, data: bytes = PACKAGE, limit: int = 10_000_000, md5sum: str | None = None) -> str:
-    return packages.save(io.BytesIO(data), limit, md5sum).key
+    return packages.save(io.BytesIO(data), limit, md5sum, project_id="p").key
 
 
 def test_a_package_is_read_back_as_it_was_saved(packages: LocalPackages, folder: Path) -> None:
-    stored = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), MD5.upper())
+    stored = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), MD5.upper(), project_id="p")
     assert (stored.md5sum, stored.size) == (MD5, len(PACKAGE))
     assert packages.read(stored.key) == PACKAGE
     assert (packages.size(stored.key), packages.size("0" + stored.key[1:]), packages.size("..")) == (
@@ -87,7 +87,7 @@ def test_no_more_is_read_than_may_be_stored(packages: LocalPackages) -> None:
 
     stream = Endless()
     with pytest.raises(TooLarge):
-        packages.save(stream, 5_000_000)
+        packages.save(stream, 5_000_000, project_id="p")
     assert stream.given == 5_000_001
 
 
@@ -117,7 +117,7 @@ def test_an_upload_that_breaks_off(packages: LocalPackages, folder: Path) -> Non
             return self.parts.pop()
 
     with pytest.raises(ConnectionResetError):
-        packages.save(Broken(), 10_000_000)
+        packages.save(Broken(), 10_000_000, project_id="p")
     assert list(folder.iterdir()) == []
 
 
@@ -168,7 +168,7 @@ from qinling_falcon.settings import Settings
 from qinling_falcon.storage.packages import LocalPackages
 from tests.storage.archives import make_zip
 packages = LocalPackages.from_settings(Settings(var_dir=Path({str(tmp_path)!r})))
-print(packages.save(io.BytesIO(make_zip({{"main.py": b"x"}})), 1000).key, flush=True)
+print(packages.save(io.BytesIO(make_zip({{"main.py": b"x"}})), 1000, project_id="p").key, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     outcome = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=30)
@@ -198,7 +198,7 @@ def check_later(*args):
 
 spool.check_zip = check_later
 store = packages.LocalPackages(Path({str(tmp_path)!r}), ArchiveLimits(10, 10**8))
-upload = gevent.spawn(store.save, io.BytesIO(make_zip({{"main.py": bytes(10**7)}})), 10**8)
+upload = gevent.spawn(store.save, io.BytesIO(make_zip({{"main.py": bytes(10**7)}})), 10**8, project_id="p")
 for _ in range(200):
     gevent.sleep(0.001)
 ran.release()
@@ -220,7 +220,7 @@ from qinling_falcon.storage.archive import ArchiveLimits
 from qinling_falcon.storage.packages import LocalPackages
 
 try:
-    LocalPackages(Path({str(tmp_path)!r}), ArchiveLimits(10, 10**8)).save(io.BytesIO(b"no zip"), 10**8)
+    LocalPackages(Path({str(tmp_path)!r}), ArchiveLimits(10, 10**8)).save(io.BytesIO(b"no zip"), 10**8, project_id="p")
 except BadRequest as error:
     print(error)
 """

@@ -74,7 +74,7 @@ def left(settings: Settings) -> list[Path]:
 def test_a_package_is_read_back_by_another_machine(
     packages: SwiftPackages, server: FakeSwift, settings: Settings, tmp_path: Path
 ) -> None:
-    stored = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), MD5.upper())
+    stored = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), MD5.upper(), project_id="p")
     assert (stored.md5sum, stored.size) == (MD5, len(PACKAGE))
     assert server.objects == {("packages", stored.key): PACKAGE}  # the container was made
     assert left(settings) == []
@@ -84,7 +84,7 @@ def test_a_package_is_read_back_by_another_machine(
     opened = other.open(stored.key)
     with contextlib.closing(opened.stream):
         assert (opened.size, opened.stream.read(10)) == (len(PACKAGE), PACKAGE[:10])
-    second = other.save(io.BytesIO(PACKAGE), len(PACKAGE)).key
+    second = other.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p").key
     other.delete(stored.key)
     other.delete(stored.key)
     with pytest.raises(PackageMissing):
@@ -108,14 +108,14 @@ def test_what_is_refused_leaves_nothing(packages: SwiftPackages, server: FakeSwi
     ]
     for content, limit, md5sum, error in refusals:
         with pytest.raises(error):
-            packages.save(io.BytesIO(content), limit, md5sum)
+            packages.save(io.BytesIO(content), limit, md5sum, project_id="p")
     assert (server.objects, server.seen, left(settings)) == ({}, [], [])
 
 
 def test_a_token_that_has_ended_is_renewed_once(packages: SwiftPackages, server: FakeSwift) -> None:
     account: Any = packages._own
     type(account).token = "ended"
-    key = packages.save(io.BytesIO(PACKAGE), len(PACKAGE)).key
+    key = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p").key
     assert (account.renewed, packages.read(key)) == (1, PACKAGE)
     server.tokens.clear()
     with pytest.raises(Unavailable):
@@ -126,11 +126,11 @@ def test_a_token_that_has_ended_is_renewed_once(packages: SwiftPackages, server:
 def test_a_swift_that_is_away_is_a_503_and_leaves_nothing(
     packages: SwiftPackages, server: FakeSwift, settings: Settings
 ) -> None:
-    key = packages.save(io.BytesIO(PACKAGE), len(PACKAGE)).key
+    key = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p").key
     for status in (503, 403, 401):
         server.misbehave = lambda handler, status=status: answer(handler, status)  # type: ignore[misc]
         with pytest.raises(Unavailable):
-            packages.save(io.BytesIO(PACKAGE), len(PACKAGE))
+            packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p")
         with pytest.raises(Unavailable):
             packages.read(key)
         with pytest.raises(Unavailable):
@@ -138,7 +138,7 @@ def test_a_swift_that_is_away_is_a_503_and_leaves_nothing(
         packages.delete(key)  # is left to the sweep
     server.misbehave = lambda handler: answer(handler, 404)
     with pytest.raises(Unavailable):
-        packages.save(io.BytesIO(PACKAGE), len(PACKAGE))
+        packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p")
     assert left(settings) == []
     server.misbehave = None
     assert packages.read(key) == PACKAGE
@@ -146,7 +146,7 @@ def test_a_swift_that_is_away_is_a_503_and_leaves_nothing(
 
 def test_the_sweep_removes_what_nobody_knows(packages: SwiftPackages, server: FakeSwift, settings: Settings) -> None:
     assert packages.sweep(set, 0) == []  # before there is a container
-    keys = [packages.save(io.BytesIO(PACKAGE), len(PACKAGE)).key for _ in range(7)]
+    keys = [packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p").key for _ in range(7)]
     server.objects["packages", "README"] = b"somebody else's"
     server.objects["other", keys[0]] = b"somebody else's"
     killed = settings.var_dir / "uploads" / "tmpx.partial"
@@ -160,11 +160,11 @@ def test_the_sweep_removes_what_nobody_knows(packages: SwiftPackages, server: Fa
 
 
 def test_the_sweep_knows_what_was_saved_meanwhile(packages: SwiftPackages) -> None:
-    old = packages.save(io.BytesIO(PACKAGE), len(PACKAGE)).key
+    old = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p").key
     meanwhile = []
 
     def known() -> list[str]:
-        meanwhile.append(packages.save(io.BytesIO(PACKAGE), len(PACKAGE)).key)
+        meanwhile.append(packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p").key)
         return [old, *meanwhile]
 
     assert packages.sweep(known, older_than_s=0) == []

@@ -99,7 +99,7 @@ def test_a_replaced_package_goes(first: Service, packages: SwiftPackages) -> Non
 
 def test_the_sweep_leaves_what_is_known(packages: SwiftPackages) -> None:
     known = everything(packages)
-    keys = {packages.save(io.BytesIO(package(main="x = 1")), 10_000).key for _ in range(2)}
+    keys = {packages.save(io.BytesIO(package(main="x = 1")), 10_000, project_id="p").key for _ in range(2)}
     assert packages.sweep(lambda: known, older_than_s=3600) == []
     removed = packages.sweep(lambda: known, older_than_s=-60)
     assert set(removed) == keys

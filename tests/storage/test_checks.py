@@ -1,0 +1,176 @@
+"""Uploads take turns at being checked: few at once, bounded and fair by project; other work never waits for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.storage.checks import Checks
+
+ROOT = Path(__file__).parents[2]
+
+
+class Uploads:
+    """Uploads that are checked until they are let go, one by one."""
+
+    def __init__(self, checks: Checks):
+        self.checks = checks
+        self.checked: list[str] = []
+        self.greenlets: dict[str, gevent.Greenlet] = {}
+        self.ends: dict[str, Event] = {}
+
+    def begin(self, *names: str) -> None:
+        """Each project is the first letter of its uploads' names."""
+        for name in names:
+            self.ends[name] = Event()
+            self.greenlets[name] = gevent.spawn(self._check, name)
+        gevent.sleep(0)
+
+    def end(self, name: str) -> None:
+        self.ends[name].set()
+        self.greenlets[name].join(5)
+
+    def end_all(self) -> None:
+        for name in self.ends:
+            self.ends[name].set()
+        gevent.joinall(list(self.greenlets.values()), timeout=5)
+
+    def _check(self, name: str) -> str:
+        try:
+            with self.checks.turn(name[0]):
+                self.checked.append(name)
+                self.ends[name].wait()
+        except Unavailable as error:
+            return error.message
+        return "checked"
+
+
+@pytest.fixture
+def uploads() -> Iterator[Uploads]:
+    made = Uploads(Checks(most_of_project=4, patience_s=30, width=2))
+    yield made
+    made.end_all()
+
+
+def test_as_many_are_checked_at_once_as_there_are_cores(uploads: Uploads) -> None:
+    uploads.begin("a1", "a2", "a3", "a4")
+    assert uploads.checked == ["a1", "a2"]
+    uploads.end("a1")
+    assert uploads.checked == ["a1", "a2", "a3"]
+
+
+def test_projects_take_turns(uploads: Uploads) -> None:
+    uploads.begin("a1", "a2", "a3", "a4", "b1", "b2", "c1")
+    for name in ("a1", "a2", "a3", "b1", "c1"):
+        uploads.end(name)
+    assert uploads.checked == ["a1", "a2", "a3", "b1", "c1", "a4", "b2"]
+
+
+def test_too_many_of_one_project_are_refused_and_none_of_another(uploads: Uploads) -> None:
+    uploads.begin("a1", "a2", "a3", "a4", "a5", "b1")
+    assert uploads.greenlets["a5"].ready()
+    assert "at most 4 at once (PROJECT_UPLOADS)" in uploads.greenlets["a5"].value
+    uploads.end("a1")
+    uploads.begin("a6")
+    assert not uploads.greenlets["a6"].ready()
+    uploads.end_all()
+    assert [greenlet.value for name, greenlet in uploads.greenlets.items() if name != "a5"] == ["checked"] * 6
+
+
+def test_a_wait_is_bounded_and_leaves_nothing(uploads: Uploads) -> None:
+    uploads.checks = Checks(most_of_project=4, patience_s=0.1, width=1)
+    uploads.begin("a1", "a2", "b1")
+    for name in ("a2", "b1"):
+        uploads.greenlets[name].join(5)
+        assert "was not checked within 0.1 s" in uploads.greenlets[name].value
+        assert "UPLOAD_QUEUE_TIMEOUT_S" in uploads.greenlets[name].value
+    uploads.end("a1")
+    uploads.begin("a3")
+    assert uploads.checked == ["a1", "a3"]
+
+
+def test_a_turn_that_nobody_takes_any_more_goes_to_the_next(uploads: Uploads) -> None:
+    uploads.begin("a1", "a2", "a3", "a4", "b1")
+    uploads.greenlets["a3"].kill()  # while it waits
+    uploads.ends["a1"].set()
+    uploads.greenlets["a1"].join(5)
+    gevent.sleep(0)
+    assert uploads.checked == ["a1", "a2", "a4"]
+    uploads.end("a2")
+    assert uploads.checked == ["a1", "a2", "a4", "b1"]
+
+
+def test_a_turn_is_passed_on_when_its_upload_ends_as_it_gets_it() -> None:
+    uploads = Uploads(Checks(most_of_project=4, patience_s=30, width=1))
+    uploads.begin("a1", "a2", "a3")
+    uploads.ends["a1"].set()
+    # Both happen before the hub runs a2: it has its turn, and never takes it.
+    uploads.greenlets["a1"].join(0)
+    gevent.spawn(lambda: uploads.greenlets["a2"].kill(block=False))
+    uploads.greenlets["a1"].join(5)
+    uploads.greenlets["a2"].join(5)
+    gevent.sleep(0)
+    assert uploads.checked[-1] == "a3"
+    uploads.end_all()
+
+
+def run(script: str) -> str:
+    """What a program prints in which gevent has patched everything, as in web."""
+    head = "from gevent import monkey\nmonkey.patch_all()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_no_kind_of_work_waits_for_another_nor_does_a_look_up_of_a_name() -> None:
+    printed = run("""
+import gevent, socket
+from qinling_falcon.storage.offload import CORES, Work, offload
+
+lock = monkey.get_original("_thread", "allocate_lock")()
+lock.acquire()
+started = []
+
+def held():
+    started.append(1)
+    lock.acquire()
+    lock.release()
+
+for held_kind in Work:
+    held_up = [gevent.spawn(offload, held_kind, held) for _ in range(50)]
+    while len(started) < CORES:
+        gevent.sleep(0.001)
+    with gevent.Timeout(20):
+        for kind in Work:
+            if kind is not held_kind:
+                offload(kind, int)
+        gevent.get_hub().threadpool.apply(int)
+        socket.getaddrinfo("localhost", 80)
+    print(len(started) == CORES)
+    lock.release()
+    gevent.joinall(held_up)
+    lock.acquire()
+    started.clear()
+""")
+    assert printed.split() == ["True"] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, threads have no priority of their own")
+def test_checks_give_way_to_all_other_work() -> None:
+    printed = run("""
+import os
+from qinling_falcon.storage.offload import Work, offload
+
+for kind in Work:
+    print(kind.value, offload(kind, os.getpriority, os.PRIO_PROCESS, 0) - os.getpriority(os.PRIO_PROCESS, 0))
+""")
+    assert printed.split() == ["check", "10", "read", "0", "write", "0"]
