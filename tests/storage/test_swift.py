@@ -107,7 +107,9 @@ def test_troubles_that_stay_are_a_503_after_three_tries(
 
 
 @pytest.mark.parametrize("status", [429, 498])
-def test_a_swift_that_wants_less_is_asked_once(server: FakeSwift, swift: Swift, account: Account, status: int) -> None:
+def test_a_swift_that_wants_less_is_asked_once(
+    server: FakeSwift, swift: Swift, account: Account, status: int
+) -> None:
     assert troubled(server, lambda: fetch(swift, account), lambda handler: answer(handler, status)) == 1
 
 
@@ -203,7 +205,9 @@ def test_an_account_that_is_no_address_is_a_502(swift: Swift, url: str) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_no_redirect_takes_the_token_elsewhere(server: FakeSwift, swift: Swift, account: Account, status: int) -> None:
+def test_no_redirect_takes_the_token_elsewhere(
+    server: FakeSwift, swift: Swift, account: Account, status: int
+) -> None:
     with fake_swift() as elsewhere:
         elsewhere.objects["c", "o"] = CONTENT
         server.misbehave = lambda handler: answer(handler, status, Location=elsewhere.address + handler.path)
@@ -269,7 +273,9 @@ def test_a_connection_ends_with_its_transfer(
 
 
 @pytest.mark.parametrize("limit", [0, len(CONTENT) - 1])
-def test_too_much_is_refused_before_it_is_read(server: FakeSwift, swift: Swift, account: Account, limit: int) -> None:
+def test_too_much_is_refused_before_it_is_read(
+    server: FakeSwift, swift: Swift, account: Account, limit: int
+) -> None:
     with pytest.raises(TooLarge):
         swift.open(account, "c", "o", limit)
     assert fetch(swift, account, limit=len(CONTENT)) == CONTENT
@@ -290,7 +296,9 @@ def test_bytes_count_whatever_the_header_says(server: FakeSwift, swift: Swift, a
             rest(stream)
 
 
-@pytest.mark.parametrize("headers", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
+@pytest.mark.parametrize(
+    "headers", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"]
+)
 def test_a_cut_that_stays_is_an_error_and_never_an_end(
     server: FakeSwift, swift: Swift, account: Account, headers: bytes
 ) -> None:
