@@ -245,6 +245,7 @@ class Settings:
     worker_idle_s: float = _setting(300.0, "An assigned worker that was not used for so long is ended.", low=1)
     worker_start_timeout_s: float = _setting(15.0, "A worker that is not ready after so long has failed.", low=0.5)
     load_timeout_s: float = _setting(10.0, "Time for a function's module to be imported.", low=0.5)
+    unpack_timeout_s: float = _setting(30.0, "Time for a worker to unpack a function's package.", low=0.5)
     invoke_queue_timeout_s: float = _setting(10.0, "Longest wait for a worker before a call is refused.", low=0)
     max_waiters: int = _setting(2000, "Most calls that wait for a worker; further ones are refused at once.", low=0)
     function_concurrency: int = _setting(32, "Most simultaneous executions of one function.", low=1)

@@ -194,7 +194,7 @@ class Invoker:
         settings = self._settings
         if lease.needs_load:
             assert package is not None
-            self._workers.load(lease, package, about(target), settings.load_timeout_s)
+            self._workers.load(lease, package, about(target), settings.unpack_timeout_s)
         if is_inline(call.input):
             self._running[begun.id] = time.monotonic(), begun
         else:

@@ -115,8 +115,11 @@ def lease_request(
         project_id=target.project_id,
         execution_id=execution_id,
         generations=target.generations,
-        # A worker may take the time to load twice: to unpack the package, and to import the module.
-        run_s=longest_reading_s(settings) + 2 * settings.load_timeout_s + timeout_s + settings.lease_grace_s,
+        run_s=longest_reading_s(settings)
+        + settings.unpack_timeout_s
+        + settings.load_timeout_s
+        + timeout_s
+        + settings.lease_grace_s,
         detail=detail,
         fresh=fresh,
     )

@@ -115,7 +115,7 @@ class Scaler:
                 continue
             loaded = is_reusable = False
             try:
-                self._workers.load(lease, package, about(target), settings.load_timeout_s)
+                self._workers.load(lease, package, about(target), settings.unpack_timeout_s)
                 loaded = self._is_current(target)
             except NotLoaded as error:
                 is_reusable = error.is_reusable

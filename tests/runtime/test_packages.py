@@ -122,7 +122,7 @@ def test_a_full_disk_is_said_and_the_worker_can_load_something_smaller(
 
 
 def test_unpacking_is_bounded_in_time(make_worker: MakeWorker) -> None:
-    worker = make_worker(load_timeout_s=0.05, max_unpacked_size=512 * MIB, max_package_files=10_000)
+    worker = make_worker(unpack_timeout_s=0.05, max_unpacked_size=512 * MIB, max_package_files=10_000)
     status, answer = worker.load(package({f"{number}.bin": bytes(MIB) for number in range(300)}))
     assert (status, answer["error"]) == (422, "The package was not unpacked within 0.05 s.")
     assert os.listdir(worker.code_dir) == []

@@ -40,6 +40,7 @@ class Config(NamedTuple):
     memory_events_fd: int | None = None
     max_log_size: int = 256 << 10
     load_timeout_s: float = 10.0
+    unpack_timeout_s: float = 30.0
     max_package_files: int = 10_000
     max_unpacked_size: int = 256 << 20
 

@@ -253,6 +253,8 @@ class Connection:
                 while piece:
                     piece = piece[self.file.write(piece) :]
             except OSError as error:
+                self.file.close()  # now, for the next package needs the room
+                self.file = None
                 self._refuse_and_end(422, f"The package can't be kept: {error.strerror}.")
                 return False
             data = b""

@@ -142,7 +142,7 @@ class Supervisor:
         config = self._config
         try:
             unpack(
-                file, config.child.code_dir, config.max_package_files, config.max_unpacked_size, config.load_timeout_s
+                file, config.child.code_dir, config.max_package_files, config.max_unpacked_size, config.unpack_timeout_s
             )
         except BadPackage:
             sweep([config.child.code_dir])

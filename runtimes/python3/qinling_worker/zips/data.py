@@ -40,22 +40,21 @@ def read(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
     """
     inflater = zlib.decompressobj(-15) if entry.method == DEFLATED else None
     position, left, size, checksum = entry.data_offset, entry.compressed_size, 0, 0
-    broken = ZipError(f"The package holds an entry that is not what it declares: '{entry.shown}'.")
     while left > 0:
         file.seek(position)
         data = file.read(min(left, CHUNK))
         if not data:
-            raise broken
+            raise _unlike(entry)
         position += len(data)
         left -= len(data)
         while data:
             try:
                 plain = inflater.decompress(data, CHUNK) if inflater else data
             except zlib.error:
-                raise broken from None
+                raise _unlike(entry) from None
             size += len(plain)
             if size > entry.size or (inflater and inflater.unused_data):
-                raise broken
+                raise _unlike(entry)
             checksum = zlib.crc32(plain, checksum)
             yield plain
             data = inflater.unconsumed_tail if inflater else b""
@@ -66,26 +65,33 @@ def read(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
             yield rest
     complete = inflater is None or inflater.eof or entry.compressed_size == 0
     if size != entry.size or checksum != entry.checksum or not complete:
-        raise broken
+        raise _unlike(entry)
 
 
 def _data_offset(file: IO[bytes], entry: Entry, end: int) -> int:
     """Where an entry's data begins; its own header must say what the directory says."""
-    broken = ZipError(f"The package holds a broken entry: '{entry.shown}'.")
     if not 0 <= entry.header_offset < end:
-        raise broken
+        raise _broken(entry)
     file.seek(entry.header_offset)
     header = file.read(_LOCAL.size)
     if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
-        raise broken
+        raise _broken(entry)
     fields: tuple[int, ...] = _LOCAL.unpack(header)[1:]
     flags, method, name_size, extra_size = fields[1], fields[2], fields[-2], fields[-1]
     raw_name = file.read(name_size)
     if raw_name != entry.raw_name and _plain(raw_name, flags) != _plain(entry.raw_name, entry.flags):
-        raise broken
+        raise _broken(entry)
     if method != entry.method or flags & ENCRYPTED:
-        raise broken
+        raise _broken(entry)
     return entry.header_offset + _LOCAL.size + name_size + extra_size
+
+
+def _broken(entry: Entry) -> ZipError:
+    return ZipError(f"The package holds a broken entry: '{entry.shown}'.")
+
+
+def _unlike(entry: Entry) -> ZipError:
+    return ZipError(f"The package holds an entry that is not what it declares: '{entry.shown}'.")
 
 
 def _plain(raw_name: bytes, flags: int) -> str | None:

@@ -47,7 +47,7 @@ class Entry:
         self.flags = flags
         self.method = method
         self.checksum = checksum
-        self.size, self.compressed_size, self.header_offset = _wide((size, compressed_size, offset), extra, self.shown)
+        self.size, self.compressed_size, self.header_offset = _wide((size, compressed_size, offset), extra)
         self.data_offset = 0
         self.kind = stat.S_IFMT(mode)
         self.is_program = bool(mode & 0o111)
@@ -192,7 +192,7 @@ def _find_end64(file: IO[bytes], end: int) -> tuple[int, int, int] | None:
     return None
 
 
-def _wide(numbers: tuple[int, int, int], extra: bytes, name: str) -> tuple[int, int, int]:
+def _wide(numbers: tuple[int, int, int], extra: bytes) -> tuple[int, int, int]:
     """Sizes and offset, from the ZIP64 field where the entry itself has no room for them."""
     if _FULL not in numbers:
         return numbers
@@ -201,7 +201,7 @@ def _wide(numbers: tuple[int, int, int], extra: bytes, name: str) -> tuple[int, 
     for number in numbers:
         if number == _FULL:
             if at + 8 > len(field):
-                raise ZipError(f"The package holds a broken entry: '{name}'.")
+                raise _broken("its directory has broken ZIP64 fields")
             number = int.from_bytes(field[at : at + 8], "little")
             at += 8
         wide.append(number)

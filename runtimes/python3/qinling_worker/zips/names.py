@@ -85,7 +85,8 @@ def parse(text: str, system: int) -> Name:
     is_folder = text.endswith("/")
     if not is_folder and raw_parts[-1] in ("", "."):
         raise ZipError(f"The package holds an entry without a name: '{shown(text)}'.")
-    if len("/".join(parts).encode()) > _MAX_NAME or any(len(part.encode()) > _MAX_PART for part in parts):
+    size = len("/".join(parts).encode())
+    if size > _MAX_NAME or (size > _MAX_PART and any(len(part.encode()) > _MAX_PART for part in parts)):
         raise ZipError(f"The package holds a name that is too long: '{shown(text)}'.")
     return Name(parts, is_folder)
 
