@@ -12,6 +12,7 @@ What a crash of this process leaves, step by step:
 
 from __future__ import annotations
 
+import enum
 import logging
 import time
 from collections.abc import Mapping
@@ -50,6 +51,14 @@ from qinling_falcon.storage.packages import PackageMissing
 log = logging.getLogger(__name__)
 
 _MOMENT_S = 1.0
+
+
+class _Then(enum.Enum):
+    """What becomes of a worker after a call."""
+
+    RELEASE = "it serves on"
+    GIVE_BACK = "it is warm again: it could not load the function"
+    DESTROY = "its state is unknown"
 
 
 class Invoker:
@@ -146,17 +155,10 @@ class Invoker:
                     break
                 continue
             try:
-                final, healthy = self._serve(lease, target, package, call, begun, arrived, openstack)
+                final, then = self._serve(lease, target, package, call, begun, arrived, openstack)
                 # Before the release: once the lease is gone, nothing but the record knows of this execution.
                 final = settled(final)
                 self._note_record(target)
-            except NotLoaded as error:
-                # The caller's failure: no other worker could load the package either, so none is tried.
-                log.info("function %s can't be loaded: %s", target.function_id, error)
-                final = settled(not_loaded(begun, str(error), lease.cold, _milliseconds(arrived)))
-                self._note_record(target)
-                self._loading.unload(lease, is_reusable=error.is_reusable)
-                return final
             except NotSent as error:
                 log.warning("worker %s was given up: %s", lease.worker_id, error)
                 self._pool.release(lease, destroy=True)
@@ -166,7 +168,10 @@ class Invoker:
                 # The database is away, or this process is being stopped: the reaper has it recorded.
                 self._pool.abandon(lease)
                 raise
-            self._pool.release_soon(lease, destroy=not healthy)
+            if then is _Then.GIVE_BACK:
+                self._pool.give_back(lease)
+            else:
+                self._pool.release_soon(lease, destroy=then is _Then.DESTROY)
             return final
         raise Unavailable("No worker could take this call; it has not run. Try again.", retry_after_s=1)
 
@@ -189,12 +194,22 @@ class Invoker:
         begun: ExecutionRecord,
         arrived: float,
         openstack: Mapping[str, Any] | None,
-    ) -> tuple[ExecutionRecord, bool]:
-        """Call the leased worker; the final record, and whether the worker can serve on."""
+    ) -> tuple[ExecutionRecord, _Then]:
+        """Call the leased worker; the final record, and what becomes of the worker.
+
+        Raises:
+            NotSent: the function has not run, and another worker may be tried.
+        """
         settings = self._settings
         if lease.needs_load:
             assert package is not None
-            self._workers.load(lease, package, about(target), settings.unpack_timeout_s)
+            try:
+                self._workers.load(lease, package, about(target), settings.unpack_timeout_s)
+            except NotLoaded as error:
+                # The caller's failure: no other worker could load the package either, so none is tried.
+                log.info("function %s can't be loaded: %s", target.function_id, error)
+                final = not_loaded(begun, str(error), lease.cold, _milliseconds(arrived))
+                return final, _Then.GIVE_BACK if error.is_reusable else _Then.DESTROY
         if is_inline(call.input):
             self._running[begun.id] = time.monotonic(), begun
         else:
@@ -220,10 +235,10 @@ class Invoker:
             answer = self._workers.execute(lease, execution, longest_s)
         except WorkerLost as error:
             log.warning("worker %s was lost in execution %s: %s", lease.worker_id, begun.id, error)
-            return failed(begun, WORKER_LOST, lease.cold, queued_ms), False
+            return failed(begun, WORKER_LOST, lease.cold, queued_ms), _Then.DESTROY
         finally:
             self._running.pop(begun.id, None)
-        return finished(begun, answer, lease.cold, queued_ms), True
+        return finished(begun, answer, lease.cold, queued_ms), _Then.RELEASE
 
     def _begin_long_ones(self) -> None:
         """Write the rows of executions that run for more than a moment; most end before, and cost no second write."""

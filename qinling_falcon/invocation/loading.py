@@ -84,13 +84,6 @@ class Loading:
             self._pool.give_back(lease)
             raise
 
-    def unload(self, lease: Lease, *, is_reusable: bool) -> None:
-        """End a lease whose worker could not load the package: the worker is warm again, or is replaced."""
-        if is_reusable:
-            self._pool.give_back(lease)
-        else:
-            self._pool.release_soon(lease, destroy=True)
-
 
 def package_lost(target: Target) -> Unavailable:
     """What is told, and logged, of a target whose package is nowhere though its row names it."""

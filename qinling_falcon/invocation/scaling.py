@@ -123,10 +123,10 @@ class Scaler:
             except NotSent as error:
                 log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
             finally:
-                if loaded:
-                    self._pool.release_soon(lease)
+                if is_reusable:
+                    self._pool.give_back(lease)
                 else:
-                    self._loading.unload(lease, is_reusable=is_reusable)
+                    self._pool.release_soon(lease, destroy=not loaded)
             if loaded:
                 return
             self._resolver.forget(target)

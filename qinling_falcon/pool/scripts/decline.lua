@@ -1,8 +1,9 @@
--- decline: gives back a lease that was never used: the caller has gone, or has no package for the worker.
+-- decline: gives back a lease that was never used: the caller has gone, has no package for the worker, or the worker
+--          could not load the package, and has emptied itself.
 -- ARGV    5 worker  6 token
 -- reads   worker:<id>, runtimes      writes  as release
 -- returns 1, or 0 when the lease is not the caller's any more (nothing changed)
--- promises  a worker that was only assigned is warm again: without a lease in hand nobody has sent it a function
+-- promises  a worker that was only assigned is warm again: it holds no function
 
 local is = call('HMGET', P .. 'worker:' .. ARGV[5], 'state', 'token')
 if is[1] ~= 'leased' or is[2] ~= ARGV[6] then return 0 end
