@@ -29,7 +29,7 @@ MIB = 1024 * 1024
 _MAX_SOCKET_DIR = 80
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
 _CONTAINER = re.compile(r"[A-Za-z0-9._-]{1,200}")
-_HOST_NAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+_HOST_NAME = re.compile(r"[a-z0-9._-]+")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _TRUE = {"1", "t", "true", "on", "y", "yes"}
 _FALSE = {"0", "f", "false", "off", "n", "no"}
@@ -322,7 +322,7 @@ class Settings:
                 f"PACKAGE_CONTAINER={self.package_container}: expected a name of up to 200 letters, digits and ._-"
             )
         for name in self.other_hosts:
-            if not _HOST_NAME.fullmatch(name):
+            if not _HOST_NAME.fullmatch(name) and not _is_address(name):
                 raise SettingsError(
                     f"ALLOWED_HOSTS={self.allowed_hosts}: expected host names without ports, separated by commas"
                 )
@@ -380,6 +380,13 @@ class Settings:
 
 def _items(text: str | None) -> list[str]:
     return [item.strip() for item in (text or "").split(",") if item.strip()]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

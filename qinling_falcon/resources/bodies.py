@@ -14,6 +14,11 @@ from qinling_falcon.settings import Settings
 
 _JSON = re.compile(r"application/(?:json|[\w.!#$&^+-]+\+json)(?:\s*;.*)?", re.IGNORECASE)
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]+)', re.IGNORECASE)
+# Headers that say how a body is encoded, and what leaves it as it is for us.
+_ENCODINGS = (
+    ("Content-Encoding", "HTTP_CONTENT_ENCODING", ("", "identity")),
+    ("Transfer-Encoding", "HTTP_TRANSFER_ENCODING", ("", "identity", "chunked")),
+)
 
 
 def read_object(req: Request, settings: Settings) -> dict[str, Any]:
@@ -62,13 +67,14 @@ def check_encoding(req: Request) -> None:
     """Refuse a compressed body: unpacking it could take any amount of memory.
 
     Raises:
-        UnsupportedMediaType: `Content-Encoding` names anything but `identity`.
+        UnsupportedMediaType: a header says that the body is compressed, or encoded in another way.
     """
-    encoding = req.env.get("HTTP_CONTENT_ENCODING")
-    if encoding and any(coding.strip().lower() not in ("", "identity") for coding in encoding.split(",")):
-        raise UnsupportedMediaType(
-            f"The request body is compressed (Content-Encoding: {encoding[:80]}). Send it uncompressed."
-        )
+    for header, variable, plain in _ENCODINGS:
+        encoding = req.env.get(variable)
+        if encoding and any(coding.strip().lower() not in plain for coding in encoding.split(",")):
+            raise UnsupportedMediaType(
+                f"The request body is compressed ({header}: {encoding[:80]}). Send it uncompressed."
+            )
 
 
 def require_json(req: Request) -> None:

@@ -56,23 +56,29 @@ class BrowserGuard:
         kinds = {method: found.cross_site for method, found in operations_of(resource).items()}
         self._open[resource] = {method: kind for method, kind in kinds.items() if kind != "never"}
 
-    def process_resource(self, req: Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
-        """Check where the request was sent to, and which page sent it.
+    def process_request(self, req: Request, resp: falcon.Response) -> None:
+        """Check where the request was sent to, whatever its path.
 
         Raises:
             BadRequest: the host, which links in answers would name, is none.
             Misdirected: the host is none of this service's.
-            Forbidden: a page of another site sent it.
         """
         env = req.env
         host = env.get("HTTP_HOST")  # None: HTTP/1.0, which no browser speaks
         if host is not None and (self._noauth or self._names_host):
             self._check_host(host)
-        if self._noauth:
-            if OWN_HOST in env:
-                self._check_host(env[OWN_HOST])
-            if "HTTP_ORIGIN" in env or "HTTP_SEC_FETCH_SITE" in env:
-                self._check_page(req, self._open.get(resource, {}).get(req.method, "never"))
+        if self._noauth and OWN_HOST in env:
+            self._check_host(env[OWN_HOST])
+
+    def process_resource(self, req: Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
+        """Check which page sent the request.
+
+        Raises:
+            Forbidden: it is one of another site, and the operation is not open to those.
+        """
+        env = req.env
+        if self._noauth and ("HTTP_ORIGIN" in env or "HTTP_SEC_FETCH_SITE" in env):
+            self._check_page(req, self._open.get(resource, {}).get(req.method, "never"))
 
     def _check_host(self, host: str) -> None:
         name = self._host_of(host)

@@ -167,7 +167,8 @@ def _text_of(part: Part, limit: int) -> str:
     what = f"Field '{part.name}'"
     data = part.stream.read(limit + 1)
     if len(data) > limit:
-        raise TooLarge(f"{what} is too large.")
+        message = f"{what} is too large: the fields of a form have MAX_BODY_SIZE bytes at most, all together."
+        raise TooLarge(message, errors={part.name: [message]})
     charset = (part.charset or "utf-8").lower()
     if charset not in _CHARSETS:
         message = f"{what} has the charset {charset[:40]!a}: send it in UTF-8."

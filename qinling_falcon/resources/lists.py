@@ -145,7 +145,7 @@ def _pairs(req: Request) -> list[tuple[str, str]]:
     for name, value in req.params.items():
         check_text(name, "A parameter's name")
         for text in value if isinstance(value, list) else [value]:
-            check_text(text, f"Parameter '{name}'")
+            check_text(text, f"Parameter '{name}'", name)
             pairs.append((name, text))
     return pairs
 

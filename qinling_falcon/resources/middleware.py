@@ -81,4 +81,4 @@ class Caller:
                 except ValidationError as error:
                     raise BadRequest(f"{name}: {error.messages[0]}") from None
             else:
-                check_text(value, name)
+                check_text(value, name, name)

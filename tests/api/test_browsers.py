@@ -55,6 +55,7 @@ def test_requests_for_another_host_are_refused(client_with: Callable[..., Client
         for headers in ({}, {"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}):
             answer = client.simulate_get(path, headers={"Host": host} | headers)
             assert_error(answer, 421, "ALLOWED_HOSTS")
+    assert_error(client.simulate_get("/nothing", headers={"Host": host}), 421)
     assert_error(client.simulate_post("/v1/runtimes", json={"image": "i"}, headers={"Host": host}), 421)
     assert client.simulate_get("/v1/runtimes").json == []
 

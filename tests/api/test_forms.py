@@ -201,6 +201,8 @@ def test_a_compressed_body_is_refused_as_such(client: Client, encoding: str) -> 
         assert_error(client.form(method, path, client.parts(), headers=headers), 415, "compressed", encoding)
         plain = client.send(method, path, b"name=n", "application/x-www-form-urlencoded", headers=headers)
         assert_error(plain, 415, "compressed", encoding)
+        coded = client.send(method, path, b"{}", headers={"Transfer-Encoding": f"{encoding}, chunked"})
+        assert_error(coded, 415, "compressed", encoding)
     for path in ("/v1/runtimes", "/v1/functions", "/v1/executions", "/v1/aliases", "/v1/webhooks", "/v1/jobs"):
         assert_error(client.send("POST", path, b"{}", headers=headers), 415, "compressed", encoding)
     assert len(client.simulate_get("/v1/functions").json) == 1

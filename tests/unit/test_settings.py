@@ -40,12 +40,25 @@ def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
         ({"FUNCTION_AUTH_URL": "https://"}, "FUNCTION_AUTH_URL=https://: expected"),
         ({"PUBLIC_ENDPOINT": "https://cloud:port"}, "PUBLIC_ENDPOINT=https://cloud:port: expected"),
         ({"PUBLIC_ENDPOINT": "cloud"}, "PUBLIC_ENDPOINT=cloud: expected"),
+        ({"ALLOWED_HOSTS": "engine:7070"}, "ALLOWED_HOSTS=engine:7070: expected host names without ports"),
+        ({"ALLOWED_HOSTS": "engine, *"}, "ALLOWED_HOSTS="),
+        ({"ALLOWED_HOSTS": "http://engine"}, "ALLOWED_HOSTS="),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8, proxy"}, "TRUSTED_PROXIES=.*: expected IP addresses or networks"),
+        ({"TRUSTED_PROXIES": "*"}, "TRUSTED_PROXIES="),
         ({"OS_CACERT": "/nothing.pem"}, "OS_CACERT=/nothing.pem: expected a file that can be read"),
     ],
 )
 def test_wrong_value_is_refused_with_its_name_and_what_was_expected(environ: dict[str, str], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         Settings.from_env(environ)
+
+
+def test_lists_are_separated_by_commas() -> None:
+    environ = {"ALLOWED_HOSTS": " Engine,,b.example. ,[2001:db8::1]", "TRUSTED_PROXIES": "10.0.0.7/8,::1,"}
+    settings = Settings.from_env(environ)
+    assert settings.other_hosts == {"engine", "b.example", "2001:db8::1"}
+    assert [str(network) for network in settings.proxy_networks] == ["10.0.0.0/8", "::1/128"]
+    assert Settings().proxy_networks == ()
 
 
 def test_noauth_listens_beyond_loopback_only_when_told_to() -> None:
