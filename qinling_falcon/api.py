@@ -156,8 +156,16 @@ def _our_error(req: Request, resp: falcon.Response, error: QinlingError, params:
 def _falcon_error(req: Request, resp: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
     if error.headers is not None:
         resp.set_headers(error.headers)
-    message = error.description or f"{error.title}: {req.method} {req.path}"
+    message = error.description or f"{error.title}: {req.method} {req.path}.{_advice(error)}"
     answer_error(req, resp, error.status_code, message)
+
+
+def _advice(error: falcon.HTTPError) -> str:
+    if isinstance(error, falcon.HTTPRouteNotFound):
+        return " Paths begin with /v1, as /v1/functions does; /docs shows all of them."
+    if isinstance(error, falcon.HTTPMethodNotAllowed) and error.headers is not None:
+        return f" Allowed here: {dict(error.headers)['Allow']}."
+    return ""
 
 
 def _unexpected(req: Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:

@@ -213,9 +213,8 @@ def _parts(select: peewee.ModelSelect[R], spec: ListSpec[R], filters: Sequence[t
     """The rows that pass all filters, in parts that an index has in order each; no parts: no row can pass."""
     unknown = [name for name, _ in filters if name not in spec.filters]
     if unknown:
-        raise BadRequest(
-            f"Unknown filter: {', '.join(sorted(unknown))}.", errors={name: ["unknown filter"] for name in unknown}
-        )
+        message = f"Unknown filter: {', '.join(sorted(unknown))}. Known are {', '.join(sorted(spec.filters))}."
+        raise BadRequest(message, errors={name: ["unknown filter"] for name in unknown})
     left = {name: spec.filters[name].values for name in spec.merged}
     conditions = []
     for name, text in filters:

@@ -21,8 +21,13 @@ _ENCODINGS = (
 )
 
 
-def read_object(req: Request, settings: Settings) -> dict[str, Any]:
+def read_object(req: Request, settings: Settings, *, wanted: str = falcon.MEDIA_JSON) -> dict[str, Any]:
     """The body, a JSON object; an empty body counts as an empty one.
+
+    Args:
+        req: the request.
+        settings: the limits.
+        wanted: what a body may be here, for those who send another kind.
 
     Raises:
         TooLarge: above `MAX_BODY_SIZE`.
@@ -32,7 +37,7 @@ def read_object(req: Request, settings: Settings) -> dict[str, Any]:
     body = read_body(req, settings.max_body_size)
     if not body:
         return {}
-    require_json(req)
+    require_json(req, wanted)
     value = parse_json(body, settings.max_json_depth)
     if not isinstance(value, dict):
         raise BadRequest("The request body must be a JSON object.")
@@ -77,8 +82,8 @@ def check_encoding(req: Request) -> None:
             )
 
 
-def require_json(req: Request) -> None:
-    """Accept `application/json` and `application/*+json`, in UTF-8.
+def require_json(req: Request, wanted: str = falcon.MEDIA_JSON) -> None:
+    """Accept `application/json` and `application/*+json`, in UTF-8; the message for others says that `wanted` is.
 
     Raises:
         UnsupportedMediaType: the request names another type, or none.
@@ -87,7 +92,8 @@ def require_json(req: Request) -> None:
     if content_type == falcon.MEDIA_JSON:
         return
     if content_type is None or not _JSON.fullmatch(content_type):
-        raise UnsupportedMediaType(f"Content-Type must be application/json, not {content_type or 'absent'}.")
+        given = (content_type or "").partition(";")[0].strip()[:80] or "absent"
+        raise UnsupportedMediaType(f"Content-Type must be {wanted}, not {given}.")
     charset = _CHARSET.search(content_type)
     if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType(f"JSON must be in UTF-8, not {charset[1]}.")

@@ -48,7 +48,7 @@ class Executions:
         values = _create.read(read_object(req, settings), lenient=req.reference_client)
         check_input(values["input"], "input", settings.max_input_size)
         if not values["sync"]:
-            raise NotSupported("sync: asynchronous executions are not supported yet.")
+            raise NotSupported("sync: asynchronous executions are not supported yet. Leave it out, or send true.")
         record = self._services.invoker.invoke(
             req.caller,
             Call(

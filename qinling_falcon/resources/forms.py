@@ -16,6 +16,7 @@ from qinling_falcon.errors import BadRequest, LengthRequired, QinlingError, TooL
 from qinling_falcon.resources.bodies import check_encoding, read_body, read_object
 from qinling_falcon.resources.multipart import MAX_PARTS, Part, read_parts
 from qinling_falcon.resources.request import Request
+from qinling_falcon.schemas.base import unknown_fields
 from qinling_falcon.schemas.fields import Flag, Id, Number
 from qinling_falcon.schemas.strict_json import check_text
 from qinling_falcon.settings import Settings
@@ -24,6 +25,7 @@ from qinling_falcon.storage.packages import ORPHAN_AGE_S, PackageStore, StoredPa
 PACKAGE = "package"
 _MULTIPART = "multipart/form-data"
 _FORM = "application/x-www-form-urlencoded"
+_WANTED = f"{_MULTIPART} (for a package), {_FORM} or application/json"
 # What a part's text may be encoded in, beside UTF-8: codecs without state, and without surprises in Python.
 _CHARSETS = frozenset(
     {"utf-8", "utf8", "us-ascii", "ascii", "latin1", "koi8-r", "gb2312", "gbk", "gb18030", "big5", "shift_jis"}
@@ -94,7 +96,7 @@ def read_upload(req: Request, packages: PackageStore, settings: Settings, known:
             return _read_multipart(req, packages, settings, known)
     if media_type == _FORM:
         return Upload(_read_form(req, settings, known))
-    return Upload(read_object(req, settings))
+    return Upload(read_object(req, settings, wanted=_WANTED))
 
 
 def _read_form(req: Request, settings: Settings, known: Known) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _read_form(req: Request, settings: Settings, known: Known) -> dict[str, Any]
 def _read_multipart(req: Request, packages: PackageStore, settings: Settings, known: Known) -> Upload:
     length = req.content_length
     if length is None:
-        raise LengthRequired("An upload needs a Content-Length.")
+        raise LengthRequired("An upload needs a Content-Length: it can't be sent in chunks.")
     check_encoding(req)
     if length > settings.max_package_size + settings.max_body_size:
         raise TooLarge(f"The upload is larger than the limit of a package, {settings.max_package_size} bytes.")
@@ -144,9 +146,7 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
             )
             raise BadRequest(late, errors={PACKAGE: [late]})
         if unknown:
-            raise BadRequest(
-                f"Unknown field: {', '.join(unknown)}.", errors={name: ["Unknown field."] for name in unknown}
-            )
+            raise unknown_fields(unknown, [*known, PACKAGE])
     except BaseException:
         if upload.package is not None:
             packages.delete(upload.package.key)

@@ -150,7 +150,7 @@ def _find(req: Request, function_id: str, number: int) -> None:
 def _version_asked_for(req: Request) -> int:
     unknown = sorted(req.params.keys() - {"function_version"})
     if unknown and not req.reference_client:
-        message = f"Unknown filter: {', '.join(unknown)}."
+        message = f"Unknown filter: {', '.join(unknown)}. Known is function_version."
         raise BadRequest(message, errors={name: ["unknown filter"] for name in unknown})
     text = req.params.get("function_version", "0")
     if not isinstance(text, str):

@@ -12,6 +12,7 @@ from qinling_falcon.resources.forms import PACKAGE, Upload
 from qinling_falcon.schemas.entries import DEFAULT_ENTRY
 from qinling_falcon.storage.packages import PackageStore
 
+_UPLOAD = "Send a multipart form with the zip archive as its part 'package' (curl -F package=@function.zip)."
 # Takes what lies at that place in Swift, and has that md5sum if one is given, into the upload.
 Take = Callable[[dict[str, str], str | None, Upload], None]
 
@@ -33,7 +34,7 @@ def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[s
         _check_no_package(upload, source)
         return values | {"package_key": None}
     if values["runtime_id"] is None:
-        raise BadRequest("runtime_id: Missing data for required field.", errors={"runtime_id": ["Missing data."]})
+        _refuse("runtime_id", "Missing data for required field. GET /v1/runtimes lists the runtimes with their ids.")
     entry = values["entry"] or DEFAULT_ENTRY
     if source == "swift":
         if len(code.get("swift", ())) != 2:
@@ -41,7 +42,7 @@ def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[s
         _check_no_package(upload, source)
         return values | {"entry": entry} | _swift_columns(code["swift"], code, upload, take)
     if upload.package is None:
-        raise BadRequest("package: the package's file is missing.", errors={PACKAGE: ["Missing data."]})
+        _refuse(PACKAGE, f"the package's file is missing. {_UPLOAD}")
     _check_sum(code, upload)
     return values | {"entry": entry} | _uploaded_columns(upload)
 
@@ -87,7 +88,7 @@ def taken_back(packages: PackageStore, upload: Upload) -> Iterator[None]:
 def _package_changes(function: Function, code: dict[str, Any] | None, upload: Upload) -> dict[str, Any]:
     if code is not None:
         if upload.package is None:
-            _refuse(PACKAGE, "code can only change together with its package.")
+            _refuse(PACKAGE, f"code can only change together with its package. {_UPLOAD}")
         if code.get("md5sum") == function.code["md5sum"]:
             raise BadRequest("code: the checksum is not changed.", errors={"code": ["checksum is not changed"]})
         _check_sum(code, upload)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, validates_schema
@@ -47,7 +47,7 @@ class RequestSchema(Schema):
             free = self.free_if_lenient if lenient else ()
             loaded: dict[str, Any] = self.load(data, unknown=EXCLUDE if lenient else RAISE, partial=free)
         except ValidationError as error:
-            raise refused(cast(dict[str, list[str]], error.messages)) from None
+            raise refused(cast(dict[str, list[str]], error.messages), self.load_fields) from None
         return loaded
 
 
@@ -73,11 +73,23 @@ class Shown(Schema):
         return shown
 
 
-def refused(errors: Mapping[str, list[str]]) -> BadRequest:
-    """The error for fields that were found wrong."""
+def unknown_fields(names: Iterable[str], known: Iterable[str]) -> BadRequest:
+    """The error for fields that a request can't have; `known` are those that it can."""
+    return refused({name: [_UNKNOWN] for name in names}, known)
+
+
+def refused(errors: Mapping[str, list[str]], known: Iterable[str]) -> BadRequest:
+    """The error for fields that were found wrong; `known` are those that the request may have."""
     unknown = [name for name, messages in errors.items() if messages == [_UNKNOWN]]
-    sentences = [f"Unknown field: {', '.join(unknown)}."] if unknown else []
+    sentences = []
+    if unknown:
+        sentences.append(f"Unknown field: {', '.join(unknown)}. {_known(known)}")
     for name, messages in errors.items():
         if name not in unknown:
             sentences += [message if message.startswith(name) else f"{name}: {message}" for message in messages]
     return BadRequest(" ".join(sentences), errors=errors)
+
+
+def _known(names: Iterable[str]) -> str:
+    listed = ", ".join(sorted(names))
+    return f"Known are {listed}." if listed else "There are none here."

@@ -91,7 +91,12 @@ class Number(fields.Field[int]):
     Args:
         lowest: the smallest that is taken.
         highest: the largest; infinity: there is none.
+
+    Attributes:
+        unit: what is counted, for messages.
     """
+
+    unit: str | None = None
 
     def __init__(self, *, lowest: int = 0, highest: float = LARGEST_NUMBER, **kwargs: Any):
         super().__init__(**kwargs)
@@ -103,7 +108,7 @@ class Number(fields.Field[int]):
         if is_whole_text or (isinstance(value, float) and value.is_integer()):
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ValidationError("must be a whole number.")
+            raise ValidationError(f"must be a whole number ({self.unit})." if self.unit else "must be a whole number.")
         return self._check(value)
 
     def _check(self, value: int) -> int:
@@ -153,7 +158,7 @@ def parse_uuid(value: Any) -> str:
         ValidationError: it is none.
     """
     if not isinstance(value, str) or not _UUID.fullmatch(value):
-        raise ValidationError(f"Expected a uuid but received {str(value)[:80]}.")
+        raise ValidationError(f"Expected a uuid but received {str(value)[:80]}. It must be an id, not a name.")
     return value.lower()
 
 

@@ -19,6 +19,9 @@ from qinling_falcon.storage.swift_names import why_not
 # What `code` may hold beside its source.
 _MEMBERS = {"package": {"md5sum"}, "swift": {"md5sum", "swift"}, "image": {"image"}}
 _OBJECT = frozenset({"container", "object"})
+_CODE_OF_PACKAGE = 'For a package, code is {"source": "package"}.'
+# Marshmallow fills in what is in braces.
+_CODE_MISSING = f"Missing data for required field. {_CODE_OF_PACKAGE}".replace("{", "{{").replace("}", "}}")
 _LONGEST_NAME = 1024
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _NAME = {"type": "string", "minLength": 1, "maxLength": _LONGEST_NAME}
@@ -67,13 +70,13 @@ class Code(fields.Field[dict[str, Any]]):
             except BadRequest as error:
                 if error.errors:  # they name the member of `code`
                     raise
-                raise ValidationError(error.message) from None
+                raise ValidationError(f"{error.message} {_CODE_OF_PACKAGE}") from None
         if not isinstance(value, dict):
             raise ValidationError("must be a JSON object.")
         code = {name: member for name, member in value.items() if member is not None}
         source = code.get("source")
         if not isinstance(source, str) or source not in _MEMBERS:
-            raise ValidationError(f"source must be one of {', '.join(_MEMBERS)}.")
+            raise ValidationError(f"source must be one of {', '.join(_MEMBERS)}. {_CODE_OF_PACKAGE}")
         unknown = sorted(code.keys() - _MEMBERS[source] - {"source"})
         if unknown:
             raise ValidationError(f"Unknown field of source {source}: {', '.join(unknown)}.")
@@ -92,7 +95,7 @@ class Limit(Number):
     def __init__(self, settings: Settings, kind: str, unit: str, *, step: int = 1, **kwargs: Any):
         super().__init__(lowest=getattr(settings, f"min_{kind}"), highest=getattr(settings, f"max_{kind}"), **kwargs)
         self._kind = kind.removesuffix("_size")
-        self._unit = unit
+        self.unit = unit
         self.step = step
 
     def _check(self, value: int) -> int:
@@ -100,7 +103,7 @@ class Limit(Number):
         if not self.lowest <= value <= self.highest:
             raise ValidationError(
                 f"{self._kind} resource limitation not within the allowable range:"
-                f" {self.lowest} ~ {self.highest}({self._unit})."
+                f" {self.lowest} ~ {self.highest}({self.unit})."
             )
         return value
 
@@ -139,7 +142,7 @@ class FunctionCreate(_FunctionRequest):
     name = Text(required=True, shortest=1)
     description = Text(load_default=None)
     runtime_id = Id(load_default=None)
-    code = Code(required=True)
+    code = Code(required=True, error_messages={"required": _CODE_MISSING})
     entry = Entry(longest=80, load_default=None, metadata={"default": DEFAULT_ENTRY})
 
     def __init__(self, settings: Settings):

@@ -72,6 +72,18 @@ def test_field_at_fault_is_named(client: Client, service: Service, make: Maker) 
     check(lambda: client.functions.update(made["id"], cpu=50), "HTTPBadRequest", 400, message)
 
 
+def test_an_entry_in_another_form_is_refused_with_the_right_one(client: Client, service: Service, make: Maker) -> None:
+    made = make()
+    message = faultstring(service, "PUT", f"/v1/functions/{made['id']}", data={"entry": "hello.py:main"})
+    assert message.startswith("entry: must be module.function ")
+    assert "such as hello.main;" in message
+    check(lambda: client.functions.update(made["id"], entry="hello.py:main"), "HTTPBadRequest", 400, message)
+    runtime_id = made["runtime_id"]
+    code, archive = {"source": "package"}, None
+    create = client.functions.create
+    check(lambda: create(code, runtime_id, archive, entry="hello.py:main"), "HTTPBadRequest", 400, message)
+
+
 def test_what_is_in_use_is_forbidden_to_delete(client: Client, service: Service, make: Maker, name: str) -> None:
     made = make()
     client.function_aliases.create(name, made["id"])

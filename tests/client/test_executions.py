@@ -66,6 +66,21 @@ def test_execution_is_shown_and_listed(
     check_fields("execution", made, failed, *client.function_executions.list())
 
 
+@pytest.mark.parametrize(
+    ("source", "output", "reason"),
+    [
+        ("def main():\n    1 / 0\n", "division by zero", "ZeroDivisionError: division by zero (main.py, line 2)"),
+        ("def main():\n    return [{1}]\n", "The result can't be JSON: result[0] is of type set.", "result[0]"),
+        ("def mian():\n    pass\n", "Module 'main' has no function 'main'; its functions are: mian.", "mian"),
+    ],
+)
+def test_failed_execution_says_why(client: Client, make: Maker, source: str, output: str, reason: str) -> None:
+    execution = client.function_executions.create(function_id=make(source)["id"])
+    assert execution["status"] == "failed"
+    assert output in output_of(execution)
+    assert reason in execution["status_reason"]
+
+
 def test_log_is_text(driver: Driver, make: Maker) -> None:
     client = Client(driver, session=True)  # without a session the library answers None: it drops what is not JSON
     made = make("def main():\n    print('grüße')\n")

@@ -1,0 +1,113 @@
+"""What newcomers get wrong, and what they are told: what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.contract.service import HELLO, NOBODY, User, error
+from tests.contract.uploads import create, fields_of, form
+from tests.integration.service import package
+
+pytestmark = pytest.mark.xdist_group("contract")
+
+_UPLOAD = "Send a multipart form with the zip archive as its part 'package' (curl -F package=@function.zip)."
+_CODE = 'For a package, code is {"source": "package"}.'
+_JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"runtime_id": "python3"}, "runtime_id: Expected a uuid but received python3. It must be an id, not a name."),
+        ({"runtime_id": NOBODY}, f"runtime_id: Runtime {NOBODY} not found."),
+        (
+            {"runtime_id": ""},
+            "runtime_id: Missing data for required field. GET /v1/runtimes lists the runtimes with their ids.",
+        ),
+        ({"name": None}, "name: Missing data for required field."),
+        ({"code": None}, f"code: Missing data for required field. {_CODE}"),
+        ({"code": "package"}, f"code: Invalid JSON: Expecting value: line 1 column 1 (char 0). {_CODE}"),
+        ({"code": '{"source": "zip"}'}, f"code: source must be one of package, swift, image. {_CODE}"),
+        (
+            {"entry": "hello_world.py:main"},
+            "entry: must be module.function (the module without its file's ending), such as hello_world.main;"
+            " not 'hello_world.py:main'.",
+        ),
+        ({"memory_size": "64M"}, "memory_size: must be a whole number (bytes)."),
+        ({"timeout": "5s"}, "timeout: must be a whole number (second)."),
+        ({"cpu": "0.1"}, "cpu: must be a whole number (millicpu)."),
+        (
+            {"runtime": "python3", "zip": "x"},
+            "Unknown field: runtime, zip. Known are code, cpu, description, entry, memory, memory_size, name, package,"
+            " runtime_id, timeout.",
+        ),
+    ],
+)
+def test_a_function_with_a_wrong_field(user: User, fields: dict[str, Any], message: str) -> None:
+    answer = create(user, **fields)
+    error(answer, 404 if NOBODY in message else 400)
+    assert answer.json()["faultstring"] == message
+
+
+def test_a_function_without_its_package(user: User) -> None:
+    fields = fields_of(user, code={"source": "package"})
+    answers = [
+        form(user, "POST", "/v1/functions", None, **fields_of(user)),
+        user.send("POST", "/v1/functions", data=fields_of(user)),
+        user.post("/v1/functions", **fields),
+    ]
+    for answer in answers:
+        error(answer, 400, field="package")
+        assert answer.json()["faultstring"] == f"package: the package's file is missing. {_UPLOAD}"
+
+
+def test_a_function_as_another_kind_of_body(user: User) -> None:
+    answer = user.send("POST", "/v1/functions", data=package(main=HELLO), headers={"Content-Type": "application/zip"})
+    error(answer, 415, "must be multipart/form-data (for a package)", "not application/zip.")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "message"),
+    [
+        (
+            "{}",
+            {"Content-Type": "application/x-www-form-urlencoded"},
+            415,
+            "Content-Type must be application/json, not",
+        ),
+        ("{}", {"Content-Type": "multipart/form-data; boundary=x"}, 415, "not multipart/form-data."),
+        ("{}", {}, 415, "not absent."),
+        ("{'function_id': 1}", _JSON, 400, "Invalid JSON: Expecting property name enclosed in double quotes: line 1"),
+        ('{"function_id": }', _JSON, 400, "Invalid JSON: Expecting value: line 1 column 17 (char 16)."),
+        ("[]", _JSON, 400, "The request body must be a JSON object."),
+        ("", _JSON, 400, "function_id or function_alias is required."),
+        ('{"function_id": "hello"}', _JSON, 400, "Expected a uuid but received hello. It must be an id, not a name."),
+        (f'{{"function_id": "{NOBODY}"}}', _JSON, 404, f"function_id: Function {NOBODY} not found."),
+        (
+            f'{{"function_id": "{NOBODY}", "inputs": {{}}}}',
+            _JSON,
+            400,
+            "Unknown field: inputs. Known are description, function_alias, function_id, function_version, input, sync.",
+        ),
+    ],
+)
+def test_a_call_that_is_put_wrongly(user: User, body: str, headers: dict[str, str], status: int, message: str) -> None:
+    answer = user.send("POST", "/v1/executions", data=body.encode(), headers=headers)
+    error(answer, status, message)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "message"),
+    [
+        ("GET", "/functions", 404, "404 Not Found: GET /functions. Paths begin with /v1, as /v1/functions does; /docs"),
+        ("POST", f"/v1/functions/{NOBODY}/executions", 404, "Paths begin with /v1"),
+        ("PUT", "/v1/executions", 405, "405 Method Not Allowed: PUT /v1/executions. Allowed here: GET, "),
+        ("POST", f"/v1/functions/{NOBODY}", 405, "Allowed here: DELETE, GET, "),
+        ("GET", "/v1/functions/hello", 400, "function_id: Expected a uuid but received hello. It must be an id, not a"),
+        ("GET", "/v1/functions?nme=hello", 400, "Unknown filter: nme. Known are "),
+    ],
+)
+def test_a_request_to_the_wrong_place(user: User, method: str, path: str, status: int, message: str) -> None:
+    error(user.send(method, path), status, message)
