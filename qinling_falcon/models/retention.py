@@ -29,12 +29,12 @@ from qinling_falcon.settings import Settings
 FINAL = tuple(status.value for status in ExecutionStatus if status is not ExecutionStatus.RUNNING)
 
 # A transaction should not keep other writers waiting for longer. Rows can have megabytes of results and logs.
-_LONGEST_S = 0.02
+_LONGEST_S = 0.01
 _FIRST_BATCH = 20
-_LARGEST_BATCH = 500
+_LARGEST_BATCH = 200
 
-# Index entries that one look passes: about a millisecond of SQLite.
-_LARGEST_STEP = 20_000
+# Index entries that one look passes: a millisecond of SQLite, which holds up all greenlets meanwhile.
+_LARGEST_STEP = 5_000
 _ORDER = (Execution.created_at, Execution.id)
 
 Key = tuple[int, str]

@@ -29,6 +29,7 @@ FOR_ADMINS = {
     "function_version:detach", "function_version:scale_up", "function_version:scale_down",
     "function:get_all:all_projects", "function_alias:get_all:all_projects", "execution:get_all:all_projects",
     "webhook:get_all:all_projects", "job:get_all:all_projects",
+    "quota:update",
 }  # fmt: skip
 
 

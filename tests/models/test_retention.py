@@ -109,7 +109,7 @@ def test_many_are_deleted_in_many_small_transactions(settings: Settings, monkeyp
     monkeypatch.setattr(retention, "_delete", noted)
     assert prune(replace(settings, **NEVER | {"executions_kept": 400})) == 50
     # It begins with few, and takes fewer and fewer until a transaction is short enough.
-    assert sizes[:4] == [20, 4, 1, 1]
+    assert sizes[:4] == [20, 2, 1, 1]
 
 
 def test_a_transaction_takes_more_rows_while_it_is_short(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,4 +124,4 @@ def test_a_transaction_takes_more_rows_while_it_is_short(settings: Settings, mon
 
     monkeypatch.setattr(retention, "_delete", noted)
     assert prune(replace(settings, **NEVER | {"executions_kept": 1})) == 1299
-    assert sizes == [20, 40, 80, 160, 320, 500, 179]
+    assert sizes == [20, 40, 80, 160, 200, 200, 200, 200, 199]
