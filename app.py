@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qinling_falcon.api import Api, create_app
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.invoker import Invoker
 from qinling_falcon.invocation.scaling import Scaler
@@ -40,9 +41,10 @@ def build(settings: Settings) -> Api:
     sessions = None if trusts is None else trusts.tokens
     sources = None if sessions is None else SwiftSources(sessions, packages, pool, settings)
     at_hand = PackageCache(packages, settings.package_cache_size)
-    invoker = Invoker(pool, resolver, at_hand, settings, sessions, sources, ExecutionQuota())
+    admission = Admission(settings)
+    invoker = Invoker(pool, resolver, at_hand, settings, sessions, sources, ExecutionQuota(), admission)
     invoker.start()
-    scaler = Scaler(pool, resolver, at_hand, settings, sources)
+    scaler = Scaler(pool, resolver, at_hand, settings, sources, admission)
     checks: dict[str, Check] = {
         "redis": PoolReadiness(connection, settings).faults,
         "database": _ask_database,

@@ -71,7 +71,12 @@ class Settings:
     database_pool_size: int = _setting(20, "Most connections of a process that read from the database.", low=1)
     database_queue_size: int = _setting(10_000, "Most writes of a process that wait for the database.", low=1)
     web_concurrency: int = _setting(2, "Gunicorn worker processes.", low=1, high=64)
-    web_connections: int = _setting(1000, "Requests that a web process serves at once; further ones wait.", low=8)
+    web_connections: int = _setting(
+        1000,
+        "Requests that a web process serves at once; further ones wait. Calls of functions take three quarters at most,"
+        " and those of one project no more than they leave free of these.",
+        low=8,
+    )
     max_connections: int = _setting(
         4000,
         "Connections that a web process keeps open, idle ones too; above it, the oldest idle one is closed for a new"
@@ -170,6 +175,13 @@ class Settings:
     max_body_size: int = _setting(2 * MIB, "Largest JSON request body.", low=1024)
     max_json_depth: int = _setting(64, "Deepest nesting of a JSON request body.", low=1, high=500)
     max_input_size: int = _setting(1 * MIB, "Largest input of an execution.", low=0)
+    max_held_input_size: int = _setting(
+        96 * MIB,
+        "Memory for the inputs of the calls that run or wait in a web process, never less than eight times "
+        "`MAX_INPUT_SIZE`; further calls with inputs above 4 KiB are refused at once. One project takes at most as "
+        "much as it leaves free.",
+        low=0,
+    )
 
     # Functions
     max_package_size: int = _setting(51 * MIB, "Largest function package, as uploaded.", low=1024)
@@ -247,9 +259,28 @@ class Settings:
     load_timeout_s: float = _setting(10.0, "Time for a function's module to be imported.", low=0.5)
     unpack_timeout_s: float = _setting(30.0, "Time for a worker to unpack a function's package.", low=0.5)
     invoke_queue_timeout_s: float = _setting(10.0, "Longest wait for a worker before a call is refused.", low=0)
-    max_waiters: int = _setting(2000, "Most calls that wait for a worker; further ones are refused at once.", low=0)
+    max_waiters: int = _setting(
+        2000,
+        "Most calls that wait for a worker, of all projects; further ones are refused at once. One project takes at "
+        "most as many of these places as it leaves free.",
+        low=0,
+    )
     function_concurrency: int = _setting(32, "Most simultaneous executions of one function.", low=1)
+    function_queue_factor: int = _setting(
+        3,
+        "Calls of one function that may wait for a worker, as a multiple of `FUNCTION_CONCURRENCY`; further ones are "
+        "refused at once.",
+        low=1,
+        high=1000,
+    )
     project_concurrency: int = _setting(40, "Most simultaneous executions of one project.", low=1)
+    project_queue_factor: int = _setting(
+        6,
+        "The same for one project, as a multiple of `PROJECT_CONCURRENCY`. One function takes at most as many of its "
+        "project's places as it leaves free.",
+        low=1,
+        high=1000,
+    )
     lease_grace_s: float = _setting(5.0, "Time after a function's timeout until its lease is reaped.", low=0.5)
     holder_ttl_s: float = _setting(6.0, "A process that was silent for so long has lost its leases.", low=1)
     reap_interval_s: float = _setting(1.0, "Time between two passes of the pool manager.", low=0.05)

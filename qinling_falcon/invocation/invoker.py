@@ -21,6 +21,7 @@ from typing import Any
 import gevent
 
 from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.calls import (
     TRIES,
     WORKER_LOST,
@@ -72,6 +73,7 @@ class Invoker:
         sessions: of functions that have a trust; None: those run without one too.
         sources: of functions in Swift; None: those run from their copies as they are.
         quota: says whether a project may have one more execution; None: it may.
+        admission: bounds the calls in flight; None: the process serves no connections.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Invoker:
         sessions: Sessions | None = None,
         sources: SwiftSources | None = None,
         quota: ExecutionQuota | None = None,
+        admission: Admission | None = None,
     ):
         self._pool = pool
         self._resolver = resolver
@@ -90,6 +93,7 @@ class Invoker:
         self._settings = settings
         self._sessions = sessions
         self._sources = sources
+        self._admission = admission
         self._workers = WorkerClient()
         self._running: dict[str, tuple[float, ExecutionRecord]] = {}
         self._quota = quota
@@ -106,8 +110,16 @@ class Invoker:
         Raises:
             NotFound, Conflict: there is nothing to run, its runtime is not available, or its object in Swift is gone.
             QuotaExceeded: the function's project has as many executions as it may have; the function has not run.
-            Unavailable: no worker in time, or the package storage has lost its package; the function has not run.
+            Unavailable: too many calls are in flight or wait for a worker, no worker was free in time, or the package
+                storage has lost its package; the function has not run.
         """
+        if self._admission is None:
+            return self._run(context, call)
+        called = call.function_id or f"alias {call.function_alias}"
+        with self._admission.admit(context.project_id, called, call.input):
+            return self._run(context, call)
+
+    def _run(self, context: Context, call: Call) -> ExecutionRecord:
         arrived = time.monotonic()
         deadline = arrived + self._settings.invoke_queue_timeout_s
         now = clock.now()

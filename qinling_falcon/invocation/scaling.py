@@ -9,6 +9,7 @@ import uuid
 import gevent
 
 from qinling_falcon.errors import Conflict, Forbidden, QinlingError, Unavailable
+from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.calls import TRIES
 from qinling_falcon.invocation.loading import Loading, about, lease_request, package_lost
 from qinling_falcon.invocation.swift_sources import SwiftSources
@@ -25,7 +26,16 @@ log = logging.getLogger(__name__)
 
 
 class Scaler:
-    """Loads functions into workers ahead of their calls, and ends workers that are too many."""
+    """Loads functions into workers ahead of their calls, and ends workers that are too many.
+
+    Args:
+        pool: gives workers.
+        resolver: says what is to be loaded.
+        packages: where its code is.
+        settings: the limits.
+        sources: of functions in Swift; None: those are loaded from their copies as they are.
+        admission: bounds the requests in flight; None: the process serves no connections.
+    """
 
     def __init__(
         self,
@@ -34,12 +44,14 @@ class Scaler:
         packages: PackageCache,
         settings: Settings,
         sources: SwiftSources | None = None,
+        admission: Admission | None = None,
     ):
         self._pool = pool
         self._resolver = resolver
         self._loading = Loading(pool, packages, settings)
         self._settings = settings
         self._sources = sources
+        self._admission = admission
         self._workers = WorkerClient()
 
     def scale_up(self, context: Context, function_id: str, version: int, count: int) -> None:
@@ -51,8 +63,16 @@ class Scaler:
         Raises:
             NotFound, Conflict: as `Resolver.resolve`; its object in Swift is gone; or its package can't be loaded.
             Forbidden: the function is an image, which no worker holds.
-            Unavailable: there was no room for all of them in time; the message says how many came. They stay.
+            Unavailable: there was no room for all of them in time; the message says how many came. They stay. Or too
+                many calls and requests of this function or project are in flight.
         """
+        if self._admission is None:
+            self._scale_up(context, function_id, version, count)
+            return
+        with self._admission.admit(context.project_id, function_id):
+            self._scale_up(context, function_id, version, count)
+
+    def _scale_up(self, context: Context, function_id: str, version: int, count: int) -> None:
         target = self._resolver.resolve(context, function_id, version)
         if target.image is not None:
             raise Forbidden(f"Function {function_id} is an image: it has no workers.")

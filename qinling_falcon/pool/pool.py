@@ -16,6 +16,7 @@ from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.generations import Generations
 from qinling_falcon.pool.leases import Capacity, Cold, Lease, LeaseRequest, StaleTarget, Which
+from qinling_falcon.pool.queue_bounds import QueueBounds
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import News, WaitingRoom
 from qinling_falcon.pool.wire import PoolUnavailable
@@ -47,7 +48,7 @@ class Pool(Generations):
         super().__init__(ScriptRunner(connection, settings, clock))
         self._listening = connection.another()
         self._waiting = WaitingRoom(self._listening, self._scripts, holder)
-        self._max_waiters = settings.max_waiters
+        self._bounds = QueueBounds.of(settings)
         self._heartbeat_s = settings.holder_ttl_s / _HEARTBEATS_PER_TTL
         self._names = (f"{holder}/{number}" for number in itertools.count())
         self._held: set[str] = set()
@@ -71,7 +72,8 @@ class Pool(Generations):
 
         Raises:
             StaleTarget: the target was resolved under an older generation.
-            Unavailable: no worker in time, too many wait already, or Redis is away (`PoolUnavailable`).
+            Unavailable: no worker was free in time, no place was left in the queue, or Redis is away
+                (`PoolUnavailable`).
         """
         until = time.monotonic() + wait_s
         while True:
@@ -91,8 +93,8 @@ class Pool(Generations):
                 self._waiting.leave(waiter)
             if word == b"stale":
                 raise StaleTarget(request.target)
-            if word == b"full" and wait_s > 0:
-                raise Unavailable("Too many calls wait for a worker", retry_after_s=1)
+            if word == b"full":
+                raise self._bounds.refusal(request, reply[1].decode(), int(reply[2]))
             if word == b"again":
                 self._leave_quietly(waiter)
             if word != b"again" or time.monotonic() >= until:
@@ -178,8 +180,8 @@ class Pool(Generations):
         with contextlib.suppress(PoolUnavailable):
             self.release(lease, destroy=destroy)
 
-    def _ask(self, waiter: str, request: LeaseRequest, which: Which, wait_s: float) -> list[bytes]:
-        reply: list[bytes] = self._scripts.run(
+    def _ask(self, waiter: str, request: LeaseRequest, which: Which, wait_s: float) -> list[Any]:
+        reply: list[Any] = self._scripts.run(
             "lease",
             waiter,
             self.holder,
@@ -191,7 +193,9 @@ class Pool(Generations):
             int(request.run_s * 1000),
             request.detail,
             max(0, int(wait_s * 1000)),
-            self._max_waiters,
+            self._bounds.of_all,
+            self._bounds.of_project,
+            self._bounds.of_function,
             which,
             *itertools.chain.from_iterable(request.generations),
             abandoned=lambda reply: self._undo(waiter, reply),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _HASHES = ("runtimes", "executions", "lost", "bare", "worker", "waiter")
-_SETS = ("workers", "live", "running")
+_SETS = ("workers", "live", "running", "waiting")
 
 
 def read_snapshot(reply: list[Any]) -> dict[str, Any]:

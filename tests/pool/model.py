@@ -74,6 +74,8 @@ class Model:
     project_limit: int
     max_workers: int
     max_waiters: int
+    project_waiters: int
+    function_waiters: int
     holder_ttl: int
     worker_idle: int
     now: int = 1_700_000_000_000
@@ -99,8 +101,10 @@ class Model:
             fresh = worker.state == "warm"
             self._begin(worker, wanted, accepted=True)
             return ("lease", worker.name, str(worker.token), "assign" if fresh else "none", str(int(fresh)))
-        if wait_ms <= 0 or len(self.waiters) >= self.max_waiters:
-            return ("full",)
+        if wait_ms <= 0:
+            return ("busy",)
+        if full := self._full(wanted):
+            return full
         self.waiters.append(Waiter(waiter, wanted, self.now, self.now + wait_ms))
         self._make_room()
         return ("wait",)
@@ -376,6 +380,19 @@ class Model:
     def _held(self, name: str, token: int) -> Held | None:
         worker = self.workers.get(name)
         return worker.lease if worker and worker.token == token else None
+
+    def _full(self, wanted: Wanted) -> tuple[str, ...]:
+        """Which bound of the queue leaves no place; a group takes at most as many places as it leaves free."""
+        everybody = len(self.waiters)
+        of_project = sum(waiter.wanted.project == wanted.project for waiter in self.waiters)
+        of_function = sum(waiter.wanted.function == wanted.function for waiter in self.waiters)
+        if of_function >= self.function_waiters:
+            return "full", "function", str(of_function)
+        if of_function + of_project >= self.project_waiters:
+            return "full", "project", str(of_project)
+        if of_project + everybody >= self.max_waiters:
+            return "full", "all", str(everybody)
+        return ()
 
     # Steps
 

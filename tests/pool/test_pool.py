@@ -1,72 +1,18 @@
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import gevent
 import pytest
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.generations import lasting
 from qinling_falcon.pool.leases import Capacity, Lease, LeaseRequest, StaleTarget
-from qinling_falcon.pool.pool import Pool
-from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.wire import PoolUnavailable
-from qinling_falcon.settings import Settings
+from tests.pool.side import LIMITS, Side, reap_until, wait_until
 from tests.servers.valkey import valkey_server
-
-LIMITS = Settings(max_workers=6, function_concurrency=4, project_concurrency=5, max_waiters=50, holder_ttl_s=3.0)
-
-
-class Side:
-    """A process that leases, and the manager, on one Valkey."""
-
-    def __init__(self, url: str, settings: Settings = LIMITS, holder: str = "web-1"):
-        self.settings = settings
-        self.connection = PipelinedConnection(url, timeout_s=2)
-        self.pool = Pool(self.connection, holder, settings)
-        self.pool.start()
-        self.registry = Registry(PipelinedConnection(url, timeout_s=2), settings)
-        self.names = (f"w{number}" for number in itertools.count())
-        self.executions = (f"e{number}" for number in itertools.count())
-
-    def close(self) -> None:
-        self.pool.close()
-        self.registry.close()
-        self.connection.close()
-
-    def start(self, runtime: str = "python3") -> str:
-        name = next(self.names)
-        assert self.registry.starting(name, runtime)
-        self.registry.ready(StartedWorker(name, f"127.0.0.1:{name}", f"secret of {name}"), runtime)
-        return name
-
-    def request(self, function: str = "f", version: int = 0, project: str = "p", **changes: Any) -> LeaseRequest:
-        what = f"function:{function}"
-        execution = next(self.executions)
-        request = LeaseRequest(
-            target=f"{function}:{version}:digest",
-            runtime_id="python3",
-            function_id=function,
-            project_id=project,
-            execution_id=execution,
-            generations=tuple(self.pool.generations([what]).items()),
-            run_s=30,
-            detail=f"detail of {execution}",
-        )
-        return dataclasses.replace(request, **changes)
-
-    def waiting(self, **changes: Any) -> gevent.Greenlet:
-        """A call that waits in the queue."""
-        before = len(self.registry.snapshot()["waiters"])
-        caller = gevent.spawn(self.pool.lease, self.request(**changes), 20)
-        wait_until(lambda: len(self.registry.snapshot()["waiters"]) > before)
-        return caller
 
 
 @pytest.fixture
@@ -194,16 +140,6 @@ def test_a_call_that_waits_too_long_is_told_and_leaves_the_queue(side: Side) -> 
         side.pool.lease(side.request(), 0.05)
     assert refused.value.retry_after_s
     assert not side.registry.snapshot()["waiters"]
-
-
-def test_more_waiters_than_allowed_are_refused_at_once(connection: PipelinedConnection) -> None:
-    side = Side(connection.url, dataclasses.replace(LIMITS, max_waiters=1))
-    side.registry.configure("python3", 1)
-    first = side.waiting()
-    with pytest.raises(Unavailable, match="Too many"):
-        side.pool.lease(side.request(), 20)
-    first.kill()
-    side.close()
 
 
 def test_a_limit_holds_back_callers_until_a_lease_of_it_ends(side: Side) -> None:
@@ -567,17 +503,3 @@ def lease_when_back(side: Side, request: LeaseRequest) -> Lease:
                 return side.pool.lease(request, 1)
             except PoolUnavailable:
                 gevent.sleep(0.02)
-
-
-def reap_until(side: Side, condition: Callable[[], bool]) -> None:
-    def reaped() -> bool:
-        side.registry.reap()
-        return condition()
-
-    wait_until(reaped)
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    with gevent.Timeout(timeout_s):
-        while not condition():
-            gevent.sleep(0.02)

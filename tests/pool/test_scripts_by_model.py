@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.queue_bounds import QueueBounds
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.settings import Settings
@@ -29,8 +30,10 @@ from tests.pool.model import Model, Wanted
 from tests.servers.valkey import ValkeyServer
 
 LIMITS = Settings(
-    function_concurrency=2, project_concurrency=3, max_workers=4, max_waiters=5, holder_ttl_s=6, worker_idle_s=20
-)
+    function_concurrency=2, function_queue_factor=1, project_concurrency=3, project_queue_factor=2, max_workers=4,
+    max_waiters=9, holder_ttl_s=6, worker_idle_s=20,
+)  # fmt: skip
+BOUNDS = QueueBounds.of(LIMITS)
 CALLS = [  # runtime, target, function, project
     ("A", "f1:0:d1", "f1", "p1"),
     ("A", "f1:0:d1", "f1", "p2"),
@@ -69,7 +72,9 @@ class PoolMachine(RuleBasedStateMachine):
             function_limit=LIMITS.function_concurrency,
             project_limit=LIMITS.project_concurrency,
             max_workers=LIMITS.max_workers,
-            max_waiters=LIMITS.max_waiters,
+            max_waiters=BOUNDS.of_all,
+            project_waiters=BOUNDS.of_project,
+            function_waiters=BOUNDS.of_function,
             holder_ttl=6000,
             worker_idle=20_000,
         )
@@ -119,7 +124,7 @@ class PoolMachine(RuleBasedStateMachine):
         wanted = Wanted(runtime, target, function, project, holder.name, execution, 4000, generations, only_fresh)
         reply = self.run(
             "lease", name, holder.name, runtime, target, function, project, execution, 4000, wanted.detail,
-            wait_ms, LIMITS.max_waiters, which, what, generations[0][1],
+            wait_ms, BOUNDS.of_all, BOUNDS.of_project, BOUNDS.of_function, which, what, generations[0][1],
         )  # fmt: skip
         expected = self.model.lease(name, wanted, wait_ms, which == "loaded")
         if reply[0] == "lease":
@@ -133,6 +138,8 @@ class PoolMachine(RuleBasedStateMachine):
         elif reply[0] == "wait":
             holder.waiting.add(name)
             self.growing.update([name] if only_fresh else [])
+        elif reply[0] == "full":
+            reply[2] = str(reply[2])
         else:
             self.cached.pop(what)
         assert tuple(reply) == expected
@@ -531,6 +538,15 @@ class PoolMachine(RuleBasedStateMachine):
             counted = {key.split(":", 2)[2]: len(value) for key, value in seen.items() if f"running:{attribute}" in key}
             assert Counter({name: count for name, count in counted.items() if count}) == expected
         assert {record["execution"] for record in leased if record["detail"]} == set(seen["executions"])
+        waiting = [waiter.wanted for waiter in self.model.waiters]
+        for attribute in ("function", "project"):
+            expected = Counter(getattr(wanted, attribute) for wanted in waiting)
+            prefix = f"waiting:{attribute}:"
+            counted = {key.removeprefix(prefix): len(value) for key, value in seen.items() if key.startswith(prefix)}
+            assert counted == expected
+            bound = BOUNDS.of_function if attribute == "function" else BOUNDS.of_project
+            assert not expected or max(expected.values()) <= bound
+        assert len(waiting) <= BOUNDS.of_all
         planned = sum(self.model.plan().values())
         assert planned == 0 or len(seen["workers"]) + planned <= LIMITS.max_workers
 

@@ -226,12 +226,17 @@ local function enqueue(waiter, wanted, wait_ms, generations)
   call('HSET', P .. 'waiter:' .. waiter, 'line', line, 'holder', wanted.holder, 'execution', wanted.execution,
     'run_ms', wanted.run_ms, 'detail', wanted.detail, 'since', text(now), 'generations', cjson.encode(generations))
   call('ZADD', WAITERS, now + wait_ms, waiter)
+  call('SADD', P .. 'waiting:function:' .. wanted.function_id, waiter)
+  call('SADD', P .. 'waiting:project:' .. wanted.project_id, waiter)
   call('ZADD', P .. 'line:' .. line, turn, waiter)
   call('ZADD', LINES, 'NX', turn, line)
 end
 
 local function remove_waiter(waiter, line)
+  local _, _, function_id, project_id = parts(line)
   call('ZREM', WAITERS, waiter)
+  call('SREM', P .. 'waiting:function:' .. function_id, waiter)
+  call('SREM', P .. 'waiting:project:' .. project_id, waiter)
   call('DEL', P .. 'waiter:' .. waiter)
   call('ZREM', P .. 'line:' .. line, waiter)
   local first = call('ZRANGE', P .. 'line:' .. line, 0, 0, 'WITHSCORES')

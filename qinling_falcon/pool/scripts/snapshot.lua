@@ -29,5 +29,10 @@ for _, worker in ipairs(call('SMEMBERS', WORKERS)) do
   if is[4] then show('SMEMBERS', 'running:project:' .. is[4]) end
 end
 for _, line in ipairs(call('ZRANGE', LINES, 0, -1)) do show('ZRANGE', 'line:' .. line, 0, -1, 'WITHSCORES') end
-for _, waiter in ipairs(call('ZRANGE', WAITERS, 0, -1)) do show('HGETALL', 'waiter:' .. waiter) end
+for _, waiter in ipairs(call('ZRANGE', WAITERS, 0, -1)) do
+  show('HGETALL', 'waiter:' .. waiter)
+  local _, _, function_id, project_id = parts(call('HGET', P .. 'waiter:' .. waiter, 'line'))
+  show('SMEMBERS', 'waiting:function:' .. function_id)
+  show('SMEMBERS', 'waiting:project:' .. project_id)
+end
 return answer

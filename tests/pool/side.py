@@ -1,0 +1,82 @@
+"""A process that leases workers and a pool manager that starts none by itself, for tests of the pool."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.leases import LeaseRequest
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.registry import Registry
+from qinling_falcon.settings import Settings
+
+LIMITS = Settings(
+    max_workers=6, function_concurrency=4, function_queue_factor=10, project_concurrency=5, project_queue_factor=20,
+    max_waiters=200, holder_ttl_s=3.0,
+)  # fmt: skip
+
+
+class Side:
+    """A process that leases, and the manager, on one Valkey."""
+
+    def __init__(self, url: str, settings: Settings = LIMITS, holder: str = "web-1"):
+        self.settings = settings
+        self.connection = PipelinedConnection(url, timeout_s=2)
+        self.pool = Pool(self.connection, holder, settings)
+        self.pool.start()
+        self.registry = Registry(PipelinedConnection(url, timeout_s=2), settings)
+        self.names = (f"w{number}" for number in itertools.count())
+        self.executions = (f"e{number}" for number in itertools.count())
+
+    def close(self) -> None:
+        self.pool.close()
+        self.registry.close()
+        self.connection.close()
+
+    def start(self, runtime: str = "python3") -> str:
+        name = next(self.names)
+        assert self.registry.starting(name, runtime)
+        self.registry.ready(StartedWorker(name, f"127.0.0.1:{name}", f"secret of {name}"), runtime)
+        return name
+
+    def request(self, function: str = "f", version: int = 0, project: str = "p", **changes: Any) -> LeaseRequest:
+        what = f"function:{function}"
+        execution = next(self.executions)
+        request = LeaseRequest(
+            target=f"{function}:{version}:digest",
+            runtime_id="python3",
+            function_id=function,
+            project_id=project,
+            execution_id=execution,
+            generations=tuple(self.pool.generations([what]).items()),
+            run_s=30,
+            detail=f"detail of {execution}",
+        )
+        return dataclasses.replace(request, **changes)
+
+    def waiting(self, **changes: Any) -> gevent.Greenlet:
+        """A call that waits in the queue."""
+        before = len(self.registry.snapshot()["waiters"])
+        caller = gevent.spawn(self.pool.lease, self.request(**changes), 20)
+        wait_until(lambda: len(self.registry.snapshot()["waiters"]) > before)
+        return caller
+
+
+def reap_until(side: Side, condition: Callable[[], bool]) -> None:
+    def reaped() -> bool:
+        side.registry.reap()
+        return condition()
+
+    wait_until(reaped)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    with gevent.Timeout(timeout_s):
+        while not condition():
+            gevent.sleep(0.02)
