@@ -40,6 +40,10 @@ class BadRequest(QinlingError):
     status = 400
 
 
+class BadPackage(BadRequest):
+    """A package is no zip archive, is broken, or holds what it may not."""
+
+
 class Unauthorized(QinlingError):
     """Nobody, or nobody known, is calling.
 

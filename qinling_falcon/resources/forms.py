@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from marshmallow import fields
 
-from qinling_falcon.errors import BadRequest, LengthRequired, QinlingError, TooLarge, Unavailable
+from qinling_falcon.errors import BadPackage, BadRequest, LengthRequired, QinlingError, TooLarge, Unavailable
 from qinling_falcon.resources.bodies import check_encoding, read_body, read_object
 from qinling_falcon.resources.multipart import MAX_PARTS, Part, read_parts
 from qinling_falcon.resources.request import Request
@@ -26,6 +26,8 @@ PACKAGE = "package"
 _MULTIPART = "multipart/form-data"
 _FORM = "application/x-www-form-urlencoded"
 _WANTED = f"{_MULTIPART} (for a package), {_FORM} or application/json"
+_MAKE_A_ZIP = "Put the modules into one: python3 -m zipfile -c function.zip main.py"
+_SEND_A_FILE = "It was sent as text: with curl, write @ before the file's name, as in -F package=@function.zip"
 # What a part's text may be encoded in, beside UTF-8: codecs without state, and without surprises in Python.
 _CHARSETS = frozenset(
     {"utf-8", "utf8", "us-ascii", "ascii", "latin1", "koi8-r", "gb2312", "gbk", "gb18030", "big5", "shift_jis"}
@@ -130,7 +132,7 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
                     continue
                 if upload.package is not None:
                     raise BadRequest("The form has two parts named 'package'.")
-                upload.package = packages.save(part.stream, settings.max_package_size, project_id=req.caller.project_id)
+                upload.package = _save(part, packages, settings.max_package_size, req.caller.project_id)
                 stored_at = time.monotonic()
             elif name in known or req.reference_client:
                 text = _text_of(part, left)
@@ -156,6 +158,15 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
 
 def _is_absent_when_empty(known: Known, name: str) -> bool:
     return isinstance(known.get(name), Number | Id | Flag)
+
+
+def _save(part: Part, packages: PackageStore, limit: int, project_id: str) -> StoredPackage:
+    try:
+        return packages.save(part.stream, limit, project_id=project_id)
+    except BadPackage as error:
+        advice = _MAKE_A_ZIP if part.file_name is not None else _SEND_A_FILE
+        message = f"{error.message} {advice}" if error.message.endswith("is not a zip archive.") else error.message
+        raise BadRequest(message, errors={PACKAGE: [message]}) from None
 
 
 def _is_no_file(part: Part) -> bool:

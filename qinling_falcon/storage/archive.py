@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qinling_falcon.errors import BadRequest, TooLarge
+from qinling_falcon.errors import BadPackage, TooLarge
 from runtimes.python3.qinling_worker.zips.archive import Archive, Limits
 from runtimes.python3.qinling_worker.zips.errors import ZipError, ZipTooLarge
 
@@ -34,7 +34,7 @@ def check_zip(path: Path, limits: ArchiveLimits) -> None:
     """Make sure that a worker can unpack an archive safely.
 
     Raises:
-        BadRequest: it is no zip, is broken, or holds something that a package may not hold; the message says what.
+        BadPackage: it is no zip, is broken, or holds something that a package may not hold; the message says what.
         TooLarge: it has too many entries, or unpacks to too much.
     """
     try:
@@ -46,4 +46,4 @@ def check_zip(path: Path, limits: ArchiveLimits) -> None:
     except ZipTooLarge as error:
         raise TooLarge(str(error)) from error
     except ZipError as error:
-        raise BadRequest(str(error)) from error
+        raise BadPackage(str(error)) from error

@@ -63,6 +63,18 @@ def test_a_function_without_its_package(user: User) -> None:
         assert answer.json()["faultstring"] == f"package: the package's file is missing. {_UPLOAD}"
 
 
+def test_a_package_that_is_another_file(user: User) -> None:
+    answer = form(user, "POST", "/v1/functions", HELLO.encode(), **fields_of(user))
+    advice = "Put the modules into one: python3 -m zipfile -c function.zip main.py"
+    error(answer, 400, f"The package is not a zip archive. {advice}", field="package")
+
+
+def test_a_package_that_is_the_name_of_a_file(user: User) -> None:
+    answer = form(user, "POST", "/v1/functions", None, **fields_of(user, package="hello.zip"))
+    advice = "with curl, write @ before the file's name, as in -F package=@function.zip"
+    error(answer, 400, f"The package is not a zip archive. It was sent as text: {advice}", field="package")
+
+
 def test_a_function_as_another_kind_of_body(user: User) -> None:
     answer = user.send("POST", "/v1/functions", data=package(main=HELLO), headers={"Content-Type": "application/zip"})
     error(answer, 415, "must be multipart/form-data (for a package)", "not application/zip.")
