@@ -57,7 +57,7 @@ class Loading:
                 gevent.sleep(_LOOK_EVERY_S)
                 continue
             try:
-                if self._packages.can_read(target.package, _LOOK_EVERY_S):
+                if self._packages.can_read(target.package, target.project_id, _LOOK_EVERY_S):
                     return None
             except (PackageMissing, Unavailable, BadGateway) as error:
                 if not self._pool.workers(target.function_id, target.version):
@@ -70,7 +70,7 @@ class Loading:
         Raises:
             PackageMissing, Unavailable, BadGateway: it can't.
         """
-        self._packages.can_read(target.package)
+        self._packages.can_read(target.package, target.project_id)
 
     def package(self, lease: Lease, target: Target) -> bytes:
         """The package for a leased worker, which is given back unused when it can't be had after all.
@@ -79,7 +79,7 @@ class Loading:
             PackageMissing, Unavailable, BadGateway: it can't.
         """
         try:
-            return self._packages.read(target.package)
+            return self._packages.read(target.package, target.project_id)
         except BaseException:
             self._pool.give_back(lease)
             raise

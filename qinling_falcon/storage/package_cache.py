@@ -8,15 +8,18 @@ import time
 from collections import OrderedDict
 
 import gevent
-from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.errors import QinlingError, Unavailable
 from qinling_falcon.storage.packages import PackageMissing, PackageStore
+from qinling_falcon.storage.turns import TooManyWait, Turns, WaitedTooLong
 
 log = logging.getLogger(__name__)
 
-# Packages that are being read at once, each as large as it is in memory; and how long others wait for their turn.
+# Packages that are being read at once, each as large as it is in memory; how many of them are one project's, so that
+# its slow ones keep no other project waiting; and how many of a project wait for their turn, and how long.
 _MOST_AT_ONCE = 8
+_SHARE = 4
+_MOST_OF_PROJECT = 64
 _PATIENCE_S = 5.0
 # What could not be read is not asked for again so soon: neither the storage nor the pool pays for who asks on and on.
 _FAILED_S = 1.0
@@ -38,34 +41,39 @@ class PackageCache:
         self._kept_size = 0
         self._failed: OrderedDict[str, tuple[Exception, float]] = OrderedDict()
         self._readings: dict[str, gevent.Greenlet] = {}
-        self._turn = BoundedSemaphore(_MOST_AT_ONCE)
+        self._turns = Turns(_MOST_AT_ONCE, _SHARE, _MOST_OF_PROJECT, _PATIENCE_S)
 
     def has(self, key: str) -> bool:
         """Whether the package is at hand."""
         return key in self._kept
 
-    def can_read(self, key: str, wait_s: float | None = None) -> bool:
+    def can_read(self, key: str, project_id: str, wait_s: float | None = None) -> bool:
         """Whether the package can be had, which is found out by reading it; False: that is not known in time.
 
         Who asks need not hold the bytes while it waits for a worker: they are at hand then, or are read again.
 
+        Args:
+            key: the package's.
+            project_id: whose function it is; projects take turns.
+            wait_s: how long; None: until it is known.
+
         Raises:
             PackageMissing, Unavailable, BadGateway: as `read`.
         """
-        return self._wait(key, wait_s) is not None
+        return self._wait(key, project_id, wait_s) is not None
 
-    def read(self, key: str) -> bytes:
-        """The package, from the storage if need be.
+    def read(self, key: str, project_id: str) -> bytes:
+        """The package, from the storage if need be; arguments as of `can_read`.
 
         Raises:
             PackageMissing: there is none.
             Unavailable, BadGateway: the storage can't be asked, or could not a moment ago.
         """
-        package = self._wait(key, None)
+        package = self._wait(key, project_id, None)
         assert package is not None
         return package
 
-    def _wait(self, key: str, wait_s: float | None) -> bytes | None:
+    def _wait(self, key: str, project_id: str, wait_s: float | None) -> bytes | None:
         package = self._kept.get(key)
         if package is not None:
             self._kept.move_to_end(key)
@@ -76,7 +84,7 @@ class PackageCache:
         reading = self._readings.get(key)
         if reading is None:
             # In a greenlet of its own: the call that reads may be ended while others wait for the package.
-            reading = self._readings[key] = gevent.spawn(self._read, key)
+            reading = self._readings[key] = gevent.spawn(self._read_in_turn, key, project_id)
         reading.join(wait_s)
         if not reading.ready():
             return None
@@ -85,11 +93,17 @@ class PackageCache:
             raise copy.copy(outcome)
         return outcome
 
-    def _read(self, key: str) -> bytes | Exception:
+    def _read_in_turn(self, key: str, project_id: str) -> bytes | Exception:
         """Read and remember; errors are values here, for one that goes up in a greenlet is printed."""
-        if not self._turn.acquire(timeout=_PATIENCE_S):
-            del self._readings[key]
+        try:
+            with self._turns.turn(project_id):
+                return self._read(key)
+        except (TooManyWait, WaitedTooLong):
             return Unavailable("The package storage is slow at the moment; try again.", retry_after_s=1)
+        finally:
+            del self._readings[key]
+
+    def _read(self, key: str) -> bytes | Exception:
         try:
             package = self._packages.read(key)
         except (PackageMissing, QinlingError) as error:
@@ -100,9 +114,6 @@ class PackageCache:
         else:
             self._keep(key, package)
             return package
-        finally:
-            self._turn.release()
-            del self._readings[key]
 
     def _fail(self, key: str, error: Exception) -> Exception:
         self._failed[key] = error.with_traceback(None), time.monotonic() + _FAILED_S

@@ -19,9 +19,9 @@ from typing import BinaryIO, Protocol
 
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.archive import ArchiveLimits
-from qinling_falcon.storage.checks import Checks
 from qinling_falcon.storage.offload import Work, offload
-from qinling_falcon.storage.spool import Readable, Spool, files_before, on_disk
+from qinling_falcon.storage.spool import Readable, Spool, check_turns, files_before, on_disk
+from qinling_falcon.storage.turns import Turns
 
 ORPHAN_AGE_S = 3600.0
 """A package that no row names after so long is swept up: longer than any request takes from storing it to its row."""
@@ -120,18 +120,19 @@ class LocalPackages:
     Args:
         folder: made when missing, for this user alone.
         limits: what an archive may hold.
-        checks: turns of uploads at being checked.
+        turns: of uploads at being checked.
     """
 
-    def __init__(self, folder: Path, limits: ArchiveLimits, checks: Checks | None = None) -> None:
+    def __init__(self, folder: Path, limits: ArchiveLimits, turns: Turns | None = None) -> None:
         self._folder = folder
-        self._spool = Spool(folder, limits, checks or Checks())
+        self._spool = Spool(folder, limits, turns or check_turns())
 
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalPackages:
         """The packages below `VAR_DIR`."""
         folder = settings.var_dir.absolute() / "packages"
-        return cls(folder, archive_limits(settings), Checks.from_settings(settings))
+        turns = check_turns(settings.project_uploads, settings.upload_queue_timeout_s)
+        return cls(folder, archive_limits(settings), turns)
 
     def save(self, stream: Readable, size_limit: int, md5sum: str | None = None, *, project_id: str) -> StoredPackage:
         """See `PackageStore`."""

@@ -18,14 +18,15 @@ from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
 from qinling_falcon.storage.archive import ArchiveLimits, check_zip
-from qinling_falcon.storage.checks import Checks
-from qinling_falcon.storage.offload import Work, offload
+from qinling_falcon.storage.offload import CORES, Work, offload
+from qinling_falcon.storage.turns import TooManyWait, Turns, WaitedTooLong
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHUNK = 1024 * 1024
 _PARTIAL = ".partial"
+_CHECK_AGAIN_S = 5
 # Packages that lie on this machine until who downloads them has read them.
 _MOST_LANDED = 20
 _landing = BoundedSemaphore(_MOST_LANDED)
@@ -54,13 +55,13 @@ class Spool:
     Args:
         folder: made when missing, for this user alone.
         limits: what an archive may hold.
-        checks: turns at being checked.
+        turns: at being checked.
     """
 
-    def __init__(self, folder: Path, limits: ArchiveLimits, checks: Checks) -> None:
+    def __init__(self, folder: Path, limits: ArchiveLimits, turns: Turns) -> None:
         self.folder = folder
         self._limits = limits
-        self._checks = checks
+        self._turns = turns
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextlib.contextmanager
@@ -86,8 +87,7 @@ class Spool:
                 if md5sum is not None and md5sum.lower() != digest:
                     message = f"the package's md5sum is {digest}, not {md5sum[:64]}"
                     raise BadRequest(f"code: {message}.", errors={"code": [message]})
-                with self._checks.turn(project_id):
-                    _on_disk(Work.CHECK, check_zip, path, self._limits)
+                self._check(path, project_id)
                 yield Received(path, file, size, digest)
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -96,6 +96,23 @@ class Spool:
     def stale(self, older_than_s: float) -> list[Path]:
         """Files of receptions that ended with their process, older than that."""
         return [path for path in files_before(self.folder, time.time() - older_than_s) if path.suffix == _PARTIAL]
+
+    def _check(self, path: Path, project_id: str) -> None:
+        try:
+            with self._turns.turn(project_id):
+                _on_disk(Work.CHECK, check_zip, path, self._limits)
+        except TooManyWait:
+            raise Unavailable(
+                f"Too many uploads of this project are being checked or wait for that: at most "
+                f"{self._turns.most_of_project} at once (PROJECT_UPLOADS). Try again.",
+                retry_after_s=_CHECK_AGAIN_S,
+            ) from None
+        except WaitedTooLong:
+            raise Unavailable(
+                f"The upload was not checked within {self._turns.patience_s:g} s, because others were before it "
+                "(UPLOAD_QUEUE_TIMEOUT_S). Try again.",
+                retry_after_s=_CHECK_AGAIN_S,
+            ) from None
 
     def _receive(self, stream: Readable, file: BinaryIO, size_limit: int) -> tuple[int, str]:
         """Write the stream to the file; its size and md5."""
@@ -112,6 +129,11 @@ class Spool:
                 raise TooLarge(f"The package is larger than {size_limit} bytes.")
             on_disk(keep, data)
         return size, digest.hexdigest()
+
+
+def check_turns(most_of_project: int = 32, patience_s: float = 30.0) -> Turns:
+    """Turns of uploads at being checked: a core for each, of which one project may have all, one after another."""
+    return Turns(CORES, CORES, most_of_project, patience_s)
 
 
 class _Landed(io.FileIO):

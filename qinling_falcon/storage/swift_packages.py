@@ -21,7 +21,6 @@ from keystoneauth1.session import Session
 from qinling_falcon.errors import BadGateway, TooLarge, Unavailable
 from qinling_falcon.openstack import OBJECT_STORE, credentials
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.checks import Checks
 from qinling_falcon.storage.objects import Account, ObjectForbidden, ObjectMissing, TokenRefused
 from qinling_falcon.storage.packages import (
     OpenPackage,
@@ -31,7 +30,7 @@ from qinling_falcon.storage.packages import (
     is_key,
     new_key,
 )
-from qinling_falcon.storage.spool import Readable, Received, Spool
+from qinling_falcon.storage.spool import Readable, Received, Spool, check_turns
 from qinling_falcon.storage.swift import CHUNK, Swift
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,8 @@ class SwiftPackages:
         self._swift = Swift(settings)
         self._own = _OwnAccount(settings)
         folder = settings.var_dir.absolute() / "uploads"
-        self._spool = Spool(folder, archive_limits(settings), Checks.from_settings(settings))
+        turns = check_turns(settings.project_uploads, settings.upload_queue_timeout_s)
+        self._spool = Spool(folder, archive_limits(settings), turns)
 
     def save(self, stream: Readable, size_limit: int, md5sum: str | None = None, *, project_id: str) -> StoredPackage:
         """See `PackageStore`."""

@@ -53,17 +53,17 @@ def cache(storage: Any, size: int = 1000) -> PackageCache:
 def test_simultaneous_readers_make_one_reading(storage: Storage) -> None:
     packages = cache(storage)
     assert not packages.has("a")
-    readers = [gevent.spawn(packages.read, "a") for _ in range(20)]
+    readers = [gevent.spawn(packages.read, "a", "p") for _ in range(20)]
     gevent.joinall(readers)
     assert {reader.value for reader in readers} == {b"a" * 10}
     assert packages.has("a")
-    assert packages.read("a") == b"a" * 10
+    assert packages.read("a", "p") == b"a" * 10
     assert storage.asked == ["a"]
 
 
 def test_a_reader_that_ends_leaves_the_others_their_package(storage: Storage) -> None:
     packages = cache(storage)
-    first, second = gevent.spawn(packages.read, "a"), gevent.spawn(packages.read, "a")
+    first, second = gevent.spawn(packages.read, "a", "p"), gevent.spawn(packages.read, "a", "p")
     gevent.sleep(0)
     first.kill()
     assert second.get() == b"a" * 10
@@ -72,16 +72,16 @@ def test_a_reader_that_ends_leaves_the_others_their_package(storage: Storage) ->
 def test_what_was_used_longest_ago_goes_first(storage: Storage) -> None:
     packages = cache(storage, 25)
     for key in "abac":
-        packages.read(key)
+        packages.read(key, "p")
     assert [key for key in "abc" if packages.has(key)] == ["a", "c"]
-    assert packages.read("large" * 3) == b"large" * 30
+    assert packages.read("large" * 3, "p") == b"large" * 30
     assert [key for key in ("a", "c", "large" * 3) if packages.has(key)] == ["a", "c"]
 
 
 @pytest.mark.parametrize("size", [0, 9])
 def test_nothing_is_kept_that_is_too_large(storage: Storage, size: int) -> None:
     packages = cache(storage, size)
-    assert packages.read("a") == packages.read("a") == b"a" * 10
+    assert packages.read("a", "p") == packages.read("a", "p") == b"a" * 10
     assert storage.asked == ["a", "a"]
 
 
@@ -103,23 +103,23 @@ def test_what_could_not_be_read_is_not_asked_for_again_at_once(
     storage.error = error
     for _ in range(3):
         with pytest.raises(told) as caught:
-            packages.read("a")
+            packages.read("a", "p")
         assert caught.value is not error
         assert getattr(caught.value, "retry_after_s", None) in (7, 1, None)
     assert storage.asked == ["a"]
     storage.error = None
-    assert packages.read("b") == b"b" * 10
+    assert packages.read("b", "p") == b"b" * 10
     clock.now += 1
-    assert packages.read("a") == b"a" * 10
-    assert packages.read("a") == b"a" * 10
+    assert packages.read("a", "p") == b"a" * 10
+    assert packages.read("a", "p") == b"a" * 10
     assert storage.asked == ["a", "b", "a"]
 
 
 def test_who_only_wants_to_know_waits_for_so_long_and_no_longer(storage: Storage) -> None:
     packages = cache(storage)
-    assert not packages.can_read("a", 0.0)
-    assert packages.can_read("a")
-    assert packages.can_read("a", 0.0)
+    assert not packages.can_read("a", "p", 0.0)
+    assert packages.can_read("a", "p")
+    assert packages.can_read("a", "p", 0.0)
     assert storage.asked == ["a"]
 
 
@@ -138,10 +138,28 @@ def test_few_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
             return b""
 
     packages = cache(Slow())
-    readers = [gevent.spawn(packages.can_read, str(number)) for number in range(20)]
+    readers = [gevent.spawn(packages.can_read, str(number), f"p{number % 5}") for number in range(20)]
     gevent.joinall(readers[8:])  # whose patience ends
     assert [type(reader.exception) for reader in readers[8:]] == [Unavailable] * 12
     goes_on.set()
     gevent.joinall(readers)
     assert (most, [reader.value for reader in readers[:8]]) == (8, [True] * 8)
-    assert packages.can_read("19")
+    assert packages.can_read("19", "p")
+
+
+def test_slow_packages_of_one_project_keep_no_other_waiting() -> None:
+    goes_on = Event()
+
+    class Slow(Storage):
+        def read(self, key: str) -> bytes:
+            if key != "quick":
+                goes_on.wait()
+            return b"x"
+
+    packages = cache(Slow())
+    readers = [gevent.spawn(packages.can_read, str(number), "p") for number in range(20)]
+    gevent.sleep(0)
+    assert packages.can_read("quick", "other", 5.0)
+    goes_on.set()
+    gevent.joinall(readers)
+    assert [reader.value for reader in readers] == [True] * 20

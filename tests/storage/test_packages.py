@@ -17,6 +17,7 @@ from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.archive import ArchiveLimits
 from qinling_falcon.storage.packages import LocalPackages, PackageMissing
+from qinling_falcon.storage.turns import Turns
 from tests.storage.archives import make_zip
 
 PACKAGE = make_zip({"main.py": b"def main():\n    return 'Hello, World'\n", "data.bin": os.urandom(3_000_000)})
@@ -105,6 +106,21 @@ def test_a_wrong_md5(packages: LocalPackages, folder: Path) -> None:
         save(packages, md5sum="0" * 32)
     assert caught.value.errors is not None
     assert list(folder.iterdir()) == []
+
+
+def test_an_upload_that_waits_too_long_or_is_one_too_many(folder: Path) -> None:
+    turns = Turns(width=1, share=1, most_of_project=2, patience_s=0.05)
+    packages = LocalPackages(folder, ArchiveLimits(1000, 10_000_000), turns)
+    with turns.turn("p"):
+        with pytest.raises(Unavailable, match=r"not checked within 0.05 s.*UPLOAD_QUEUE_TIMEOUT_S") as caught:
+            save(packages)
+        assert caught.value.retry_after_s == 5
+    full = Turns(width=2, share=2, most_of_project=1, patience_s=30)
+    with full.turn("p"), pytest.raises(Unavailable, match=r"at most 1 at once \(PROJECT_UPLOADS\)") as caught:
+        save(LocalPackages(folder, ArchiveLimits(1000, 10_000_000), full))
+    assert caught.value.retry_after_s == 5
+    assert list(folder.iterdir()) == []
+    save(packages)
 
 
 def test_an_upload_that_breaks_off(packages: LocalPackages, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Uploads take turns at being checked: few at once, bounded and fair by project; other work never waits for them."""
+"""Work takes turns: few at once, bounded and fair by project; and no kind of work waits for another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from qinling_falcon.errors import Unavailable
-from qinling_falcon.storage.checks import Checks
+from qinling_falcon.storage.turns import TooManyWait, Turns, WaitedTooLong
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 class Uploads:
     """Uploads that are checked until they are let go, one by one."""
 
-    def __init__(self, checks: Checks):
-        self.checks = checks
+    def __init__(self, turns: Turns):
+        self.turns = turns
         self.checked: list[str] = []
         self.greenlets: dict[str, gevent.Greenlet] = {}
         self.ends: dict[str, Event] = {}
@@ -44,17 +43,17 @@ class Uploads:
 
     def _check(self, name: str) -> str:
         try:
-            with self.checks.turn(name[0]):
+            with self.turns.turn(name[0]):
                 self.checked.append(name)
                 self.ends[name].wait()
-        except Unavailable as error:
-            return error.message
+        except (TooManyWait, WaitedTooLong) as error:
+            return type(error).__name__
         return "checked"
 
 
 @pytest.fixture
 def uploads() -> Iterator[Uploads]:
-    made = Uploads(Checks(most_of_project=4, patience_s=30, width=2))
+    made = Uploads(Turns(width=2, share=2, most_of_project=4, patience_s=30))
     yield made
     made.end_all()
 
@@ -73,10 +72,21 @@ def test_projects_take_turns(uploads: Uploads) -> None:
     assert uploads.checked == ["a1", "a2", "a3", "b1", "c1", "a4", "b2"]
 
 
+def test_a_project_has_its_share_at_most(uploads: Uploads) -> None:
+    uploads.turns = Turns(width=3, share=2, most_of_project=4, patience_s=30)
+    uploads.begin("a1", "a2", "a3")
+    assert uploads.checked == ["a1", "a2"]
+    uploads.begin("b1", "b2")
+    assert uploads.checked == ["a1", "a2", "b1"]
+    uploads.end("b1")
+    assert uploads.checked == ["a1", "a2", "b1", "b2"]
+    uploads.end("a1")
+    assert uploads.checked == ["a1", "a2", "b1", "b2", "a3"]
+
+
 def test_too_many_of_one_project_are_refused_and_none_of_another(uploads: Uploads) -> None:
     uploads.begin("a1", "a2", "a3", "a4", "a5", "b1")
-    assert uploads.greenlets["a5"].ready()
-    assert "at most 4 at once (PROJECT_UPLOADS)" in uploads.greenlets["a5"].value
+    assert uploads.greenlets["a5"].value == "TooManyWait"
     uploads.end("a1")
     uploads.begin("a6")
     assert not uploads.greenlets["a6"].ready()
@@ -85,12 +95,11 @@ def test_too_many_of_one_project_are_refused_and_none_of_another(uploads: Upload
 
 
 def test_a_wait_is_bounded_and_leaves_nothing(uploads: Uploads) -> None:
-    uploads.checks = Checks(most_of_project=4, patience_s=0.1, width=1)
+    uploads.turns = Turns(width=1, share=1, most_of_project=4, patience_s=0.1)
     uploads.begin("a1", "a2", "b1")
     for name in ("a2", "b1"):
         uploads.greenlets[name].join(5)
-        assert "was not checked within 0.1 s" in uploads.greenlets[name].value
-        assert "UPLOAD_QUEUE_TIMEOUT_S" in uploads.greenlets[name].value
+        assert uploads.greenlets[name].value == "WaitedTooLong"
     uploads.end("a1")
     uploads.begin("a3")
     assert uploads.checked == ["a1", "a3"]
@@ -108,7 +117,7 @@ def test_a_turn_that_nobody_takes_any_more_goes_to_the_next(uploads: Uploads) ->
 
 
 def test_a_turn_is_passed_on_when_its_upload_ends_as_it_gets_it() -> None:
-    uploads = Uploads(Checks(most_of_project=4, patience_s=30, width=1))
+    uploads = Uploads(Turns(width=1, share=1, most_of_project=4, patience_s=30))
     uploads.begin("a1", "a2", "a3")
     uploads.ends["a1"].set()
     # Both happen before the hub runs a2: it has its turn, and never takes it.

@@ -1,0 +1,111 @@
+"""Turns at work of which little can be done at once, shared fairly by projects.
+
+Uploads take turns at being checked, which inflates all of a package and may take a
+core for a second; calls take turns at reading their packages, each of which is in
+memory then. The next turn goes to the project that has waited longest for one, so that
+a project with one upload waits for one check of another project, and not for sixty.
+Each process has turns of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
+
+from gevent.event import Event
+
+
+class TooManyWait(Exception):
+    """The project has as many here as it may have."""
+
+
+class WaitedTooLong(Exception):
+    """The turn did not come in time."""
+
+
+class Turns:
+    """Hands out turns.
+
+    Args:
+        width: turns at once.
+        share: how many of them one project may have.
+        most_of_project: how many of one project may have a turn or wait for one.
+        patience_s: the longest wait.
+    """
+
+    def __init__(self, width: int, share: int, most_of_project: int, patience_s: float) -> None:
+        self.most_of_project = most_of_project
+        self.patience_s = patience_s
+        self._free = width
+        self._share = share
+        self._here: Counter[str] = Counter()
+        self._having: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, deque[Event]] = OrderedDict()  # the project that has waited longest comes first
+
+    @contextlib.contextmanager
+    def turn(self, project_id: str) -> Iterator[None]:
+        """Wait for a turn of this project, and hold it.
+
+        Raises:
+            TooManyWait: at once.
+            WaitedTooLong: after the patience.
+        """
+        if self._here[project_id] >= self.most_of_project:
+            raise TooManyWait
+        self._here[project_id] += 1
+        try:
+            self._wait(project_id)
+            try:
+                yield
+            finally:
+                self._give_back(project_id)
+        finally:
+            _count_down(self._here, project_id)
+
+    def _wait(self, project_id: str) -> None:
+        called = Event()
+        self._waiting.setdefault(project_id, deque()).append(called)
+        self._hand_out()
+        try:
+            called.wait(self.patience_s)
+        except BaseException:
+            if called.is_set():
+                self._give_back(project_id)
+            else:
+                self._leave(project_id, called)
+            raise
+        if not called.is_set():
+            self._leave(project_id, called)
+            raise WaitedTooLong
+
+    def _hand_out(self) -> None:
+        """Give free turns to those that wait, project after project."""
+        while self._free:
+            project_id = next((name for name in self._waiting if self._having[name] < self._share), None)
+            if project_id is None:
+                return
+            queue = self._waiting.pop(project_id)
+            queue.popleft().set()
+            if queue:
+                self._waiting[project_id] = queue
+            self._free -= 1
+            self._having[project_id] += 1
+
+    def _give_back(self, project_id: str) -> None:
+        self._free += 1
+        _count_down(self._having, project_id)
+        self._hand_out()
+
+    def _leave(self, project_id: str, called: Event) -> None:
+        queue = self._waiting[project_id]
+        queue.remove(called)
+        if not queue:
+            del self._waiting[project_id]
+
+
+def _count_down(counter: Counter[str], name: str) -> None:
+    """Take one away, and forget a name that has none: there are more projects than this process should remember."""
+    counter[name] -= 1
+    if not counter[name]:
+        del counter[name]
