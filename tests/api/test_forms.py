@@ -30,7 +30,7 @@ CLIENTS: dict[str, tuple[str, str]] = {
         "Content-Transfer-Encoding: binary",
     ),
     "JavaMail": (
-        'Content-Type: text/plain; charset=us-ascii\r\nContent-Transfer-Encoding: 7bit\r\n'
+        "Content-Type: text/plain; charset=us-ascii\r\nContent-Transfer-Encoding: 7bit\r\n"
         'Content-Disposition: form-data; name="{name}"',
         'Content-Type: application/zip; \r\n\tname="a long name.zip"\r\nContent-Transfer-Encoding: BINARY\r\n'
         'Content-Disposition: form-data; name="{name}"; \r\n\tfilename="a long name.zip"',
@@ -151,7 +151,7 @@ def test_a_file_field_in_which_no_file_was_chosen_is_no_package(client: Client) 
     assert client.stored() == set()
 
 
-HEADERS = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"name\"\r\n"
+HEADERS = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="name"\r\n'
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ LIST_LIMIT = 20
 LIST_LIMIT_MAX = 22
 MAX_VERSIONS = 4
 MAX_PACKAGE_SIZE = 1024 * 1024
+# The address of a proxy that is trusted; all others are not, 127.0.0.1 neither.
+PROXY = "127.0.0.2"
 # The id of nothing.
 NOBODY = "00000000-0000-4000-8000-000000000000"
 HELLO = "def main(name='World'):\n    print('Hello, World!')\n    return 'Hello, ' + name\n"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
+from urllib.parse import urlsplit
+
 import pytest
 import requests
 
-from tests.contract.service import User
+from tests.contract.service import PROXY, User
 
 pytestmark = pytest.mark.xdist_group("contract")
 
@@ -30,7 +35,17 @@ def test_the_document_names_the_host_that_the_client_has_named(user: User) -> No
     check_document(user, answer, "http://functions.example:7070")
 
 
-def test_nobody_on_this_machine_is_taken_for_a_proxy(user: User) -> None:
+def test_the_document_names_what_a_trusted_proxy_says(user: User) -> None:
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "functions.example", "X-Forwarded-Prefix": "/faas"}
+    address = urlsplit(user.url)
+    proxy = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30, source_address=(PROXY, 0))
+    with contextlib.closing(proxy):
+        proxy.request("GET", "/", headers=headers)
+        (version,) = json.load(proxy.getresponse())["versions"]
+    assert version["links"][0]["href"] == "https://functions.example/faas/v1"
+
+
+def test_nobody_else_on_this_machine_is_taken_for_a_proxy(user: User) -> None:
     """Gunicorn would believe these from loopback."""
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "on", "X-Forwarded-Protocol": "ssl"}
     check_document(user, user.get("/", headers=headers | {"X-Forwarded-Host": "page.example"}))

@@ -13,7 +13,7 @@ _LISTED = (
     r"^Filter '\w+': expected a time, not '\s*(0001-01-01|9999-12-31)",
 )
 # A number as text may be out of its range.
-_RANGE = r"must be (from \d+ to \d+|at least 1)\."
+_RANGE = r"must be (from -?\d+ to \d+|at least 1)\."
 _LIMIT = r"resource limitation not within the allowable range: \d+ ~ \d+\(\w+\)\."
 _SAME = "^(version and function_version|memory and memory_size) are the same field, with different values"
 _SOON = "^(first|next)_execution_time: must be at least one minute ahead"
@@ -72,6 +72,7 @@ ACCEPTANCE: Mapping[str, tuple[str, ...]] = {
     "PUT /v1/jobs/{job_id}": (_SOON, _CRON, "and can't change any more\\.$"),
     "POST /v1/webhooks": (_RANGE,),
     "PUT /v1/webhooks/{webhook_id}": (_RANGE,),
+    "PUT /v1/quotas": (_RANGE,),
 }
 """`positive_data_acceptance`: valid by the document, and yet refused; what the answer says then, and no other."""
 
