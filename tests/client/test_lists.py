@@ -22,7 +22,7 @@ MORE_THAN_A_PAGE = 1200
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
     """One that nobody else has to read such lists of."""
-    with running_service(max_workers=2, warm_workers=1) as running:
+    with running_service(max_workers=2, warm_workers=1, quota_functions=-1) as running:
         running.http.headers["Connection"] = "close"
         yield running
 
