@@ -287,6 +287,9 @@ class Settings:
 
     # Runtime workers
     runtimes_file: Path = _setting(Path("config/runtimes.toml"), "Table of local runtimes: image name to program.")
+    register_runtimes: bool = _setting(
+        True, "The `release` step registers the local runtimes that are missing, those with `register = true`."
+    )
     sandbox: Literal["auto", "bubblewrap", "rlimits"] = _setting(
         "auto", "`auto`: the strongest isolation that this host gives; `bubblewrap`: refuse to start without it."
     )

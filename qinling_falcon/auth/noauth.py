@@ -9,7 +9,7 @@ from qinling_falcon.auth.identity import Identity
 from qinling_falcon.models.scope import Context
 from qinling_falcon.observability.health import Check
 
-_EVERYBODY = Identity(Context(project_id="default", is_admin=True, roles=("admin",)))
+EVERYBODY = Identity(Context(project_id="default", is_admin=True, roles=("admin",)))
 
 
 class NoAuth:
@@ -17,7 +17,7 @@ class NoAuth:
 
     def authenticate(self, environ: Mapping[str, Any]) -> Identity:
         """The admin of project `default`, whatever the request holds."""
-        return _EVERYBODY
+        return EVERYBODY
 
     def checks(self) -> dict[str, Check]:
         """None: there is nobody to ask."""

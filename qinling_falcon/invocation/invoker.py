@@ -128,7 +128,7 @@ class Invoker:
         while tries < TRIES:
             target = self._resolve(context, call)
             if target.package == missing:
-                raise package_lost(target)
+                raise package_lost(target, self._settings)
             if target.swift is not None and self._sources is not None and not self._sources.is_current(target):
                 self._resolver.forget(target)
                 if time.monotonic() > deadline:

@@ -14,7 +14,7 @@ from qinling_falcon.pool.leases import Lease, LeaseRequest
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
-from qinling_falcon.storage.packages import PackageMissing
+from qinling_falcon.storage.packages import PackageMissing, advice_on_missing
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +85,11 @@ class Loading:
             raise
 
 
-def package_lost(target: Target) -> Unavailable:
-    """What is told, and logged, of a target whose package is nowhere though its row names it."""
+def package_lost(target: Target, settings: Settings) -> Unavailable:
+    """Log and return the error of a target whose package is not in the storage though its row names it."""
     log.error("package %s of function %s is not in the package storage", target.package, target.function_id)
     message = f"The package of function {target.function_id} is not in the package storage; nothing has run."
-    return Unavailable(message, retry_after_s=60)
+    return Unavailable(f"{message} {advice_on_missing(settings)}", retry_after_s=60)
 
 
 def longest_reading_s(settings: Settings) -> float:

@@ -118,7 +118,7 @@ class Scaler:
         while tries < TRIES:
             target = self._resolver.resolve(context, function_id, version)
             if target.package == missing:
-                raise package_lost(target)
+                raise package_lost(target, self._settings)
             request = lease_request(target, settings, str(uuid.uuid4()), "", 0.0, fresh=True)
             try:
                 since = time.monotonic()

@@ -25,6 +25,7 @@ from qinling_falcon.settings import Settings, SettingsError, get_settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x51494E4C  # any number, the same in all releases
+_SAY_EVERY_S = 15.0
 _log = logging.getLogger(__name__)
 
 
@@ -72,13 +73,16 @@ def _plain(settings: Settings, engine: Any) -> Any:
 
 
 def _connect(database: Any, deadline: float) -> None:
+    say_at = 0.0
     while True:
         try:
             database.connect()
         except (peewee.OperationalError, peewee.InterfaceError) as error:
             if time.monotonic() > deadline:
                 raise MigrationFailed(f"The database can't be reached: {str(error).strip()}") from error
-            _log.info("waiting for the database: %s", str(error).strip())
+            if time.monotonic() >= say_at:
+                say_at = time.monotonic() + _SAY_EVERY_S
+                _log.warning("Waiting for the database: %s", str(error).strip().splitlines()[0])
             time.sleep(0.25)
         else:
             return

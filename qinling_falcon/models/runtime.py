@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qinling_falcon.errors import Conflict, Forbidden
 from qinling_falcon.models import clock
-from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
 from qinling_falcon.models.rows import change, find
@@ -24,9 +24,11 @@ __all__ = [
     "delete",
     "everything",
     "get",
+    "register",
     "remove",
     "rolled",
     "settle",
+    "unregistered",
     "update",
 ]
 
@@ -66,7 +68,32 @@ def create(
     now: datetime.datetime | None = None,
 ) -> Runtime:
     """A new runtime in status `creating`; the pool manager makes it available."""
-    runtime = Runtime(
+    runtime = _new(
+        context,
+        image=image,
+        name=name,
+        description=description,
+        is_public=is_public,
+        trusted=trusted,
+        runtime_id=runtime_id,
+        now=now,
+    )
+    transact(lambda: runtime.save(force_insert=True))
+    return runtime
+
+
+def _new(
+    context: Context,
+    *,
+    image: str,
+    name: str | None,
+    description: str | None = None,
+    is_public: bool = True,
+    trusted: bool = True,
+    runtime_id: str | None = None,
+    now: datetime.datetime | None = None,
+) -> Runtime:
+    return Runtime(
         id=runtime_id or str(uuid.uuid4()),
         project_id=context.project_id,
         created_at=now or clock.now(),
@@ -77,8 +104,37 @@ def create(
         trusted=trusted,
         status=RuntimeStatus.CREATING.value,
     )
-    transact(lambda: runtime.save(force_insert=True))
-    return runtime
+
+
+def unregistered(context: Context, wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of `wanted` (name, image) of whose name the caller sees no runtime."""
+    with reading():
+        return _missing(context, wanted)
+
+
+def register(context: Context, wanted: Sequence[tuple[str, str]]) -> list[str]:
+    """Make the runtimes of `wanted` (name, image) of whose name the caller sees none; several callers make each once.
+
+    Returns:
+        The names of those that were made.
+    """
+
+    def write() -> list[str]:
+        # SQLite has one writer at a time.
+        if engine().for_update:
+            engine().execute_sql("LOCK TABLE runtimes IN SHARE ROW EXCLUSIVE MODE")
+        missing = _missing(context, wanted)
+        for name, image in missing:
+            _new(context, image=image, name=name).save(force_insert=True)
+        return [name for name, _ in missing]
+
+    return transact(write)
+
+
+def _missing(context: Context, wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    names = [name for name, _ in wanted]
+    known = {row.name for row in scoped(context).runtimes().where(Runtime.name.in_(names))}
+    return [(name, image) for name, image in wanted if name not in known]
 
 
 def get(context: Context, runtime_id: str) -> Runtime:

@@ -16,7 +16,7 @@ from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.fields import FLAG_OR_EMPTY, parse_flag
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.packages import OpenPackage, PackageMissing
+from qinling_falcon.storage.packages import OpenPackage, PackageMissing, advice_on_missing
 from qinling_falcon.storage.spool import landed
 
 # What operations that send packages say of themselves.
@@ -52,8 +52,11 @@ def send_package(req: Request, resp: falcon.Response, services: Services, row: F
     try:
         package = services.packages.open(row.package_key)
     except PackageMissing:
-        message = "The package is not in the package storage; if it was not just replaced, it has to be put in anew."
-        raise Unavailable(message, retry_after_s=1) from None
+        raise Unavailable(
+            "The package is not in the package storage; if it was replaced just now, try again."
+            f" {advice_on_missing(services.settings)}",
+            retry_after_s=1,
+        ) from None
     send_file(req, resp, services.settings, package, name, row.code["md5sum"])
 
 

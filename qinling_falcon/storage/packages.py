@@ -29,6 +29,19 @@ ORPHAN_AGE_S = 3600.0
 _KEY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.zip")
 
 
+def advice_on_missing(settings: Settings) -> str:
+    """What may be wrong when a package is missing, and what helps, for an error's message."""
+    if settings.package_storage == "local":
+        return (
+            "PACKAGE_STORAGE=local keeps packages below VAR_DIR of the machine that took the upload: several machines"
+            " need PACKAGE_STORAGE=swift. Otherwise the package is lost and has to be uploaded again."
+        )
+    return (
+        "PACKAGE_STORAGE=swift has no object of it. A package from before PACKAGE_STORAGE was changed, or one that is"
+        " lost, has to be uploaded again."
+    )
+
+
 class PackageMissing(Exception):
     """No package has this key (any more)."""
 

@@ -158,6 +158,10 @@ def test_a_lost_package_is_named_until_it_is_uploaded_anew(service: Service, act
     answer = service.request("POST", path, json=body)
     assert answer.status_code == 503
     assert f"The package of function {function} is not in the package storage" in answer.json()["faultstring"]
+    assert "PACKAGE_STORAGE=swift" in answer.json()["faultstring"], "what several machines need"
+    download = service.request("GET", f"/v1/functions/{function}?download=true")
+    assert download.status_code == 503
+    assert "PACKAGE_STORAGE=swift" in download.json()["faultstring"]
     assert f"package {lost.name} of function {function} is not in the package storage" in service.logs()
     files = {"package": ("f.zip", package(main=HELLO), "application/zip")}
     assert service.request("PUT", f"/v1/functions/{function}", files=files).status_code == 200

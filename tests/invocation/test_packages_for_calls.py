@@ -121,6 +121,7 @@ def test_a_lost_package_takes_no_worker_and_is_named(act: str, asked: list[str])
     workers, told = refused(storage, act)
     assert (workers, storage.asked) == (asked, ["k"])
     assert "The package of function f is not in the package storage" in told.message
+    assert "PACKAGE_STORAGE=local" in told.message
 
 
 def test_a_package_that_was_replaced_meanwhile_is_looked_for_under_its_new_name() -> None:

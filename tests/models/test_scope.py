@@ -47,6 +47,7 @@ WRITTEN = {
     # The pool manager's, for all projects.
     "models.runtime.settle": ["Runtime.update"],
     "models.runtime.rolled": ["Runtime.update"],
+    "models.runtime.register": ["engine().execute_sql", "_new(context, image=image, name=name).save"],
     "models.runtime.remove": ["Runtime.delete"],
     # What was run, with the project of the one who ran it; and the count of what was reached to be run.
     "models.records._upsert": ["database.execute_sql", "database.execute_sql"],
@@ -56,7 +57,7 @@ WRITTEN = {
     "models.trusts.named": ["DoomedTrust.delete"],
     "models.trusts.doom": ["DoomedTrust.insert"],
     "models.trusts.deleted": ["DoomedTrust.delete"],
-    # No rows: transactions, connections, the lock of migrations, whether the database answers.
+    # No rows: locks, transactions, connections, the lock of migrations, whether the database answers.
     "app._ask_database": ["database.engine().execute_sql"],
     "models.batches.Batch._begin": ["self._engine.execute_sql"],
     "models.batches.Batch._commit": ["self._engine.execute_sql"],

@@ -6,20 +6,13 @@ import http.client
 import json
 from typing import Any
 
-from qinling_falcon.openstack import credentials
 from qinling_falcon.settings import Settings
+from workers import service_user
 from workers.run.errors import StartError
+from workers.service_user import Away, Refused
 
 _TIMEOUT_S = 5.0
 _OTHERS = {"keystone", "swift"}
-
-
-class Away(Exception):
-    """Keystone doesn't answer, so that nobody can call the API."""
-
-
-class NotAllowed(Exception):
-    """The policy doesn't let the service's own user do this."""
 
 
 class Api:
@@ -56,49 +49,29 @@ class Api:
             StartError: it refuses the service's own user, without whom it will tell the service of no other either; or
                 there is none of it.
         """
-        settings = self._settings
-        if settings.auth_mode == "noauth":
+        if self._settings.auth_mode == "noauth":
             return
-        from keystoneauth1 import exceptions, session  # a quarter of a second
-        from keystoneauth1.identity import v3
-
-        account = v3.Password(**credentials(settings), include_catalog=False)
-        verify: str | bool = True if settings.os_cacert is None else str(settings.os_cacert)
         try:
-            # No redirects: they would take the password elsewhere.
-            self._token = session.Session(
-                account, verify=verify, timeout=settings.keystone_timeout_s, redirect=False
-            ).get_token()
-        except exceptions.HttpError as error:
-            if error.http_status == 404:
-                raise StartError(f"There is no Keystone at OS_AUTH_URL={settings.os_auth_url}: 404") from error
-            if error.http_status >= 500:
-                raise Away(f"Keystone at {settings.os_auth_url} answers {error.http_status}") from error
-            raise StartError(
-                f"Keystone at {settings.os_auth_url} refuses OS_USERNAME={settings.os_username} with"
-                f" OS_PROJECT_NAME={settings.os_project_name}: {error.message}"
-            ) from error
-        except exceptions.InvalidResponse as error:
-            status = error.response.status_code
-            raise Away(f"What answers at {settings.os_auth_url} is no Keystone: it answered {status}") from error
-        except exceptions.ClientException as error:
-            raise Away(f"Keystone at {settings.os_auth_url} does not answer") from error
+            self._token = service_user.log_in(self._settings).auth_token
+        except Refused as error:
+            raise StartError(str(error)) from error
 
     def runtimes(self) -> list[dict[str, Any]]:
         """All runtimes that can be seen.
 
         Raises:
-            Away, NotAllowed, StartError: it can't be told.
+            Away, StartError: it can't be told.
         """
-        return self._json("GET", "/v1/runtimes")  # type: ignore[no-any-return]
-
-    def create_runtime(self, name: str, image: str) -> None:
-        """Register a runtime; it becomes available later.
-
-        Raises:
-            Away, NotAllowed, StartError: it is not registered.
-        """
-        self._json("POST", "/v1/runtimes", {"name": name, "image": image})
+        try:
+            status, body = self._request("GET", "/v1/runtimes")
+        except (OSError, http.client.HTTPException) as error:
+            raise StartError(f"GET /v1/runtimes failed: {error}", log="web") from error
+        text = body.decode(errors="replace")
+        if self._token is not None and status == 503:
+            raise Away(f"GET /v1/runtimes answered 503: {text}")
+        if status >= 400:
+            raise StartError(f"GET /v1/runtimes answered {status}: {text}", log="web")
+        return json.loads(text)  # type: ignore[no-any-return]
 
     def available_workers(self, runtime_id: str) -> int | None:
         """Workers of a runtime that wait for their first function; None: the policy doesn't let us know."""
@@ -107,28 +80,15 @@ class Api:
             return None
         return int(json.loads(body)["capacity"]["available"]) if status == 200 else 0
 
-    def _json(self, method: str, path: str, body: object = None) -> Any:
-        try:
-            status, answer = self._request(method, path, body)
-        except (OSError, http.client.HTTPException) as error:
-            raise StartError(f"{method} {path} failed: {error}", log="web") from error
-        if self._token is not None and status == 503:
-            raise Away(f"{method} {path} answered 503: {answer.decode(errors='replace')}")
-        if status == 403:
-            raise NotAllowed
-        if status >= 400:
-            raise StartError(f"{method} {path} answered {status}: {answer.decode(errors='replace')}", log="web")
-        return json.loads(answer)
-
-    def _request(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        headers = {"Content-Type": "application/json", "Connection": "close"}
+    def _request(self, method: str, path: str) -> tuple[int, bytes]:
+        headers = {"Connection": "close"}
         timeout_s = _TIMEOUT_S
         if self._token is not None:
             headers["X-Auth-Token"] = self._token
             timeout_s += self._settings.keystone_timeout_s
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            connection.request(method, path, headers=headers)
             response = connection.getresponse()
             return response.status, response.read()
         finally:

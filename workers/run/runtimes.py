@@ -1,4 +1,4 @@
-"""The local runtimes: registered by whoever starts the service, if they may."""
+"""The local runtimes, which the `release` step has registered: the one that works is named to the newcomer."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import sys
 from collections.abc import Callable, Sequence
 
 from qinling_falcon.settings import Settings
-from workers.run.client import Api, Away, NotAllowed
+from workers.run.client import Api
 from workers.run.errors import StartError
+from workers.service_user import Away
 
 Wait = Callable[[Callable[[], bool], str, str], None]
 
 
-def find_runtime(api: Api, settings: Settings, wanted: Sequence[tuple[str, str]], wait: Wait) -> str | None:
-    """The id of a local runtime that works, after those that are missing were registered.
+def find_runtime(api: Api, settings: Settings, names: Sequence[str], wait: Wait) -> str | None:
+    """The id of a local runtime that works.
 
-    None: Keystone is away, which for a moment must not keep a service from starting; or the policy has others register
-    runtimes. A crash amid this leaves some registered, which the next start finds.
+    None: Keystone is away, which for a moment must not keep a service from starting; or none is registered, because
+    the policy or a setting has others do that.
 
     Args:
         api: the service's.
         settings: those of all processes.
-        wanted: the local runtimes, as (name, image).
+        names: of the local runtimes.
         wait: waits for a condition, of a thing, with the name of the log that would say more.
 
     Raises:
-        StartError: no runtime works.
+        StartError: none of those that are registered works.
     """
     try:
         api.log_in()
-        return _register(api, settings, wanted, wait)
+        return _find(api, settings, names, wait)
     except Away as error:
         print(
             f"{error}. Until it does, calls are answered 503. Local runtimes were not looked for: those that are"
@@ -39,21 +40,7 @@ def find_runtime(api: Api, settings: Settings, wanted: Sequence[tuple[str, str]]
         return None
 
 
-def _register(api: Api, settings: Settings, wanted: Sequence[tuple[str, str]], wait: Wait) -> str | None:
-    known = {runtime["name"] for runtime in api.runtimes()}
-    for name, image in wanted:
-        if name not in known:
-            try:
-                api.create_runtime(name, image)
-            except NotAllowed:
-                print(
-                    f"Runtime {name} is not registered: the policy (runtime:create) does not let"
-                    f" {settings.os_username or 'everybody'} do that. Whom it lets does it by:"
-                    f" openstack runtime create {image} --name {name}",
-                    file=sys.stderr,
-                )
-    names = [name for name, _ in wanted]
-
+def _find(api: Api, settings: Settings, names: Sequence[str], wait: Wait) -> str | None:
     def settled() -> bool:
         return all(row["status"] != "creating" for row in api.runtimes() if row["name"] in names)
 

@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +19,11 @@ from pathlib import Path
 
 from qinling_falcon.orchestrators.process import images
 from qinling_falcon.settings import Settings
+from workers.exit_codes import REGISTRATION_FAILED
 from workers.run import linux, valkey
 from workers.run.client import Api
 from workers.run.errors import StartError, Stopped
+from workers.run.neighbours import neighbours, wait_for
 from workers.run.runtimes import find_runtime
 from workers.run.signals import StopSignals
 from workers.run.supervision import Program, Supervisor, can_leash, read_procfile
@@ -120,11 +123,12 @@ class Service:
         os.environ[RUN_ID] = run_id
 
     def _start(self) -> str:
-        wanted = images.registered(self._settings)
+        local = [name for name, _ in images.registered(self._settings)]
         self._check_port()
         if not can_leash():
             print("setpriv is missing: processes outlive a process manager that is killed", file=sys.stderr)
         self._prepare_environment()
+        wait_for(neighbours(self._settings), self._signals, _START_TIMEOUT_S)
         processes = read_procfile(self._root / "Procfile")
         release = next((program for program in processes if program.name == _RELEASE), None)
         programs = [program for program in processes if program.name != _RELEASE]
@@ -143,13 +147,13 @@ class Service:
         if embedded:
             self._supervisor.start_program(_VALKEY.name)
         if release:
-            self._migrate(release)
+            self._run_release(release)
         if embedded:
             self._wait(lambda: valkey.answers(self._settings), "Valkey", _VALKEY.name)
         for program in programs:
             self._supervisor.start_program(program.name)
         self._wait(self._api.ready, "the service", "web")
-        runtime_id = find_runtime(self._api, self._settings, wanted, self._wait)
+        runtime_id = find_runtime(self._api, self._settings, local, self._wait)
         return welcome(
             self._api.url,
             runtime_id,
@@ -186,21 +190,30 @@ class Service:
         if soft != resource.RLIM_INFINITY and soft < limit:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
-    def _migrate(self, release: Program) -> None:
-        with (self._log_dir / f"{release.name}.log").open("wb") as log:
+    def _run_release(self, release: Program) -> None:
+        """Run the release step to its end, and show what it says on standard error."""
+        with (self._log_dir / f"{release.name}.log").open("wb") as log, tempfile.TemporaryFile() as errors:
             self._release = subprocess.Popen(
                 [*(["setpriv", "--pdeathsig", "KILL", "--"] if can_leash() else []), *release.command.split()],
                 cwd=self._root,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=errors,
                 start_new_session=True,
             )
-        while self._release.poll() is None:
-            if self._signals.wait(0.02):
-                raise Stopped
+            while self._release.poll() is None:
+                if self._signals.wait(0.02):
+                    raise Stopped
+            errors.seek(0)
+            said = errors.read()
+            log.seek(0, os.SEEK_END)
+            log.write(said)
         if self._release.returncode != 0:
-            raise StartError(f"the database can't be prepared: `{release.command}` failed", log=release.name)
+            registration = self._release.returncode == REGISTRATION_FAILED
+            what = "the local runtimes can't be registered" if registration else "the database can't be prepared"
+            raise StartError(f"{what}: `{release.command}` failed", log=release.name)
+        if said:
+            print(said.decode(errors="replace").rstrip(), file=sys.stderr, flush=True)
 
     def _wait(self, condition: Callable[[], bool], what: str, log: str) -> None:
         """Wait for `condition`; who dies again and again meanwhile, ends the start."""

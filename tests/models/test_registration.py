@@ -1,0 +1,53 @@
+"""Registering the local runtimes: once, whoever else does it at the same time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from qinling_falcon.models import database, runtime
+from qinling_falcon.models.scope import Context
+from qinling_falcon.settings import Settings
+from tests.models.factories import make_runtime
+from tests.models.test_writer import ROOT
+
+WANTED = [("python3", "image-a"), ("python3-old", "image-b")]
+
+
+def test_what_is_missing_is_made_in_the_project_of_whoever_registers(settings: Settings, owner: Context) -> None:
+    assert runtime.unregistered(owner, WANTED) == WANTED
+    assert runtime.register(owner, WANTED[:1]) == ["python3"]
+    assert runtime.unregistered(owner, WANTED) == WANTED[1:]
+    assert runtime.register(owner, WANTED) == ["python3-old"]
+    assert runtime.register(owner, WANTED) == []
+    made = {row.name: row for row in runtime.everything()}
+    assert {name: row.image for name, row in made.items()} == dict(WANTED)
+    assert all(row.project_id == owner.project_id and row.is_public for row in made.values())
+    assert all(row.status == "creating" for row in made.values())
+
+
+def test_public_runtimes_of_others_count_and_private_ones_do_not(
+    settings: Settings, owner: Context, stranger: Context
+) -> None:
+    make_runtime(stranger, name="python3", is_public=True)
+    make_runtime(stranger, name="python3-old", is_public=False)
+    assert runtime.register(owner, WANTED) == ["python3-old"]
+
+
+def test_releases_at_once_register_once(empty_database: Settings) -> None:
+    url = empty_database.database_url or ""
+    environ = os.environ | {"VAR_DIR": str(empty_database.var_dir), "DATABASE_URL": url, "TZ": "UTC"}
+    command = [sys.executable, "-m", "workers.release"]
+    releases = [
+        subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(5)
+    ]
+    said = [release.communicate(timeout=90)[0] for release in releases]
+    assert [release.returncode for release in releases] == [0] * 5, said
+    assert sum("runtimes: python3" in text for text in said) == 1, said
+    database.connect(empty_database)
+    try:
+        assert [row.name for row in runtime.everything()] == ["python3"]
+    finally:
+        database.disconnect()
