@@ -90,7 +90,7 @@ class Api(falcon.App[Request, falcon.Response]):
     """The WSGI application.
 
     Attributes:
-        proxies: whose `X-Forwarded-…` headers are believed; None: nobody's.
+        proxies: applies the `X-Forwarded-…` headers of trusted proxies; None: no proxy is trusted.
     """
 
     proxies: TrustedProxies | None = None

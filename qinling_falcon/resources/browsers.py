@@ -4,8 +4,8 @@ With `AUTH_MODE=noauth` everybody who reaches the service is its admin, and ever
 or network reaches it. There are two ways, and `BrowserGuard` refuses both:
 
 1. DNS rebinding: the page's own host name is made to lead to this service, so that the browser takes the service for
-   the page's own server. Such a request names the page's host in `Host`. An IP address there is safe: only what is
-   served from that address has it as its origin.
+   the page's own server. Such a request names the page's host in `Host`. An IP address there is safe, because only what
+   is served from that address has it as its origin; each is taken where the service listens on all addresses.
 2. Requests across origins: a page may send forms and bodiless POSTs anywhere. Browsers name the page's origin in
    `Origin`, and its relation to the service in `Sec-Fetch-Site`. Another port of the same host is another origin.
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,11 +24,10 @@ import falcon
 
 from qinling_falcon.errors import BadRequest, Forbidden, Misdirected
 from qinling_falcon.resources.operation import CrossSite, operations_of
-from qinling_falcon.resources.proxies import OWN_HOST
+from qinling_falcon.resources.proxies import HOST, OWN_HOST
 from qinling_falcon.resources.request import Request
 from qinling_falcon.settings import Settings, is_loopback
 
-_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _OWN_PAGES = ("same-origin", "none")
 
@@ -60,8 +58,8 @@ class BrowserGuard:
         """Check where the request was sent to, whatever its path.
 
         Raises:
-            BadRequest: the host, which links in answers would name, is none.
-            Misdirected: the host is none of this service's.
+            BadRequest: the header is malformed, and links in answers would name it.
+            Misdirected: the service is not known by that host.
         """
         env = req.env
         host = env.get("HTTP_HOST")  # None: HTTP/1.0, which no browser speaks
@@ -125,8 +123,8 @@ class BrowserGuard:
 
 
 def _host_of(host: str) -> str | None:
-    """The name or address in a `Host` header, without its port, in small letters; None: there is none."""
-    found = _HOST.fullmatch(host)
+    """The name or address in a `Host` header, without its port, in small letters; None: it is malformed."""
+    found = HOST.fullmatch(host)
     return None if found is None else found[1].strip("[]").lower().removesuffix(".")
 
 

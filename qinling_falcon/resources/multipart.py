@@ -45,7 +45,7 @@ class Part:
     Attributes:
         name: the name of the form's field.
         file_name: the name of the uploaded file, undecoded: Latin-1 characters stand for its bytes. None: not a file.
-        charset: the `charset` of the part's `Content-Type`; None: it names none.
+        charset: the `charset` of the part's `Content-Type`, if it has one.
         stream: the content. It ends where the next part begins, and can be read until that part is asked for.
     """
 

@@ -22,7 +22,9 @@ from qinling_falcon.settings import Network
 OWN_HOST = "qinling.own_host"
 """Where the environment keeps the request's own `Host` when a proxy has named another."""
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+"""A name or an address, and a port."""
+
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)+")
 
 
@@ -45,7 +47,7 @@ class TrustedProxies:
         if scheme in ("http", "https"):
             env["wsgi.url_scheme"] = scheme
         host = _last(env, "HTTP_X_FORWARDED_HOST")
-        if _HOST.fullmatch(host):
+        if HOST.fullmatch(host):
             if "HTTP_HOST" in env:
                 env[OWN_HOST] = env["HTTP_HOST"]
             env["HTTP_HOST"] = host

@@ -135,7 +135,7 @@ def test_empty_text_is_text(client: Client, field: str) -> None:
     assert_error(client.upload(**{field: ""}), 400, field)
 
 
-def test_an_empty_number_in_json_is_none(client: Client) -> None:
+def test_an_empty_number_in_json_is_refused(client: Client) -> None:
     function_id = client.function()["id"]
     assert_error(client.simulate_put(f"/v1/functions/{function_id}", json={"cpu": ""}), 400, "cpu")
 

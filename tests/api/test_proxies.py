@@ -46,12 +46,12 @@ def test_links_name_what_a_trusted_proxy_says(behind: Client, peer: str) -> None
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "10.2.2.3", "2001:db8::8", "192.0.2.2", "::1", "", "a socket"])
-def test_nobody_else_is_believed(behind: Client, peer: str) -> None:
+def test_headers_of_other_peers_change_nothing(behind: Client, peer: str) -> None:
     assert location(behind, FORWARDED, peer) == "http://localhost:7070"
     assert 'data-url="/openapi.json"' in behind.simulate_get("/docs", headers=FORWARDED, remote_addr=peer).text
 
 
-def test_nobody_is_believed_unless_it_is_set(client: Client) -> None:
+def test_no_peer_is_trusted_by_default(client: Client) -> None:
     for peer in ("127.0.0.1", "10.1.2.3", "::1"):
         assert location(client, FORWARDED, peer) == "http://localhost:7070"
 

@@ -45,7 +45,7 @@ def test_the_document_names_what_a_trusted_proxy_says(user: User) -> None:
     assert version["links"][0]["href"] == "https://functions.example/faas/v1"
 
 
-def test_nobody_else_on_this_machine_is_taken_for_a_proxy(user: User) -> None:
+def test_other_peers_on_this_machine_are_not_trusted(user: User) -> None:
     """Gunicorn would believe these from loopback."""
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "on", "X-Forwarded-Protocol": "ssl"}
     check_document(user, user.get("/", headers=headers | {"X-Forwarded-Host": "page.example"}))
