@@ -122,7 +122,8 @@ def finished(begun: ExecutionRecord, answer: dict[str, Any], cold: str, queued_m
     return dataclasses.replace(
         begun,
         status=answer["status"],
-        status_reason=answer["message"],
+        # A worker that was started before this process may be of the version before, which has kinds alone.
+        status_reason=answer.get("message", answer.get("reason")),
         result=answer["result"],
         log=answer["log"],
         cold=cold,

@@ -25,7 +25,7 @@ _LAST_YEAR = 9000
 
 
 UUID: Mapping[str, Any] = {"type": "string", "format": "uuid"}
-TEXT: Mapping[str, Any] = {"type": "string"}
+TEXT: dict[str, Any] = {"type": "string"}
 NUMBER: Mapping[str, Any] = {"type": "integer"}
 FLAG: Mapping[str, Any] = {"type": "boolean"}
 MILLISECONDS: Mapping[str, Any] = {"type": "number", "minimum": 0}
@@ -38,7 +38,7 @@ def any_case(words: Iterable[str]) -> str:
 
 
 # True or false in query strings, where all is text.
-FLAG_AS_TEXT: Mapping[str, Any] = {"anyOf": [FLAG, {"type": "string", "pattern": any_case(TRUE | FALSE)}]}
+FLAG_AS_TEXT: dict[str, Any] = {"anyOf": [FLAG, {"type": "string", "pattern": any_case(TRUE | FALSE)}]}
 FLAG_OR_EMPTY: Mapping[str, Any] = {"anyOf": [FLAG, {"type": "string", "pattern": any_case(TRUE | FALSE | {""})}]}
 
 
@@ -158,7 +158,8 @@ def parse_uuid(value: Any) -> str:
         ValidationError: it is none.
     """
     if not isinstance(value, str) or not _UUID.fullmatch(value):
-        raise ValidationError(f"Expected a uuid but received {str(value)[:80]}. It must be an id, not a name.")
+        received = str(value)[:80] or "an empty text"
+        raise ValidationError(f"Expected a uuid but received {received}. It must be an id, not a name.")
     return value.lower()
 
 

@@ -17,6 +17,33 @@ class Process(NamedTuple):
     resident: int
 
 
+class OomKills:
+    """Kills by the kernel, for want of memory, in the worker's control group.
+
+    Args:
+        events: the group's open file that counts them; None: there is none.
+    """
+
+    def __init__(self, events: int | None) -> None:
+        self._events = events
+        self._before = 0
+
+    def forget(self) -> None:
+        """Leave out those until now."""
+        self._before = self._count()
+
+    def happened(self) -> bool:
+        """Whether there was one since."""
+        return self._count() > self._before
+
+    def _count(self) -> int:
+        if self._events is not None:
+            for line in os.pread(self._events, 4096, 0).splitlines():
+                if line.startswith(b"oom_kill "):
+                    return int(line[9:])
+        return 0
+
+
 def processes() -> list[Process]:
     """Every process that can be seen."""
     found = []
@@ -58,14 +85,6 @@ def peak(status: int) -> int:
         return _bytes_in(os.pread(status, 4096, 0), b"VmHWM:")
     except OSError:
         return 0
-
-
-def oom_kills(events: int) -> int:
-    """How often the kernel has killed for want of memory. `events`: a control group's open file that says so."""
-    for line in os.pread(events, 4096, 0).splitlines():
-        if line.startswith(b"oom_kill "):
-            return int(line[9:])
-    return 0
 
 
 def own_resident() -> int:

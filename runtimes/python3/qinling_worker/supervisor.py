@@ -67,7 +67,7 @@ class Supervisor:
         self._call: Call | None = None
         self._load_failure: tuple[Outcome, str] | None = None
         self._gone_in: State | None = None  # what the child was doing when it was found gone
-        self._oom_kills = 0  # before it was made
+        self._oom = memory.OomKills(config.memory_events_fd)
         self._highest_token = -1
         self._wake: float | None = None
         self._deadline = 0.0  # of the state that the child is in
@@ -294,7 +294,7 @@ class Supervisor:
             lambda: self._state is not State.IDLE,
         )
         self._load_failure = self._gone_in = None
-        self._oom_kills = self._count_oom_kills()
+        self._oom.forget()
         self._state = State.STARTING
         now = time.monotonic()
         self._deadline = now + self._config.load_timeout_s
@@ -357,7 +357,7 @@ class Supervisor:
     def _how_it_ended(self) -> Outcome:
         assert self._child is not None and self._target is not None
         code = self._child.exit_code
-        if code == -signal.SIGKILL and self._count_oom_kills() > self._oom_kills:
+        if code == -signal.SIGKILL and self._oom.happened():
             return self._out_of_memory()
         return outcomes.exited(self._target.entry, code, loading=self._gone_in is State.STARTING)
 
@@ -393,7 +393,3 @@ class Supervisor:
         assert self._target is not None
         loading = State.STARTING in (self._state, self._gone_in)
         return outcomes.out_of_memory(self._target.memory_size, loading)
-
-    def _count_oom_kills(self) -> int:
-        events = self._config.memory_events_fd
-        return 0 if events is None else memory.oom_kills(events)
