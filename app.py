@@ -42,7 +42,8 @@ def build(settings: Settings) -> Api:
     sources = None if sessions is None else SwiftSources(sessions, packages, pool, settings)
     at_hand = PackageCache(packages, settings.package_cache_size)
     admission = Admission(settings)
-    invoker = Invoker(pool, resolver, at_hand, settings, sessions, sources, ExecutionQuota(), admission)
+    quota = ExecutionQuota()
+    invoker = Invoker(pool, resolver, at_hand, settings, sessions, sources, quota, admission)
     invoker.start()
     scaler = Scaler(pool, resolver, at_hand, settings, sources, admission)
     checks: dict[str, Check] = {
@@ -50,7 +51,7 @@ def build(settings: Settings) -> Api:
         "database": _ask_database,
     }
     policy = Policy(settings.policy_file)
-    return create_app(Services(settings, pool, invoker, scaler, packages, policy, checks, trusts))
+    return create_app(Services(settings, pool, invoker, scaler, packages, policy, checks, trusts, quota))
 
 
 def _trusts(settings: Settings) -> Trusts | None:

@@ -12,7 +12,8 @@ Executions are different: their number is checked before a call runs, without a 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,14 +77,19 @@ def packages_checked(project_id: str) -> Iterator[None]:
         raise QuotaExceeded(PACKAGE_BYTES, limit, before, after - before)
 
 
-def of_project(project_id: str) -> dict[str, Quota]:
-    """All kinds' limits and use."""
+def of_project(project_id: str, count_executions: Callable[[str], int] | None = None) -> dict[str, Quota]:
+    """All kinds' limits and use.
+
+    Args:
+        project_id: the project.
+        count_executions: what to use instead of `executions_kept`.
+    """
     limits = limits_of(project_id)
     scope = scoped(Context(project_id))
     with reading():
         used = {kind: _rows(scope, kind).count() for kind in QUOTAS if kind not in (PACKAGE_BYTES, EXECUTIONS)}
         used[PACKAGE_BYTES] = _package_bytes(scope)
-    used[EXECUTIONS] = executions_kept(project_id)
+    used[EXECUTIONS] = (count_executions or executions_kept)(project_id)
     return {kind: Quota(limits[kind], used[kind]) for kind in QUOTAS}
 
 
@@ -106,21 +112,29 @@ def change(project_id: str, limits: Mapping[str, int]) -> None:
     transact(write)
 
 
-def executions_kept(project_id: str) -> int:
-    """The project's executions, those that have a row while they run included.
+def executions_kept(project_id: str, at_most: float = math.inf) -> int:
+    """Count the project's executions, those that have a row while they run included.
 
-    They may be millions: others have a turn after every few.
+    They may be millions, therefore others have a turn after every few thousand.
+
+    Args:
+        project_id: the project.
+        at_most: the count may end at this number; then there are as many, or more.
     """
     executions = scoped(Context(project_id)).executions().select(Execution.created_at, Execution.id)
-    return sum(_count(executions.where(Execution.status == status.value)) for status in ExecutionStatus)
+    counted = 0
+    for status in ExecutionStatus:
+        if counted < at_most:
+            counted += _count(executions.where(Execution.status == status.value), at_most - counted)
+    return counted
 
 
-def _count(select: peewee.ModelSelect[Execution]) -> int:
-    """Count executions of one status, in the order of an index that holds them."""
+def _count(select: peewee.ModelSelect[Execution], at_most: float) -> int:
+    """Count executions of one status, in the order of an index that holds them; as `executions_kept`."""
     select = select.order_by(Execution.created_at, Execution.id)
     counted = 0
     rest = select
-    while True:
+    while counted < at_most:
         with reading():
             last = rest.offset(_STEP - 1).first()  # `get` would begin at the first row
             if last is None:
@@ -128,6 +142,7 @@ def _count(select: peewee.ModelSelect[Execution]) -> int:
         counted += _STEP
         rest = select.where(_newer(last))
         pause()
+    return counted
 
 
 def _newer(than: Execution) -> peewee.Expression:

@@ -36,7 +36,7 @@ class Quotas:
     @operation("quota:get", answers=shows(QuotasShown), query=(_PROJECT,))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """Show the limits and the use of the caller's project, or for an admin those of another one."""
-        answer(resp, _shown(_project_of(req, _named_in_query(req))))
+        answer(resp, self._show(_project_of(req, _named_in_query(req))))
 
     @operation("quota:update", takes=QuotasUpdate, answers=shows(QuotasShown))
     def on_put(self, req: Request, resp: falcon.Response) -> None:
@@ -51,12 +51,11 @@ class Quotas:
             quotas.change(project_id, limits)
         if quotas.EXECUTIONS in limits:
             _have_limit_read(self._services.pool, project_id)
-        answer(resp, _shown(project_id))
+        answer(resp, self._show(project_id))
 
-
-def _shown(project_id: str) -> dict[str, Any]:
-    found = quotas.of_project(project_id)
-    return {"quotas": {kind: {"limit": quota.limit, "used": quota.used} for kind, quota in found.items()}}
+    def _show(self, project_id: str) -> dict[str, Any]:
+        found = quotas.of_project(project_id, self._services.execution_quota.used)
+        return {"quotas": {kind: {"limit": quota.limit, "used": quota.used} for kind, quota in found.items()}}
 
 
 def _have_limit_read(pool: Pool, project_id: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.invoker import Invoker
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.observability.health import Check
@@ -25,6 +26,7 @@ class Services:
     Attributes:
         checks: what `GET /readyz` asks, by the name of the neighbour.
         trusts: None without Keystone.
+        execution_quota: counts the executions of projects; the invoker's.
     """
 
     settings: Settings
@@ -35,3 +37,4 @@ class Services:
     policy: Policy
     checks: Mapping[str, Check] = field(default_factory=dict)
     trusts: Trusts | None = None
+    execution_quota: ExecutionQuota = field(default_factory=ExecutionQuota)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 
 from qinling_falcon.errors import QuotaExceeded
@@ -107,17 +108,62 @@ def test_a_new_limit_and_others_executions_are_seen_in_the_background(quota: Exe
     quotas.change(PROJECT, {quotas.EXECUTIONS: 2000})
     for _ in range(3):
         record(make_record("function", PROJECT))
-    quota._look_at_all()
+    quota._count_active()
     use = quota._projects[PROJECT]
     assert (use.limit, use.counted, use.recorded) == (2000, 3, 0)
 
 
-def test_projects_without_calls_are_forgotten(quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution_quota, "_IDLE_S", 0.0)
+def test_projects_without_calls_are_not_counted(
+    quota: ExecutionQuota, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     quota.check(PROJECT)
-    time.sleep(0.001)
-    quota._look_at_all()
-    assert quota._projects == {}
+    statements.clear()
+    quota._count_active()
+    assert statements != []
+    monkeypatch.setattr(execution_quota, "_ACTIVE_S", -1.0)
+    statements.clear()
+    quota._count_active()
+    assert statements == []
+
+
+def test_projects_that_are_remembered_are_bounded(quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution_quota, "_REMEMBERED", 3)
+    for number in range(9):
+        quota.check(f"project-{number}")
+    assert list(quota._projects) == ["project-6", "project-7", "project-8"]
+
+
+def test_the_first_call_of_a_large_project_waits_for_no_long_count(
+    quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution_quota, "_QUICKLY_COUNTED", 10)
+    monkeypatch.setattr(quotas, "_STEP", 5)
+    for _ in range(30):
+        record(make_record("function", PROJECT))
+    quota.check(PROJECT)
+    assert quota._projects[PROJECT].counted == 10
+    quota.start()
+    deadline = time.monotonic() + 10
+    while quota._projects[PROJECT].counted != 30:
+        assert time.monotonic() < deadline
+        gevent.sleep(0.01)
+
+
+def test_a_limit_below_the_use_is_seen_whatever_was_counted_first(
+    quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution_quota, "_QUICKLY_COUNTED", 10)
+    monkeypatch.setattr(quotas, "_STEP", 5)
+    for _ in range(30):
+        record(make_record("function", PROJECT))
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 25})
+    with pytest.raises(QuotaExceeded, match="limit 25, used 30"):
+        quota.check(PROJECT)
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 31})
+    run(quota)
+    with pytest.raises(QuotaExceeded, match="limit 31, used 31"):
+        quota.check(PROJECT)
+    assert quota.used(PROJECT) == 31
 
 
 def test_calls_that_are_refused_are_not_counted_one_by_one(quota: ExecutionQuota, statements: list[str]) -> None:
