@@ -127,7 +127,7 @@ def client(services: Services) -> Client:
 @pytest.fixture
 def act_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Context], None]:
     """Lets requests come from another caller."""
-    return lambda context: monkeypatch.setattr(noauth, "_EVERYBODY", Identity(context))
+    return lambda context: monkeypatch.setattr(noauth, "EVERYBODY", Identity(context))
 
 
 @pytest.fixture
