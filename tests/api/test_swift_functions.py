@@ -33,12 +33,12 @@ def swift(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSwift]:
     """All requests come from somebody with an account in this."""
     with fake_swift() as server:
         server.objects["c", "o"] = package()
-        monkeypatch.setattr(noauth, "_EVERYBODY", Identity(OWNER, TOKEN, server.url))
+        monkeypatch.setattr(noauth, "EVERYBODY", Identity(OWNER, TOKEN, server.url))
         yield server
 
 
 def as_caller(monkeypatch: pytest.MonkeyPatch, *, token: str | None = TOKEN, url: str | None, **who: Any) -> None:
-    monkeypatch.setattr(noauth, "_EVERYBODY", Identity(Context(**({"project_id": "a"} | who)), token, url))
+    monkeypatch.setattr(noauth, "EVERYBODY", Identity(Context(**({"project_id": "a"} | who)), token, url))
 
 
 def make(client: Client, *, code: dict[str, Any] | None = None, **fields: Any) -> testing.Result:
@@ -273,7 +273,7 @@ def test_a_download_that_swift_refuses(
 def test_a_credential_whose_access_rules_know_nothing_of_swift_is_told_so(
     client: Client, swift: FakeSwift, function: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noauth, "_EVERYBODY", Identity(OWNER, TOKEN, swift.url, by_credential=True))
+    monkeypatch.setattr(noauth, "EVERYBODY", Identity(OWNER, TOKEN, swift.url, by_credential=True))
     assert_error(make(client), 403, "application credentials")
     assert download(client, function).status_code == 200
     swift.tokens.clear()
