@@ -74,7 +74,8 @@ class Settings:
     web_connections: int = _setting(
         1000,
         "Requests that a web process serves at once; further ones wait. Calls of functions take three quarters at most,"
-        " and those of one project no more than they leave free of these.",
+        " and those of one project no more than they leave free of these. A quarter may wait for Keystone to validate"
+        " their tokens.",
         low=8,
     )
     max_connections: int = _setting(
@@ -176,7 +177,7 @@ class Settings:
     max_json_depth: int = _setting(64, "Deepest nesting of a JSON request body.", low=1, high=500)
     max_input_size: int = _setting(1 * MIB, "Largest input of an execution.", low=0)
     max_held_input_size: int = _setting(
-        96 * MIB,
+        64 * MIB,
         "Memory for the inputs of the calls that run or wait in a web process, never less than eight times "
         "`MAX_INPUT_SIZE`; further calls with inputs above 4 KiB are refused at once. One project takes at most as "
         "much as it leaves free.",

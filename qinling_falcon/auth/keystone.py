@@ -58,7 +58,12 @@ class KeystoneAuth:
         self._protocol = _Protocol(_let_in, dict(self._configuration))
         self._answered_at: float | None = None
         self._cache = TokenCache(
-            self._ask, keep_s=settings.token_cache_s, size=settings.token_cache_size, wait_s=settings.keystone_timeout_s
+            self._ask,
+            keep_s=settings.token_cache_s,
+            size=settings.token_cache_size,
+            wait_s=settings.keystone_timeout_s,
+            # No project is known yet that they could be counted for.
+            most_waiting=settings.web_connections // 4,
         )
         gevent.spawn(self._try)
 

@@ -74,9 +74,11 @@ class TokenCache:
             in by no answer to a question that was sent longer than this before it came.
         size: most tokens, good ones and refused ones each.
         wait_s: longest wait of a request for an answer.
+        most_waiting: requests that wait at once; further ones are refused, so that tokens that nobody has asked about
+            yet never hold all connections of the process.
     """
 
-    def __init__(self, ask: Ask, *, keep_s: float, size: int, wait_s: float):
+    def __init__(self, ask: Ask, *, keep_s: float, size: int, wait_s: float, most_waiting: int):
         self._ask = ask
         self._keep_s = keep_s
         self._wait_s = wait_s
@@ -85,13 +87,15 @@ class TokenCache:
         self._restricted = _Memory[Known](size)
         self._refused = _Memory[Refused](size)
         self._flights: dict[bytes, _Flight] = {}
+        self._most_waiting = most_waiting
+        self._waiting = 0
 
     def find(self, question: Question) -> Known:
         """What is known of the token.
 
         Raises:
             Unauthorized, Forbidden: it is no good.
-            Unavailable: whoever knows doesn't answer, or not in time.
+            Unavailable: whoever knows doesn't answer, or not in time; or too many requests wait for an answer.
         """
         came = time.monotonic()
         name = hashlib.sha256(question.token.encode("ascii")).digest()
@@ -107,6 +111,16 @@ class TokenCache:
         found: Known | Refused | None = self._restricted.get(narrow, came) or self._refused.get(narrow, came)
         if found is not None:
             return found
+        if self._waiting >= self._most_waiting:
+            raise Unavailable("Too many requests wait for their tokens to be validated; try again.", retry_after_s=1)
+        self._waiting += 1
+        try:
+            return self._ask_together(name, narrow, question, came)
+        finally:
+            self._waiting -= 1
+
+    def _ask_together(self, name: bytes, narrow: bytes, question: Question, came: float) -> Known | Refused:
+        """The answer for the token, by one question for all requests that wait for it now."""
         flight = self._flight(name, question, came)
         answer = self._wait(flight, came)
         if flight.question == question or (isinstance(answer, Known) and not answer.restricted):

@@ -70,8 +70,10 @@ def keystone(clock: Clock) -> Iterator[Keystone]:
 
 @pytest.fixture
 def make(keystone: Keystone) -> Callable[..., TokenCache]:
-    def make(keep_s: float = KEEP_S, size: int = 100, wait_s: float = 3.0) -> TokenCache:
-        return TokenCache(keystone.answer, keep_s=keep_s, size=size, wait_s=wait_s)
+    def make(
+        keep_s: float = KEEP_S, size: int = 100, wait_s: float = 3.0, most_waiting: int = 100
+    ) -> TokenCache:
+        return TokenCache(keystone.answer, keep_s=keep_s, size=size, wait_s=wait_s, most_waiting=most_waiting)
 
     return make
 
@@ -290,6 +292,25 @@ def test_a_restricted_token_is_known_for_its_method_and_path_alone(
     assert len(keystone.asked) == 2
     project(cache, "restricted", "POST", "/allowed")
     assert len(keystone.asked) == 3
+
+
+def test_requests_that_wait_for_an_answer_are_bounded_and_known_tokens_are_let_in(
+    make: Callable[..., TokenCache], keystone: Keystone
+) -> None:
+    cache = make(most_waiting=5)
+    project(cache, "known")
+    keystone.open.clear()
+    requests = [gevent.spawn(project, cache, f"unknown-{number}") for number in range(5)]
+    gevent.idle()
+
+    refusal = error(cache, "one-more")
+
+    assert isinstance(refusal, Unavailable) and refusal.retry_after_s == 1 and "Too many" in refusal.message
+    assert project(cache, "known") == "project-of-known"
+    assert len(keystone.asked) == 1 + 5
+    keystone.open.set()
+    assert {request.get() for request in requests} == {f"project-of-unknown-{number}" for number in range(5)}
+    assert {project(cache, f"later-{number}") for number in range(9)} == {f"project-of-later-{n}" for n in range(9)}
 
 
 def test_a_restricted_token_at_once_on_many_paths_is_answered_for_each(cache: TokenCache, keystone: Keystone) -> None:

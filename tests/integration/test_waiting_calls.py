@@ -22,7 +22,7 @@ from tests.integration.service import Service, running_service, wait_until
 
 SLOW = "import time\ndef main(*given): time.sleep(60)"
 QUICK = "def main(): return 1"
-SOON_S = 5.0  # how long a request may take that does not wait for those that do
+SOON_S = 20.0  # a request that waits for those that wait takes 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,17 @@ def calls_of(service: Service, function_id: str) -> Iterator[Calls]:
 
 def waiting(service: Service, function_id: str) -> int:
     """How many calls of a function wait in the queue."""
+    return _size(service, f"waiting:function:{function_id}")
+
+
+def running(service: Service, function_id: str) -> int:
+    """How many calls of a function have a worker."""
+    return _size(service, f"running:function:{function_id}")
+
+
+def _size(service: Service, key: str) -> int:
     with redis.Redis.from_url(service.environ["REDIS_URL"]) as connection:
-        return int(connection.scard(f"qf:{{pool}}:waiting:function:{function_id}"))
+        return int(connection.scard(f"qf:{{pool}}:{key}"))
 
 
 def web_processes(service: Service) -> list[int]:
@@ -101,7 +110,9 @@ def test_waiting_calls_keep_no_other_request_out() -> None:
         slow, quick = service.function(SLOW, timeout=70), service.function(QUICK)
         service.call(quick)
         with calls_of(service, slow) as calls:
-            calls.send(120)
+            calls.send(2)
+            wait_until("two run", lambda: running(service, slow) == 2)
+            calls.send(118)
 
             wait_until("all but the bound are refused", lambda: calls.refused(120 - 15))
 
@@ -113,14 +124,16 @@ def test_waiting_calls_keep_no_other_request_out() -> None:
                 assert service.request("GET", path).status_code == 200
             assert service.call(quick)["status"] == "success"
             assert time.monotonic() - began < SOON_S
-            assert waiting(service, slow) == 15 - 2
+            wait_until("the others wait in the queue", lambda: waiting(service, slow) == 15 - 2)
 
 
 def test_the_queue_of_one_function_keeps_no_other_function_out() -> None:
     with running_service(max_workers=6, function_concurrency=2, invoke_queue_timeout_s=60) as service:
         slow, quick = service.function(SLOW, timeout=70), service.function(QUICK)
         with calls_of(service, slow) as calls:
-            calls.send(100)
+            calls.send(2)
+            wait_until("two run", lambda: running(service, slow) == 2)
+            calls.send(98)
 
             wait_until("all but the bounds are refused", lambda: calls.refused(100 - 2 - 6))
 
