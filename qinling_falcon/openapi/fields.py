@@ -10,7 +10,7 @@ from marshmallow import Schema, fields
 
 from qinling_falcon.schemas.aliases import AliasName, Routing
 from qinling_falcon.schemas.base import Shown
-from qinling_falcon.schemas.entries import FILE_ENDINGS, Entry
+from qinling_falcon.schemas.entries import FILE_ENDING, Entry
 from qinling_falcon.schemas.executions import Input
 from qinling_falcon.schemas.fields import FLAG_AS_TEXT, Flag, Id, JsonText, Moment, Number, Plain, Text
 from qinling_falcon.schemas.functions import CODE, Code, Limit
@@ -29,7 +29,7 @@ _ALIAS = r"^[^/\u0000-\u001f\u007f-\u009f]*$"
 # Of what is space to Python, JSON Schema's \s has not all.
 _PART = r"""[^\s\u0000-\u001f\u007f-\u009f/\\.:;,()\[\]{}<>'"`]+"""
 _ENTRY = rf"^{_PART}(\.{_PART})+$"
-_FILE = rf"\.({'|'.join(FILE_ENDINGS)})$"
+_FILE = rf"\{FILE_ENDING}$"
 _SUM = "^[0-9a-fA-F]{32}$"
 
 

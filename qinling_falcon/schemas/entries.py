@@ -13,9 +13,9 @@ DEFAULT_ENTRY = "main.main"
 # Modules need not be Python's: names with dashes and the like are for the runtime to know.
 _PART = r"""[^\s\x00-\x1f\x7f-\x9f/\\.:;,()\[\]{}<>'"`]+"""
 _ENTRY = re.compile(rf"{_PART}(?:\.{_PART})+")
-# A file that was named instead of a function; no function is called so.
-FILE_ENDINGS = ("py", "js", "mjs", "cjs")
-_FILE = re.compile(rf"\.({'|'.join(FILE_ENDINGS)})(?=[:/\\]|$)")
+# A file that was named instead of a function. Functions may well be called `js`.
+FILE_ENDING = ".py"
+_FILE = re.compile(r"\.(?:py|js|mjs|cjs)(?=[:/\\]|$)")
 _FORM = "must be module.function (the module without its file's ending), such as"
 
 
@@ -24,7 +24,7 @@ class Entry(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
-        if not _ENTRY.fullmatch(text) or _FILE.search(text):
+        if not _ENTRY.fullmatch(text) or text.endswith(FILE_ENDING):
             raise ValidationError(f"{_FORM} {_suggest(text)}; not '{text}'.")
         return text
 

@@ -59,6 +59,16 @@ def test_a_package_of_one_folder_is_told_to_be_zipped_differently(worker: Worker
     assert said.endswith(advice)
 
 
+def test_a_package_that_was_zipped_with_its_path_is_told_so(worker: Worker) -> None:
+    said = not_loaded(worker, {"home/ada/hello/main.py": _FINE, "home/ada/hello/lib.py": ""}, "main.main")
+    assert "All files are in the folder home/ada/hello/, which has main.py: zip what is in the folder" in said
+
+
+def test_a_module_in_another_folder_is_found(worker: Worker) -> None:
+    said = not_loaded(worker, {"README": "", "src/hello.py": _FINE, "tests/x.py": ""}, "hello.main")
+    assert said.endswith("at its top level are: README, src/, tests/. The folder src/ has hello.py.")
+
+
 def test_a_missing_module_of_a_folder_shows_the_folder_too(worker: Worker) -> None:
     said = not_loaded(worker, {"pkg/__init__.py": "", "pkg/tools.py": "", "main.py": ""}, "pkg.mod.main")
     assert said.startswith("There is no module 'pkg.mod' (pkg/mod.py or pkg/mod/__init__.py) in the package; ")
@@ -279,6 +289,20 @@ def test_too_much_memory_names_the_limit(worker: Worker, code: str, when: str) -
     assert answer.message == f"The function used more than its memory_size of {limit}{when}."
 
 
+@pytest.mark.parametrize("code", ["x = bytes(300_000_000)\n" + _FINE, "def main(): return bytes(300_000_000)\n"])
+def test_too_much_memory_without_control_groups_names_the_limit(make_worker: MakeWorker, code: str) -> None:
+    answer = failure(make_worker(memory_fallback=True), code)
+    assert (answer.reason, answer.output) == ("memory", OUT_OF_RESOURCES)
+    assert answer.message is not None
+    assert "memory_size of 33554432 bytes (32 MiB)" in answer.message
+
+
+def test_a_memory_error_that_the_import_raises_is_an_exception_like_others(worker: Worker) -> None:
+    assert (
+        not_loaded(worker, "raise MemoryError('no room')\n", "main.main") == "MemoryError: no room (main.py, line 1)."
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -377,6 +401,7 @@ def test_a_cancelled_call_says_so(worker: Worker) -> None:
         ("{'a': Lying(a=1)}", "result.a[...] is of type object. "),
         ("{'a': Hidden()}", "result.a is of type Hidden. "),
         ("{'a': (n for n in [1])}", "result.a is of type generator. "),
+        ("waiting()", "result is of type coroutine. Await it, in a function that is async def."),
     ],
 )
 def test_a_result_that_is_not_json_names_the_path(worker: Worker, value: str, said: str) -> None:
@@ -390,6 +415,7 @@ def test_a_result_that_is_not_json_names_the_path(worker: Worker, value: str, sa
         "    def __repr__(self): 1 / 0\n"
         "    def __getattribute__(self, name): 1 / 0\n"
         "    def __eq__(self, other): 1 / 0\n"
+        "async def waiting(): pass\n"
         "loop = {}\nloop['a'] = [1, loop]\n"
         "deep = []\nfor _ in range(5000): deep = [deep]\n"
         f"def main(): return {value}\n",

@@ -29,7 +29,6 @@ _WRONG = {
     "hello.": "hello.main",
     ".main": "main.main",
     "a..b": "a.b",
-    "index.js": "index.main",
     "index.mjs:handler": "index.handler",
     "python hello.py": "main.main",
     "'hello.main'": "hello.main",
@@ -43,6 +42,7 @@ _WRONG = {
 _RIGHT = [
     "main.main", "hello_world.main", "pkg.mod.func", "a.b.c.d.e", "grüße.größe", "模块.函数", "_m._f", "index.handler",
     "my-mod.handler", "@scope.x", "m1.f2", "py.main", "hello.python", "$.x",
+    "bundle.js",
 ]  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def run(channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_
         message = message_of(entry, error, code_dir)
         if getpid() != pid:
             _exit(0)
-        channel.send(frames.LOAD_FAILED, message)
+        channel.send(frames.OUT_OF_MEMORY if isinstance(error, MemoryError) else frames.LOAD_FAILED, message)
         _wait_for_the_end(channel_fd)
     if getpid() != pid:
         _exit(0)  # a forked copy came back out of the import

@@ -19,6 +19,8 @@ from .failures import NotLoaded, bounded, cut, described, encoded, is_of_the_cal
 
 _MAX_NAMES = 20
 _MAX_NAME = 40
+_MAX_DEPTH = 10
+_MAX_PATH = 100
 _MAX_ENTRIES = 1000  # of a folder that are looked at
 _HIDDEN = ("__MACOSX", "__pycache__")  # what others put into packages
 _import_module = importlib.import_module
@@ -115,15 +117,26 @@ def _no_module(name: str, code_dir: str) -> str:
 
 
 def _wrapped(name: str, code_dir: str) -> str:
-    """The hint for a package whose files all lie in one folder, as when the folder itself was zipped."""
-    entries = _entries(code_dir)
-    if len(entries) != 1 or not entries[0].endswith("/"):
-        return ""
-    inner = [entry for entry in (f"{name}.py", f"{name}/") if entry in _entries(os.path.join(code_dir, entries[0]))]
-    if not inner:
-        return ""
-    folder = f"the folder {cut(entries[0], _MAX_NAME)}, which has {inner[0]}"
-    return f"All files are in {folder}: zip what is in the folder, not the folder itself."
+    """The hint for a module that lies in a folder, as when the folder itself was zipped; empty when it doesn't."""
+    folder, entries = "", _entries(code_dir)
+    for _ in range(_MAX_DEPTH):
+        if len(entries) != 1 or not entries[0].endswith("/"):
+            break
+        folder += entries[0]
+        entries = _entries(os.path.join(code_dir, folder))
+    found = _found(name, entries)
+    if folder and found:
+        where = f"the folder {cut(folder, _MAX_PATH)}, which has {found}"
+        return f"All files are in {where}: zip what is in the folder, not the folder itself."
+    for inner in [entry for entry in entries if entry.endswith("/")][:_MAX_NAMES]:
+        found = _found(name, _entries(os.path.join(code_dir, folder, inner)))
+        if found:
+            return f"The folder {cut(folder + inner, _MAX_PATH)} has {found}."
+    return ""
+
+
+def _found(name: str, entries: list[str]) -> str | None:
+    return next((entry for entry in (f"{name}.py", f"{name}/") if entry in entries), None)
 
 
 def _no_function(module: ModuleType, module_name: str, function_name: str, code_dir: str) -> str:

@@ -11,12 +11,14 @@ import math
 import re
 from _json import encode_basestring, make_encoder
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any, NoReturn
 
 from . import frames
 from .failures import bounded, cut, described, encoded, type_name
 
 _ADVICE = "Return only dicts, lists, text, numbers, booleans and None."
+_AWAIT = "Await it, in a function that is async def."
 _MAX_STEPS = 12  # of a path that is shown from its beginning, and as many from its end
 _MAX_KEY = 40
 _MAX_TEXTS = 200_000  # that are looked through for half a character
@@ -113,7 +115,7 @@ def _fault(item: Any, is_key: bool, trail: list[Any], path: list[str]) -> str | 
 
 
 def _no_json(value: object) -> str:
-    return f"is of type {_type(value)}. {_ADVICE}"
+    return f"is of type {_type(value)}. {_AWAIT if _is(value, CoroutineType) else _ADVICE}"
 
 
 def _path_of_surrogate(value: object) -> list[str]:

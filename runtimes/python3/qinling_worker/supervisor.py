@@ -219,7 +219,9 @@ class Supervisor:
             self._state, self._wake = State.IDLE, None
             if self._call is not None:
                 self._begin()
-        elif self._state is State.STARTING and kind == frames.LOAD_FAILED:
+        elif self._state is State.STARTING and kind == frames.OUT_OF_MEMORY and self._config.child.memory_fallback:
+            self._fail(self._out_of_memory())
+        elif self._state is State.STARTING and kind in (frames.LOAD_FAILED, frames.OUT_OF_MEMORY):
             self._fail(outcomes.not_loaded(payload.decode("utf-8", "replace")))
         elif self._state is not State.CLEANING:
             self._on_gone(False)  # it says what its loop never says now
