@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.client import MIB, Worker, package
+from tests.runtime.client import MIB, SECRET, Worker, package
 from tests.runtime.conftest import MakeWorker
 
 GOOD = package("def main(): return 'fine'\n")
@@ -113,12 +114,19 @@ def test_a_full_disk_is_said_and_the_worker_can_load_something_smaller(
     make_worker: MakeWorker, small_disk: Path
 ) -> None:
     worker = make_worker(max_unpacked_size=64 * MIB, code_dir=str(small_disk))
-    for data in (package({"main.py": bytes(6 * MIB)}), package({"main.py": os.urandom(6 * MIB)})):
-        status, answer = worker.load(data)
-        assert (status, os.listdir(small_disk)) == (422, [])
-        assert "No space left" in answer["error"]
+    status, answer = worker.load(package({"main.py": bytes(6 * MIB)}))
+    assert (status, os.listdir(small_disk)) == (422, [])
+    assert "No space left" in answer["error"]
+    connection = worker.connect()  # stays open: what it has sent must not keep the disk full
+    header = {"target": "t", "entry": "main.main", "memory_size": 32 * MIB, "cpu": 100}
+    headers = {"X-Worker-Secret": SECRET, "X-Load": json.dumps(header)}
+    connection.request("POST", "/load", package({"main.py": os.urandom(6 * MIB)}), headers)
+    response = connection.getresponse()
+    assert response.status == 422
+    assert b"No space left" in response.read()
     assert worker.load(GOOD)[0] == 200
     assert worker.execute().output == "fine"
+    connection.close()
 
 
 def test_unpacking_is_bounded_in_time(make_worker: MakeWorker) -> None:

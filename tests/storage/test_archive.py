@@ -278,6 +278,15 @@ def test_entries_that_share_their_data(check: Check) -> None:
         )
 
 
+def test_data_that_reaches_into_the_directory(check: Check) -> None:
+    """Its checksum is right: of the entry's own data, and of the directory's first bytes."""
+    data = make_zip({"main.py": b"x" * 100}, compression=zipfile.ZIP_STORED)
+    start = data.index(b"PK\x01\x02")
+    told = struct.pack("<LLL", zlib.crc32(b"x" * 100 + data[start : start + 10]), 110, 110)
+    with pytest.raises(BadRequest, match="overlap"):
+        check(patched(data, central=16, local=14, value=told))
+
+
 def test_too_many_entries(check: Check) -> None:
     with pytest.raises(TooLarge, match="more than 100 entries"):
         check(make_zip({f"{number}.py": b"" for number in range(101)}))

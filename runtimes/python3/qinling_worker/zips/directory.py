@@ -23,7 +23,7 @@ _END64_HEAD = 12  # the record's own size does not count its mark and itself
 _MAX_COMMENT = 0xFFFF
 _ZIP64 = 1
 _FULL = 0xFFFFFFFF  # stands for a number that is in the ZIP64 field
-_MAX_RAW_NAME = 4096
+_MAX_RAW_NAME = 2000
 _MAX_FOLDER_DATA = 2  # some programs deflate the nothing of a folder to two bytes
 
 
