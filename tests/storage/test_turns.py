@@ -174,6 +174,39 @@ for held_kind in Work:
     assert printed.split() == ["True"] * 3
 
 
+def test_packages_are_read_while_uploads_are_checked_and_uploaded_while_packages_are_read(tmp_path: Path) -> None:
+    printed = run(f"""
+import gevent, io
+from pathlib import Path
+from qinling_falcon.storage.archive import ArchiveLimits
+from qinling_falcon.storage.offload import CORES, Work, offload
+from qinling_falcon.storage.packages import LocalPackages
+from tests.storage.archives import make_zip
+
+packages = LocalPackages(Path({str(tmp_path)!r}), ArchiveLimits(10, 1000))
+package = make_zip({{"main.py": b"x"}})
+key = packages.save(io.BytesIO(package), 1000, project_id="p").key
+lock = monkey.get_original("_thread", "allocate_lock")()
+
+def held():
+    lock.acquire()
+    lock.release()
+
+for kind in (Work.CHECK, Work.READ):
+    lock.acquire()
+    held_up = [gevent.spawn(offload, kind, held) for _ in range(CORES)]
+    gevent.sleep(0.01)
+    with gevent.Timeout(20):
+        if kind is Work.CHECK:
+            print(packages.read(key) == package)
+        else:
+            print(packages.save(io.BytesIO(package), 1000, project_id="p").size == len(package))
+    lock.release()
+    gevent.joinall(held_up)
+""")
+    assert printed.split() == ["True", "True"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, threads have no priority of their own")
 def test_checks_give_way_to_all_other_work() -> None:
     printed = run("""
