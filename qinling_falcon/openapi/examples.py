@@ -176,6 +176,6 @@ MESSAGES: Mapping[int, str] = {
     500: "Internal error; the log has it under request id req-4b1f0c52-9a0e-4f0e-8a35-1d2c3b4a5968.",
     501: "sync: asynchronous executions are not supported yet.",
     502: "The object could not be read from Swift.",
-    503: "No worker was free in time",
+    503: "No worker was free in time; the function has not run. Try again.",
 }
 """What `faultstring` may say, by status."""

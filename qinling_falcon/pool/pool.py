@@ -98,7 +98,7 @@ class Pool(Generations):
             if word == b"again":
                 self._leave_quietly(waiter)
             if word != b"again" or time.monotonic() >= until:
-                raise Unavailable("No worker was free in time", retry_after_s=1)
+                raise Unavailable("No worker was free in time; the function has not run. Try again.", retry_after_s=1)
 
     def lease_loaded(self, request: LeaseRequest) -> Lease | None:
         """Lease a worker that holds the target and is idle, if there is one. Nobody's worker makes room for that.
