@@ -205,11 +205,11 @@ class Settings:
     )
     max_unpacked_size: int = _setting(256 * MIB, "Largest function package, unpacked.", low=1024)
     max_package_files: int = _setting(
-        10_000, "Most entries in a function package, with the folders that only names of others imply.", low=1
+        10_000, "Most entries in a function package, with the folders that only names of entries imply.", low=1
     )
-    max_package_depth: int = _setting(100, "Most folders in each other in a function package.", low=1)
+    max_package_depth: int = _setting(100, "Deepest nesting of folders in a function package.", low=1)
     project_uploads: int = _setting(
-        32, "Most uploads of one project that a web process checks, or has waiting for that, at once.", low=1
+        32, "Most uploads of one project that are being checked or wait for their check, in each web process.", low=1
     )
     upload_queue_timeout_s: float = _setting(
         30.0, "Longest wait of an upload until it is checked, before it is refused.", low=0.1, high=600

@@ -1,7 +1,7 @@
 """Checks uploaded zip archives, without unpacking anything to disk.
 
-The reader is the worker's own (`runtimes/python3/qinling_worker/zips`), so a worker
-unpacks what passes here to the same tree. An archive is read twice: its directory,
+The worker uses the same reader (`runtimes/python3/qinling_worker/zips`), so it unpacks
+an archive that passes here to the same tree. An archive is read twice: its directory,
 and every entry's data, which is inflated and thrown away.
 """
 
@@ -22,7 +22,7 @@ class ArchiveLimits:
     Attributes:
         max_files: entries, with the folders that only their names imply.
         max_unpacked_size: bytes when unpacked.
-        max_depth: folders in each other.
+        max_depth: the deepest nesting of folders.
     """
 
     max_files: int

@@ -1,7 +1,7 @@
 """Runs heavy or blocking work in native threads, off the gevent hub.
 
-Each kind of work has threads of its own, so that none waits for another, and
-gevent's own pool is left to what libraries do there, such as looking up names.
+Each kind of work has its own threads, so that one kind never waits for another.
+gevent's own pool is left to libraries, which look up host names there, for example.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-# Between others' calls and a check, the calls get ten times as much of a core.
+# At this priority a check gets about a tenth of a core that a call wants at the same time.
 _NICE = 10
 
 
@@ -29,14 +29,14 @@ class Work(enum.Enum):
     """A kind of work."""
 
     CHECK = "check"
-    """Checks of uploads, which use a core each; they give way to everything else that runs on this machine."""
+    """Checks of uploads. Each uses a core, so their threads have a low priority."""
     READ = "read"
     """Reads of packages for calls."""
     WRITE = "write"
-    """Writes of packages that come in, or that wait on the disk for whoever downloads them."""
+    """Writes of uploads, and of packages that are spooled for a download."""
 
 
-# By hub: a pool belongs to the thread that made it, and to the process.
+# By hub, because gevent's pools work only in the native thread that made them.
 _pools: WeakKeyDictionary[Any, dict[Work, ThreadPool]] = WeakKeyDictionary()
 
 

@@ -132,7 +132,7 @@ class Spool:
 
 
 def check_turns(most_of_project: int = 32, patience_s: float = 30.0) -> Turns:
-    """Turns of uploads at being checked: a core for each, of which one project may have all, one after another."""
+    """Make the turns of uploads at being checked: one check per core; one project may use all cores."""
     return Turns(CORES, CORES, most_of_project, patience_s)
 
 

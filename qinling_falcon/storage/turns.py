@@ -1,10 +1,13 @@
-"""Turns at work of which little can be done at once, shared fairly by projects.
+"""Limits how much work of one kind runs at once, and shares it fairly between projects.
 
-Uploads take turns at being checked, which inflates all of a package and may take a
-core for a second; calls take turns at reading their packages, each of which is in
-memory then. The next turn goes to the project that has waited longest for one, so that
-a project with one upload waits for one check of another project, and not for sixty.
-Each process has turns of its own.
+There are two users:
+
+1. `spool` checks uploads. A check inflates the whole package and may use a core for a second.
+2. `package_cache` reads packages for calls. Each package is in memory while it is read.
+
+The next turn goes to the project that has waited longest for one. A project with one
+upload therefore waits for one check of another project, and not for all of its sixty.
+Each process has its own turns.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from .zips.archive import Archive, Limits
 from .zips.errors import ZipError
 from .zips.tree import File
 
-# A package that an earlier release stored may have as many folders beside its entries, for these did not count.
+# Earlier releases did not count implied folders, so a package that they stored may have more of them than the limit.
 _LENIENCE = 2
 
 
@@ -54,7 +54,7 @@ def unpack(file: io.FileIO, folder: str, max_files: int, max_size: int, timeout_
 
 
 class _Deadline:
-    """The supervisor answers nobody else while it unpacks, so that must end."""
+    """The time limit of unpacking: the supervisor serves no other request meanwhile."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -68,7 +68,7 @@ class _Deadline:
 def _write(archive: Archive, unpacked: File, folder: str, deadline: _Deadline) -> None:
     entry = unpacked.entry
     deadline.check()
-    # "x": what is there already is not written to, whatever it is.
+    # "x" fails if the name exists, so that an existing file or link is never written to.
     with open(f"{folder}/{entry.name.text}", "xb", buffering=0) as target:
         for piece in archive.read(entry):
             while piece:

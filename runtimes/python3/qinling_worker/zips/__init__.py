@@ -7,6 +7,6 @@ service, so that both can import it. An archive is read in three steps:
 2. `names` and `tree` turn the entries' names into folders, files and links.
 3. `data` inflates the data of an entry and compares it with what the directory says.
 
-`archive.Archive` does all three. What one process accepts, another one unpacks to
-the same tree.
+`archive.Archive` does all three. An archive that the service accepts is therefore
+unpacked by the worker to the same tree.
 """

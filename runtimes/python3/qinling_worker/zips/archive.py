@@ -20,7 +20,7 @@ class Limits(NamedTuple):
     Attributes:
         max_entries: entries, and folders that only names imply.
         max_size: bytes when unpacked.
-        max_depth: folders in each other; None: as many as a name has room for.
+        max_depth: the deepest nesting of folders; None: no limit but the length of names.
     """
 
     max_entries: int
@@ -29,10 +29,10 @@ class Limits(NamedTuple):
 
 
 class Archive:
-    """An archive that can be unpacked safely, as far as that is known without inflating its data.
+    """An archive whose directory, names and links are checked. Its data is checked as it is read.
 
     Args:
-        file: the archive. Something may stand before it, such as a program that unpacks it.
+        file: the archive. Other bytes may precede it, such as a program that unpacks it.
         limits: what it may hold.
 
     Raises:

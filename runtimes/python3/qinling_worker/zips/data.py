@@ -16,9 +16,9 @@ _UTF8 = 0x800
 
 
 def check_spans(file: IO[bytes], entries: Iterable[Entry], end: int) -> None:
-    """Find the data of all entries, which ends before `end`.
+    """Find the data of all entries, which must end before `end`.
 
-    No two entries may share data: that is how a small archive unpacks to very much.
+    Entries may not share data, because overlapping entries make a small archive unpack to a huge tree.
 
     Raises:
         ZipError: an entry's own header contradicts the directory, or entries overlap.
@@ -36,7 +36,7 @@ def read(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
     """Inflate an entry piece by piece, never more than it declares.
 
     Raises:
-        ZipError: at the end, or as soon as it is known: it has another size or checksum than it declares.
+        ZipError: size or checksum differ from what the entry declares; raised as soon as that is known.
     """
     inflater = zlib.decompressobj(-15) if entry.method == DEFLATED else None
     position, left, size, checksum = entry.data_offset, entry.compressed_size, 0, 0
@@ -95,7 +95,7 @@ def _unlike(entry: Entry) -> ZipError:
 
 
 def _plain(raw_name: bytes, flags: int) -> str | None:
-    """A name by its flags alone: some programs write one of the two in another encoding."""
+    """Decode a name by its flags alone. Some programs encode the two copies of a name differently."""
     try:
         return raw_name.decode("utf-8" if flags & _UTF8 else "cp437")
     except UnicodeDecodeError:

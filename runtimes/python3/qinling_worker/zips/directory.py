@@ -22,7 +22,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _END64_HEAD = 12  # the record's own size does not count its mark and itself
 _MAX_COMMENT = 0xFFFF
 _ZIP64 = 1
-_FULL = 0xFFFFFFFF  # stands for a number that is in the ZIP64 field
+_FULL = 0xFFFFFFFF  # means that the number is in the ZIP64 field
 _MAX_RAW_NAME = 2000
 _MAX_FOLDER_DATA = 2  # some programs deflate the nothing of a folder to two bytes
 
@@ -31,7 +31,7 @@ class Entry:
     """One entry of the directory.
 
     Attributes:
-        data_offset: where its data begins in the file; known when `data.check_spans` has looked.
+        data_offset: where its data begins in the file; set by `data.check_spans`.
     """
 
     __slots__ = (
@@ -84,7 +84,7 @@ class Directory(NamedTuple):
     Attributes:
         start: its first byte.
         size: all of it.
-        shift: what stands before the archive; to be added to the offsets that the archive tells.
+        shift: bytes before the archive; they are added to the offsets in the archive.
     """
 
     start: int
@@ -117,7 +117,7 @@ def locate(file: IO[bytes]) -> Directory:
 
 
 def entries(file: IO[bytes], directory: Directory, max_entries: int) -> Iterator[Entry]:
-    """Read the entries one by one: no more of them are in memory than were taken.
+    """Read the entries one by one, so that reading stops at the first that is refused.
 
     Raises:
         ZipError: the directory is broken, or an entry is of a kind that a package may not hold.
@@ -148,15 +148,15 @@ def entries(file: IO[bytes], directory: Directory, max_entries: int) -> Iterator
 
 
 def too_many(max_entries: int) -> ZipTooLarge:
-    """What is said of an archive with more entries, or more folders that their names imply, than may be."""
+    """Build the error for an archive with too many entries and implied folders."""
     return ZipTooLarge(
         f"The package has more than {max_entries} entries (MAX_PACKAGE_FILES); folders count, also those that only "
-        "the names of others imply."
+        "the names of other entries imply."
     )
 
 
 def _find_end(tail: bytes) -> int | None:
-    """Where the end record begins: the last whose comment ends with the file, else the last at all."""
+    """Find the end record: the last one whose comment ends with the file, else the last one."""
     last = None
     at = tail.rfind(_END_MARK)
     while at >= 0:
@@ -170,9 +170,9 @@ def _find_end(tail: bytes) -> int | None:
 
 
 def _find_end64(file: IO[bytes], end: int) -> tuple[int, int, int] | None:
-    """Where the directory ends, its size and its offset, by the ZIP64 record, if there is one before `end`.
+    """Read the ZIP64 record before `end`, if there is one: where the directory ends, its size and its offset.
 
-    Small archives have one too: of programs that write to a pipe, for example.
+    Small archives have one too, for example when a program wrote them to a pipe.
     """
     locator_start = end - _LOCATOR.size
     if locator_start < _END64.size:
@@ -193,7 +193,7 @@ def _find_end64(file: IO[bytes], end: int) -> tuple[int, int, int] | None:
 
 
 def _wide(numbers: tuple[int, int, int], extra: bytes) -> tuple[int, int, int]:
-    """Sizes and offset, from the ZIP64 field where the entry itself has no room for them."""
+    """Replace numbers that do not fit into 32 bits by those of the ZIP64 field."""
     if _FULL not in numbers:
         return numbers
     field = next((field for number, field in names.extra_fields(extra) if number == _ZIP64), b"")

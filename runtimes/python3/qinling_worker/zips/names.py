@@ -23,7 +23,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class Name(NamedTuple):
-    """Where an entry belongs: the folders that lead to it and its own name. No parts: the package's top folder."""
+    """The path of an entry: its folders and its own name. Without parts it is the package's top folder."""
 
     parts: tuple[str, ...]
     is_folder: bool
@@ -35,11 +35,11 @@ class Name(NamedTuple):
 
 
 def decode(raw: bytes, flags: int, system: int, extra: bytes) -> str:
-    """The text of a name. There are four ways to say what its bytes mean; the first that applies is taken:
+    """Decode a name. There are four ways to find its encoding; the first that applies is taken:
 
     1. The flag for UTF-8.
-    2. Info-ZIP's extra field with the name in UTF-8, if its checksum shows that it belongs to this name.
-    3. An archive made on Unix holds the bytes that the file system had: UTF-8, when they are UTF-8.
+    2. Info-ZIP's extra field with the name in UTF-8, if its checksum is that of this name.
+    3. UTF-8, if the archive was made on Unix and the bytes are valid UTF-8.
     4. Code page 437.
 
     Raises:
@@ -63,7 +63,7 @@ def decode(raw: bytes, flags: int, system: int, extra: bytes) -> str:
 
 
 def parse(text: str, system: int) -> Name:
-    """Split a name as `unzip` does: empty parts and parts "." mean nothing; a slash at the end makes a folder.
+    """Split a name as `unzip` does: empty parts and parts "." are dropped; a slash at the end makes a folder.
 
     Archives made on DOS or Windows may separate parts by backslashes, as PowerShell's `Compress-Archive` does.
 
@@ -92,7 +92,7 @@ def parse(text: str, system: int) -> Name:
 
 
 def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    """The extra fields of an entry, by number. What is cut off at the end is no field."""
+    """Yield number and content of each extra field. A field that is cut off at the end is skipped."""
     at = 0
     while at + _EXTRA_HEAD.size <= len(extra):
         number, size = _EXTRA_HEAD.unpack_from(extra, at)

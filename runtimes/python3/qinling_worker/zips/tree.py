@@ -1,4 +1,4 @@
-"""The tree that a package unpacks to: folders, files and symbolic links, none of which leads out of it."""
+"""The tree that a package unpacks to: folders, files, and symbolic links that stay inside the package."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Link:
 
     Attributes:
         target: the path that it holds, relative to its own folder.
-        leads_to: what it leads to in the end; None: to nothing that is in the package.
-        hops: how many links are followed on the way, itself included; None: not known yet.
-        is_followed: whether its way is being looked for.
+        leads_to: the file or folder at its end; None: the package has nothing there.
+        hops: how many links are followed on the way, itself included; None: not followed yet.
+        is_followed: whether it is being followed now, which finds circles.
     """
 
     __slots__ = ("entry", "hops", "is_followed", "leads_to", "parent", "target")
@@ -63,12 +63,12 @@ class Link:
 
 
 class Tree:
-    """What the entries of a package make together.
+    """All folders, files and links of a package.
 
     Args:
         max_nodes: folders, files and links that it may have at most. A name of 1,000 characters may imply 500
             folders, so counting the entries alone would bound nothing.
-        max_depth: folders that may lie in each other; None: as many as a name has room for.
+        max_depth: the deepest nesting of folders; None: no limit but the length of names.
     """
 
     def __init__(self, max_nodes: int, max_depth: int | None) -> None:
@@ -153,7 +153,7 @@ class Tree:
             raise too_many(self._max_nodes)
 
     def _follow(self, link: Link, depth: int) -> None:
-        """Find out where a link leads; each is followed once, however many others lead through it."""
+        """Find the end of a link. The result is kept, so each link is followed once however many lead through it."""
         if link.hops is not None:
             return
         if link.is_followed:
