@@ -81,13 +81,16 @@ class _Deletion:
     def delete_older(self, scope: Scope, boundary: Key) -> None:
         """Delete the ended executions of `scope` that come before `boundary`, the oldest first."""
         for status in FINAL:
-            old = _ended(scope, status).where(_key() < _value(boundary)).order_by(*_ORDER)
-            while ids := self._take(old):
-                self._delete(ids)
+            old = _ended(scope, status).select(*_ORDER).where(_key() < _value(boundary)).order_by(*_ORDER)
+            rows = self._take(old)
+            while rows:
+                self._delete([row.id for row in rows])
+                # From there on: PostgreSQL would pass all deleted entries of the index again.
+                rows = self._take(old.where(_key() > _value(_key_of(rows[-1]))))
 
-    def _take(self, old: peewee.ModelSelect[Execution]) -> list[str]:
+    def _take(self, old: peewee.ModelSelect[Execution]) -> list[Execution]:
         with reading():
-            return [row.id for row in old.select(Execution.id).limit(self._batch)]
+            return list(old.limit(self._batch))
 
     def _delete(self, ids: Sequence[str]) -> None:
         deleted, took_s = transact(functools.partial(_delete, ids))
@@ -147,11 +150,15 @@ def _further(scope: Scope, status: str, after: Key | None, step: int) -> Key | N
     select = select.select(Execution.created_at, Execution.id).order_by(*(column.desc() for column in _ORDER))
     with reading():
         row = select.offset(step - 1).first()  # `get` would begin at the first row
-    return None if row is None else (clock.to_micros(row.created_at), row.id)
+    return None if row is None else _key_of(row)
 
 
 def _ended(scope: Scope, status: str) -> peewee.ModelSelect[Execution]:
     return scope.executions().where(Execution.status == status)
+
+
+def _key_of(row: Execution) -> Key:
+    return clock.to_micros(row.created_at), row.id
 
 
 def _key() -> Any:

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 
 from tests.integration.service import Service, running_service, wait_until
+from tests.servers.postgres import running_postgres
 
 KEPT = 8
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with running_service(web_concurrency=2, executions_kept=KEPT) as service:
-        yield service
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(running_postgres()).create_database() if request.param == "postgresql" else ""
+        yield stack.enter_context(running_service(url, web_concurrency=2, executions_kept=KEPT))
 
 
 @pytest.fixture(scope="module")
 def function_id(service: Service) -> str:
     return service.function("def main():\n    print('ran')\n")
+
+
+def test_of_many_requests_at_once_as_many_succeed_as_the_limit_allows(service: Service, function_id: str) -> None:
+    assert service.request("PUT", "/v1/quotas", json={"webhooks": 10}).status_code == 200
+
+    def post(_: int) -> int:
+        answer = requests.post(f"{service.url}/v1/webhooks", json={"function_id": function_id}, timeout=60)
+        return answer.status_code
+
+    with ThreadPoolExecutor(20) as threads:
+        statuses = Counter(threads.map(post, range(60)))
+
+    assert statuses == {201: 10, 403: 50}
+    assert len(service.request("GET", "/v1/webhooks").json()) == 10
 
 
 def call(service: Service, function_id: str) -> requests.Response:
