@@ -56,6 +56,7 @@ def run(quota: ExecutionQuota, project_id: str = PROJECT) -> str:
 
 def test_a_call_far_from_the_limit_asks_the_database_nothing(quota: ExecutionQuota, statements: list[str]) -> None:
     quota.check(PROJECT)
+    quota._projects[PROJECT].took_s = 0.0  # counting costs nothing, so that nothing but the distance forbids it
     statements.clear()
     for _ in range(1000):
         quota.check(PROJECT)
