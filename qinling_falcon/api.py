@@ -29,7 +29,8 @@ from qinling_falcon.resources import (
 )
 from qinling_falcon.resources.answers import answer_error
 from qinling_falcon.resources.browsers import BrowserGuard
-from qinling_falcon.resources.middleware import Caller, RequestIds
+from qinling_falcon.resources.middleware import Caller, LargeAnswers, RequestIds
+from qinling_falcon.resources.open_answers import OpenAnswers
 from qinling_falcon.resources.proxies import TrustedProxies
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
@@ -109,7 +110,8 @@ def create_app(services: Services) -> Api:
     services = dataclasses.replace(services, checks={**services.checks, **authenticator.checks()})
     caller = Caller(authenticator, services.policy, services.settings)
     browsers = BrowserGuard(services.settings)
-    app = Api(request_type=Request, middleware=[RequestIds(), browsers, caller])
+    large_answers = LargeAnswers(OpenAnswers.from_settings(services.settings))
+    app = Api(request_type=Request, middleware=[RequestIds(), browsers, caller, large_answers])
     if services.settings.proxy_networks:
         app.proxies = TrustedProxies(services.settings.proxy_networks)
     app.resp_options.default_media_type = falcon.MEDIA_JSON

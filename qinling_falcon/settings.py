@@ -115,6 +115,23 @@ class Settings:
     send_timeout_s: float = _setting(
         60.0, "A client that takes nothing of its answer for so long is cut off.", low=1, high=3600
     )
+    max_open_answers: int = _setting(
+        100,
+        "Most answers above 16 KiB that a web process sends at once; one project may have half of them. Where they are "
+        "more, one that its client doesn't read is cut off, or else the new one is refused.",
+        low=2,
+    )
+    max_open_answer_bytes: int = _setting(
+        32 * MIB,
+        "Most bytes of such answers that wait in a web process's memory; of one project, half of them.",
+        low=MIB,
+    )
+    max_open_answer_files: int = _setting(
+        1024 * MIB,
+        "Most bytes of packages from Swift that wait in files until a web process has sent them; of one project, half "
+        "of them.",
+        low=MIB,
+    )
     shutdown_grace_s: float = _setting(10.0, "Time that running calls get to finish at a stop.", low=0, high=3600)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Lowest level that is logged.")
 

@@ -65,6 +65,9 @@ class Engine(Protocol):
     def fate(self, error: BaseException) -> Fate:
         """What `error` means for the transaction that it was raised in."""
 
+    def octets(self, text: Any) -> Any:
+        """An expression: the bytes of a text."""
+
     def __getattr__(self, name: str) -> Any: ...
 
 
@@ -170,7 +173,7 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]
             # A read in WAL mode waits for nobody, but for a moment after a crash. Waiting blocks the hub.
             timeout=0.05,
             autoconnect=False,
-            pragmas={"query_only": 1},
+            pragmas={"query_only": 1, "cache_size": -512},
         )
         self._readers = Readers(
             self._connect,
@@ -230,6 +233,10 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]
         # Some errors end the whole transaction, without saying so.
         ended = self.transaction_depth() > 0 and not (self.writing() and self._state.conn.in_transaction)
         return Fate.LOST if ended or code in self._lost else Fate.OWN
+
+    def octets(self, text: Any) -> Any:
+        """An expression: the bytes of a text. SQLite has OCTET_LENGTH from 3.43 on only."""
+        return peewee.fn.LENGTH(peewee.Cast(text, "BLOB"))
 
 
 class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]
@@ -312,6 +319,10 @@ class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]
         standby = code == "25006" and self.transaction_depth() > 0
         # 53…: out of disk, memory or connections; 57P…, 58…, XX…: going down, or broken.
         return Fate.LOST if standby or code.startswith(("08", "53", "57P", "58", "XX")) else Fate.OWN
+
+    def octets(self, text: Any) -> Any:
+        """An expression: the bytes of a text. Unlike LENGTH it doesn't read a text that is stored out of line."""
+        return peewee.fn.OCTET_LENGTH(text)
 
 
 @contextlib.contextmanager

@@ -44,8 +44,6 @@ LISTS = ListSpec(
         "name": Job.name,
         "status": Job.status,
     },
-    # Inputs may be a megabyte each.
-    chunk=50,
 )
 
 _AHEAD = datetime.timedelta(minutes=1)

@@ -2,21 +2,20 @@
 
 A page begins after its marker's row in the order of (sort key, creation, id), so
 it costs the same wherever it is, and rows that come or go between two pages
-neither repeat nor hide others.
+neither repeat nor hide others. `chunks` reads the rows.
 """
 
 from __future__ import annotations
 
 import functools
-import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import peewee
 
 from qinling_falcon.errors import BadRequest
-from qinling_falcon.models.cooperation import pause
+from qinling_falcon.models.chunks import Chunk, ChunkReader
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.filters import Kind, among, choices, condition
 from qinling_falcon.models.order import Order, Part
@@ -26,10 +25,6 @@ R = TypeVar("R", bound=Row)
 
 # More parts than that cost more to merge than they save.
 _MOST_PARTS = 60
-# Text up to so many characters is read with its row: two of them in each row of a chunk are 16 MB.
-_LARGE = 8192
-# After so many rows others have a turn: who takes a long list as quickly as it is made must not keep them waiting.
-_TURN = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +51,8 @@ class ListSpec(Generic[R]):
         merged: names among `filters` of columns that the indexes begin with. A list is merged from a part for each
             value that a filter leaves of them, or else for each that they can hold.
         grouped: for a name in `merged`, the column that comes next in its indexes; which values there are is looked up.
-        large: columns that can hold a megabyte; what is large is read a row at a time.
-        chunk: rows that are held in memory at a time. With 1,000 a complete list of 100,000 executions takes two
-            thirds of the time that it takes with 200, and as long as with 5,000, which hold 20 MB more.
+        chunk: most rows that are read at a time. With 1,000 a complete list of 100,000 executions takes two thirds of
+            the time that it takes with 200, and as long as with 5,000.
     """
 
     model: type[R]
@@ -66,7 +60,6 @@ class ListSpec(Generic[R]):
     sort_keys: Mapping[str, peewee.Field[Any]]
     merged: Sequence[str] = ()
     grouped: Mapping[str, peewee.Field[Any]] = field(default_factory=dict)
-    large: Sequence[peewee.Field[Any]] = ()
     chunk: int = 1000
 
 
@@ -89,17 +82,47 @@ class ListParams:
     filters: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
-@dataclass(frozen=True, slots=True)
 class Page(Generic[R]):
-    """One page.
+    """One page. Its rows are read while they are taken, once: by `read` or from `rows`.
+
+    Args:
+        reader: reads the rows.
+        find_next: finds the marker of the next page in the database.
 
     Attributes:
-        rows: read while they are taken, a chunk at a time, from any greenlet; once.
-        next_marker: the marker of the next page, None on the last one.
+        rows: the rows, a chunk of them in memory at a time.
     """
 
-    rows: Iterator[R]
-    next_marker: str | None
+    def __init__(self, reader: ChunkReader[R], find_next: Callable[[], str | None]) -> None:
+        self.rows = self._rows()
+        self._reader = reader
+        self._find_next = find_next
+
+    def read(self, render: Callable[[R], bytes]) -> Chunk[bytes]:
+        """The next rows as bytes, about `CHUNK_SIZE` of them at most.
+
+        Args:
+            render: makes bytes of a row; it must not wait for anything, because the connection is held meanwhile.
+
+        Raises:
+            Unavailable: see `reading`.
+        """
+        return self._reader.read(render, len)
+
+    @functools.cached_property
+    def next_marker(self) -> str | None:
+        """The marker of the next page, None on the last one. It costs no query once the page was read to its end."""
+        if self._reader.followed is None:
+            with reading():
+                return self._find_next()
+        return self._reader.last_row.id if self._reader.followed and self._reader.last_row else None
+
+    def _rows(self) -> Iterator[R]:
+        last = False
+        while not last:
+            chunk = self._reader.read(lambda row: row, lambda row: 0)
+            yield from chunk.items
+            last = chunk.last
 
 
 def page(select: peewee.ModelSelect[R], spec: ListSpec[R], params: ListParams) -> Page[R]:
@@ -108,7 +131,8 @@ def page(select: peewee.ModelSelect[R], spec: ListSpec[R], params: ListParams) -
     Raises:
         BadRequest: an unknown filter, sort key or marker, or a value that doesn't fit; the message names it.
     """
-    if params.limit is not None and params.limit < 1:
+    limit = params.limit
+    if limit is not None and limit < 1:
         raise _bad("limit", "expected a number from 1 on")
     if params.sort_key not in spec.sort_keys:
         raise _bad("sort_key", f"expected one of {', '.join(sorted(spec.sort_keys))}")
@@ -116,86 +140,10 @@ def page(select: peewee.ModelSelect[R], spec: ListSpec[R], params: ListParams) -
         raise _bad("sort_dir", "expected asc or desc")
     order = Order(spec.model, spec.sort_keys[params.sort_key], descending=params.sort_dir == "desc")
     with reading():
-        reader = _Reader(select, spec, order, _parts(select, spec, params.filters))
+        parts = _parts(select, spec, params.filters)
         after = _marker_row(select, order, params.marker)
-        wanted = spec.chunk if params.limit is None or params.limit > spec.chunk else params.limit + 1
-        first = reader.take(after, wanted)
-        complete = len(first) < wanted
-        next_marker = None
-        if params.limit is not None and not complete:
-            next_marker = reader.last_of_page(first, after, params.limit)
-    return Page(reader.rows(first, params.limit, complete=complete), next_marker)
-
-
-class _Reader(Generic[R]):
-    """Reads the rows of a list, a chunk at a time."""
-
-    def __init__(
-        self,
-        select: peewee.ModelSelect[R],
-        spec: ListSpec[R],
-        order: Order[R],
-        parts: Sequence[Part[R]],
-    ) -> None:
-        self._select = select
-        self._without_large = _without_large(select, spec.large)
-        self._order = order
-        self._parts = parts
-        self._size = spec.chunk
-
-    def take(self, after: R | None, count: int) -> list[R]:
-        """The next rows after `after`, without their large texts."""
-        return list(_in_turns(self._order.take(self._without_large, self._parts, after, count)))
-
-    def last_of_page(self, first: list[R], after: R | None, limit: int) -> str | None:
-        """The id of the last row of a page that begins with `first`, unless no more follow."""
-        if limit < len(first):
-            return first[limit - 1].id
-        return self._order.last_of_page(self._parts, after, limit)
-
-    def rows(self, chunk: list[R], limit: int | None, *, complete: bool) -> Iterator[R]:
-        """The rows of the page, of which `chunk` is the first part."""
-        left = limit
-        while True:
-            if left is not None:
-                chunk = chunk[:left]
-                left -= len(chunk)
-            for row in _in_turns(chunk):
-                whole = self._whole(row)
-                if whole is not None:
-                    yield whole
-            if complete or left == 0:
-                return
-            with reading():
-                chunk = self.take(chunk[-1], self._size)
-            complete = len(chunk) < self._size
-
-    def _whole(self, row: R) -> R | None:
-        if not getattr(row, "is_large", False):
-            return row
-        with reading():
-            return self._select.where(self._order.model.id == row.id).get_or_none()
-
-
-def _in_turns(rows: Iterable[R]) -> Iterator[R]:
-    for place, row in enumerate(rows, 1):
-        yield row
-        if place % _TURN == 0:
-            pause()
-
-
-def _without_large(select: peewee.ModelSelect[R], large: Sequence[peewee.Field[Any]]) -> peewee.ModelSelect[R]:
-    """`select` with NULL for texts that are large, and a column that tells whether there are any."""
-    if not large:
-        return select
-    is_large = [peewee.fn.LENGTH(column) > _LARGE for column in large]
-    columns = [column for column in select.selected_columns if column not in set(large)]
-    columns += [
-        peewee.Case(None, [(~condition, column)]).alias(column.name)
-        for column, condition in zip(large, is_large, strict=True)
-    ]
-    any_large = functools.reduce(operator.or_, is_large)
-    return select.select(*columns, any_large.alias("is_large"))
+    reader = ChunkReader(select, order, parts, after, limit, spec.chunk)
+    return Page(reader, lambda: None if limit is None else order.last_of_page(parts, after, limit))
 
 
 def _marker_row(select: peewee.ModelSelect[R], order: Order[R], marker: str | None) -> R | None:

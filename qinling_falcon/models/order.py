@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -60,19 +60,26 @@ class Order(Generic[R]):
 
     def take(
         self, select: peewee.ModelSelect[R], parts: Sequence[Part[R]], after: R | None, count: int
-    ) -> Iterator[R]:
-        """The first `count` rows of all parts after `after`, with the columns of `select`, which all are from."""
+    ) -> Generator[R]:
+        """The first `count` rows of all parts after `after`, with the columns of `select`, which all are from.
+
+        The generator holds a cursor until it ends or is closed.
+        """
         following = self._following(parts, after)
         if not following:
-            return iter(())
+            return
         if len(following) == 1:
             query = self._sorted(following[0]).select(*select.selected_columns).limit(count)
         else:
             # As text: peewee would put it together twice.
             sql, params = self._merged(following, count).sql()
             query = self._sorted(select.where(self.model.id.in_(peewee.SQL(f"({sql})", params))))
-        rows: Iterator[R] = query.iterator()
-        return rows
+        found = query.execute()
+        try:
+            yield from found.iterator()
+        finally:
+            # A cursor of SQLite that was left in the middle would keep its connection's snapshot.
+            found.cursor.close()
 
     def last_of_page(self, parts: Sequence[Part[R]], after: R | None, limit: int) -> str | None:
         """The id of the row that is the last of a page, unless no more follow."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import falcon
-from falcon.typing import ReadableIO
 
 from qinling_falcon.errors import BadRequest, MethodNotAllowed, Unavailable
 from qinling_falcon.models.function import Function
 from qinling_falcon.models.version import Version
+from qinling_falcon.resources.open_answers import PIECE, OpenAnswer
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.fields import FLAG_OR_EMPTY, parse_flag
@@ -69,19 +70,35 @@ def send_file(
     who reads slowly, or not at all, holds no connection to that machine.
 
     Raises:
-        TooLarge, Unavailable: as reading the package.
+        TooLarge: reading the package from another machine raises it.
+        Unavailable: likewise, or too many answers are open.
     """
-    file, size = package.stream, package.size
     if req.method == "HEAD":
-        file.close()  # nobody else would
-    elif package.far:
-        with contextlib.closing(package.stream):
-            file, size = landed(package.stream, settings.var_dir.absolute() / "uploads")
+        package.stream.close()
+        size = package.size
+    else:
+        size = _send(req, resp, settings, package)
     # Now that nothing can go wrong any more: an error has none of these.
     resp.content_type = "application/zip"
     resp.set_header("Content-Disposition", f'attachment; filename="{name}"')
     resp.set_header("ETag", f'"{etag}"')
     if size is not None:
         resp.content_length = size
-    if req.method != "HEAD":
-        resp.stream = cast(ReadableIO, file)
+
+
+def _send(req: Request, resp: falcon.Response, settings: Settings, package: OpenPackage) -> int | None:
+    """Have the package sent while it is read; returns its size, where that is known."""
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(package.stream.close)
+        # One from another machine whose size is unknown may be as large as packages can be.
+        disk = (package.size or settings.max_package_size) if package.far else 0
+        room = req.open_answers.open(req, disk=disk)
+        on_error.callback(room.give_back)
+        file, size = package.stream, package.size
+        if package.far:
+            file, size = landed(package.stream, settings.var_dir.absolute() / "uploads")
+            package.stream.close()
+            room.hold(disk=size)
+        on_error.pop_all()
+    resp.stream = OpenAnswer(room, iter(functools.partial(file.read, PIECE), b""), file.close)
+    return size

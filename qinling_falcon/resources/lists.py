@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,8 +12,10 @@ import falcon
 
 from qinling_falcon.auth.policy import Policy
 from qinling_falcon.errors import BadRequest
+from qinling_falcon.models.chunks import Chunk
 from qinling_falcon.models.listing import ListParams, ListSpec, Page
 from qinling_falcon.resources.answers import JSON, answer, base_url, encode
+from qinling_falcon.resources.open_answers import OpenAnswer
 from qinling_falcon.resources.request import Request
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.fields import parse_flag
@@ -91,9 +93,18 @@ def answer_page(
         resp: its answer.
         settings: say whether lists come in envelopes.
         key: the list's name in its envelope.
-        page: the rows; they are read while they are sent.
+        page: the rows; they are read, a chunk at a time, while they are sent.
         shown: how a row is shown.
+
+    Raises:
+        Unavailable: the database is away, or too many answers are open.
     """
+    # Before the first row is read, because that takes memory, too.
+    room = req.open_answers.open(req)
+    read = functools.partial(page.read, lambda row: encode(shown.show(row)))
+    first = read()
+    size = sum(map(len, first.items))
+    room.hold(memory=size)
     following = None
     if page.next_marker is not None:
         following = _next_url(req, settings, page.next_marker)
@@ -102,17 +113,16 @@ def answer_page(
     if _wants_envelope(req, settings):
         head = b'{"%s": [' % key.encode()
         tail = b'], "next": %s}' % encode(following) if following else b"]}"
-    rows = (encode(shown.show(row)) for row in page.rows)
-    start: list[bytes] = []
-    size = 0
-    for row in rows:
-        start.append(row)
-        size += len(row)
-        if size > _WHOLE:
-            resp.content_type = JSON
-            resp.stream = _stream(head, itertools.chain(start, rows), tail, req.request_id)
-            return
-    resp.data = head + b", ".join(start) + tail
+    if first.last and size <= _WHOLE:
+        room.give_back()
+        resp.data = head + b", ".join(first.items) + tail
+        return
+    resp.content_type = JSON
+    if req.method == "HEAD":
+        room.give_back()
+        resp.stream = iter(())
+        return
+    resp.stream = OpenAnswer(room, _parts(head, first, read, tail, req.request_id))
 
 
 def answer_list(
@@ -127,17 +137,30 @@ def _wants_envelope(req: Request, settings: Settings) -> bool:
     return settings.list_envelope == "always" or (settings.list_envelope == "auto" and req.reference_client)
 
 
-def _stream(head: bytes, rows: Iterator[bytes], tail: bytes, request_id: str) -> Iterator[bytes]:
-    separator = head
+def _parts(
+    head: bytes, first: Chunk[bytes], read: Callable[[], Chunk[bytes]], tail: bytes, request_id: str
+) -> Iterator[bytes]:
+    """The parts of a list, a chunk each; only the one that is being sent is in memory."""
+    chunk: Chunk[bytes] | None = first
+    start = head
     try:
-        for row in rows:
-            yield separator + row
-            separator = b", "
+        while chunk is not None:
+            if chunk.items:
+                chunk.items[0] = start + chunk.items[0]
+                start = b", "
+            items, last = chunk.items, chunk.last
+            del chunk
+            part = b", ".join(items)
+            items.clear()
+            if part:
+                yield part
+            del part
+            chunk = None if last else read()
     except Exception:
         # The status is sent already: the answer breaks off in the middle, which no client takes for a whole one.
         logger.exception("a list broke off", extra={"request_id": request_id})
         raise
-    yield tail
+    yield tail if start != head else head + tail
 
 
 def _pairs(req: Request) -> list[tuple[str, str]]:

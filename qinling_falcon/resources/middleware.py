@@ -12,7 +12,8 @@ from marshmallow import ValidationError
 
 from qinling_falcon.auth.authenticator import Authenticator
 from qinling_falcon.auth.policy import Policy
-from qinling_falcon.errors import BadRequest
+from qinling_falcon.errors import BadRequest, Unavailable
+from qinling_falcon.resources.open_answers import SMALL, OpenAnswer, OpenAnswers
 from qinling_falcon.resources.operation import operations_of
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.unfinished import Arriving
@@ -34,6 +35,43 @@ class RequestIds:
             taken_ms = round((time.perf_counter() - req.started) * 1000, 3)
             about = {"method": req.method, "path": req.path, "status": resp.status_code, "taken_ms": taken_ms}
             logger.debug("request", extra={"request_id": req.request_id, **about})
+
+
+class LargeAnswers:
+    """Sends large bodies in pieces, as open answers.
+
+    Args:
+        open_answers: bounds them.
+    """
+
+    def __init__(self, open_answers: OpenAnswers):
+        self._open_answers = open_answers
+
+    def process_request(self, req: Request, resp: falcon.Response) -> None:
+        """Give resources access to the open answers."""
+        req.open_answers = self._open_answers
+
+    def process_response(self, req: Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
+        """Open an answer for a large body. Bodies without a caller are the same bytes for everybody.
+
+        Raises:
+            Unavailable: too many answers are open. What the request asked for was done all the same.
+        """
+        data = resp.data
+        if data is None or len(data) <= SMALL or req.method == "HEAD" or not hasattr(req, "caller"):
+            return
+        try:
+            room = self._open_answers.open(req, memory=len(data))
+        except Unavailable as error:
+            if req.method == "GET":
+                raise
+            # No Retry-After: a client that follows it would, for example, run the function again.
+            place = resp.get_header("Location")
+            where = f" The result can be read at {place}." if place else ""
+            raise Unavailable(f"The request was carried out.{where} {error.message}") from None
+        resp.data = None
+        resp.content_length = len(data)
+        resp.stream = OpenAnswer(room, iter([data]))
 
 
 class Caller:

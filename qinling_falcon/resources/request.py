@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import falcon
 from falcon.stream import BoundedStream
@@ -17,6 +17,9 @@ from qinling_falcon.auth.identity import Identity
 from qinling_falcon.errors import BadRequest, QinlingError
 from qinling_falcon.models.scope import Context
 from qinling_falcon.resources.unfinished import Arriving, UnfinishedBodies, UnfinishedBody
+
+if TYPE_CHECKING:
+    from qinling_falcon.resources.open_answers import OpenAnswers
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Only a bound for the stream itself: whoever reads a body names its own, smaller limit.
@@ -37,18 +40,22 @@ class Request(falcon.Request):
         request_id: names the request in answers and logs; the client's own `X-Request-Id`, if it is sane.
         identity: who sent it; set before any resource that is not open is called.
         caller: the context of `identity`.
+        open_answers: where an answer that is sent in parts is counted; set by middleware.
         reference_client: sent by python-qinlingclient (or Horizon, by its means), which needs enveloped, unpaged
             lists, and sends fields that nobody reads.
         started: `time.perf_counter()` at its arrival.
         arriving: the bodies that this process is receiving; set with `caller`.
     """
 
-    __slots__ = ("_receiving", "arriving", "caller", "identity", "reference_client", "request_id", "started")
+    __slots__ = (
+        "_receiving", "arriving", "caller", "identity", "open_answers", "reference_client", "request_id", "started",
+    )  # fmt: skip
 
     request_id: str
     arriving: Arriving
     identity: Identity
     caller: Context
+    open_answers: OpenAnswers
     reference_client: bool
     started: float
 

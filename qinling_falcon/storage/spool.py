@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, Protocol, TypeVar, cast
 
-from gevent.lock import BoundedSemaphore
-
 from qinling_falcon.errors import BadRequest, TooLarge, Unavailable
 from qinling_falcon.storage.archive import ArchiveLimits, check_zip
 from qinling_falcon.storage.offload import CORES, Work, offload
@@ -27,9 +25,6 @@ T = TypeVar("T")
 _CHUNK = 1024 * 1024
 _PARTIAL = ".partial"
 _CHECK_AGAIN_S = 5
-# Packages that lie on this machine until who downloads them has read them.
-_MOST_LANDED = 20
-_landing = BoundedSemaphore(_MOST_LANDED)
 
 
 class Readable(Protocol):
@@ -136,35 +131,20 @@ def check_turns(most_of_project: int = 32, patience_s: float = 30.0) -> Turns:
     return Turns(CORES, CORES, most_of_project, patience_s)
 
 
-class _Landed(io.FileIO):
-    """A file without a name, one of few."""
-
-    def close(self) -> None:
-        if not self.closed:
-            _landing.release()
-        super().close()
-
-
 def landed(stream: Readable, folder: Path) -> tuple[BinaryIO, int]:
-    """All of a stream that was on its way, in a file without a name, and its size. A crash leaves nothing.
+    """Copy a stream from another machine to a file without a name; the file and its size. A crash leaves nothing.
 
     Args:
         stream: read to its end, but not closed.
         folder: on whose disk; made when missing, for this user alone.
 
     Raises:
-        Unavailable: the disk can't take it, or as many as may be lie there already until their readers have them.
+        Unavailable: the disk can't take it.
         Exception: as reading the stream does.
     """
-    if not _landing.acquire(blocking=False):
-        raise Unavailable("Too many packages are being downloaded; try again.", retry_after_s=1)
-    try:
-        on_disk(functools.partial(folder.mkdir, parents=True, exist_ok=True, mode=0o700))
-        with on_disk(tempfile.TemporaryFile, buffering=0, dir=folder) as nameless:
-            file = _Landed(os.dup(nameless.fileno()), "w+b")
-    except BaseException:
-        _landing.release()
-        raise
+    on_disk(functools.partial(folder.mkdir, parents=True, exist_ok=True, mode=0o700))
+    with on_disk(tempfile.TemporaryFile, buffering=0, dir=folder) as nameless:
+        file = io.FileIO(os.dup(nameless.fileno()), "w+b")
     try:
         size = 0
         while data := stream.read(_CHUNK):

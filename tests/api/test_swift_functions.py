@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -17,6 +17,7 @@ from qinling_falcon.auth.identity import Identity
 from qinling_falcon.models import alias
 from qinling_falcon.models.function import get
 from qinling_falcon.models.scope import Context
+from qinling_falcon.resources import open_answers
 from qinling_falcon.resources.services import Services
 from qinling_falcon.storage.packages import StoredPackage
 from tests.api.client import REFERENCE_CLIENT, Client, assert_error, package
@@ -310,6 +311,20 @@ def test_a_download_that_nobody_reads_holds_no_connection_to_swift(
     assert ended.wait(10)
     assert seen.status == "200 OK"
     assert b"".join(body) == package()
+
+
+def test_downloads_that_wait_on_the_disk_are_bounded(
+    client_with: Callable[..., Client], function: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_answers, "WAIT_S", 0.05)
+    client = client_with(max_open_answer_files=4 * len(package()))  # a project may have half of it
+    path = f"/v1/functions/{function['id']}"
+    environ = testing.create_environ(path, query_string="download=true", host="localhost")
+    waiting = [client.app(dict(environ), testing.StartResponseMock()) for _ in range(2)]
+    assert_error(download(client, function), 503, "large answers")
+    assert b"".join(waiting[0]) == package()
+    waiting[0].close()
+    assert download(client, function).content == package()
 
 
 def test_a_download_of_what_has_become_too_large(

@@ -1,4 +1,4 @@
-"""Packages from another machine that wait here for their readers: whole or not at all, and few of them."""
+"""Packages from another machine that wait here for their readers: whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.storage import spool
 from qinling_falcon.storage.spool import landed
 
 
@@ -25,9 +24,8 @@ def test_a_disk_that_takes_no_more_is_a_503(tmp_path: Path, size: int) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        for _ in range(spool._MOST_LANDED + 1):
-            with pytest.raises(Unavailable, match="disk can't take"):
-                landed(io.BytesIO(bytes(size)), tmp_path)
+        with pytest.raises(Unavailable, match="disk can't take"):
+            landed(io.BytesIO(bytes(size)), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -38,20 +36,6 @@ def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         def read(self, size: int, /) -> bytes:
             raise Unavailable("broken off")
 
-    for _ in range(spool._MOST_LANDED + 1):
-        with pytest.raises(Unavailable, match="broken off"):
-            landed(Cut(), tmp_path)
+    with pytest.raises(Unavailable, match="broken off"):
+        landed(Cut(), tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_of_those_that_nobody_reads_there_are_few(tmp_path: Path) -> None:
-    files = [landed(io.BytesIO(b"x"), tmp_path)[0] for _ in range(spool._MOST_LANDED)]
-    with pytest.raises(Unavailable, match="Too many") as caught:
-        landed(io.BytesIO(b"x"), tmp_path)
-    assert caught.value.retry_after_s
-    files.pop().close()
-    landed(io.BytesIO(b"x"), tmp_path)[0].close()
-    for file in files:
-        file.close()
-        file.close()  # twice is once
-    landed(io.BytesIO(b"x"), tmp_path)[0].close()
