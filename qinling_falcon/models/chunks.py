@@ -143,7 +143,7 @@ class ChunkReader(Generic[R]):
                     items.append(item)
                     taken += size(item)
                 self.last_row = row
-                turn.count(long_texts)
+                turn.count(0)  # not the long texts: SQLite holds those of the row while others have their turn
                 if taken >= CHUNK_SIZE:
                     full = True
                     break
