@@ -110,6 +110,8 @@ ACCESSES: dict[Callable[..., Any], Callable[[SimpleNamespace], tuple[tuple[Any, 
 APART = {
     scoped,  # what all of them ask
     runtime.create,  # names nothing
+    runtime.register,  # looks for names among the runtimes that the caller sees
+    runtime.unregistered,
     version.of,  # a query
     rows.check_owner,  # of a row that was found
     references.check_target,  # in the transactions of those that create
