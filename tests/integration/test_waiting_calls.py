@@ -2,93 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import os
-import selectors
 import signal
-import socket
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
-
-import redis
 
 from qinling_falcon.settings import MIB
+from tests.integration.held_calls import QUICK, SLOW, SOON_S, calls_of, running, waiting
 from tests.integration.service import Service, running_service, wait_until
-
-SLOW = "import time\ndef main(*given): time.sleep(60)"
-QUICK = "def main(): return 1"
-SOON_S = 20.0  # a request that waits for those that wait takes 60
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a refused call gets."""
-
-    status: int
-    retry_after: str | None
-    message: str
-
-
-class Calls:
-    """Calls of one function, each on a connection of its own, whose answers are read as they come."""
-
-    def __init__(self, service: Service, function_id: str, held: contextlib.ExitStack):
-        self._address = urlsplit(service.url).hostname, urlsplit(service.url).port
-        self._function_id = function_id
-        self._held = held
-        self._selector = held.enter_context(selectors.DefaultSelector())
-        self.answers: list[Answer] = []
-
-    def send(self, count: int, input: str | None = None) -> None:
-        body = json.dumps({"function_id": self._function_id, "input": input}, ensure_ascii=False).encode()
-        head = "POST /v1/executions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-        for _ in range(count):
-            connection = self._held.enter_context(socket.create_connection(self._address, timeout=30))
-            connection.sendall(request)
-            self._selector.register(connection, selectors.EVENT_READ)
-
-    def read(self) -> list[Answer]:
-        """The answers until now; the connections of these are closed."""
-        for key, _ in self._selector.select(0.05):
-            connection = key.fileobj
-            assert isinstance(connection, socket.socket)
-            self._selector.unregister(connection)
-            with connection, http.client.HTTPResponse(connection) as response:
-                response.begin()
-                message = json.loads(response.read()).get("faultstring", "")
-                self.answers.append(Answer(response.status, response.headers["Retry-After"], message))
-        return self.answers
-
-    def refused(self, count: int) -> bool:
-        """Whether so many have been refused at once."""
-        return len(self.read()) >= count
-
-
-@contextlib.contextmanager
-def calls_of(service: Service, function_id: str) -> Iterator[Calls]:
-    with contextlib.ExitStack() as held:
-        yield Calls(service, function_id, held)
-
-
-def waiting(service: Service, function_id: str) -> int:
-    """How many calls of a function wait in the queue."""
-    return _size(service, f"waiting:function:{function_id}")
-
-
-def running(service: Service, function_id: str) -> int:
-    """How many calls of a function have a worker."""
-    return _size(service, f"running:function:{function_id}")
-
-
-def _size(service: Service, key: str) -> int:
-    with redis.Redis.from_url(service.environ["REDIS_URL"]) as connection:
-        return int(connection.scard(f"qf:{{pool}}:{key}"))
 
 
 def web_processes(service: Service) -> list[int]:
