@@ -194,7 +194,7 @@ class Settings:
     max_json_depth: int = _setting(64, "Deepest nesting of a JSON request body.", low=1, high=500)
     max_input_size: int = _setting(1 * MIB, "Largest input of an execution.", low=0)
     max_held_input_size: int = _setting(
-        64 * MIB,
+        32 * MIB,
         "Memory for the inputs of the calls that run or wait in a web process, never less than eight times "
         "`MAX_INPUT_SIZE`; further calls with inputs above 4 KiB are refused at once. One project takes at most as "
         "much as it leaves free.",

@@ -105,7 +105,7 @@ def test_waiting_inputs_take_bounded_memory() -> None:
                 calls.send(1, "x" * (MIB - 4) + "\U0001f600")
                 calls.read()
 
-            wait_until("all but the bound are refused", lambda: calls.refused(80 - 8))
+            wait_until("all but the bound are refused", lambda: calls.refused(80 - 3))
 
             assert {answer.status for answer in calls.answers} == {503}
             assert "MAX_HELD_INPUT_SIZE" in calls.answers[-1].message
