@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from qinling_falcon.errors import Conflict, NotFound, NotSupported
+from qinling_falcon.errors import NotFound, NotSupported
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.references import alias_named, version_of
 from qinling_falcon.models.rows import find
+from qinling_falcon.models.runtime import not_available
 from qinling_falcon.models.scope import Context, Scope, project_of, scoped
 from qinling_falcon.models.tables import Function, RuntimeStatus, Version
 from qinling_falcon.pool.generations import lasting
@@ -191,7 +192,7 @@ def _check_runtime(scope: Scope, source: Function | Version) -> None:
         raise NotSupported(f"Function {source.id} has no package: only functions with one can be run.")
     runtime = find(scope.runtimes(), source.runtime_id)
     if runtime.status not in (RuntimeStatus.AVAILABLE, RuntimeStatus.UPGRADING):
-        raise Conflict(f"The function's runtime {runtime.id} is not available: it is {runtime.status}.")
+        raise not_available(runtime)
 
 
 def _keep(cache: OrderedDict[K, V], key: K, value: V, generations: Iterable[tuple[str, str]]) -> None:

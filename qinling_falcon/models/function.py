@@ -19,6 +19,7 @@ from qinling_falcon.models.listing import Column, ListSpec
 from qinling_falcon.models.package_keys import unused
 from qinling_falcon.models.references import check_function_unused, check_no_live_jobs
 from qinling_falcon.models.rows import change, check_owner, find
+from qinling_falcon.models.runtime import not_available
 from qinling_falcon.models.scope import Context, project_of, scoped
 from qinling_falcon.models.tables import Function, RuntimeStatus, Version
 from qinling_falcon.models.trusts import doom, named
@@ -294,7 +295,7 @@ def _check_runtime(context: Context, runtime_id: str) -> None:
     """In the transaction that makes a function use the runtime; the lock keeps `runtime.delete` out until it ends."""
     runtime = find(scoped(context).runtimes(), runtime_id, lock=True, field="runtime_id")
     if runtime.status != RuntimeStatus.AVAILABLE:
-        raise Conflict(f"Runtime {runtime_id} is not available: it is {runtime.status}.")
+        raise not_available(runtime, "runtime_id")
 
 
 def _digest(function: Function) -> str:

@@ -196,6 +196,18 @@ def delete(context: Context, runtime_id: str) -> Runtime:
     return transact(write)
 
 
+def not_available(runtime: Runtime, field: str | None = None) -> Conflict:
+    """The error for a use of a runtime that is not available: why it isn't, or what to wait for."""
+    message = f"Runtime {runtime.id} is not available: it is {runtime.status}"
+    if runtime.status == RuntimeStatus.ERROR and runtime.status_reason:
+        message += f" ({runtime.status_reason})."
+    elif runtime.status in (RuntimeStatus.CREATING, RuntimeStatus.UPGRADING):
+        message += "; try again when its status is available."
+    else:
+        message += "."
+    return Conflict(f"{field}: {message}" if field else message, errors={field: [message]} if field else None)
+
+
 def everything() -> list[Runtime]:
     """All runtimes, in order of creation: what the pool manager compares the pools with."""
     with reading():

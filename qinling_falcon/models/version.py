@@ -79,7 +79,8 @@ def create(
         versions = project_of(function).versions().where(Version.function_id == function_id)
         latest = versions.where(Version.version_number == function.latest_version).get_or_none()
         if latest and (latest.digest, latest.timeout) == (function.digest, function.timeout):
-            raise Forbidden(f"Function {function_id} has not changed since its version {latest.version_number}.")
+            same = f"Function {function_id} has not changed since its version {latest.version_number}"
+            raise Forbidden(f"{same}: a version needs another package, entry, limit or runtime.")
         if versions.count() >= most:
             raise Forbidden(f"Function {function_id} has {most} versions already, which is the limit.")
         version = Version(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract.service import HELLO, NOBODY, User, error
 from tests.contract.uploads import create, fields_of, form
-from tests.integration.service import package
+from tests.integration.service import package, wait_until
 
 pytestmark = pytest.mark.xdist_group("contract")
 
@@ -61,6 +61,20 @@ def test_a_function_without_its_package(user: User) -> None:
     for answer in answers:
         error(answer, 400, field="package")
         assert answer.json()["faultstring"] == f"package: the package's file is missing. {_UPLOAD}"
+
+
+def test_a_function_in_a_runtime_that_failed_is_told_why(user: User) -> None:
+    made = user.made("/v1/runtimes", image="node:20")
+    wait_until("it fails", lambda: user.get(f"/v1/runtimes/{made['id']}").json()["status"] == "error")
+    answer = create(user, runtime_id=made["id"])
+    error(answer, 409, "is not available: it is error (image node:20 is not a local runtime;", field="runtime_id")
+
+
+def test_a_version_of_what_has_not_changed_is_told_what_must(user: User) -> None:
+    function_id = user.function()
+    user.version(function_id)
+    answer = user.post(f"/v1/functions/{function_id}/versions")
+    error(answer, 403, "since its version 1: a version needs another package, entry, limit or runtime.")
 
 
 def test_a_package_that_is_another_file(user: User) -> None:
