@@ -250,7 +250,8 @@ class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]
         try:
             params = psycopg2.extensions.parse_dsn(url)
         except psycopg2.ProgrammingError as error:
-            raise SettingsError(f"DATABASE_URL: expected a PostgreSQL URL: {str(error).strip()}") from None
+            why = str(error).split('"')[0].strip(" \n:")  # what is quoted may be a password
+            raise SettingsError(f"DATABASE_URL: expected a PostgreSQL URL: {why}") from None
         timeout_ms = int(settings.database_timeout_s * 1000)
         self._timeout_s = settings.database_timeout_s
         name = params.pop("dbname", None) or params.get("user") or "postgres"

@@ -17,7 +17,7 @@ from qinling_falcon.settings import Settings
 log = logging.getLogger(__name__)
 
 _TTL_S = 5.0
-_RENEW_S = 1.0
+_RENEWALS_PER_TTL = 5
 _LONGEST_PASS_S = 30.0
 
 
@@ -31,13 +31,23 @@ class Claim:
     Args:
         registry: where the claim is.
         settings: intervals and timeouts.
+        ttl_s: time from the last renewal until the claim expires.
+        longest_pass_s: a pass that takes longer hangs. By default 30 s, or what a slow database may cost a pass.
     """
 
-    def __init__(self, registry: Registry, settings: Settings):
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        *,
+        ttl_s: float = _TTL_S,
+        longest_pass_s: float | None = None,
+    ):
         self._registry = registry
         self._interval_s = settings.reap_interval_s
+        self._ttl_s = ttl_s
         # A pass asks the database a few times.
-        self._longest_pass_s = max(_LONGEST_PASS_S, 4 * settings.database_timeout_s)
+        self._longest_pass_s = longest_pass_s or max(_LONGEST_PASS_S, 4 * settings.database_timeout_s)
         # The random part tells processes apart whose hosts have one name, as containers may.
         self.name = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._active: str | None = None
@@ -92,7 +102,7 @@ class Claim:
             self._renewer = None
 
     def _ask(self) -> bool:
-        active = self._registry.claim_manager(self.name, _TTL_S)
+        active = self._registry.claim_manager(self.name, self._ttl_s)
         before, self._active = self._active, active
         if active == self.name:
             if before not in (None, active):
@@ -103,7 +113,7 @@ class Claim:
 
     def _renew(self) -> None:
         while True:
-            gevent.sleep(_RENEW_S)
+            gevent.sleep(self._ttl_s / _RENEWALS_PER_TTL)
             if self.held and time.monotonic() - self._pass_began < self._longest_pass_s:
                 try:
                     self._ask()

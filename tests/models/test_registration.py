@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
+from typing import Any
+
+import psycopg2
 
 from qinling_falcon.models import database, runtime
 from qinling_falcon.models.scope import Context
@@ -33,6 +38,27 @@ def test_public_runtimes_of_others_count_and_private_ones_do_not(
     make_runtime(stranger, name="python3", is_public=True)
     make_runtime(stranger, name="python3-old", is_public=False)
     assert runtime.register(owner, WANTED) == ["python3-old"]
+
+
+def test_what_another_release_has_not_committed_yet_is_waited_for(settings: Settings, owner: Context) -> None:
+    make_runtime(owner, name="draft")
+    if settings.database_url:
+        other: Any = psycopg2.connect(settings.database_url)
+        cursor = other.cursor()
+    else:
+        other = sqlite3.connect(settings.var_dir / "qinling.db", isolation_level=None)
+        cursor = other.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+    cursor.execute("UPDATE runtimes SET name = 'python3' WHERE name = 'draft'")
+    made: list[list[str]] = []
+    release = threading.Thread(target=lambda: made.append(runtime.register(owner, WANTED[:1])))
+    release.start()
+    release.join(0.5)
+    assert release.is_alive()
+    cursor.execute("COMMIT")
+    release.join(10)
+    other.close()
+    assert made == [[]]
 
 
 def test_releases_at_once_register_once(empty_database: Settings) -> None:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from qinling_falcon.jobs.queues import connect
+from qinling_falcon.settings import Settings
 from tests.integration.service import free_port, wait_until
 from tests.run.make_run import MakeRun, var_dir
 from tests.servers.postgres import running_postgres
 from tests.servers.valkey import valkey_server
+from workers.run.neighbours import in_one_line, place
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("make-run"), pytest.mark.timeout(180)]
 
@@ -100,6 +103,42 @@ def test_what_it_waits_for_is_said(folder: Path, neighbour: object, words: tuple
             running.wait_nothing_left(5)
         finally:
             running.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:s3cret@cache.example:6379/0", "cache.example:6379/0"),
+        ("rediss://:s3cret@[::1]:6379", "[::1]:6379"),
+        ("unix:///run/redis.sock?password=s3cret", "/run/redis.sock"),
+        ("postgresql://user:s3cret@db/qinling?sslmode=require", "db/qinling"),
+        ("redis://:s3c/ret@cache:6379", "?"),
+        ("redis://user:123#s3cret@cache:6379", "?"),
+        ("redis://:s3cret?@cache", "?"),
+        ("redis://user:s3cret/@cache", "?"),
+        ("redis://[s3cret", "?"),
+    ],
+)
+def test_where_it_is_is_shown_without_secrets(url: str, shown: str) -> None:
+    assert place(url) == shown
+
+
+def test_a_url_that_can_not_be_read_is_not_quoted() -> None:
+    settings = Settings(redis_url="redis://user:s3cret/@cache:6379")
+    with pytest.raises(ValueError, match="s3cret") as caught:
+        connect(settings)
+    assert "s3cret" not in in_one_line(caught.value)
+
+
+def test_a_database_url_that_can_not_be_read_is_refused_at_once(folder: Path) -> None:
+    running = MakeRun(folder, {"DATABASE_URL": "postgresql://qinling:very-s3cret%@127.0.0.1/qinling"})
+    try:
+        running.launch()
+        assert running.wait_end() != 0
+        assert "DATABASE_URL: expected a PostgreSQL URL" in running.output
+        assert SECRET not in running.output + running.log_tails()
+    finally:
+        running.close()
 
 
 def test_it_goes_on_when_what_it_waited_for_is_there(folder: Path) -> None:

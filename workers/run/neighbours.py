@@ -38,8 +38,7 @@ class Neighbour:
 
     def __init__(self, what: str, setting: str, url: str, probe: Callable[[], None]):
         self._probe = probe
-        self._secrets = _secrets(url)
-        self.title = f"{what} at {_place(url)} ({setting})"
+        self.title = f"{what} at {place(url)} ({setting})"
         self.reason = ""
         self.answered = threading.Event()
         # A daemon: name lookups and drivers can't be interrupted, and Ctrl-C waits for none of them.
@@ -50,27 +49,27 @@ class Neighbour:
             try:
                 self._probe()
             except Exception as error:
-                self.reason = self._line(error)
+                self.reason = in_one_line(error)
                 time.sleep(_RETRY_S)
             else:
                 self.answered.set()
                 return
 
-    def _line(self, error: Exception) -> str:
-        lines = str(error).strip().splitlines()
-        text = lines[0].strip() if lines else type(error).__name__
-        for secret in self._secrets:
-            text = text.replace(secret, "…")
-        return text.rstrip(".")
-
 
 def neighbours(settings: Settings) -> list[Neighbour]:
-    """The servers that `REDIS_URL` and `DATABASE_URL` name; those that `make run` brings along need no waiting for."""
+    """The servers that `REDIS_URL` and `DATABASE_URL` name; those that `make run` brings along need no waiting for.
+
+    Raises:
+        SettingsError: `DATABASE_URL` can't be read.
+    """
+    from qinling_falcon.models.engines import make_engine  # a quarter of a second
+
     found = []
     if settings.redis_url:
         found.append(Neighbour("Redis", "REDIS_URL", settings.redis_url, lambda: _ask_redis(settings)))
     if settings.database_url and not settings.database_url.startswith("sqlite:"):
         url = settings.database_url
+        make_engine(settings)  # a URL that can't be read is no reason to wait
         found.append(Neighbour("the database", "DATABASE_URL", url, lambda: _ask_postgres(url)))
     return found
 
@@ -120,25 +119,25 @@ def _ask_postgres(url: str) -> None:
     psycopg2.connect(url, connect_timeout=_CONNECT_S).close()
 
 
-def _place(url: str) -> str:
-    """Where a URL leads, without user and password."""
+def in_one_line(error: Exception) -> str:
+    """Why a server does not serve, without secrets."""
+    if isinstance(error, ValueError):  # it quotes the URL, maybe amid the password
+        return "the URL can't be read; special characters of a password have to be percent-encoded"
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+
+
+def place(url: str) -> str:
+    """Where a URL leads, without user and password; `?` when it can't be told apart from them."""
     try:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         return "?"
-    if parts.scheme == "unix" or not host:
+    if "@" in parts.path + parts.query + parts.fragment:  # the password has a `/`, `?` or `#`
+        return "?"
+    if parts.scheme == "unix":
         return parts.path or "?"
+    if not host:
+        return "?"
     return f"{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
-
-
-def _secrets(url: str) -> list[str]:
-    """Texts of a URL that are for nobody to see: passwords, as written and as meant."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:
-        return []
-    written = [parts.password or ""] + [
-        value for name, value in urllib.parse.parse_qsl(parts.query) if name.endswith("password")
-    ]
-    return [text for password in written for text in {password, urllib.parse.unquote(password)} if text]

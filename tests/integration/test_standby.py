@@ -1,0 +1,135 @@
+"""Several `pool` processes on one Redis: one is active, the others stand by and say for whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.service import Service, running_service, wait_until
+
+pytestmark = [pytest.mark.xdist_group("standby"), pytest.mark.timeout(180)]
+
+HELLO = "def main():\n    return 'hello'\n"
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with running_service(max_workers=4, warm_workers=1, web_concurrency=1) as running:
+        running.runtime()
+        yield running
+
+
+def start_another(service: Service, name: str, **settings: str) -> None:
+    """A further pool manager, beside the one of `service`, on its Redis and its database."""
+    database = {"DATABASE_URL": f"sqlite:///{service.var_dir / 'qinling.db'}"}
+    environ, service.environ = service.environ, service.environ | database | settings
+    try:
+        service.start(name, sys.executable, "-m", "workers.pool")
+    finally:
+        service.environ = environ
+
+
+def events(service: Service, name: str) -> list[dict[str, Any]]:
+    lines = (service.var_dir / f"{name}.log").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def standing_by(service: Service, name: str) -> dict[str, Any]:
+    """The event by which a pool manager says that it stands by."""
+
+    def find() -> list[dict[str, Any]]:
+        return [event for event in events(service, name) if "stands by" in event["event"]]
+
+    found: list[dict[str, Any]] = wait_until(f"{name} says that it stands by", find)
+    return found[0]
+
+
+def call(service: Service, function_id: str) -> bool:
+    answer = service.request("POST", "/v1/executions", json={"function_id": function_id})
+    return bool(answer.status_code == 201 and answer.json()["status"] == "success")
+
+
+@pytest.mark.parametrize("folder", ["the same", "another"])
+def test_a_second_one_says_for_whom_it_stands_by_and_takes_over(service: Service, folder: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="qf-") as other:
+        function_id = service.function(HELLO)
+        first = service.processes["pool"].pid
+        settings = {} if folder == "the same" else {"VAR_DIR": other}
+        start_another(service, "second", **settings)
+        try:
+            said = standing_by(service, "second")
+            assert said["active_manager"] == {"host": os.uname().nodename, "pid": str(first)}
+            assert call(service, function_id)
+
+            service.stop("pool", signal.SIGKILL)
+
+            wait_until(
+                "the second one says that it takes over",
+                lambda: any("takes over" in event["event"] for event in events(service, "second")),
+            )
+            wait_until("calls are served again", lambda: call(service, function_id))
+            wait_until("it is ready", lambda: service.request("GET", "/readyz").status_code == 200)
+            assert len([event for event in events(service, "second") if "stands by" in event["event"]]) == 1
+        finally:
+            service.stop("second")
+
+
+def test_a_standby_that_stops_leaves_the_workers_of_the_active_one_alone(service: Service) -> None:
+    runtime_id, function_id = service.runtime(), service.function(HELLO)
+    assert call(service, function_id)
+    start_another(service, "second")
+    standing_by(service, "second")
+    before = service.capacity(runtime_id)
+
+    assert service.stop("second") == 0
+
+    assert service.capacity(runtime_id) == before
+    assert call(service, function_id)
+    assert not [event for event in events(service, "pool") if event["event"].startswith("worker")]
+
+
+def test_one_that_ended_in_order_is_followed_at_once(service: Service) -> None:
+    start_another(service, "second")
+    standing_by(service, "second")
+    service.stop("pool")
+    wait_until(
+        "the second one says that it takes over",
+        lambda: any("takes over" in event["event"] for event in events(service, "second")),
+        4,  # the claim of one that died would last 5 s
+    )
+    service.stop("second")
+
+
+def test_one_that_was_stopped_for_long_ends_its_workers_and_stands_by(service: Service) -> None:
+    """SIGSTOP, as of a machine that slept: the other one is active when it wakes."""
+    with tempfile.TemporaryDirectory(prefix="qf-") as other:
+        function_id = service.function(HELLO)
+        start_another(service, "second", VAR_DIR=str(Path(other)))
+        standing_by(service, "second")
+        first = service.processes["pool"]
+        first.send_signal(signal.SIGSTOP)
+        try:
+            wait_until(
+                "the second one takes over",
+                lambda: any("takes over" in event["event"] for event in events(service, "second")),
+            )
+        finally:
+            first.send_signal(signal.SIGCONT)
+        standing_by(service, "pool")
+        wait_until("the first one has no workers any more", lambda: not list((service.var_dir / "workers").iterdir()))
+        wait_until("calls are served", lambda: call(service, function_id))
+        before = service.capacity(service.runtime())
+
+        service.stop("pool")
+
+        assert service.capacity(service.runtime()) == before, "they are the other one's"
+        assert call(service, function_id)
+        service.stop("second")
