@@ -1,9 +1,10 @@
 """Reads requests from a client's socket, and gives a client that is too slow a deadline.
 
 A client may take `head_timeout_s` to send a request's head, counted from its first byte. For a body it gets
-`body_grace_s` and one more second for each `body_min_rate` bytes that have arrived. Only the time in which the server
-waits for the client counts: a slow disk or a slow authentication is not the client's fault. A client that sends too
-slowly is told so (408); one that has fallen silent is disconnected without an answer.
+`body_grace_s` and one more second for each `body_min_rate` bytes that have arrived, but may never be silent for longer
+than `body_grace_s`. Only the time in which the server waits for the client counts: a slow disk or a slow authentication
+is not the client's fault. A client that sends too slowly is told so (408); one that has fallen silent is disconnected
+without an answer.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
         return data
 
     def _wait(self, size: int) -> bytes:
-        left_s = self._allowed_s() - self._waited_s
+        silence_s = self._longest_silence_s()
+        left_s = min(silence_s, self._allowed_s() - self._waited_s)
         if left_s <= 0:
             raise self._too_slow()
         began = time.monotonic()
@@ -114,7 +116,7 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
                 self.sock.settimeout(left_s)
                 data: bytes = self.sock.recv(size)
         except TimeoutError:
-            if time.monotonic() - began >= self._allowed_s() / 2:
+            if time.monotonic() - began >= silence_s / 2:
                 # The client has fallen silent, and would not read an answer either.
                 with contextlib.suppress(OSError):
                     self.sock.shutdown(socket.SHUT_RDWR)
@@ -123,14 +125,19 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
             self._waited_s += time.monotonic() - began
         return data
 
-    def _allowed_s(self) -> float:
+    def _longest_silence_s(self) -> float:
         match self._phase:
             case Phase.HEAD:
                 return self._deadlines.head_s
             case Phase.DRAIN:
                 return self._deadlines.drain_s
             case Phase.BODY:
-                return self._deadlines.body_grace_s + self._received / self._deadlines.body_min_rate
+                return self._deadlines.body_grace_s
+
+    def _allowed_s(self) -> float:
+        """The time that the phase may take in all."""
+        earned_s = self._received / self._deadlines.body_min_rate if self._phase is Phase.BODY else 0.0
+        return self._longest_silence_s() + earned_s
 
     def _too_slow(self) -> RequestTimeout:
         if self._request is not None:

@@ -96,6 +96,12 @@ def test_a_client_that_has_fallen_silent_is_disconnected_without_an_answer(serve
         assert rest(client) == b""
 
 
+def test_many_bytes_buy_no_long_silence(server: Server) -> None:
+    with server.connect() as client:
+        client.sendall(request("/read", "POST", b"x" * 2_000_000, 2_000_001))
+        assert rest(client) == b""
+
+
 def test_a_body_above_the_rate_may_take_longer_than_the_grace(server: Server) -> None:
     with server.connect() as client:
         client.sendall(request("/read", "POST", b"", 9000))
