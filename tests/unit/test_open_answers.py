@@ -17,6 +17,7 @@ from qinling_falcon.models.scope import Context
 from qinling_falcon.resources import open_answers
 from qinling_falcon.resources.open_answers import PIECE, Cost, OpenAnswer, OpenAnswers
 from qinling_falcon.resources.request import Request
+from tests.integration.service import wait_until
 
 NOTHING = Cost(0, 0, 0)
 
@@ -150,11 +151,11 @@ def test_few_wait(bounds: OpenAnswers, keep_reading: Callable[..., None], monkey
     for answer in answers:
         keep_reading(answer)
     rooms: list[Any] = []
-    waiting = [threading.Thread(target=lambda: rooms.append(bounds.open(request()))) for _ in range(2)]
+    ask = lambda: rooms.append(bounds.open(request()))  # noqa: E731
+    waiting = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
     for thread in waiting:
         thread.start()
-    while bounds._awaited.total("answers") < 2:
-        time.sleep(0.01)
+    wait_until("two wait", lambda: bounds._awaited.total("answers") == 2)
     began = time.monotonic()
     with pytest.raises(Unavailable):
         bounds.open(request())
@@ -175,13 +176,15 @@ def test_among_projects_the_one_that_holds_most_makes_room(bounds: OpenAnswers) 
     assert sorted(is_cut_off(answer) for answer in many) == [False, True]
 
 
-def test_a_project_that_holds_more_ends_no_answer_of_another(bounds: OpenAnswers) -> None:
+def test_a_project_that_holds_more_ends_no_answer_of_another(keep_reading: Callable[..., None]) -> None:
     six = OpenAnswers(Cost(memory=100 * PIECE, disk=1000, answers=6))
     others = [read(six, project_id) for project_id in "bcde"]
     mine = [read(six, "a"), read(six, "a")]
+    for answer in mine:
+        keep_reading(answer)
     time.sleep(0.2)
-    read(six, "a")
-    assert sorted(is_cut_off(answer) for answer in mine) == [False, True]
+    with pytest.raises(Unavailable):
+        six.open(request("a"))
     assert not any(is_cut_off(answer) for answer in others)
 
 
@@ -231,10 +234,9 @@ def test_cutting_off_ends_a_blocked_write(bounds: OpenAnswers) -> None:
                 answer.close()
                 ours.close()
 
-        sender = threading.Thread(target=send)
+        sender = threading.Thread(target=send, daemon=True)
         sender.start()
-        while answer._room.stalled_s(time.monotonic()) < 0.05:
-            time.sleep(0.01)
+        wait_until("its write is blocked", lambda: answer._room.stalled_s(time.monotonic()) > 0.05)
         others = [read(bounds), read(bounds)]
         sender.join(10)
         assert ended.is_set()
