@@ -50,6 +50,12 @@ def wait_until(what: str, condition: Any, timeout_s: float = 30.0) -> Any:
     raise AssertionError(f"not within {timeout_s} s: {what}")
 
 
+def connections() -> set[tuple[int, int]]:
+    """Ports, here and there, of this machine's ends of TCP connections."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {(int(row[1].rpartition(":")[2], 16), int(row[2].rpartition(":")[2], 16)) for row in rows}
+
+
 class Service:
     """One running service and a user of it."""
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.integration.service import package, running_service, wait_until
+from tests.integration.service import connections, package, running_service, wait_until
 
 
 def test_who_takes_nothing_of_its_answer_is_cut_off() -> None:
@@ -18,15 +17,9 @@ def test_who_takes_nothing_of_its_answer_is_cut_off() -> None:
         function = service.request("POST", "/v1/functions", data=fields, files=files).json()["id"]
         address = urlsplit(service.url)
         with socket.create_connection((address.hostname, address.port)) as idle:
-            assert (address.port, idle.getsockname()[1]) in _connections()
+            assert (address.port, idle.getsockname()[1]) in connections()
             idle.sendall(f"GET /v1/functions/{function}?download=true HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             wait_until(
-                "the service has cut it off", lambda: (address.port, idle.getsockname()[1]) not in _connections()
+                "the service has cut it off", lambda: (address.port, idle.getsockname()[1]) not in connections()
             )
         assert service.request("GET", f"/v1/functions/{function}?download=true").content == content
-
-
-def _connections() -> set[tuple[int, int]]:
-    """Ports, here and there, of this machine's ends of TCP connections."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {(int(row[1].rpartition(":")[2], 16), int(row[2].rpartition(":")[2], 16)) for row in rows}

@@ -17,7 +17,7 @@ from qinling_falcon.models import clock, database
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.tables import Execution, Job
 from qinling_falcon.settings import Settings
-from tests.integration.service import Service, package, running_service, wait_until
+from tests.integration.service import Service, connections, package, running_service, wait_until
 
 MIB = 1024 * 1024
 SLOW = 64
@@ -124,6 +124,17 @@ def test_their_answers_hold_little_memory_and_end_for_others(service: Service, k
         most = max(most, resident(pid))
     assert most - before < MOST_BYTES + BESIDE, f"{(most - before) // MIB} MiB"
     assert "Traceback" not in service.logs()
+
+
+def test_an_answer_that_is_cut_off_ends_its_connection(service: Service) -> None:
+    path = f"/v1/functions/{large_function(service)}?download=true"
+    with slow_readers(service, path, MOST) as readers:
+        for reader in readers:
+            assert reader.recv(1)
+        ends = {(urlsplit(service.url).port, reader.getsockname()[1]) for reader in readers}
+        assert ends <= connections()
+        assert requests.get(service.url + path, timeout=60).status_code == 200
+        wait_until("one of them is gone", lambda: len(ends & connections()) == MOST - 1)
 
 
 def test_clients_that_go_away_leave_nothing_open(service: Service) -> None:
