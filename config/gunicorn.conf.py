@@ -98,5 +98,3 @@ def when_ready(server):
 def post_fork(server, worker):
     """End with the master: a worker that outlived it would hold the port that the next one needs."""
     linux.end_with_parent(signal.SIGKILL)
-    # Parts of answers come and go. Without this, slow readers of jobs cost twice the memory that their answers hold.
-    linux.return_large_blocks(128 * 1024)

@@ -9,7 +9,9 @@ It serves plain HTTP/1.1; TLS ends at the balancer in front.
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import itertools
 import resource
 import sys
 import time
@@ -32,6 +34,9 @@ _OTHER_FILES = 512
 # What is read of a body that the application did not want, so that its client reads the answer on a connection that
 # lives on. A client with more to send is disconnected.
 _MOST_DRAINED = 64 * 1024 * 1024
+# A fixed threshold for large blocks (`M_MMAP_THRESHOLD`) would keep memory low, too, but made a body of 1 MB take
+# 3.9 ms of CPU instead of 0.6.
+_TRIM_EVERY_S = 5
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT)
 
 
@@ -57,8 +62,12 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         )
         helpers = [gevent.spawn(connections.accept_forever, listener) for listener in self.sockets]
         helpers.append(gevent.spawn(connections.expire_forever))
-        while self.alive:
+        for second in itertools.count(1):
+            if not self.alive:
+                break
             self.notify()
+            if second % _TRIM_EVERY_S == 0:
+                _return_memory()
             gevent.sleep(1.0)
         connections.stop()
         for listener in self.sockets:
@@ -160,6 +169,16 @@ class _FrozenConfig:
         value = getattr(self._cfg, name)
         self.__dict__[name] = value
         return value
+
+
+def _return_memory() -> None:
+    """Have glibc give freed memory back to the system: 0.3 ms, or 16 ms where 200 MiB are to be given back.
+
+    By itself it keeps what lies between blocks in use, which after a crowd of slow readers is most of it.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _most_connections(wanted: int) -> int:

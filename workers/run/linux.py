@@ -11,7 +11,6 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_M_MMAP_THRESHOLD = -3
 _PROC = Path("/proc")
 
 
@@ -29,17 +28,6 @@ def end_with_parent(signum: signal.Signals) -> None:
 def adopt_orphans() -> None:
     """Make this process the parent of every descendant whose own parent ends."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def return_large_blocks(size: int) -> None:
-    """Have glibc give blocks of memory of `size` bytes and more back to the system as soon as they are freed.
-
-    Otherwise it raises that size to the largest block that was ever freed, and keeps what lies between blocks in use.
-    Where there is no glibc, nothing changes.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, size)
 
 
 def descendants() -> set[int]:
