@@ -80,7 +80,8 @@ def test_a_package_is_read_back_by_another_machine(
     assert left(settings) == []
     other = SwiftPackages(Settings(var_dir=tmp_path / "other", package_container="packages", **ACCOUNT))
     assert other.read(stored.key) == PACKAGE
-    assert (other.size(stored.key), other.size("0" + stored.key[1:])) == (len(PACKAGE), None)
+    unknown = stored.key.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))
+    assert (other.size(stored.key), other.size(unknown)) == (len(PACKAGE), None)
     opened = other.open(stored.key)
     with contextlib.closing(opened.stream):
         assert (opened.size, opened.stream.read(10)) == (len(PACKAGE), PACKAGE[:10])

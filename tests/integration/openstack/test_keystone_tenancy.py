@@ -72,6 +72,7 @@ class World:
         job = {"function_id": named_id, "pattern": "0 0 * * *"}
         return replace(
             NOT_YET,
+            project_id=self.projects[user],
             runtime_id=runtime_id,
             spare_runtime_id=spare_runtime_id,
             function_id=function_id,
