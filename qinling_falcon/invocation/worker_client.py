@@ -105,7 +105,11 @@ class WorkerClient:
         ).encode("ascii")
         try:
             connection.settimeout(timeout_s)
-            connection.sendall(request + body)
+            packet = request + body
+            # `sendall` of gevent asks the kernel for the size of its buffer each time.
+            sent = connection.send(packet)
+            if sent < len(packet):
+                connection.sendall(packet[sent:])
             answer = _read_answer(connection)
         except (OSError, ValueError) as error:
             connection.close()
@@ -175,4 +179,12 @@ def _read_answer(connection: socket.socket) -> Answer:
             raise ConnectionError("the worker closed the connection")
         parts.append(more)
         missing -= len(more)
-    return Answer(status, json.loads(b"".join(parts)) if length else {})
+    return Answer(status, _parsed(b"".join(parts)) if length else {})
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = orjson.loads(body)
+    except orjson.JSONDecodeError:  # it takes no lone surrogates, which a function may print or raise
+        answer = json.loads(body)
+    return answer

@@ -99,7 +99,10 @@ class Wire:
                 self._to_send.wait()
                 self._to_send.clear()
                 gathered, self._unsent = b"".join(self._unsent), []
-                self._socket.sendall(gathered)
+                # `sendall` of gevent asks the kernel for the size of its buffer each time.
+                sent = self._socket.send(gathered)
+                if sent < len(gathered):
+                    self._socket.sendall(gathered[sent:])
         except OSError as error:
             self.end(f"The connection to Redis broke: {error}")
 

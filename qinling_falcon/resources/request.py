@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 import uuid
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import falcon
@@ -67,19 +65,10 @@ class Request(falcon.Request):
         self.reference_client = False
         self._receiving: UnfinishedBody | None = None
 
-    @contextlib.contextmanager
-    def receiving(self, bodies: UnfinishedBodies) -> Iterator[None]:
-        """Count this request's body among `bodies` while it is read, for the project of its caller.
-
-        Raises:
-            Unavailable: there are too many.
-        """
-        with bodies.receiving(self.caller.project_id, self.env.get("gunicorn.socket")) as body:
-            self._receiving = body
-            try:
-                yield
-            finally:
-                self._receiving = None
+    def receiving(self, bodies: UnfinishedBodies) -> UnfinishedBody:
+        """This request's body, to be read in its `with` block; it is counted for the project of the caller."""
+        self._receiving = bodies.receiving(self.caller.project_id, self.env.get("gunicorn.socket"))
+        return self._receiving
 
     def read_client(self, stream: ReadableIO, size: int) -> bytes:
         """Up to `size` bytes of the body; fewer only at its end.

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 from qinling_falcon.errors import Unavailable
@@ -22,22 +22,35 @@ _STALLED_S = 1.0
 
 
 class UnfinishedBody:
-    """One body that is being received.
+    """One body that is received in the `with` block of this.
+
+    Entering raises `Unavailable`: there are too many, and none has stalled.
 
     Attributes:
         project_id: whose it is.
         size: bytes that have arrived and are still held.
+        counted: it is one of those that are being received.
         cut: it has made room for others.
     """
 
-    __slots__ = ("_bodies", "_sock", "cut", "project_id", "size")
+    __slots__ = ("_bodies", "_sock", "counted", "cut", "project_id", "size")
 
     def __init__(self, bodies: UnfinishedBodies, project_id: str, sock: Any):
         self._bodies = bodies
         self._sock = sock
         self.project_id = project_id
         self.size = 0
+        self.counted = False
         self.cut = False
+
+    def __enter__(self) -> UnfinishedBody:
+        self._bodies.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bodies.remove(self)
 
     def expects(self) -> None:
         """Say that the client's next bytes are waited for."""
@@ -103,31 +116,45 @@ class UnfinishedBodies:
         """Bytes of them that are held."""
         return self._all.size
 
-    @contextlib.contextmanager
-    def receiving(self, project_id: str, sock: Any) -> Iterator[UnfinishedBody]:
-        """Around the receipt of one body.
+    def receiving(self, project_id: str, sock: Any) -> UnfinishedBody:
+        """A body, to be received in its `with` block.
 
         Args:
             project_id: whose it is.
             sock: the client's; None where it can't be disconnected.
-
-        Raises:
-            Unavailable: there are too many, and none has stalled.
         """
-        body = UnfinishedBody(self, project_id, sock)
-        project = self._projects.setdefault(project_id, _Held())
+        return UnfinishedBody(self, project_id, sock)
+
+    def add(self, body: UnfinishedBody) -> None:
+        """Count a body; raises as entering it does."""
+        project = self._projects.get(body.project_id)
+        if project is None:
+            project = self._projects[body.project_id] = _Held()
         project.count += 1
         self._all.count += 1
+        body.counted = True
         try:
             self._make_room(project)
-            yield body
-        finally:
-            if not body.cut:
-                self._remove(body)
+        except Unavailable:
+            self.remove(body)
+            raise
+
+    def remove(self, body: UnfinishedBody) -> None:
+        """Count a body no longer."""
+        if not body.counted:
+            return
+        body.counted = False
+        project = self._projects[body.project_id]
+        for held in (project, self._all):
+            held.count -= 1
+            held.size -= body.size
+            held.silent.pop(body, None)
+        if not project.count:
+            del self._projects[body.project_id]
 
     def expects(self, body: UnfinishedBody) -> None:
         """See `UnfinishedBody.expects`."""
-        if not body.cut:
+        if body.counted:
             now = time.monotonic()
             self._all.silent[body] = now
             self._projects[body.project_id].silent[body] = now
@@ -136,6 +163,8 @@ class UnfinishedBodies:
         """See `UnfinishedBody.received`."""
         if body.cut:
             raise self._too_many()
+        if not body.counted:
+            return
         project = self._projects[body.project_id]
         body.size += size
         for held in (project, self._all):
@@ -149,17 +178,8 @@ class UnfinishedBodies:
                 stalled, since = next(iter(held.silent.items()), (None, 0.0))
                 if stalled is None or time.monotonic() - since < _STALLED_S:
                     raise self._too_many()
-                self._remove(stalled)
+                self.remove(stalled)
                 stalled.stop()
-
-    def _remove(self, body: UnfinishedBody) -> None:
-        project = self._projects[body.project_id]
-        for held in (project, self._all):
-            held.count -= 1
-            held.size -= body.size
-            held.silent.pop(body, None)
-        if not project.count:
-            del self._projects[body.project_id]
 
     def _too_many(self) -> Unavailable:
         return Unavailable(f"Too many {self._kind} are arriving at the moment; send this one again.", retry_after_s=1)

@@ -44,7 +44,11 @@ class Answer(Response):  # type: ignore[misc]  # Gunicorn has no types
         head = "".join([*lines, "\r\n"]).encode("latin-1")
         self.headers_sent = True
         self.sent = len(piece)
-        util.write(self.sock, head + piece)
+        packet = head + piece
+        # `sendall` of gevent asks the kernel for the size of its buffer each time.
+        sent = self.sock.send(packet)
+        if sent < len(packet):
+            self.sock.sendall(packet[sent:])
 
 
 _cached_date: tuple[int, str] = (0, "")

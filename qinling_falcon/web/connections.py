@@ -27,6 +27,7 @@ from gevent.event import Event
 from gevent.hub import get_hub
 from gunicorn.http.parser import RequestParser
 
+from qinling_falcon.web.environ import Environments
 from qinling_falcon.web.reader import Deadlines, Phase, TimedReader
 
 logger = logging.getLogger(__name__)
@@ -40,17 +41,17 @@ class Connection:
     Attributes:
         sock: the client's socket.
         address: where the client is.
-        listener_name: where the server listens.
+        environments: makes the WSGI environments of its requests.
         reader: what the parser reads from.
         parser: Gunicorn's.
     """
 
-    __slots__ = ("address", "greenlet", "listener_name", "parser", "reader", "sock", "watcher")
+    __slots__ = ("address", "environments", "greenlet", "parser", "reader", "sock", "watcher")
 
-    def __init__(self, sock: Any, address: Any, listener_name: Any, reader: TimedReader, parser: Any):
+    def __init__(self, sock: Any, address: Any, environments: Environments, reader: TimedReader, parser: Any):
         self.sock = sock
         self.address = address
-        self.listener_name = listener_name
+        self.environments = environments
         self.reader = reader
         self.parser = parser
         self.watcher = get_hub().loop.io(sock.fileno(), 1)
@@ -108,7 +109,7 @@ class Connections:
 
     def accept_forever(self, listener: Any) -> None:
         """Take the connections of a listening socket, until it is closed."""
-        name = listener.getsockname()
+        environments = Environments(self._cfg, listener.getsockname())
         while True:
             self._room.wait()
             try:
@@ -120,7 +121,7 @@ class Connections:
                 logger.warning("a connection could not be accepted", extra={"reason": str(error)})
                 gevent.sleep(0.1)
                 continue
-            self._add(sock, address, name)
+            self._add(sock, address, environments)
             gevent.sleep(0)  # a burst is shared with the other web processes, and others have their turn
 
     def expire_forever(self) -> None:
@@ -155,12 +156,12 @@ class Connections:
         greenlets = [connection.greenlet for connection in self._open if connection.greenlet is not None]
         gevent.killall(greenlets, timeout=timeout_s)
 
-    def _add(self, sock: Any, address: Any, listener_name: Any) -> None:
+    def _add(self, sock: Any, address: Any, environments: Environments) -> None:
         connection: Connection
         reader = TimedReader(sock, self._deadlines, lambda phase: self._waits(connection, phase))
         parser = RequestParser(self._cfg, sock, address)
         parser.unreader = reader
-        connection = Connection(sock, address, listener_name, reader, parser)
+        connection = Connection(sock, address, environments, reader, parser)
         self._open.add(connection)
         self._make_room()
         self._park(connection)

@@ -20,7 +20,6 @@ from typing import Any
 import gevent
 import gunicorn.http.errors
 import gunicorn.util
-from gunicorn.http import wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from qinling_falcon.errors import RequestTimeout
@@ -125,24 +124,16 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
-        response, environ = wsgi.create(
-            request,
-            connection.sock,
-            connection.address,
-            connection.listener_name,
-            self._frozen_cfg,
-            response_class=Answer,
-        )
-        environ["wsgi.multithread"] = True
+        response = Answer(request, connection.sock, self._frozen_cfg)
         if not self.alive:
             response.force_close()
+        if request._expected_100_continue:  # Gunicorn has no public name for it
+            connection.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        environ = connection.environments.of(request, connection.sock, connection.address)
         pieces = self.wsgi(environ, response.start_response)
         try:
-            if isinstance(pieces, environ["wsgi.file_wrapper"]):
-                response.write_file(pieces)
-            else:
-                for piece in pieces:
-                    response.write(piece)
+            for piece in pieces:
+                response.write(piece)
             response.close()
         except OSError:
             raise
