@@ -14,7 +14,8 @@ import sys
 import gevent
 from gevent import socket
 
-REST_S = 1.0
+READ_EVERY_S = 1.0
+BEGIN_AGAIN_S = 5.0
 
 
 def head(method: str, path: str, token: str, length: int | None = None) -> bytes:
@@ -38,10 +39,10 @@ def hold(address: tuple[str, int], first: bytes, begun: list[int]) -> None:
                     counted = True
                     begun.append(1)
                 while client.recv(64):
-                    gevent.sleep(REST_S)
+                    gevent.sleep(READ_EVERY_S)
         except OSError:
             pass
-        gevent.sleep(REST_S)
+        gevent.sleep(BEGIN_AGAIN_S)
 
 
 def main() -> None:

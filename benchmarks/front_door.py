@@ -64,7 +64,7 @@ def crowd(service: Service, token: str, function: str, connections: int) -> Iter
     try:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "ready"
-        time.sleep(2)
+        time.sleep(3)
         yield
     finally:
         process.kill()
@@ -101,6 +101,9 @@ def main() -> None:
 
         asked = {"warm call": call, "/healthz": health}
         latencies_ms(call, 2)
+        with crowd(service, alice, slow, options.connections):
+            time.sleep(10)  # the workers of her function start
+        time.sleep(8)
         memory = memory_mib(service)
         rounds: list[dict[str, dict[str, list[float]]]] = []
         grown = 0.0
@@ -110,7 +113,7 @@ def main() -> None:
                 one["beside"] = {what: latencies_ms(ask, options.seconds) for what, ask in asked.items()}
                 grown = max(grown, memory_mib(service) - memory)
             rounds.append(one)
-            time.sleep(8)  # the calls that run end, and their workers are free again
+            time.sleep(8)  # the calls that run and wait end
             print(f"round {number + 1} of {options.rounds} done", flush=True)
     sys.exit(report(rounds, grown))
 
