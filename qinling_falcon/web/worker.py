@@ -28,7 +28,7 @@ from qinling_falcon.web.answer import Answer
 from qinling_falcon.web.connections import Connection, Connections
 from qinling_falcon.web.reader import Deadlines, Phase
 
-# File descriptors for everything that is no client: the database, Redis, workers, packages.
+# File descriptors for what is no client: the database, Redis, workers, packages. Where few are allowed, half of them.
 _OTHER_FILES = 512
 # What is read of a body that the application did not want, so that its client reads the answer on a connection that
 # lives on. A client with more to send is disconnected.
@@ -180,4 +180,4 @@ def _most_connections(wanted: int) -> int:
         if target > soft:
             resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
             soft = target
-    return max(8, min(wanted, soft - _OTHER_FILES))
+    return min(wanted, max(soft - _OTHER_FILES, soft // 2))

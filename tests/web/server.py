@@ -79,7 +79,8 @@ def rest(client: socket.socket) -> bytes:
 
 
 @contextlib.contextmanager
-def running_server(**settings: Any) -> Iterator[Server]:
+def running_server(files: int | None = None, **settings: Any) -> Iterator[Server]:
+    """Run it with these settings, and at most so many open files in each of its processes."""
     port = free_port()
     environ = {key: value for key, value in os.environ.items() if not key.startswith("GUNICORN")}
     with tempfile.TemporaryDirectory(prefix="qf-web-") as folder:
@@ -87,6 +88,8 @@ def running_server(**settings: Any) -> Iterator[Server]:
         environ |= {name.upper(): str(value) for name, value in settings.items()}
         config = str(ROOT / "config" / "gunicorn.conf.py")
         command = [sys.executable, "-m", "gunicorn", "-c", config, "--no-control-socket"]
+        if files is not None:
+            command = ["prlimit", f"--nofile={files}:{files}", *command]
         process = subprocess.Popen(
             [*command, "tests.web.application:application"], cwd=ROOT, env=environ, stderr=subprocess.DEVNULL
         )

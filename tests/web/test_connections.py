@@ -211,3 +211,10 @@ def test_file_descriptors_of_closed_connections_are_given_back(server: Server) -
             for client in clients:
                 answer(client)
     wait_until("all are closed", lambda: descriptors() <= before + 2)
+
+
+def test_few_file_descriptors_mean_fewer_connections() -> None:
+    with running_server(files=100, max_connections=4000) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(150)]
+        assert get(clients[-1]).endswith(b"ok")
+        assert server.answers()
