@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def build(settings: Settings) -> Api:
-    """The application on its real collaborators. They connect when they are first used."""
+    """Make the application with its real collaborators. They connect at their first use."""
     database.connect(settings)
     connection = PipelinedConnection(settings.effective_redis_url)
     pool = Pool(connection, f"web:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}", settings)
@@ -63,7 +63,7 @@ def _trusts(settings: Settings) -> Trusts | None:
 
 
 def _ask_database() -> None:
-    """Its tables are there, too."""
+    """Check that the database answers and has its tables."""
     with database.reading():
         database.engine().execute_sql("SELECT 1 FROM runtimes LIMIT 1")
 

@@ -39,8 +39,8 @@ graceful_timeout = math.ceil(_settings.shutdown_grace_s)
 keepalive = math.ceil(_settings.keep_alive_s)
 
 limit_request_line = 8190
-# Gunicorn itself believes no header of any peer, so that it need not look at each peer's address: what proxies say is
-# for the application to believe (TRUSTED_PROXIES).
+# Gunicorn interprets no forwarded headers, so it need not check each peer's address. The application does that
+# (TRUSTED_PROXIES).
 forwarded_allow_ips = "*"
 secure_scheme_headers = {}
 forwarder_headers = ""
@@ -71,7 +71,7 @@ logging.getLogger("gunicorn.error").addFilter(_Kinds())
 
 
 def _write_error(connection, status, reason, message):
-    """What Gunicorn refuses by itself, such as headers without end, gets an error in the one shape, too."""
+    """Answer in the API's error format when Gunicorn itself refuses a request, for example for too many headers."""
     request_id = new_request_id()
     logging.getLogger("gunicorn.error").info("no request", extra={"request_id": request_id, "status": status})
     kind = re.match(r"[A-Za-z ]*", message)[0].strip()

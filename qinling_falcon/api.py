@@ -97,7 +97,7 @@ class Api(falcon.App[Request, falcon.Response]):
     proxies: TrustedProxies | None = None
 
     def __call__(self, env: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request, its path and host made canonical before anything looks at them."""
+        """Serve one request. Path and host are made canonical first."""
         env["PATH_INFO"] = canonical_path(env["PATH_INFO"])
         if self.proxies is not None:
             self.proxies.apply(env)

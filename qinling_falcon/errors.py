@@ -41,7 +41,7 @@ class BadRequest(QinlingError):
 
 
 class BadPackage(BadRequest):
-    """A package is no zip archive, is broken, or holds what it may not."""
+    """A package is not a zip archive, is broken, or holds something that is not allowed."""
 
 
 class Unauthorized(QinlingError):
@@ -66,13 +66,13 @@ class Forbidden(QinlingError):
 
 
 class QuotaExceeded(Forbidden):
-    """The project keeps as much of a kind as it may.
+    """The request would exceed a quota of the project.
 
     Args:
-        kind: as in `GET /v1/quotas`.
-        limit: how much the project may keep.
-        used: how much it keeps.
-        more: how much the refused request would have added.
+        kind: the quota's name, as in `GET /v1/quotas`.
+        limit: the project's limit.
+        used: the project's use.
+        more: the amount that the refused request would have added.
     """
 
     def __init__(self, kind: str, limit: int, used: int, more: int = 1):
@@ -138,7 +138,7 @@ class UnsupportedMediaType(QinlingError):
 
 
 class Misdirected(QinlingError):
-    """The request names a host that this service is not known by."""
+    """The request's host is not one of this service's hosts."""
 
     status = 421
 

@@ -73,63 +73,62 @@ class Settings:
     web_concurrency: int = _setting(2, "Gunicorn worker processes.", low=1, high=64)
     web_connections: int = _setting(
         1000,
-        "Requests that a web process serves at once; further ones wait. Calls of functions take three quarters at most,"
-        " and those of one project no more than they leave free of these. A quarter may wait for Keystone to validate"
-        " their tokens.",
+        "Requests that a web process serves at once; further requests wait. Function calls use at most three quarters"
+        " of these places, and the calls of one project at most as many as remain free for other projects. At most a"
+        " quarter of the places may wait for Keystone to validate tokens.",
         low=8,
     )
     max_connections: int = _setting(
         4000,
-        "Connections that a web process keeps open, idle ones too; above it, the oldest idle one is closed for a new"
-        " one. Bounded by the limit of open files.",
+        "Open connections of a web process, idle ones included. At the limit, a new connection closes the oldest idle"
+        " one. The limit on open files also applies.",
         low=16,
     )
     keep_alive_s: float = _setting(
         75.0,
-        "An idle connection is closed after so long. Keep it above the idle time of the balancer in front (60 s by"
-        " custom).",
+        "Time after which an idle connection is closed. Keep it above the idle timeout of the load balancer in front"
+        " (usually 60 s).",
         low=1,
         high=3600,
     )
     head_timeout_s: float = _setting(
-        10.0, "Time for a request's line and headers, from their first byte.", low=0.5, high=300
+        10.0, "Time limit for the request line and headers, counted from the first byte.", low=0.5, high=300
     )
     body_grace_s: float = _setting(
-        20.0, "Time for a request body, whatever its size; `BODY_MIN_RATE` adds to it.", low=0.5, high=3600
+        20.0, "Base time limit for a request body; `BODY_MIN_RATE` extends it.", low=0.5, high=3600
     )
     body_min_rate: int = _setting(
-        1000, "Bytes of a request body that buy its client one more second.", low=1
+        1000, "Bytes of a request body that extend its time limit by one second.", low=1
     )
     max_unfinished_bodies: int = _setting(
         500, "Request bodies that a web process is receiving at once; one project may have half of them.", low=2
     )
     max_unfinished_body_bytes: int = _setting(
-        64 * MIB, "Bytes that such bodies hold in memory at once; one project may have half of them.", low=MIB
+        64 * MIB, "Memory for the request bodies that a web process is receiving; one project may use half.", low=MIB
     )
     max_unfinished_uploads: int = _setting(
         100, "Package uploads that a web process is receiving at once; one project may have half of them.", low=2
     )
     max_unfinished_upload_bytes: int = _setting(
-        1024 * MIB, "Bytes that such uploads hold on disk at once; one project may have half of them.", low=MIB
+        1024 * MIB, "Disk space for the uploads that a web process is receiving; one project may use half.", low=MIB
     )
     send_timeout_s: float = _setting(
-        60.0, "A client that takes nothing of its answer for so long is cut off.", low=1, high=3600
+        60.0, "A client that reads nothing of its answer for this long is disconnected.", low=1, high=3600
     )
     max_open_answers: int = _setting(
         100,
-        "Most answers above 16 KiB that a web process sends at once; one project may have half of them. Where they are "
-        "more, one that its client doesn't read is cut off, or else the new one is refused.",
+        "Most answers above 16 KiB that a web process sends at once; one project may have half of them. At the limit, "
+        "an answer whose client does not read is cut off. If all clients read, the new answer is refused.",
         low=2,
     )
     max_open_answer_bytes: int = _setting(
         32 * MIB,
-        "Most bytes of such answers that wait in a web process's memory; of one project, half of them.",
+        "Memory for the unsent parts of these answers in a web process; one project may use half.",
         low=MIB,
     )
     max_open_answer_files: int = _setting(
         1024 * MIB,
-        "Most bytes of packages from Swift that wait in files until a web process has sent them; of one project, half "
-        "of them.",
+        "Disk space for packages from Swift that a web process is sending; one project may use half.",
         low=MIB,
     )
     shutdown_grace_s: float = _setting(10.0, "Time that running calls get to finish at a stop.", low=0, high=3600)
@@ -142,10 +141,10 @@ class Settings:
     allow_remote_noauth: bool = _setting(False, "Let `noauth` listen beyond loopback.")
     allowed_hosts: str | None = _setting(
         None,
-        "With `noauth`: names, separated by commas, that the service is reached by, beside loopback names, `HOST` and "
-        "the host of `PUBLIC_ENDPOINT`, such as the name of its container. Requests for other hosts are refused (421): "
-        "they may come from a web page whose name was made to lead here. With `HOST=0.0.0.0` or `::`, IP addresses "
-        "need not be named.",
+        "With `noauth`: further host names under which clients reach the service, such as a container's name, "
+        "separated by commas. Loopback names, `HOST` and the host of `PUBLIC_ENDPOINT` are always allowed. With "
+        "`HOST=0.0.0.0` or `::`, all IP addresses are allowed, too. A request for another host is refused (421), "
+        "because it may come from a web page that uses DNS rebinding.",
     )
     policy_file: Path | None = _setting(None, "YAML file of rules, in oslo.policy's syntax, instead of the defaults.")
     token_cache_s: float = _setting(
@@ -178,9 +177,9 @@ class Settings:
     public_endpoint: str | None = _setting(None, "Base URL that users see; unset: taken from each request's host.")
     trusted_proxies: str | None = _setting(
         None,
-        "Addresses or networks, separated by commas, of proxies in front whose `X-Forwarded-Proto`, "
-        "`X-Forwarded-Host` and `X-Forwarded-Prefix` are believed in links. No others are, not even on loopback: any "
-        "local program could send them.",
+        "Addresses or networks of trusted reverse proxies, separated by commas. Links in answers use the "
+        "`X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Forwarded-Prefix` headers of these proxies. The headers of "
+        "all other clients are ignored, on loopback too, because any local program could send them.",
     )
     list_envelope: Literal["auto", "always", "never"] = _setting(
         "auto", "Lists as `{\"functions\": […]}`; `auto`: for the user agents below, bare arrays for others."
@@ -195,9 +194,9 @@ class Settings:
     max_input_size: int = _setting(1 * MIB, "Largest input of an execution.", low=0)
     max_held_input_size: int = _setting(
         32 * MIB,
-        "Memory for the inputs of the calls that run or wait in a web process, never less than eight times "
-        "`MAX_INPUT_SIZE`; further calls with inputs above 4 KiB are refused at once. One project takes at most as "
-        "much as it leaves free.",
+        "Memory for the inputs of the calls that run or wait in a web process; at least eight times "
+        "`MAX_INPUT_SIZE`. At the limit, calls with inputs above 4 KiB are refused at once. One project uses at most "
+        "as much as remains free for other projects.",
         low=0,
     )
 
@@ -222,14 +221,14 @@ class Settings:
     )
     max_unpacked_size: int = _setting(256 * MIB, "Largest function package, unpacked.", low=1024)
     max_package_files: int = _setting(
-        10_000, "Most entries in a function package, with the folders that only names of entries imply.", low=1
+        10_000, "Most entries in a function package; folders that only appear in other entries' paths count.", low=1
     )
     max_package_depth: int = _setting(100, "Deepest nesting of folders in a function package.", low=1)
     project_uploads: int = _setting(
-        32, "Most uploads of one project that are being checked or wait for their check, in each web process.", low=1
+        32, "Most uploads of one project that a web process checks or queues for the check.", low=1
     )
     upload_queue_timeout_s: float = _setting(
-        30.0, "Longest wait of an upload until it is checked, before it is refused.", low=0.1, high=600
+        30.0, "Longest time that an upload waits for its check; then it is refused.", low=0.1, high=600
     )
     max_versions: int = _setting(10, "Most versions of a function.", low=1)
     min_cpu: int = _setting(100, "Lowest `cpu` of a function.", low=1)
@@ -242,11 +241,11 @@ class Settings:
     max_timeout: int = _setting(300, "Highest `timeout` of a function.", low=1)
     default_timeout: int = _setting(5, "`timeout` of a function that names none.", low=1)
 
-    # What a project may keep; an admin can set other limits for a project (`PUT /v1/quotas`)
+    # Quotas of a project; an admin can set other limits for a project (`PUT /v1/quotas`)
     quota_functions: int = _setting(1000, f"Most functions of a project.{_UNLIMITED}", low=-1)
     quota_package_bytes: int = _setting(
         10 * 1024 * MIB,
-        f"Most bytes of the packages that a project's functions and versions have; one that several share counts once."
+        f"Most bytes of the packages of a project's functions and versions; a shared package counts once."
         f"{_UNLIMITED}",
         low=-1,
     )
@@ -256,17 +255,17 @@ class Settings:
     quota_jobs: int = _setting(1000, f"Most jobs of a project, those that have ended included.{_UNLIMITED}", low=-1)
     quota_executions: int = _setting(
         1_000_000,
-        "Most records of executions of a project; then calls are refused before they run. Retention (below) should "
-        f"keep fewer.{_UNLIMITED}",
+        "Most execution records of a project. At the limit, calls are refused before they run. Set `EXECUTIONS_KEPT` "
+        f"lower.{_UNLIMITED}",
         low=-1,
     )
 
-    # How long executions are kept, with their logs; those that run are never deleted
+    # Retention of executions and their logs; running executions are never deleted
     execution_retention_s: float = _setting(
-        30 * 24 * 3600.0, "Executions that began so long ago are deleted. 0: never.", low=0
+        30 * 24 * 3600.0, "Age at which an execution is deleted, counted from its start. 0: never.", low=0
     )
     executions_kept: int = _setting(
-        100_000, "Of each project's executions so many are kept, and older ones deleted. 0: all are kept.", low=0
+        100_000, "Executions kept for each project; older ones are deleted. 0: all are kept.", low=0
     )
 
     # The warm pool
@@ -275,18 +274,18 @@ class Settings:
     worker_idle_s: float = _setting(300.0, "An assigned worker that was not used for so long is ended.", low=1)
     worker_start_timeout_s: float = _setting(15.0, "A worker that is not ready after so long has failed.", low=0.5)
     load_timeout_s: float = _setting(10.0, "Time for a function's module to be imported.", low=0.5)
-    unpack_timeout_s: float = _setting(30.0, "Time for a worker to unpack a function's package.", low=0.5)
+    unpack_timeout_s: float = _setting(30.0, "Time limit for a worker to unpack a function's package.", low=0.5)
     invoke_queue_timeout_s: float = _setting(10.0, "Longest wait for a worker before a call is refused.", low=0)
     max_waiters: int = _setting(
         2000,
-        "Most calls that wait for a worker, of all projects; further ones are refused at once. One project takes at "
-        "most as many of these places as it leaves free.",
+        "Most calls of all projects that wait for a worker; further calls are refused at once. One project uses at "
+        "most as many of these places as remain free for other projects.",
         low=0,
     )
     function_concurrency: int = _setting(32, "Most simultaneous executions of one function.", low=1)
     function_queue_factor: int = _setting(
         3,
-        "Calls of one function that may wait for a worker, as a multiple of `FUNCTION_CONCURRENCY`; further ones are "
+        "Most calls of one function that wait for a worker, as a multiple of `FUNCTION_CONCURRENCY`; further calls are "
         "refused at once.",
         low=1,
         high=1000,
@@ -294,8 +293,9 @@ class Settings:
     project_concurrency: int = _setting(40, "Most simultaneous executions of one project.", low=1)
     project_queue_factor: int = _setting(
         6,
-        "The same for one project, as a multiple of `PROJECT_CONCURRENCY`. One function takes at most as many of its "
-        "project's places as it leaves free.",
+        "Most calls of one project that wait for a worker, as a multiple of `PROJECT_CONCURRENCY`; further calls are "
+        "refused at once. One function uses at most as many of its project's places as remain free for its other "
+        "functions.",
         low=1,
         high=1000,
     )
@@ -306,7 +306,7 @@ class Settings:
     # Runtime workers
     runtimes_file: Path = _setting(Path("config/runtimes.toml"), "Table of local runtimes: image name to program.")
     register_runtimes: bool = _setting(
-        True, "The `release` step registers the local runtimes that are missing, those with `register = true`."
+        True, "The `release` step registers missing local runtimes that have `register = true`."
     )
     sandbox: Literal["auto", "bubblewrap", "rlimits"] = _setting(
         "auto", "`auto`: the strongest isolation that this host gives; `bubblewrap`: refuse to start without it."
@@ -379,7 +379,7 @@ class Settings:
                     f"ALLOWED_HOSTS={self.allowed_hosts}: expected host names without ports, separated by commas"
                 )
         try:
-            self.proxy_networks  # noqa: B018 - it is checked by being read
+            self.proxy_networks  # noqa: B018 - reading the property validates it
         except ValueError:
             raise SettingsError(
                 f"TRUSTED_PROXIES={self.trusted_proxies}: expected IP addresses or networks, separated by commas"
@@ -392,7 +392,7 @@ class Settings:
 
     @property
     def quotas(self) -> dict[str, int]:
-        """The limits of a project for which an admin has set no others, by kind; -1: none."""
+        """The default limits of a project, by kind; -1: no limit."""
         return {kind: getattr(self, f"quota_{kind}") for kind in QUOTAS}
 
     @property

@@ -169,7 +169,7 @@ MESSAGES: Mapping[int, str] = {
     405: f"Function {_FUNCTION} has no package to download.",
     409: "Runtime is not available: it is creating.",
     411: "An upload needs a Content-Length.",
-    408: "The request body arrived too slowly: 12 bytes in 20 s. Beyond 20 s, 1000 bytes a second are expected.",
+    408: "The request body arrived too slowly: 12 bytes in 20 s. Beyond 20 s, send at least 1000 bytes a second.",
     413: "The request body is larger than 2097152 bytes.",
     415: "Content-Type must be application/json, not text/plain.",
     421: "engine.example is not known as a host of this service.",

@@ -14,7 +14,7 @@ from qinling_falcon.settings import Settings
 
 _JSON = re.compile(r"application/(?:json|[\w.!#$&^+-]+\+json)(?:\s*;.*)?", re.IGNORECASE)
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]+)', re.IGNORECASE)
-# Headers that say how a body is encoded, and what leaves it as it is for us.
+# Headers that say how a body is encoded, and the values that leave the body unchanged.
 _ENCODINGS = (
     ("Content-Encoding", "HTTP_CONTENT_ENCODING", ("", "identity")),
     ("Transfer-Encoding", "HTTP_TRANSFER_ENCODING", ("", "identity", "chunked")),
@@ -22,17 +22,17 @@ _ENCODINGS = (
 
 
 def read_object(req: Request, settings: Settings, *, wanted: str = falcon.MEDIA_JSON) -> dict[str, Any]:
-    """The body, a JSON object; an empty body counts as an empty one.
+    """Read the body, which must be a JSON object. An empty body counts as an empty object.
 
     Args:
         req: the request.
         settings: the limits.
-        wanted: what a body may be here, for those who send another kind.
+        wanted: the accepted media types, for the message about another type.
 
     Raises:
-        TooLarge: above `MAX_BODY_SIZE`.
-        UnsupportedMediaType: there is a body, and it is compressed, or not said to be JSON in UTF-8.
-        BadRequest: it is not JSON, not an object, or holds what no field may hold.
+        TooLarge: the body is larger than `MAX_BODY_SIZE`.
+        UnsupportedMediaType: the body is compressed, or its Content-Type is not JSON in UTF-8.
+        BadRequest: the body is not JSON, not an object, or contains a value that no field may have.
     """
     body = read_body(req, settings.max_body_size)
     if not body:
@@ -45,11 +45,11 @@ def read_object(req: Request, settings: Settings, *, wanted: str = falcon.MEDIA_
 
 
 def read_body(req: Request, limit: int) -> bytes:
-    """The bytes of the body.
+    """Read the whole body.
 
     Raises:
-        TooLarge: more than `limit`.
-        UnsupportedMediaType: there is a body, and it is compressed.
+        TooLarge: the body has more than `limit` bytes.
+        UnsupportedMediaType: the body is compressed.
         BadRequest: the client stopped in the middle, or sent broken chunks.
         RequestTimeout: the client has sent it too slowly.
         Unavailable: too many bodies are arriving at the same time.
@@ -69,10 +69,10 @@ def read_body(req: Request, limit: int) -> bytes:
 
 
 def check_encoding(req: Request) -> None:
-    """Refuse a compressed body: unpacking it could take any amount of memory.
+    """Refuse a compressed body, because unpacking it could take any amount of memory.
 
     Raises:
-        UnsupportedMediaType: a header says that the body is compressed, or encoded in another way.
+        UnsupportedMediaType: a header says that the body is compressed or otherwise encoded.
     """
     for header, variable, plain in _ENCODINGS:
         encoding = req.env.get(variable)
@@ -83,10 +83,10 @@ def check_encoding(req: Request) -> None:
 
 
 def require_json(req: Request, wanted: str = falcon.MEDIA_JSON) -> None:
-    """Accept `application/json` and `application/*+json`, in UTF-8; the message for others says that `wanted` is.
+    """Check that the Content-Type is `application/json` or `application/*+json`, in UTF-8.
 
     Raises:
-        UnsupportedMediaType: the request names another type, or none.
+        UnsupportedMediaType: the type is missing or another one; the message names `wanted` as the accepted types.
     """
     content_type = req.content_type
     if content_type == falcon.MEDIA_JSON:

@@ -1,16 +1,17 @@
-"""Keeps the web pages that an operator has open from calling a service without authentication.
+"""Protects a service without authentication from web pages of other sites.
 
-With `AUTH_MODE=noauth` everybody who reaches the service is its admin, and every page in a browser on the same machine
-or network reaches it. There are two ways, and `BrowserGuard` refuses both:
+With `AUTH_MODE=noauth` every client is the admin, and any page in a browser on the same machine or network can reach
+the service. A page has two ways, and `BrowserGuard` refuses both:
 
-1. DNS rebinding: the page's own host name is made to lead to this service, so that the browser takes the service for
-   the page's own server. Such a request names the page's host in `Host`. An IP address there is safe, because only what
-   is served from that address has it as its origin; each is taken where the service listens on all addresses.
-2. Requests across origins: a page may send forms and bodiless POSTs anywhere. Browsers name the page's origin in
-   `Origin`, and its relation to the service in `Sec-Fetch-Site`. Another port of the same host is another origin.
+1. DNS rebinding. The attacker makes the host name of the page resolve to this service, so the browser takes the service
+   for the page's own server. The request has the page's host name in `Host`. An IP address in `Host` is safe, because
+   only a page served from that address has that origin. If the service listens on all addresses, every IP address is
+   accepted.
+2. Cross-origin requests. A page may send forms and POSTs without a body to any server. Browsers name the page's origin
+   in `Origin`, and its relation to the service in `Sec-Fetch-Site`. Another port of the same host is another origin.
 
-With `AUTH_MODE=keystone` neither works: a page has no token to send, and the token's header makes a browser ask for
-permission first (CORS), which this service never gives.
+With `AUTH_MODE=keystone` neither way works. A page has no token, and a request with the token's header needs the
+permission of the service first (CORS), which the service never gives.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _OWN_PAGES = ("same-origin", "none")
 
 
 class BrowserGuard:
-    """Refuses requests that the pages of other sites send, and those for another host."""
+    """Middleware that refuses requests from pages of other sites and requests for unknown hosts."""
 
     def __init__(self, settings: Settings):
         self._noauth = settings.auth_mode == "noauth"
@@ -50,19 +51,19 @@ class BrowserGuard:
         self._is_ours = functools.lru_cache(maxsize=64)(self._find_out_if_ours)
 
     def guard(self, resource: object) -> None:
-        """Learn which operations of a resource other sites' pages may call."""
+        """Register which operations of a resource are open to pages of other sites."""
         kinds = {method: found.cross_site for method, found in operations_of(resource).items()}
         self._open[resource] = {method: kind for method, kind in kinds.items() if kind != "never"}
 
     def process_request(self, req: Request, resp: falcon.Response) -> None:
-        """Check where the request was sent to, whatever its path.
+        """Check the host of every request, whatever its path.
 
         Raises:
-            BadRequest: the header is malformed, and links in answers would name it.
-            Misdirected: the service is not known by that host.
+            BadRequest: the Host header is malformed, and links in answers would contain it.
+            Misdirected: the host is not one of this service's hosts.
         """
         env = req.env
-        host = env.get("HTTP_HOST")  # None: HTTP/1.0, which no browser speaks
+        host = env.get("HTTP_HOST")  # None: HTTP/1.0, which browsers do not use
         if host is not None and (self._noauth or self._names_host):
             self._check_host(host)
         if self._noauth and OWN_HOST in env:
@@ -72,7 +73,7 @@ class BrowserGuard:
         """Check which page sent the request.
 
         Raises:
-            Forbidden: it is one of another site, and the operation is not open to those.
+            Forbidden: a page of another site sent it, and the operation is not open to such pages.
         """
         env = req.env
         if self._noauth and ("HTTP_ORIGIN" in env or "HTTP_SEC_FETCH_SITE" in env):
@@ -109,7 +110,7 @@ class BrowserGuard:
             )
         if env.get("HTTP_SEC_FETCH_SITE", "none") in _OWN_PAGES:
             return
-        # A link: the browser shows the answer by itself, and no page gets to read it.
+        # The user followed a link: the browser shows the answer in its own tab, so the linking page can't read it.
         link = (env.get("HTTP_SEC_FETCH_MODE"), env.get("HTTP_SEC_FETCH_DEST")) == ("navigate", "document")
         if not (kind == "navigation" and link and origin is None):
             raise Forbidden(
@@ -123,11 +124,11 @@ class BrowserGuard:
 
 
 def _host_of(host: str) -> str | None:
-    """The name or address in a `Host` header, without its port, in small letters; None: it is malformed."""
+    """The host name or address in a `Host` header, without the port, in lower case; None if the header is malformed."""
     found = HOST.fullmatch(host)
     return None if found is None else found[1].strip("[]").lower().removesuffix(".")
 
 
 def _origin(scheme: str, host: str) -> str:
-    """An origin as browsers write it: in small letters, without the scheme's own port."""
+    """An origin as browsers write it: in lower case, without the scheme's default port."""
     return f"{scheme}://{host.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ' '))}"

@@ -44,8 +44,8 @@ def send_package(req: Request, resp: falcon.Response, services: Services, row: F
     """Answer with the stored package of a function or a version, as the file `name`.
 
     Raises:
-        MethodNotAllowed: it has none.
-        Unavailable: it was replaced or deleted since the row was read, or is lost; or the storage is away.
+        MethodNotAllowed: the row has no package.
+        Unavailable: the package was replaced or deleted after the row was read, or is lost; or the storage is away.
     """
     if row.package_key is None:
         allowed = "GET, HEAD, PUT, DELETE" if isinstance(row, Function) else "GET, HEAD, DELETE"
@@ -64,21 +64,21 @@ def send_package(req: Request, resp: falcon.Response, services: Services, row: F
 def send_file(
     req: Request, resp: falcon.Response, settings: Settings, package: OpenPackage, name: str, etag: str
 ) -> None:
-    """Answer with a package as the file `name`, a piece at a time.
+    """Answer with a package as the file `name`, piece by piece.
 
-    One from another machine is here before the answer begins: what goes wrong with it is told as an error, and a caller
-    who reads slowly, or not at all, holds no connection to that machine.
+    A package on another machine is downloaded completely before the answer begins. A failed download is therefore an
+    ordinary error answer, and a slow client holds no connection to that machine.
 
     Raises:
-        TooLarge: reading the package from another machine raises it.
-        Unavailable: likewise, or too many answers are open.
+        TooLarge: the package on another machine is too large.
+        Unavailable: reading the package from another machine failed, or too many answers are open.
     """
     if req.method == "HEAD":
         package.stream.close()
         size = package.size
     else:
         size = _send(req, resp, settings, package)
-    # Now that nothing can go wrong any more: an error has none of these.
+    # Set last, because an error answer must not have these headers.
     resp.content_type = "application/zip"
     resp.set_header("Content-Disposition", f'attachment; filename="{name}"')
     resp.set_header("ETag", f'"{etag}"')
@@ -87,10 +87,10 @@ def send_file(
 
 
 def _send(req: Request, resp: falcon.Response, settings: Settings, package: OpenPackage) -> int | None:
-    """Have the package sent while it is read; returns its size, where that is known."""
+    """Make the package the body of the answer. Returns its size in bytes; None if unknown."""
     with contextlib.ExitStack() as on_error:
         on_error.callback(package.stream.close)
-        # One from another machine whose size is unknown may be as large as packages can be.
+        # If the size of a remote package is unknown, count the largest possible size.
         disk = (package.size or settings.max_package_size) if package.far else 0
         room = req.open_answers.open(req, disk=disk)
         on_error.callback(room.give_back)

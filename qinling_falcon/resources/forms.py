@@ -28,7 +28,7 @@ _FORM = "application/x-www-form-urlencoded"
 _WANTED = f"{_MULTIPART} (for a package), {_FORM} or application/json"
 _MAKE_A_ZIP = "Put the modules into one: python3 -m zipfile -c function.zip main.py"
 _SEND_A_FILE = "It was sent as text: with curl, write @ before the file's name, as in -F package=@function.zip"
-# What a part's text may be encoded in, beside UTF-8: codecs without state, and without surprises in Python.
+# The accepted charsets of a part. All are stateless codecs that Python decodes as other programs do.
 _CHARSETS = frozenset(
     {"utf-8", "utf8", "us-ascii", "ascii", "latin1", "koi8-r", "gb2312", "gbk", "gb18030", "big5", "shift_jis"}
     | {"euc-jp", "euc-kr"}
@@ -73,24 +73,24 @@ class Upload:
 
 
 def read_upload(req: Request, packages: PackageStore, settings: Settings, known: Known) -> Upload:
-    """Read a form or a JSON object; a package part goes straight to storage.
+    """Read a form or a JSON object; a package part is streamed to storage.
 
     A crash after the package is stored and before its function's row is
-    committed leaves a file that no row names: it costs space, nothing else.
+    committed leaves a file that no row names. `PackageStore.sweep` deletes it.
 
     Args:
         req: the request.
-        packages: where a package part goes.
+        packages: the storage for a package part.
         settings: the limits.
-        known: the fields that this request may hold. Browsers send empty fields too, so an empty number, id or flag
-            of a form counts as not given.
+        known: the fields that this request may have. Browsers also send empty fields, so an empty number, id or flag
+            in a form counts as not given.
 
     Raises:
-        LengthRequired: a multipart body without a Content-Length.
+        LengthRequired: the body is multipart and has no Content-Length.
         TooLarge: the body, a field or the package is above its limit.
-        UnsupportedMediaType: neither a form nor JSON, or compressed.
+        UnsupportedMediaType: the body is neither a form nor JSON, or it is compressed.
         RequestTimeout, Unavailable: see `read_body`.
-        BadRequest: a broken form, or a part of an unknown name; nothing of it stays in storage.
+        BadRequest: the form is broken, or a part has an unknown name. The package is then removed from storage.
     """
     media_type = (req.content_type or "").partition(";")[0].strip().lower()
     if media_type == _MULTIPART:
@@ -170,7 +170,7 @@ def _save(part: Part, packages: PackageStore, limit: int, project_id: str) -> St
 
 
 def _is_no_file(part: Part) -> bool:
-    """Whether the part is what a browser sends for a file field in which no file was chosen."""
+    """Whether the part is a file field without a file: browsers send an empty part for it."""
     return part.file_name == "" and not part.stream.peek(1)
 
 
@@ -178,11 +178,11 @@ def _text_of(part: Part, limit: int) -> str:
     what = f"Field '{part.name}'"
     data = part.stream.read(limit + 1)
     if len(data) > limit:
-        message = f"{what} is too large: the fields of a form have MAX_BODY_SIZE bytes at most, all together."
+        message = f"{what} is too large: all fields of a form together may have at most MAX_BODY_SIZE bytes."
         raise TooLarge(message, errors={part.name: [message]})
     charset = (part.charset or "utf-8").lower()
     if charset not in _CHARSETS:
-        message = f"{what} has the charset {charset[:40]!a}: send it in UTF-8."
+        message = f"{what} has the unsupported charset {charset[:40]!a}: send it in UTF-8."
         raise BadRequest(message, errors={part.name: [message]})
     try:
         text = data.decode(charset)

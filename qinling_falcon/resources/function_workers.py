@@ -1,4 +1,4 @@
-"""The workers of a function, or of one version of it: which there are, more, fewer, or none."""
+"""The workers of a function or of one version: list them, add some (scale up), end some (scale down) or all (detach)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class DetachVersion(Detach):
 
 
 class ScaleUp:
-    """More workers hold the function."""
+    """Assigns more workers to the function."""
 
     def __init__(self, services: Services):
         self._settings = services.settings
@@ -105,7 +105,7 @@ class ScaleUpVersion(ScaleUp):
 
 
 class ScaleDown:
-    """Fewer workers hold the function."""
+    """Ends some workers of the function."""
 
     def __init__(self, services: Services):
         self._settings = services.settings

@@ -1,4 +1,4 @@
-"""`GET /healthz` and `GET /readyz`: for whoever decides where requests go."""
+"""`GET /healthz` and `GET /readyz`, for load balancers and process supervisors."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Liveness:
 
 
 class Readiness:
-    """The process can serve: its neighbours answer, and the pool works."""
+    """Whether the process can serve: Redis, the database and Keystone answer, and the pool works."""
 
     def __init__(self, services: Services):
         self._health = Health(services.checks)
 
     @operation(None, answers=shows(HealthShown), errors=(503,))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
-        """Ask whether the service's neighbours answer, for at most two seconds.
+        """Check all parts that the service needs, within about two seconds.
 
         Raises:
-            Unavailable: naming the parts at fault, with the reason of each.
+            Unavailable: a part has failed; the error names each failed part with its reason.
         """
         faults = self._health.faults()
         if faults:

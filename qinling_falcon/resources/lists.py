@@ -1,4 +1,4 @@
-"""Lists: what the query string asks for, and how pages are answered."""
+"""Lists: parses the query string and answers with a page of rows."""
 
 from __future__ import annotations
 
@@ -90,16 +90,16 @@ def answer_page(
 
     Args:
         req: the request.
-        resp: its answer.
-        settings: say whether lists come in envelopes.
-        key: the list's name in its envelope.
-        page: the rows; they are read, a chunk at a time, while they are sent.
-        shown: how a row is shown.
+        resp: the answer.
+        settings: `LIST_ENVELOPE`.
+        key: the name of the list in its envelope.
+        page: the rows. They are read in chunks while they are sent.
+        shown: the schema of a row.
 
     Raises:
         Unavailable: the database is away, or too many answers are open.
     """
-    # Before the first row is read, because that takes memory, too.
+    # The answer is counted before the first chunk is read, because the chunk takes memory.
     room = req.open_answers.open(req)
     read = functools.partial(page.read, lambda row: encode(shown.show(row)))
     first = read()
@@ -128,7 +128,7 @@ def answer_page(
 def answer_list(
     req: Request, resp: falcon.Response, settings: Settings, key: str, rows: Iterable[object], shown: Shown
 ) -> None:
-    """Answer with a list that is always short and whole, and no page of anything; else as `answer_page`."""
+    """Answer with a short list that has no pages. Arguments as for `answer_page`."""
     listed = [shown.show(row) for row in rows]
     answer(resp, {key: listed} if _wants_envelope(req, settings) else listed)
 
@@ -140,7 +140,7 @@ def _wants_envelope(req: Request, settings: Settings) -> bool:
 def _parts(
     head: bytes, first: Chunk[bytes], read: Callable[[], Chunk[bytes]], tail: bytes, request_id: str
 ) -> Iterator[bytes]:
-    """The parts of a list, a chunk each; only the one that is being sent is in memory."""
+    """Yield the body of a list, one chunk at a time. Only the chunk that is being sent is in memory."""
     chunk: Chunk[bytes] | None = first
     start = head
     try:
@@ -157,7 +157,7 @@ def _parts(
             del part
             chunk = None if last else read()
     except Exception:
-        # The status is sent already: the answer breaks off in the middle, which no client takes for a whole one.
+        # The status has been sent. The answer must break off, so that the client does not take it for complete.
         logger.exception("a list broke off", extra={"request_id": request_id})
         raise
     yield tail if start != head else head + tail

@@ -1,4 +1,4 @@
-"""What every request passes through."""
+"""Middleware: request ids, large answers, authentication and policy."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class RequestIds:
-    """Sets the headers that all answers have: the request's id, and that browsers take the media type as it is."""
+    """Sets the headers of all answers: `X-Request-Id`, and `X-Content-Type-Options: nosniff`."""
 
     def process_response(self, req: Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
-        """Set those headers, whatever became of the request, and log it at level debug."""
+        """Set the headers, also on error answers, and log the request at level debug."""
         resp.set_header("X-Request-Id", req.request_id)
         resp.set_header("X-Content-Type-Options", "nosniff")
         if logger.isEnabledFor(logging.DEBUG):
@@ -38,10 +38,10 @@ class RequestIds:
 
 
 class LargeAnswers:
-    """Sends large bodies in pieces, as open answers.
+    """Sends large bodies in pieces and counts them as open answers.
 
     Args:
-        open_answers: bounds them.
+        open_answers: counts and limits the open answers.
     """
 
     def __init__(self, open_answers: OpenAnswers):
@@ -52,10 +52,10 @@ class LargeAnswers:
         req.open_answers = self._open_answers
 
     def process_response(self, req: Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
-        """Open an answer for a large body. Bodies without a caller are the same bytes for everybody.
+        """Count a large body as an open answer. Bodies without a caller are shared constants and need no counting.
 
         Raises:
-            Unavailable: too many answers are open. What the request asked for was done all the same.
+            Unavailable: too many answers are open. The request itself was carried out.
         """
         data = resp.data
         if data is None or len(data) <= SMALL or req.method == "HEAD" or not hasattr(req, "caller"):
@@ -65,7 +65,7 @@ class LargeAnswers:
         except Unavailable as error:
             if req.method == "GET":
                 raise
-            # No Retry-After: a client that follows it would, for example, run the function again.
+            # No Retry-After, because a client that retries would, for example, run the function a second time.
             place = resp.get_header("Location")
             where = f" The result can be read at {place}." if place else ""
             raise Unavailable(f"The request was carried out.{where} {error.message}") from None
@@ -75,7 +75,7 @@ class LargeAnswers:
 
 
 class Caller:
-    """Finds out who is calling, and whether the policy lets them, once the route is known; checks ids in its path."""
+    """Authenticates the caller, enforces the policy of the operation, and checks the ids in the path."""
 
     def __init__(self, authenticator: Authenticator, policy: Policy, settings: Settings):
         self._authenticator = authenticator
@@ -85,7 +85,7 @@ class Caller:
         self._arriving = Arriving(settings)
 
     def guard(self, resource: object) -> None:
-        """Have the methods of a resource guarded by the policies that its operations name; others are open."""
+        """Register the policies of a resource's operations. A resource whose operations name none is open."""
         operations = operations_of(resource)
         rules = {method: found.rule for method, found in operations.items() if found.rule is not None}
         if rules and rules.keys() != operations.keys():
@@ -94,13 +94,13 @@ class Caller:
             self._rules[resource] = rules
 
     def process_resource(self, req: Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
-        """Set `req.identity` and `req.caller`, unless the resource is open to everybody.
+        """Set `req.identity` and `req.caller`, unless the resource is open.
 
         Raises:
-            Unauthorized: nobody, or nobody known.
-            Forbidden: the policy doesn't let them.
-            Unavailable: nobody can be known at the moment.
-            BadRequest: an id in the path is no UUID, or a name in it is text that can't be stored.
+            Unauthorized: the request has no valid credentials.
+            Forbidden: the policy does not allow the operation.
+            Unavailable: the credentials can't be validated at the moment.
+            BadRequest: an id in the path is not a UUID, or a name in the path contains invalid text.
         """
         agent = req.env.get("HTTP_USER_AGENT")
         req.reference_client = agent is not None and self._reference_client.search(agent) is not None

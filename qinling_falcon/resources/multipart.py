@@ -1,13 +1,17 @@
-"""Reads the parts of `multipart/form-data` bodies, one after another, as HTTP clients really write them.
+"""Reads the parts of `multipart/form-data` bodies one by one, and accepts the variants that HTTP clients really send.
 
-`forms.read_upload` calls this module. Falcon's own reader of forms is stricter than many clients: it refuses
-`Content-Transfer-Encoding: 8bit` (Apache HttpClient), loses headers without a space after the colon, and loses a
-part's name when its file name is not UTF-8. Only Falcon's buffered stream is used here. Memory is bounded: the
-headers of a part are read into memory, its content is a stream.
+`forms.read_upload` calls this module. Falcon's form reader is too strict for many clients: it refuses
+`Content-Transfer-Encoding: 8bit` (Apache HttpClient), loses headers without a space after the colon, and loses the
+part's name if its file name is not UTF-8. This module uses only Falcon's buffered stream. Memory is bounded: only the
+headers of a part are read into memory, and its content is a stream.
 
-What is accepted beyond RFC 7578: lines that end with LF alone (if all lines of a part do), white space after a
-boundary, folded headers, text before the first boundary and after the last, and an empty part whose boundary follows
-its headers directly.
+The reader accepts these deviations from RFC 7578:
+
+1. lines that end with LF alone, if all lines of a part do;
+2. white space after a boundary;
+3. folded headers;
+4. text before the first boundary and after the last one;
+5. an empty part whose boundary follows its headers directly.
 """
 
 from __future__ import annotations
@@ -24,14 +28,14 @@ from qinling_falcon.errors import BadRequest
 from qinling_falcon.schemas.strict_json import check_text
 
 if TYPE_CHECKING:
-    from falcon.util.reader import BufferedReader as Stream  # the other one may be Cython's
+    from falcon.util.reader import BufferedReader as Stream  # the class above may be the Cython version
 
 MAX_PARTS = 64
 MAX_HEADER_BYTES = 8192
 _MAX_BOUNDARY = 70
-# White space that a gateway may have added after a boundary.
+# The most white space after a boundary, which some gateways add.
 _MAX_PADDING = 128
-# Those that leave the content as it is.
+# The encodings that leave the content unchanged.
 _PLAIN_ENCODINGS = frozenset({"7bit", "8bit", "binary", ""})
 # `; name=value`, `; name="quoted \" value"`. An unterminated quotation is read as a plain value.
 _PARAMETER = re.compile(r';\s*+([^\s=;"]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;]*+)')
@@ -44,9 +48,10 @@ class Part:
 
     Attributes:
         name: the name of the form's field.
-        file_name: the name of the uploaded file, undecoded: Latin-1 characters stand for its bytes. None: not a file.
+        file_name: the name of the uploaded file. It is not decoded: each byte is one Latin-1 character. None: not a
+            file.
         charset: the `charset` of the part's `Content-Type`, if it has one.
-        stream: the content. It ends where the next part begins, and can be read until that part is asked for.
+        stream: the content of this part only. It is valid until the next part is requested.
     """
 
     name: str
@@ -56,12 +61,12 @@ class Part:
 
 
 def read_parts(read: Callable[[int], bytes], length: int, content_type: str) -> Iterator[Part]:
-    """The parts of a form, in their order.
+    """Yield the parts of a form in their order.
 
     Args:
-        read: reads at most so many bytes of the body.
-        length: of the body, in bytes.
-        content_type: the request's, with the boundary.
+        read: reads up to the given number of bytes of the body.
+        length: the length of the body in bytes.
+        content_type: the request's Content-Type, with the boundary.
 
     Raises:
         BadRequest: the form is broken; the message names the part and what is wrong with it.
@@ -88,7 +93,7 @@ def read_parts(read: Callable[[int], bytes], length: int, content_type: str) -> 
 
 
 def parameters(header: str) -> dict[str, str]:
-    """The parameters of a header such as `Content-Disposition`, by their names in small letters; the first counts."""
+    """The parameters of a header such as `Content-Disposition`, by lower-case name. The first of two equal names wins."""
     found: dict[str, str] = {}
     for name, value in _PARAMETER.findall(header):
         if value[:1] == '"' == value[-1:] and len(value) > 1:
@@ -105,18 +110,18 @@ def _boundary(content_type: str) -> bytes:
 
 
 def _end_line(stream: Stream, number: int) -> bytes:
-    """Read the rest of the line of a boundary, and return how lines end in the part after it."""
+    """Read the rest of a boundary's line. Returns the line end that the following part uses."""
     try:
         rest = stream.read_until(b"\n", _MAX_PADDING, consume_delimiter=True)
     except DelimiterError:
         rest = b"?"
     if rest.strip(b" \t\r"):
-        raise _broken(f"other characters than a line's end follow the boundary before part {number}")
+        raise _broken(f"the boundary before part {number} is not followed by the end of its line")
     return b"\r\n" if rest.endswith(b"\r") else b"\n"
 
 
 def _read_headers(stream: Stream, number: int, line_end: bytes) -> dict[str, str]:
-    """The headers of a part, by their names in small letters."""
+    """Read the headers of a part, by lower-case name."""
     if stream.peek(len(line_end)) == line_end:
         stream.read(len(line_end))
         return {}

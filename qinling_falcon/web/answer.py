@@ -1,4 +1,4 @@
-"""Sends answers: the head and the first piece of a body in one packet."""
+"""Sends answers over HTTP/1; the head and the first piece of the body go out in one packet."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from gunicorn import util
 from gunicorn.http.wsgi import Response
 
-# A larger first piece is not copied behind the head.
+# A larger first piece is sent separately, so that it is not copied.
 _MOST_COPIED = 64 * 1024
 
 
 class Answer(Response):  # type: ignore[misc]  # Gunicorn has no types
-    """An answer over HTTP/1."""
+    """One answer to one request."""
 
     headers_sent: bool
 
     def default_headers(self) -> list[str]:
-        """The status line, and the headers that the application does not set."""
+        """The status line and the headers that the server adds."""
         major, minor = self.req.version
         connection = "close" if self.should_close() else "keep-alive"
         headers = [
@@ -29,7 +29,7 @@ class Answer(Response):  # type: ignore[misc]  # Gunicorn has no types
         return headers
 
     def write(self, piece: bytes) -> None:
-        """Send a piece of the body, and the head before the first one."""
+        """Send a piece of the body; the head goes before the first piece."""
         if (
             self.headers_sent
             or self.response_length != len(piece)
@@ -45,7 +45,7 @@ class Answer(Response):  # type: ignore[misc]  # Gunicorn has no types
         self.headers_sent = True
         self.sent = len(piece)
         packet = head + piece
-        # `sendall` of gevent asks the kernel for the size of its buffer each time.
+        # gevent's `sendall` makes an extra system call each time, to ask for the size of the socket's buffer.
         sent = self.sock.send(packet)
         if sent < len(packet):
             self.sock.sendall(packet[sent:])
@@ -55,7 +55,7 @@ _cached_date: tuple[int, str] = (0, "")
 
 
 def _date() -> str:
-    """The value of `Date`, made once a second."""
+    """The value of the `Date` header, computed at most once a second."""
     global _cached_date
     now = int(time.time())
     if _cached_date[0] != now:

@@ -1,15 +1,15 @@
-"""The open connections of a web process: which are idle, which wait for their client, and which are served.
+"""Tracks the open connections of a web process and decides which of them are served.
 
 A connection is always in one of these states:
 
-1. *idle*: no byte of a next request has arrived. It costs its socket and a watcher of the event loop, no greenlet.
-2. *ready*: bytes have arrived, but all places are taken. It waits its turn.
-3. *served*: a greenlet reads its request, runs the application, and writes the answer. It holds one of the places.
-4. *waiting*: as served, but the client has not sent the rest of a head or a body yet. It gives its place to others.
+1. *idle*: no byte of the next request has arrived. It needs a socket and an event loop watcher, but no greenlet.
+2. *ready*: bytes have arrived, but all places are taken. It is queued.
+3. *served*: a greenlet reads the request, runs the application and writes the answer. It holds one place.
+4. *waiting*: like served, but the rest of a head or a body has not arrived yet. It gives up its place meanwhile.
 
-So clients that send slowly never take the places of those that are served. When as many connections are open as there
-may be, the oldest idle one makes room for a new one, else the one that has waited longest for the rest of a head, else
-of a body.
+Slow senders therefore take no places. When the number of connections is at its limit, a new connection closes another
+one: the oldest idle connection, or else the one that has waited longest for the rest of a head, or else the one that
+has waited longest for the rest of a body.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Connection:
 
     Attributes:
         sock: the client's socket.
-        address: where the client is.
+        address: the client's address.
         environments: makes the WSGI environments of its requests.
-        reader: what the parser reads from.
-        parser: Gunicorn's.
+        reader: reads from the socket for the parser.
+        parser: Gunicorn's request parser.
     """
 
     __slots__ = ("address", "environments", "greenlet", "parser", "reader", "sock", "watcher")
@@ -58,7 +58,7 @@ class Connection:
         self.greenlet: gevent.Greenlet | None = None
 
     def has_bytes(self) -> bool:
-        """Whether bytes of the client have arrived that nothing has read."""
+        """Whether unread bytes have arrived on the socket."""
         self.sock.settimeout(0)
         try:
             return bool(self.sock.recv(1, socket.MSG_PEEK))
@@ -68,7 +68,7 @@ class Connection:
             self.sock.settimeout(None)
 
     def cut(self) -> None:
-        """Have whatever waits for the client find that it is gone."""
+        """Shut the socket down, so that any greenlet that waits for it gets an error or the end of the stream."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -78,12 +78,12 @@ class Connections:
 
     Args:
         cfg: Gunicorn's configuration.
-        serve: serves the request of a connection whose first bytes have arrived, and those that follow at once; returns
-            whether the connection stays open. It must not raise.
-        places: requests that are served at once.
-        most: connections that are open at once.
-        keep_alive_s: an idle connection is closed after so long.
-        deadlines: of clients that send.
+        serve: serves the next request of a connection, and the requests pipelined after it; returns whether the
+            connection stays open. It must not raise.
+        places: the number of requests that are served at once.
+        most: the number of connections that are open at once.
+        keep_alive_s: seconds until an idle connection is closed.
+        deadlines: the time limits for requests.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Connections:
         self._keep_alive_s = keep_alive_s
         self._deadlines = deadlines
         self._open: set[Connection] = set()
-        self._idle: OrderedDict[Connection, float] = OrderedDict()  # since when, the oldest first
+        self._idle: OrderedDict[Connection, float] = OrderedDict()  # time at which each became idle, oldest first
         self._ready: deque[Connection] = deque()
         self._waiting: dict[Phase, OrderedDict[Connection, None]] = {phase: OrderedDict() for phase in Phase}
         self._taken = 0
@@ -108,7 +108,7 @@ class Connections:
         return len(self._open)
 
     def accept_forever(self, listener: Any) -> None:
-        """Take the connections of a listening socket, until it is closed."""
+        """Accept connections on a listening socket until the socket is closed."""
         environments = Environments(self._cfg, listener.getsockname())
         while True:
             self._room.wait()
@@ -117,15 +117,15 @@ class Connections:
             except OSError as error:
                 if self._stopping or listener.fileno() < 0:
                     return
-                # Out of file descriptors, or the client is gone already.
+                # The process is out of file descriptors, or the client has already disconnected.
                 logger.warning("a connection could not be accepted", extra={"reason": str(error)})
                 gevent.sleep(0.1)
                 continue
             self._add(sock, address, environments)
-            gevent.sleep(0)  # a burst is shared with the other web processes, and others have their turn
+            gevent.sleep(0)  # other greenlets run, and other web processes get a share of a burst
 
     def expire_forever(self) -> None:
-        """Close idle connections when their time is up."""
+        """Close connections that were idle for `keep_alive_s`."""
         while True:
             gevent.sleep(1.0)
             long_ago = time.monotonic() - self._keep_alive_s
@@ -136,14 +136,14 @@ class Connections:
                 self._close_idle(connection)
 
     def stop(self) -> None:
-        """Close idle connections, except those whose next request is here, and those with half a head.
+        """Close idle connections without unread bytes, and connections that have sent half a head.
 
-        The others close when they are served.
+        All other connections close after their current request.
         """
         self._stopping = True
         for connection in self._open:
             if connection.parser.mesg is not None:
-                connection.parser.mesg.force_close()  # so that its answer tells the client
+                connection.parser.mesg.force_close()  # the answer then has `Connection: close`
         for connection in list(self._idle):
             if not connection.has_bytes():
                 self._close_idle(connection)
@@ -152,7 +152,7 @@ class Connections:
                 connection.cut()
 
     def kill(self, timeout_s: float) -> None:
-        """End what is still served."""
+        """Kill the greenlets of all open connections, waiting up to `timeout_s` for them to end."""
         greenlets = [connection.greenlet for connection in self._open if connection.greenlet is not None]
         gevent.killall(greenlets, timeout=timeout_s)
 
@@ -179,7 +179,7 @@ class Connections:
         self._room.clear()
 
     def _has_room(self) -> None:
-        """There is a place for a new connection, or a connection that can make room for one."""
+        """Let `accept_forever` go on: there is room for a connection, or one that can be closed to make room."""
         if not self._room.is_set():
             self._room.set()
 
@@ -189,7 +189,7 @@ class Connections:
         connection.watcher.start(self._awake, connection)
 
     def _awake(self, connection: Connection) -> None:
-        """Called by the event loop: bytes of an idle connection, or its end, have arrived."""
+        """Called by the event loop when bytes, or the end of the stream, arrive on an idle connection."""
         connection.watcher.stop()
         del self._idle[connection]
         if self._taken < self._places:
@@ -228,7 +228,8 @@ class Connections:
             yield
         finally:
             waiting.pop(connection, None)
-            # It goes on at once, above the bound if need be: what it holds already is of no use while it waits again.
+            # The request goes on at once, even above the number of places. If it queued for a place, it would keep
+            # its memory all the while and make no progress.
             self._taken += 1
 
     def _close_idle(self, connection: Connection) -> None:

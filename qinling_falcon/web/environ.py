@@ -1,6 +1,7 @@
-"""The WSGI environment of a request.
+"""Makes the WSGI environment of each request.
 
-Gunicorn's own `wsgi.create` makes the parts that are the same for all requests anew for each: 17 µs instead of 6.
+Gunicorn's `wsgi.create` rebuilds the constant parts for each request, which takes 17 µs. Here they are made once for
+each listening socket, and a request takes 6 µs.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from typing import Any
 from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
-# What PEP 3333 names without the prefix.
+# The headers that PEP 3333 names without the prefix `HTTP_`.
 _PLAIN = {"CONTENT-TYPE": "CONTENT_TYPE", "CONTENT-LENGTH": "CONTENT_LENGTH"}
 
 
 class Environments:
-    """Makes the environments of one listening socket's requests.
+    """Makes the WSGI environments for the requests of one listening socket.
 
     Args:
         cfg: Gunicorn's configuration.
-        listener_name: the socket's address: host and port, or a path.
+        listener_name: the address of the socket: host and port, or the path of a Unix socket.
     """
 
     def __init__(self, cfg: Any, listener_name: Any):
@@ -32,12 +33,13 @@ class Environments:
         }
 
     def of(self, request: Any, sock: Any, address: Any) -> dict[str, Any]:
-        """The environment of a request.
+        """Make the environment of one request.
 
         Args:
-            request: Gunicorn's. Its header policy has dropped names that could be taken for others.
-            sock: the client's.
-            address: the client's host and port; anything else on a Unix socket.
+            request: Gunicorn's request. Gunicorn has already dropped header names with underscores, because they could
+                be confused with others.
+            sock: the client's socket.
+            address: the client's host and port; any other value on a Unix socket.
         """
         major, minor = request.version
         environ: dict[str, Any] = self._base | {

@@ -1,10 +1,11 @@
-"""Reads requests from a client's socket, and gives a client that is too slow a deadline.
+"""Reads requests from a client's socket and enforces deadlines on slow clients.
 
-A client may take `head_timeout_s` to send a request's head, counted from its first byte. For a body it gets
-`body_grace_s` and one more second for each `body_min_rate` bytes that have arrived, but may never be silent for longer
-than `body_grace_s`. Only the time in which the server waits for the client counts: a slow disk or a slow authentication
-is not the client's fault. A client that sends too slowly is told so (408); one that has fallen silent is disconnected
-without an answer.
+1. Head: a client has `head_timeout_s`, counted from the first byte.
+2. Body: a client has `body_grace_s`, and one more second for each `body_min_rate` bytes that have arrived. A pause may
+   never be longer than `body_grace_s`.
+
+Only the time in which the server waits for the client counts, so a slow disk or slow authentication costs the client
+nothing. A client that sends too slowly gets a 408. A client that has stopped sending is disconnected without an answer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from qinling_falcon.errors import RequestTimeout
 
 
 class Phase(enum.Enum):
-    """What the server waits for when it waits for the client."""
+    """The part of a request that the server currently reads."""
 
     HEAD = enum.auto()
     BODY = enum.auto()
@@ -34,13 +35,13 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """How long a client may take.
+    """The time limits for one request.
 
     Attributes:
-        head_s: seconds for a request's head.
-        body_grace_s: seconds for a body, whatever its size.
-        body_min_rate: bytes of a body that buy one more second.
-        drain_s: seconds for the rest of a body that nothing reads.
+        head_s: seconds for the head.
+        body_grace_s: base time for a body, in seconds.
+        body_min_rate: bytes of a body that add one second to its time.
+        drain_s: seconds for the rest of a body that the application did not read.
     """
 
     head_s: float
@@ -53,15 +54,15 @@ Waiting = Callable[[Phase], AbstractContextManager[Any]]
 
 
 class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no types
-    """What Gunicorn's parser reads from.
+    """The source of bytes for Gunicorn's parser, with deadlines.
 
     Args:
-        sock: the client's, a gevent socket.
-        deadlines: how long the client may take.
-        waiting: entered while the server waits for the client.
+        sock: the client's gevent socket.
+        deadlines: the time limits.
+        waiting: a context manager that is entered while the server waits for the client.
     """
 
-    # What is read ahead of the application lies in memory that no budget counts.
+    # Bounds the bytes that are read ahead of the application, because no memory limit counts them.
     max_body_chunk = 256 * 1024
 
     def __init__(self, sock: socket.socket, deadlines: Deadlines, waiting: Waiting):
@@ -74,27 +75,32 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
         self._request: Any = None
 
     def begin(self, phase: Phase, request: Any = None) -> None:
-        """Start the clock of a phase; `request` is Gunicorn's, once its head has been read."""
+        """Start a phase and its clock.
+
+        Args:
+            phase: the phase.
+            request: Gunicorn's request object; None until the head has been read.
+        """
         self._phase = phase
         self._request = request
         self._waited_s = 0.0
         self._received = 0
 
     def has_read_ahead(self) -> bool:
-        """Whether bytes of a next request have been read already."""
+        """Whether bytes of the next request are already in the buffer."""
         return bool(self.buf.seek(0, 2))
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """The next bytes of the client; none at the end of what it sends.
+        """Receive the next bytes; empty at the end of the stream.
 
         Raises:
-            RequestTimeout: the client has taken too long.
+            RequestTimeout: the deadline of the phase has passed.
             OSError: the connection broke.
         """
         size = self.mxchunk
         if size_hint and size_hint > size:
             size = min(size_hint, self.max_body_chunk)
-        # Most requests arrive whole: they need neither a timer nor a place among those that wait.
+        # Most requests arrive whole, so the first attempt uses no timer and does not enter the waiting state.
         self.sock.settimeout(0)
         try:
             data: bytes = self.sock.recv(size)
@@ -117,7 +123,7 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
                 data: bytes = self.sock.recv(size)
         except TimeoutError:
             if time.monotonic() - began >= silence_s / 2:
-                # The client has fallen silent, and would not read an answer either.
+                # The client has stopped sending and would not read an answer either.
                 with contextlib.suppress(OSError):
                     self.sock.shutdown(socket.SHUT_RDWR)
             raise self._too_slow() from None
@@ -135,16 +141,16 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
                 return self._deadlines.body_grace_s
 
     def _allowed_s(self) -> float:
-        """The time that the phase may take in all."""
+        """The total seconds that the phase may take."""
         earned_s = self._received / self._deadlines.body_min_rate if self._phase is Phase.BODY else 0.0
         return self._longest_silence_s() + earned_s
 
     def _too_slow(self) -> RequestTimeout:
         if self._request is not None:
-            self._request.force_close()  # where a next request would begin is unknown
+            self._request.force_close()  # the start of the next request is unknown
         if self._phase is Phase.HEAD:
             return RequestTimeout(f"The head of the request did not arrive within {self._deadlines.head_s:g} s.")
         return RequestTimeout(
             f"The request body arrived too slowly: {self._received} bytes in {self._waited_s:.0f} s. Beyond"
-            f" {self._deadlines.body_grace_s:g} s, {self._deadlines.body_min_rate} bytes a second are expected."
+            f" {self._deadlines.body_grace_s:g} s, send at least {self._deadlines.body_min_rate} bytes a second."
         )

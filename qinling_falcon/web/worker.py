@@ -1,10 +1,10 @@
-"""The Gunicorn worker class of `web`: gevent's, with connections of our own (`connections.py`).
+"""The Gunicorn worker class of `web`: Gunicorn's gevent worker with its own connection handling (`connections.py`).
 
-Gunicorn's gevent worker keeps a greenlet for each open connection, idle ones too, and stops accepting when it has
-`worker_connections` of them. Clients that send nothing, or half a body, so keep all others out. Here only requests that
-are being served count.
+Gunicorn's gevent worker keeps a greenlet for each open connection, even an idle one, and stops accepting at
+`worker_connections` connections. Clients that send nothing, or half a body, therefore block all others. This class
+counts only the requests that are being served.
 
-It serves plain HTTP/1.1; TLS ends at the balancer in front.
+It serves plain HTTP/1.1; the load balancer in front terminates TLS.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from qinling_falcon.web.answer import Answer
 from qinling_falcon.web.connections import Connection, Connections
 from qinling_falcon.web.reader import Deadlines, Phase
 
-# File descriptors for what is no client: the database, Redis, workers, packages. Where few are allowed, half of them.
+# File descriptors that are reserved for the database, Redis, workers and packages. If the process may open few files,
+# half of its descriptors are reserved.
 _OTHER_FILES = 512
-# What is read of a body that the application did not want, so that its client reads the answer on a connection that
-# lives on. A client with more to send is disconnected.
+# The application may answer before it has read the whole body. Up to this many bytes of the rest are read and dropped,
+# so that the connection can serve the next request. A client that sends more is disconnected.
 _MOST_DRAINED = 64 * 1024 * 1024
-# A fixed threshold for large blocks (`M_MMAP_THRESHOLD`) would keep memory low, too, but made a body of 1 MB take
-# 3.9 ms of CPU instead of 0.6.
+# A fixed `M_MMAP_THRESHOLD` would also keep memory low, but with it a body of 1 MB took 3.9 ms of CPU instead of 0.6.
 _TRIM_EVERY_S = 5
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT)
 
@@ -46,7 +46,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
     nr: int
 
     def run(self) -> None:
-        """Serve until Gunicorn stops this process; then end what is served, within the time that there is for it."""
+        """Serve until Gunicorn stops this process, then let open requests finish for up to `graceful_timeout`."""
         if self.cfg.is_ssl:
             sys.exit("web serves plain HTTP: leave TLS to the balancer in front of it")
         settings = get_settings()
@@ -81,7 +81,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
             connections.kill(1.0)
 
     def _serve(self, connection: Connection) -> bool:
-        """Serve the request that arrives, and those that the client has sent after it already.
+        """Serve the next request, and the requests that the client has already pipelined after it.
 
         Returns:
             Whether the connection stays open.
@@ -98,7 +98,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
                 connection.reader.begin(Phase.DRAIN, request)
                 if not connection.parser.finish_body(max_bytes=_MOST_DRAINED):
                     return False
-                connection.parser.mesg = None  # its headers are of no use to an idle connection
+                connection.parser.mesg = None  # frees the headers: an idle connection does not need them
                 if not connection.reader.has_read_ahead():
                     return True
         except (StopIteration, gunicorn.http.errors.NoMoreData, gevent.GreenletExit):
@@ -113,12 +113,11 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
             self.handle_error(request, connection.sock, connection.address, error)
         return False
 
-
     def _answer(self, connection: Connection, request: Any) -> bool:
-        """Run the application, and send its answer.
+        """Run the application and send its answer.
 
         Returns:
-            Whether the connection may serve a next request.
+            Whether the connection can serve another request.
         """
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
@@ -140,7 +139,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         except Exception:
             if not response.headers_sent:
                 raise
-            # The client sees an answer that breaks off. A second one behind it would be taken for its end.
+            # The client must see a truncated answer. It would take a second answer for the end of the first one.
             self.log.exception("Error handling request")
             connection.cut()
             return False
@@ -151,7 +150,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
 
 
 class _FrozenConfig:
-    """Gunicorn's configuration, each value read once: Gunicorn looks some twenty up for each request."""
+    """Caches the values of Gunicorn's configuration, because Gunicorn looks up about twenty for each request."""
 
     def __init__(self, cfg: Any):
         self._cfg = cfg
@@ -163,9 +162,10 @@ class _FrozenConfig:
 
 
 def _return_memory() -> None:
-    """Have glibc give freed memory back to the system: 0.3 ms, or 16 ms where 200 MiB are to be given back.
+    """Make glibc return freed memory to the system. This takes 0.3 ms, or 16 ms to return 200 MiB.
 
-    By itself it keeps what lies between blocks in use, which after a crowd of slow readers is most of it.
+    By default glibc keeps freed memory that lies between blocks in use. After many slow readers that is most of the
+    freed memory.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -173,7 +173,7 @@ def _return_memory() -> None:
 
 
 def _most_connections(wanted: int) -> int:
-    """As many connections as are wanted and the limit of open files allows, which is raised as far as it can be."""
+    """Raise the limit on open files as far as needed, and return how many connections it allows, up to `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard > soft:
         target = wanted + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, wanted + _OTHER_FILES)
