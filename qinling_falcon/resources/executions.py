@@ -40,9 +40,9 @@ class Executions:
         errors=(404, 409, 501, 502),
     )
     def on_post(self, req: Request, resp: falcon.Response) -> None:
-        """Run a function and answer with its execution, which is durable by then.
+        """Run a function and answer with its execution. The record is durable before the answer is sent.
 
-        This is the hot path: what it does per call is measured in microseconds.
+        This is the hot path: each microsecond counts.
         """
         settings = self._settings
         values = _create.read(read_object(req, settings), lenient=req.reference_client)

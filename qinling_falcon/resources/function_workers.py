@@ -1,4 +1,4 @@
-"""The workers of a function or of one version: list them, add some (scale up), end some (scale down) or all (detach)."""
+"""The workers of a function or of one version: list, add (scale up), end some (scale down) or end all (detach)."""
 
 from __future__ import annotations
 

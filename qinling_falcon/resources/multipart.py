@@ -93,7 +93,7 @@ def read_parts(read: Callable[[int], bytes], length: int, content_type: str) -> 
 
 
 def parameters(header: str) -> dict[str, str]:
-    """The parameters of a header such as `Content-Disposition`, by lower-case name. The first of two equal names wins."""
+    """The parameters of a header such as `Content-Disposition`, by lower-case name. The first of a name counts."""
     found: dict[str, str] = {}
     for name, value in _PARAMETER.findall(header):
         if value[:1] == '"' == value[-1:] and len(value) > 1:

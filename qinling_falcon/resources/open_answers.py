@@ -1,18 +1,18 @@
-"""Bounds what clients that read slowly can hold of a web process.
+"""Limits the memory and disk that slow readers hold in a web process.
 
-Until its client has read it, an answer holds a connection and also memory (a
-chunk of a list, a large result) or disk (a package that came from Swift). All
-answers above `SMALL` are counted here from before they are sent until they are
-closed, by project and together. A new answer that finds no room waits for up to
+Until the client has read an answer, the answer holds a connection, and memory (a
+chunk of a list, a large result) or disk space (a package from Swift). This module
+counts all answers above `SMALL`, by project and in total, from before they are
+sent until they are closed. If a new answer exceeds a limit, it waits for up to
 `WAIT_S`. There are three cases:
 
-1. An answer has made no progress for `STALLED_S`: it is cut off. Of several, one
-   of the project that holds most is taken.
+1. An answer has made no progress for `STALLED_S`: it is cut off. If there are
+   several, the project that holds most loses one.
 2. An answer is closed meanwhile: the new answer takes its place.
 3. All answers make progress: the new one is refused.
 
-Progress means that the client's socket has taken a piece. `middleware` makes room
-for answers with large bodies, `lists` and `downloads` for theirs.
+Progress means that the client's socket has accepted a piece. `middleware` counts
+answers with large bodies, `lists` counts lists, and `downloads` counts packages.
 
 The state is shared by the greenlets of one thread. No method switches greenlets
 while it is inconsistent, so it needs no lock.
@@ -40,24 +40,24 @@ from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# An answer up to this size is not counted: its socket's buffer takes it.
+# An answer up to this size is not counted, because it fits into the socket's buffer.
 SMALL = 16 * 1024
 # An answer is sent in pieces of this size.
 PIECE = 64 * 1024
 STALLED_S = 1.0
 WAIT_S = 1.5
 _POLL_S = 0.05
-# SO_LINGER with a time of 0: closing the socket drops what the kernel holds of the answer.
+# SO_LINGER with a time of 0: when the socket is closed, the kernel drops the unsent rest of the answer.
 _DROP = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an answer holds, or what some may hold together.
+    """The resources that one answer holds, or a limit for several answers.
 
     Attributes:
-        memory: bytes.
-        disk: bytes.
+        memory: bytes in memory.
+        disk: bytes on disk.
         answers: the number of answers.
     """
 
@@ -66,18 +66,18 @@ class Cost:
     answers: int = 1
 
     def by_kind(self) -> Mapping[str, int]:
-        """The kinds of which there is some."""
+        """The amounts that are not zero, by kind."""
         kinds = {"memory": self.memory, "disk": self.disk, "answers": self.answers}
         return {kind: amount for kind, amount in kinds.items() if amount}
 
 
 class Room:
-    """What one answer holds, counted until it is given back.
+    """The resources that one answer has reserved, until `give_back`.
 
     Args:
-        owner: has counted it.
+        owner: counts the reservation.
         req: the request that is answered.
-        cost: what it holds.
+        cost: the reserved resources.
     """
 
     def __init__(self, owner: OpenAnswers, req: Request, cost: Cost) -> None:
@@ -86,15 +86,15 @@ class Room:
         self.cost = cost
         self.counted = True
         self._owner = owner
-        # Only Gunicorn tells. An answer of another server gets no further piece instead.
+        # Only Gunicorn provides the socket. On another server, `cut_off` ends the answer at its next piece.
         self._connection: socket.socket | None = req.env.get("gunicorn.socket")
         self._handed_out: float | None = None
 
     def hold(self, *, memory: int | None = None, disk: int | None = None) -> None:
-        """Hold so many bytes from now on; what is not given stays as it is.
+        """Change the reservation; None leaves an amount unchanged.
 
         Raises:
-            Unavailable: there is no room, or the answer was cut off.
+            Unavailable: a limit is reached, or the answer was cut off.
         """
         if not self.counted:
             raise _refused()
@@ -104,15 +104,15 @@ class Room:
             self._owner.change(self, cost)
 
     def handed_out(self, piece: bytes | None) -> None:
-        """The server is about to send `piece`, or has sent the one before and asks for the next (None)."""
+        """Record that the server is about to send `piece`; None: it has sent the last one and asks for the next."""
         self._handed_out = None if piece is None else time.monotonic()
 
     def stalled_s(self, now: float) -> float:
-        """For how many seconds the client's socket has not taken a piece; 0 while there is none."""
+        """Seconds for which the client's socket has not accepted the current piece; 0 if there is none."""
         return 0.0 if self._handed_out is None else now - self._handed_out
 
     def cut_off(self) -> None:
-        """End the answer. A blocked write of the server fails, and so does the next piece."""
+        """End the answer: the server's blocked write fails, or else the next piece does."""
         idle_s = round(self.stalled_s(time.monotonic()), 3)
         about = {"request_id": self.request_id, "project_id": self.project_id, "idle_s": idle_s}
         logger.info("an answer that was not read in time was cut off", extra=about)
@@ -121,22 +121,22 @@ class Room:
             _shut_down(self._connection)
 
     def give_back(self) -> None:
-        """Count nothing any more."""
+        """Release the reservation."""
         if self.counted:
             self.counted = False
             self._owner.gone(self)
 
     def __del__(self) -> None:
-        # An answer may never reach the server, because the request failed after all.
+        # If the request fails after the reservation, the answer never reaches the server and is not closed.
         self.give_back()
 
 
 class OpenAnswer:
-    """The body of an answer, which the server iterates over, piece by piece, and closes.
+    """The body of an answer. The server iterates over its pieces and closes it.
 
     Args:
-        room: what the answer holds.
-        parts: of any size, none empty. One is in memory at a time.
+        room: the reservation of the answer.
+        parts: the parts of the body, of any size but not empty. One is in memory at a time.
         close: called once, when the answer is closed.
     """
 
@@ -148,7 +148,7 @@ class OpenAnswer:
         self._sent = 0
 
     def close(self) -> None:
-        """Give back what the answer holds. The server calls this whatever the end was."""
+        """Release the reservation. The server always calls this, also after an error."""
         parts, close, self._parts, self._close = self._parts, self._close, iter(()), None
         self._part = b""
         try:
@@ -190,31 +190,31 @@ class OpenAnswers:
     """The open answers of this process.
 
     Args:
-        most: what all together may hold. The answers of one project may hold half of it.
+        most: the limits for all answers together. The answers of one project may hold half.
     """
 
     def __init__(self, most: Cost) -> None:
         self._most = most.by_kind()
-        # Without references: an answer that never reaches the server has to end by itself.
+        # Weak references, so that an answer that never reaches the server is collected, which releases its room.
         self._open: weakref.WeakSet[Room] = weakref.WeakSet()
         self._held = _Held()
         self._awaited = _Held()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> OpenAnswers:
-        """With bounds from the settings."""
+        """Make it with the limits from the settings."""
         return cls(Cost(settings.max_open_answer_bytes, settings.max_open_answer_files, settings.max_open_answers))
 
     def open(self, req: Request, *, memory: int = PIECE, disk: int = 0) -> Room:
-        """Make room for an answer; who asked for it gives it back, or makes an `OpenAnswer` that does.
+        """Reserve room for an answer. The caller releases it, or makes an `OpenAnswer` that does.
 
         Args:
             req: the request that is answered.
             memory: bytes in memory that wait for the client.
-            disk: bytes on the disk that are there for this answer alone.
+            disk: bytes on disk that only this answer uses.
 
         Raises:
-            Unavailable: there is no room.
+            Unavailable: a limit is reached.
         """
         cost = Cost(memory, disk)
         self._make_room(req.caller.project_id, cost)
@@ -224,7 +224,7 @@ class OpenAnswers:
         return room
 
     def change(self, room: Room, cost: Cost) -> None:
-        """Count another cost for an open answer; see `Room.hold`."""
+        """Change the cost of an open answer; see `Room.hold`."""
         more = Cost(max(0, cost.memory - room.cost.memory), max(0, cost.disk - room.cost.disk), answers=0)
         self._make_room(room.project_id, more)
         self._held.count(room.project_id, room.cost, -1)
@@ -232,18 +232,18 @@ class OpenAnswers:
         self._held.count(room.project_id, cost)
 
     def gone(self, room: Room) -> None:
-        """Count an answer no longer; see `Room.give_back`."""
+        """Stop counting an answer; see `Room.give_back`."""
         self._held.count(room.project_id, room.cost, -1)
 
     def held(self) -> Cost:
-        """What all open answers hold."""
+        """The resources that all open answers hold."""
         return Cost(*(self._held.total(kind) for kind in ("memory", "disk", "answers")))
 
     def _make_room(self, project_id: str, cost: Cost) -> None:
-        """Wait, and cut stalled answers off, until `cost` fits."""
+        """Wait and cut off stalled answers until `cost` fits within the limits."""
         if self._lacks(self._held, project_id, cost) is None:
             return
-        # Answers that wait for room are in memory, too.
+        # Answers that wait for room are already in memory, so the same limits apply to them.
         if self._lacks(self._awaited, project_id, cost) is not None:
             raise _refused()
         self._awaited.count(project_id, cost)
@@ -262,9 +262,12 @@ class OpenAnswers:
             self._awaited.count(project_id, cost, -1)
 
     def _lacks(self, held: _Held, project_id: str, cost: Cost) -> tuple[str, bool] | None:
-        """The kind of which `cost` has too much, and whether for its project (or for all projects together).
+        """Find the limit that `cost` would exceed; None if it fits.
 
-        What is larger than a bound fits where there is nothing beside it.
+        A cost above the limit fits if nothing else of that kind is held.
+
+        Returns:
+            The kind, and whether the limit is that of the project (else that of all projects).
         """
         for kind, amount in cost.by_kind().items():
             own, total, most = held.of(project_id, kind), held.total(kind), self._most.get(kind, 0)
@@ -275,9 +278,9 @@ class OpenAnswers:
         return None
 
     def _stalled(self, kind: str, own: bool, project_id: str, now: float) -> Room | None:
-        """The answer to cut off so that there is room.
+        """The stalled answer to cut off; None if there is none.
 
-        A project's answers end for another project's only while it holds at least as much.
+        An answer is cut off for another project only while its own project holds at least as much as that one.
         """
         least = self._held.of(project_id, kind)
         stalled = [
@@ -294,7 +297,7 @@ class OpenAnswers:
 
 
 class _Held:
-    """Amounts by kind and project."""
+    """Counts the held amounts by kind and project."""
 
     def __init__(self) -> None:
         self._amounts: Counter[tuple[str, str]] = Counter()
@@ -315,11 +318,11 @@ class _Held:
 
 
 def _shut_down(connection: socket.socket) -> None:
-    """End a connection whose socket another greenlet may be waiting for.
+    """Shut down a connection while another greenlet may wait for its socket.
 
-    By a native socket: that of gevent would end the wait with an error that Gunicorn takes for one of its own.
+    This uses a native socket. With gevent's, the waiting greenlet would get an error that Gunicorn treats as its own.
     """
-    with contextlib.suppress(OSError):  # the client may have been quicker
+    with contextlib.suppress(OSError):  # the client may already have disconnected
         other = native("socket", "socket")(fileno=os.dup(connection.fileno()))
         with other:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP)
@@ -328,6 +331,6 @@ def _shut_down(connection: socket.socket) -> None:
 
 def _refused() -> Unavailable:
     return Unavailable(
-        "Too many large answers are being read. Read those that you have asked for to their end, then try again.",
+        "Too many large answers are being read. Finish reading your other answers, then try again.",
         retry_after_s=1,
     )

@@ -1,4 +1,4 @@
-"""What a responder is: the policy that guards it, and what the API document says of it."""
+"""Describes the operations of the API: the policy of each, and its entry in the API document."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an operation answers with when all goes well.
+    """The successful answer of an operation.
 
     Attributes:
-        status: its code.
-        shows: the schema of its JSON, or of each row of a list; None: it has no JSON.
-        media_type: what else it may be, several with `, ` between; the empty text: nothing.
-        headers: names of those it has, beside those that all answers have; all belong to the answer, always.
-        some_headers: those that it has at times.
-        envelope: of a list: its name in an envelope; else the empty text.
-        lists: of a list that has pages: what it can be filtered and sorted by.
-        all_projects: of a list: an admin can have the rows of all projects.
-        cached: a client that names what it has (`If-None-Match`) is told 304 if that is still so.
+        status: the status code.
+        shows: the schema of the JSON body, or of each row of a list; None: there is no JSON body.
+        media_type: other media types of the body, separated by `, `; empty: none.
+        headers: the headers that this answer always has, in addition to those of all answers.
+        some_headers: the headers that it has in some cases.
+        envelope: the name of a list in its envelope; empty: not a list.
+        lists: for a list with pages: its filters and sort keys.
+        all_projects: for a list: an admin can ask for the rows of all projects.
+        cached: `If-None-Match` works: the answer is 304 if the content has not changed.
     """
 
     status: int = 204
@@ -50,12 +50,12 @@ class Operation:
     """One method of one route.
 
     Attributes:
-        rule: name of the policy that a caller must pass; None: it is open to everybody.
-        takes: what its body may hold; None: it has none.
-        form: the body may be a form as well, and have a package.
-        answers: what it answers with when all goes well.
-        errors: the statuses of its errors, beside those that follow from the rest (`openapi/answers.py`).
-        query: what its query string may hold, beside what lists have: names, and what they mean as JSON Schema.
+        rule: the name of the policy rule; None: open to all callers.
+        takes: the schema of the body; None: no body.
+        form: the body may also be a form, with a package.
+        answers: the successful answer.
+        errors: error statuses in addition to those that follow from the other attributes (`openapi/answers.py`).
+        query: parameters of the query string in addition to those of lists: names, and their JSON Schema.
         cross_site: what pages of other sites may do with `AUTH_MODE=noauth`: nothing, link to it, or call it.
     """
 

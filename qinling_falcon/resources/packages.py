@@ -1,4 +1,4 @@
-"""How an upload and the fields around it become the code of a function."""
+"""Converts an upload and its fields into the columns of a function."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Take = Callable[[dict[str, str], str | None, Upload], None]
 
 
 def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[str, Any]:
-    """The columns of a new function, by the rules of its source.
+    """The columns of a new function. The rules depend on the source of its code.
 
     Raises:
-        BadRequest: something is missing, or doesn't fit the source or the package.
-        QinlingError: as `take`.
+        BadRequest: a field is missing, or does not fit the source or the package.
+        QinlingError: see `take`.
     """
     code: dict[str, Any] = values["code"]
     source = code["source"]
@@ -106,7 +106,7 @@ def _moved(where: dict[str, str], code: dict[str, Any]) -> dict[str, str]:
 
 
 def _swift_columns(where: dict[str, str], code: dict[str, Any], upload: Upload, take: Take) -> dict[str, Any]:
-    """The columns of a copy of an object, which is taken now."""
+    """Copy the object and return the columns for the copy."""
     take(where, code.get("md5sum"), upload)
     assert upload.package is not None
     return {

@@ -1,12 +1,12 @@
-"""What a proxy in front of the service says of a request: by which address its client reached the proxy.
+"""Applies the `X-Forwarded-…` headers of trusted reverse proxies, so that links in answers name the proxy's address.
 
-`Api` calls `TrustedProxies.apply` before anything else looks at a request. It changes the WSGI environment, so that
-links in answers name that address. The headers of other peers change nothing, and nothing else reads them.
+`Api` calls `TrustedProxies.apply` first for each request. It changes the WSGI environment. The headers of other
+clients have no effect.
 
-- `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Forwarded-Prefix` are used. Of a list the last item counts: the trusted
-  proxy has added it, those before it may be the client's own.
-- `X-Forwarded-For` is not used: nothing here depends on a client's address.
-- `Forwarded` (RFC 7239) is not used: proxies that set the other headers pass it on as their clients wrote it.
+- `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Forwarded-Prefix` are used. If a header is a list, the last item
+  counts, because the trusted proxy added it. The client may have sent the others.
+- `X-Forwarded-For` is not used, because the service does not use the client's address.
+- `Forwarded` (RFC 7239) is not used, because proxies that set the other headers pass it through unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from qinling_falcon.settings import Network
 
 OWN_HOST = "qinling.own_host"
-"""Where the environment keeps the request's own `Host` when a proxy has named another."""
+"""The key in the WSGI environment for the request's own `Host`, if a proxy has named another host."""
 
 HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 """A name or an address, and a port."""
@@ -29,10 +29,10 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)+")
 
 
 class TrustedProxies:
-    """The peers whose `X-Forwarded-…` headers are believed.
+    """The proxies whose `X-Forwarded-…` headers are used.
 
     Args:
-        networks: where they are.
+        networks: their addresses.
     """
 
     def __init__(self, networks: Iterable[Network]):
@@ -40,7 +40,7 @@ class TrustedProxies:
         self._trusts = functools.lru_cache(maxsize=256)(self._find_out)
 
     def apply(self, env: MutableMapping[str, Any]) -> None:
-        """Replace scheme, host and prefix in `env` by those that a trusted peer names; leave what it doesn't name."""
+        """Set scheme, host and prefix in `env` from the headers of a trusted proxy, as far as it sent them."""
         if not self._trusts(env.get("REMOTE_ADDR", "")):
             return
         scheme = _last(env, "HTTP_X_FORWARDED_PROTO").lower()

@@ -1,4 +1,4 @@
-"""`/v1/quotas`: how much a project may keep, and how much it keeps."""
+"""`/v1/quotas`: the limits of a project and their use."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Quotas:
 
     @operation("quota:get", answers=shows(QuotasShown), query=(_PROJECT,))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
-        """Show the limits and the use of the caller's project, or for an admin those of another one."""
+        """Show the limits and the use of the caller's project. An admin may name another project."""
         answer(resp, self._show(_project_of(req, _named_in_query(req))))
 
     @operation("quota:update", takes=QuotasUpdate, answers=shows(QuotasShown))
     def on_put(self, req: Request, resp: falcon.Response) -> None:
-        """Set limits of a project; those that are not named stay.
+        """Set some limits of a project; the other limits stay.
 
-        A limit below the use deletes nothing: it keeps the project from getting more. A crash after the row is
-        written leaves processes that know the old limit of executions for a second.
+        A limit below the use deletes nothing. It only refuses further rows. After a crash between the write of the row
+        and the refresh, other processes use the old limit of executions for about a second.
         """
         limits = _update.read(read_object(req, self._services.settings))
         project_id = _project_of(req, limits.pop("project_id", None))
@@ -59,7 +59,7 @@ class Quotas:
 
 
 def _have_limit_read(pool: Pool, project_id: str) -> None:
-    """Make the targets of a project stale: whoever resolves one anew reads the limit of executions anew."""
+    """Make the project's targets stale, so that each process reads the limit of executions again at the next call."""
     with contextlib.suppress(Unavailable):  # without Redis there are no calls
         for function_id in functions.ids_of(project_id):
             with pool.changing(f"function:{function_id}"):
@@ -81,7 +81,7 @@ def _project_of(req: Request, named: str | None) -> str:
     """The project that a request is about.
 
     Raises:
-        Forbidden: it is not the caller's, who is no admin.
+        Forbidden: the caller names another project and is not an admin.
     """
     if named is None or named == req.caller.project_id:
         return req.caller.project_id

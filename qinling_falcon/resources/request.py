@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Only a bound for the stream itself: whoever reads a body names its own, smaller limit.
 _CHUNKED_LIMIT = 64 * 1024 * 1024
-# A body is counted, and its progress seen, in pieces of this size.
+# Bodies are read and counted in pieces of this size.
 _PIECE = 64 * 1024
 
 
@@ -32,16 +32,16 @@ def new_request_id() -> str:
 
 
 class Request(falcon.Request):
-    """A Falcon request with what our middleware has found out.
+    """A Falcon request with the attributes that our middleware sets.
 
     Attributes:
-        request_id: names the request in answers and logs; the client's own `X-Request-Id`, if it is sane.
-        identity: who sent it; set before any resource that is not open is called.
+        request_id: the id of the request in answers and logs; the client's `X-Request-Id`, if that is well-formed.
+        identity: the authenticated caller. Not set for open resources.
         caller: the context of `identity`.
-        open_answers: where an answer that is sent in parts is counted; set by middleware.
-        reference_client: sent by python-qinlingclient (or Horizon, by its means), which needs enveloped, unpaged
-            lists, and sends fields that nobody reads.
-        started: `time.perf_counter()` at its arrival.
+        open_answers: counts answers that are sent in parts.
+        reference_client: whether python-qinlingclient sent the request (also from Horizon). It needs enveloped lists
+            without pages, and sends fields that the service ignores.
+        started: `time.perf_counter()` at the arrival.
         arriving: the bodies that this process is receiving; set with `caller`.
     """
 
@@ -66,17 +66,17 @@ class Request(falcon.Request):
         self._receiving: UnfinishedBody | None = None
 
     def receiving(self, bodies: UnfinishedBodies) -> UnfinishedBody:
-        """This request's body, to be read in its `with` block; it is counted for the project of the caller."""
+        """Count this request's body for the caller's project while the returned `with` block reads it."""
         self._receiving = bodies.receiving(self.caller.project_id, self.env.get("gunicorn.socket"))
         return self._receiving
 
     def read_client(self, stream: ReadableIO, size: int) -> bytes:
-        """Up to `size` bytes of the body; fewer only at its end.
+        """Read `size` bytes of the body; fewer only at its end.
 
         Raises:
-            RequestTimeout: the client has sent it too slowly.
+            RequestTimeout: the client sends too slowly.
             Unavailable: too many bodies are arriving.
-            BadRequest: the client fails to send what it promised.
+            BadRequest: the client stopped before the end of the body, or sent broken chunks.
         """
         pieces = []
         left = size
@@ -88,7 +88,7 @@ class Request(falcon.Request):
             except QinlingError:
                 raise
             except Exception as error:
-                # Servers raise what they like here: errors of the connection, of broken chunks, of their own.
+                # WSGI servers raise exceptions of many types for broken connections and broken chunks.
                 raise BadRequest("The request body could not be read.") from error
             if self._receiving is not None:
                 self._receiving.received(len(piece))
@@ -100,9 +100,9 @@ class Request(falcon.Request):
 
     @property
     def bounded_stream(self) -> BoundedStream:
-        """The body; one without a Content-Length too, on servers that end the stream after it (Gunicorn does).
+        """The body as a stream. A body without a Content-Length works on servers that end the stream (Gunicorn does).
 
-        Reading from it raises `BadRequest` when the client fails to send what it promised.
+        Reading raises the errors of `read_client`.
         """
         if self._bounded_stream is None:
             length = self.content_length
@@ -113,7 +113,7 @@ class Request(falcon.Request):
 
 
 class _ClientStream:
-    """The body as Falcon reads it."""
+    """The file object that Falcon reads the body from."""
 
     def __init__(self, req: Request):
         self._req = req

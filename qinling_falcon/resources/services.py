@@ -24,9 +24,9 @@ class Services:
     """The collaborators of the HTTP layer.
 
     Attributes:
-        checks: what `GET /readyz` asks, by the name of the neighbour.
-        trusts: None without Keystone.
-        execution_quota: counts the executions of projects; the invoker's.
+        checks: the checks of `GET /readyz`, by the name of the part.
+        trusts: the Keystone trusts; None without Keystone.
+        execution_quota: counts the executions of each project; shared with the invoker.
     """
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""Code that lies in Swift, taken with the rights of whoever asks for it."""
+"""Function code in Swift, read with the caller's token."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class SwiftCode:
         return Swift(self._settings)
 
     def take(self, caller: Identity, where: dict[str, str], md5sum: str | None, upload: Upload) -> None:
-        """Store a copy of an object, checked as an uploaded package is; `upload` holds it from then on.
+        """Store a copy of an object, with the same checks as for an uploaded package, and set it in `upload`.
 
-        A crash after it is stored leaves what one after an upload leaves.
+        A crash after the copy is stored leaves a package that no row names, as with an upload.
 
         Raises:
-            BadRequest: the caller can't read it, it is no package, or not the one with `md5sum`; or there is no Swift
-                that could be asked for this caller.
-            Forbidden: the caller can make no trust, by which calls would fetch it.
-            TooLarge: above the limits of packages.
-            Unavailable, BadGateway: as `Swift`.
+            BadRequest: the caller can't read the object, it is not a valid package, its md5 is not `md5sum`, or the
+                caller has no Swift endpoint.
+            Forbidden: the caller can't create the trust that later calls need to read the object.
+            TooLarge: the object is above a limit for packages.
+            Unavailable, BadGateway: see `Swift`.
         """
         if caller.token is None:
             _refuse("source swift needs authentication, which is off.")

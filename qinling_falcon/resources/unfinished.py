@@ -1,9 +1,10 @@
-"""Request bodies that are still arriving: how many there may be, and how many bytes of them a web process holds.
+"""Limits the number and the bytes of the request bodies that a web process is receiving.
 
-A client that sends half a body holds a connection, memory, and for an upload a file. The bounds are those of one web
-process; one project may have half of each, so that it never keeps others from sending theirs. Where a bound is reached,
-the body whose client has been silent for longest makes room, if that is a second or more: a crowd of stalled clients
-does not keep out those that send. If none has stalled, the new body is refused.
+A client that sends half a body holds a connection, memory, and for an upload a file. The limits apply to one web
+process. One project may use half of each limit, so that other projects can still send their bodies.
+
+At a limit, the body whose client has been silent for longest is cut off, if it has been silent for a second or more.
+Stalled clients therefore don't block clients that send. If no client has stalled, the new body is refused.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ _STALLED_S = 1.0
 
 
 class UnfinishedBody:
-    """One body that is received in the `with` block of this.
+    """One request body, a context manager. The body is received inside the `with` block.
 
-    Entering raises `Unavailable`: there are too many, and none has stalled.
+    Entering the block raises `Unavailable` if there are too many bodies and none has stalled.
 
     Attributes:
-        project_id: whose it is.
+        project_id: the caller's project.
         size: bytes that have arrived and are still held.
-        counted: it is one of those that are being received.
-        cut: it has made room for others.
+        counted: whether the body is counted at the moment.
+        cut: whether it was cut off to make room for others.
     """
 
     __slots__ = ("_bodies", "_sock", "counted", "cut", "project_id", "size")
@@ -53,15 +54,14 @@ class UnfinishedBody:
         self._bodies.remove(self)
 
     def expects(self) -> None:
-        """Say that the client's next bytes are waited for."""
+        """Record that the server now waits for the client's next bytes."""
         self._bodies.expects(self)
 
     def received(self, size: int) -> None:
         """Count the bytes that have arrived.
 
         Raises:
-            Unavailable: there are too many unfinished bodies, or they hold too much, and none has stalled; or this one
-                has been cut.
+            Unavailable: a limit is reached and no body has stalled; or this body was cut off.
         """
         self._bodies.received(self, size)
 
@@ -74,12 +74,12 @@ class UnfinishedBody:
 
 
 class _Held:
-    """What the bodies of one project, or of all, hold.
+    """The unfinished bodies of one project or of all projects.
 
     Attributes:
-        count: bodies.
-        size: bytes of them.
-        silent: those whose clients are waited for, and since when; the longest first.
+        count: the number of bodies.
+        size: their bytes.
+        silent: the bodies whose next bytes the server waits for, with the start of the wait; the longest wait first.
     """
 
     __slots__ = ("count", "silent", "size")
@@ -91,12 +91,12 @@ class _Held:
 
 
 class UnfinishedBodies:
-    """The bodies of one kind that a process is receiving.
+    """The bodies of one kind that this process is receiving.
 
     Args:
-        kind: what they are, for messages.
-        most: bodies at once.
-        most_bytes: bytes of them at once.
+        kind: the name of the kind, for messages.
+        most: the most bodies at once.
+        most_bytes: the most bytes at once.
     """
 
     def __init__(self, kind: str, most: int, most_bytes: int):
@@ -108,25 +108,25 @@ class UnfinishedBodies:
 
     @property
     def count(self) -> int:
-        """Bodies that are being received."""
+        """The number of bodies that are being received."""
         return self._all.count
 
     @property
     def size(self) -> int:
-        """Bytes of them that are held."""
+        """The bytes that these bodies hold."""
         return self._all.size
 
     def receiving(self, project_id: str, sock: Any) -> UnfinishedBody:
-        """A body, to be received in its `with` block.
+        """Make a body, to be received in its `with` block.
 
         Args:
-            project_id: whose it is.
-            sock: the client's; None where it can't be disconnected.
+            project_id: the caller's project.
+            sock: the client's socket; None if the client can't be disconnected.
         """
         return UnfinishedBody(self, project_id, sock)
 
     def add(self, body: UnfinishedBody) -> None:
-        """Count a body; raises as entering it does."""
+        """Count a body; see `UnfinishedBody` for the error."""
         project = self._projects.get(body.project_id)
         if project is None:
             project = self._projects[body.project_id] = _Held()
@@ -140,7 +140,7 @@ class UnfinishedBodies:
             raise
 
     def remove(self, body: UnfinishedBody) -> None:
-        """Count a body no longer."""
+        """Stop counting a body."""
         if not body.counted:
             return
         body.counted = False
@@ -186,11 +186,11 @@ class UnfinishedBodies:
 
 
 class Arriving:
-    """All bodies that a process is receiving.
+    """All bodies that this process is receiving.
 
     Attributes:
-        bodies: JSON and forms without a file; they arrive in memory.
-        uploads: forms with a package, which goes to a file as it arrives.
+        bodies: JSON and forms without a file, which are held in memory.
+        uploads: forms with a package, which is written to a file as it arrives.
     """
 
     __slots__ = ("bodies", "uploads")
