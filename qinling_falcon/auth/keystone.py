@@ -1,4 +1,4 @@
-"""`AUTH_MODE=keystone`: callers are whom their tokens are of, as Keystone says."""
+"""`AUTH_MODE=keystone`: identifies callers by their Keystone tokens."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 # As many as the connections that keystoneauth keeps.
 _MOST_AT_ONCE = 10
 _ANSWER = "qinling_falcon.keystone"
-# For so long after an answer `/readyz` does not ask again.
+# Seconds after an answer of Keystone during which `/readyz` does not ask again.
 _BELIEVED_S = 2.0
 _NOBODYS = Question("nobody-s-token", "GET", "/readyz")
 
 
 class KeystoneAuth:
-    """Believes `X-Auth-Token`, when Keystone does.
+    """Authenticates requests by validating `X-Auth-Token` with Keystone.
 
-    Keystone is asked once when this is made, so that the log tells of wrong settings before anybody calls, and the
-    first caller does not wait for the service's own login.
+    The constructor calls Keystone once. Wrong settings are therefore logged before the first request, and the first
+    request does not wait for the service's own login.
     """
 
     def __init__(self, settings: Settings, policy: Policy):
@@ -62,24 +62,24 @@ class KeystoneAuth:
             keep_s=settings.token_cache_s,
             size=settings.token_cache_size,
             wait_s=settings.keystone_timeout_s,
-            # No project is known yet that they could be counted for.
+            # These requests can't be counted by project, because the project is not known before validation.
             most_waiting=settings.web_connections // 4,
         )
         gevent.spawn(self._try)
 
     def checks(self) -> dict[str, Check]:
-        """`keystone`: this process can ask Keystone about a token.
+        """The check `keystone`: this process can validate tokens.
 
-        With wrong settings it can't, and gets no requests so. (That its user lacks a role is only seen with a true
-        token.)
+        The check fails with wrong settings, so that the process gets no requests. It does not notice that the service's
+        user lacks a role, because only the validation of a real token shows that.
         """
         return {"keystone": self.check}
 
     def check(self) -> None:
-        """Ask Keystone about a token that nobody has, unless it has answered a question just now.
+        """Ask Keystone to validate an invented token, unless Keystone has answered within the last seconds.
 
         Raises:
-            Unavailable: it doesn't answer, or not as it should.
+            Unavailable: Keystone does not answer, or not as expected.
         """
         if self._answered_at is None or time.monotonic() - self._answered_at > _BELIEVED_S:
             self._ask(_NOBODYS)
@@ -113,7 +113,7 @@ class KeystoneAuth:
         return Identity(known.context, token, known.object_store, known.role_ids, known.by_credential)
 
     def _ask(self, question: Question) -> Known | Refused:
-        """Have keystonemiddleware ask Keystone."""
+        """Validate a token through keystonemiddleware."""
         environ: dict[str, Any] = _environ(question)
         statuses: list[str] = []
         asked = time.time()

@@ -1,4 +1,4 @@
-"""`AUTH_MODE=noauth`: everybody is the admin of one project."""
+"""`AUTH_MODE=noauth`: every caller is the admin of one project."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ EVERYBODY = Identity(Context(project_id="default", is_admin=True, roles=("admin"
 
 
 class NoAuth:
-    """Lets everybody in; a token that a client sends all the same is ignored."""
+    """Accepts every request. A token is ignored."""
 
     def authenticate(self, environ: Mapping[str, Any]) -> Identity:
-        """The admin of project `default`, whatever the request holds."""
+        """The admin of project `default`, for every request."""
         return EVERYBODY
 
     def checks(self) -> dict[str, Check]:

@@ -1,8 +1,8 @@
-"""What callers may do: a rule for every action, its default here, overrides in `POLICY_FILE`.
+"""The policy: a rule for each action, with its default here and overrides in `POLICY_FILE`.
 
-Rules say who may ask for an action at all. Whose rows it reaches is not theirs to say: everybody's own project's, and
-those of other projects by the rules of `models/scope.py` (and their quotas) for whom `context_is_admin` holds. So the
-target that a rule is held against, `%(project_id)s` and `%(user_id)s`, is the caller's own.
+A rule decides whether a caller may ask for an action at all. It does not decide which rows the action reaches: those of
+the caller's project, and for callers that pass `context_is_admin` also rows and quotas of other projects, by the rules
+of `models/scope.py`. The target of a rule (`%(project_id)s`, `%(user_id)s`) is therefore always the caller itself.
 """
 
 from __future__ import annotations

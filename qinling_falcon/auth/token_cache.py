@@ -1,4 +1,4 @@
-"""Who tokens are of: asked once, then known for a bounded time."""
+"""Caches validated tokens for a limited time, and shares one validation between concurrent requests."""
 
 from __future__ import annotations
 
@@ -64,18 +64,19 @@ Ask = Callable[[Question], Known | Refused]
 
 
 class TokenCache:
-    """Tokens that were asked about, by their hashes: a dump of this process's memory should not be a list of tokens.
+    """A bounded cache of validated and refused tokens.
 
-    Simultaneous requests with one token make one question. What fails is not remembered.
+    The keys are hashes, so that a dump of this process's memory contains no list of tokens. Concurrent requests with
+    the same uncached token share one validation. A failed validation is not cached.
 
     Args:
-        ask: asks about one token; may raise `Unavailable`.
-        keep_s: a good token is believed for so long after the question was sent, or until its end. So a request is let
-            in by no answer to a question that was sent longer than this before it came.
-        size: most tokens, good ones and refused ones each.
-        wait_s: longest wait of a request for an answer.
-        most_waiting: requests that wait at once; further ones are refused, so that tokens that nobody has asked about
-            yet never hold all connections of the process.
+        ask: validates one token; may raise `Unavailable`.
+        keep_s: seconds for which a valid token is cached, counted from the start of its validation, or until it
+            expires. A request is never accepted because of an older validation.
+        size: the most valid tokens, and the most refused tokens.
+        wait_s: the longest wait of a request for a validation, in seconds.
+        most_waiting: the most requests that wait at once. Further ones are refused, so that requests with uncached
+            tokens never hold all connections of the process.
     """
 
     def __init__(self, ask: Ask, *, keep_s: float, size: int, wait_s: float, most_waiting: int):
@@ -91,11 +92,11 @@ class TokenCache:
         self._waiting = 0
 
     def find(self, question: Question) -> Known:
-        """What is known of the token.
+        """The identity of a token, from the cache or by validation.
 
         Raises:
-            Unauthorized, Forbidden: it is no good.
-            Unavailable: whoever knows doesn't answer, or not in time; or too many requests wait for an answer.
+            Unauthorized, Forbidden: the token is refused.
+            Unavailable: the validation failed or took too long, or too many requests wait for one.
         """
         came = time.monotonic()
         name = hashlib.sha256(question.token.encode("ascii")).digest()
@@ -120,7 +121,7 @@ class TokenCache:
             self._waiting -= 1
 
     def _ask_together(self, name: bytes, narrow: bytes, question: Question, came: float) -> Known | Refused:
-        """The answer for the token, by one question for all requests that wait for it now."""
+        """Validate the token, once for all requests that wait for it now."""
         flight = self._flight(name, question, came)
         answer = self._wait(flight, came)
         if flight.question == question or (isinstance(answer, Known) and not answer.restricted):

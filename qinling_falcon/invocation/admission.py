@@ -1,17 +1,18 @@
-"""Bounds the calls that a web process has in flight, so that they never take all of its connections.
+"""Limits the calls that a web process has in flight, so that calls never use all of its connections.
 
-A call holds its connection while it waits: for its function and its package to be read, for Keystone or Swift, for a
-worker, for its run and for its record. The queue in Redis (`pool/queue_bounds.py`) counts only those that wait for a
-worker. `Invoker` and `Scaler` ask here before they wait for anything. Asking needs neither Redis nor the database.
+A call holds its connection from its admission to its record: while its function and package are read, while it waits
+for Keystone, Swift or a worker, and while it runs. The queue in Redis (`pool/queue_bounds.py`) counts only calls that
+wait for a worker. `Invoker` and `Scaler` ask for admission before they wait for anything. Admission needs neither Redis
+nor the database.
 
-There are three bounds:
+There are three limits:
 
-1. A function has as many calls in flight as may run and wait in all processes together.
-2. A project has as many, too; and no more than the process has places left for calls.
-3. The inputs of a project's calls take no more memory than is left for inputs in this process.
+1. Calls of a function: as many as may run and wait in all processes together.
+2. Calls of a project: likewise, and at most as many as the process has free places for calls.
+3. Inputs of a project's calls: at most as much memory as the process has left for inputs.
 
-As in the queue, a function takes no more of anything than its project has left. So one function and one project never
-take the last place: the first one alone gets a part, and the next one a part of the rest.
+As in the queue, a function uses at most as many places as its project has left. One function or project therefore
+never takes the last place.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from qinling_falcon.pool.queue_bounds import QueueBounds
 from qinling_falcon.settings import Settings
 
 _RETRY_AFTER_S = 1
-# Inputs of so many bytes are not counted: as many as there are calls take little memory together.
+# Inputs up to this many bytes are not counted: the number of calls is limited, so they use little memory in total.
 _SMALL_INPUT = 4096
-# The bound holds so many of the largest inputs; one wide character makes each of the others take four bytes, too.
+# The limit for inputs is at least this many times MAX_INPUT_SIZE. A Python string with one wide character uses four
+# bytes for each character, so the largest input may use four times MAX_INPUT_SIZE.
 _LARGEST_INPUTS = 8
 
 
 class Admission:
-    """The calls in flight in this process. One instance is shared by all that serve calls there.
+    """Counts the calls in flight in this process. `Invoker` and `Scaler` share one instance.
 
     Attributes:
-        calls: how many there are.
-        input_size: bytes of memory that their inputs take.
+        calls: the number of calls.
+        input_size: bytes of memory that their inputs use.
     """
 
     def __init__(self, settings: Settings):
@@ -58,7 +60,7 @@ class Admission:
             text: its input.
 
         Raises:
-            Unavailable: there is no place for the call; the message names the bound.
+            Unavailable: a limit is reached; the message names its settings.
         """
         project = self._projects.get(project_id) or _Project(project_id)
         share = project.functions.get(function) or _Share()
@@ -78,7 +80,7 @@ class Admission:
         return Admitted(self, project, function, input_size)
 
     def leave(self, project: _Project, function: str, input_size: int) -> None:
-        """Count a call no longer."""
+        """Stop counting a call."""
         share = project.functions[function]
         self.calls -= 1
         project.calls -= 1
@@ -104,14 +106,14 @@ class Admission:
             if share.input_size > room - project.input_size:
                 raise Unavailable(
                     f"Calls of project {project.id} that run or wait in this process hold {project.input_size} bytes "
-                    "of inputs, which leaves no room for this input (bounded by MAX_HELD_INPUT_SIZE). This call has "
+                    "of inputs, which leaves no room for this input (limited by MAX_HELD_INPUT_SIZE). This call has "
                     "not run; try again.",
                     retry_after_s=_RETRY_AFTER_S,
                 )
 
 
 class Admitted:
-    """A call that is counted until its `with` block ends."""
+    """An admitted call, a context manager. The call is counted until the `with` block ends."""
 
     __slots__ = ("_admission", "_function", "_input_size", "_project")
 
@@ -131,7 +133,7 @@ class Admitted:
 
 
 class _Share:
-    """What a function has in flight."""
+    """The calls of one function."""
 
     __slots__ = ("calls", "input_size")
 
@@ -141,7 +143,7 @@ class _Share:
 
 
 class _Project:
-    """What a project has in flight, and by function."""
+    """The calls of one project, in total and by function."""
 
     __slots__ = ("calls", "functions", "id", "input_size")
 
@@ -154,7 +156,7 @@ class _Project:
 
 def _refused(whose: str, calls: int, bound: str) -> Unavailable:
     return Unavailable(
-        f"Too many calls of {whose} run or wait in this process: {calls} (bounded by {bound}). This call has not run; "
+        f"Too many calls of {whose} run or wait in this process: {calls} (limited by {bound}). This call has not run; "
         "try again.",
         retry_after_s=_RETRY_AFTER_S,
     )

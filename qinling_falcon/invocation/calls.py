@@ -1,4 +1,4 @@
-"""A call, and the record of its execution: as it begins, as it ends, and when nobody is left to end it."""
+"""A call and its execution record: when the call starts, when it ends, and when its process was lost."""
 
 from __future__ import annotations
 
@@ -50,12 +50,15 @@ class Call:
 
 
 def record_lost(details: Mapping[str, str]) -> None:
-    """Record executions whose lease was lost; `details` is what their leases held, by execution id.
+    """Record executions whose lease was lost as failed.
 
-    The first final state wins, so an execution that its holder recorded after all stays as it is.
+    The first final state wins: if the holder has already recorded an execution, its record stays.
+
+    Args:
+        details: the details of the lost leases (see `detail`), by execution id.
 
     Raises:
-        Unavailable: the database is away; to be called again.
+        Unavailable: the database is away; call this again later.
     """
     for detail in details.values():
         record(failed(running(detail), f"The process or the worker that ran the function was lost{_PERHAPS}"))
@@ -73,12 +76,12 @@ def settled(final: ExecutionRecord) -> ExecutionRecord:
 
 
 def record_overdue(settings: Settings) -> list[str]:
-    """Record executions that are `running` for longer than any can be; their ids.
+    """Record executions as failed that have been `running` for longer than any execution can. Returns their ids.
 
-    These lost their process and, with Redis, their lease, so that the reaper knows nothing of them.
+    Their process and, with Redis, their lease were lost, so the reaper can't find them.
 
     Raises:
-        Unavailable: the database is away; to be called again.
+        Unavailable: the database is away; call this again later.
     """
     longest_s = settings.invoke_queue_timeout_s + settings.holder_ttl_s
     longest_s += TRIES * (longest_reading_s(settings) + settings.unpack_timeout_s)
@@ -118,11 +121,11 @@ def began(target: Target, call: Call, execution_id: str, now: datetime) -> Execu
 
 
 def finished(begun: ExecutionRecord, answer: dict[str, Any], cold: str, queued_ms: float) -> ExecutionRecord:
-    """The record of an execution that a worker has answered for."""
+    """The final record of an execution from the worker's answer."""
     return dataclasses.replace(
         begun,
         status=answer["status"],
-        # A worker that was started before this process may be of the version before, which has kinds alone.
+        # A worker of an older release sends only the kind of a failure, no message.
         status_reason=answer.get("message", answer.get("reason")),
         result=answer["result"],
         log=answer["log"],
@@ -136,7 +139,7 @@ def finished(begun: ExecutionRecord, answer: dict[str, Any], cold: str, queued_m
 def failed(
     begun: ExecutionRecord, reason: str, cold: str | None = None, queued_ms: float | None = None
 ) -> ExecutionRecord:
-    """The record of an execution that the platform failed: status `error`."""
+    """The final record of an execution that failed because of the platform: status `error`."""
     duration = (clock.now() - begun.created_at).total_seconds()
     return dataclasses.replace(
         begun,
@@ -151,7 +154,7 @@ def failed(
 
 
 def not_loaded(begun: ExecutionRecord, reason: str, cold: str, queued_ms: float) -> ExecutionRecord:
-    """The record of an execution whose package a worker could not load: the function failed, not the platform."""
+    """The final record of an execution whose package could not be loaded: the function's failure, status `failed`."""
     answer = {
         "status": ExecutionStatus.FAILED,
         "message": reason,
@@ -168,9 +171,10 @@ def is_inline(text: str | None) -> bool:
 
 
 def detail(begun: ExecutionRecord) -> str:
-    """What the lease holds of an execution: enough to show it as running, and to record it when its holder dies.
+    """The description of an execution that its lease stores in Redis.
 
-    A large input is in the execution's row, which its end leaves as it is.
+    It suffices to show the execution as running, and to record it if its holder dies. A large input is not in it: the
+    execution's row has it.
     """
     members = {
         "id": begun.id,

@@ -1,17 +1,17 @@
-"""Whether a project may have one more execution: decided before a call runs, and nearly always without a statement.
+"""Enforces the quota of executions before a call runs, nearly always without an SQL statement.
 
-Counting a project's executions at each call would cost more than the call. So each process remembers for the projects
-that it runs calls of how many executions they have, adds its own, and counts anew in the background. How exact that is:
+Counting a project's executions at each call would cost more than the call itself. Each process therefore remembers a
+count for each project whose calls it runs, adds its own executions, and counts again in the background. The accuracy
+depends on how many executions the project has left:
 
-1. Far from the limit (more than `_NEAR` left) the number is about a second old, or older where counting takes long.
-2. Near the limit it is counted before the call, unless that was done a moment ago. With few left of a limit that is
-   not large it is always counted before a call is let through. A refusal may be a moment old, so that refused calls
-   cost little.
-3. Calls that run or wait for a worker at the same moment do not see each other's records. A project can exceed its
-   limit by their number.
+1. More than `_NEAR`: the count is about a second old, or older if counting takes long.
+2. At most `_NEAR`: the process counts before the call, unless it has just done so. A refusal may use a slightly older
+   count, so that refused calls cost little.
+3. At most `_FEW`, with at most `_QUICKLY_COUNTED` executions: the process counts before each call.
 
-The record of a call that has run is never refused. Retention (`models/retention.py`) keeps most projects far from
-their limit.
+Calls that run or wait at the same time do not see each other's records, so a project can exceed its limit by their
+number. The record of a call that has run is never refused. Retention (`models/retention.py`) keeps most projects far
+from their limit.
 """
 
 from __future__ import annotations
@@ -30,33 +30,32 @@ from qinling_falcon.models import quotas
 
 logger = logging.getLogger(__name__)
 
-# With fewer executions left than that, calls have them counted; with few left each call, where counting takes about a
-# millisecond.
+# See cases 1 to 3 above. Counting `_QUICKLY_COUNTED` executions takes about a millisecond.
 _NEAR = 1000
 _FEW = 50
 _QUICKLY_COUNTED = 20_000
-# Counting takes at most this part of the time: near the limit, and in the background.
+# The largest share of time that is spent on counting: near the limit, and in the background.
 _PART_NEAR = 1 / 10
 _PART_FAR = 1 / 100
 _INTERVAL_S = 1.0
-# Projects without a call for so long are not counted.
+# A project without a call for this long is not counted in the background.
 _ACTIVE_S = 60.0
 _REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
 class _Use:
-    """What is known of one project.
+    """The limit and the use of one project.
 
     Attributes:
-        limit: -1: there is none; None: it has to be read.
-        counted: executions in the database when they were counted last; or `_QUICKLY_COUNTED` if there are more, and
-            nothing has counted them all yet.
-        recorded: executions that this process has recorded since then.
-        counted_at: when the last complete count began, by `time.monotonic()`; None: there was none.
-        took_s: how long it took.
-        called_at: when a call asked last.
-        counting: held by the greenlet that counts.
+        limit: the limit; -1: none; None: not read yet.
+        counted: executions in the database at the last count; `_QUICKLY_COUNTED` if there are more and no complete
+            count has been made yet.
+        recorded: executions that this process has recorded since the last count.
+        counted_at: start of the last complete count, by `time.monotonic()`; None: no complete count yet.
+        took_s: duration of the last complete count in seconds.
+        called_at: time of the last call, by `time.monotonic()`.
+        counting: a lock that the counting greenlet holds.
     """
 
     limit: int | None = None
@@ -69,22 +68,22 @@ class _Use:
 
 
 class ExecutionQuota:
-    """The limits and uses of the projects that this process runs calls of."""
+    """Checks the quota of executions for the projects whose calls this process runs."""
 
     def __init__(self) -> None:
         self._projects: OrderedDict[str, _Use] = OrderedDict()
         self._hurry = Event()
 
     def start(self) -> None:
-        """Count in the background from now on."""
+        """Start counting in the background."""
         gevent.spawn(self._count_forever)
 
     def check(self, project_id: str) -> None:
-        """Make sure that the project may have one more execution.
+        """Check that the project may have one more execution.
 
         Raises:
-            QuotaExceeded: it has as many as it may have.
-            Unavailable: nothing is known of the project yet, and the database is away.
+            QuotaExceeded: the project has reached its limit.
+            Unavailable: the database is away, and the limit has not been read yet.
         """
         use = self._use_of(project_id)
         use.called_at = time.monotonic()
@@ -100,7 +99,7 @@ class ExecutionQuota:
         used = use.counted + use.recorded
         if used < limit:
             return
-        limit = use.limit = _limit_of(project_id)  # an admin may just have raised it
+        limit = use.limit = _limit_of(project_id)  # an admin may have raised it just now
         if used >= limit != quotas.UNLIMITED:
             raise QuotaExceeded(quotas.EXECUTIONS, limit, used)
 
@@ -111,13 +110,13 @@ class ExecutionQuota:
             use.recorded += 1
 
     def forget(self, project_id: str) -> None:
-        """Have the limit read again at the next call. A change of the limit makes the project's targets stale."""
+        """Read the limit again at the next call. A new limit makes the project's targets stale, which leads to this."""
         use = self._projects.get(project_id)
         if use is not None:
             use.limit = None
 
     def used(self, project_id: str) -> int:
-        """How many executions the project has; those who ask at the same time share one count."""
+        """Count the project's executions now. Concurrent callers share one count."""
         use = self._use_of(project_id)
         self._count(project_id, use)
         return use.counted + use.recorded
@@ -131,7 +130,7 @@ class ExecutionQuota:
         return use
 
     def _read_limit(self, project_id: str, use: _Use) -> int:
-        """Read the limit. The first call of a project waits for no long count: all are counted in the background."""
+        """Read the limit, and count up to `_QUICKLY_COUNTED` executions; the background count does the rest."""
         limit = use.limit = _limit_of(project_id)
         if use.counted_at is None and limit != quotas.UNLIMITED:
             began = time.monotonic()
@@ -143,7 +142,7 @@ class ExecutionQuota:
         return limit
 
     def _count(self, project_id: str, use: _Use) -> None:
-        """Count all executions, unless another greenlet has begun to do so after this one asked."""
+        """Count all executions, unless another greenlet has started a count since this method was called."""
         asked_at = time.monotonic()
         with use.counting:
             if use.counted_at is not None and use.counted_at >= asked_at:
@@ -169,7 +168,7 @@ class ExecutionQuota:
             gevent.sleep(ended - began)
 
     def _count_active(self, *, only_new: bool = False) -> None:
-        """Count for the projects that have called of late, or only for those that were never counted completely."""
+        """Count for the projects with recent calls; with `only_new`, only for those without a complete count."""
         active_since = time.monotonic() - _ACTIVE_S
         for project_id, use in list(self._projects.items()):
             if use.called_at > active_since and not (only_new and use.counted_at is not None):

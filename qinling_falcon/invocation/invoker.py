@@ -1,13 +1,13 @@
-"""The invoker: the one path on which a target is run. Lease, call, record, release.
+"""The invoker runs targets: lease a worker, call it, record the execution, release the worker.
 
-What a crash of this process leaves, step by step:
+If this process crashes:
 
-- before the lease: nothing; the caller has no answer and nothing was begun;
-- with the lease, until the record is committed: the lease (and, for a large
-  input, a row that is `running`). The reaper finds that its holder is silent,
-  destroys the worker and has the execution recorded as `error`; if Redis was
-  lost as well, `record_overdue` does that for the row;
-- after the record: the lease, but the record is final already and stays as it is.
+1. Before the lease, nothing is left. The caller gets no answer, and nothing has run.
+2. Between the lease and the commit of the record, the lease is left (and for a
+   large input a row with status `running`). The reaper notices that the holder is
+   silent, destroys the worker and records the execution as `error`. If Redis was
+   lost too, `record_overdue` records the row.
+3. After the commit, the lease is left. The record is final and does not change.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _MOMENT_S = 1.0
 
 
 class _Then(enum.Enum):
-    """What becomes of a worker after a call."""
+    """What the invoker does with a worker after a call; the value is the reason."""
 
     RELEASE = "it serves on"
     GIVE_BACK = "it is warm again: it could not load the function"
@@ -66,14 +66,14 @@ class Invoker:
     """Runs calls on the warm pool.
 
     Args:
-        pool: gives workers.
-        resolver: says what is to run.
-        packages: where its code is.
+        pool: leases workers.
+        resolver: resolves a call to its target.
+        packages: reads the target's package.
         settings: the limits.
-        sessions: of functions that have a trust; None: those run without one too.
-        sources: of functions in Swift; None: those run from their copies as they are.
-        quota: says whether a project may have one more execution; None: it may.
-        admission: bounds the calls in flight; None: the process serves no connections.
+        sessions: makes OpenStack sessions for functions with a trust; None: functions run without a session.
+        sources: refreshes the copies of functions in Swift; None: the stored copies are used.
+        quota: checks the quota of executions; None: no check.
+        admission: limits the calls in flight; None: no limit, for processes that serve no connections.
     """
 
     def __init__(
@@ -99,19 +99,20 @@ class Invoker:
         self._quota = quota
 
     def start(self) -> None:
-        """Make executions that last known to lists, and count executions in the background, from now on."""
+        """Start two background tasks: list long-running executions as running, and count executions for the quota."""
         gevent.spawn(self._begin_long_ones)
         if self._quota is not None:
             self._quota.start()
 
     def invoke(self, context: Context, call: Call) -> ExecutionRecord:
-        """Run `call` and return its record, final and durable.
+        """Run `call` and return its final, durable record. If this raises, the function has not run.
 
         Raises:
-            NotFound, Conflict: there is nothing to run, its runtime is not available, or its object in Swift is gone.
-            QuotaExceeded: the function's project has as many executions as it may have; the function has not run.
+            NotFound, Conflict: the function does not exist, its runtime is not available, or its object in Swift is
+                gone.
+            QuotaExceeded: the function's project has reached its quota of executions.
             Unavailable: too many calls are in flight or wait for a worker, no worker was free in time, or the package
-                storage has lost its package; the function has not run.
+                is missing in the package storage.
         """
         if self._admission is None:
             return self._run(context, call)
@@ -207,10 +208,10 @@ class Invoker:
         arrived: float,
         openstack: Mapping[str, Any] | None,
     ) -> tuple[ExecutionRecord, _Then]:
-        """Call the leased worker; the final record, and what becomes of the worker.
+        """Call the leased worker. Returns the final record and what to do with the worker.
 
         Raises:
-            NotSent: the function has not run, and another worker may be tried.
+            NotSent: the function has not run; another worker may be tried.
         """
         settings = self._settings
         if lease.needs_load:
@@ -218,7 +219,7 @@ class Invoker:
             try:
                 self._workers.load(lease, package, about(target), settings.unpack_timeout_s)
             except NotLoaded as error:
-                # The caller's failure: no other worker could load the package either, so none is tried.
+                # The package is at fault, so no other worker could load it either.
                 log.info("function %s can't be loaded: %s", target.function_id, error)
                 final = not_loaded(begun, str(error), lease.cold, _milliseconds(arrived))
                 return final, _Then.GIVE_BACK if error.is_reusable else _Then.DESTROY

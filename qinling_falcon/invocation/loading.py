@@ -1,4 +1,4 @@
-"""What all need that lease workers, to call them or to load them ahead of calls."""
+"""Loads function packages into leased workers, for calls and for scaling up."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from qinling_falcon.storage.packages import PackageMissing, advice_on_missing
 
 log = logging.getLogger(__name__)
 
-# While a package is long in coming, or can't be had, a worker that holds the function may get free.
+# While a package is read slowly or can't be read, the pool is asked this often for a worker that holds the function.
 _LOOK_EVERY_S = 0.1
 
 
 class Loading:
-    """Has packages at hand for the workers that are to load them.
+    """Reads packages before the pool is asked for a worker that has to load one.
 
-    Before a worker is asked for that would have to load: none waits for the storage, and nobody's makes room for a
-    package that can't be read.
+    A leased worker therefore does not wait for the storage, and an unreadable package never costs another function its
+    worker.
     """
 
     def __init__(self, pool: Pool, packages: PackageCache, settings: Settings):
@@ -35,13 +35,17 @@ class Loading:
         self._longest_s = settings.invoke_queue_timeout_s
 
     def loaded_worker(self, target: Target, request: LeaseRequest) -> Lease | None:
-        """A worker that holds the target; or None, when another may be asked for, which could load it.
+        """Lease a worker that holds the target, until the package is readable.
 
-        While the storage is slow or away, who calls a function that workers hold waits for one of them.
+        While the storage is slow or away, the call waits for one of the workers that hold the function.
+
+        Returns:
+            The lease. None: the package is readable, so the caller may lease any worker and load it.
 
         Raises:
             StaleTarget: the target was resolved under an older generation.
-            PackageMissing, Unavailable, BadGateway: the package can't be had, and no worker that holds it was free.
+            PackageMissing, Unavailable, BadGateway: the package can't be read, and no worker that holds the target
+                became free in time.
         """
         if self._packages.has(target.package):
             return None
@@ -65,18 +69,18 @@ class Loading:
                 failure = error
 
     def check(self, target: Target) -> None:
-        """See that the package can be had.
+        """Check that the package can be read.
 
         Raises:
-            PackageMissing, Unavailable, BadGateway: it can't.
+            PackageMissing, Unavailable, BadGateway: it can't be read.
         """
         self._packages.can_read(target.package, target.project_id)
 
     def package(self, lease: Lease, target: Target) -> bytes:
-        """The package for a leased worker, which is given back unused when it can't be had after all.
+        """Read the package for a leased worker. On an error the worker is returned to the pool unused.
 
         Raises:
-            PackageMissing, Unavailable, BadGateway: it can't.
+            PackageMissing, Unavailable, BadGateway: the package can't be read.
         """
         try:
             return self._packages.read(target.package, target.project_id)
@@ -86,21 +90,21 @@ class Loading:
 
 
 def package_lost(target: Target, settings: Settings) -> Unavailable:
-    """Log and return the error of a target whose package is not in the storage though its row names it."""
+    """Log that a target's package is missing in the storage, and return the error for the caller."""
     log.error("package %s of function %s is not in the package storage", target.package, target.function_id)
     message = f"The package of function {target.function_id} is not in the package storage; nothing has run."
     return Unavailable(f"{message} {advice_on_missing(settings)}", retry_after_s=60)
 
 
 def longest_reading_s(settings: Settings) -> float:
-    """How long a package may be read that was at hand when its worker was asked for, and is so no more."""
+    """The longest time for reading a package again that left the cache between the check and the lease, in seconds."""
     return settings.swift_timeout_s + 2 * settings.keystone_timeout_s if settings.package_storage == "swift" else 0.0
 
 
 def lease_request(
     target: Target, settings: Settings, execution_id: str, detail: str, timeout_s: float, *, fresh: bool = False
 ) -> LeaseRequest:
-    """What the pool is asked for to have `target` run for up to `timeout_s`, after it was loaded."""
+    """The lease request for running `target` for up to `timeout_s`; the lease also covers loading the package."""
     return LeaseRequest(
         target=target.key,
         runtime_id=target.runtime_id,
@@ -119,5 +123,5 @@ def lease_request(
 
 
 def about(target: Target) -> dict[str, Any]:
-    """What a worker is told of the target that it loads."""
+    """The metadata of a target that a worker gets together with the package."""
     return {"target": target.key, "entry": target.entry, "memory_size": target.memory_size, "cpu": target.cpu}

@@ -1,4 +1,4 @@
-"""Scaling: more, or fewer, workers that hold a target, without a call of it."""
+"""Scaling: assigns more workers to a target ahead of calls, or ends some of them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 
 class Scaler:
-    """Loads functions into workers ahead of their calls, and ends workers that are too many.
+    """Loads functions into workers ahead of calls, and ends surplus workers.
 
     Args:
-        pool: gives workers.
-        resolver: says what is to be loaded.
-        packages: where its code is.
+        pool: leases workers.
+        resolver: resolves a function and version to its target.
+        packages: reads the target's package.
         settings: the limits.
-        sources: of functions in Swift; None: those are loaded from their copies as they are.
-        admission: bounds the requests in flight; None: the process serves no connections.
+        sources: refreshes the copies of functions in Swift; None: the stored copies are used.
+        admission: limits the requests in flight; None: no limit, for processes that serve no connections.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class Scaler:
         self._workers = WorkerClient()
 
     def scale_up(self, context: Context, function_id: str, version: int, count: int) -> None:
-        """Have `count` more workers hold the target; they are there when this returns.
+        """Assign `count` more workers to the target. They hold it when this returns.
 
-        A crash of this process leaves those that are there by then. A worker that it was just loading is lost
-        with its lease, and replaced.
+        After a crash of this process, the workers that are already assigned stay. A worker that was being loaded is
+        lost with its lease and replaced.
 
         Raises:
-            NotFound, Conflict: as `Resolver.resolve`; its object in Swift is gone; or its package can't be loaded.
-            Forbidden: the function is an image, which no worker holds.
-            Unavailable: there was no room for all of them in time; the message says how many came. They stay. Or too
-                many calls and requests of this function or project are in flight.
+            NotFound, Conflict: see `Resolver.resolve`; the object in Swift is gone; or the package can't be loaded.
+            Forbidden: the function is an image, which workers can't hold.
+            Unavailable: there was no room for all workers in time (the message says how many were assigned; they
+                stay), or too many calls and requests of this function or project are in flight.
         """
         if self._admission is None:
             self._scale_up(context, function_id, version, count)

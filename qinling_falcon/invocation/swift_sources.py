@@ -1,8 +1,8 @@
-"""Functions in Swift run what lies there: before a call, somebody looks whether a function's object has changed.
+"""Keeps functions in Swift current: before a call, the process checks whether the function's object has changed.
 
-The function's own package is a copy, so a look that fails stops nothing: while
-Swift or Keystone is away, the copy runs. Only the answer that the object is
-gone, is no package any more, or may not be read any more, stops calls.
+The function's package is a copy of the object. While Swift or Keystone is away,
+the check fails and calls run the copy. Calls are refused only if Swift answers
+that the object is gone, is not a valid package, or may not be read any more.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Flight:
 
 
 class SwiftSources:
-    """Keeps functions' copies as their objects are. Simultaneous calls of a function make one look."""
+    """Refreshes the copies of functions in Swift. Concurrent calls of a function share one check."""
 
     def __init__(self, sessions: Sessions, packages: PackageStore, pool: Pool, settings: Settings):
         from qinling_falcon.storage.swift import Swift  # noauth has no use for it
@@ -170,16 +170,16 @@ class SwiftSources:
         return Account(access.object_store, access.token)
 
     def _fetch(self, account: Account, source: SwiftSource, project_id: str) -> tuple[StoredPackage, str]:
-        """A copy of the object as it is now, stored, and its etag. A crash leaves a package that no row names."""
+        """Store a copy of the current object. Returns it with its etag. A crash leaves a package that no row names."""
         found = self._swift.open(account, source.container, source.object, self._limit)
         with contextlib.closing(found):
             return self._packages.save(found, self._limit, project_id=project_id), found.etag
 
     def _replace(self, target: Target, source: SwiftSource, package: StoredPackage, etag: str) -> _Look:
-        """Give the function its new copy, unless another process has.
+        """Write the new copy into the function's row, unless another process already has.
 
-        A crash before the row is written leaves the copy as a package that no row
-        names, one after it the replaced one: the storage sweeps both up.
+        A crash before the write leaves the new copy as a package that no row names. A
+        crash after it leaves the old copy. `PackageStore.sweep` deletes both.
         """
         name = target.function_id
         replaced = _Look(_about(target), time.monotonic() + _AWAY_S, replaced=True)
@@ -205,7 +205,7 @@ class SwiftSources:
         except QuotaExceeded as error:
             self._packages.delete(package.key)
             refusal = f"its object {source.container}/{source.object} in Swift was changed. {error.message}"
-            # Not remembered as a bad object: the quota may be raised, or something deleted.
+            # Not cached as a bad object, because the quota may be raised or packages may be deleted.
             return _Look(_about(target), time.monotonic() + _AWAY_S, refusal)
         for key in unused:
             self._packages.delete(key)

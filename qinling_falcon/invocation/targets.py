@@ -1,4 +1,4 @@
-"""Resolution: from a name that a caller used to what is to run.
+"""Resolution: finds the target (what a worker runs) for a function, version or alias.
 
 A resolved target is cached in the process and costs no SQL when warm. It
 carries the generation that it was read under; the lease script compares it, so

@@ -1,8 +1,8 @@
-"""HTTP to runtime workers: one kept-alive connection for each worker that this process calls.
+"""An HTTP client for runtime workers, with one kept-alive connection for each worker that this process calls.
 
-A general HTTP client costs more CPU than the rest of a warm call. What is on
-the other end is our own worker (`runtimes/`), so this speaks just what that
-one answers: HTTP/1.1 with a Content-Length and a JSON body.
+A general HTTP client uses more CPU than the rest of a warm call. The server is
+always our own worker (`runtimes/`), so this client supports only what that worker
+sends: HTTP/1.1 answers with a Content-Length and a JSON body.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONGEST_IDLE_S = 60.0
 _GRACE_S = 2.0
 _SWEEP_AT = 512
 _BUFFER = 65536
-# What `/load` answers when the fault is the package's, or the entry's: no other worker would answer otherwise.
+# The statuses of `/load` for a faulty package or entry. Every other worker would answer the same.
 _BAD_LOADS = frozenset({400, 413, 422, 431})
 
 
@@ -30,11 +30,11 @@ class NotSent(Exception):
 
 
 class NotLoaded(Exception):
-    """The package can't be loaded, by this worker or by another one; the message is a sentence that says why.
+    """The package can't be loaded by any worker. The message gives the reason as a sentence.
 
     Args:
-        message: why.
-        is_reusable: whether the worker is as warm as it was before.
+        message: the reason.
+        is_reusable: whether the worker is a warm worker again.
     """
 
     def __init__(self, message: str, *, is_reusable: bool):
@@ -61,13 +61,13 @@ class WorkerClient:
         self._idle: dict[str, tuple[socket.socket, float]] = {}
 
     def load(self, lease: Lease, package: bytes, about: dict[str, Any], timeout_s: float) -> None:
-        """Give a worker the package of its target; nothing has run when that fails.
+        """Send a worker the package of its target. If this raises, the function has not run.
 
         Args:
             lease: the worker.
-            package: the zip.
-            about: what the worker is told of the target.
-            timeout_s: how long a worker may unpack before it gives up; it is given some time more to say so.
+            package: the zip archive.
+            about: the metadata of the target.
+            timeout_s: the time limit for unpacking, in seconds. The client waits a little longer for the answer.
 
         Raises:
             NotLoaded: the package can't be loaded.
@@ -106,7 +106,7 @@ class WorkerClient:
         try:
             connection.settimeout(timeout_s)
             packet = request + body
-            # `sendall` of gevent asks the kernel for the size of its buffer each time.
+            # gevent's `sendall` makes an extra system call each time, to ask for the size of the socket's buffer.
             sent = connection.send(packet)
             if sent < len(packet):
                 connection.sendall(packet[sent:])
@@ -185,6 +185,6 @@ def _read_answer(connection: socket.socket) -> Answer:
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = orjson.loads(body)
-    except orjson.JSONDecodeError:  # it takes no lone surrogates, which a function may print or raise
+    except orjson.JSONDecodeError:  # orjson refuses lone surrogates, which a function may print or raise
         answer = json.loads(body)
     return answer

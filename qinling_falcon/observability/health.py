@@ -1,4 +1,4 @@
-"""Whether this process can serve: its neighbours are asked beside each other, all within one deadline."""
+"""Finds out whether this process can serve: checks all its dependencies in parallel, within one deadline."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ logger = logging.getLogger(__name__)
 DEADLINE_S = 2.0
 
 Check = Callable[[], Mapping[str, str] | None]
-"""Asks one neighbour. It raises when the neighbour is away; it may return reasons by the names of parts at fault."""
+"""Checks one dependency. It raises if the dependency is away, or returns reasons by the names of the failed parts."""
 
 
 class Health:
-    """Asks the neighbours for whoever wants to know; callers that come meanwhile share one run.
+    """Runs the checks. Concurrent callers share one run.
 
     Args:
-        checks: by the neighbour's name.
-        deadline_s: a neighbour that has not answered by then is at fault.
+        checks: the checks, by the dependency's name.
+        deadline_s: a check that takes longer counts as failed.
     """
 
     def __init__(self, checks: Mapping[str, Check], *, deadline_s: float = DEADLINE_S):
@@ -32,7 +32,7 @@ class Health:
         self._last: Mapping[str, str] = {}
 
     def faults(self) -> Mapping[str, str]:
-        """The reason by the name of each part that is at fault. Takes no longer than the deadline."""
+        """The failed parts by name, each with its reason. Takes no longer than the deadline."""
         if self._run is None:
             self._run = gevent.spawn(self._ask_all)
         found: Mapping[str, str] = self._run.get()
@@ -55,7 +55,7 @@ class Health:
         return faults
 
     def _log(self, faults: Mapping[str, str]) -> None:
-        """One line for each change: whoever asks every second would fill the log."""
+        """Log only changes, because load balancers may ask every second."""
         if faults.keys() != self._last.keys():
             if faults:
                 logger.warning("not ready", extra={"faults": faults})
@@ -70,6 +70,6 @@ def _ask(name: str, check: Check) -> Mapping[str, str]:
     except QinlingError as error:
         return {name: error.message}
     except Exception as error:
-        # What a client library says may name hosts and users, which are not for everybody.
+        # The text of the error may name hosts and users, so it is not shown to callers.
         logger.warning("neighbour is away", extra={"neighbour": name, "reason": str(error)})
         return {name: "It does not answer as it should; the log of web has more."}

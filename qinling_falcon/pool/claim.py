@@ -1,4 +1,4 @@
-"""The claim to be the one active pool manager, among all that run on one Redis."""
+"""Leader election of pool managers: of all managers on one Redis, the one that holds the claim is active."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ _LONGEST_PASS_S = 30.0
 
 
 class Claim:
-    """What a pool manager holds in Redis while it is the active one; `/readyz` asks whether anybody does.
+    """The claim of this pool manager, a key in Redis. `/readyz` checks that the key exists.
 
-    The claim expires 5 s after it was last renewed, so a standby takes over at most 6 s after the active manager died,
-    or at once when that one has ended in order. It is renewed beside the manager's passes, which may take longer, but
-    not beside a pass that hangs.
+    The claim expires 5 s after its last renewal. A standby therefore takes over at most 6 s after the active manager
+    died, or at once after an orderly stop. A background greenlet renews the claim during the manager's passes, because
+    a pass may take longer than 5 s. It does not renew the claim during a pass that hangs.
 
     Args:
-        registry: where the claim is.
+        registry: reads and writes the claim.
         settings: intervals and timeouts.
-        ttl_s: time from the last renewal until the claim expires.
-        longest_pass_s: a pass that takes longer hangs. By default 30 s, or what a slow database may cost a pass.
+        ttl_s: seconds from the last renewal until the claim expires.
+        longest_pass_s: a pass that takes longer counts as hanging. The default is 30 s, or more if the database's
+            timeout is long.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Claim:
         self._ttl_s = ttl_s
         # A pass asks the database a few times.
         self._longest_pass_s = longest_pass_s or max(_LONGEST_PASS_S, 4 * settings.database_timeout_s)
-        # The random part tells processes apart whose hosts have one name, as containers may.
+        # The random part makes the name unique, because several containers may have the same host name and pid.
         self.name = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._active: str | None = None
         self._pass_began = 0.0
@@ -56,11 +57,11 @@ class Claim:
 
     @property
     def held(self) -> bool:
-        """Whether this process was the active manager when it last asked."""
+        """Whether this process was the active manager at the last request."""
         return self._active == self.name
 
     def wait(self, stopping: Event) -> bool:
-        """Stand by until this process is the active manager; False: it is to stop."""
+        """Stand by until this process is the active manager. Returns False if it should stop instead."""
         healthy = True
         while not stopping.is_set():
             try:
@@ -75,7 +76,7 @@ class Claim:
         return False
 
     def take(self) -> bool:
-        """Be, or stay, the active manager, for the pass that begins now. False: another one is active.
+        """Take or renew the claim for the pass that starts now. Returns False if another manager is active.
 
         Raises:
             PoolUnavailable: Redis is away.
@@ -87,7 +88,7 @@ class Claim:
         return taken
 
     def resign(self) -> None:
-        """End in order: another manager may be active at once.
+        """Give up the claim, so that another manager can take over at once.
 
         Raises:
             PoolUnavailable: Redis is away; the claim expires by itself.
@@ -96,7 +97,7 @@ class Claim:
         self._registry.resign_manager(self.name)
 
     def lapse(self) -> None:
-        """Renew the claim no more; it expires by itself."""
+        """Stop renewing the claim; it then expires."""
         if self._renewer is not None:
             self._renewer.kill()
             self._renewer = None
@@ -118,12 +119,12 @@ class Claim:
                 try:
                     self._ask()
                 except PoolUnavailable:
-                    pass  # the next pass says so
+                    pass  # the next pass fails for the same reason and logs it
                 except Exception:
                     log.exception("the claim of the pool manager was not renewed")
 
 
 def _shown(name: str | None) -> dict[str, str]:
-    """A manager's name for the log: its host and process."""
+    """The host and pid from a manager's name, for the log."""
     host, _, rest = (name or "").partition(":")
     return {"host": host, "pid": rest.partition(":")[0]}

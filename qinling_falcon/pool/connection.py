@@ -24,23 +24,24 @@ Word = str | int | float | bytes
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
-# A long outage is logged once in so many seconds.
+# Interval in seconds between log lines during a long outage.
 _LOG_EVERY_S = 60.0
 
 # What Redis answers when it can't serve for now; nothing was carried out.
 _AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "NOREPLICAS")
-# What callers are told. Where Redis is stays in the log.
+# The message for callers. It does not name the address of Redis; the log does.
 _UNREACHABLE = "Redis can't be reached"
 
 
 class PipelinedConnection:
-    """Sends the commands of all greenlets down one connection, several to a write.
+    """Sends the commands of all greenlets over one connection, several in one write.
 
-    Connects at the first call, and again at the first call after it broke. What was sent is never sent again: it may
-    have been carried out. Make one per process, after forks; a blocking command needs a connection of its own.
+    It connects at the first call, and again at the first call after the connection broke. A command that was sent is
+    never sent again, because Redis may have executed it. Make one instance per process, after forks. A blocking command
+    needs its own connection.
 
-    While Redis is away, all callers share one attempt to connect. After the second failed attempt in a row, further
-    attempts pause (50 ms, doubled up to 500 ms), and calls during a pause fail at once.
+    While Redis is away, all callers share one connection attempt. From the second failure in a row on, there is a pause
+    before the next attempt (50 ms, doubled up to 500 ms). Calls during a pause fail at once.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
@@ -58,8 +59,8 @@ class PipelinedConnection:
         self._wire: Wire | None = None
         self._connecting: AsyncResult | None = None
         self._settle = load("settle")
-        # redis-py's pool serves as the reader of the URL alone. Its `make_connection` counts every connection that it
-        # ever made, never counts one down, and refuses the 101st.
+        # redis-py's pool is only used to parse the URL. Its `make_connection` counts all connections that it has ever
+        # made, never decrements the count, and fails at the 101st.
         self._options: Any = redis.ConnectionPool.from_url(
             url,
             protocol=2,
@@ -115,7 +116,7 @@ class PipelinedConnection:
         return True
 
     def another(self) -> PipelinedConnection:
-        """A further connection to the same server, for commands that block."""
+        """Make another connection to the same server, for blocking commands."""
         return PipelinedConnection(self.url, timeout_s=self.timeout_s, clock=self._clock)
 
     def close(self) -> None:
@@ -137,10 +138,10 @@ class PipelinedConnection:
             logger.info("The script %s was not run: %s", script.name, error)
 
     def _connected(self) -> Wire:
-        """Connect, together with all other greenlets that need it now.
+        """The open connection. If there is none, all greenlets that need one share a connection attempt.
 
         Raises:
-            PoolUnavailable: Redis can't be reached, or could not just now.
+            PoolUnavailable: Redis can't be reached, or the last attempt has just failed.
         """
         attempt = self._connecting
         if attempt is None:
@@ -154,13 +155,13 @@ class PipelinedConnection:
     def _connect(self, attempt: AsyncResult) -> None:
         connection: Any = None
         try:
-            # Each step has a timeout of its own; a server that drips its answers must not add them up.
+            # Each step has its own timeout. This one bounds their sum, for a server that answers each step slowly.
             with gevent.Timeout(2 * self.timeout_s, TimeoutError("no answer in time")):
                 connection = self._options.connection_class(**self._options.connection_kwargs)
                 connection.connect()
                 self._note_server(connection)
             self._wire = Wire(connection)
-        except Exception as error:  # whatever it is, greenlets wait for this attempt's end
+        except Exception as error:  # of any type, because greenlets wait for the end of this attempt
             if connection is not None:
                 connection.disconnect()
             self._note_failure(error)
@@ -174,7 +175,7 @@ class PipelinedConnection:
             self._connecting = None
 
     def _note_failure(self, error: Exception) -> None:
-        """Let the next attempt wait, and log the reason at the first failure, then seldom."""
+        """Set the pause before the next attempt. Log the first failure, then one a minute."""
         self._failures += 1
         now = self._clock()
         if self._failures > 1:

@@ -1,9 +1,9 @@
-"""The pool manager: keeps what Redis says of the pool and what the orchestrator runs the same.
+"""The pool manager: keeps the pool's records in Redis and the workers of the orchestrator in agreement.
 
-Each pass compares the two and acts on the differences, so that a pass after a
-crash (of this process, of Redis, of a worker, of everything) is like any other:
-nothing has to be remembered. A pass takes a few Redis round trips and one
-SELECT, and comes every `REAP_INTERVAL_S`, or at once when the pool is short.
+Each pass compares the two and acts on the differences. It keeps no state between
+passes, so a pass after a crash (of this process, Redis, a worker, or all of them)
+is like any other. A pass takes a few Redis round trips and one SELECT. It runs
+every `REAP_INTERVAL_S`, or at once when the pool is short of workers.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Manager:
     """Starts, ends and replaces the workers of one orchestrator.
 
     Args:
-        claim: who is active. A manager that is not has no workers.
-        record_lost: writes the records of executions whose lease was lost (details by
-            execution id); it may raise `Unavailable`, and is called again then.
+        claim: decides which manager is active. Only the active manager has workers.
+        record_lost: records executions whose lease was lost (details by execution id). If it raises `Unavailable`,
+            it is called again later.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Manager:
         self._claim = claim
 
     def run(self, stopping: Event) -> None:
-        """Make pass after pass until `stopping` is set, then end all workers."""
+        """Run passes until `stopping` is set, then end all workers."""
         try:
             self._work(stopping)
             self._close()
@@ -94,7 +94,7 @@ class Manager:
                 stopping.wait(self._settings.reap_interval_s)
 
     def _end_all(self) -> None:
-        """Another manager is active, which took the workers of this one for gone."""
+        """End all workers of this manager, because another manager is active and has removed them from Redis."""
         for worker_id in self._orchestrator.workers():
             if worker_id not in self._ending:
                 self._ending.add(worker_id)
@@ -215,7 +215,7 @@ class Manager:
     def _close(self) -> None:
         self._orchestrator.close()
         if not self._claim.held:
-            return  # the workers that Redis knows are another manager's
+            return  # the workers in Redis belong to another manager
         try:
             for worker_id in self._registry.known():
                 self._registry.gone(worker_id)

@@ -1,4 +1,4 @@
-"""The warm pool as the processes see it that run functions."""
+"""The warm pool, for the processes that run functions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _HEARTBEATS_PER_TTL = 5
 
 
 class Pool(Generations):
-    """Leases workers, waits for them, gives them back.
+    """Leases workers, waits for them, and releases them.
 
     Make one per process, after forks, and `start` it before the first lease.
 
     Args:
         connection: the process's connection to Redis.
-        holder: this process's name, unique among all that ever were; without `/`.
+        holder: this process's name, which no other process has or had; without `/`.
         settings: limits and times.
         clock: for tests.
     """

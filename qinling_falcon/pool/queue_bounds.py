@@ -1,4 +1,4 @@
-"""How many calls may wait for a worker: of one function, of one project, and of all together."""
+"""The limits of the queue for workers: how many calls may wait by function, by project and in total."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _NOT_RUN = "This call has not run; try again."
 
 @dataclass(frozen=True, slots=True)
 class QueueBounds:
-    """The most waiters in Redis, over all processes. `scripts/lease.lua` applies them.
+    """The most waiters in Redis, over all processes. `scripts/lease.lua` enforces them.
 
     Attributes:
-        of_all: of all projects.
-        of_project: of one project.
-        of_function: of one function, also of its versions and aliases together.
+        of_all: waiters of all projects.
+        of_project: waiters of one project.
+        of_function: waiters of one function, its versions and its aliases together.
     """
 
     of_all: int
@@ -28,7 +28,7 @@ class QueueBounds:
 
     @classmethod
     def of(cls, settings: Settings) -> QueueBounds:
-        """The bounds that the settings give."""
+        """The limits from the settings."""
         return cls(
             of_all=settings.max_waiters,
             of_project=settings.project_queue_factor * settings.project_concurrency,
@@ -36,12 +36,12 @@ class QueueBounds:
         )
 
     def refusal(self, request: LeaseRequest, bound: str, waiting: int) -> Unavailable:
-        """The error for a call that found no place.
+        """The error for a call that found no place in the queue.
 
         Args:
-            request: the call.
-            bound: `function`, `project` or `all`, as the script names it.
-            waiting: how many calls wait under that bound.
+            request: the lease request of the call.
+            bound: the limit that was reached: `function`, `project` or `all`, as in the script's reply.
+            waiting: the number of waiters that this limit counts.
         """
         match bound:
             case "function":
@@ -52,9 +52,9 @@ class QueueBounds:
             case "project":
                 message = (
                     f"Too many calls of project {request.project_id} wait for a worker: {waiting} of at most "
-                    f"{self.of_project} (PROJECT_QUEUE_FACTOR times PROJECT_CONCURRENCY), of which one function never "
-                    f"takes all."
+                    f"{self.of_project} (PROJECT_QUEUE_FACTOR times PROJECT_CONCURRENCY). One function never gets all "
+                    f"of these places."
                 )
-            case _:  # without a number: it would tell of other projects
-                message = "Too many calls wait for a worker (MAX_WAITERS, of which one project never takes all)."
+            case _:  # no number, because it would reveal the load of other projects
+                message = "Too many calls wait for a worker (MAX_WAITERS). One project never gets all of these places."
         return Unavailable(f"{message} {_NOT_RUN}", retry_after_s=_RETRY_AFTER_S)

@@ -10,11 +10,11 @@ _MOST_NAMED = 5
 
 
 class PoolReadiness:
-    """Finds what keeps the pool from serving, in one round trip.
+    """Checks in one Redis round trip whether the pool can serve.
 
     Args:
         connection: the process's connection to Redis.
-        settings: how long starting a worker takes at most.
+        settings: `WORKER_START_TIMEOUT_S`.
         clock: for tests.
     """
 
@@ -23,18 +23,18 @@ class PoolReadiness:
         self._start_s = settings.worker_start_timeout_s
 
     def faults(self) -> dict[str, str]:
-        """The parts at fault, `pool` or `runtimes`, each with its reason.
+        """The failed parts, `pool` or `runtimes`, each with its reason.
 
-        A runtime is at fault when it keeps warm workers and has had no worker at all, in whatever state, for longer
-        than starting one may take (`WORKER_START_TIMEOUT_S`). Runtimes without a pool are not: those that are being
-        created or deleted, and those in status `error`, which their maker has to mend.
+        A runtime has failed if it should keep warm workers and has had no worker in any state for longer than
+        `WORKER_START_TIMEOUT_S`. Runtimes without a pool never count: those that are being created or deleted, and
+        those with status `error`, which their owner has to repair.
 
         Raises:
             PoolUnavailable: Redis is away.
         """
         active, *rest = self._scripts.run("readiness", int(self._start_s * 1000))
         if not active:
-            # What it wrote of runtimes is as old as its end.
+            # Without a manager, the data about runtimes in Redis is out of date.
             return {"pool": "No pool manager is active: workers are neither started nor replaced."}
         without = [(runtime.decode(), ms / 1000) for runtime, ms in zip(rest[::2], rest[1::2], strict=True)]
         if not without:

@@ -1,4 +1,4 @@
-"""The warm pool as the pool manager sees it: the workers' coming and going."""
+"""The warm pool, for the pool manager: registers and removes workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qinling_falcon.settings import Settings
 
 
 class Registry:
-    """Records workers and runtimes, and finds what is lost. All methods raise `PoolUnavailable` when Redis is away.
+    """Registers workers and runtimes, and finds lost leases. All methods raise `PoolUnavailable` when Redis is away.
 
     Args:
         connection: the process's connection to Redis.
@@ -101,16 +101,16 @@ class Registry:
             gevent.sleep(timeout_s)
 
     def claim_manager(self, name: str, ttl_s: float) -> str:
-        """Be, or stay, the one active manager for the next `ttl_s`, unless another one is.
+        """Take or renew the claim of the active manager for `ttl_s`, unless another manager holds it.
 
         Returns:
-            The name of the active one.
+            The name of the active manager.
         """
         active: str = self._scripts.run("claim", name, int(ttl_s * 1000)).decode()
         return active
 
     def resign_manager(self, name: str) -> None:
-        """Be the active manager no more, if this one was."""
+        """Give up the claim, if this manager holds it."""
         self._scripts.run("resign", name)
 
     def snapshot(self) -> dict[str, Any]:

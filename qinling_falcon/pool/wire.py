@@ -1,4 +1,4 @@
-"""One open connection to Redis on which many greenlets have calls under way."""
+"""One open connection to Redis that many greenlets use at the same time."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class PoolUnavailable(Unavailable):
 
 
 class Wire:
-    """Sends what has gathered in one write and hands replies out in order.
+    """Sends all queued commands in one write and hands out the replies in order.
 
-    A call keeps its place in the queue of replies even when its greenlet has gone, so that no greenlet ever gets
-    another's reply. The first error ends the whole wire: all calls that wait on it fail, and it is not used again.
+    A call keeps its place in the queue of replies even if its greenlet has ended, so no greenlet gets the reply of
+    another one. The first error ends the whole wire: all waiting calls fail, and the wire is not used again.
 
     Args:
-        connection: a connected redis-py connection. Its socket is used raw from here on.
+        connection: a connected redis-py connection. From here on, only the wire uses its socket.
     """
 
     def __init__(self, connection: Any):
@@ -99,7 +99,7 @@ class Wire:
                 self._to_send.wait()
                 self._to_send.clear()
                 gathered, self._unsent = b"".join(self._unsent), []
-                # `sendall` of gevent asks the kernel for the size of its buffer each time.
+                # gevent's `sendall` makes an extra system call each time, to ask for the size of the socket's buffer.
                 sent = self._socket.send(gathered)
                 if sent < len(gathered):
                     self._socket.sendall(gathered[sent:])

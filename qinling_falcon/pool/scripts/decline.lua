@@ -1,5 +1,5 @@
--- decline: gives back a lease that was never used: the caller has gone, has no package for the worker, or the worker
---          could not load the package, and has emptied itself.
+-- decline: returns a worker unused: the caller has gone, the caller has no package for the worker, or the worker could
+--          not load the package and has emptied itself.
 -- ARGV    5 worker  6 token
 -- reads   worker:<id>, runtimes      writes  as release
 -- returns 1, or 0 when the lease is not the caller's any more (nothing changed)

@@ -1,21 +1,21 @@
--- lease: gives a call a worker, or a place in the queue.
+-- lease: leases a worker to a call, or queues the call.
 -- ARGV    5 waiter's name (holder/n)  6 holder  7 runtime  8 target  9 function  10 project  11 execution  12 run_ms
 --         13 detail, empty when there is no execution  14 wait_ms  15 most waiters of all projects  16 of one project
---         17 of one function  18 which worker will do: 'any', 'fresh': only one that holds no function yet, 'loaded':
---         only one that holds the target (a call never waits for one)  19… pairs of (what, generation)
+--         17 of one function  18 which workers are acceptable: 'any', 'fresh' (only warm, unassigned ones) or 'loaded'
+--         (only workers that hold the target; a call never waits for one)  19… pairs of (what, generation)
 -- reads   generations, running:*, idle:<target>, warm:<runtime>, worker:<id>, waiters, waiting:*, lines, starting:*,
 --         runtimes
 -- writes  a lease: worker:<id>, leases, running:*, executions, idle, idle:<target> or warm:<runtime>;
 --         a waiter: turn, waiter:<name>, waiters, waiting:*, lines, line:<line>; room: draining, wakeups
--- returns {'stale'}: a generation differs or is missing, nothing was changed
+-- returns {'stale'}: a generation differs or is missing; nothing was changed
 --         {'lease', worker, address, secret, token, cold, needs_load}
---         {'wait'}: it is in the queue and will be told
---         {'busy'}: no worker, and the call does not wait
---         {'full', bound, waiting}: no worker, and no place in the queue; bound is 'function', 'project' or 'all', and
---         waiting is the number of waiters that the bound counts
--- promises  never above the limits of function and project, of leases and of waiters; never a worker of another
---           target; a project without waiters finds a place as long as the queue has one, and so does a function
---           without waiters as long as its project has one
+--         {'wait'}: the call is queued and will be notified
+--         {'busy'}: no worker is free, and the call does not wait
+--         {'full', bound, waiting}: no worker is free, and the queue has no place for the call; bound is 'function',
+--         'project' or 'all', and waiting is the number of waiters that this limit counts
+-- promises  leases and waiters never exceed the limits of function and project; a call never gets a worker of another
+--           target; a project without waiters gets a place if the queue has one; a function without waiters gets a
+--           place if its project has one
 
 if not current(ARGV, 19) then return {'stale'} end
 
@@ -34,9 +34,9 @@ end
 local wait_ms = tonumber(ARGV[14])
 if wait_ms <= 0 then return {'busy'} end
 
--- A function may have no more waiters than its project has places left, and a project no more than the whole queue has
--- left: the first one to fill a queue takes half of it at most, the next one half of the rest, so places remain for
--- others.
+-- A function may have at most as many waiters as its project has free places, and a project at most as many as the
+-- whole queue has free places. The first project to fill the queue gets at most half of it, the next one half of the rest, so
+-- places remain for others.
 local most_of_all, most_of_project, most_of_function = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
 local of_all = call('ZCARD', WAITERS)
 local of_project = call('SCARD', P .. 'waiting:project:' .. wanted.project_id)

@@ -1,7 +1,8 @@
--- readiness: what keeps the pool from serving.
--- ARGV    5 how long a runtime may be without a worker, in ms
+-- readiness: finds out whether a pool manager is active and which runtimes have had no worker for too long.
+-- ARGV    5 longest time that a runtime may be without a worker, in ms
 -- reads   manager, bare      writes  nothing
--- returns {1 when a pool manager is active, else 0; then runtime, ms without a worker, … for those over that time}
+-- returns {1 if a pool manager is active, else 0; then pairs of runtime and ms without a worker, for those over the
+--         longest time}
 
 local answer = {call('EXISTS', P .. 'manager')}
 local bare = call('HGETALL', BARE)

@@ -83,8 +83,8 @@ if short > room and call('EXISTS', LINES) == 0 and (call('ZCARD', IDLE) + call('
   if worker then doom(worker) end
 end
 
--- Since when a runtime that keeps warm workers has had none, in any state: /readyz reads it. While live workers fill
--- the whole of max_workers, no runtime counts as without: the pool is busy, and nothing is wrong with it.
+-- Records for /readyz since when a runtime that should keep warm workers has had no worker in any state. While the pool
+-- has max_workers live workers, no runtime is recorded, because the pool is only busy.
 local all = 0
 for at = 1, #runtimes, 2 do all = all + call('SCARD', P .. 'live:' .. runtimes[at]) end
 for at = 1, #runtimes, 2 do

@@ -1,7 +1,7 @@
--- resign: a pool manager has ended in order; another one need not wait until its claim expires.
+-- resign: gives up the claim of a pool manager after an orderly stop, so that another one can take over at once.
 -- ARGV    5 manager's name
 -- reads   manager      writes  manager
--- returns 1, or 0: it was not the active one
+-- returns 1; 0: this manager was not the active one
 
 if call('GET', P .. 'manager') ~= ARGV[5] then return 0 end
 return call('DEL', P .. 'manager')
