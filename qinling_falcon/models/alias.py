@@ -53,22 +53,22 @@ def create(
     routing: Routing | None = None,
     now: datetime.datetime | None = None,
 ) -> Alias:
-    """A new alias of a function of the caller's project.
+    """Create an alias of a function of the caller's project.
 
     Args:
         context: the caller.
         name: not used by another alias of the project.
         function_id: the function.
-        function_version: the version that it means; 0 is the function itself.
-        description: of the alias.
+        function_version: the version that the alias refers to; 0: the function itself.
+        description: the description of the alias.
         routing: another version, and the share of calls (0…1) that go to it.
         now: the time of its creation.
 
     Raises:
-        NotFound: the function, or a version, is not there.
+        NotFound: the function or a version does not exist.
         Conflict: the name is taken.
-        BadRequest: the routing's version is `function_version`.
-        QuotaExceeded: the project may have no more aliases.
+        BadRequest: the routing's version equals `function_version`.
+        QuotaExceeded: the project has reached its quota of aliases.
     """
     version, weight = routing or (None, None)
     alias = Alias(

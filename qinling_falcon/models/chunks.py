@@ -1,11 +1,13 @@
-"""Reads the rows of a list in chunks, and keeps no row from one chunk to the next.
+"""Reads the rows of a list in chunks, for `listing.Page`, and keeps no rows between chunks.
 
-A client may take a chunk slowly, so a chunk is bounded by size as well as by
-rows. `Page` (`listing`) reads chunks here; each row is rendered while the
-cursor moves on. Rows come without their long texts, but with the length of
-these. The long texts of the rows that fit into the chunk are then read by one
-query. Between two chunks the reader holds the last row, as a marker, and no
-connection.
+A client may read a chunk slowly, so chunks are limited in bytes as well as in rows.
+A chunk is read in two steps:
+
+1. A query returns rows without their long texts, but with the bytes of these. Each
+   row without long texts is rendered while the cursor moves on.
+2. One more query reads the rows with long texts that fit into the chunk.
+
+Between two chunks the reader holds the last row as a marker, and no connection.
 """
 
 from __future__ import annotations
@@ -28,27 +30,28 @@ from qinling_falcon.models.tables import Row
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")
 
-# Bytes of rendered rows and of long texts in a chunk. A single row may have more.
+# The most bytes of rendered rows and long texts in a chunk. A single row may have more.
 CHUNK_SIZE = 1024 * 1024
-# Texts up to so many bytes come with their row, as nearly all do. A query gives up to 1,000 rows, so it is not more.
+# Longer texts, in bytes, are read in step 2. Nearly all texts are shorter. A larger value would let the 1,000 rows of a
+# query take too much memory.
 _SHORT = 2048
-# The least number of rows that a query asks for, whatever their size was in the chunk before.
+# A query asks for at least this many rows, even if the rows of the previous chunk were large.
 _FEWEST = 16
-# One reader of a process reads long texts at a time: a row with the largest input and result takes up to 30 MiB
-# while it is rendered.
+# Held while long texts are read, so that a process renders one such row at a time: a row with the largest input and
+# result takes up to 30 MiB.
 _reading_long = threading.Lock()
-# Other greenlets get a turn after so many rows, or after so many bytes that count as one row.
+# The reader lets other greenlets run after this many rows. For long texts, this many bytes count as one more row.
 _TURN = 25
 _BYTES_OF_A_ROW = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Generic[T]):
-    """Some rows of a list, rendered.
+    """Some rendered rows of a list.
 
     Attributes:
         items: the rendered rows, in order.
-        last: whether the page ends here.
+        last: whether this is the last chunk of the page.
     """
 
     items: list[T]
@@ -59,16 +62,16 @@ class ChunkReader(Generic[R]):
     """Reads one page of a list.
 
     Args:
-        select: the rows with all columns that are shown.
-        order: their order.
+        select: a query for the rows, with all columns that are shown.
+        order: the order of the rows.
         parts: the rows that pass the filters.
-        after: the row before the page; None: the page is the first.
-        limit: rows of the page; None: all there are.
-        most: rows of a chunk.
+        after: the last row of the previous page; None: this is the first page.
+        limit: the most rows of the page; None: all rows.
+        most: the most rows of a chunk.
 
     Attributes:
-        last_row: the row that was read last, without its long texts.
-        followed: whether rows follow the page; None: not known (yet).
+        last_row: the last row that was read, without its long texts.
+        followed: whether more rows follow the page; None: not known yet.
     """
 
     def __init__(
@@ -94,8 +97,8 @@ class ChunkReader(Generic[R]):
         """Read the next chunk.
 
         Args:
-            render: makes an item of a row; it must not wait for anything.
-            size: the bytes of an item.
+            render: converts a row to an item; it must not wait for anything.
+            size: returns the bytes of an item.
 
         Raises:
             Unavailable: see `reading`.
@@ -115,10 +118,11 @@ class ChunkReader(Generic[R]):
         """Read rows until the chunk is full.
 
         Returns:
-            The items, None for rows with long texts; places and bytes of these by id; whether the page ends here.
+            The items (None for rows with long texts), the index and the bytes of each of those rows by id, and
+            whether the page ends with this chunk.
         """
         left = self._left
-        # A page's last query asks for one row more, to know whether any follow.
+        # The last query of a page asks for one more row, to find out whether rows follow.
         asked = self._count if left is None or left > self._count else left + 1
         items: list[T | None] = []
         long: dict[str, tuple[int, int]] = {}
@@ -143,7 +147,7 @@ class ChunkReader(Generic[R]):
                     items.append(item)
                     taken += size(item)
                 self.last_row = row
-                turn.count(0)  # not the long texts: SQLite holds those of the row while others have their turn
+                turn.count(0)  # without the long texts, because SQLite would hold the row's while other greenlets run
                 if taken >= CHUNK_SIZE:
                     full = True
                     break
@@ -152,14 +156,14 @@ class ChunkReader(Generic[R]):
                     self.followed = False
         if left is not None:
             self._left = left - len(items)
-        # What one chunk could hold says how many rows are worth asking for in the next one.
+        # The number of rows in this chunk is the estimate for the next query.
         self._count = max(_FEWEST, len(items)) if full else min(self._most, 2 * self._count)
         return items, long, self.followed is not None or self._left == 0
 
     def _read_long(
         self, items: list[T | None], long: dict[str, tuple[int, int]], render: Callable[[R], T]
     ) -> None:
-        """Render the rows that have long texts. A row that was deleted meanwhile stays None."""
+        """Render the rows with long texts. The item of a row that was deleted meanwhile stays None."""
         turn = _Turn()
         for row in self._select.where(self._order.model.id.in_(list(long))).iterator():
             place, octets = long[row.id]
@@ -168,13 +172,13 @@ class ChunkReader(Generic[R]):
 
 
 class _Turn:
-    """Lets other greenlets have a turn now and then."""
+    """Lets other greenlets run at intervals."""
 
     def __init__(self) -> None:
         self._done = 0
 
     def count(self, size: int) -> None:
-        """Count a row with so many bytes of long texts."""
+        """Count a row with `size` bytes of long texts, and pause if the interval is over."""
         self._done += 1 + size // _BYTES_OF_A_ROW
         if self._done >= _TURN:
             self._done = 0
@@ -182,7 +186,7 @@ class _Turn:
 
 
 def _with_short_texts(select: peewee.ModelSelect[R]) -> peewee.ModelSelect[R]:
-    """`select` with NULL for long texts, and a column `long_texts`: the bytes of these, together.
+    """`select` with NULL in place of long texts, and a column `long_texts` with the sum of their bytes.
 
     Only columns without a maximum length (`TextField`) can hold long texts.
     """

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class _Process:
-    """What `connect` makes."""
+    """The database objects of this process, made by `connect`."""
 
     def __init__(self, settings: Settings) -> None:
         self.engine: Engine = make_engine(settings)
@@ -54,7 +54,7 @@ def connect(settings: Settings) -> None:
 
 
 def disconnect() -> None:
-    """Write what is waiting and close all connections; to end a process, and between tests."""
+    """Finish all queued writes and close all connections. Called at the end of a process and between tests."""
     global _process
     process, _process = _process, None
     if process is not None:
@@ -85,10 +85,10 @@ def transact_grouped(payload: Any, group: Group) -> Any:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """A connection for reads on this greenlet, inside another one the same.
+    """Give this greenlet a connection for reads. Nested blocks share one connection.
 
     Raises:
-        Unavailable: no connection in time, or the database went away meanwhile.
+        Unavailable: no connection became free in time, or the database went away during the read.
     """
     engine = _current().engine
     if not engine.is_closed():  # nested, or inside a write
@@ -116,7 +116,7 @@ def engine() -> Engine:
 
 
 def default_quotas() -> Mapping[str, int]:
-    """The limits of projects for which an admin has set no others, by kind."""
+    """The default limits of projects, by kind."""
     return _current().quotas
 
 

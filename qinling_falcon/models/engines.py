@@ -1,8 +1,7 @@
-"""The databases that the service runs on: how each connects, and what its errors mean.
+"""The supported databases: how each one connects, and what its errors mean.
 
-A read and the one writer (`writer.py`) each adopt a connection on the same
-peewee database, so that models find it wherever they are used: a read one of
-the `Readers`, the writer one of its own.
+All models use one peewee database. A read sets one of the `Readers`' connections on
+it for its greenlet; the writer (`writer.py`) sets a connection of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Fate(Enum):
 
 
 class Engine(Protocol):
-    """A peewee database with what reads and the writer need of it."""
+    """A peewee database with the operations that reads and the writer need."""
 
     begin_sql: str
     # A group's statements are complete in themselves (triggers do what follows from them, and a statement that fails
@@ -45,10 +44,10 @@ class Engine(Protocol):
     position_function: str  # position_function(text, part): where part begins in text, 0: nowhere
 
     def open_reader(self) -> None:
-        """Give this thread (or greenlet) a reading connection; it raises `TooManyReads` or the driver's errors."""
+        """Give this thread (or greenlet) a reading connection. Raises `TooManyReads` or the driver's errors."""
 
     def close_reader(self) -> None:
-        """Take it back. This never waits, so that no kill can come between."""
+        """Take the connection back. This never waits, so a greenlet can't be killed inside it."""
 
     def open_writer(self) -> None:
         """Connect this thread (or greenlet) for writing."""
@@ -57,7 +56,7 @@ class Engine(Protocol):
         """Drop this thread's (or greenlet's) connection, whatever its state."""
 
     def close_readers(self) -> None:
-        """Close the reading connections that no read has."""
+        """Close the idle reading connections."""
 
     def writing(self) -> bool:
         """Whether this thread (or greenlet) has a connection for writing."""
@@ -66,7 +65,7 @@ class Engine(Protocol):
         """What `error` means for the transaction that it was raised in."""
 
     def octets(self, text: Any) -> Any:
-        """An expression: the bytes of a text."""
+        """An SQL expression for the length of a text in bytes."""
 
     def __getattr__(self, name: str) -> Any: ...
 
@@ -105,13 +104,13 @@ _COUNTING = tuple(
 )
 
 
-# The types of peewee's stubs know nothing of what its databases offer to subclasses.
+# peewee's type stubs lack the protected attributes that its database classes offer to subclasses.
 _SqliteDatabase: Any = peewee.SqliteDatabase
 _PostgresqlDatabase: Any = peewee.PostgresqlDatabase
 
 
 class _Reading:
-    """What both databases do for reads; mixed into a peewee database."""
+    """A mixin for peewee databases: the reading connections."""
 
     _state: Any
     _readers: Readers
@@ -121,7 +120,7 @@ class _Reading:
         self._state.set_connection(self._readers.take())
 
     def close_reader(self) -> None:
-        """Take it back."""
+        """Take the connection back."""
         connection, _ = self._state.conn, self._state.reset()
         if connection is not None:
             self._readers.give_back(connection)
@@ -133,18 +132,18 @@ class _Reading:
             close_quietly(connection)
 
     def close_readers(self) -> None:
-        """Close the reading connections that no read has."""
+        """Close the idle reading connections."""
         self._readers.close_idle()
 
 
 class _SqliteConnection(sqlite3.Connection):
-    """A connection that knows which file it has opened: one that was moved away or replaced serves no more."""
+    """A connection that remembers its file, so that it is not used after the file was moved away or replaced."""
 
     file: tuple[int, int] | None = None
 
 
 class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]
-    """SQLite in WAL mode. Connections of reads can only read."""
+    """SQLite in WAL mode. Reading connections are read-only."""
 
     begin_sql = "BEGIN IMMEDIATE"
     complete_statements = True
@@ -170,7 +169,7 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]
             uri=True,
             check_same_thread=False,
             factory=_SqliteConnection,
-            # A read in WAL mode waits for nobody, but for a moment after a crash. Waiting blocks the hub.
+            # In WAL mode reads wait for no lock, except briefly after a crash. Waiting would block the gevent hub.
             timeout=0.05,
             autoconnect=False,
             pragmas={"query_only": 1, "cache_size": -512},
@@ -189,7 +188,7 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]
 
     def _file(self) -> tuple[int, int] | None:
         try:
-            found = os.stat(self.path)  # noqa: PTH116 - before each transaction; a path object costs ten times as much
+            found = os.stat(self.path)  # noqa: PTH116 - runs before each transaction; pathlib takes ten times as long
         except OSError:
             return None
         return found.st_dev, found.st_ino
@@ -235,12 +234,12 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]
         return Fate.LOST if ended or code in self._lost else Fate.OWN
 
     def octets(self, text: Any) -> Any:
-        """An expression: the bytes of a text. SQLite has OCTET_LENGTH from 3.43 on only."""
+        """See `Engine`. OCTET_LENGTH needs SQLite 3.43."""
         return peewee.fn.LENGTH(peewee.Cast(text, "BLOB"))
 
 
 class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]
-    """PostgreSQL by psycopg2. Connections of reads can only read."""
+    """PostgreSQL with psycopg2. Reading connections are read-only."""
 
     begin_sql = "BEGIN"
     complete_statements = False
@@ -250,7 +249,7 @@ class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]
         try:
             params = psycopg2.extensions.parse_dsn(url)
         except psycopg2.ProgrammingError as error:
-            why = str(error).split('"')[0].strip(" \n:")  # what is quoted may be a password
+            why = str(error).split('"')[0].strip(" \n:")  # the quoted part may be a password
             raise SettingsError(f"DATABASE_URL: expected a PostgreSQL URL: {why}") from None
         timeout_ms = int(settings.database_timeout_s * 1000)
         self._timeout_s = settings.database_timeout_s
@@ -322,13 +321,13 @@ class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]
         return Fate.LOST if standby or code.startswith(("08", "53", "57P", "58", "XX")) else Fate.OWN
 
     def octets(self, text: Any) -> Any:
-        """An expression: the bytes of a text. Unlike LENGTH it doesn't read a text that is stored out of line."""
+        """See `Engine`. Unlike LENGTH, OCTET_LENGTH does not read texts that are stored out of line."""
         return peewee.fn.OCTET_LENGTH(text)
 
 
 @contextlib.contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Bound what happens inside, where it can be interrupted; the drivers' own timeouts bound it elsewhere."""
+    """Limit the time of the `with` block, where gevent can interrupt it. Elsewhere the driver's timeouts apply."""
     if not cooperative():
         yield
         return
@@ -339,13 +338,13 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 
 def _is_quiet(connection: Any) -> bool:
-    """Whether an idle connection is as its last read left it: no statement under way, and nothing has come since.
+    """Whether an idle connection is usable: no statement is running, and the server has sent nothing unread.
 
-    A server that ended, or ended this connection, has sent something. Looking takes no round trip.
+    A server that has closed the connection, or has stopped, has sent something. The check needs no round trip.
     """
     if connection.closed or connection.get_transaction_status() != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
         return False
-    poll = native("select", "poll")()  # gevent's lets other greenlets run
+    poll = native("select", "poll")()  # gevent's version would switch greenlets
     poll.register(connection.fileno(), select.POLLIN)
     return not poll.poll(0)
 

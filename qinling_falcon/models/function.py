@@ -1,4 +1,4 @@
-"""Functions: what the API does with them."""
+"""Functions: the database operations of the API."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def create(
     function_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Function:
-    """A new function of the caller's project, in a runtime that is available at that moment.
+    """Create a function of the caller's project. Its runtime must be available.
 
-    A function from an image may have no runtime, and has neither entry nor package.
+    A function from an image has neither entry nor package, and may have no runtime.
 
     Raises:
-        NotFound: the runtime is unknown, or neither the caller's nor public.
-        Conflict: it is not available.
-        QuotaExceeded: the project may have no more functions, or no more bytes of packages.
+        NotFound: the runtime does not exist, or is neither the caller's nor public.
+        Conflict: the runtime is not available.
+        QuotaExceeded: the project has reached its quota of functions or of package bytes.
     """
     function = Function(
         id=function_id or str(uuid.uuid4()),
@@ -158,18 +158,18 @@ def update(
 
     Args:
         context: the caller.
-        function_id: its id.
-        changes: among `name, description, timeout, runtime_id, code, entry, cpu, memory_size, package_key,
-            package_size, trust_id, source_etag`.
-        moved_from: where its object in Swift was, when `changes` were made of that.
+        function_id: the function's id.
+        changes: new values of some of the columns `name, description, timeout, runtime_id, code, entry, cpu,
+            memory_size, package_key, package_size, trust_id, source_etag`.
+        moved_from: the location of the object in Swift that `changes` are based on.
         now: the time of the change.
 
     Raises:
-        NotFound: the function, or the new runtime, is unknown or not the caller's.
-        Forbidden: it is another project's, or a live job refers to it and `changes` hold more than `name,
-            description, timeout`.
-        Conflict: the new runtime is not available; or its object in Swift was moved meanwhile.
-        QuotaExceeded: the new package is larger than the old one, and the project may have no more bytes of packages.
+        NotFound: the function or the new runtime does not exist, or is not visible to the caller.
+        Forbidden: the function belongs to another project; or a live job refers to it, and `changes` has other columns
+            than `name, description, timeout`.
+        Conflict: the new runtime is not available; or the function's location in Swift has changed meanwhile.
+        QuotaExceeded: the new package is larger than the old one and exceeds the quota of package bytes.
     """
 
     def write() -> Updated:
@@ -214,26 +214,27 @@ def refresh(
     package_size: int,
     source_etag: str,
 ) -> set[str]:
-    """Give a function a newer copy of its object in Swift, unless it has another by now than the one that is outdated.
+    """Replace a function's outdated copy of its object in Swift, unless the copy has already been replaced.
 
-    It is no change by a user: `updated_at` stays, and jobs may refer to the function.
+    This is not a change by a user, so `updated_at` stays, and it is allowed while jobs refer to the function.
 
     Args:
-        context: of the function's project.
-        function_id: its id.
-        where: the object, as the function named it when its copy was found outdated.
-        etag: of what that was a copy of.
-        md5sum: of the new copy.
-        package_key: of the new copy.
-        package_size: of the new copy, in bytes.
-        source_etag: of what it is a copy of.
+        context: a context of the function's project.
+        function_id: the function's id.
+        where: the location of the object when the copy was found outdated.
+        etag: the etag of the outdated copy.
+        md5sum: the md5 of the new copy.
+        package_key: the package key of the new copy.
+        package_size: the size of the new copy in bytes.
+        source_etag: the etag of the new copy.
 
     Returns:
-        Keys of packages that no row names any more, to be deleted: the old copy, or the new one if it isn't wanted.
+        Keys of packages that no row names any more and that the caller deletes: the old copy, or the new copy if it
+        was not used.
 
     Raises:
         NotFound: the function was deleted meanwhile.
-        QuotaExceeded: the new copy is larger than the old one, and the project may have no more bytes of packages.
+        QuotaExceeded: the new copy is larger than the old one and exceeds the quota of package bytes.
     """
 
     def write() -> set[str]:
@@ -292,7 +293,7 @@ def delete(context: Context, function_id: str) -> set[str]:
 
 
 def _check_runtime(context: Context, runtime_id: str) -> None:
-    """In the transaction that makes a function use the runtime; the lock keeps `runtime.delete` out until it ends."""
+    """Check and lock the runtime, in the transaction that refers to it. The lock blocks `runtime.delete`."""
     runtime = find(scoped(context).runtimes(), runtime_id, lock=True, field="runtime_id")
     if runtime.status != RuntimeStatus.AVAILABLE:
         raise not_available(runtime, "runtime_id")

@@ -1,4 +1,4 @@
-"""Jobs: times at which a function runs. The row says all; whoever fires jobs goes by it."""
+"""Jobs: times at which a function runs. The row has the complete state, so the scheduler needs nothing else."""
 
 from __future__ import annotations
 
@@ -64,24 +64,24 @@ def create(
     count: int | None = None,
     now: datetime.datetime | None = None,
 ) -> Job:
-    """A new job that runs a function, or what an alias means, of the caller's project.
+    """Create a job that runs a function, a version or an alias of the caller's project.
 
     Args:
         context: the caller.
-        function_id: the function; needed without an alias.
-        function_version: of the function; None or 0 is the function itself.
-        function_alias: counts instead of the other two.
-        function_input: what the function is called with.
-        name: of the job.
-        pattern: cron; None: the job fires once, at `first_execution_time`.
-        first_execution_time: with a pattern the time from which on it counts, and None is now.
-        count: how often the job fires, by a pattern; None: without end.
-        now: the time of its creation.
+        function_id: the function; required without an alias.
+        function_version: the version of the function; None or 0: the function itself.
+        function_alias: an alias; it takes precedence over `function_id` and `function_version`.
+        function_input: the input of the calls.
+        name: the name of the job.
+        pattern: a cron pattern; None: the job fires once, at `first_execution_time`.
+        first_execution_time: with a pattern, the start of its validity; None: now.
+        count: with a pattern, how often the job fires; None: without limit.
+        now: the time of creation.
 
     Raises:
-        NotFound: the function, the version or the alias is not there.
-        BadRequest: `first_execution_time` is not a minute ahead.
-        QuotaExceeded: the project may have no more jobs.
+        NotFound: the function, the version or the alias does not exist.
+        BadRequest: `first_execution_time` is not at least a minute ahead.
+        QuotaExceeded: the project has reached its quota of jobs.
     """
     moment = now or clock.now()
     if first_execution_time is not None:

@@ -1,8 +1,8 @@
-"""Lists of rows: filtered, sorted, paged by keyset, and never whole in memory.
+"""Lists of rows: filtered, sorted, paged by keyset, and never completely in memory.
 
-A page begins after its marker's row in the order of (sort key, creation, id), so
-it costs the same wherever it is, and rows that come or go between two pages
-neither repeat nor hide others. `chunks` reads the rows.
+A page begins after its marker's row in the order (sort key, creation, id). Every
+page therefore costs the same, and rows that are added or deleted between two pages
+neither repeat nor hide other rows. `chunks` reads the rows.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class ListSpec(Generic[R]):
-    """What a model's lists can do.
+    """The filters, sort keys and indexes of a model's lists.
 
     Attributes:
-        model: the rows.
-        filters: columns that can be filtered by, by the name that users see.
-        sort_keys: columns that can be sorted by, likewise; all have an index.
-        merged: names among `filters` of columns that the indexes begin with. A list is merged from a part for each
-            value that a filter leaves of them, or else for each that they can hold.
-        grouped: for a name in `merged`, the column that comes next in its indexes; which values there are is looked up.
-        chunk: most rows that are read at a time. With 1,000 a complete list of 100,000 executions takes two thirds of
-            the time that it takes with 200, and as long as with 5,000.
+        model: the model.
+        filters: the columns for filters, by their public names.
+        sort_keys: the columns for sorting, by their public names; each has an index.
+        merged: public names of filter columns with which the indexes begin. A list merges one part for each value of
+            such a column that the filters allow.
+        grouped: for a name in `merged`, the next column of its indexes; the query looks up which values exist.
+        chunk: the most rows of one query. With 1,000, a complete list of 100,000 executions takes two thirds of the
+            time that it takes with 200, and the same time as with 5,000.
     """
 
     model: type[R]
@@ -83,14 +83,14 @@ class ListParams:
 
 
 class Page(Generic[R]):
-    """One page. Its rows are read while they are taken, once: by `read` or from `rows`.
+    """One page. Its rows are read lazily and only once, either with `read` or from `rows`.
 
     Args:
         reader: reads the rows.
         find_next: finds the marker of the next page in the database.
 
     Attributes:
-        rows: the rows, a chunk of them in memory at a time.
+        rows: an iterator over the rows, with one chunk in memory at a time.
     """
 
     def __init__(self, reader: ChunkReader[R], find_next: Callable[[], str | None]) -> None:
@@ -99,10 +99,10 @@ class Page(Generic[R]):
         self._find_next = find_next
 
     def read(self, render: Callable[[R], bytes]) -> Chunk[bytes]:
-        """The next rows as bytes, about `CHUNK_SIZE` of them at most.
+        """Read the next rows as bytes, about `CHUNK_SIZE` bytes at most.
 
         Args:
-            render: makes bytes of a row; it must not wait for anything, because the connection is held meanwhile.
+            render: converts a row to bytes. It must not wait for anything, because a connection is held meanwhile.
 
         Raises:
             Unavailable: see `reading`.
@@ -111,7 +111,7 @@ class Page(Generic[R]):
 
     @functools.cached_property
     def next_marker(self) -> str | None:
-        """The marker of the next page, None on the last one. It costs no query once the page was read to its end."""
+        """The marker of the next page; None on the last one. After the page has been read, this needs no query."""
         if self._reader.followed is None:
             with reading():
                 return self._find_next()
@@ -126,10 +126,10 @@ class Page(Generic[R]):
 
 
 def page(select: peewee.ModelSelect[R], spec: ListSpec[R], params: ListParams) -> Page[R]:
-    """One page of the rows that `select` (from `scope`) gives.
+    """One page of the rows of `select` (from `scope`).
 
     Raises:
-        BadRequest: an unknown filter, sort key or marker, or a value that doesn't fit; the message names it.
+        BadRequest: an unknown filter, sort key or marker, or an invalid value; the message names it.
     """
     limit = params.limit
     if limit is not None and limit < 1:
@@ -158,7 +158,7 @@ def _marker_row(select: peewee.ModelSelect[R], order: Order[R], marker: str | No
 
 
 def _parts(select: peewee.ModelSelect[R], spec: ListSpec[R], filters: Sequence[tuple[str, str]]) -> list[Part[R]]:
-    """The rows that pass all filters, in parts that an index has in order each; no parts: no row can pass."""
+    """The rows that pass all filters, as parts that are each sorted by an index. Empty if no row can pass."""
     unknown = [name for name, _ in filters if name not in spec.filters]
     if unknown:
         message = f"Unknown filter: {', '.join(sorted(unknown))}. Known are {', '.join(sorted(spec.filters))}."

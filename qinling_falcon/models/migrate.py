@@ -1,7 +1,7 @@
 """Bring the database's schema up to date: `python -m qinling_falcon.models.migrate`, the `release` process.
 
-Waits for the database, lets one process at a time do it, and does nothing when
-there is nothing to do.
+It waits for the database. Only one process at a time migrates. If the schema is
+current, it does nothing.
 """
 
 from __future__ import annotations

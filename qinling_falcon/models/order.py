@@ -1,4 +1,4 @@
-"""The order of a list: by a key, then by creation, then by id; and the rows that come next in it."""
+"""The order of a list (by a key, then by creation, then by id), and queries for the next rows in this order."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Part(Generic[R]):
 
 
 class Order(Generic[R]):
-    """Rows by `key`, those without one before all others.
+    """Sorts rows by `key`; rows without a key come first.
 
-    They come as parts that have no row in common. The database takes the first of each from an index, at most as
-    many as are wanted, and merges these.
+    The rows are divided into parts without common rows. The database reads the first rows of each part from an index,
+    at most as many as are wanted in all, and merges them.
 
     Args:
-        model: the rows.
-        key: the column that comes first.
-        descending: whether the last come first.
+        model: the model of the rows.
+        key: the first sort column.
+        descending: whether the order is reversed.
     """
 
     def __init__(self, model: type[R], key: peewee.Field[Any], *, descending: bool) -> None:
@@ -61,7 +61,7 @@ class Order(Generic[R]):
     def take(
         self, select: peewee.ModelSelect[R], parts: Sequence[Part[R]], after: R | None, count: int
     ) -> Generator[R]:
-        """The first `count` rows of all parts after `after`, with the columns of `select`, which all are from.
+        """Yield the first `count` rows after `after`, from all parts, with the columns of `select`.
 
         The generator holds a cursor until it ends or is closed.
         """
@@ -71,14 +71,14 @@ class Order(Generic[R]):
         if len(following) == 1:
             query = self._sorted(following[0]).select(*select.selected_columns).limit(count)
         else:
-            # As text: peewee would put it together twice.
+            # Passed as text, because peewee would generate the SQL twice.
             sql, params = self._merged(following, count).sql()
             query = self._sorted(select.where(self.model.id.in_(peewee.SQL(f"({sql})", params))))
         found = query.execute()
         try:
             yield from found.iterator()
         finally:
-            # A cursor of SQLite that was left in the middle would keep its connection's snapshot.
+            # An open SQLite cursor would keep its connection's snapshot.
             found.cursor.close()
 
     def last_of_page(self, parts: Sequence[Part[R]], after: R | None, limit: int) -> str | None:

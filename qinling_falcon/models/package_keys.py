@@ -1,4 +1,4 @@
-"""Which packages rows name. A version shares its function's package, so that the last row to name one decides."""
+"""The packages that rows refer to. Functions and versions can share a package; it is kept until no row refers to it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ def unused(keys: set[str | None]) -> set[str]:
 
 
 def fill_sizes(size_of: Callable[[str], int | None]) -> list[str]:
-    """Write the sizes of packages whose rows are older than the column `package_size`, so that quotas count them.
+    """Set `package_size` in rows that are older than this column, so that quotas count their packages.
 
     Args:
-        size_of: the bytes of the package with a key; None: the storage has no such package (on this machine).
+        size_of: returns the bytes of the package with a key; None: the storage (on this machine) has no such package.
 
     Returns:
-        The keys whose sizes are written now.
+        The keys whose sizes were written.
 
     Raises:
-        Unavailable: the database is away; to be called again. So do errors of `size_of` reach the caller.
+        Unavailable: the database is away; call this again later.
+        Exception: see `size_of`.
     """
     scope = system("packages of all projects lie in one store")
     with reading():
@@ -58,6 +59,6 @@ def fill_sizes(size_of: Callable[[str], int | None]) -> list[str]:
 
 
 def _write_size(key: str, size: int) -> None:
-    # Both at once: a function and its versions share a package, which counts once only if they agree on its size.
+    # Functions and versions are updated together, because a shared package counts once only if its rows have one size.
     Function.update(package_size=size).where(Function.package_key == key).execute()
     Version.update(package_size=size).where(Version.package_key == key).execute()

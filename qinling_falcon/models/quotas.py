@@ -1,12 +1,12 @@
-"""Quotas: how many rows of each kind a project may keep, and how many bytes of packages.
+"""Quotas: the limits of each project for rows of each kind and for package bytes.
 
-A limit is the admin's for this project (`project_quotas`), else the setting `QUOTA_…`. The use is never stored: it is
-counted from the rows, so that no crash can make it drift. `check` and `packages_checked` decide in the transaction
-that writes the new row. They lock the project's row in `project_quotas` first; therefore two processes that write at
-the same moment count one after the other. SQLite has one writer at a time and needs no lock.
+An admin can set a limit for a project (`project_quotas`); else the setting `QUOTA_…` applies. The use is never stored:
+it is counted from the rows, so a crash can't make it wrong. `check` and `packages_checked` run in the transaction that
+writes the new row. They lock the project's row in `project_quotas` first, so two processes that write at the same time
+count one after the other. SQLite has one writer at a time and needs no lock.
 
-Executions are different: their number is checked before a call runs, without a statement
-(`invocation/execution_quota.py`), and the record of a call that has run is never refused.
+Executions are different. Their quota is checked before a call runs, without a statement
+(`invocation/execution_quota.py`). The record of a call that has run is never refused.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ UNLIMITED = -1
 
 FUNCTIONS, PACKAGE_BYTES, VERSIONS, ALIASES, WEBHOOKS, JOBS, EXECUTIONS = QUOTAS
 
-# Index entries that are counted at a time: a millisecond of SQLite, which holds up all greenlets meanwhile.
+# Index entries that one query counts. This takes SQLite a millisecond, during which no other greenlet runs.
 _STEP = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """One kind's limit (-1: none) and use in one project."""
+    """The limit (-1: none) and the use of one kind in one project."""
 
     limit: int
     used: int
 
 
 def check(project_id: str, kind: str) -> None:
-    """Make sure that the project may have one more row of `kind`, in the transaction that writes the row.
+    """Check, in the transaction that writes the row, that the project may have one more row of `kind`.
 
     Raises:
-        QuotaExceeded: it may not.
+        QuotaExceeded: the project has reached its limit.
     """
     limit = _locked_limits(project_id)[kind]
     if limit == UNLIMITED:
@@ -58,12 +58,12 @@ def check(project_id: str, kind: str) -> None:
 
 @contextlib.contextmanager
 def packages_checked(project_id: str) -> Iterator[None]:
-    """Surrounds the change of rows that name packages, inside its transaction.
+    """A context manager for changes of rows that refer to packages; used inside the transaction.
 
-    A change that frees bytes is always allowed, also above the limit.
+    A change that frees bytes is always allowed, even above the limit.
 
     Raises:
-        QuotaExceeded: the packages that the project's rows name now have more bytes than before and than the limit.
+        QuotaExceeded: the change adds package bytes, and the project's packages exceed the limit.
     """
     limit = _locked_limits(project_id)[PACKAGE_BYTES]
     if limit == UNLIMITED:
@@ -78,11 +78,11 @@ def packages_checked(project_id: str) -> Iterator[None]:
 
 
 def of_project(project_id: str, count_executions: Callable[[str], int] | None = None) -> dict[str, Quota]:
-    """All kinds' limits and use.
+    """The limits and use of a project, by kind.
 
     Args:
         project_id: the project.
-        count_executions: what to use instead of `executions_kept`.
+        count_executions: a replacement for `executions_kept`.
     """
     limits = limits_of(project_id)
     scope = scoped(Context(project_id))
@@ -101,7 +101,7 @@ def limits_of(project_id: str) -> dict[str, int]:
 
 
 def change(project_id: str, limits: Mapping[str, int]) -> None:
-    """Set the project's limits of some kinds; the others stay."""
+    """Set some limits of the project; its other limits stay."""
 
     def write() -> None:
         row = _locked_row(project_id) or ProjectQuota(project_id=project_id)
@@ -113,13 +113,13 @@ def change(project_id: str, limits: Mapping[str, int]) -> None:
 
 
 def executions_kept(project_id: str, at_most: float = math.inf) -> int:
-    """Count the project's executions, those that have a row while they run included.
+    """Count the project's executions, including running ones that already have a row.
 
-    They may be millions, therefore others have a turn after every few thousand.
+    A project may have millions of executions, so other greenlets run after every few thousand.
 
     Args:
         project_id: the project.
-        at_most: the count may end at this number; then there are as many, or more.
+        at_most: the count may stop at this number; there may then be more.
     """
     executions = scoped(Context(project_id)).executions().select(Execution.created_at, Execution.id)
     counted = 0
@@ -130,7 +130,7 @@ def executions_kept(project_id: str, at_most: float = math.inf) -> int:
 
 
 def _count(select: peewee.ModelSelect[Execution], at_most: float) -> int:
-    """Count executions of one status, in the order of an index that holds them; as `executions_kept`."""
+    """Count executions of one status in the order of their index; `at_most` as for `executions_kept`."""
     select = select.order_by(Execution.created_at, Execution.id)
     counted = 0
     rest = select
@@ -158,7 +158,7 @@ def _rows(scope: Scope, kind: str) -> peewee.ModelSelect[Any]:
 
 
 def _package_bytes(scope: Scope) -> int:
-    """Bytes of the packages that the project's functions and versions name; one that several name counts once."""
+    """Bytes of the packages of the project's functions and versions; a shared package counts once."""
     functions = scope.functions().where(Function.package_key.is_null(False))
     packages = functions.select(Function.package_key, Function.package_size) | scope.versions().select(
         Version.package_key, Version.package_size
@@ -172,7 +172,7 @@ def _locked_limits(project_id: str) -> dict[str, int]:
 
 
 def _locked_row(project_id: str) -> ProjectQuota | None:
-    """The project's row, locked until the end of the transaction; with SQLite it need not be there."""
+    """The project's row, locked until the end of the transaction. With SQLite it may be None, as no lock is needed."""
     query = ProjectQuota.select().where(ProjectQuota.project_id == project_id)
     if not engine().for_update:
         return query.get_or_none()

@@ -1,4 +1,4 @@
-"""The reading connections of a process: bounded in number, and kept open between reads."""
+"""A bounded pool of reading connections, which stay open between reads."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class TooManyReads(Exception):
 
 
 class Readers:
-    """Lends connections to reads, for an engine (`engines.py`).
+    """A pool of connections for reads, used by an engine (`engines.py`).
 
-    It replaces peewee's pool, which loses a place for ever when a greenlet is killed while it connects or waits for the
-    pool's lock, and holds that lock while it connects or asks a silent server. Here nothing but `make` waits while a
-    place is held, and a place is given back however that ends.
+    It replaces peewee's pool, which has two faults: it loses a place for ever when a greenlet is killed while it
+    connects or waits for the pool's lock, and it holds that lock while it connects or waits for a silent server. In
+    this pool only `make` waits while a place is held, and the place is returned however `make` ends.
 
     Args:
         make: opens a connection; it may wait.
-        usable: whether a connection can serve another read. It must not wait.
-        size: how many connections there are at most.
-        timeout_s: longest wait for one of them to become free.
+        usable: returns whether a connection can serve another read; it must not wait.
+        size: the most connections.
+        timeout_s: the longest wait for a free connection.
     """
 
     def __init__(self, make: Callable[[], Any], usable: Callable[[Any], bool], *, size: int, timeout_s: float):
@@ -34,10 +34,10 @@ class Readers:
         self._idle: list[Any] = []
 
     def take(self) -> Any:
-        """A connection for one reader, to be given back.
+        """Take a connection for one read; the caller gives it back.
 
         Raises:
-            TooManyReads: none became free in time.
+            TooManyReads: no connection became free in time.
             Exception: whatever `make` raises.
         """
         if not self._places.acquire(timeout=self._timeout_s):
@@ -56,7 +56,7 @@ class Readers:
             raise
 
     def give_back(self, connection: Any) -> None:
-        """End a read. A connection that can't serve another one is closed."""
+        """Return a connection after a read. A connection that can't serve another read is closed."""
         if self._usable(connection):
             self._idle.append(connection)
         else:
@@ -64,12 +64,12 @@ class Readers:
         self._places.release()
 
     def close_idle(self) -> None:
-        """Close the connections that no read has."""
+        """Close the idle connections."""
         while self._idle:
             close_quietly(self._idle.pop())
 
 
 def close_quietly(connection: Any) -> None:
-    """Close a connection of whatever state."""
+    """Close a connection in any state, and ignore errors."""
     with contextlib.suppress(Exception):
         connection.close()

@@ -1,12 +1,12 @@
-"""Retention: old records of executions are deleted, with their logs, by age and by number in each project.
+"""Retention: deletes old execution records and their logs, by age and by number in each project.
 
-A task of the pool manager calls `prune` every minute. Only executions that have ended are deleted, the oldest first.
-Several processes may do it at once: each deletes only what is older than a boundary, and deleting newer rows never
-moves a boundary to rows that should stay.
+A periodic task of the pool manager calls `prune` every minute. It deletes only executions that have ended, the oldest
+first. Several processes may prune at once, because each one deletes only rows that are older than a boundary, and
+deletions by another process only move the boundary to older rows.
 
-Other writers never wait long: a transaction deletes a few rows, as many as fit into `_LONGEST_S`, and the pause after
-it is three times as long. SQLite's file does not shrink; it uses the freed pages for new rows. In PostgreSQL,
-autovacuum makes the space usable again.
+Other writers never wait long. A transaction deletes as many rows as fit into `_LONGEST_S`, and the pause after it is
+three times as long. The file of SQLite does not shrink, but new rows use the freed pages. In PostgreSQL, autovacuum
+makes the space usable again.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from qinling_falcon.settings import Settings
 
 FINAL = tuple(status.value for status in ExecutionStatus if status is not ExecutionStatus.RUNNING)
 
-# A transaction should not keep other writers waiting for longer. Rows can have megabytes of results and logs.
+# The target duration of a transaction, because other writers wait for it. Rows can have megabytes of results and logs.
 _LONGEST_S = 0.01
 _FIRST_BATCH = 20
 _LARGEST_BATCH = 200
 
-# Index entries that one look passes: a millisecond of SQLite, which holds up all greenlets meanwhile.
+# Index entries that one query skips. This takes SQLite a millisecond, during which no other greenlet runs.
 _LARGEST_STEP = 5_000
 _ORDER = (Execution.created_at, Execution.id)
 
 Key = tuple[int, str]
-"""Of an execution in the order of creation: microseconds since the epoch, and its id."""
+"""The place of an execution in the order of creation: microseconds since the epoch, and its id."""
 
 
 def prune(settings: Settings) -> int:
-    """Delete the executions that the settings do not keep.
+    """Delete the executions that are too old or too many.
 
     Args:
         settings: `EXECUTION_RETENTION_S` and `EXECUTIONS_KEPT`.
 
     Returns:
-        How many were deleted.
+        The number of deleted executions.
 
     Raises:
-        Unavailable: the database is away; to be called again.
+        Unavailable: the database is away; call this again later.
     """
     deletion = _Deletion()
     if settings.execution_retention_s:
@@ -71,7 +71,7 @@ class _Deletion:
     """Deletes executions in small transactions.
 
     Attributes:
-        deleted: how many it has deleted.
+        deleted: the number of executions deleted so far.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class _Deletion:
             rows = self._take(old)
             while rows:
                 self._delete([row.id for row in rows])
-                # From there on: PostgreSQL would pass all deleted entries of the index again.
+                # Continue after the deleted rows: from the start, PostgreSQL would scan all dead index entries again.
                 rows = self._take(old.where(_key() > _value(_key_of(rows[-1]))))
 
     def _take(self, old: peewee.ModelSelect[Execution]) -> list[Execution]:
@@ -100,14 +100,14 @@ class _Deletion:
 
 
 def _delete(ids: Sequence[str]) -> tuple[int, float]:
-    """How many were deleted, and the seconds that it took, without the wait for other writers."""
+    """Delete executions. Returns their number and the duration in seconds, without the wait for other writers."""
     started = time.monotonic()
     deleted = Execution.delete().where(Execution.id.in_(ids) & Execution.status.in_(FINAL)).execute()
     return int(deleted), max(time.monotonic() - started, 0.0001)
 
 
 def _projects() -> Iterator[str]:
-    """All projects that have executions; each is found by one look into an index."""
+    """Yield all projects that have executions. One index lookup finds each."""
     select = system("each project keeps so many").executions().select(Execution.project_id)
     select = select.order_by(Execution.project_id).limit(1)
     with reading():
@@ -120,13 +120,17 @@ def _projects() -> Iterator[str]:
 
 
 def _nth_newest(scope: Scope, count: int) -> Key | None:
-    """The `count`-th newest of the ended executions of a project; None: there are not that many.
+    """The `count`-th newest of the ended executions of a project; None if the project has fewer.
 
-    The index has them in order of creation for each status, so this selects from several sorted lists. A round looks
-    at the entry `step` places further in each list, where `step` is the number that is still wanted, divided by the
-    number of lists. In the list whose entry is the newest, all entries up to it belong to the newest ones: at most
-    `step` entries of each list are as new. So they are taken, and the next round wants fewer. The number of looks grows
-    with the logarithm of `count`, and the index entries that are passed with `count`, not with the number of rows.
+    The index has one sorted list for each status. This selects from the sorted lists in rounds:
+
+    1. `step` is the number of entries still wanted, divided by the number of lists.
+    2. In each list, look at the entry `step` places further on.
+    3. Find the list whose entry is the newest. Take its `step` entries. They are among the wanted ones, because in each
+       list at most `step` entries are that new.
+
+    The number of queries grows with the logarithm of `count`. The number of index entries that are skipped grows with
+    `count`, not with the number of rows.
     """
     taken: dict[str, Key | None] = dict.fromkeys(FINAL)
     wanted = count
@@ -134,7 +138,7 @@ def _nth_newest(scope: Scope, count: int) -> Key | None:
         step = max(1, min(wanted // len(FINAL), _LARGEST_STEP))
         found = {status: key for status in FINAL if (key := _further(scope, status, taken[status], step)) is not None}
         if not found:
-            return None  # all lists together have fewer entries left than are wanted
+            return None  # all lists together have fewer entries than wanted
         newest = max(found, key=lambda status: found[status])
         taken[newest] = found[newest]
         wanted -= step
@@ -143,7 +147,7 @@ def _nth_newest(scope: Scope, count: int) -> Key | None:
 
 
 def _further(scope: Scope, status: str, after: Key | None, step: int) -> Key | None:
-    """The entry `step` places after `after` (None: from the start) among those of a status, from the newest on."""
+    """The entry of a status `step` places after `after` (None: from the start), in the order from the newest."""
     select = _ended(scope, status)
     if after is not None:
         select = select.where(_key() < _value(after))
@@ -166,5 +170,5 @@ def _key() -> Any:
 
 
 def _value(key: Key) -> Any:
-    # A tuple's values are not converted by the columns that they are compared with.
+    # peewee does not convert the values inside a tuple to the types of the compared columns.
     return peewee.Tuple(*(peewee.Value(part, converter=False) for part in key))

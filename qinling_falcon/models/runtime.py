@@ -1,4 +1,4 @@
-"""Runtimes: what the API and the pool manager do with them."""
+"""Runtimes: the database operations of the API and the pool manager."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def create(
     runtime_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Runtime:
-    """A new runtime in status `creating`; the pool manager makes it available."""
+    """Create a runtime with status `creating`. The pool manager makes it available."""
     runtime = _new(
         context,
         image=image,
@@ -107,20 +107,20 @@ def _new(
 
 
 def unregistered(context: Context, wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those of `wanted` (name, image) of whose name the caller sees no runtime."""
+    """The runtimes of `wanted` (pairs of name and image) whose name no runtime visible to the caller has."""
     with reading():
         return _missing(context, wanted)
 
 
 def register(context: Context, wanted: Sequence[tuple[str, str]]) -> list[str]:
-    """Make the runtimes of `wanted` (name, image) of whose name the caller sees none; several callers make each once.
+    """Create the missing runtimes of `wanted` (see `unregistered`). Concurrent callers create each runtime once.
 
     Returns:
-        The names of those that were made.
+        The names of the new runtimes.
     """
 
     def write() -> list[str]:
-        # SQLite has one writer at a time.
+        # SQLite needs no lock, because it has one writer at a time.
         if engine().for_update:
             engine().execute_sql("LOCK TABLE runtimes IN SHARE ROW EXCLUSIVE MODE")
         missing = _missing(context, wanted)
@@ -197,7 +197,7 @@ def delete(context: Context, runtime_id: str) -> Runtime:
 
 
 def not_available(runtime: Runtime, field: str | None = None) -> Conflict:
-    """The error for a use of a runtime that is not available: why it isn't, or what to wait for."""
+    """The error for using a runtime that is not available. The message gives the reason, or says to wait."""
     message = f"Runtime {runtime.id} is not available: it is {runtime.status}"
     if runtime.status == RuntimeStatus.ERROR and runtime.status_reason:
         message += f" ({runtime.status_reason})."

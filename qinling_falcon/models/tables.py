@@ -1,8 +1,8 @@
-"""The tables. Rows are reached through `scope`, never by the classes themselves.
+"""The models of all tables. Other modules access rows through `scope`, never through these classes.
 
-Times are whole microseconds since the epoch: they sort, compare and are indexed
-alike on every database, and cost no parsing. Ids are UUIDs as text. The
-migrations make the tables; the classes say how rows are read and written.
+Times are whole microseconds since the epoch, because integers sort, compare and
+index in the same way on every database and need no parsing. Ids are UUIDs as text.
+The migrations create the tables; the classes define how rows are read and written.
 """
 
 from __future__ import annotations
@@ -104,13 +104,14 @@ class Runtime(Row):
 
 
 class Function(Row):
-    """Code, entry and limits: the mutable head, version 0.
+    """A function's current code, entry and limits (version 0). Users can change it.
 
-    `digest` names what a worker loads: two rows with one digest load the same.
-    `package_key` is where the storage keeps the package; of a function in Swift that
-    is a copy, and `source_etag` says of what. `package_size` is the package's size in
-    bytes; null: not measured yet, for rows that are older than this column. `trust_id` is Keystone's, by which the
-    function acts for the user who put the code in; null: it has no session.
+    `digest` identifies what a worker loads: rows with the same digest load the same.
+    `package_key` is the package's key in the storage. For a function in Swift the
+    package is a copy, and `source_etag` is the etag of the copied object.
+    `package_size` is in bytes; null: not measured yet, in rows older than this column.
+    `trust_id` is the Keystone trust with which the function acts for the user who
+    uploaded the code; null: the function has no session.
     """
 
     name = peewee.CharField(null=True)
@@ -151,7 +152,7 @@ class DoomedTrust(peewee.Model):
 class ProjectQuota(peewee.Model):
     """The limits that an admin has set for one project, by kind; see `quotas`.
 
-    The row is also the project's lock: a write that counts the project's rows locks it first.
+    The row is also a lock: a write that counts the project's rows locks this row first.
     """
 
     project_id = peewee.CharField(primary_key=True)
@@ -164,10 +165,10 @@ class ProjectQuota(peewee.Model):
 
 
 class Version(Row):
-    """A snapshot of a function, with a number that is never used again.
+    """A snapshot of a function, with a number that is never reused.
 
-    Its package may be the function's own, and other versions': see `package_keys`. So may its trust, which is of
-    whoever put this version's code in, whatever the function has become since: see `trusts`.
+    The function and other versions may share its package (see `package_keys`) and its trust (see `trusts`). The trust
+    belongs to the user who uploaded this version's code, even if the function has changed since.
     """
 
     function_id = peewee.CharField(max_length=36)

@@ -1,4 +1,4 @@
-"""Versions: numbered snapshots of a function, which nothing changes but their deletion."""
+"""Versions: numbered, immutable snapshots of a function."""
 
 from __future__ import annotations
 
@@ -55,19 +55,20 @@ def create(
     most: int,
     now: datetime.datetime | None = None,
 ) -> Version:
-    """A snapshot of a function of the caller's project as it is now, under the next number.
+    """Create a snapshot of a function of the caller's project, with the next version number.
 
     Args:
         context: the caller.
         function_id: a function from a package.
-        description: of the version.
-        most: how many versions a function may have.
-        now: the time of its creation.
+        description: the description of the version.
+        most: the most versions of a function.
+        now: the time of creation.
 
     Raises:
-        NotFound: the function is unknown, or not the caller's.
-        Forbidden: it is another project's, has no package, has not changed since its latest version, or has `most`.
-        QuotaExceeded: the project may have no more versions.
+        NotFound: the function does not exist, or is not visible to the caller.
+        Forbidden: the function belongs to another project, has no package, has not changed since its latest version,
+            or has `most` versions.
+        QuotaExceeded: the project has reached its quota of versions.
     """
 
     def write() -> Version:

@@ -49,19 +49,19 @@ def create(
     description: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Webhook:
-    """A new webhook of a function, or of an alias, of the caller's project.
+    """Create a webhook of a function, a version or an alias of the caller's project.
 
     Args:
         context: the caller.
-        function_id: the function; needed without an alias.
-        function_version: of the function; None or 0 is the function itself.
-        function_alias: counts instead of the other two.
-        description: of the webhook.
-        now: the time of its creation.
+        function_id: the function; required without an alias.
+        function_version: the version of the function; None or 0: the function itself.
+        function_alias: an alias; it takes precedence over `function_id` and `function_version`.
+        description: the description of the webhook.
+        now: the time of creation.
 
     Raises:
-        NotFound: the function, the version or the alias is not there.
-        QuotaExceeded: the project may have no more webhooks.
+        NotFound: the function, the version or the alias does not exist.
+        QuotaExceeded: the project has reached its quota of webhooks.
     """
     webhook = Webhook(
         id=str(uuid.uuid4()),

@@ -31,15 +31,16 @@ ERROR: dict[str, Any] = {
 _ABOUT = {
     400: "The request's content is wrong.",
     401: "Nobody, or nobody known, is calling.",
-    403: "Policy forbids it, a quota is reached, or it is in use, or somebody else's; or a page of another site asks.",
+    403: "The policy forbids it, a quota is reached, the resource is in use or belongs to another project, or a web "
+    "page of another site sent the request.",
     404: "What it names is unknown, or not the caller's.",
     405: "It has no package to download.",
-    408: "The client has sent the body too slowly.",
+    408: "The client sent the body too slowly.",
     409: "The state of something forbids it now, or the name is taken.",
     411: "An upload without a Content-Length.",
     413: "The body, the package or the input is too large.",
-    415: "A media type that is not read here, or a compressed body.",
-    421: "It was sent to a host that this service is not known by.",
+    415: "The media type is not accepted here, or the body is compressed.",
+    421: "The request's host is not one of this service's hosts.",
     500: "An error of the service's own.",
     501: "This installation can't do it.",
     502: "A neighbour of the service has answered what makes no sense; nothing was lost.",
@@ -48,7 +49,7 @@ _ABOUT = {
 _TEXT = {"schema": {"type": "string"}}
 HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {"description": "Names the request; the client's own, if it sent a sane one."} | _TEXT,
-    "X-Content-Type-Options": {"description": "The media type is as it says.", "schema": {"const": "nosniff"}},
+    "X-Content-Type-Options": {"description": "Browsers must use the media type.", "schema": {"const": "nosniff"}},
     "Location": {
         "description": "Where what was made or changed can be found.",
         "schema": {"type": "string", "format": "uri"},
@@ -67,7 +68,7 @@ _OF_ERRORS = {401: ("WWW-Authenticate",), 405: ("Allow",)}
 
 
 def error_statuses(operation: Operation, path: str, settings: Settings) -> set[int]:
-    """The statuses of all errors that an operation can answer with."""
+    """All error statuses of an operation."""
     statuses = {400, 500, *operation.errors}
     if operation.rule is not None:
         statuses |= {403, 503}

@@ -122,7 +122,7 @@ def _body(spec: APISpec, operation: Operation, settings: Settings) -> dict[str, 
 
 
 def _form(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
-    """A request as a form, whose fields are text, and never null."""
+    """The schema of a request as a form. Form fields are text and never null."""
     properties = {name: or_empty(without_null(field)) for name, field in schema["properties"].items()}
     described = {name: value for name, value in schema.items() if name != "example"}
     # With a media type of its own, Swagger UI would ask for a file.

@@ -1,4 +1,4 @@
-"""An example of each request and answer. Tests hold them against their schemas, and look for those that are missing."""
+"""An example of each request and answer. Tests validate them against the schemas and report missing ones."""
 
 from __future__ import annotations
 

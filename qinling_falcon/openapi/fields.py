@@ -1,4 +1,4 @@
-"""What the fields of the schemas are, as JSON Schema: all that the service takes, and nothing that it refuses."""
+"""Converts the fields of the schemas to JSON Schema, which accepts exactly the values that the service accepts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def or_empty(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same in a form, where the empty text is a way not to give a number, an id or a flag."""
+    """The schema for a form, where an empty number, id or flag counts as not given."""
     kinds = schema.get("anyOf", [schema])
     if any(kind.get("type") in ("integer", "boolean") or kind.get("format") == "uuid" for kind in kinds):
         return {"anyOf": [*kinds, {"const": "", "description": "Not given."}]}

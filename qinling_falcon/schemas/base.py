@@ -1,4 +1,4 @@
-"""What all schemas have in common: nulls in requests count as absent, errors are ours, answers are made quickly."""
+"""The base classes of all schemas: nulls in requests count as absent, errors are ours, and answers render quickly."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _UNKNOWN = "Unknown field."
 
 
 class RequestSchema(Schema):
-    """What a request may hold.
+    """The schema of a request.
 
     Attributes:
-        free_if_lenient: required fields that may be absent all the same from a client that is read leniently.
-        either: of each of these, at least one has to be given.
+        free_if_lenient: required fields that are optional for a client that is read leniently.
+        either: groups of fields; a request must have at least one of each group.
     """
 
     error_messages = {"unknown": _UNKNOWN}
@@ -32,14 +32,14 @@ class RequestSchema(Schema):
             raise ValidationError({names[0]: [f"{' or '.join(names)} is required."] for names in missing})
 
     def read(self, data: Mapping[str, Any], *, lenient: bool = False) -> dict[str, Any]:
-        """The checked values of a request; a field that is null counts as not given.
+        """Validate a request and return its values. A field that is null counts as not given.
 
         Args:
-            data: the JSON object, or a form's fields.
-            lenient: skip unknown fields; the reference client sends such, and leaves out others.
+            data: the JSON object, or the fields of a form.
+            lenient: ignore unknown fields, and do not require `free_if_lenient`; for the reference client.
 
         Raises:
-            BadRequest: naming every field at fault, and why.
+            BadRequest: some fields are invalid; the error names each one with the reason.
         """
         if None in data.values():
             data = {name: value for name, value in data.items() if value is not None or name not in self.fields}
@@ -74,12 +74,12 @@ class Shown(Schema):
 
 
 def unknown_fields(names: Iterable[str], known: Iterable[str]) -> BadRequest:
-    """The error for fields that a request can't have; `known` are those that it can."""
+    """The error for unknown fields; it lists the `known` ones."""
     return refused({name: [_UNKNOWN] for name in names}, known)
 
 
 def refused(errors: Mapping[str, list[str]], known: Iterable[str]) -> BadRequest:
-    """The error for fields that were found wrong; `known` are those that the request may have."""
+    """The error for invalid fields; for unknown fields it lists the `known` ones."""
     unknown = [name for name, messages in errors.items() if messages == [_UNKNOWN]]
     sentences = []
     if unknown:

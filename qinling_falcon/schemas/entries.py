@@ -1,4 +1,4 @@
-"""The entry of a function: which function of which module of the package a worker calls."""
+"""The entry of a function: the module and the function in the package that a worker calls."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from marshmallow import ValidationError
 from qinling_falcon.schemas.fields import Text
 
 DEFAULT_ENTRY = "main.main"
-# Modules need not be Python's: names with dashes and the like are for the runtime to know.
+# Other runtimes than Python may allow names with dashes and the like, so the service does not check for identifiers.
 _PART = r"""[^\s\x00-\x1f\x7f-\x9f/\\.:;,()\[\]{}<>'"`]+"""
 _ENTRY = re.compile(rf"{_PART}(?:\.{_PART})+")
-# A file that was named instead of a function. Functions may well be called `js`.
+# An entry that ends with .py names a file. One that ends with .js may name a function `js`, so it is accepted.
 FILE_ENDING = ".py"
 _FILE = re.compile(r"\.(?:py|js|mjs|cjs)(?=[:/\\]|$)")
 _FORM = "must be module.function (the module without its file's ending), such as"
 
 
 class Entry(Text):
-    """`module.function`, where the module may lie in folders: `folder.module.function`."""
+    """`module.function`; the module may be in folders: `folder.module.function`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
@@ -30,7 +30,7 @@ class Entry(Text):
 
 
 def _suggest(text: str) -> str:
-    """What was most likely meant by an entry in another form: `hello.py:main`, `src/hello.py`, `hello`, `main()`."""
+    """The most likely correct form of an invalid entry such as `hello.py:main`, `src/hello.py`, `hello` or `main()`."""
     path = text.strip(" \t\r\n'\"")
     called = path.endswith("()")
     path = path.removesuffix("()")

@@ -1,4 +1,4 @@
-"""Executions: what requests may hold, what answers show."""
+"""The schemas of executions."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class ExecutionShown(Shown):
     input = Plain(TEXT, null=True)
     result = Plain(TEXT, null=True)
     status = Plain(one_of(ExecutionStatus))
-    status_reason = Plain(TEXT | {"description": "Why it failed, for people to read: not for comparing."}, null=True)
+    status_reason = Plain(TEXT | {"description": "Why it failed, as text for people. It may change."}, null=True)
     sync = Plain(FLAG)
     source = Plain(TEXT)
     cold = Plain(one_of(_COLD), null=True)

@@ -1,4 +1,4 @@
-"""The kinds of values that requests hold and answers show."""
+"""The field types of requests and answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from marshmallow import ValidationError, fields
 from qinling_falcon.models.clock import read_time
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-# Python reads no more digits than 4300.
+# Python's int() accepts at most 4300 digits.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")
 TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
 FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
@@ -86,14 +86,14 @@ class Id(fields.Field[str]):
 
 
 class Number(fields.Field[int]):
-    """A whole number, which JSON may write as `1.0`; as text too, for forms and the reference client send that.
+    """A whole number. JSON may write it as `1.0`. Text is accepted too, because forms and the reference client send it.
 
     Args:
-        lowest: the smallest that is taken.
-        highest: the largest; infinity: there is none.
+        lowest: the smallest accepted value.
+        highest: the largest accepted value; infinity: no limit.
 
     Attributes:
-        unit: what is counted, for messages.
+        unit: the unit, for messages.
     """
 
     unit: str | None = None
@@ -152,10 +152,10 @@ class JsonText(fields.Field[Any]):
 
 
 def parse_uuid(value: Any) -> str:
-    """`value` as a UUID in small letters.
+    """Parse a UUID and return it in lower case.
 
     Raises:
-        ValidationError: it is none.
+        ValidationError: `value` is not a UUID.
     """
     if not isinstance(value, str) or not _UUID.fullmatch(value):
         received = str(value)[:80] or "an empty text"

@@ -1,4 +1,4 @@
-"""Versions of functions, and what is asked of their workers: what requests may hold, what answers show."""
+"""The schemas of function versions, and of requests about workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class VersionShown(Shown):
 
 
 class ScaleUp(RequestSchema):
-    """`POST …/scale_up`: by how many workers; no more than there can be."""
+    """`POST …/scale_up`: the number of workers to add, at most `MAX_WORKERS`."""
 
     def __init__(self, settings: Settings):
         super().__init__()
@@ -38,7 +38,7 @@ class ScaleUp(RequestSchema):
 
 
 class ScaleDown(RequestSchema):
-    """`POST …/scale_down`: by how many workers; more than there are means all but one."""
+    """`POST …/scale_down`: the number of workers to end. A number above the existing ones ends all but one."""
 
     count = Number(lowest=1, highest=math.inf, load_default=1)
 

@@ -1,4 +1,4 @@
-"""Functions: what requests may hold, what answers show."""
+"""The schemas of functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qinling_falcon.storage.swift_names import why_not
 _MEMBERS = {"package": {"md5sum"}, "swift": {"md5sum", "swift"}, "image": {"image"}}
 _OBJECT = frozenset({"container", "object"})
 _CODE_OF_PACKAGE = 'For a package, code is {"source": "package"}.'
-# Marshmallow fills in what is in braces.
+# Marshmallow formats its messages, so braces are doubled.
 _CODE_MISSING = f"Missing data for required field. {_CODE_OF_PACKAGE}".replace("{", "{{").replace("}", "}}")
 _LONGEST_NAME = 1024
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -61,7 +61,7 @@ CODE: Mapping[str, Any] = {
 
 
 class Code(fields.Field[dict[str, Any]]):
-    """Where a function's code comes from: a JSON object, or its text, as forms have it."""
+    """The source of a function's code: a JSON object, or its text (in forms)."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
         if isinstance(value, str):
@@ -90,7 +90,7 @@ class Code(fields.Field[dict[str, Any]]):
 
 
 class Limit(Number):
-    """A resource limit of a function, in its allowed range."""
+    """A resource limit of a function, with its allowed range."""
 
     def __init__(self, settings: Settings, kind: str, unit: str, *, step: int = 1, **kwargs: Any):
         super().__init__(lowest=getattr(settings, f"min_{kind}"), highest=getattr(settings, f"max_{kind}"), **kwargs)
@@ -135,7 +135,7 @@ class _FunctionRequest(RequestSchema):
 class FunctionCreate(_FunctionRequest):
     """`POST /v1/functions`.
 
-    A package is no field of it. The name may be absent from the reference client alone.
+    The package is not a field of this schema. Only the reference client may omit the name.
     """
 
     free_if_lenient = ("name",)

@@ -1,4 +1,4 @@
-"""Quotas: what requests may hold, what answers show."""
+"""The schemas of quotas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import NUMBER, Number, Plain, Text
 from qinling_falcon.settings import QUOTAS
 
-# What every JSON reader takes exactly.
+# The largest integer that every JSON parser reads exactly.
 _HIGHEST = 2**53 - 1
 _LIMIT = {"type": "integer", "minimum": -1, "description": "-1: there is no limit."}
 _QUOTA = {
@@ -22,7 +22,7 @@ def _limit() -> Number:
 
 
 class QuotasUpdate(RequestSchema):
-    """`PUT /v1/quotas`: new limits; -1 is no limit."""
+    """`PUT /v1/quotas`: the new limits; -1: no limit."""
 
     project_id = Text(shortest=1)
     functions = _limit()

@@ -1,4 +1,4 @@
-"""JSON and text that strangers have sent: bounded, and free of what a strict reader would trip over later."""
+"""Parses untrusted JSON and text, with limits, and refuses characters that databases or other parsers can't handle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from qinling_falcon.errors import BadRequest
 
-# Where a value is: the place of the object or array that holds it, and its name or index there.
+# The place of a value: the place of its object or array, and its name or index there.
 _Place = tuple[Any, str | int]
 
 _LONGEST_NAME, _LONGEST_PATH = 40, 160
@@ -17,15 +17,16 @@ _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
 
 
 def parse_json(body: bytes | str, max_depth: int, field: str = "") -> Any:
-    """Parse JSON that a stranger has sent; a byte order mark before it is skipped.
+    """Parse untrusted JSON. A byte order mark at the start is skipped.
 
     Args:
-        body: the JSON.
-        max_depth: how deeply it may be nested.
-        field: the request's field that it is the value of, for messages; empty: it is the whole body.
+        body: the JSON text.
+        max_depth: the deepest nesting allowed.
+        field: the name of the field with this value, for messages; empty: the whole body.
 
     Raises:
-        BadRequest: it is not JSON in UTF-8, too deep, has a number out of bounds, or text with NUL or lone surrogates.
+        BadRequest: the text is not JSON in UTF-8, is nested too deeply, or contains an invalid number, NUL or a lone
+            surrogate.
     """
     try:
         text = body if isinstance(body, str) else body.decode("utf-8")
@@ -51,15 +52,15 @@ def parse_json(body: bytes | str, max_depth: int, field: str = "") -> Any:
 
 
 def check_text(text: str, what: str, field: str | None = None) -> None:
-    """Refuse what can't be stored or sent on.
+    """Refuse text that can't be stored or sent on.
 
     Args:
         text: the text.
         what: the beginning of the message, such as `Field 'name'`.
-        field: the key of the message in the error's `errors`; None: it has none.
+        field: the key for the message in `errors`; None: no entry in `errors`.
 
     Raises:
-        BadRequest: `text` holds NUL or a lone surrogate.
+        BadRequest: `text` contains NUL or a lone surrogate.
     """
     if _FORBIDDEN.search(text):
         message = f"{what} holds NUL or a lone surrogate, which no text here may hold."
@@ -96,7 +97,7 @@ def _check_text(value: Any, field: str) -> None:
 
 
 def _path(place: _Place) -> str:
-    """`input.a[3].b`, in ASCII. Of a long path the end is shown, of a long name its beginning."""
+    """The path of a value in ASCII, such as `input.a[3].b`. A long path keeps its end, a long name its beginning."""
     path = ""
     while len(path) < _LONGEST_PATH:
         parent, name = place

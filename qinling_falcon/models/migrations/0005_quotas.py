@@ -1,6 +1,6 @@
-"""Limits of projects, sizes of packages, and the indexes by which a project's packages and versions are counted.
+"""Adds the limits of projects, the sizes of packages, and indexes for counting a project's packages and versions.
 
-The sizes of packages that are there already are not known to the database: the pool manager asks the storage for them.
+The sizes of existing packages are not known to the database. The pool manager asks the storage for them later.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from peewee import PostgresqlDatabase
 
 
 def up(migrator: Any, db: Any) -> None:
-    """Add them, empty."""
+    """Add the table, the columns and the indexes."""
     collation = ' COLLATE "C"' if isinstance(db, PostgresqlDatabase) else ""
     db.execute_sql(
         f"CREATE TABLE project_quotas (project_id VARCHAR(255){collation} NOT NULL PRIMARY KEY, limits JSON NOT NULL)"
