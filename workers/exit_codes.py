@@ -1,4 +1,4 @@
-"""How the `release` step says which part of it failed."""
+"""The exit statuses of the `release` step, which say which part of it failed."""
 
 DATABASE_FAILED = 1
 REGISTRATION_FAILED = 2

@@ -50,7 +50,7 @@ def main() -> None:
     connect(settings)
     registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
     claim = Claim(registry, settings)
-    # Before there is an orchestrator: it ends what it finds of another one in the same VAR_DIR.
+    # The claim comes first, because a new orchestrator ends the workers of another one in the same VAR_DIR.
     if not claim.wait(stopping):
         return
     try:
@@ -61,20 +61,20 @@ def main() -> None:
         sys.exit(str(error))
     runtimes = Runtimes(registry, settings.warm_workers)
     packages = make_packages(settings)
-    _now_and_then("executions that nobody runs any more", lambda: record_overdue(settings))
+    _start_periodic_task("executions that nobody runs any more", lambda: record_overdue(settings))
     # A crash between an upload and the commit of its function leaves the package.
-    _now_and_then("packages of no function", lambda: packages.sweep(package_keys.in_use, ORPHAN_AGE_S))
-    _now_and_then("packages of unknown size", lambda: package_keys.fill_sizes(packages.size))
-    _now_and_then("old executions", lambda: _pruned(settings))
+    _start_periodic_task("packages of no function", lambda: packages.sweep(package_keys.in_use, ORPHAN_AGE_S))
+    _start_periodic_task("packages of unknown size", lambda: package_keys.fill_sizes(packages.size))
+    _start_periodic_task("old executions", lambda: _pruned(settings))
     if settings.auth_mode == "keystone":
         from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
 
-        _now_and_then("trusts of no function", Trusts(settings).sweep)
+        _start_periodic_task("trusts of no function", Trusts(settings).sweep)
     Manager(registry, orchestrator, runtimes, settings, record_lost, claim).run(stopping)
 
 
-def _now_and_then(what: str, sweep: Callable[[], list[str]]) -> None:
-    """Have something set right again and again that crashes have left; `sweep` returns the names of what it found."""
+def _start_periodic_task(what: str, sweep: Callable[[], list[str]]) -> None:
+    """Start a periodic task that cleans up after crashes; `sweep` returns the names of the things that it removed."""
 
     def forever() -> None:
         while True:

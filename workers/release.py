@@ -1,6 +1,6 @@
 """The `release` step: migrates the database and registers the local runtimes. `python -m workers.release`.
 
-It may run again and again, also twice at once: what is there stays as it is.
+It may run repeatedly, and several times at once. Existing runtimes stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workers.service_user import Away, Refused, log_in
 
 
 def main() -> int:
-    """Do both, and say what was done on standard output, and what could not be done on standard error."""
+    """Migrate and register. Results go to standard output, failures to standard error. Returns the exit status."""
     try:
         settings = get_settings()
         wanted = images.registered(settings) if settings.register_runtimes else []
@@ -31,9 +31,9 @@ def main() -> int:
     try:
         made = register(settings, wanted)
     except Away as error:
-        # A Keystone that is away for a moment must not fail a release.
+        # A release must not fail because Keystone is away for a moment.
         print(
-            f"{error}. Local runtimes were not registered; a later release registers those that are missing.",
+            f"{error}. Local runtimes were not registered; the next release registers the missing ones.",
             file=sys.stderr,
         )
     except (Refused, QinlingError, SettingsError) as error:
@@ -45,14 +45,14 @@ def main() -> int:
 
 
 def register(settings: Settings, wanted: Sequence[tuple[str, str]]) -> list[str]:
-    """Register the local runtimes that are missing, in the project of the service's own user.
+    """Register the missing local runtimes in the project of the service's user.
 
     Args:
-        settings: those of all processes.
-        wanted: the local runtimes, as (name, image).
+        settings: the settings.
+        wanted: the local runtimes, as pairs of name and image.
 
     Returns:
-        The names of those that were registered now.
+        The names of the runtimes that were registered.
 
     Raises:
         Away, Refused: the service's user can't log in.
@@ -72,7 +72,7 @@ def register(settings: Settings, wanted: Sequence[tuple[str, str]]) -> list[str]
             for name, image in missing:
                 print(
                     f"Runtime {name} is not registered: the policy (runtime:create) does not let"
-                    f" {settings.os_username or 'everybody'} do that. Whom it lets does it by:"
+                    f" {settings.os_username or 'this user'} do that. A user with this permission can register it:"
                     f" openstack runtime create {image} --name {name}",
                     file=sys.stderr,
                 )
@@ -83,14 +83,14 @@ def register(settings: Settings, wanted: Sequence[tuple[str, str]]) -> list[str]
 
 
 def _service_context(settings: Settings) -> Context:
-    """Who registers: the service's own user, or everybody where nobody logs in."""
+    """The context for registering: the service's user, or the admin of the only project with `AUTH_MODE=noauth`."""
     if settings.auth_mode == "noauth":
         from qinling_falcon.auth.noauth import EVERYBODY
 
         return EVERYBODY.context
     access = log_in(settings)
     if access.project_id is None:
-        raise Refused(f"Keystone at {settings.os_auth_url} gave a token of no project")
+        raise Refused(f"Keystone at {settings.os_auth_url} gave a token without a project")
     return Context(access.project_id, user_id=access.user_id, roles=tuple(sorted(set(access.role_names or ()))))
 
 

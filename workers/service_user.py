@@ -1,4 +1,4 @@
-"""The log-in of the service's own user at Keystone, for the processes that act as a user: `release` and `make run`."""
+"""Logs the service's user in at Keystone, for the processes that act as this user: `release` and `make run`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Away(Exception):
-    """Keystone doesn't answer, so that nobody can call the API."""
+    """Keystone does not answer, so the API can't authenticate callers."""
 
 
 class Refused(Exception):
@@ -20,18 +20,18 @@ class Refused(Exception):
 
 
 def log_in(settings: Settings) -> AccessInfo:
-    """Take a token of the service's user in its project.
+    """Get a token of the service's user in its project.
 
     Raises:
-        Away: Keystone doesn't answer, or what answers is no Keystone.
-        Refused: Keystone refuses the service's user, without whom it will not tell the service about any other user.
+        Away: Keystone does not answer, or another server answers at its URL.
+        Refused: Keystone refuses the service's user. The service then can't validate tokens of users either.
     """
     from keystoneauth1 import exceptions, session  # a quarter of a second
     from keystoneauth1.identity import v3
 
     account = v3.Password(**credentials(settings), include_catalog=False)
     verify: str | bool = True if settings.os_cacert is None else str(settings.os_cacert)
-    # No redirects: they would take the password elsewhere.
+    # No redirects, because they would send the password to another server.
     keystone = session.Session(account, verify=verify, timeout=settings.keystone_timeout_s, redirect=False)
     try:
         access: AccessInfo = account.get_access(keystone)
@@ -46,7 +46,7 @@ def log_in(settings: Settings) -> AccessInfo:
         ) from error
     except exceptions.InvalidResponse as error:
         status = error.response.status_code
-        raise Away(f"What answers at {settings.os_auth_url} is no Keystone: it answered {status}") from error
+        raise Away(f"The server at {settings.os_auth_url} is not a Keystone: it answered {status}") from error
     except exceptions.ClientException as error:
         raise Away(f"Keystone at {settings.os_auth_url} does not answer") from error
     return access

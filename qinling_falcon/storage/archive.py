@@ -1,8 +1,8 @@
-"""Checks uploaded zip archives, without unpacking anything to disk.
+"""Checks uploaded zip archives without unpacking them to disk.
 
 The worker uses the same reader (`runtimes/python3/qinling_worker/zips`), so it unpacks
-an archive that passes here to the same tree. An archive is read twice: its directory,
-and every entry's data, which is inflated and thrown away.
+an accepted archive to the tree that was checked here. The check reads the directory,
+then inflates and discards the data of every entry.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from runtimes.python3.qinling_worker.zips.errors import ZipError, ZipTooLarge
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """The largest archive that is taken.
+    """The limits for an archive.
 
     Attributes:
-        max_files: entries, with the folders that only their names imply.
-        max_unpacked_size: bytes when unpacked.
+        max_files: the most entries; folders that only appear in other entries' paths count.
+        max_unpacked_size: the most bytes after unpacking.
         max_depth: the deepest nesting of folders.
     """
 
@@ -31,11 +31,12 @@ class ArchiveLimits:
 
 
 def check_zip(path: Path, limits: ArchiveLimits) -> None:
-    """Make sure that a worker can unpack an archive safely.
+    """Check that a worker can unpack an archive safely.
 
     Raises:
-        BadPackage: it is no zip, is broken, or holds something that a package may not hold; the message says what.
-        TooLarge: it has too many entries, or unpacks to too much.
+        BadPackage: the file is not a zip archive, is broken, or contains something that is not allowed; the message
+            gives the reason.
+        TooLarge: the archive has too many entries, or unpacks to too many bytes.
     """
     try:
         with path.open("rb") as file:

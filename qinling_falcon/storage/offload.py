@@ -1,7 +1,7 @@
 """Runs heavy or blocking work in native threads, off the gevent hub.
 
 Each kind of work has its own threads, so that one kind never waits for another.
-gevent's own pool is left to libraries, which look up host names there, for example.
+gevent's own thread pool is not used, because libraries need it, for example for DNS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-# At this priority a check gets about a tenth of a core that a call wants at the same time.
+# With this priority a check gets about a tenth of a core while a call uses the same core.
 _NICE = 10
 
 
@@ -36,12 +36,12 @@ class Work(enum.Enum):
     """Writes of uploads, and of packages that are spooled for a download."""
 
 
-# By hub, because gevent's pools work only in the native thread that made them.
+# One set of pools for each hub, because a gevent pool works only in the native thread that made it.
 _pools: WeakKeyDictionary[Any, dict[Work, ThreadPool]] = WeakKeyDictionary()
 
 
 def offload(kind: Work, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` in a thread for this kind while other greenlets go on; without gevent, right here."""
+    """Run `work` in a thread of its kind while other greenlets run. Without gevent, run it in this thread."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("threading"):
         return work(*args, **kwargs)
@@ -72,7 +72,7 @@ def _outcome(kind: Work, work: Callable[..., T], args: Any, kwargs: Any) -> tupl
 
 
 def _give_way() -> None:
-    """Lower the priority of this thread. On Linux, 0 is the calling thread there, not the process."""
+    """Lower the priority of this thread. On Linux, id 0 means the calling thread, not the process."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, _NICE)

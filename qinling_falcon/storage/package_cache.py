@@ -1,4 +1,4 @@
-"""Packages' bytes on their way to workers, kept at hand while they are in demand."""
+"""The package cache: reads packages for workers, and keeps the most recently used ones in memory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from qinling_falcon.storage.turns import TooManyWait, Turns, WaitedTooLong
 
 log = logging.getLogger(__name__)
 
-# Packages that are being read at once, each as large as it is in memory; how many of them are one project's, so that
-# its slow ones keep no other project waiting; and how many of a project wait for their turn, and how long.
+# Packages are in memory while they are read, so only this many are read at once. One project may have `_SHARE` of
+# these reads, so that its slow reads don't block other projects. `_MOST_OF_PROJECT` of its reads may run or wait, each
+# for at most `_PATIENCE_S`.
 _MOST_AT_ONCE = 8
 _SHARE = 4
 _MOST_OF_PROJECT = 64
 _PATIENCE_S = 5.0
-# What could not be read is not asked for again so soon: neither the storage nor the pool pays for who asks on and on.
+# A failed read is not repeated for this long, so that repeated calls cost the storage and the pool nothing.
 _FAILED_S = 1.0
 _MOST_FAILURES = 1000
 
 
 class PackageCache:
-    """Reads packages, once for all who want one at the same time, and keeps those that were used last.
+    """Reads and caches packages. Concurrent reads of one package share one read.
 
     Args:
-        packages: where they are.
-        size: bytes that are kept at most; a larger package is read each time.
+        packages: the package storage.
+        size: the most bytes in the cache. A larger package is read each time.
     """
 
     def __init__(self, packages: PackageStore, size: int):
@@ -44,30 +45,34 @@ class PackageCache:
         self._turns = Turns(_MOST_AT_ONCE, _SHARE, _MOST_OF_PROJECT, _PATIENCE_S)
 
     def has(self, key: str) -> bool:
-        """Whether the package is at hand."""
+        """Whether the package is in the cache."""
         return key in self._kept
 
     def can_read(self, key: str, project_id: str, wait_s: float | None = None) -> bool:
-        """Whether the package can be had, which is found out by reading it; False: that is not known in time.
+        """Check whether the package can be read, by reading it into the cache.
 
-        Who asks need not hold the bytes while it waits for a worker: they are at hand then, or are read again.
+        The caller does not keep the bytes while it waits for a worker. It reads the package again afterwards, normally
+        from the cache.
 
         Args:
-            key: the package's.
-            project_id: whose function it is; projects take turns.
-            wait_s: how long; None: until it is known.
+            key: the package's key.
+            project_id: the project of the function; projects take turns.
+            wait_s: the longest wait in seconds; None: no limit.
+
+        Returns:
+            True: the package can be read. False: the read has not ended in time.
 
         Raises:
-            PackageMissing, Unavailable, BadGateway: as `read`.
+            PackageMissing, Unavailable, BadGateway: see `read`.
         """
         return self._wait(key, project_id, wait_s) is not None
 
     def read(self, key: str, project_id: str) -> bytes:
-        """The package, from the storage if need be; arguments as of `can_read`.
+        """Read the package from the cache or the storage. Arguments as for `can_read`.
 
         Raises:
-            PackageMissing: there is none.
-            Unavailable, BadGateway: the storage can't be asked, or could not a moment ago.
+            PackageMissing: the storage has no such package.
+            Unavailable, BadGateway: the storage does not answer, or did not a moment ago.
         """
         package = self._wait(key, project_id, None)
         assert package is not None
@@ -94,7 +99,7 @@ class PackageCache:
         return outcome
 
     def _read_in_turn(self, key: str, project_id: str) -> bytes | Exception:
-        """Read and remember; errors are values here, for one that goes up in a greenlet is printed."""
+        """Read and cache the package. Errors are returned, because gevent prints an exception that ends a greenlet."""
         try:
             with self._turns.turn(project_id):
                 return self._read(key)

@@ -1,9 +1,9 @@
-"""Where the packages of functions are kept.
+"""The package storage.
 
-A package is written once under a name of its own and never changed; two functions
-with the same code have two packages, so that deleting one leaves the other. It is
-durable before its key is known to anybody. A crash between `save` and the commit
-of the row that names the key leaves a file that nobody knows: `sweep` removes it.
+A package is written once, under a unique key, and never changed. Two functions with
+the same code have two packages, so that one can be deleted alone. A package is
+durable before `save` returns its key. A crash between `save` and the commit of the
+row with the key leaves a file that no row names; `sweep` deletes it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _KEY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.zip")
 
 
 def advice_on_missing(settings: Settings) -> str:
-    """What may be wrong when a package is missing, and what helps, for an error's message."""
+    """The likely cause of a missing package and what to do, for an error message."""
     if settings.package_storage == "local":
         return (
-            "PACKAGE_STORAGE=local keeps packages below VAR_DIR of the machine that took the upload: several machines"
-            " need PACKAGE_STORAGE=swift. Otherwise the package is lost and has to be uploaded again."
+            "PACKAGE_STORAGE=local keeps packages below VAR_DIR of the machine that received the upload: several"
+            " machines need PACKAGE_STORAGE=swift. Otherwise the package is lost and has to be uploaded again."
         )
     return (
-        "PACKAGE_STORAGE=swift has no object of it. A package from before PACKAGE_STORAGE was changed, or one that is"
-        " lost, has to be uploaded again."
+        "PACKAGE_STORAGE=swift has no object for it. A package that is lost, or was uploaded before PACKAGE_STORAGE was"
+        " changed, has to be uploaded again."
     )
 
 
@@ -59,16 +59,16 @@ class Stream(Readable, Protocol):
     """Content that is read and then closed."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release the stream's resources."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenPackage:
-    """A package that can be read; who opened it closes the stream.
+    """An open package. The caller of `open` closes the stream.
 
     Attributes:
-        size: where it is known beforehand.
-        far: it comes from another machine as it is read, and its connection lasts until then.
+        size: the bytes of the package; None: not known in advance.
+        far: whether the package is downloaded from another machine while it is read, which holds a connection.
     """
 
     stream: Stream
@@ -77,21 +77,21 @@ class OpenPackage:
 
 
 class PackageStore(Protocol):
-    """Keeps packages."""
+    """A storage for packages."""
 
     def save(self, stream: Readable, size_limit: int, md5sum: str | None = None, *, project_id: str) -> StoredPackage:
-        """Take a package from a stream, check it, and make it durable.
+        """Receive a package from a stream, check it, and make it durable.
 
         Args:
-            stream: read to its end.
-            size_limit: the largest package that is taken.
-            md5sum: what its md5 must be, if it must be something.
-            project_id: whose upload it is; projects take turns at having their uploads checked.
+            stream: the package; read to its end.
+            size_limit: the most bytes.
+            md5sum: the expected md5; None: any.
+            project_id: the project of the upload; the checks of projects take turns.
 
         Raises:
-            TooLarge: more than `size_limit` bytes, or too much in it.
-            BadRequest: no zip that may be run, or not the one with `md5sum`.
-            Unavailable: the storage can't take it, or too many uploads are being checked.
+            TooLarge: the package has more than `size_limit` bytes, or its contents exceed a limit.
+            BadRequest: the package is not a valid archive, or its md5 is not `md5sum`.
+            Unavailable: the storage fails, or too many uploads are being checked.
         """
 
     def open(self, key: str) -> OpenPackage:
@@ -106,10 +106,10 @@ class PackageStore(Protocol):
         """The package's bytes; raises as `open`."""
 
     def size(self, key: str) -> int | None:
-        """How many bytes a package has; None: there is none.
+        """The bytes of a package; None: the storage has no such package.
 
         Raises:
-            Unavailable, BadGateway: the storage can't be asked.
+            Unavailable, BadGateway: the storage does not answer.
         """
 
     def delete(self, key: str) -> None:
@@ -131,9 +131,9 @@ class LocalPackages:
     """Packages in a folder that all processes of this machine share.
 
     Args:
-        folder: made when missing, for this user alone.
-        limits: what an archive may hold.
-        turns: of uploads at being checked.
+        folder: the folder; created if missing, readable for this user only.
+        limits: the limits for archives.
+        turns: the turns for checks of uploads.
     """
 
     def __init__(self, folder: Path, limits: ArchiveLimits, turns: Turns | None = None) -> None:
@@ -142,7 +142,7 @@ class LocalPackages:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalPackages:
-        """The packages below `VAR_DIR`."""
+        """The storage below `VAR_DIR`."""
         folder = settings.var_dir.absolute() / "packages"
         turns = check_turns(settings.project_uploads, settings.upload_queue_timeout_s)
         return cls(folder, archive_limits(settings), turns)
@@ -207,7 +207,7 @@ class LocalPackages:
 
 
 def archive_limits(settings: Settings) -> ArchiveLimits:
-    """What the archive of a package may hold."""
+    """The limits for packages from the settings."""
     return ArchiveLimits(settings.max_package_files, settings.max_unpacked_size, settings.max_package_depth)
 
 

@@ -1,4 +1,4 @@
-"""Packages on their way in: received to a file of this machine and checked there, before anybody keeps them."""
+"""Receives uploads to a file on this machine and checks them, before a storage keeps them."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Spool:
     """Receives packages in a folder.
 
     Args:
-        folder: made when missing, for this user alone.
-        limits: what an archive may hold.
-        turns: at being checked.
+        folder: the folder; created if missing, readable for this user only.
+        limits: the limits for archives.
+        turns: the turns for checks.
     """
 
     def __init__(self, folder: Path, limits: ArchiveLimits, turns: Turns) -> None:
@@ -61,18 +61,18 @@ class Spool:
 
     @contextlib.contextmanager
     def received(self, stream: Readable, size_limit: int, md5sum: str | None, project_id: str) -> Iterator[Received]:
-        """Take a package from a stream and check it; a crash leaves a file that `stale` finds.
+        """Receive a package from a stream and check it. A crash leaves a file that `stale` finds.
 
         Args:
-            stream: read to its end.
-            size_limit: the largest package that is taken.
-            md5sum: what its md5 must be, if it must be something.
-            project_id: whose upload it is.
+            stream: the package; read to its end.
+            size_limit: the most bytes.
+            md5sum: the expected md5; None: any.
+            project_id: the project of the upload.
 
         Raises:
-            TooLarge: more than `size_limit` bytes, or too much in it.
-            BadRequest: no zip that may be run, or not the one with `md5sum`.
-            Unavailable: the disk can't take it, or too many uploads are being checked.
+            TooLarge: the package has more than `size_limit` bytes, or its contents exceed a limit.
+            BadRequest: the package is not a valid archive, or its md5 is not `md5sum`.
+            Unavailable: the disk fails, or too many uploads are being checked.
         """
         descriptor, name = on_disk(tempfile.mkstemp, _PARTIAL, None, self.folder)
         path = Path(name)
@@ -98,14 +98,14 @@ class Spool:
                 _on_disk(Work.CHECK, check_zip, path, self._limits)
         except TooManyWait:
             raise Unavailable(
-                f"Too many uploads of this project are being checked or wait for that: at most "
+                f"Too many uploads of this project are being checked or wait for their check: at most "
                 f"{self._turns.most_of_project} at once (PROJECT_UPLOADS). Try again.",
                 retry_after_s=_CHECK_AGAIN_S,
             ) from None
         except WaitedTooLong:
             raise Unavailable(
-                f"The upload was not checked within {self._turns.patience_s:g} s, because others were before it "
-                "(UPLOAD_QUEUE_TIMEOUT_S). Try again.",
+                f"The upload was not checked within {self._turns.patience_s:g} s, because other uploads were checked "
+                "first (UPLOAD_QUEUE_TIMEOUT_S). Try again.",
                 retry_after_s=_CHECK_AGAIN_S,
             ) from None
 
@@ -117,7 +117,7 @@ class Spool:
             digest.update(data)
             _write_all(file, data)
 
-        # Never more than one byte past the limit is read, whatever the sender says.
+        # At most one byte past the limit is read, whatever length the client has declared.
         while data := stream.read(min(_CHUNK, size_limit + 1 - size)):
             size += len(data)
             if size > size_limit:
@@ -127,20 +127,23 @@ class Spool:
 
 
 def check_turns(most_of_project: int = 32, patience_s: float = 30.0) -> Turns:
-    """Make the turns of uploads at being checked: one check per core; one project may use all cores."""
+    """Make the turns for checks of uploads: one check per core. One project may use all cores."""
     return Turns(CORES, CORES, most_of_project, patience_s)
 
 
 def landed(stream: Readable, folder: Path) -> tuple[BinaryIO, int]:
-    """Copy a stream from another machine to a file without a name; the file and its size. A crash leaves nothing.
+    """Copy a stream from another machine to an unnamed file. A crash leaves nothing.
 
     Args:
-        stream: read to its end, but not closed.
-        folder: on whose disk; made when missing, for this user alone.
+        stream: the stream; read to its end, but not closed.
+        folder: a folder on the disk to use; created if missing, readable for this user only.
+
+    Returns:
+        The file, at its start, and its size in bytes.
 
     Raises:
-        Unavailable: the disk can't take it.
-        Exception: as reading the stream does.
+        Unavailable: the disk fails or is full.
+        Exception: reading the stream failed.
     """
     on_disk(functools.partial(folder.mkdir, parents=True, exist_ok=True, mode=0o700))
     with on_disk(tempfile.TemporaryFile, buffering=0, dir=folder) as nameless:
@@ -173,11 +176,11 @@ def files_before(folder: Path, moment: float) -> Iterator[Path]:
 
 
 def on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` off the hub, as a write; what the disk refuses is no fault of the caller's.
+    """Run `work` as a write, off the hub. Errors of the disk become `Unavailable`, because they are not the caller's.
 
     Raises:
-        Unavailable: the disk refuses.
-        Exception: as `work` does.
+        Unavailable: the disk fails or is full.
+        Exception: another error of `work`.
     """
     return _on_disk(Work.WRITE, work, *args, **kwargs)
 

@@ -1,8 +1,8 @@
-"""`PACKAGE_STORAGE=swift`: packages in the service's own account in Swift, in reach of several machines.
+"""`PACKAGE_STORAGE=swift`: packages in the service's own account in Swift, for several machines.
 
-A package is checked on the machine that it came to, then put as one object under
-its key. A crash between that and the commit of the row that names the key leaves
-an object that nobody knows, one before it a file: `sweep` removes both.
+The machine that receives a package checks it, then stores it as one object under its
+key. A crash before that leaves a file. A crash between that and the commit of the
+row with the key leaves an object that no row names. `sweep` deletes both.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class SwiftPackages:
-    """Packages in a container of Swift, made when it is missing."""
+    """Packages in a Swift container, which is created if missing."""
 
     def __init__(self, settings: Settings):
         self._container = settings.package_container

@@ -20,21 +20,21 @@ from gevent.event import Event
 
 
 class TooManyWait(Exception):
-    """The project has as many here as it may have."""
+    """The project already has the most turns and waiting requests that it may have."""
 
 
 class WaitedTooLong(Exception):
-    """The turn did not come in time."""
+    """No turn became free in time."""
 
 
 class Turns:
-    """Hands out turns.
+    """Hands out turns, project after project.
 
     Args:
-        width: turns at once.
-        share: how many of them one project may have.
-        most_of_project: how many of one project may have a turn or wait for one.
-        patience_s: the longest wait.
+        width: the number of turns at once.
+        share: the most turns of one project.
+        most_of_project: the most turns and waiting requests of one project.
+        patience_s: the longest wait in seconds.
     """
 
     def __init__(self, width: int, share: int, most_of_project: int, patience_s: float) -> None:
@@ -44,15 +44,15 @@ class Turns:
         self._share = share
         self._here: Counter[str] = Counter()
         self._having: Counter[str] = Counter()
-        self._waiting: OrderedDict[str, deque[Event]] = OrderedDict()  # the project that has waited longest comes first
+        self._waiting: OrderedDict[str, deque[Event]] = OrderedDict()  # the project that has waited longest is first
 
     @contextlib.contextmanager
     def turn(self, project_id: str) -> Iterator[None]:
-        """Wait for a turn of this project, and hold it.
+        """Wait for a turn for this project, and hold it during the `with` block.
 
         Raises:
-            TooManyWait: at once.
-            WaitedTooLong: after the patience.
+            TooManyWait: raised at once.
+            WaitedTooLong: raised after `patience_s`.
         """
         if self._here[project_id] >= self.most_of_project:
             raise TooManyWait
@@ -83,7 +83,7 @@ class Turns:
             raise WaitedTooLong
 
     def _hand_out(self) -> None:
-        """Give free turns to those that wait, project after project."""
+        """Give the free turns to waiting requests, project after project."""
         while self._free:
             project_id = next((name for name in self._waiting if self._having[name] < self._share), None)
             if project_id is None:
@@ -108,7 +108,7 @@ class Turns:
 
 
 def _count_down(counter: Counter[str], name: str) -> None:
-    """Take one away, and forget a name that has none: there are more projects than this process should remember."""
+    """Decrement a count. A name with count 0 is removed, because the number of projects is unlimited."""
     counter[name] -= 1
     if not counter[name]:
         del counter[name]

@@ -9,7 +9,7 @@ _KEPT = {"LC_CTYPE", "LD_LIBRARY_PATH"}  # Python sets the first itself; it may 
 
 
 def run() -> int:
-    """Start, in a process that never had an environment: it would be in the memory of every child."""
+    """Start the worker in a process without environment variables, because every child inherits this memory."""
     if not _KEPT.issuperset(os.environ):
         kept = {name: value for name, value in os.environ.items() if name in _KEPT}
         os.execve(sys.executable, [sys.executable, "-I", "-S", "-B", *sys.argv], kept)

@@ -83,11 +83,11 @@ def test_a_missing_module_of_a_folder_shows_the_folder_too(worker: Worker) -> No
         ({"hello/main.py": _FINE}, "hello.main", "'hello.main' is a module, not a function: write the function's name"),
         ({"p/__init__.py": "from . import m", "p/m.py": _FINE}, "p.m", "such as p.m.main."),
         ({"lib/a.py": "", "main.py": ""}, "lib.run", "'lib' is a folder without a file __init__.py"),
-        ({"random.py": _FINE}, "random.main", "give random.py another name."),
+        ({"random.py": _FINE}, "random.main", "rename random.py."),
         (
             {"hello.py": _FINE},
             "random.main",
-            "'random' is a module of Python itself, and has no function 'main'; at the",
+            "'random' is a module of the standard library, and has no function 'main'; at the",
         ),
         ({"main.py": "main = 3"}, "main.main", "'main' in module 'main' is not a function; it is of type int."),
         ({"hello.py": _FINE}, "main", "The entry must be module.function, such as main.main, not 'main'."),
@@ -314,7 +314,7 @@ def test_a_memory_error_that_the_import_raises_is_an_exception_like_others(worke
         ("os.kill(os.getpid(), 9)", "was ended by signal 9 (SIGKILL)."),
         ("import signal; os.kill(os.getpid(), signal.SIGRTMIN + 3)", "was ended by signal 37."),
         ("if os.fork(): os._exit(5)\n    time.sleep(60)", "exit status 5"),
-        ("os.closerange(3, 256)\n    time.sleep(60)", "has closed or spoiled its connection to the worker"),
+        ("os.closerange(3, 256)\n    time.sleep(60)", "has closed or corrupted its connection to the worker"),
     ],
     ids=["exit", "exit status", "thread", "abort", "segfault", "kill", "real-time", "daemonize", "close channel"],
 )

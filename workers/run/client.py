@@ -1,4 +1,4 @@
-"""The service's own API, as the process manager uses it."""
+"""A client of the service's own API, for `make run`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OTHERS = {"keystone", "swift"}
 
 
 class Api:
-    """Calls to the web process on this machine, one connection each; with Keystone, as the service's own user."""
+    """Calls the web process on this machine, with one connection per call; with Keystone, as the service's user."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
@@ -42,12 +42,12 @@ class Api:
         return bool(away) and set(away) <= _OTHERS
 
     def log_in(self) -> None:
-        """Take a token for the calls that follow, where tokens are needed.
+        """Get a token for the following calls, if tokens are needed.
 
         Raises:
-            Away: Keystone doesn't answer, or what answers is none.
-            StartError: it refuses the service's own user, without whom it will tell the service of no other either; or
-                there is none of it.
+            Away: Keystone does not answer, or another server answers at its URL.
+            StartError: Keystone refuses the service's user (then it can't validate tokens of users either), or there is
+                no Keystone at that URL.
         """
         if self._settings.auth_mode == "noauth":
             return
@@ -57,10 +57,10 @@ class Api:
             raise StartError(str(error)) from error
 
     def runtimes(self) -> list[dict[str, Any]]:
-        """All runtimes that can be seen.
+        """All visible runtimes.
 
         Raises:
-            Away, StartError: it can't be told.
+            Away, StartError: the request failed.
         """
         try:
             status, body = self._request("GET", "/v1/runtimes")

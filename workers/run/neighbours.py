@@ -1,4 +1,4 @@
-"""Waiting for a Redis and a database of one's own before anything is started that needs them."""
+"""Waits for an external Redis and database before `make run` starts the processes that need them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _CONNECT_S = 2
 
 
 class Neighbour:
-    """A server that the service needs, asked again and again in a thread of its own until it answers.
+    """An external server that the service needs. A thread probes it until it answers.
 
     Attributes:
-        title: what it is, where, and by which setting, without secrets.
-        reason: why it does not serve, in one line; empty until that is known.
-        answered: it serves.
+        title: the server's kind, address and setting, without secrets.
+        reason: why the server does not serve, in one line; empty until known.
+        answered: set when the server serves.
 
     Args:
         what: "Redis" or "the database".
-        setting: the environment variable that says where it is.
-        url: its value.
-        probe: raises when the server does not serve.
+        setting: the environment variable with its URL.
+        url: the value of that variable.
+        probe: asks the server; raises if it does not serve.
     """
 
     def __init__(self, what: str, setting: str, url: str, probe: Callable[[], None]):
@@ -41,7 +41,7 @@ class Neighbour:
         self.title = f"{what} at {place(url)} ({setting})"
         self.reason = ""
         self.answered = threading.Event()
-        # A daemon: name lookups and drivers can't be interrupted, and Ctrl-C waits for none of them.
+        # A daemon thread, because name lookups and drivers can't be interrupted, and Ctrl-C must not wait for them.
         threading.Thread(target=self._ask_on, daemon=True).start()
 
     def _ask_on(self) -> None:
@@ -57,7 +57,7 @@ class Neighbour:
 
 
 def neighbours(settings: Settings) -> list[Neighbour]:
-    """The servers that `REDIS_URL` and `DATABASE_URL` name; those that `make run` brings along need no waiting for.
+    """The external servers of `REDIS_URL` and `DATABASE_URL`. The servers that `make run` starts are not included.
 
     Raises:
         SettingsError: `DATABASE_URL` can't be read.
@@ -69,17 +69,17 @@ def neighbours(settings: Settings) -> list[Neighbour]:
         found.append(Neighbour("Redis", "REDIS_URL", settings.redis_url, lambda: _ask_redis(settings)))
     if settings.database_url and not settings.database_url.startswith("sqlite:"):
         url = settings.database_url
-        make_engine(settings)  # a URL that can't be read is no reason to wait
+        make_engine(settings)  # fails at once if the URL is malformed
         found.append(Neighbour("the database", "DATABASE_URL", url, lambda: _ask_postgres(url)))
     return found
 
 
 def wait_for(awaited: Sequence[Neighbour], signals: StopSignals, timeout_s: float) -> None:
-    """Wait until all answer. What is waited for is said after a second, then seldom.
+    """Wait until all servers answer. Print the servers that are missing after a second, then at long intervals.
 
     Raises:
-        Stopped: a signal came first.
-        StartError: one did not answer within `timeout_s`.
+        Stopped: a stop signal arrived.
+        StartError: a server did not answer within `timeout_s`.
     """
     since = time.monotonic()
     say_at = since + _SAY_AFTER_S
@@ -121,20 +121,20 @@ def _ask_postgres(url: str) -> None:
 
 def in_one_line(error: Exception) -> str:
     """Why a server does not serve, without secrets."""
-    if isinstance(error, ValueError):  # it quotes the URL, maybe amid the password
-        return "the URL can't be read; special characters of a password have to be percent-encoded"
+    if isinstance(error, ValueError):  # its text quotes the URL, perhaps with a part of the password
+        return "the URL can't be parsed; special characters in a password have to be percent-encoded"
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 def place(url: str) -> str:
-    """Where a URL leads, without user and password; `?` when it can't be told apart from them."""
+    """The address in a URL, without user and password; `?` if it can't be separated from them."""
     try:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         return "?"
-    if "@" in parts.path + parts.query + parts.fragment:  # the password has a `/`, `?` or `#`
+    if "@" in parts.path + parts.query + parts.fragment:  # the password contains an unescaped `/`, `?` or `#`
         return "?"
     if parts.scheme == "unix":
         return parts.path or "?"

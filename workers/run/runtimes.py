@@ -1,4 +1,4 @@
-"""The local runtimes, which the `release` step has registered: the one that works is named to the newcomer."""
+"""Finds a working local runtime (the `release` step registers them), for the example that `make run` prints."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ Wait = Callable[[Callable[[], bool], str, str], None]
 
 
 def find_runtime(api: Api, settings: Settings, names: Sequence[str], wait: Wait) -> str | None:
-    """The id of a local runtime that works.
-
-    None: Keystone is away, which for a moment must not keep a service from starting; or none is registered, because
-    the policy or a setting has others do that.
+    """Find a local runtime that works.
 
     Args:
-        api: the service's.
-        settings: those of all processes.
-        names: of the local runtimes.
-        wait: waits for a condition, of a thing, with the name of the log that would say more.
+        api: a client of the service.
+        settings: the settings.
+        names: the names of the local runtimes.
+        wait: waits for a condition; it gets the name of the awaited thing and of the log with details.
+
+    Returns:
+        The id of the runtime. None: Keystone is away, which must not prevent the start; or no local runtime is
+        registered, because the policy or a setting leaves that to others.
 
     Raises:
-        StartError: none of those that are registered works.
+        StartError: no registered local runtime works.
     """
     try:
         api.log_in()

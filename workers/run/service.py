@@ -191,7 +191,7 @@ class Service:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
     def _run_release(self, release: Program) -> None:
-        """Run the release step to its end, and show what it says on standard error."""
+        """Run the release step to its end, and print its standard error."""
         with (self._log_dir / f"{release.name}.log").open("wb") as log, tempfile.TemporaryFile() as errors:
             self._release = subprocess.Popen(
                 [*(["setpriv", "--pdeathsig", "KILL", "--"] if can_leash() else []), *release.command.split()],

@@ -93,7 +93,7 @@ class Group:
         return None
 
     def open_memory_events(self) -> int | None:
-        """A descriptor on which the worker reads how often the kernel has killed in the group for want of memory."""
+        """A file descriptor from which the worker reads how often the kernel's OOM killer has acted in the group."""
         for folder in self._folders:
             for name in ("memory.oom_control", "memory.events"):
                 if (folder / name).exists():

@@ -123,7 +123,7 @@ class RuntimeTable:
 
 
 def registered(settings: Settings) -> list[tuple[str, str]]:
-    """(name, image) of the runtimes that the `release` step registers."""
+    """The runtimes that the `release` step registers, as pairs of name and image."""
     return RuntimeTable(settings.runtimes_file).registered()
 
 

@@ -21,7 +21,7 @@ class BadCall(Exception):
 
 
 class Call:
-    """An execution that was accepted and is not answered yet."""
+    """An accepted execution that has not been answered yet."""
 
     __slots__ = (
         "body", "connection", "duration_s", "execution_id", "outcome", "restarts", "started", "timeout_s", "token"

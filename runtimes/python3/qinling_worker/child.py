@@ -158,7 +158,7 @@ def _serve(
             kind, payload = encode(value, max_result_size)
             value = None
         if getpid() != pid:
-            _exit(0)  # encoding a value, or showing an exception, may run the function's code as well
+            _exit(0)  # encoding a value or formatting an exception may run the function's code, too
         args, kwargs, given, request = (), {}, None, None
         channel.send(kind, payload, duration)
         payload = b""
@@ -197,7 +197,7 @@ def _context(request: dict[str, Any], started: float) -> dict[str, Any]:
 
 
 def _failure(error: BaseException, log_fd: int, code_dir: str) -> tuple[int, bytes]:
-    """The frame of a call that raised: why it failed, NUL, and the exception's text."""
+    """The frame for a call that raised: the reason, NUL, and the exception's text."""
     kind = frames.OUT_OF_MEMORY if isinstance(error, MemoryError) else frames.RAISED
     said, place = bounded(described(error), _MAX_REASON), place_of(error, code_dir)
     if isinstance(error, TypeError) and is_of_the_call(error):

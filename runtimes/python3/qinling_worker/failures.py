@@ -1,7 +1,7 @@
-"""What is said of an exception of the function: its text, its type, where it was raised, and its traceback.
+"""Describes an exception of the function: its text, its type, the line that raised it, and its traceback.
 
-Runs in the child, beside user code: whatever of the exception is the function's
-may raise and lie, but neither ends the child's loop nor makes a text endless.
+This runs in the child process together with user code. The exception's own methods may
+raise or lie. They can't end the child's loop, and every text is limited in length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from . import frames
 
 _format_tb = traceback.format_tb
 _format_exception = traceback.format_exception
-# As `type(error).__name__`, but a metaclass has no say in it.
+# Like `type(error).__name__`, but a metaclass can't override it.
 _name_of = type.__dict__["__name__"].__get__
 _OWN = os.path.dirname(os.path.abspath(__file__)) + "/"
 _MAX_FRAMES = 100_000
@@ -23,23 +23,23 @@ _MAX_PATH = 100
 
 
 class NotLoaded(Exception):
-    """The entry names nothing that can be called; the message says what there is."""
+    """The entry names nothing that can be called. The message lists what the package has instead."""
 
 
 def type_name(kind: type) -> str:
-    """The name of a type, as its author gave it."""
+    """The name of a type, from its definition."""
     name: str = _name_of(kind)
     return name
 
 
 def text_of(error: BaseException) -> str:
-    """The exception's text; the name of its type when it has none."""
+    """The exception's text, or the name of its type if the text is empty."""
     said = _said(error)
     return _unsaid(error) if said is None else said or type_name(type(error))
 
 
 def described(error: BaseException) -> str:
-    """The exception's type and text, as the last line of a traceback has them: `ValueError: no luck`."""
+    """The exception's type and text, like the last line of a traceback: `ValueError: no luck`."""
     said, name = _said(error), type_name(type(error))
     return _unsaid(error) if said is None else f"{name}: {said}" if said else name
 
@@ -56,24 +56,24 @@ def _unsaid(error: BaseException) -> str:
 
 
 def bounded(text: str, limit: int = frames.MAX_MESSAGE_SIZE) -> str:
-    """`text`, cut after `limit` characters."""
+    """`text`, cut off after `limit` characters."""
     if len(text) <= limit:
         return text
     return f"{text[:limit]}... ({len(text)} characters in all)"
 
 
 def cut(text: str, limit: int) -> str:
-    """A name of at most about `limit` characters, for a list or a path."""
+    """A name, shortened to about `limit` characters, for a list or a path."""
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def encoded(text: str) -> bytes:
-    """`text` for the channel to the supervisor, cut when it is long."""
+    """`text` as bytes for the channel to the supervisor; a long text is cut off."""
     return bounded(text).encode("utf-8", "backslashreplace")
 
 
 def is_of_the_call(error: BaseException) -> bool:
-    """Whether it was raised before anything of the function's ran: by the call, or by the import system."""
+    """Whether the call itself or the import system raised the error, before any code of the function ran."""
     try:
         return user_frames(error.__traceback__) is None
     except BaseException:
@@ -81,7 +81,7 @@ def is_of_the_call(error: BaseException) -> bool:
 
 
 def place_of(error: BaseException, code_dir: str) -> str | None:
-    """The last line of the package that the exception came through: `main.py, line 3`."""
+    """The innermost line of the package in the traceback, such as `main.py, line 3`."""
     place = None
     try:
         tb = error.__traceback__
@@ -98,7 +98,7 @@ def place_of(error: BaseException, code_dir: str) -> str | None:
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame on that is neither ours nor the import system's."""
+    """The traceback, starting at the first frame that belongs neither to the worker nor to the import system."""
     while tb is not None:
         name = tb.tb_frame.f_code.co_filename
         if not name.startswith((_OWN, "<frozen importlib")) and not name.endswith("/importlib/__init__.py"):
@@ -108,7 +108,7 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
 
 
 def log_exception(log_fd: int, error: BaseException) -> None:
-    """Write the traceback, from the function's own first frame on, into the log."""
+    """Write the traceback to the log, starting at the function's first frame."""
     try:
         if isinstance(error, NotLoaded):
             shown = f"{error}\n"
@@ -121,4 +121,4 @@ def log_exception(log_fd: int, error: BaseException) -> None:
         while data:
             data = data[write(log_fd, data) :]
     except BaseException:
-        return  # whatever it is that the function has done to tracebacks, it goes without one
+        return  # the function has broken traceback formatting, so the log gets no traceback

@@ -48,12 +48,12 @@ class HTTPServer:
     """Accepts connections and hands each whole request to its endpoint.
 
     Args:
-        loop: where it lives.
+        loop: the event loop.
         listener: a listening TCP socket.
-        secret: what `X-Worker-Secret` must hold everywhere but on open routes.
-        endpoints: by b"METHOD /path"; each calls `Connection.answer` once, at once or later.
-        open_routes: those that need no secret.
-        upload: for the route whose body is a file: the route, the largest body, and what opens the file.
+        secret: the required value of `X-Worker-Secret`, except on open routes.
+        endpoints: the endpoints by b"METHOD /path". Each calls `Connection.answer` once, now or later.
+        open_routes: the routes that need no secret.
+        upload: for the route whose body is a file: the route, the largest body, and a function that opens the file.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class HTTPServer:
 
 
 class Connection:
-    """One client. Its next request is read after the answer to the one before."""
+    """One client connection. The next request is read after the answer to the current one."""
 
     __slots__ = ("_busy", "_data", "_ending", "_head", "_missing", "_server", "_serving", "_stream", "file")
 
@@ -199,7 +199,7 @@ class Connection:
         self._serving = False
 
     def _begin(self) -> bool:
-        """Take up the next request; False when there is none, or it is not answered yet."""
+        """Begin the next request. Returns False if there is none, or if it is not answered yet."""
         try:
             end = self._data.find(b"\r\n\r\n")
             if end < 0:
@@ -242,7 +242,7 @@ class Connection:
             raise _Refused(413, f"The {what} is larger than {limit} bytes, the most that a worker takes.")
 
     def _take_body(self, data: bytes) -> bool:
-        """Take a piece of the body and begin when it is whole; as `_begin`."""
+        """Take a piece of the body, and begin the request when the body is complete. Returns as `_begin`."""
         head = self._head
         assert head is not None
         rest = data[self._missing :]
@@ -253,7 +253,7 @@ class Connection:
                 while piece:
                     piece = piece[self.file.write(piece) :]
             except OSError as error:
-                self.file.close()  # now, for the next package needs the room
+                self.file.close()  # at once, because the next package needs the disk space
                 self.file = None
                 self._refuse_and_end(422, f"The package can't be kept: {error.strerror}.")
                 return False

@@ -1,7 +1,7 @@
-"""From an entry to the function that it names, or to a message that says what there is instead.
+"""Imports the function that an entry names, or explains why it can't be loaded.
 
-Runs in the child. The package's modules are imported here, and may have patched
-whatever there is by the time a message is made: they spoil their own message.
+This runs in the child process, which imports the package's modules here. These
+may patch anything, but then they only make their own error message wrong.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _MAX_NAMES = 20
 _MAX_NAME = 40
 _MAX_DEPTH = 10
 _MAX_PATH = 100
-_MAX_ENTRIES = 1000  # of a folder that are looked at
-_HIDDEN = ("__MACOSX", "__pycache__")  # what others put into packages
+_MAX_ENTRIES = 1000  # entries of a folder that are listed
+_HIDDEN = ("__MACOSX", "__pycache__")  # folders that other programs add to packages
 _import_module = importlib.import_module
 _isdir, _isfile = os.path.isdir, os.path.isfile
 _signature = inspect.signature
@@ -34,8 +34,8 @@ def load(entry: str, code_dir: str) -> Callable[..., Any]:
     """Import the module that `entry` names, and find its function.
 
     Raises:
-        NotLoaded: it names nothing that can be called.
-        BaseException: whatever the import raises.
+        NotLoaded: the entry names nothing that can be called.
+        BaseException: the error of the import.
     """
     module_name, _, function_name = entry.rpartition(".")
     if not module_name or not function_name:
@@ -59,9 +59,9 @@ def load(entry: str, code_dir: str) -> Callable[..., Any]:
 
 
 def takes_context(function: Callable[..., Any]) -> bool:
-    """Whether the function has a place for `context`."""
+    """Whether the function has a parameter for `context`."""
     if type(function) is FunctionType and "__wrapped__" not in function.__dict__:
-        code = function.__code__  # an ordinary function needs nothing that may be patched
+        code = function.__code__  # for an ordinary function this uses nothing that user code may have patched
         names = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
         return "context" in names or bool(code.co_flags & _CO_VARKEYWORDS)
     try:
@@ -85,9 +85,9 @@ def message_of(entry: str, error: BaseException, code_dir: str) -> bytes:
 
 
 def _raised(error: BaseException, code_dir: str) -> str:
-    """What the module itself has raised, and where."""
+    """The message for an error that the module itself raised, with the place."""
     said, place = bounded(described(error)), place_of(error, code_dir)
-    if place is not None and not isinstance(error, SyntaxError):  # that says its own
+    if place is not None and not isinstance(error, SyntaxError):  # its text already has the place
         said += f" ({place})"
     if type(error) is ModuleNotFoundError and type(error.name) is str:
         top = error.name.partition(".")[0]
@@ -117,7 +117,7 @@ def _no_module(name: str, code_dir: str) -> str:
 
 
 def _wrapped(name: str, code_dir: str) -> str:
-    """The hint for a module that lies in a folder, as when the folder itself was zipped; empty when it doesn't."""
+    """A hint if the module is in a folder, because the folder itself was zipped; else empty."""
     folder, entries = "", _entries(code_dir)
     for _ in range(_MAX_DEPTH):
         if len(entries) != 1 or not entries[0].endswith("/"):
@@ -149,9 +149,9 @@ def _no_function(module: ModuleType, module_name: str, function_name: str, code_
         said = f"{module_name!r} is a folder without a file __init__.py, and so has no function {function_name!r}"
         return f"{said}; in {folder}/ are: {_listed(_entries(path))}. The entry must be module.function."
     if type(file) is not str or not file.startswith(code_dir + "/"):
-        taken = f"{module_name!r} is a module of Python itself"
+        taken = f"{module_name!r} is a module of the standard library"
         if any(_exists(path)):
-            return f"{taken}, which is taken instead of the package's: give {module_name}.py another name."
+            return f"{taken}, which is imported instead of the package's module: rename {module_name}.py."
         top = f"at the package's top level are: {_listed(_entries(code_dir))}"
         return f"{taken}, and has no function {function_name!r}; {top}."
     functions = _functions(module)
@@ -181,7 +181,7 @@ def _exists(path: str) -> Iterable[bool]:
 
 
 def _entries(folder: str) -> list[str]:
-    """The names in a folder, those of folders with a slash."""
+    """The names in a folder; a subfolder's name ends with a slash."""
     found = []
     try:
         with scandir(folder) as entries:
@@ -203,7 +203,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _runner(function: Callable[..., Any]) -> Callable[..., Any]:
-    import asyncio  # 40 ms, for those alone who use it
+    import asyncio  # takes 40 ms, so only functions that need it import it
 
     asyncio_run = asyncio.run
 

@@ -1,4 +1,4 @@
-"""What processes use, as /proc shows it to everybody."""
+"""Reads the memory use of processes from /proc, and kills for lack of memory from the control group."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Process(NamedTuple):
 
 
 class OomKills:
-    """Kills by the kernel, for want of memory, in the worker's control group.
+    """Detects kills by the kernel's OOM killer in the worker's control group.
 
     Args:
-        events: the group's open file that counts them; None: there is none.
+        events: the descriptor of the group's file with the count; None: not available.
     """
 
     def __init__(self, events: int | None) -> None:
@@ -29,11 +29,11 @@ class OomKills:
         self._before = 0
 
     def forget(self) -> None:
-        """Leave out those until now."""
+        """Ignore all kills until now."""
         self._before = self._count()
 
     def happened(self) -> bool:
-        """Whether there was one since."""
+        """Whether there was a kill since the last `forget`."""
         return self._count() > self._before
 
     def _count(self) -> int:

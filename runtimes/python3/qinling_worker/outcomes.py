@@ -1,4 +1,4 @@
-"""How an execution ended: what its record says of it, for programs and for people."""
+"""The outcome of an execution: its status and output for programs, and its message for people."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ OUT_OF_RESOURCES = "Function execution failed because of too much resource consu
 TIMED_OUT = "Function execution timeout"
 CANCELLED = "Function execution was cancelled"
 _MIB = 1 << 20
-_MAX_MESSAGE = 2000  # the child, which may lie, makes some of them
+_MAX_MESSAGE = 2000  # some messages come from the child, which is not trusted
 
 
 class Outcome(NamedTuple):
-    """How an execution ended.
+    """The outcome of an execution.
 
     Attributes:
         status: `success`, `failed` or `cancelled`.
-        reason: the kind of a failure; see the README.
-        output: JSON text.
-        message: of a failure: what happened, and to what.
+        reason: the kind of failure; see the README.
+        output: the output as JSON text.
+        message: for a failure, a sentence that says what happened.
     """
 
     status: str
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
     @classmethod
     def failed(cls, reason: str, output: str, message: str) -> Outcome:
-        """An execution that failed, with a text as its output."""
+        """The outcome of a failed execution, with a text as its output."""
         return cls("failed", reason, encode_basestring(output), message[:_MAX_MESSAGE])
 
 
@@ -40,13 +40,13 @@ def succeeded(output: str) -> Outcome:
 
 
 def raised(payload: str) -> Outcome:
-    """The function raised; `payload` as in a frame `RAISED`."""
+    """The function raised an exception; `payload` is that of a frame `RAISED`."""
     message, _, text = payload.partition("\0")
     return Outcome.failed("exception", text, message)
 
 
 def bad_result(message: str) -> Outcome:
-    """The function returned what can't be its result."""
+    """The function returned a value that can't be its result."""
     return Outcome.failed("result", message, message)
 
 
@@ -68,15 +68,15 @@ def out_of_memory(memory_size: int, loading: bool) -> Outcome:
 
 
 def exited(entry: str, exit_code: int | None, loading: bool) -> Outcome:
-    """The function's process ended in the middle of the call or of the import.
+    """The function's process ended during the call or during the import.
 
     Args:
-        entry: of the function.
-        exit_code: as `os.waitstatus_to_exitcode` has it; None: it lives, but can't be talked to.
-        loading: it happened while the function was loaded.
+        entry: the function's entry.
+        exit_code: the result of `os.waitstatus_to_exitcode`; None: the process is alive, but its channel is unusable.
+        loading: whether this happened during the import.
     """
     if exit_code is None:
-        how = "has closed or spoiled its connection to the worker: leave alone file descriptors that you did not open"
+        how = "has closed or corrupted its connection to the worker: don't use file descriptors that you did not open"
     elif exit_code >= 0:
         how = f"ended by itself with exit status {exit_code}, as by os._exit"
     else:

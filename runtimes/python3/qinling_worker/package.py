@@ -1,4 +1,4 @@
-"""Unpacking a function package, without trusting it."""
+"""Unpacks function packages, which are not trusted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .zips.archive import Archive, Limits
 from .zips.errors import ZipError
 from .zips.tree import File
 
-# Earlier releases did not count implied folders, so a package that they stored may have more of them than the limit.
+# Earlier releases did not count implied folders, so their packages may have more of them than the limit allows.
 _LENIENCE = 2
 
 
@@ -19,9 +19,9 @@ class BadPackage(Exception):
 
 
 def open_upload(folder: str) -> io.FileIO:
-    """A nameless file in `folder`: there is room for a package; not in memory, nor where functions write.
+    """Open an unnamed file in `folder`, which is on a disk that functions can't write to.
 
-    It has no buffer, so that closing it writes nothing and can't fail.
+    The file has no buffer, so closing it writes nothing and can't fail.
     """
     path = os.path.join(folder, ".upload")
     file = io.FileIO(path, "x+")
@@ -30,12 +30,13 @@ def open_upload(folder: str) -> io.FileIO:
 
 
 def unpack(file: io.FileIO, folder: str, max_files: int, max_size: int, timeout_s: float) -> None:
-    """Unpack a zip into `folder`, readable for everybody and writable for none but us.
+    """Unpack a zip archive into `folder`. All users can read the files, and only this user can write them.
 
-    Links are made last, so that no write goes through one.
+    Links are created last, so that no write follows one.
 
     Raises:
-        BadPackage: not a zip, unsafe, above a limit, or the disk can't take it. `folder` then holds a part of it.
+        BadPackage: the file is not a zip archive, is unsafe or above a limit, or the disk is full. `folder` then has a
+            part of the package.
     """
     deadline = _Deadline(timeout_s)
     try:
@@ -54,7 +55,7 @@ def unpack(file: io.FileIO, folder: str, max_files: int, max_size: int, timeout_
 
 
 class _Deadline:
-    """The time limit of unpacking: the supervisor serves no other request meanwhile."""
+    """The time limit for unpacking, which is needed because the supervisor serves no other request meanwhile."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s

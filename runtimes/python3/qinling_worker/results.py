@@ -1,7 +1,8 @@
-"""The function's result as JSON, and what keeps a value from being that: `result.items[3].when is of type datetime`.
+"""Encodes the function's result as JSON, or names the value that is not JSON.
 
-Runs in the child, beside user code. The encoder is C and was bound before any of
-it was loaded. What is not JSON is found without a call of the value's own methods.
+An example of such a message is `result.items[3].when is of type datetime`. This runs in
+the child process together with user code. The encoder is written in C and was bound
+before user code was loaded. The search for the invalid value calls no methods of values.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from .failures import bounded, cut, described, encoded, type_name
 
 _ADVICE = "Return only dicts, lists, text, numbers, booleans and None."
 _AWAIT = "Await it, in a function that is async def."
-_MAX_STEPS = 12  # of a path that is shown from its beginning, and as many from its end
+_MAX_STEPS = 12  # shown steps at the start of a path, and as many at its end
 _MAX_KEY = 40
-_MAX_TEXTS = 200_000  # that are looked through for half a character
+_MAX_TEXTS = 200_000  # texts that are searched for a lone surrogate
 _isfinite = math.isfinite
 _fullmatch = re.compile(r"[^\W\d]\w*").fullmatch
 _quote = json.encoder.encode_basestring_ascii
@@ -33,7 +34,7 @@ def _refuse(value: object) -> NoReturn:
     raise TypeError(type_name(type(value)))
 
 
-# Of a value that can't be encoded it still holds the containers that the encoder was in, from the outermost on.
+# After a failed encoding, it still has the containers that the encoder was inside, from the outermost to the innermost.
 _markers: dict[int, Any] = {}
 _encode: Callable[[object, int], tuple[str, ...]] = make_encoder(
     _markers, _refuse, encode_basestring, None, ": ", ", ", False, False, False
@@ -41,7 +42,7 @@ _encode: Callable[[object, int], tuple[str, ...]] = make_encoder(
 
 
 def encode(value: object, max_size: int) -> tuple[int, bytes]:
-    """The frame of a result: its JSON, or why it has none."""
+    """The frame for a result: its JSON text, or the reason why there is none."""
     try:
         payload = "".join(_encode(value, 0)).encode("utf-8")
     except BaseException as error:
@@ -70,11 +71,11 @@ def _explain(value: object, trail: list[Any], error: BaseException) -> str:
             return f"{_shown(path)}, of type {_type(last)}, can't be read: {bounded(described(error), 500)}."
         return f"{_shown(path)} {_no_json(last)}"
     except BaseException:
-        return bounded(described(error), 500)  # the value has changed meanwhile, or memory is at its end
+        return bounded(described(error), 500)  # the value has changed meanwhile, or memory has run out
 
 
 def _path_of(trail: list[Any]) -> list[str]:
-    """The steps that lead from the result through the containers of `trail` to the last of them."""
+    """The path from the result through the containers of `trail` to the last one."""
     path = []
     for depth in range(1, len(trail)):
         steps = (step for step, item, is_key in _inside(trail[depth - 1]) if item is trail[depth] and not is_key)
@@ -83,7 +84,7 @@ def _path_of(trail: list[Any]) -> list[str]:
 
 
 def _inside(container: Any) -> Any:
-    """(step, item, whether it is a key) of all that is in a list, tuple or dict, in the encoder's order."""
+    """Tuples (step, item, whether it is a key) for a list, tuple or dict, in the order of the encoder."""
     if _is(container, dict):
         for key, item in _dict_items(container):
             yield "", key, True
@@ -95,7 +96,7 @@ def _inside(container: Any) -> Any:
 
 
 def _fault(item: Any, is_key: bool, trail: list[Any], path: list[str]) -> str | None:
-    """What is wrong with a value itself, not with what is in it."""
+    """The fault of a value itself, not of the values inside it; None if there is none."""
     if item is None or item is True or item is False or _is(item, str):
         return None
     if _is(item, float):
@@ -119,8 +120,8 @@ def _no_json(value: object) -> str:
 
 
 def _path_of_surrogate(value: object) -> list[str]:
-    """Where the first text is, in no order, that UTF-8 can't hold."""
-    waiting: list[tuple[Any, Any]] = [(value, None)]  # each with the steps before it, as a linked list
+    """The path of a text that can't be encoded as UTF-8."""
+    waiting: list[tuple[Any, Any]] = [(value, None)]  # each with its path, as a linked list
     for _ in range(_MAX_TEXTS):
         if not waiting:
             break
@@ -162,7 +163,7 @@ def _shown(path: list[str]) -> str:
 
 
 def _is(value: object, *kinds: type) -> bool:
-    """As `isinstance`, but an object's `__class__` has no say in it."""
+    """Like `isinstance`, but an object's `__class__` can't override it."""
     return any(issubclass(type(value), kind) for kind in kinds)
 
 

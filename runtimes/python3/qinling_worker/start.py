@@ -15,7 +15,7 @@ _STOP_TIMEOUT_S = 10.0
 
 
 def main(argv: list[str]) -> int:
-    """Run a worker until it is told to end; its exit status."""
+    """Run a worker until it is told to end. Returns its exit status."""
     # argparse would take longer than all that follows.
     options = {argv[at]: argv[at + 1] for at in range(0, len(argv) - 1, 2)}
     listen_fd, config_fd = int(options["--listen-fd"]), int(options["--config-fd"])

@@ -52,10 +52,10 @@ class Supervisor:
     """One worker's supervisor.
 
     Args:
-        config: what the orchestrator wants.
-        listener: where it is called.
-        commands: the template's socket.
-        template: the template's pid.
+        config: the configuration from the orchestrator.
+        listener: the listening socket for requests.
+        commands: the socket to the template process.
+        template: the pid of the template process.
     """
 
     def __init__(self, config: Config, listener: socket.socket, commands: socket.socket, template: int) -> None:
@@ -66,7 +66,7 @@ class Supervisor:
         self._child: ChildProcess | None = None
         self._call: Call | None = None
         self._load_failure: tuple[Outcome, str] | None = None
-        self._gone_in: State | None = None  # what the child was doing when it was found gone
+        self._gone_in: State | None = None  # the child's state when the supervisor found that it had ended
         self._oom = memory.OomKills(config.memory_events_fd)
         self._highest_token = -1
         self._wake: float | None = None
@@ -134,10 +134,10 @@ class Supervisor:
         connection.answer(200, b'{"loaded": true}')
 
     def _unpack(self, file: io.FileIO) -> None:
-        """Unpack the package. When that fails, the worker can load another function, or it ends.
+        """Unpack the package. If this fails and the folder can't be emptied, the worker ends.
 
         Raises:
-            BadPackage: it can't be unpacked.
+            BadPackage: the package can't be unpacked.
         """
         config = self._config
         try:
@@ -147,7 +147,7 @@ class Supervisor:
         except BadPackage:
             sweep([config.child.code_dir])
             if os.listdir(config.child.code_dir):
-                self._exit_status = 1  # code of one function must not lie beside another's
+                self._exit_status = 1  # the next function must not find code of this one
             raise
 
     def _execute(self, connection: Connection, _head: Head, body: bytes) -> None:
@@ -224,7 +224,7 @@ class Supervisor:
         elif self._state is State.STARTING and kind in (frames.LOAD_FAILED, frames.OUT_OF_MEMORY):
             self._fail(outcomes.not_loaded(payload.decode("utf-8", "replace")))
         elif self._state is not State.CLEANING:
-            self._on_gone(False)  # it says what its loop never says now
+            self._on_gone(False)  # the child's loop never sends this frame in this state, so user code did
 
     def _finish(self, child: ChildProcess, kind: int, duration: float, payload: bytes) -> None:
         call = self._call
@@ -261,7 +261,7 @@ class Supervisor:
         call.answer(log)
 
     def _fail(self, outcome: Outcome, *, ended: bool = False) -> None:
-        """End the call, if there is one, and everything of the child, which may have `ended` by itself."""
+        """End the current call, if any, and all of the child's processes. The child may have `ended` by itself."""
         loading = self._state is State.STARTING
         if self._call is not None:
             self._call.outcome = outcome
@@ -274,7 +274,7 @@ class Supervisor:
             self._clean(respawn=not loading, ended=ended)
 
     def _on_gone(self, ended: bool) -> None:
-        """The child has ended, or what comes out of its channel is not its loop's."""
+        """Handle a child that has ended, or whose channel carries data that its loop did not send."""
         child = self._child
         if self._state in (State.STARTING, State.BUSY):
             self._gone_in = self._state
@@ -349,7 +349,7 @@ class Supervisor:
             self._spawn()
 
     def _explain_end(self) -> None:
-        """Say how the child has ended, which is known for certain once nothing of it is left."""
+        """Set the outcome from the child's end. It is certain only after all of the child's processes have ended."""
         outcome = self._how_it_ended()
         if self._call is not None and self._call.outcome is not None:
             self._call.outcome = outcome
@@ -366,7 +366,7 @@ class Supervisor:
     # Limits
 
     def _look(self) -> None:
-        """Look after what takes its time."""
+        """Check the time limits of the call and of the import."""
         now = time.monotonic()
         child, call = self._child, self._call
         if self._state is State.CLEANING:

@@ -40,14 +40,14 @@ _END_TIMEOUT_S = 0.1  # a process closes its descriptors a moment before it has 
 
 
 class Template:
-    """Serves the supervisor's commands until the supervisor ends; then ends all below it, and itself."""
+    """Serves the supervisor's commands. When the supervisor ends, it ends all its children and itself."""
 
     def __init__(self, commands: socket.socket) -> None:
         self._commands = commands
         self._config: ChildConfig | None = None
         self._child_pid = 0
         self._cleaner: int | None = None
-        self._killing = False  # what ends from now on is ended by us
+        self._killing = False  # processes that end from now on were killed by us
         self._clean_until = 0.0
         self._attempts = 0
         linux.close_all_but([0, 1, 2, commands.fileno()])
@@ -145,7 +145,7 @@ class Template:
             os._exit(1)
 
     def _await_end(self) -> None:
-        """Give a child that is ending a moment to do so, and report its exit code."""
+        """Wait briefly for a child that is ending, and report its exit code."""
         deadline = time.monotonic() + _END_TIMEOUT_S
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         with contextlib.suppress(ChildProcessError):  # reaped, and reported
@@ -218,10 +218,13 @@ def _forget_signals() -> None:
 
 
 def _load_sealed(*names: str) -> Any:
-    """Import modules of this package with builtins of their own, so that patched ones don't reach them.
+    """Import modules of this package with their own copy of the builtins, so that user code can't patch theirs.
+
+    Args:
+        names: the modules; each one comes after the modules that it imports from.
 
     Returns:
-        The last module. Each is imported after those that it imports from.
+        The last module.
     """
     sealed = types.ModuleType("builtins")
     sealed.__dict__.update(vars(importlib.import_module("builtins")))

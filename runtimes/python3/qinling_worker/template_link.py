@@ -16,10 +16,10 @@ class TemplateLink:
     """Sends the template its commands and hands on its reports.
 
     Args:
-        loop: where the socket is watched.
-        commands: our end of the template's socket.
-        pid: of the template.
-        on_report: called with each report; with None when the template has ended.
+        loop: the event loop that watches the socket.
+        commands: the supervisor's end of the template's socket.
+        pid: the pid of the template.
+        on_report: called with each report, and with None when the template has ended.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TemplateLink:
         """End all that the child has started, and empty the scratch folders; report `cleaned`.
 
         Args:
-            ended: the child seems to have ended by itself: learn its exit code first.
+            ended: whether the child seems to have ended by itself; the template then reports its exit code first.
         """
         self._send({"do": "clean", "ended": ended})
 

@@ -1,4 +1,4 @@
-"""A whole archive: its directory read, its names made a tree, its data found."""
+"""Reads a whole archive: its directory, its tree of names, and its data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MAX_TARGET = 1000
 
 
 class Limits(NamedTuple):
-    """The largest archive that is taken.
+    """The limits for an archive.
 
     Attributes:
-        max_entries: entries, and folders that only names imply.
-        max_size: bytes when unpacked.
+        max_entries: the most entries; folders that only appear in other entries' paths count.
+        max_size: the most bytes after unpacking.
         max_depth: the deepest nesting of folders; None: no limit but the length of names.
     """
 
@@ -29,15 +29,15 @@ class Limits(NamedTuple):
 
 
 class Archive:
-    """An archive whose directory, names and links are checked. Its data is checked as it is read.
+    """An open archive. The constructor checks its directory, names and links; `read` checks the data.
 
     Args:
-        file: the archive. Other bytes may precede it, such as a program that unpacks it.
-        limits: what it may hold.
+        file: the archive. Other bytes may precede it, such as a self-extracting program.
+        limits: the limits.
 
     Raises:
-        ZipError: it is no zip, is broken, or holds something that a package may not hold.
-        ZipTooLarge: it has too many entries, or unpacks to too much.
+        ZipError: the file is not a zip archive, is broken, or contains something that is not allowed.
+        ZipTooLarge: the archive has too many entries, or unpacks to too many bytes.
     """
 
     def __init__(self, file: IO[bytes], limits: Limits) -> None:
@@ -52,7 +52,7 @@ class Archive:
         """The data of an entry, in pieces of at most `data.CHUNK` bytes.
 
         Raises:
-            ZipError: it is not what the directory says.
+            ZipError: the data does not match the directory.
         """
         return data.read(self._file, entry)
 

@@ -1,4 +1,4 @@
-"""The data of entries: where it is, and that it is what the directory says."""
+"""Finds and inflates the data of entries, and checks it against the directory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _UTF8 = 0x800
 
 
 def check_spans(file: IO[bytes], entries: Iterable[Entry], end: int) -> None:
-    """Find the data of all entries, which must end before `end`.
+    """Find the data of all entries, which must end before the offset `end`.
 
-    Entries may not share data, because overlapping entries make a small archive unpack to a huge tree.
+    Overlapping entries are refused, because they let a small archive unpack to a huge tree.
 
     Raises:
         ZipError: an entry's own header contradicts the directory, or entries overlap.
@@ -33,10 +33,10 @@ def check_spans(file: IO[bytes], entries: Iterable[Entry], end: int) -> None:
 
 
 def read(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
-    """Inflate an entry piece by piece, never more than it declares.
+    """Inflate an entry piece by piece, never more than its declared size.
 
     Raises:
-        ZipError: size or checksum differ from what the entry declares; raised as soon as that is known.
+        ZipError: the size or the checksum differs from the declared one. Raised as soon as this is known.
     """
     inflater = zlib.decompressobj(-15) if entry.method == DEFLATED else None
     position, left, size, checksum = entry.data_offset, entry.compressed_size, 0, 0
@@ -69,7 +69,7 @@ def read(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
 
 
 def _data_offset(file: IO[bytes], entry: Entry, end: int) -> int:
-    """Where an entry's data begins; its own header must say what the directory says."""
+    """The offset of an entry's data. The entry's own header must match the directory."""
     if not 0 <= entry.header_offset < end:
         raise _broken(entry)
     file.seek(entry.header_offset)

@@ -1,4 +1,4 @@
-"""The central directory of an archive: where it is, and the entries in it."""
+"""Finds the central directory of an archive and reads its entries."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _MAX_COMMENT = 0xFFFF
 _ZIP64 = 1
 _FULL = 0xFFFFFFFF  # means that the number is in the ZIP64 field
 _MAX_RAW_NAME = 2000
-_MAX_FOLDER_DATA = 2  # some programs deflate the nothing of a folder to two bytes
+_MAX_FOLDER_DATA = 2  # some programs deflate the empty data of a folder, which gives two bytes
 
 
 class Entry:
     """One entry of the directory.
 
     Attributes:
-        data_offset: where its data begins in the file; set by `data.check_spans`.
+        data_offset: the offset of its data in the file; set by `data.check_spans`.
     """
 
     __slots__ = (
@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def is_link(self) -> bool:
-        """Whether it is a symbolic link, whose data is its target."""
+        """Whether it is a symbolic link. Its data is then the target."""
         return self.kind == stat.S_IFLNK
 
     def _check(self, mode: int) -> None:
@@ -79,12 +79,12 @@ class Entry:
 
 
 class Directory(NamedTuple):
-    """Where the directory is, in bytes of the file.
+    """The location of the directory in the file.
 
     Attributes:
-        start: its first byte.
-        size: all of it.
-        shift: bytes before the archive; they are added to the offsets in the archive.
+        start: the offset of its first byte.
+        size: its size in bytes.
+        shift: the number of bytes before the archive, which is added to all offsets in the archive.
     """
 
     start: int
@@ -93,10 +93,10 @@ class Directory(NamedTuple):
 
 
 def locate(file: IO[bytes]) -> Directory:
-    """Find the directory by the record at the archive's end.
+    """Find the directory through the record at the end of the archive.
 
     Raises:
-        ZipError: there is none.
+        ZipError: there is no directory.
     """
     file_size = file.seek(0, os.SEEK_END)
     tail_start = max(0, file_size - _END.size - _MAX_COMMENT)
@@ -117,10 +117,10 @@ def locate(file: IO[bytes]) -> Directory:
 
 
 def entries(file: IO[bytes], directory: Directory, max_entries: int) -> Iterator[Entry]:
-    """Read the entries one by one, so that reading stops at the first that is refused.
+    """Yield the entries one by one, so that reading stops at the first invalid one.
 
     Raises:
-        ZipError: the directory is broken, or an entry is of a kind that a package may not hold.
+        ZipError: the directory is broken, or an entry is of a kind that is not allowed.
         ZipTooLarge: there are more than `max_entries`.
     """
     file.seek(directory.start)
@@ -150,13 +150,13 @@ def entries(file: IO[bytes], directory: Directory, max_entries: int) -> Iterator
 def too_many(max_entries: int) -> ZipTooLarge:
     """Build the error for an archive with too many entries and implied folders."""
     return ZipTooLarge(
-        f"The package has more than {max_entries} entries (MAX_PACKAGE_FILES); folders count, also those that only "
-        "the names of other entries imply."
+        f"The package has more than {max_entries} entries (MAX_PACKAGE_FILES); folders that only appear in other "
+        "entries' paths count, too."
     )
 
 
 def _find_end(tail: bytes) -> int | None:
-    """Find the end record: the last one whose comment ends with the file, else the last one."""
+    """Find the end record: the last one whose comment ends at the end of the file, or else the last one."""
     last = None
     at = tail.rfind(_END_MARK)
     while at >= 0:
@@ -170,9 +170,9 @@ def _find_end(tail: bytes) -> int | None:
 
 
 def _find_end64(file: IO[bytes], end: int) -> tuple[int, int, int] | None:
-    """Read the ZIP64 record before `end`, if there is one: where the directory ends, its size and its offset.
+    """Read the ZIP64 record before `end`, if there is one. Returns the directory's end, size and offset.
 
-    Small archives have one too, for example when a program wrote them to a pipe.
+    Small archives may have one too, for example if a program wrote them to a pipe.
     """
     locator_start = end - _LOCATOR.size
     if locator_start < _END64.size:
@@ -181,7 +181,7 @@ def _find_end64(file: IO[bytes], end: int) -> tuple[int, int, int] | None:
     mark, _, told_start, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
     if mark != b"PK\6\7":
         return None
-    for start in (locator_start - _END64.size, told_start):  # something may stand before the archive
+    for start in (locator_start - _END64.size, told_start):  # other bytes may precede the archive
         if not 0 <= start <= locator_start - _END64.size:
             continue
         file.seek(start)
@@ -193,7 +193,7 @@ def _find_end64(file: IO[bytes], end: int) -> tuple[int, int, int] | None:
 
 
 def _wide(numbers: tuple[int, int, int], extra: bytes) -> tuple[int, int, int]:
-    """Replace numbers that do not fit into 32 bits by those of the ZIP64 field."""
+    """Replace the numbers that don't fit into 32 bits with those of the ZIP64 field."""
     if _FULL not in numbers:
         return numbers
     field = next((field for number, field in names.extra_fields(extra) if number == _ZIP64), b"")

@@ -1,4 +1,4 @@
-"""Why an archive can't be used."""
+"""The errors of the zip reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MAX_SHOWN = 80
 
 
 class ZipError(Exception):
-    """The archive can't be used; the message is a sentence that says why."""
+    """The archive can't be used. The message gives the reason as a sentence."""
 
 
 class ZipTooLarge(ZipError):
@@ -17,5 +17,5 @@ class ZipTooLarge(ZipError):
 
 
 def shown(name: str) -> str:
-    """A name as messages show it: on one line, and not too long."""
+    """A name for messages: on one line and shortened."""
     return CONTROL.sub("?", name[:_MAX_SHOWN])

@@ -1,4 +1,4 @@
-"""Names of entries: their text, and the folders that lead to them."""
+"""Decodes the names of entries and splits them into folders and file name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .errors import CONTROL, ZipError, shown
 
-# The systems that archives say they were made on. 10 is NTFS by the specification, 11 by Info-ZIP.
+# The ids of the systems that archives were made on. NTFS is 10 in the specification and 11 in Info-ZIP.
 _UNIX = frozenset({3, 19})
 _WINDOWS = frozenset({0, 6, 10, 11, 14})
 _UTF8 = 0x800
@@ -23,7 +23,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class Name(NamedTuple):
-    """The path of an entry: its folders and its own name. Without parts it is the package's top folder."""
+    """The path of an entry: its folders and its own name. No parts: the top folder of the package."""
 
     parts: tuple[str, ...]
     is_folder: bool
@@ -35,22 +35,22 @@ class Name(NamedTuple):
 
 
 def decode(raw: bytes, flags: int, system: int, extra: bytes) -> str:
-    """Decode a name. There are four ways to find its encoding; the first that applies is taken:
+    """Decode a name. The encoding is the first of these that applies:
 
     1. The flag for UTF-8.
-    2. Info-ZIP's extra field with the name in UTF-8, if its checksum is that of this name.
+    2. Info-ZIP's extra field with the name in UTF-8, if its checksum matches this name.
     3. UTF-8, if the archive was made on Unix and the bytes are valid UTF-8.
     4. Code page 437.
 
     Raises:
-        ZipError: the flag is set, but the name is not UTF-8.
+        ZipError: the flag for UTF-8 is set, but the name is not UTF-8.
     """
     if flags & _UTF8:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             name = shown(raw.decode("cp437"))
-            raise ZipError(f"The package holds a name that is marked as UTF-8, and is not: '{name}'.") from None
+            raise ZipError(f"The package holds a name that is marked as UTF-8, but is not: '{name}'.") from None
     unicode_path = _unicode_path(raw, extra)
     if unicode_path:
         return unicode_path
@@ -63,12 +63,12 @@ def decode(raw: bytes, flags: int, system: int, extra: bytes) -> str:
 
 
 def parse(text: str, system: int) -> Name:
-    """Split a name as `unzip` does: empty parts and parts "." are dropped; a slash at the end makes a folder.
+    """Split a name as `unzip` does: empty parts and "." are dropped, and a slash at the end means a folder.
 
-    Archives made on DOS or Windows may separate parts by backslashes, as PowerShell's `Compress-Archive` does.
+    Archives from DOS or Windows may use backslashes as separators, as PowerShell's `Compress-Archive` does.
 
     Raises:
-        ZipError: the name leads out of the package, or can't be a file's name.
+        ZipError: the name leads out of the package, or is not a valid file name.
     """
     if CONTROL.search(text):
         raise ZipError(f"The package holds a name with control characters: '{shown(text)}'.")
@@ -92,7 +92,7 @@ def parse(text: str, system: int) -> Name:
 
 
 def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of each extra field. A field that is cut off at the end is skipped."""
+    """Yield the number and content of each extra field. A truncated field at the end is skipped."""
     at = 0
     while at + _EXTRA_HEAD.size <= len(extra):
         number, size = _EXTRA_HEAD.unpack_from(extra, at)

@@ -1,4 +1,4 @@
-"""The tree that a package unpacks to: folders, files, and symbolic links that stay inside the package."""
+"""The tree of folders, files and symbolic links that a package unpacks to. Links must stay inside the package."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from .directory import Entry, too_many
 from .errors import CONTROL, ZipError, shown
 
-_MAX_LINKS = 40  # as many as Linux follows on one path
+_MAX_LINKS = 40  # the limit of Linux for one path
 
 
 class Folder:
-    """A folder, whether it has an entry of its own or only the names of others imply it."""
+    """A folder. It has its own entry, or only appears in other entries' paths."""
 
     __slots__ = ("children", "depth", "name", "parent")
 
@@ -23,7 +23,7 @@ class Folder:
 
     @property
     def path(self) -> str:
-        """From the package's top folder, whose path is empty."""
+        """The path relative to the package's top folder, whose path is empty."""
         parts = []
         folder = self
         while folder.parent is not None:
@@ -45,10 +45,10 @@ class Link:
     """A symbolic link.
 
     Attributes:
-        target: the path that it holds, relative to its own folder.
-        leads_to: the file or folder at its end; None: the package has nothing there.
-        hops: how many links are followed on the way, itself included; None: not followed yet.
-        is_followed: whether it is being followed now, which finds circles.
+        target: the link's path, relative to its own folder.
+        leads_to: the file or folder at the end of the link; None: the package has nothing there.
+        hops: the number of links on the way, including this one; None: not followed yet.
+        is_followed: whether the link is being followed at the moment; used to find circles.
     """
 
     __slots__ = ("entry", "hops", "is_followed", "leads_to", "parent", "target")
@@ -66,8 +66,8 @@ class Tree:
     """All folders, files and links of a package.
 
     Args:
-        max_nodes: folders, files and links that it may have at most. A name of 1,000 characters may imply 500
-            folders, so counting the entries alone would bound nothing.
+        max_nodes: the most folders, files and links. Counting only entries would not limit the tree, because one name
+            of 1,000 characters can create 500 folders.
         max_depth: the deepest nesting of folders; None: no limit but the length of names.
     """
 
@@ -80,28 +80,28 @@ class Tree:
         self._count = 0
 
     def add_folder(self, entry: Entry) -> None:
-        """Add a folder that has an entry of its own; one that is there already stays as it is.
+        """Add a folder that has its own entry. An existing folder stays as it is.
 
         Raises:
-            ZipError: its name is a file's or a link's already, or too deep.
+            ZipError: a file or link already has this name, or the folder is nested too deeply.
             ZipTooLarge: there are too many folders, files and links.
         """
         self._folder(entry, entry.name.parts)
 
     def add_file(self, entry: Entry) -> None:
-        """Add a file; raises as `add_folder`, and if its name is taken."""
+        """Add a file. Raises as `add_folder` does, and if the name is taken."""
         parent = self._place(entry)
         file = parent.children[entry.name.parts[-1]] = File(entry)
         self.files.append(file)
 
     def add_link(self, entry: Entry, target: bytes) -> None:
-        """Add a symbolic link; raises as `add_file`, and if the target can't be a path in the package."""
+        """Add a symbolic link. Raises as `add_file` does, and if the target is not a valid path in the package."""
         parent = self._place(entry)
         link = parent.children[entry.name.parts[-1]] = Link(entry, parent, _target(entry, target))
         self.links.append(link)
 
     def folders(self) -> Iterator[Folder]:
-        """All folders but the top one, each after the folder that it lies in."""
+        """All folders except the top one; parents come before their children."""
         waiting = [self.root]
         while waiting:
             for child in waiting.pop().children.values():
@@ -110,16 +110,16 @@ class Tree:
                     waiting.append(child)
 
     def check_links(self) -> None:
-        """Follow every link as Linux does, once everything is in the tree.
+        """Follow every link as Linux does. Called when the tree is complete.
 
         Raises:
-            ZipError: one leads out of the package or in a circle, or more links than Linux follows lead to its end.
+            ZipError: a link leads out of the package, in a circle, or through more links than Linux follows.
         """
         for link in self.links:
             self._follow(link, 1)
 
     def _place(self, entry: Entry) -> Folder:
-        """The folder for a new file or link, whose name must be free in it."""
+        """The folder for a new file or link. The name must be free in it."""
         parts = entry.name.parts
         parent = self._folder(entry, parts[:-1])
         taken = parent.children.get(parts[-1])
@@ -153,7 +153,7 @@ class Tree:
             raise too_many(self._max_nodes)
 
     def _follow(self, link: Link, depth: int) -> None:
-        """Find the end of a link. The result is kept, so each link is followed once however many lead through it."""
+        """Find the end of a link. The result is stored, so each link is followed only once."""
         if link.hops is not None:
             return
         if link.is_followed:
@@ -163,7 +163,7 @@ class Tree:
         link.is_followed = True
         hops = 1
         node: Folder | File | None = link.parent
-        depth_below = link.parent.depth  # of the place that the walk has reached, also where there is nothing
+        depth_below = link.parent.depth  # depth of the path walked so far, even if it does not exist
         for part in link.target.split("/"):
             if part in ("", "."):
                 continue
@@ -194,7 +194,7 @@ def _target(entry: Entry, raw: bytes) -> str:
     except UnicodeDecodeError:
         raise ZipError(f"The package holds a link whose target is not UTF-8: '{entry.shown}'.") from None
     if not target or CONTROL.search(target):
-        raise ZipError(f"The package holds a link whose target is no path: '{entry.shown}' to '{shown(target)}'.")
+        raise ZipError(f"The package holds a link whose target is not a path: '{entry.shown}' to '{shown(target)}'.")
     if target.startswith("/"):
         raise ZipError(f"The package holds a link to an absolute path: '{entry.shown}' to '{shown(target)}'.")
     return target
