@@ -1,9 +1,9 @@
-"""Hostile clients of one project, for `front_door.py`: they hold their connections and open new ones when they are cut.
+"""Hostile clients of one project, for `front_door.py`. They hold connections, and open new ones when they are cut off.
 
     python -m benchmarks.crowd HOST PORT TOKEN FUNCTION COUNT
 
-A third each: bodies that never end, answers that are hardly read, calls that wait for a worker. Prints `ready` when
-all have sent their first request, then goes on until it is killed.
+A third of the clients each send bodies that never end, read answers very slowly, and make calls that wait for a worker.
+The program prints `ready` when all clients have sent their first request, and runs until it is killed.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""One project's 2,000 hostile connections beside another project's warm calls, in one run.
+"""Measures one project's warm calls while another project holds 2,000 hostile connections.
 
     python -m benchmarks.front_door [--connections 2000] [--rounds 5] [--seconds 4]
 
-A service with a real Keystone (its tools are beside the checkout; `tests/servers/openstack.py`) on default settings.
-Bob calls a warm function, one call after another, and asks `/healthz`; in turn without the crowd and beside it. Alice's
-crowd (`crowd.py`) holds bodies that never end, answers that are hardly read, and calls that wait for a worker. What
-counts is the ratio of Bob's latencies, and how much the web processes' memory grows. Ends with status 1 when a bound is
-missed.
+The service has default settings and a real Keystone (its tools are beside the checkout; `tests/servers/openstack.py`).
+Bob calls a warm function, one call after another, and requests `/healthz`, alternately without and with the crowd.
+Alice's crowd (`crowd.py`) sends bodies that never end, reads answers very slowly, and makes calls that wait for a
+worker. The results are the ratio of Bob's latencies and the growth of the web processes' memory. The exit status is 1
+if a result misses its bound.
 """
 
 from __future__ import annotations
