@@ -9,9 +9,16 @@ depends on how many executions the project has left:
    count, so that refused calls cost little.
 3. At most `_FEW`, with at most `_QUICKLY_COUNTED` executions: the process counts before each call.
 
-Calls that run or wait at the same time do not see each other's records, so a project can exceed its limit by their
-number. The record of a call that has run is never refused. Retention (`models/retention.py`) keeps most projects far
-from their limit.
+A call holds a place (`Place`) from its check until its first row is written, or until it ends without a record. The
+process counts its places as use. Calls of one process therefore never exceed the limit together, with one exception:
+until the first complete count of a project with more than `_QUICKLY_COUNTED` executions ends, the process takes their
+number to be lower. A call that has a place and a row at the moment of a count is counted twice, which can refuse a call
+until the next count.
+
+A process does not see the places of other processes. With N web processes, a project can exceed its limit by the calls
+that it has in flight in the other N - 1 when the limit is reached. With more than `_QUICKLY_COUNTED` executions, the
+calls that the other processes have recorded since the last count of case 2 come on top. The record of a call that has
+run is never refused. Retention (`models/retention.py`) keeps most projects far from their limit.
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import gevent
 from gevent.event import Event
@@ -52,6 +60,7 @@ class _Use:
         counted: executions in the database at the last count; `_QUICKLY_COUNTED` if there are more and no complete
             count has been made yet.
         recorded: executions that this process has recorded since the last count.
+        in_flight: places that calls of this process hold.
         counted_at: start of the last complete count, by `time.monotonic()`; None: no complete count yet.
         took_s: duration of the last complete count in seconds.
         called_at: time of the last call, by `time.monotonic()`.
@@ -61,10 +70,63 @@ class _Use:
     limit: int | None = None
     counted: int = 0
     recorded: int = 0
+    in_flight: int = 0
     counted_at: float | None = None
     took_s: float = 0.0
     called_at: float = 0.0
     counting: BoundedSemaphore = field(default_factory=BoundedSemaphore)
+
+    @property
+    def used(self) -> int:
+        """The executions and the places of this process."""
+        return self.counted + self.recorded + self.in_flight
+
+
+class Place:
+    """The place of one call in the quota, a context manager. It is free again when the `with` block ends.
+
+    Args:
+        quota: checks the quota; None: there is no check.
+    """
+
+    __slots__ = ("_is_recorded", "_quota", "_use")
+
+    def __init__(self, quota: ExecutionQuota | None) -> None:
+        self._quota = quota
+        self._use: _Use | None = None
+        self._is_recorded = False
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def take(self, project_id: str) -> None:
+        """Check that the project may have one more execution, and hold a place for it.
+
+        A call that is tried again takes its place again, under a limit that may be new, unless it has a row.
+
+        Raises:
+            QuotaExceeded, Unavailable: see `ExecutionQuota.admit`.
+        """
+        if self._quota is not None and not self._is_recorded:
+            self._leave()
+            self._use = self._quota.admit(project_id)
+
+    def recorded(self) -> None:
+        """Count the call's row instead of its place. Calls after the first one do nothing."""
+        if self._use is not None:
+            self._use.recorded += 1
+            self._is_recorded = True
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._use is not None:
+            self._use.in_flight -= 1
+            self._use = None
 
 
 class ExecutionQuota:
@@ -78,8 +140,8 @@ class ExecutionQuota:
         """Start counting in the background."""
         gevent.spawn(self._count_forever)
 
-    def check(self, project_id: str) -> None:
-        """Check that the project may have one more execution.
+    def admit(self, project_id: str) -> _Use:
+        """Check that the project may have one more execution, and count it as in flight. `Place` ends that.
 
         Raises:
             QuotaExceeded: the project has reached its limit.
@@ -90,24 +152,10 @@ class ExecutionQuota:
         limit = use.limit
         if limit is None:
             limit = self._read_limit(project_id, use)
-        left = limit - use.counted - use.recorded
-        if limit == quotas.UNLIMITED or left > _NEAR:
-            return
-        is_old = use.counted_at is None or use.called_at - use.counted_at > use.took_s / _PART_NEAR
-        if is_old or (0 < left <= _FEW and use.counted <= _QUICKLY_COUNTED):
-            self._count(project_id, use)
-        used = use.counted + use.recorded
-        if used < limit:
-            return
-        limit = use.limit = _limit_of(project_id)  # an admin may have raised it just now
-        if used >= limit != quotas.UNLIMITED:
-            raise QuotaExceeded(quotas.EXECUTIONS, limit, used)
-
-    def recorded(self, project_id: str) -> None:
-        """Note that the project has one more execution."""
-        use = self._projects.get(project_id)
-        if use is not None:
-            use.recorded += 1
+        if limit != quotas.UNLIMITED and limit - use.used <= _NEAR:
+            self._check_near(project_id, use, limit)
+        use.in_flight += 1  # no other greenlet has run since the last look at `used`
+        return use
 
     def forget(self, project_id: str) -> None:
         """Read the limit again at the next call. A new limit makes the project's targets stale, which leads to this."""
@@ -126,20 +174,44 @@ class ExecutionQuota:
         if use is None:
             use = self._projects[project_id] = _Use()
             if len(self._projects) > _REMEMBERED:
-                self._projects.popitem(last=False)
+                # Not a project with calls in flight: its places would be lost from its use.
+                del self._projects[next(known for known, its in self._projects.items() if not its.in_flight)]
         return use
 
     def _read_limit(self, project_id: str, use: _Use) -> int:
-        """Read the limit, and count up to `_QUICKLY_COUNTED` executions; the background count does the rest."""
-        limit = use.limit = _limit_of(project_id)
-        if use.counted_at is None and limit != quotas.UNLIMITED:
-            began = time.monotonic()
-            use.counted = quotas.executions_kept(project_id, at_most=_QUICKLY_COUNTED)
-            if use.counted < _QUICKLY_COUNTED:
-                use.counted_at, use.took_s = began, time.monotonic() - began
-            else:
-                self._hurry.set()
-        return limit
+        """Read the limit, and count up to `_QUICKLY_COUNTED` executions; the background count does the rest.
+
+        Calls that arrive meanwhile wait, because they must not see the limit before the count.
+        """
+        with use.counting:
+            if use.limit is not None:
+                return use.limit
+            limit = _limit_of(project_id)
+            if use.counted_at is None and limit != quotas.UNLIMITED:
+                began, recorded = time.monotonic(), use.recorded
+                use.counted = quotas.executions_kept(project_id, at_most=_QUICKLY_COUNTED)
+                if use.counted < _QUICKLY_COUNTED:
+                    use.recorded -= recorded
+                    use.counted_at, use.took_s = began, time.monotonic() - began
+                else:
+                    self._hurry.set()
+            use.limit = limit
+            return limit
+
+    def _check_near(self, project_id: str, use: _Use, limit: int) -> None:
+        """Check the limit in the cases 2 and 3."""
+        left = limit - use.used
+        is_old = use.counted_at is None or use.called_at - use.counted_at > use.took_s / _PART_NEAR
+        # Before a refusal too, where a row may have been counted twice: by the last count and in `recorded`.
+        is_unsure = left <= _FEW and (left > 0 or use.recorded > 0)
+        if is_old or (is_unsure and use.counted <= _QUICKLY_COUNTED):
+            self._count(project_id, use)
+        if use.used < limit:
+            return
+        limit = use.limit = _limit_of(project_id)  # an admin may have raised it just now
+        used = use.used
+        if used >= limit != quotas.UNLIMITED:
+            raise QuotaExceeded(quotas.EXECUTIONS, limit, used)
 
     def _count(self, project_id: str, use: _Use) -> None:
         """Count all executions, unless another greenlet has started a count since this method was called."""
@@ -172,9 +244,10 @@ class ExecutionQuota:
         active_since = time.monotonic() - _ACTIVE_S
         for project_id, use in list(self._projects.items()):
             if use.called_at > active_since and not (only_new and use.counted_at is not None):
-                use.limit = _limit_of(project_id)
-                if use.limit != quotas.UNLIMITED:
+                limit = _limit_of(project_id)
+                if limit != quotas.UNLIMITED:
                     self._count(project_id, use)
+                use.limit = limit
 
 
 def _limit_of(project_id: str) -> int:

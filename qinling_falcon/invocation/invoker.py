@@ -34,7 +34,7 @@ from qinling_falcon.invocation.calls import (
     not_loaded,
     settled,
 )
-from qinling_falcon.invocation.execution_quota import ExecutionQuota
+from qinling_falcon.invocation.execution_quota import ExecutionQuota, Place
 from qinling_falcon.invocation.loading import Loading, about, lease_request, package_lost
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.swift_sources import SwiftSources
@@ -95,7 +95,7 @@ class Invoker:
         self._sources = sources
         self._admission = admission
         self._workers = WorkerClient()
-        self._running: dict[str, tuple[float, ExecutionRecord]] = {}
+        self._running: dict[str, tuple[float, ExecutionRecord, Place]] = {}
         self._quota = quota
 
     def start(self) -> None:
@@ -121,6 +121,10 @@ class Invoker:
             return self._run(context, call)
 
     def _run(self, context: Context, call: Call) -> ExecutionRecord:
+        with Place(self._quota) as place:
+            return self._run_in(place, context, call)
+
+    def _run_in(self, place: Place, context: Context, call: Call) -> ExecutionRecord:
         arrived = time.monotonic()
         deadline = arrived + self._settings.invoke_queue_timeout_s
         now = clock.now()
@@ -135,13 +139,12 @@ class Invoker:
                 if time.monotonic() > deadline:
                     break
                 continue
-            if self._quota is not None:
-                self._quota.check(target.project_id)
+            place.take(target.project_id)
             begun = began(target, call, execution_id, now)
             if target.image is not None:
                 final = failed(begun, "Functions from images run on Kubernetes, which this installation does not use.")
                 record(final)
-                self._note_record(target)
+                place.recorded()
                 return final
             # Before there is a lease: no worker waits for Keystone.
             openstack = None
@@ -168,10 +171,10 @@ class Invoker:
                     break
                 continue
             try:
-                final, then = self._serve(lease, target, package, call, begun, arrived, openstack)
+                final, then = self._serve(lease, target, package, call, begun, place, arrived, openstack)
                 # Before the release: once the lease is gone, nothing but the record knows of this execution.
                 final = settled(final)
-                self._note_record(target)
+                place.recorded()
             except NotSent as error:
                 log.warning("worker %s was given up: %s", lease.worker_id, error)
                 self._pool.release(lease, destroy=True)
@@ -188,10 +191,6 @@ class Invoker:
             return final
         raise Unavailable("No worker could take this call; it has not run. Try again.", retry_after_s=1)
 
-    def _note_record(self, target: Target) -> None:
-        if self._quota is not None:
-            self._quota.recorded(target.project_id)
-
     def _resolve(self, context: Context, call: Call) -> Target:
         if call.function_alias is not None:
             return self._resolver.resolve_alias(context, call.function_alias)
@@ -205,6 +204,7 @@ class Invoker:
         package: bytes | None,
         call: Call,
         begun: ExecutionRecord,
+        place: Place,
         arrived: float,
         openstack: Mapping[str, Any] | None,
     ) -> tuple[ExecutionRecord, _Then]:
@@ -224,9 +224,10 @@ class Invoker:
                 final = not_loaded(begun, str(error), lease.cold, _milliseconds(arrived))
                 return final, _Then.GIVE_BACK if error.is_reusable else _Then.DESTROY
         if is_inline(call.input):
-            self._running[begun.id] = time.monotonic(), begun
+            self._running[begun.id] = time.monotonic(), begun, place
         else:
             begin(begun)
+            place.recorded()
         queued_ms = _milliseconds(arrived)
         execution: dict[str, Any] = {
             "token": lease.token,
@@ -257,11 +258,12 @@ class Invoker:
         """Write the rows of executions that run for more than a moment; most end before, and cost no second write."""
         while True:
             gevent.sleep(_MOMENT_S)
-            for execution_id, (since, begun) in list(self._running.items()):
+            for execution_id, (since, begun, place) in list(self._running.items()):
                 if time.monotonic() - since > _MOMENT_S and execution_id in self._running:
                     del self._running[execution_id]
                     try:
                         begin(begun)
+                        place.recorded()
                     except Exception:
                         log.exception("execution %s is not listed while it runs", execution_id)
 

@@ -42,9 +42,10 @@ def test_of_many_requests_at_once_as_many_succeed_as_the_limit_allows(service: S
     assert len(service.request("GET", "/v1/webhooks").json()) == 10
 
 
-def call(service: Service, function_id: str) -> requests.Response:
+def call(service: Service, function_id: str, **given: object) -> requests.Response:
     """On a connection of its own, so that both processes get calls."""
-    return requests.post(f"{service.url}/v1/executions", json={"function_id": function_id}, timeout=60)
+    body = {"function_id": function_id, "input": given}
+    return requests.post(f"{service.url}/v1/executions", json=body, timeout=60)
 
 
 def test_calls_over_the_quota_are_refused_before_they_run(service: Service, function_id: str) -> None:
@@ -64,6 +65,28 @@ def test_calls_over_the_quota_are_refused_before_they_run(service: Service, func
     wait_until("there is room for one more", lambda: call(service, function_id).status_code == 201)
     assert service.request("PUT", "/v1/quotas", json={"executions": -1}).status_code == 200
     assert call(service, function_id).status_code == 201
+
+
+def test_calls_at_once_never_exceed_the_quota_in_one_process() -> None:
+    """Those that have a row while they run count once, and those that end without a record give their place back."""
+    code = "import time\ndef main(seconds=0):\n    time.sleep(seconds)\n"
+    with running_service("", web_concurrency=1, max_workers=1, warm_workers=1, invoke_queue_timeout_s=3.0) as service:
+        function_id = service.function(code)
+        assert call(service, function_id).status_code == 201
+        assert service.request("PUT", "/v1/quotas", json={"executions": 11}).status_code == 200
+
+        def status(seconds: float) -> int:
+            return call(service, function_id, seconds=seconds).status_code
+
+        with ThreadPoolExecutor(20) as threads:
+            assert Counter(threads.map(status, [0.0] * 60)) == {201: 10, 403: 50}
+            assert len(service.request("GET", "/v1/executions").json()) == 11
+            assert service.request("PUT", "/v1/quotas", json={"executions": 13}).status_code == 200
+            slow = threads.submit(status, 8.0)
+            wait_until("it has a row", lambda: len(service.request("GET", "/v1/executions").json()) == 12)
+            assert status(0.0) == 503  # it had a place, but no worker in time
+            assert slow.result() == 201
+            assert [status(0.0), status(0.0)] == [201, 403]
 
 
 def test_the_pool_manager_deletes_what_is_not_kept(service: Service, function_id: str) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from qinling_falcon.errors import QuotaExceeded
 from qinling_falcon.invocation import execution_quota
-from qinling_falcon.invocation.execution_quota import ExecutionQuota
+from qinling_falcon.invocation.execution_quota import ExecutionQuota, Place
 from qinling_falcon.models import database, execution, quotas
 from qinling_falcon.models.migrate import migrate
-from qinling_falcon.models.records import record
+from qinling_falcon.models.records import begin, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_record
@@ -47,29 +47,37 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def run(quota: ExecutionQuota, project_id: str = PROJECT) -> str:
     """What a call does; the id of its execution."""
-    quota.check(project_id)
     made = make_record("function", project_id)
-    assert record(made)
-    quota.recorded(project_id)
+    with Place(quota) as place:
+        place.take(project_id)
+        assert record(made)
+        place.recorded()
     return made.id
 
 
+def check(quota: ExecutionQuota, project_id: str = PROJECT) -> None:
+    """What a call does that ends without a record."""
+    with Place(quota) as place:
+        place.take(project_id)
+
+
 def test_a_call_far_from_the_limit_asks_the_database_nothing(quota: ExecutionQuota, statements: list[str]) -> None:
-    quota.check(PROJECT)
+    check(quota)
     quota._projects[PROJECT].took_s = 0.0  # counting costs nothing, so that nothing but the distance forbids it
     statements.clear()
     for _ in range(1000):
-        quota.check(PROJECT)
-        quota.recorded(PROJECT)
+        with Place(quota) as place:
+            place.take(PROJECT)
+            place.recorded()
     assert statements == []
 
 
 def test_so_it_is_without_a_limit(quota: ExecutionQuota, statements: list[str]) -> None:
     quotas.change(PROJECT, {quotas.EXECUTIONS: quotas.UNLIMITED})
-    quota.check(PROJECT)
+    check(quota)
     statements.clear()
     for _ in range(100):
-        quota.check(PROJECT)
+        check(quota)
     assert statements == []
 
 
@@ -88,24 +96,24 @@ def test_a_deletion_makes_room(quota: ExecutionQuota) -> None:
     quotas.change(PROJECT, {quotas.EXECUTIONS: 2})
     first, _ = run(quota), run(quota)
     with pytest.raises(QuotaExceeded):
-        quota.check(PROJECT)
+        check(quota)
     execution.delete(Context(PROJECT), first)
     _once_it_is_counted_anew(quota)
     with pytest.raises(QuotaExceeded):
-        quota.check(PROJECT)
+        check(quota)
 
 
 def test_a_new_limit_holds_for_whoever_resolves_a_target_anew(quota: ExecutionQuota) -> None:
     run(quota)
     quotas.change(PROJECT, {quotas.EXECUTIONS: 1})
-    quota.check(PROJECT)  # a call of a target that was not stale yet
+    check(quota)  # a call of a target that was not stale yet
     quota.forget(PROJECT)
     with pytest.raises(QuotaExceeded):
-        quota.check(PROJECT)
+        check(quota)
 
 
 def test_a_new_limit_and_others_executions_are_seen_in_the_background(quota: ExecutionQuota) -> None:
-    quota.check(PROJECT)
+    check(quota)
     quotas.change(PROJECT, {quotas.EXECUTIONS: 2000})
     for _ in range(3):
         record(make_record("function", PROJECT))
@@ -117,7 +125,7 @@ def test_a_new_limit_and_others_executions_are_seen_in_the_background(quota: Exe
 def test_projects_without_calls_are_not_counted(
     quota: ExecutionQuota, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quota.check(PROJECT)
+    check(quota)
     statements.clear()
     quota._count_active()
     assert statements != []
@@ -130,7 +138,7 @@ def test_projects_without_calls_are_not_counted(
 def test_projects_that_are_remembered_are_bounded(quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution_quota, "_REMEMBERED", 3)
     for number in range(9):
-        quota.check(f"project-{number}")
+        check(quota, f"project-{number}")
     assert list(quota._projects) == ["project-6", "project-7", "project-8"]
 
 
@@ -141,7 +149,7 @@ def test_the_first_call_of_a_large_project_waits_for_no_long_count(
     monkeypatch.setattr(quotas, "_STEP", 5)
     for _ in range(30):
         record(make_record("function", PROJECT))
-    quota.check(PROJECT)
+    check(quota)
     assert quota._projects[PROJECT].counted == 10
     quota.start()
     deadline = time.monotonic() + 10
@@ -159,11 +167,11 @@ def test_a_limit_below_the_use_is_seen_whatever_was_counted_first(
         record(make_record("function", PROJECT))
     quotas.change(PROJECT, {quotas.EXECUTIONS: 25})
     with pytest.raises(QuotaExceeded, match="limit 25, used 30"):
-        quota.check(PROJECT)
+        check(quota)
     quotas.change(PROJECT, {quotas.EXECUTIONS: 31})
     run(quota)
     with pytest.raises(QuotaExceeded, match="limit 31, used 31"):
-        quota.check(PROJECT)
+        check(quota)
     assert quota.used(PROJECT) == 31
 
 
@@ -171,13 +179,94 @@ def test_calls_that_are_refused_are_not_counted_one_by_one(quota: ExecutionQuota
     quotas.change(PROJECT, {quotas.EXECUTIONS: 0})
     for _ in range(2):
         with pytest.raises(QuotaExceeded):
-            quota.check(PROJECT)
+            check(quota)
     quota._projects[PROJECT].took_s = 60.0  # counting takes long
     statements.clear()
     for _ in range(100):
         with pytest.raises(QuotaExceeded):
-            quota.check(PROJECT)
+            check(quota)
     assert [sql for sql in statements if '"executions"' in sql] == []
+
+
+def test_calls_in_flight_never_exceed_the_limit_together(quota: ExecutionQuota) -> None:
+    for _ in range(5):
+        run(quota)
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 60})
+    quota.forget(PROJECT)
+    refused = 0
+
+    def call() -> None:
+        nonlocal refused
+        for _ in range(4):
+            try:
+                with Place(quota) as place:
+                    place.take(PROJECT)
+                    gevent.sleep(0.001)  # it runs
+                    record(make_record("function", PROJECT))
+                    gevent.sleep(0)  # the row is there, and the process does not know it yet
+                    place.recorded()
+            except QuotaExceeded:
+                refused += 1
+
+    gevent.joinall([gevent.spawn(call) for _ in range(50)], raise_error=True)
+    assert (quotas.executions_kept(PROJECT), refused) == (60, 145)
+    assert quota._projects[PROJECT].in_flight == 0
+
+
+def test_first_calls_wait_for_the_first_count(quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        record(make_record("function", PROJECT))
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 1500})
+    count = quotas.executions_kept
+
+    def as_slow_as_a_large_one(project_id: str, **asked: float) -> int:
+        gevent.sleep(0.05)
+        return count(project_id, **asked) + 1496
+
+    monkeypatch.setattr(quotas, "executions_kept", as_slow_as_a_large_one)
+    calls = [gevent.spawn(run, quota) for _ in range(9)]
+    gevent.joinall(calls)
+    assert sum(call.successful() for call in calls) == 1
+
+
+def test_a_call_that_ends_without_a_record_frees_its_place(quota: ExecutionQuota) -> None:
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 1})
+    with pytest.raises(ZeroDivisionError), Place(quota) as place:
+        place.take(PROJECT)
+        with pytest.raises(QuotaExceeded, match="limit 1, used 1"):
+            check(quota)
+        raise ZeroDivisionError
+    run(quota)
+
+
+def test_a_call_is_counted_once_however_often_it_is_tried_and_recorded(quota: ExecutionQuota) -> None:
+    quotas.change(PROJECT, {quotas.EXECUTIONS: 2})
+    made = make_record("function", PROJECT)
+    with Place(quota) as place:
+        place.take(PROJECT)
+        place.take(PROJECT)  # before the row: the target was stale
+        begin(made)
+        place.recorded()
+        place.take(PROJECT)  # after the row: the worker was gone
+        record(made)
+        place.recorded()
+        assert quota._projects[PROJECT].used == 1
+        run(quota)
+        place.take(PROJECT)  # its own row is no reason to refuse it
+    with pytest.raises(QuotaExceeded, match="limit 2, used 2"):
+        check(quota)
+
+
+def test_a_project_with_calls_in_flight_is_not_forgotten(
+    quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution_quota, "_REMEMBERED", 3)
+    with Place(quota) as place:
+        place.take(PROJECT)
+        for number in range(9):
+            check(quota, f"project-{number}")
+        assert list(quota._projects) == [PROJECT, "project-7", "project-8"]
+        assert quota._projects[PROJECT].in_flight == 1
 
 
 def _once_it_is_counted_anew(quota: ExecutionQuota) -> None:
