@@ -1,4 +1,4 @@
-"""The Falcon app: its routes, what every request passes through, and how errors look."""
+"""The Falcon app: its routes, its middleware, and the format of errors."""
 
 from __future__ import annotations
 

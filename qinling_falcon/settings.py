@@ -252,7 +252,7 @@ class Settings:
     quota_versions: int = _setting(5000, f"Most versions of all functions of a project.{_UNLIMITED}", low=-1)
     quota_aliases: int = _setting(1000, f"Most aliases of a project.{_UNLIMITED}", low=-1)
     quota_webhooks: int = _setting(1000, f"Most webhooks of a project.{_UNLIMITED}", low=-1)
-    quota_jobs: int = _setting(1000, f"Most jobs of a project, those that have ended included.{_UNLIMITED}", low=-1)
+    quota_jobs: int = _setting(1000, f"Most jobs of a project, including jobs that have ended.{_UNLIMITED}", low=-1)
     quota_executions: int = _setting(
         1_000_000,
         "Most execution records of a project. At the limit, calls are refused before they run. Set `EXECUTIONS_KEPT` "

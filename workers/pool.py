@@ -61,7 +61,7 @@ def main() -> None:
         sys.exit(str(error))
     runtimes = Runtimes(registry, settings.warm_workers)
     packages = make_packages(settings)
-    _start_periodic_task("executions that nobody runs any more", lambda: record_overdue(settings))
+    _start_periodic_task("executions without a process", lambda: record_overdue(settings))
     # A crash between an upload and the commit of its function leaves the package.
     _start_periodic_task("packages of no function", lambda: packages.sweep(package_keys.in_use, ORPHAN_AGE_S))
     _start_periodic_task("packages of unknown size", lambda: package_keys.fill_sizes(packages.size))

@@ -1,4 +1,4 @@
-"""What operations answer: the rows and files that they promise, and the one shape of errors."""
+"""The answers of operations in the API document: JSON, files, and the common format of errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes out: JSON bodies, Location headers, and the one shape of errors."""
+"""Makes answers: JSON bodies, Location headers, and the common format of errors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def error_body(status: int, message: str, request_id: str) -> dict[str, Any]:
 
 
 def encode(body: Any) -> bytes:
-    """`body` as JSON; in ASCII, because some clients guess the encoding of anything else."""
+    """Encode `body` as JSON. The text is ASCII, because some clients guess the encoding of other text."""
     try:
         encoded = orjson.dumps(body)
     except TypeError:  # an integer of more than 64 bits, or a lone surrogate in a text

@@ -1,4 +1,4 @@
-"""What the resources work with; made once per process (`app.py`) or by a test."""
+"""The collaborators of all resources; made once per process (`app.py`), or by a test."""
 
 from __future__ import annotations
 

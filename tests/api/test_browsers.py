@@ -1,4 +1,4 @@
-"""What pages of other sites can do to a service without authentication, by the headers that browsers send."""
+"""Requests that web pages of other sites send to a service without authentication, with the headers of browsers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_requests_for_another_host_are_refused(client_with: Callable[..., Client
 
 
 def test_where_all_addresses_of_a_machine_are_served_each_is_known(client_with: Callable[..., Client]) -> None:
-    """No name can be made to lead to what is an address already."""
+    """An IP address in `Host` is safe, because DNS rebinding needs a name."""
     for everywhere in ("0.0.0.0", "::"):
         client = client_with(host=everywhere, allow_remote_noauth=True)
         for host in ("192.168.1.7:7070", "[2001:db8::1]:7070", "localhost"):
@@ -152,7 +152,7 @@ def test_a_link_of_another_site_shows_the_page_of_the_document_and_nothing_else(
 def test_what_an_operation_says_of_other_sites_counts_not_its_path(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a webhook's call will say it."""
+    """The call of a webhook will be such an operation."""
 
     def resource(kind: CrossSite) -> type:
         class Called:

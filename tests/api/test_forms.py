@@ -1,4 +1,4 @@
-"""Forms as other clients write them, and what the refused ones are told."""
+"""Forms as various clients write them, and the messages for refused forms."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CLIENTS: dict[str, tuple[str, str]] = {
 
 
 def form_of(client: Client, text: str, file: str, *, line_end: str = "\r\n", **fields: Any) -> bytes:
-    """A form that makes a function, with these headers of its parts."""
+    """The body of a form that creates a function; its parts have the given headers."""
     fields = {"name": "n", "runtime_id": client.runtime(), "code": CODE, "package": package()} | fields
     body = b""
     for name, value in fields.items():

@@ -1,4 +1,4 @@
-"""Large answers over the API: each is counted until it is closed, and a project's readers keep no other project out."""
+"""Large answers over the API are counted until they are closed, and slow readers of one project don't block others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bounds(monkeypatch: pytest.MonkeyPatch) -> OpenAnswers:
-    """Two answers of a project, three of all; of apps that are made after this."""
+    """Limits for apps that are made later: two answers of a project, three of all projects."""
     made = OpenAnswers(Cost(64 * 1024 * 1024, 64 * 1024 * 1024, 4))
     monkeypatch.setattr(OpenAnswers, "from_settings", lambda settings: made)
     return made
@@ -44,7 +44,7 @@ def client(bounds: OpenAnswers, client_with: Callable[..., Client]) -> Client:
 
 
 def ask(client: Client, path: str, method: str = "GET", **environ: Any) -> tuple[Any, Callable[[], bytes]]:
-    """An answer as a server has it, of which nothing was read yet."""
+    """An answer as the WSGI server gets it, before its first piece is read."""
     path, _, query = path.partition("?")
     env = testing.create_environ(path, query_string=query, method=method, host="127.0.0.1", **environ)
     body = client.app(env, testing.StartResponseMock())
@@ -71,7 +71,7 @@ def make_executions(count: int, **fields: Any) -> list[str]:
 
 @pytest.fixture
 def paths(client: Client) -> dict[str, str]:
-    """Something large of each kind."""
+    """The paths of one large answer of each kind."""
     [execution, *_] = make_executions(4, result=LARGE, log=LARGE)
     function = client.function(package=package(f"# {LARGE}"))
     for _ in range(3):

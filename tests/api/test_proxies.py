@@ -1,4 +1,4 @@
-"""What is believed of a proxy's headers, and whose are."""
+"""Which `X-Forwarded-…` headers are used, and from which proxies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORWARDED = {
 
 
 def location(client: Client, headers: dict[str, str], peer: str = "10.1.2.3") -> str:
-    """Where a new runtime is said to be, up to its path."""
+    """The `Location` of a new runtime, without its path."""
     answer = client.send("POST", "/v1/runtimes", b'{"image": "i"}', headers=headers, remote_addr=peer)
     assert answer.status_code == 201, answer.text
     return str(answer.headers["location"]).partition("/v1/")[0]
@@ -92,7 +92,7 @@ def test_the_public_endpoint_counts_more(client_with: Callable[..., Client]) -> 
 
 
 def test_without_authentication_both_hosts_must_be_the_services(behind: Client) -> None:
-    """A rebound page reaches the proxy, or the service itself from the proxy's machine with headers of its own."""
+    """With DNS rebinding, a page may reach the proxy, or the service from the proxy's machine with forged headers."""
     for headers in (
         {"X-Forwarded-Host": "rebound.example"},
         {"X-Forwarded-Host": "localhost, rebound.example"},

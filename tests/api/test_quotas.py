@@ -1,4 +1,4 @@
-"""Quotas over HTTP: shown, set, and what is refused because of them."""
+"""Quotas over HTTP: showing and setting them, and the requests that they refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What strangers send as JSON is either plain data or a clear 400."""
+"""Untrusted JSON is either plain data or refused with a clear 400."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_long_path_is_cut() -> None:
 
 
 def test_long_names_above_many_values_are_not_copied_for_each() -> None:
-    """A path for each value would be 20 GB here."""
+    """Storing a path for each value would take 20 GB here."""
     body = json.dumps({"x" * 1_000_000: ["a"] * 20_000 + ["\0"]}).encode()
     tracemalloc.start()
     try:

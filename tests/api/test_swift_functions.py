@@ -31,7 +31,7 @@ FORM = "application/x-www-form-urlencoded"
 
 @pytest.fixture(autouse=True)
 def swift(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSwift]:
-    """All requests come from somebody with an account in this."""
+    """A Swift in which the caller of all requests has an account."""
     with fake_swift() as server:
         server.objects["c", "o"] = package()
         monkeypatch.setattr(noauth, "EVERYBODY", Identity(OWNER, TOKEN, server.url))

@@ -1,4 +1,4 @@
-"""The cache of tokens: what is asked, what is kept, and for how long. Time stands still unless a test moves it."""
+"""The token cache: which tokens are validated, and how long results are cached. Tests move the clock."""
 
 from __future__ import annotations
 

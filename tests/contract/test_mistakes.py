@@ -1,4 +1,4 @@
-"""What newcomers get wrong, and what they are told: what was wrong, where, and what to do."""
+"""Common mistakes of new users. Each message says what was wrong, where, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/v1/quotas`: how much a project may keep, and how much it keeps."""
+"""`/v1/quotas`: the limits of a project and their use."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ KINDS = ["functions", "package_bytes", "versions", "aliases", "webhooks", "jobs"
 
 @pytest.fixture
 def elsewhere() -> str:
-    """A project that has nothing."""
+    """The id of a project without rows."""
     return f"project-{uuid.uuid4()}"
 
 
 @pytest.fixture
 def limit_of_aliases(user: User) -> Iterator[int]:
-    """As many aliases as the caller's project has; afterwards the limit is what it was."""
+    """The number of aliases of the caller's project. After the test the limit of aliases is restored."""
     before = quotas_of(user)["aliases"]
     yield before["used"]
     assert user.put("/v1/quotas", aliases=before["limit"]).status_code == 200

@@ -1,4 +1,4 @@
-"""Many calls that are sent and wait, for tests of what becomes of the others meanwhile."""
+"""Sends many calls that wait, for tests of other requests meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOON_S = 20.0  # a request that waits for those that wait takes 60
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a refused call gets."""
+    """The answer to a refused call."""
 
     status: int
     retry_after: str | None
@@ -30,7 +30,7 @@ class Answer:
 
 
 class Calls:
-    """Calls of one function, each on a connection of its own, whose answers are read as they come."""
+    """Calls of one function, each on its own connection. Answers are read as they arrive."""
 
     def __init__(self, service: Service, function_id: str, token: str, held: contextlib.ExitStack):
         self._address = urlsplit(service.url).hostname, urlsplit(service.url).port
@@ -51,7 +51,7 @@ class Calls:
             self._selector.register(connection, selectors.EVENT_READ)
 
     def read(self) -> list[Answer]:
-        """The answers until now; the connections of these are closed."""
+        """The answers so far; their connections are closed."""
         for key, _ in self._selector.select(0.05):
             connection = key.fileobj
             assert isinstance(connection, socket.socket)
@@ -63,24 +63,24 @@ class Calls:
         return self.answers
 
     def refused(self, count: int) -> bool:
-        """Whether so many have been refused at once."""
+        """Whether this many calls were refused at once."""
         return len(self.read()) >= count
 
 
 @contextlib.contextmanager
 def calls_of(service: Service, function_id: str, token: str = "") -> Iterator[Calls]:
-    """Calls that can be sent; their connections are closed in the end."""
+    """A `Calls`, whose connections are closed at the end."""
     with contextlib.ExitStack() as held:
         yield Calls(service, function_id, token, held)
 
 
 def waiting(service: Service, function_id: str) -> int:
-    """How many calls of a function wait in the queue."""
+    """The number of waiting calls of a function."""
     return _size(service, f"waiting:function:{function_id}")
 
 
 def running(service: Service, function_id: str) -> int:
-    """How many calls of a function have a worker."""
+    """The number of running calls of a function."""
     return _size(service, f"running:function:{function_id}")
 
 

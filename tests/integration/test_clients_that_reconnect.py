@@ -1,4 +1,4 @@
-"""Clients with a pool, a semaphore or a memory of connections: none of them is used up by a server that is away."""
+"""Clients with a pool, a semaphore or a cache of connections lose none of their places while a server is away."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_client_of_keystone() -> None:
 
 @contextmanager
 def worker_that_hangs_up() -> Iterator[int]:
-    """The port of a worker that reads a request and dies."""
+    """The port of a worker that reads a request and then dies."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)

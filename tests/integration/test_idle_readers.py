@@ -1,4 +1,4 @@
-"""Clients that ask and don't read are cut off."""
+"""Clients that send a request and don't read the answer are cut off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quota of executions and their retention in a whole service: calls through two web processes, a pool manager."""
+"""The quota and the retention of executions in a whole service, with two web processes and a pool manager."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_of_many_requests_at_once_as_many_succeed_as_the_limit_allows(service: S
 
 
 def call(service: Service, function_id: str, **given: object) -> requests.Response:
-    """On a connection of its own, so that both processes get calls."""
+    """Send a call on a new connection, so that both web processes get calls."""
     body = {"function_id": function_id, "input": given}
     return requests.post(f"{service.url}/v1/executions", json=body, timeout=60)
 

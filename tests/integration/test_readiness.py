@@ -1,4 +1,4 @@
-"""`/readyz` names what is missing, never hangs, and is good again when all is there: every part is real."""
+"""`/readyz` names the missing parts, never hangs, and succeeds again when all parts are back. Every part is real."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLOW = "import time\ndef main(seconds):\n    time.sleep(seconds)\n    return 'sl
 
 @dataclass
 class Town:
-    """A service and its neighbours."""
+    """A service with its own Redis and database."""
 
     service: Service
     redis: ValkeyServer
@@ -39,7 +39,7 @@ class Town:
     program: Path
 
     def faults(self) -> dict[str, list[str]]:
-        """The parts that `/readyz` names; none when it answers 200."""
+        """The failed parts that `/readyz` names; empty if it answers 200."""
         since = time.monotonic()
         answer = self.service.request("GET", "/readyz")
         assert time.monotonic() - since < 10, "its deadline is 2 s"
@@ -49,7 +49,7 @@ class Town:
         return dict(answer.json()["errors"])
 
     def wait_faults(self, *names: str, within_s: float = 30) -> dict[str, list[str]]:
-        """Wait until it names these at least, or, without names, until it is ready."""
+        """Wait until `/readyz` names at least these parts, or without names until it answers 200."""
         found: dict[str, list[str]] = {}
 
         def are_they() -> bool:

@@ -1,4 +1,4 @@
-"""Clients that read slowly, or not at all, hold a bounded amount of a web process's memory, and keep nobody out."""
+"""Clients that read slowly or not at all use a limited amount of a web process's memory and don't block others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BESIDE = 64 * MIB
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    """One web process, with large rows and a large package in its one project."""
+    """A service with one web process, and with large rows and a large package in its project."""
     bounds = {"max_open_answers": 2 * MOST, "max_open_answer_bytes": 2 * MOST_BYTES}
     with running_service(max_workers=1, web_concurrency=1, **bounds) as service:
         fill(service)
@@ -37,7 +37,7 @@ def service() -> Iterator[Service]:
 
 
 def fill(service: Service) -> None:
-    """Store rows past the API, which would take minutes: 600 jobs with inputs of 50 KB, 40 executions of 2 MB."""
+    """Write 600 jobs with inputs of 50 KB and 40 executions of 2 MB to the database; the API would take minutes."""
     now = clock.now()
     database.connect(Settings(var_dir=service.var_dir))
     try:
@@ -64,7 +64,7 @@ def fill(service: Service) -> None:
 
 @contextlib.contextmanager
 def slow_readers(service: Service, path: str, count: int = SLOW) -> Iterator[list[socket.socket]]:
-    """Clients that ask and don't read; each has sent its request before the next one comes."""
+    """Clients that send a request and don't read the answer. They connect one after another."""
     address = urlsplit(service.url)
     with contextlib.ExitStack() as stack:
         readers = []

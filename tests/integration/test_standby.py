@@ -1,4 +1,4 @@
-"""Several `pool` processes on one Redis: one is active, the others stand by and say for whom."""
+"""Several `pool` processes on one Redis: one is active, the others stand by and log which one is active."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def service() -> Iterator[Service]:
 
 
 def start_another(service: Service, name: str, **settings: str) -> None:
-    """A further pool manager, beside the one of `service`, on its Redis and its database."""
+    """Another pool manager on the Redis and the database of `service`."""
     database = {"DATABASE_URL": f"sqlite:///{service.var_dir / 'qinling.db'}"}
     environ, service.environ = service.environ, service.environ | database | settings
     try:
@@ -47,7 +47,7 @@ def events(service: Service, name: str) -> list[dict[str, Any]]:
 
 
 def standing_by(service: Service, name: str) -> dict[str, Any]:
-    """The event by which a pool manager says that it stands by."""
+    """The log event of a pool manager that stands by."""
 
     def find() -> list[dict[str, Any]]:
         return [event for event in events(service, name) if "stands by" in event["event"]]
@@ -117,7 +117,7 @@ def test_one_that_ended_in_order_is_followed_at_once(service: Service) -> None:
 
 
 def test_one_that_was_stopped_for_long_ends_its_workers_and_stands_by(service: Service, tmp_path: Path) -> None:
-    """SIGSTOP, as of a machine that slept: the other one is active when it wakes."""
+    """SIGSTOP stands for a machine that slept. When it wakes up, the other manager is active."""
     function_id = service.function(HELLO)
     start_another(service, "second", VAR_DIR=str(tmp_path))
     standing_by(service, "second")

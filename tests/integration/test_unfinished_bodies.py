@@ -1,4 +1,4 @@
-"""A project that sends bodies without end keeps neither others nor itself from calling, and little memory."""
+"""A project that sends endless bodies uses little memory and blocks neither its own calls nor those of others."""
 
 from __future__ import annotations
 

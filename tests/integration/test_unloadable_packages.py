@@ -1,4 +1,4 @@
-"""A package that can't be loaded is the execution's failure: told once, and it costs no worker.
+"""If a package can't be loaded, the execution fails once with the reason, and no worker is lost.
 
 Uploads are checked, so the packages are spoiled on the disk, as a broken disk or an older release would leave them.
 """
@@ -41,7 +41,7 @@ SPOILED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 def spoiled(service: Service, data: bytes) -> str:
-    """The id of a function whose stored package has become `data`."""
+    """The id of a function whose stored package was replaced by `data`."""
     folder = service.var_dir / "packages"
     before = set(folder.iterdir())
     function_id = service.function("def main(): return 1")

@@ -1,4 +1,4 @@
-"""Calls of one function that wait leave connections, places and memory to all others."""
+"""Waiting calls of one function leave connections, places and memory to all other requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.integration.service import Service, running_service, wait_until
 
 
 def web_processes(service: Service) -> list[int]:
-    """The processes that serve: Gunicorn's children."""
+    """The pids of the web processes: Gunicorn's children."""
     master = service.processes["web"].pid
     return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
 
@@ -23,7 +23,7 @@ def memory_mib(pid: int) -> int:
 
 
 def test_waiting_calls_keep_no_other_request_out() -> None:
-    """By function and project as many could wait as there are connections: what holds is the bound of the process."""
+    """The limits of function and project would allow all connections; the limit of the process applies."""
     with running_service(
         web_concurrency=1, web_connections=60, max_workers=6, function_concurrency=2, function_queue_factor=100,
         project_queue_factor=100, invoke_queue_timeout_s=60,
@@ -95,7 +95,7 @@ def test_a_call_whose_client_has_gone_leaves_the_queue_when_its_time_is_over() -
 
 
 def test_waiting_inputs_take_bounded_memory() -> None:
-    """Of these, each takes 4 MiB: of text with one wide character each is wide."""
+    """Each input takes 4 MiB, because one wide character makes all characters of a Python string wide."""
     with running_service(web_concurrency=1, max_workers=2, invoke_queue_timeout_s=60) as service:
         slow = service.function(SLOW, timeout=70, memory_size=128 * MIB)
         [web] = web_processes(service)

@@ -35,7 +35,7 @@ class Process:
         self.held = contextlib.ExitStack()
 
     def fill(self, project: str, function: str, text: str | None = None) -> int:
-        """How many further calls are admitted before one is refused."""
+        """Admit calls until one is refused. Returns their number."""
         for count in range(10_000):
             try:
                 self.held.enter_context(self.admission.admit(project, function, text))
@@ -134,7 +134,7 @@ def test_a_refused_call_is_not_counted() -> None:
 
 
 class SlowResolver:
-    """Stands for a database or a Redis that does not answer yet."""
+    """A fake for a database or a Redis that does not answer yet."""
 
     def __init__(self) -> None:
         self.asked = 0

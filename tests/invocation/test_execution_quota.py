@@ -1,4 +1,4 @@
-"""The quota of executions: what a check costs, how exact it is, and that it comes before the run."""
+"""The quota of executions: the cost and the accuracy of its check."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def quota() -> ExecutionQuota:
 
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the database is asked from now on."""
+    """The SQL statements of the test."""
     made: list[str] = []
     execute = database.engine().execute_sql
     monkeypatch.setattr(database.engine(), "execute_sql", lambda sql, *args: made.append(sql) or execute(sql, *args))
@@ -46,7 +46,7 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(quota: ExecutionQuota, project_id: str = PROJECT) -> str:
-    """What a call does; the id of its execution."""
+    """Take a place, record an execution and release the place, as a call does. Returns the execution's id."""
     made = make_record("function", project_id)
     with Place(quota) as place:
         place.take(project_id)

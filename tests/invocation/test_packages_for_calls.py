@@ -1,4 +1,4 @@
-"""No worker waits for a package, nor makes room for one that isn't there."""
+"""No leased worker waits for a package, and no worker is evicted for a missing package."""
 
 from __future__ import annotations
 

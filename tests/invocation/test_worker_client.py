@@ -1,4 +1,4 @@
-"""What becomes of a load: beside a stand-in of a worker, for a real one can't be made to hang or to answer oddly."""
+"""The outcomes of a load, with a fake worker, because a real one can't be made to hang or to answer oddly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Answers = Callable[[bytes | None], Lease]
 
 @pytest.fixture
 def answers() -> Iterator[Answers]:
-    """Starts a stand-in that gives this answer to a request, closes at once (b""), or never answers (None)."""
+    """Starts a fake worker that gives this answer to a request, closes at once (b""), or never answers (None)."""
     stops: list[Callable[[], object]] = []
 
     def start(answer: bytes | None) -> Lease:

@@ -345,7 +345,7 @@ def passes(value: Any, text: str) -> bool:
 
 
 def test_others_are_served_while_a_long_list_is_read(settings: Settings, owner: Context, function_id: str) -> None:
-    """A greenlet that waits for what comes in gets its turns, although the list never waits."""
+    """A greenlet that waits for I/O runs in between, although reading the list never waits."""
     transact(lambda: insert(scattered(1500, [function_id])))
     script = f"""
 from gevent import monkey
@@ -401,7 +401,7 @@ def render(row: Any) -> bytes:
 
 @pytest.mark.parametrize("limit", [None, 7, 12, 40])
 def test_a_chunk_is_bounded_by_bytes(owner: Context, function_id: str, limit: int | None) -> None:
-    """Long texts, middling ones that come with their rows, and one that is larger than a chunk."""
+    """The rows have long texts, short ones that are read with their rows, and one text larger than a chunk."""
     sizes = [200_000] * 11 + [CHUNK_SIZE + 1] + [10] * 3 + [2000] * 1200
     records = [make_record(function_id, result=f"{place:04}" + "x" * size) for place, size in enumerate(sizes)]
     in_one_batch([lambda rec=rec: record(rec) for rec in records])
@@ -454,7 +454,7 @@ def test_few_rows_are_asked_for_where_few_fit_into_a_chunk(
 
 
 def test_no_column_holds_more_than_a_list_may_read_with_its_row() -> None:
-    """What has no bound of its own is a TextField, whose length a list asks for first."""
+    """Every unlimited column is a TextField, because lists check the length of these first."""
     for model in ALL:
         for column in model._meta.sorted_fields:
             if isinstance(column, peewee.CharField):

@@ -1,4 +1,4 @@
-"""Quotas: what counts, what is refused, and that no two writes at once get past a limit."""
+"""Quotas: which rows count, which writes are refused, and concurrent writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAKE: dict[str, Make] = {
     quotas.WEBHOOKS: lambda context, function_id: webhook.create(context, function_id=function_id),
     quotas.JOBS: lambda context, function_id: job.create(context, function_id=function_id, pattern="0 0 * * *"),
 }
-"""Makes one more of each kind of rows."""
+"""Functions that create one row of each kind."""
 
 
 def new_version(context: Context, function_id: str) -> version.Version:
@@ -201,7 +201,7 @@ HERE: dict[str, Callable[[Context, str, str], Any]] = {
 def test_two_processes_at_once_do_not_get_past_a_limit_together(
     kind: str, settings: Settings, runtime_id: str
 ) -> None:
-    """Each of many projects may have one more, and both processes want it at the same moment."""
+    """Each of many projects may have one more row, and both processes write one at the same time."""
     targets = []
     for number in range(25):
         project = Context(f"project-{number}")

@@ -1,4 +1,4 @@
-"""The reading connections of a process that gevent has patched: none is lost for ever, whatever ends a read.
+"""The reading connections of a process with gevent's patches: no read loses one, however it ends.
 
 The tests run in one such process, which `test_under_gevent` starts.
 """
@@ -75,7 +75,7 @@ def read_slowly() -> int:
 
 
 def all_places_are_there(read_one: Callable[[], int]) -> bool:
-    """Whether as many reads as there may be can hold a connection at once."""
+    """Whether the largest allowed number of reads can hold a connection at the same time."""
     import gevent
 
     began: list[int] = []
@@ -160,7 +160,7 @@ def test_a_server_restarted_more_often_than_there_are_places(tmp_path: Path) -> 
 
 @inside
 def test_a_server_that_falls_silent_is_waited_for_once_by_each_read(tmp_path: Path) -> None:
-    """Not once for each idle connection, one after another."""
+    """A read does not wait for each idle connection in turn."""
     with running_postgres() as server, connected(few(tmp_path, server.create_database())):
         assert all_places_are_there(read)  # so that there are idle connections
         silent = psutil.Process(server.postmaster_pid)

@@ -1,4 +1,4 @@
-"""Registering the local runtimes: once, whoever else does it at the same time."""
+"""The local runtimes are registered once, even if several processes register them at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retention: which executions are deleted, and that nobody else's are."""
+"""Retention: which executions are deleted and which are kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEVER = {"execution_retention_s": 0.0, "executions_kept": 0}
 
 
 def ran(count: int, project_id: str = "project-a", **fields: Any) -> list[ExecutionRecord]:
-    """Records of executions, the oldest first."""
+    """Write execution records, the oldest first."""
     made = [make_record("function", project_id, **fields) for _ in range(count)]
     for rec in made:
         assert record(rec)

@@ -382,7 +382,7 @@ class Model:
         return worker.lease if worker and worker.token == token else None
 
     def _full(self, wanted: Wanted) -> tuple[str, ...]:
-        """Which bound of the queue leaves no place; a group takes at most as many places as it leaves free."""
+        """The limit of the queue that is reached. A group uses at most as many places as it leaves free."""
         everybody = len(self.waiters)
         of_project = sum(waiter.wanted.project == wanted.project for waiter in self.waiters)
         of_function = sum(waiter.wanted.function == wanted.function for waiter in self.waiters)

@@ -1,4 +1,4 @@
-"""A process that leases workers and a pool manager that starts none by itself, for tests of the pool."""
+"""A process that leases workers, and a registry through which a test registers them, for tests of the pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMITS = Settings(
 
 
 class Side:
-    """A process that leases, and the manager, on one Valkey."""
+    """The pool of a process that leases workers, and the registry of the pool manager, on one Valkey."""
 
     def __init__(self, url: str, settings: Settings = LIMITS, holder: str = "web-1"):
         self.settings = settings
@@ -61,7 +61,7 @@ class Side:
         return dataclasses.replace(request, **changes)
 
     def waiting(self, **changes: Any) -> gevent.Greenlet:
-        """A call that waits in the queue."""
+        """Start a call that waits in the queue."""
         before = len(self.registry.snapshot()["waiters"])
         caller = gevent.spawn(self.pool.lease, self.request(**changes), 20)
         wait_until(lambda: len(self.registry.snapshot()["waiters"]) > before)

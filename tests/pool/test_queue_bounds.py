@@ -1,4 +1,4 @@
-"""The queue for workers is bounded by function, by project and in all, and every way out of it frees the place."""
+"""The queue for workers is limited by function, by project and in total, and every way out of it frees the place."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def side(connection: PipelinedConnection) -> Iterator[Side]:
 
 
 def waiting_names(side: Side, whose: str) -> set[str]:
-    """The waiters that a bound counts."""
+    """The names of the waiters that a limit counts."""
     return set(side.registry.snapshot().get(f"waiting:{whose}", ()))
 
 
 def crowd(side: Side, count: int, wait_s: float = 60, **changes: Any) -> list[gevent.Greenlet]:
-    """Calls that come at once, when each of them either waits or has been refused."""
+    """Start calls at the same time, and wait until each one is queued or refused."""
     before = len(side.registry.snapshot()["waiters"])
     callers = [gevent.spawn(outcome, side, wait_s, changes) for _ in range(count)]
     wait_until(
@@ -63,7 +63,7 @@ def crowd(side: Side, count: int, wait_s: float = 60, **changes: Any) -> list[ge
 
 
 def outcome(side: Side, wait_s: float, changes: dict[str, Any]) -> Any:
-    """The lease, or the error; errors are values here, because one that ends a greenlet is printed."""
+    """The lease or the error. Errors are returned, because gevent prints an exception that ends a greenlet."""
     try:
         return side.pool.lease(side.request(**changes), wait_s)
     except (Unavailable, StaleTarget) as error:
@@ -212,7 +212,7 @@ def test_waiters_are_counted_anew_when_redis_was_emptied(side: Side) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--appendonly", "yes", "--appendfsync", "always")], ids=["lost", "kept"])
 def test_the_count_is_right_after_a_restart_of_redis(options: tuple[str, ...]) -> None:
-    """Whether it kept the waiters or lost them: those that wait ask again, and none is counted twice, or for ever."""
+    """Waiters ask again, whether Redis has kept or lost them. No waiter is counted twice or for ever."""
     with valkey_server(*options) as server:
         side = Side(server.url, BOUNDS)
         side.registry.configure("python3", 0)

@@ -1,4 +1,4 @@
-"""What `/readyz` asks of the pool: is a manager active, and has each runtime workers?"""
+"""The check of the pool in `/readyz`: whether a manager is active, and whether each runtime has workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Procfile's lines alone make a service that serves a first call: no `make run`, nothing registered by hand."""
+"""The lines of the Procfile suffice to serve a first call, without `make run` and without registering anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make run` says what it waits for, soon, once and without secrets; Ctrl-C ends the wait."""
+"""`make run` prints which server it waits for, soon, once and without secrets. Ctrl-C ends the wait."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def silent_server() -> Iterator[int]:
-    """The port of a server that accepts connections and says nothing."""
+    """The port of a server that accepts connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(64)

@@ -1,4 +1,4 @@
-"""What the caller of a function is told when a call fails: what happened, to what, and what there is instead."""
+"""The messages for callers when a call fails: they say what happened, and list the available names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FINE = "def main(): return 'fine'\n"
 
 
 def failure(worker: Worker, code: object, given: str | None = None, entry: str = "main.main") -> Answer:
-    """The answer of the only call of a function, which must fail."""
+    """Load a function and call it once. Returns the answer, which must be a failure."""
     assert worker.load(code, entry=entry)[0] == 200  # type: ignore[arg-type]
     answer = worker.execute(given)
     assert answer.status == "failed"
@@ -27,7 +27,7 @@ def failure(worker: Worker, code: object, given: str | None = None, entry: str =
 
 
 def not_loaded(worker: Worker, code: object, entry: str) -> str:
-    """Why an entry can't be loaded; the same is said in all places."""
+    """The reason why an entry can't be loaded. The answer's message and output must be the same."""
     answer = failure(worker, code, entry=entry)
     begin = f"Function {entry!r} can't be loaded. "
     assert (answer.reason, answer.message) == ("load", answer.output)
@@ -335,7 +335,7 @@ def test_a_process_that_ended_says_how(worker: Worker, body: str, said: str, loa
 
 
 def test_a_kill_by_the_kernel_for_want_of_memory_names_the_limit(make_worker: MakeWorker, tmp_path: Path) -> None:
-    """The file stands in for the one of a control group, whose kernel kills faster than this test can be written."""
+    """A fake for the control group's file, because this test can't make the kernel kill at the right moment."""
     events = tmp_path / "memory.events"
     events.write_text("low 0\noom 4\noom_kill 4\n")
     with events.open() as file:

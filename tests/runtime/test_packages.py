@@ -1,4 +1,4 @@
-"""Packages that are no packages, or worse: each is refused with a clear message, and nothing is written elsewhere."""
+"""Invalid and hostile packages: each is refused with a clear message, and nothing is written outside the folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD = package("def main(): return 'fine'\n")
 
 
 def links(**targets: str) -> bytes:
-    """A package of a module, `main`, that reads `link`, and of these links, which come first in the archive."""
+    """A package with the given links, followed by a module `main` that reads the file `link`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, target in targets.items():

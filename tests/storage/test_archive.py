@@ -279,7 +279,7 @@ def test_entries_that_share_their_data(check: Check) -> None:
 
 
 def test_data_that_reaches_into_the_directory(check: Check) -> None:
-    """Its checksum is right: of the entry's own data, and of the directory's first bytes."""
+    """The entry's checksum is correct for its own data followed by the first bytes of the directory."""
     data = make_zip({"main.py": b"x" * 100}, compression=zipfile.ZIP_STORED)
     start = data.index(b"PK\x01\x02")
     told = struct.pack("<LLL", zlib.crc32(b"x" * 100 + data[start : start + 10]), 110, 110)

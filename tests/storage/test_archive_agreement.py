@@ -1,4 +1,4 @@
-"""What the check at the upload accepts, the worker unpacks, to the same tree; and `unzip` does, too.
+"""The worker and `unzip` unpack every archive that the upload check accepts, to the same tree.
 
 The archives are made of names, kinds and programs at random, and of good archives that are damaged at random.
 """
@@ -33,7 +33,7 @@ Tree = dict[str, bytes | str | None]
 
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Path]:
-    """A folder for archives, in memory where that is possible: thousands are unpacked."""
+    """A folder for archives, in memory if possible, because the tests unpack thousands."""
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="qf-zips-", dir=shm if os.access(shm, os.W_OK) else None) as name:
         yield Path(name)
@@ -51,7 +51,7 @@ def on_disk(folder: Path) -> Tree:
 
 
 def as_read(package: Path) -> Tree:
-    """What the reader says that a package unpacks to."""
+    """The tree that the reader reports for a package."""
     with package.open("rb") as file:
         archive = Archive(file, Limits(LIMITS.max_files, LIMITS.max_unpacked_size, LIMITS.max_depth))
         found: Tree = {folder.path: None for folder in archive.tree.folders()}
@@ -60,7 +60,7 @@ def as_read(package: Path) -> Tree:
 
 
 def agreed(disk: Path, data: bytes) -> Tree | None:
-    """What both make of an archive; None when the upload is refused."""
+    """Check that the upload check and the worker agree. Returns the tree; None if the upload is refused."""
     with tempfile.TemporaryDirectory(dir=disk) as name:
         package, code = Path(name, "package"), Path(name, "code")
         package.write_bytes(data)

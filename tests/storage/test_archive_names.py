@@ -264,7 +264,7 @@ def test_folders_in_each_other_are_bounded(check: Check) -> None:
 
 @pytest.mark.parametrize("depth", [100, 496])
 def test_deep_names_cost_little_memory(tmp_path: Path, depth: int) -> None:
-    """With a text kept for each folder of each name, this took 580 MiB."""
+    """When the reader stored a text for each folder of each name, this took 580 MiB."""
     path = tmp_path / "package"
     path.write_bytes(raw_zip([Raw(f"{number:04}/".encode() + b"a/" * depth + b"b") for number in range(2000)]))
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Packages from another machine that wait here for their readers: whole or not at all."""
+"""Packages from another machine are stored completely or not at all before they are sent to clients."""
 
 from __future__ import annotations
 

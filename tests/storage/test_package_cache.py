@@ -1,4 +1,4 @@
-"""Packages at hand: read once for all who want one, in bounded memory, and not asked for in vain again and again."""
+"""The package cache: concurrent reads share one read, memory is limited, and failed reads are not repeated at once."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_who_only_wants_to_know_waits_for_so_long_and_no_longer(storage: Storage
 
 
 def test_few_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is in memory as it is read."""
+    """Each package is in memory while it is read."""
     monkeypatch.setattr(package_cache, "_PATIENCE_S", 0.05)
     at_once, most, goes_on = 0, 0, Event()
 

@@ -1,4 +1,4 @@
-"""Packages in the service's own account in Swift, as far as a small Swift and no Keystone show it."""
+"""Packages in the service's own account in Swift, with a fake Swift and without Keystone."""
 
 from __future__ import annotations
 

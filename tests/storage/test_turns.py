@@ -1,4 +1,4 @@
-"""Work takes turns: few at once, bounded and fair by project; and no kind of work waits for another."""
+"""Turns limit concurrent work and share it fairly between projects; and no kind of work waits for another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Uploads:
-    """Uploads that are checked until they are let go, one by one."""
+    """Fake checks of uploads. Each one runs until the test releases it."""
 
     def __init__(self, turns: Turns):
         self.turns = turns
@@ -26,7 +26,7 @@ class Uploads:
         self.ends: dict[str, Event] = {}
 
     def begin(self, *names: str) -> None:
-        """Each project is the first letter of its uploads' names."""
+        """Start uploads. The first letter of a name is the project."""
         for name in names:
             self.ends[name] = Event()
             self.greenlets[name] = gevent.spawn(self._check, name)
@@ -132,7 +132,7 @@ def test_a_turn_is_passed_on_when_its_waiter_is_killed_as_it_gets_it() -> None:
 
 
 def run(script: str) -> str:
-    """What a program prints in which gevent has patched everything, as in web."""
+    """Run a program with gevent's patches, as in `web`. Returns its output."""
     head = "from gevent import monkey\nmonkey.patch_all()\n"
     done = subprocess.run(
         [sys.executable, "-c", head + script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False

@@ -1,4 +1,4 @@
-"""Which entries are taken, and what is advised instead of those that are not."""
+"""Which entries are accepted, and the suggestions for entries that are not."""
 
 from __future__ import annotations
 

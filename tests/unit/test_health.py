@@ -1,4 +1,4 @@
-"""`/readyz` asks all neighbours at once, for a bounded time, and once for all who want to know."""
+"""`/readyz` runs all checks in parallel within a deadline, and concurrent requests share one run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qinling_falcon.observability.health import Health
 
 
 class Neighbour:
-    """Answers when it may."""
+    """A check that answers when the test lets it."""
 
     def __init__(self) -> None:
         self.asked = 0

@@ -1,4 +1,4 @@
-"""Answers that wait for their clients: few of a project, few of all, and the stalled ones end first."""
+"""Open answers are limited by project and in total, and stalled ones are cut off first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bounds() -> OpenAnswers:
-    """Four answers, of one project two."""
+    """The limits: four answers, two of one project."""
     return OpenAnswers(Cost(memory=100 * PIECE, disk=1000, answers=4))
 
 
@@ -64,7 +64,7 @@ def is_cut_off(answer: OpenAnswer) -> bool:
 
 @pytest.fixture
 def keep_reading() -> Iterator[Callable[[OpenAnswer], None]]:
-    """Has a client read an answer quickly, until the test ends."""
+    """Lets a client read an answer quickly until the end of the test."""
     ended = threading.Event()
     readers = []
 
@@ -145,7 +145,7 @@ def test_a_new_answer_is_refused_while_all_others_are_read(
 
 
 def test_few_wait(bounds: OpenAnswers, keep_reading: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as may be open. One more is refused at once."""
+    """As many answers may wait as may be open. One more is refused at once."""
     monkeypatch.setattr(open_answers, "WAIT_S", 5.0)
     answers = [read(bounds) for _ in range(2)]
     for answer in answers:
@@ -218,7 +218,7 @@ def test_a_part_that_finds_no_room_ends_its_answer(bounds: OpenAnswers, keep_rea
 
 
 def test_cutting_off_ends_a_blocked_write(bounds: OpenAnswers) -> None:
-    """Of a native socket here; of one of gevent in tests/integration."""
+    """Here with a native socket; tests/integration has the same with gevent's."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
         ours, _ = listener.accept()
         answer = OpenAnswer(bounds.open(request(connection=ours)), endless())

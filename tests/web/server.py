@@ -32,7 +32,7 @@ class Server:
             return get(client).endswith(b"ok")
 
     def stop(self) -> float:
-        """Stop it as an operator does; seconds that it took."""
+        """Stop the server as an operator does. Returns the seconds that this took."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
@@ -47,7 +47,7 @@ def request(path: str, method: str = "GET", body: bytes = b"", length: int | Non
 
 
 def answer(client: socket.socket) -> bytes:
-    """One answer, by its Content-Length; what there is of it when the connection ends."""
+    """Read one answer by its Content-Length. If the connection ends first, returns the bytes so far."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = client.recv(1)
@@ -70,7 +70,7 @@ def get(client: socket.socket, path: str = "/") -> bytes:
 
 
 def rest(client: socket.socket) -> bytes:
-    """What still comes until the server ends the connection."""
+    """Read until the server ends the connection."""
     data = b""
     with contextlib.suppress(ConnectionResetError):
         while piece := client.recv(65536):
@@ -80,7 +80,7 @@ def rest(client: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def running_server(files: int | None = None, **settings: Any) -> Iterator[Server]:
-    """Run it with these settings, and at most so many open files in each of its processes."""
+    """Run the server with these settings, and with this limit on open files in each of its processes."""
     port = free_port()
     environ = {key: value for key, value in os.environ.items() if not key.startswith("GUNICORN")}
     with tempfile.TemporaryDirectory(prefix="qf-web-") as folder:

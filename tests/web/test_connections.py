@@ -1,4 +1,4 @@
-"""Clients that are idle, slow or silent keep nobody else from being served."""
+"""Idle, slow and silent clients don't block other clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CROWD = 40
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """Serves 8 requests at once, and gives clients little time."""
+    """A server with 8 places and short deadlines."""
     with running_server(
         web_connections=8, head_timeout_s=2, body_grace_s=2, body_min_rate=1000, keep_alive_s=3
     ) as running:

@@ -1,4 +1,4 @@
-"""Bodies that are still arriving are bounded by process and project, in number and bytes."""
+"""The bodies that are arriving are limited by process and project, in number and bytes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def held() -> Iterator[contextlib.ExitStack]:
 def arriving(
     bodies: UnfinishedBodies, held: contextlib.ExitStack, project: str = "a", size: int = 0
 ) -> tuple[UnfinishedBody, socket.socket]:
-    """A body of which `size` bytes have come, and whose client is waited for; and that client's socket."""
+    """A body with `size` bytes so far whose client has stopped sending, and the client's socket."""
     ours, client = socket.socketpair()
     held.enter_context(ours)
     held.enter_context(client)

@@ -1,4 +1,4 @@
-"""What tells this install from others on the machine, and what a manager leaves for the next one to sweep."""
+"""Identifies this installation on the machine, and lets a manager clean up after an earlier one."""
 
 from __future__ import annotations
 

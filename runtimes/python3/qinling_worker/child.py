@@ -1,8 +1,8 @@
 """The child: loads the function once, then runs it for one request after another.
 
-User code lives in this process and may patch whatever it can import. What this
-loop needs is therefore bound below before any of it is loaded, this module is
-taken out of `sys.modules`, and it has builtins of its own (see `template.py`).
+User code runs in this process and may patch everything that it can import. There are
+three protections: this module binds all that the loop needs before user code is
+loaded; it is removed from `sys.modules`; and it has its own builtins (`template.py`).
 """
 
 from __future__ import annotations
@@ -82,15 +82,15 @@ class _Channel:
 
 
 def run(channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_result_size: int) -> NoReturn:
-    """Load `entry` and serve for ever.
+    """Load `entry`, then serve calls until the process is ended.
 
     Args:
         channel_fd: the socket to the supervisor.
-        log_fd: a copy of the log's pipe that the function does not know of.
+        log_fd: a copy of the log pipe, hidden from the function.
         entry: `module.function`.
-        code_dir: the folder that the package was unpacked into.
-        bare: resident bytes of this process before any user code.
-        max_result_size: of the result's JSON text, in bytes.
+        code_dir: the folder of the unpacked package.
+        bare: resident bytes of this process before user code was loaded.
+        max_result_size: the most bytes of the result's JSON text.
     """
     pid = getpid()
     channel = _Channel(channel_fd)

@@ -22,12 +22,12 @@ class ChildProcess:
     """A child that the template has forked, or is about to.
 
     Args:
-        loop: where its channel and log are watched.
-        max_frame_size: a longer frame means that the channel is spoiled.
-        max_log_size: bytes that are kept of what it prints.
+        loop: the event loop that watches the channel and the log.
+        max_frame_size: a longer frame means that the channel is corrupted.
+        max_log_size: the most bytes of output that are kept.
         on_frame: called with kind, duration and payload of each frame.
-        on_gone: called once, when the channel is closed (True: the child is ending) or spoiled (False).
-        keeps_log: whether what is printed now belongs to somebody.
+        on_gone: called once, when the channel is closed (True: the child is ending) or corrupted (False).
+        keeps_log: returns whether the current output belongs to a call or a load.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         log, log_end = os.pipe()
         self.pid: int | None = None
-        self.exit_code: int | None = None  # once it has ended, by itself or by a stranger's signal
+        self.exit_code: int | None = None  # set when the child has ended by itself or by a signal that we did not send
         self._status: int | None = None
         self.baseline = 0
         self.calls = 0
@@ -81,7 +81,7 @@ class ChildProcess:
             self._left_unread = True
 
     def read(self) -> None:
-        """Read what the child has sent, and hand on whole frames."""
+        """Read from the channel, and hand complete frames to `on_frame`."""
         try:
             data = self._channel.sock.recv(_RECEIVE)
         except BlockingIOError:

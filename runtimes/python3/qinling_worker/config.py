@@ -1,4 +1,4 @@
-"""What a worker is told when it starts."""
+"""The configuration that a worker reads when it starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ChildConfig(NamedTuple):
 
 
 class Config(NamedTuple):
-    """The supervisor's own part, and that of its children. Sizes are bytes, durations seconds."""
+    """The settings of the supervisor and of its children. Sizes are bytes, durations seconds."""
 
     secret: str
     child: ChildConfig

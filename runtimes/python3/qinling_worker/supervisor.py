@@ -1,9 +1,9 @@
 """The supervisor: takes requests, keeps one child ready, and decides how each execution ends.
 
-It runs no user code, holds the worker's secret and no capability. There is one
-child at a time. It is `STARTING` until the function is loaded, then `IDLE` or
-`BUSY`; after anything but a clean end of a call it is `CLEANING`: the template
-ends all of its processes and empties its folders, and a new one is made.
+It runs no user code. It has the worker's secret, but no capability. There is one child
+at a time. The child is `STARTING` until the function is loaded, then `IDLE` or `BUSY`.
+If a call does not end cleanly, the state is `CLEANING`: the template ends all processes
+of the child and empties its folders, and a new child is forked.
 """
 
 from __future__ import annotations
@@ -366,7 +366,7 @@ class Supervisor:
     # Limits
 
     def _look(self) -> None:
-        """Check the time limits of the call and of the import."""
+        """Check the limits of memory and time, of the call, the import and the cleaning."""
         now = time.monotonic()
         child, call = self._child, self._call
         if self._state is State.CLEANING:

@@ -1,9 +1,8 @@
-"""The template process: warmed once, it forks children on command and ends what they leave.
+"""The template process: imports modules once, forks children on command, and ends all their processes.
 
-It never runs user code and never had the worker's secret. It keeps the
-capabilities to change its uid and to kill, and uses them in its forks alone.
-Commands and reports are JSON datagrams on one socket; a child's descriptors
-travel with the command.
+It never runs user code and never had the worker's secret. It keeps the capabilities
+to change its uid and to kill, and uses them only in its forks. Commands and reports
+are JSON datagrams on one socket. A child's file descriptors are sent with the command.
 """
 
 from __future__ import annotations

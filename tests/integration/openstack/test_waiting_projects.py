@@ -1,4 +1,4 @@
-"""Calls of one project that wait leave connections and places to another project."""
+"""Waiting calls of one project leave connections and places in the queue to another project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.servers.openstack import Keystone
 
 
 def test_the_waiting_calls_of_one_project_keep_no_other_project_out(keystone: Keystone) -> None:
-    """Alice has six functions; for each of them as many calls could wait as there are connections."""
+    """Alice has six functions, and the limit of each one alone would allow as many waiting calls as connections."""
     with contextlib.ExitStack() as held:
         service = held.enter_context(
             running_service(
