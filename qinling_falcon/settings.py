@@ -131,6 +131,9 @@ class Settings:
         "Disk space for packages from Swift that a web process is sending; one project may use half.",
         low=MIB,
     )
+    send_min_rate: int = _setting(
+        1000, "Bytes of an answer that give its client one more second, beyond `SEND_TIMEOUT_S`.", low=1
+    )
     shutdown_grace_s: float = _setting(10.0, "Time that running calls get to finish at a stop.", low=0, high=3600)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Lowest level that is logged.")
 

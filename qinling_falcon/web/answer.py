@@ -44,11 +44,7 @@ class Answer(Response):  # type: ignore[misc]  # Gunicorn has no types
         head = "".join([*lines, "\r\n"]).encode("latin-1")
         self.headers_sent = True
         self.sent = len(piece)
-        packet = head + piece
-        # gevent's `sendall` makes an extra system call each time, to ask for the size of the socket's buffer.
-        sent = self.sock.send(packet)
-        if sent < len(packet):
-            self.sock.sendall(packet[sent:])
+        self.sock.sendall(head + piece)
 
 
 _cached_date: tuple[int, str] = (0, "")

@@ -5,11 +5,12 @@ A connection is always in one of these states:
 1. *idle*: no byte of the next request has arrived. It needs a socket and an event loop watcher, but no greenlet.
 2. *ready*: bytes have arrived, but all places are taken. It is queued.
 3. *served*: a greenlet reads the request, runs the application and writes the answer. It holds one place.
-4. *waiting*: like served, but the rest of a head or a body has not arrived yet. It gives up its place meanwhile.
+4. *waiting*: like served, but the rest of a head or a body has not arrived yet, or the client has not read the answer
+   yet. It gives up its place meanwhile.
 
-Slow senders therefore take no places. When the number of connections is at its limit, a new connection closes another
-one: the oldest idle connection, or else the one that has waited longest for the rest of a head, or else the one that
-has waited longest for the rest of a body.
+Slow clients therefore take no places. When the number of connections is at its limit, a new connection closes another
+one: the oldest idle connection, or else the one that has waited longest for the rest of a head, to send an answer, or
+for the rest of a body, in this order.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from gunicorn.http.parser import RequestParser
 
 from qinling_falcon.web.environ import Environments
 from qinling_falcon.web.reader import Deadlines, Phase, TimedReader
+from qinling_falcon.web.writer import TimedWriter
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +45,20 @@ class Connection:
         address: the client's address.
         environments: makes the WSGI environments of its requests.
         reader: reads from the socket for the parser.
+        writer: writes answers to the socket.
         parser: Gunicorn's request parser.
     """
 
-    __slots__ = ("address", "environments", "greenlet", "parser", "reader", "sock", "watcher")
+    __slots__ = ("address", "environments", "greenlet", "parser", "reader", "sock", "watcher", "writer")
 
-    def __init__(self, sock: Any, address: Any, environments: Environments, reader: TimedReader, parser: Any):
+    def __init__(
+        self, sock: Any, address: Any, environments: Environments, reader: TimedReader, writer: TimedWriter, parser: Any
+    ) -> None:
         self.sock = sock
         self.address = address
         self.environments = environments
         self.reader = reader
+        self.writer = writer
         self.parser = parser
         self.watcher = get_hub().loop.io(sock.fileno(), 1)
         self.greenlet: gevent.Greenlet | None = None
@@ -161,7 +167,13 @@ class Connections:
         reader = TimedReader(sock, self._deadlines, lambda phase: self._waits(connection, phase))
         parser = RequestParser(self._cfg, sock, address)
         parser.unreader = reader
-        connection = Connection(sock, address, environments, reader, parser)
+        writer = TimedWriter(
+            sock,
+            self._deadlines.send_grace_s,
+            self._deadlines.send_min_rate,
+            lambda: self._waits(connection, Phase.SEND),
+        )
+        connection = Connection(sock, address, environments, reader, writer, parser)
         self._open.add(connection)
         self._make_room()
         self._park(connection)
@@ -172,7 +184,7 @@ class Connections:
         if self._idle:
             self._close_idle(next(iter(self._idle)))
             return
-        for phase in (Phase.DRAIN, Phase.HEAD, Phase.BODY):
+        for phase in (Phase.DRAIN, Phase.HEAD, Phase.SEND, Phase.BODY):
             if self._waiting[phase]:
                 self._waiting[phase].popitem(last=False)[0].cut()
                 return

@@ -3,15 +3,18 @@
 1. Head: a client has `head_timeout_s`, counted from the first byte.
 2. Body: a client has `body_grace_s`, and one more second for each `body_min_rate` bytes that have arrived. A pause may
    never be longer than `body_grace_s`.
+3. The rest of a body that the application did not read: a client has `drain_s`.
 
 Only the time in which the server waits for the client counts, so a slow disk or slow authentication costs the client
 nothing. A client that sends too slowly gets a 408. A client that has stopped sending is disconnected without an answer.
+While a client sends as fast as it is read, other greenlets get their turn.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -19,18 +22,23 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import gevent
 from gunicorn.http.unreader import SocketUnreader
 
-from qinling_falcon.errors import RequestTimeout
+from qinling_falcon.errors import RequestTimeout, TooLarge
+
+# A client that sends as fast as it is read gives others their turn after so many bytes: 4 ms in chunks of one byte.
+_TURN = 16 * 1024
 
 
 class Phase(enum.Enum):
-    """The part of a request that the server currently reads."""
+    """The part of a request that the server currently reads, or its answer that it sends."""
 
     HEAD = enum.auto()
     BODY = enum.auto()
     DRAIN = enum.auto()
     """The rest of a body that the application did not read."""
+    SEND = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +49,16 @@ class Deadlines:
         head_s: seconds for the head.
         body_grace_s: base time for a body, in seconds.
         body_min_rate: bytes of a body that add one second to its time.
+        send_grace_s: base time for an answer, in seconds.
+        send_min_rate: bytes of an answer that add one second to its time.
         drain_s: seconds for the rest of a body that the application did not read.
     """
 
     head_s: float
     body_grace_s: float
     body_min_rate: int
+    send_grace_s: float
+    send_min_rate: int
     drain_s: float = 5.0
 
 
@@ -60,6 +72,9 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
         sock: the client's gevent socket.
         deadlines: the time limits.
         waiting: a context manager that is entered while the server waits for the client.
+
+    Attributes:
+        before_body: called once before the next bytes are received.
     """
 
     # Bounds the bytes that are read ahead of the application, because no memory limit counts them.
@@ -73,16 +88,22 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
         self._waited_s = 0.0
         self._received = 0
         self._request: Any = None
+        self._since_pause = 0
+        self._most_bytes = math.inf
+        self.before_body: Callable[[], None] | None = None
 
-    def begin(self, phase: Phase, request: Any = None) -> None:
+    def begin(self, phase: Phase, request: Any = None, most_bytes: float = math.inf) -> None:
         """Start a phase and its clock.
 
         Args:
             phase: the phase.
             request: Gunicorn's request object; None until the head has been read.
+            most_bytes: the most bytes that the client may send. A body in chunks of one byte each is several times
+                larger on the wire than what it holds.
         """
         self._phase = phase
         self._request = request
+        self._most_bytes = most_bytes
         self._waited_s = 0.0
         self._received = 0
 
@@ -97,6 +118,9 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
             RequestTimeout: the deadline of the phase has passed.
             OSError: the connection broke.
         """
+        if self.before_body is not None:
+            before, self.before_body = self.before_body, None
+            before()
         size = self.mxchunk
         if size_hint and size_hint > size:
             size = min(size_hint, self.max_body_chunk)
@@ -109,6 +133,13 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
         finally:
             self.sock.settimeout(None)
         self._received += len(data)
+        if self._received > self._most_bytes:
+            self._end_request()
+            raise TooLarge("The chunks of the request body are too many for what they hold.")
+        self._since_pause += len(data)
+        if self._since_pause > _TURN:
+            self._since_pause = 0
+            gevent.sleep(0)
         return data
 
     def _wait(self, size: int) -> bytes:
@@ -137,7 +168,7 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
                 return self._deadlines.head_s
             case Phase.DRAIN:
                 return self._deadlines.drain_s
-            case Phase.BODY:
+            case _:
                 return self._deadlines.body_grace_s
 
     def _allowed_s(self) -> float:
@@ -145,11 +176,14 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
         earned_s = self._received / self._deadlines.body_min_rate if self._phase is Phase.BODY else 0.0
         return self._longest_silence_s() + earned_s
 
-    def _too_slow(self) -> RequestTimeout:
+    def _end_request(self) -> None:
         if self._request is not None:
             self._request.force_close()  # the start of the next request is unknown
+
+    def _too_slow(self) -> RequestTimeout:
+        self._end_request()
         if self._phase is Phase.HEAD:
-            return RequestTimeout(f"The head of the request did not arrive within {self._deadlines.head_s:g} s.")
+            return RequestTimeout("The head of the request did not arrive in time.")
         return RequestTimeout(
             f"The request body arrived too slowly: {self._received} bytes in {self._waited_s:.0f} s. Beyond"
             f" {self._deadlines.body_grace_s:g} s, send at least {self._deadlines.body_min_rate} bytes a second."

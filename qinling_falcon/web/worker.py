@@ -31,9 +31,13 @@ from qinling_falcon.web.reader import Deadlines, Phase
 # File descriptors that are reserved for the database, Redis, workers and packages. If the process may open few files,
 # half of its descriptors are reserved.
 _OTHER_FILES = 512
-# The application may answer before it has read the whole body. Up to this many bytes of the rest are read and dropped,
-# so that the connection can serve the next request. A client that sends more is disconnected.
-_MOST_DRAINED = 64 * 1024 * 1024
+# The application may answer without having read the whole body. A rest of up to `_DRAINED_BEFORE` bytes is read and
+# dropped before the answer is sent: many clients do not read an answer before they have sent their request, and what
+# follows on the connection is then certain. Of a longer rest up to `_DRAINED_AFTER` bytes are read after the answer.
+# A client that sends more is disconnected.
+_DRAINED_BEFORE = 1024 * 1024
+_DRAINED_AFTER = 64 * 1024 * 1024
+_DRAIN_STEP = 64 * 1024
 # A fixed `M_MMAP_THRESHOLD` would also keep memory low, but with it a body of 1 MB took 3.9 ms of CPU instead of 0.6.
 _TRIM_EVERY_S = 5
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT)
@@ -50,14 +54,28 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         if self.cfg.is_ssl:
             sys.exit("web serves plain HTTP: leave TLS to the balancer in front of it")
         settings = get_settings()
+        most_connections = _most_connections(settings.max_connections)
+        if most_connections < max(settings.max_connections, settings.web_connections):
+            self.log.warning(
+                "The limit of open files allows %d connections. Raise it, or set MAX_CONNECTIONS to that and"
+                " WEB_CONNECTIONS below it.",
+                most_connections,
+            )
         self._frozen_cfg = _FrozenConfig(self.cfg)
+        self._most_body_bytes = 2 * (settings.max_package_size + settings.max_body_size)
         connections = Connections(
             self._frozen_cfg,
             self._serve,
             places=self.worker_connections,
-            most=_most_connections(settings.max_connections),
+            most=most_connections,
             keep_alive_s=settings.keep_alive_s,
-            deadlines=Deadlines(settings.head_timeout_s, settings.body_grace_s, settings.body_min_rate),
+            deadlines=Deadlines(
+                head_s=settings.head_timeout_s,
+                body_grace_s=settings.body_grace_s,
+                body_min_rate=settings.body_min_rate,
+                send_grace_s=settings.send_timeout_s,
+                send_min_rate=settings.send_min_rate,
+            ),
         )
         helpers = [gevent.spawn(connections.accept_forever, listener) for listener in self.sockets]
         helpers.append(gevent.spawn(connections.expire_forever))
@@ -92,15 +110,13 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
                 request = None
                 connection.reader.begin(Phase.HEAD)
                 request = next(connection.parser)
-                connection.reader.begin(Phase.BODY, request)
+                connection.reader.begin(Phase.BODY, request, self._most_body_bytes)
                 if not self._answer(connection, request):
-                    return False
-                connection.reader.begin(Phase.DRAIN, request)
-                if not connection.parser.finish_body(max_bytes=_MOST_DRAINED):
                     return False
                 connection.parser.mesg = None  # frees the headers: an idle connection does not need them
                 if not connection.reader.has_read_ahead():
                     return True
+                gevent.sleep(0)  # a client that sends many requests at once gives others their turn
         except (StopIteration, gunicorn.http.errors.NoMoreData, gevent.GreenletExit):
             return False
         except RequestTimeout as error:
@@ -123,14 +139,16 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
-        response = Answer(request, connection.sock, self._frozen_cfg)
+        response = Answer(request, connection.writer, self._frozen_cfg)
         if not self.alive:
             response.force_close()
         if request._expected_100_continue:  # Gunicorn has no public name for it
-            connection.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            connection.reader.before_body = lambda: connection.writer.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         environ = connection.environments.of(request, connection.sock, connection.address)
         pieces = self.wsgi(environ, response.start_response)
+        connection.writer.begin()
         try:
+            is_whole = self._drain(connection, request, _DRAINED_BEFORE)
             for piece in pieces:
                 response.write(piece)
             response.close()
@@ -146,7 +164,41 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         finally:
             if hasattr(pieces, "close"):
                 pieces.close()
-        return not response.should_close()
+        return not response.should_close() and (is_whole or self._drain(connection, request, _DRAINED_AFTER))
+
+    def _drain(self, connection: Connection, request: Any, most: int) -> bool:
+        """Read and drop what the application left of the body, in so far as it has at most `most` bytes.
+
+        Returns:
+            Whether the whole body has been read. Otherwise the connection can serve no other request, unless more is
+            drained.
+        """
+        body = request.body
+        length = getattr(body.reader, "length", None)  # None: the body is chunked
+        if connection.reader.before_body is not None:
+            # The client waits for a 100, which is not sent now: it may or may not send the body.
+            connection.reader.before_body = None
+            if length != 0:
+                request.force_close()
+            return True
+        if length is None:  # small chunks cost much more CPU than they hold bytes
+            most = _DRAINED_BEFORE
+        elif length > most:
+            return False
+        connection.reader.begin(Phase.DRAIN, request, 2 * most)
+        try:
+            while most > 0 and not body.failed:
+                data = body.read(_DRAIN_STEP)
+                if not data:
+                    return True
+                most -= len(data)
+        except OSError:
+            raise
+        except Exception:  # broken chunks, or too slow: the answer is the application's all the same
+            request.force_close()
+        if body.failed:
+            request.force_close()
+        return False
 
 
 class _FrozenConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +11,10 @@ from qinling_falcon.errors import RequestTimeout
 
 
 def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """`/read` answers with the body's length, `/ignore` leaves the body alone, `/sleep/S` takes S seconds."""
+    """`/read` answers with the body's length, `/ignore` leaves the body alone, `/sleep/S` takes S seconds.
+
+    `/large` answers with 15 KB.
+    """
     path = environ["PATH_INFO"]
     status, answer = "200 OK", b"ok"
     if path.startswith("/sleep/"):
@@ -25,7 +27,7 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
             answer = str(len(environ["wsgi.input"].read())).encode()
         except RequestTimeout as error:
             status, answer = "408 Request Timeout", error.message.encode()
-    elif path == "/time":
-        answer = str(time.monotonic()).encode()
+    elif path == "/large":
+        answer = b"x" * 15_000
     start_response(status, [("Content-Length", str(len(answer))), ("Content-Type", "text/plain")])
     return [answer]

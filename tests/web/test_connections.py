@@ -20,7 +20,7 @@ CROWD = 40
 def server() -> Iterator[Server]:
     """A server with 8 places and short deadlines."""
     with running_server(
-        web_connections=8, head_timeout_s=2, body_grace_s=2, body_min_rate=1000, keep_alive_s=3
+        web_connections=8, head_timeout_s=2, body_grace_s=2, body_min_rate=1000, keep_alive_s=3, send_timeout_s=2
     ) as running:
         yield running
 
@@ -151,6 +151,93 @@ def test_a_body_that_nothing_reads_and_never_ends_closes_the_connection(server: 
         client.sendall(request("/ignore", "POST", b"x", 1_000_000_000))
         assert answer(client).endswith(b"ok")
         assert rest(client) == b""
+
+
+def test_a_client_that_has_half_sent_what_nothing_reads_gets_no_answer(server: Server) -> None:
+    with server.connect() as client:
+        client.sendall(request("/ignore", "POST", b"x", 1000))
+        assert rest(client) == b""
+
+
+def test_broken_chunks_that_nothing_reads_get_one_answer(server: Server) -> None:
+    with server.connect() as client:
+        client.sendall(b"POST /ignore HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + request("/"))
+        text = rest(client)
+    assert text.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in text
+    assert text.endswith(b"ok")
+
+
+def test_a_flood_of_tiny_chunks_is_ended_and_keeps_nobody_waiting(server: Server) -> None:
+    head = b"POST /ignore HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answered, ended = [], threading.Event()
+
+    def flood() -> None:
+        with server.connect() as client, contextlib.suppress(OSError):
+            client.sendall(head)
+            while True:
+                client.sendall(b"1\r\nx\r\n" * 10_000)
+        ended.set()
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    while not ended.wait(0.05):
+        answered.append(server.answers())
+    flooding.join()
+    assert all(answered)
+    assert server.answers()
+
+
+def test_who_pipelines_gives_others_their_turn(server: Server) -> None:
+    stop = threading.Event()
+
+    def pipeline() -> None:
+        with server.connect() as client:
+            while not stop.is_set():
+                client.sendall(request("/") * 200)
+                for _ in range(200):
+                    answer(client)
+
+    threads = [threading.Thread(target=pipeline) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert all(server.answers() for _ in range(5))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_clients_that_do_not_read_small_answers_take_no_places_and_are_cut_off(server: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(CROWD):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", server.port))
+            client.settimeout(20)
+            client.sendall(request("/large") * 400)
+            clients.append(client)
+        assert server.answers()
+        time.sleep(3)
+        for client in clients:
+            assert rest(client).count(b"HTTP/1.1 200") < 400
+
+
+def test_100_continue_is_sent_when_the_body_is_read_and_not_otherwise(server: Server) -> None:
+    head = "POST {} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    with server.connect() as client:
+        client.sendall(head.format("/read").encode())
+        assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"12345")
+        assert answer(client).endswith(b"\n5")
+        assert get(client).endswith(b"ok")
+    with server.connect() as client:
+        client.sendall(head.format("/ignore").encode())
+        text = rest(client)
+        assert text.startswith(b"HTTP/1.1 200")
+        assert b"Connection: close" in text
 
 
 def test_the_oldest_idle_connection_makes_room_for_a_new_one() -> None:

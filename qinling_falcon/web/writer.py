@@ -1,0 +1,75 @@
+"""Writes answers to a client's socket, and gives a client that reads too slowly a deadline.
+
+A client may take nothing for `silence_s`, and gets one more second for each `min_rate` bytes that it has taken. While
+the server waits for a client, the connection gives its place to others, as it does when it reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+
+class TimedWriter:
+    """Sends the bytes of one connection's answers. Gunicorn takes it for the socket.
+
+    Args:
+        sock: the client's gevent socket.
+        silence_s: the longest time in which the client takes nothing.
+        min_rate: bytes that buy the client one more second.
+        waiting: makes a context manager that is entered while the server waits for the client.
+    """
+
+    def __init__(
+        self, sock: Any, silence_s: float, min_rate: int, waiting: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self._sock = sock
+        self._silence_s = silence_s
+        self._min_rate = min_rate
+        self._waiting = waiting
+        self._waited_s = 0.0
+        self._sent = 0
+
+    def begin(self) -> None:
+        """Start the clock of an answer."""
+        self._waited_s = 0.0
+        self._sent = 0
+
+    def sendall(self, data: bytes) -> None:
+        """Send all bytes.
+
+        Raises:
+            TimeoutError: the client takes them too slowly.
+            OSError: the connection broke.
+        """
+        # Most answers fit into the kernel's buffer, so the first attempt uses no timer. `sendall` of gevent would ask
+        # the kernel for the size of that buffer each time.
+        self._sock.settimeout(0)
+        try:
+            sent: int = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        finally:
+            self._sock.settimeout(None)
+        self._sent += sent
+        if sent < len(data):
+            self._wait(memoryview(data)[sent:])
+
+    def _wait(self, rest: memoryview) -> None:
+        began = time.monotonic()
+        try:
+            with self._waiting():
+                while rest:
+                    waited_s = self._waited_s + time.monotonic() - began
+                    left_s = self._silence_s + self._sent / self._min_rate - waited_s
+                    if left_s <= 0:
+                        raise TimeoutError("the client reads too slowly")
+                    self._sock.settimeout(min(left_s, self._silence_s))
+                    sent = self._sock.send(rest)
+                    self._sent += sent
+                    rest = rest[sent:]
+        finally:
+            self._sock.settimeout(None)
+            self._waited_s += time.monotonic() - began
