@@ -7,7 +7,7 @@
 
 Only the time in which the server waits for the client counts, so a slow disk or slow authentication costs the client
 nothing. A client that sends too slowly gets a 408. A client that has stopped sending is disconnected without an answer.
-While a client sends as fast as it is read, other greenlets get their turn.
+Other greenlets run in between while a client sends without a pause.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from gunicorn.http.unreader import SocketUnreader
 
 from qinling_falcon.errors import RequestTimeout, TooLarge
 
-# A client that sends as fast as it is read gives others their turn after so many bytes: 4 ms in chunks of one byte.
+# After so many bytes of a client that sends without a pause, other greenlets run. Parsing them takes up to 4 ms, when
+# each chunk holds one byte.
 _TURN = 16 * 1024
 
 

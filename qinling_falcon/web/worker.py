@@ -31,10 +31,10 @@ from qinling_falcon.web.reader import Deadlines, Phase
 # File descriptors that are reserved for the database, Redis, workers and packages. If the process may open few files,
 # half of its descriptors are reserved.
 _OTHER_FILES = 512
-# The application may answer without having read the whole body. A rest of up to `_DRAINED_BEFORE` bytes is read and
-# dropped before the answer is sent: many clients do not read an answer before they have sent their request, and what
-# follows on the connection is then certain. Of a longer rest up to `_DRAINED_AFTER` bytes are read after the answer.
-# A client that sends more is disconnected.
+# The application may answer without having read the whole body. The server reads and drops the rest:
+# 1. A rest of up to `_DRAINED_BEFORE` bytes is read before the answer is sent, because many clients send their whole
+#    request before they read an answer.
+# 2. A longer rest is read after the answer, up to `_DRAINED_AFTER` bytes. A client that sends more is disconnected.
 _DRAINED_BEFORE = 1024 * 1024
 _DRAINED_AFTER = 64 * 1024 * 1024
 _DRAIN_STEP = 64 * 1024
@@ -116,7 +116,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
                 connection.parser.mesg = None  # frees the headers: an idle connection does not need them
                 if not connection.reader.has_read_ahead():
                     return True
-                gevent.sleep(0)  # a client that sends many requests at once gives others their turn
+                gevent.sleep(0)  # let other greenlets run while this client pipelines requests
         except (StopIteration, gunicorn.http.errors.NoMoreData, gevent.GreenletExit):
             return False
         except RequestTimeout as error:
@@ -167,21 +167,20 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         return not response.should_close() and (is_whole or self._drain(connection, request, _DRAINED_AFTER))
 
     def _drain(self, connection: Connection, request: Any, most: int) -> bool:
-        """Read and drop what the application left of the body, in so far as it has at most `most` bytes.
+        """Read and drop the part of the body that the application left unread, if it has at most `most` bytes.
 
         Returns:
-            Whether the whole body has been read. Otherwise the connection can serve no other request, unless more is
-            drained.
+            Whether the whole body has been read. Only then can the connection serve another request.
         """
         body = request.body
         length = getattr(body.reader, "length", None)  # None: the body is chunked
         if connection.reader.before_body is not None:
-            # The client waits for a 100, which is not sent now: it may or may not send the body.
+            # The client waits for a 100 that is never sent. It may or may not send the body.
             connection.reader.before_body = None
             if length != 0:
                 request.force_close()
             return True
-        if length is None:  # small chunks cost much more CPU than they hold bytes
+        if length is None:  # a body in small chunks costs much CPU for few bytes
             most = _DRAINED_BEFORE
         elif length > most:
             return False
@@ -194,7 +193,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
                 most -= len(data)
         except OSError:
             raise
-        except Exception:  # broken chunks, or too slow: the answer is the application's all the same
+        except Exception:  # broken chunks or a slow client; the application's answer is still sent
             request.force_close()
         if body.failed:
             request.force_close()

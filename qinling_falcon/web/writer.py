@@ -1,7 +1,7 @@
-"""Writes answers to a client's socket, and gives a client that reads too slowly a deadline.
+"""Writes answers to a client's socket and enforces a deadline on clients that read slowly.
 
-A client may take nothing for `silence_s`, and gets one more second for each `min_rate` bytes that it has taken. While
-the server waits for a client, the connection gives its place to others, as it does when it reads.
+A client has `silence_s`, and one more second for each `min_rate` bytes that it has read. It may never pause for longer
+than `silence_s`. While the server waits for a client to read, the connection holds no place.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 
 class TimedWriter:
-    """Sends the bytes of one connection's answers. Gunicorn takes it for the socket.
+    """Sends the bytes of one connection's answers. Gunicorn's `Response` uses it in place of the socket.
 
     Args:
         sock: the client's gevent socket.
-        silence_s: the longest time in which the client takes nothing.
-        min_rate: bytes that buy the client one more second.
+        silence_s: the longest pause of the client, in seconds.
+        min_rate: bytes of an answer that add one second to its time.
         waiting: makes a context manager that is entered while the server waits for the client.
     """
 
@@ -41,11 +41,11 @@ class TimedWriter:
         """Send all bytes.
 
         Raises:
-            TimeoutError: the client takes them too slowly.
+            TimeoutError: the client reads too slowly.
             OSError: the connection broke.
         """
-        # Most answers fit into the kernel's buffer, so the first attempt uses no timer. `sendall` of gevent would ask
-        # the kernel for the size of that buffer each time.
+        # Most answers fit into the kernel's buffer, so the first attempt uses no timer. gevent's `sendall` would make
+        # an extra system call to ask for the size of that buffer.
         self._sock.settimeout(0)
         try:
             sent: int = self._sock.send(data)
