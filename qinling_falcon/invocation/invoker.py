@@ -44,6 +44,7 @@ from qinling_falcon.models import clock
 from qinling_falcon.models.records import ExecutionRecord, begin, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, StaleTarget
+from qinling_falcon.pool.place import WorkersElsewhere
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
@@ -112,7 +113,7 @@ class Invoker:
                 gone.
             QuotaExceeded: the function's project has reached its quota of executions.
             Unavailable: too many calls are in flight or wait for a worker, no worker was free in time, or the package
-                is missing in the package storage.
+                is missing in the package storage. `WorkersElsewhere`: the workers are on another machine.
         """
         if self._admission is None:
             return self._run(context, call)
@@ -175,6 +176,9 @@ class Invoker:
                 # Before the release: once the lease is gone, nothing but the record knows of this execution.
                 final = settled(final)
                 place.recorded()
+            except WorkersElsewhere:
+                self._pool.give_back(lease)
+                raise
             except NotSent as error:
                 log.warning("worker %s was given up: %s", lease.worker_id, error)
                 self._pool.release(lease, destroy=True)
@@ -212,8 +216,11 @@ class Invoker:
 
         Raises:
             NotSent: the function has not run; another worker may be tried.
+            WorkersElsewhere: this process can't reach the worker, which got no request.
         """
         settings = self._settings
+        if not self._workers.knows(lease):
+            self._pool.check_reach(lease)
         if lease.needs_load:
             assert package is not None
             try:

@@ -17,6 +17,7 @@ from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import NotLoaded, NotSent, WorkerClient
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import StaleTarget
+from qinling_falcon.pool.place import WorkersElsewhere
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
@@ -135,11 +136,15 @@ class Scaler:
                 continue
             loaded = is_reusable = False
             try:
+                self._pool.check_reach(lease)
                 self._workers.load(lease, package, about(target), settings.unpack_timeout_s)
                 loaded = self._is_current(target)
             except NotLoaded as error:
                 is_reusable = error.is_reusable
                 raise Conflict(f"Function {function_id} can't be loaded: {error}") from error
+            except WorkersElsewhere:
+                is_reusable = True
+                raise
             except NotSent as error:
                 log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
             finally:

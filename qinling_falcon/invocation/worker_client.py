@@ -60,6 +60,10 @@ class WorkerClient:
     def __init__(self) -> None:
         self._idle: dict[str, tuple[socket.socket, float]] = {}
 
+    def knows(self, lease: Lease) -> bool:
+        """Whether there is a connection to this worker."""
+        return lease.worker_id in self._idle
+
     def load(self, lease: Lease, package: bytes, about: dict[str, Any], timeout_s: float) -> None:
         """Send a worker the package of its target. If this raises, the function has not run.
 

@@ -10,6 +10,7 @@ import uuid
 import gevent
 from gevent.event import Event
 
+from qinling_falcon.pool.place import place
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
@@ -50,7 +51,7 @@ class Claim:
         # A pass asks the database a few times.
         self._longest_pass_s = longest_pass_s or max(_LONGEST_PASS_S, 4 * settings.database_timeout_s)
         # The random part makes the name unique, because several containers may have the same host name and pid.
-        self.name = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.name = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}:{place()}"
         self._active: str | None = None
         self._pass_began = 0.0
         self._renewer: gevent.Greenlet | None = None

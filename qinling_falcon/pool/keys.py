@@ -7,6 +7,7 @@ from qinling_falcon.pool.lua import ANCHOR
 WAKEUPS = f"{ANCHOR}:wakeups"
 DRAINING = f"{ANCHOR}:draining"
 LOST = f"{ANCHOR}:lost"
+MANAGER = f"{ANCHOR}:manager"
 WORKERS = f"{ANCHOR}:workers"
 
 

@@ -16,6 +16,7 @@ from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.generations import Generations
 from qinling_falcon.pool.leases import Capacity, Cold, Lease, LeaseRequest, StaleTarget, Which
+from qinling_falcon.pool.place import WorkersElsewhere, elsewhere
 from qinling_falcon.pool.queue_bounds import QueueBounds
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import News, WaitingRoom
@@ -145,6 +146,21 @@ class Pool(Generations):
     def abandon(self, lease: Lease) -> None:
         """Leave a lease to the reaper, which hands its execution on as lost."""
         self._held.discard(f"{lease.worker_id}:{lease.token}")
+
+    def check_reach(self, lease: Lease) -> None:
+        """Check that this process can reach a leased worker, before the first connection to it.
+
+        Raises:
+            WorkersElsewhere: the worker runs on another machine or in another network. Return the worker unused: it
+                is healthy, and the processes there need it.
+        """
+        if not lease.address.startswith("127."):
+            return
+        with contextlib.suppress(PoolUnavailable):
+            manager = self._connection.call("GET", keys.MANAGER)
+            far = elsewhere(manager.decode()) if manager else None
+            if far is not None:
+                raise WorkersElsewhere(f"The function has not run. {far}", retry_after_s=5)
 
     def find(self, execution_id: str) -> str | None:
         """The detail of the live lease of an execution."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.place import elsewhere
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.settings import Settings
 
@@ -32,10 +33,12 @@ class PoolReadiness:
         Raises:
             PoolUnavailable: Redis is away.
         """
-        active, *rest = self._scripts.run("readiness", int(self._start_s * 1000))
-        if not active:
+        manager, *rest = self._scripts.run("readiness", int(self._start_s * 1000))
+        if not manager:
             # Without a manager, the data about runtimes in Redis is out of date.
             return {"pool": "No pool manager is active: workers are neither started nor replaced."}
+        if (far := elsewhere(manager.decode())) is not None:
+            return {"pool": far}
         without = [(runtime.decode(), ms / 1000) for runtime, ms in zip(rest[::2], rest[1::2], strict=True)]
         if not without:
             return {}

@@ -33,8 +33,9 @@ def advice_on_missing(settings: Settings) -> str:
     """The likely cause of a missing package and what to do, for an error message."""
     if settings.package_storage == "local":
         return (
-            "PACKAGE_STORAGE=local keeps packages below VAR_DIR of the machine that received the upload: several"
-            " machines need PACKAGE_STORAGE=swift. Otherwise the package is lost and has to be uploaded again."
+            "PACKAGE_STORAGE=local keeps packages below VAR_DIR of the machine that received the upload. If web has"
+            " moved to another machine, copy VAR_DIR/packages there; with PACKAGE_STORAGE=swift both machines have the"
+            " packages. Otherwise the package is lost and has to be uploaded again."
         )
     return (
         "PACKAGE_STORAGE=swift has no object for it. A package that is lost, or was uploaded before PACKAGE_STORAGE was"

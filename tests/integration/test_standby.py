@@ -139,3 +139,34 @@ def test_one_that_was_stopped_for_long_ends_its_workers_and_stands_by(service: S
 
     assert before <= workers(service), "they are the other one's"
     assert call(service, function_id)
+
+
+def test_web_on_another_machine_than_the_pool_says_so_and_leaves_the_workers_alone(service: Service) -> None:
+    """The name of a pool manager elsewhere, in Redis, stands for the other machine; the rest is real."""
+    function_id = service.function(HELLO)
+    assert call(service, function_id)
+    client = redis.Redis.from_url(service.environ["REDIS_URL"])
+    service.stop("web")
+    pool = service.processes["pool"]
+    pool.send_signal(signal.SIGSTOP)  # it neither takes the claim back nor replaces a worker
+    try:
+        client.set("qf:{pool}:manager", "far-host:17:0123abcd:another-place")
+        service.start_web()
+        wait_until("web answers", lambda: service.request("GET", "/healthz").status_code == 200)
+
+        ready = service.request("GET", "/readyz")
+        called = service.request("POST", "/v1/executions", json={"function_id": function_id})
+        scaled = service.request("POST", f"/v1/functions/{function_id}/scale_up", json={"count": 1})
+
+        for answer in (ready, called, scaled):
+            assert answer.status_code == 503
+            assert "The active pool manager runs on host far-host" in answer.text
+        assert "has not run" in called.json()["faultstring"]
+        assert client.zcard("qf:{pool}:draining") == 0
+    finally:
+        client.delete("qf:{pool}:manager")
+        client.close()
+        pool.send_signal(signal.SIGCONT)
+    wait_until("it is ready", lambda: service.request("GET", "/readyz").status_code == 200)
+    assert call(service, function_id)
+    assert not [event for event in events(service, "pool") if event["event"].startswith("worker")]

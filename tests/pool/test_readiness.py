@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import gevent
 import pytest
 
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.place import place
 from qinling_falcon.pool.readiness import PoolReadiness
 from qinling_falcon.pool.registry import Registry
 from tests.pool.side import LIMITS, Side
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -76,3 +82,28 @@ def test_a_runtime_that_finds_no_room_is_not_at_fault(side: Side) -> None:
     assert readiness.faults() == {}
     registry.forget("crowded out")
     assert readiness.faults() == {}
+
+
+def test_a_pool_manager_of_another_machine_is_a_fault_that_names_its_host(side: Side) -> None:
+    readiness = PoolReadiness(side.connection, LIMITS)
+    side.registry.claim_manager("far-host:17:0123abcd:another-place", 600)
+
+    faults = readiness.faults()
+
+    assert "The active pool manager runs on host far-host" in faults["pool"]
+    assert "web must run there, too" in faults["pool"]
+
+
+@pytest.mark.parametrize("name", [Claim(None, LIMITS).name, "far-host:17:0123abcd"], ids=["new", "old"])  # type: ignore[arg-type]
+def test_a_pool_manager_of_this_machine_or_of_an_older_release_is_none(side: Side, name: str) -> None:
+    side.registry.claim_manager(name, 600)
+    assert PoolReadiness(side.connection, LIMITS).faults() == {}
+
+
+def test_another_network_on_this_machine_is_another_place() -> None:
+    command = ["unshare", "-rn", sys.executable, "-c", "from qinling_falcon.pool.place import place; print(place())"]
+    isolated = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    plain = subprocess.run(command[2:], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    assert plain == place()
+    assert isolated != plain
+    assert ":" not in plain
