@@ -156,6 +156,25 @@ class BadGateway(QinlingError):
 
 
 class Unavailable(QinlingError):
-    """No free worker in time, or a neighbour (Redis, database, Keystone, Swift) is away; nothing was lost."""
+    """No free worker in time, or a neighbour (Redis, database, Keystone, Swift) is away.
+
+    Nothing was lost, except with `NotRecorded`.
+    """
 
     status = 503
+
+
+class NotRecorded(Unavailable):
+    """A function has run, but its result could not be recorded. A retry would run the function a second time.
+
+    Args:
+        execution_id: the execution.
+        ran: what is known of the run: "has run" or "may have run".
+    """
+
+    def __init__(self, execution_id: str, ran: str):
+        super().__init__(
+            f"The function {ran}, but the database did not record the result of execution {execution_id}."
+            " Repeat the call only if running the function twice does no harm."
+            f" When the database is back, GET /v1/executions/{execution_id} shows what was recorded."
+        )

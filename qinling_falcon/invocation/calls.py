@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from qinling_falcon.errors import NotRecorded, Unavailable
 from qinling_falcon.invocation.loading import longest_reading_s
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
@@ -64,15 +65,27 @@ def record_lost(details: Mapping[str, str]) -> None:
         record(failed(running(detail), f"The process or the worker that ran the function was lost{_PERHAPS}"))
 
 
-def settled(final: ExecutionRecord) -> ExecutionRecord:
-    """Record the end of an execution. What is recorded then: this end, or another one, if its lease was lost before.
+def settled(final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:
+    """Commit the final record of an execution.
+
+    If the reaper already recorded this execution as lost, return that record instead.
+
+    Args:
+        final: the record.
+        was_sent: whether a worker got the call, so that the function has run or may have run.
 
     Raises:
-        Unavailable: see `record`.
+        NotRecorded: the database is away, and the call was sent.
+        Unavailable: the database is away, and the function has not run.
     """
-    if record(final):
-        return final
-    return _as_record(executions.get(Context(final.project_id), final.id))
+    try:
+        if record(final):
+            return final
+        return _as_record(executions.get(Context(final.project_id), final.id))
+    except Unavailable as error:
+        if not was_sent:
+            raise
+        raise NotRecorded(final.id, "may have run" if final.status == ExecutionStatus.ERROR else "has run") from error
 
 
 def record_overdue(settings: Settings) -> list[str]:

@@ -61,6 +61,12 @@ class _Then(enum.Enum):
     RELEASE = "it serves on"
     GIVE_BACK = "it is warm again: it could not load the function"
     DESTROY = "its state is unknown"
+    DISCARD = "it could not load the function, and its state is unknown"
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether the worker got the call."""
+        return self in (_Then.RELEASE, _Then.DESTROY)
 
 
 class Invoker:
@@ -106,9 +112,11 @@ class Invoker:
             self._quota.start()
 
     def invoke(self, context: Context, call: Call) -> ExecutionRecord:
-        """Run `call` and return its final, durable record. If this raises, the function has not run.
+        """Run `call` and return its final, durable record. If this raises anything but `NotRecorded`, the function has
+        not run.
 
         Raises:
+            NotRecorded: the function has run, or may have run, and the database did not record its result.
             NotFound, Conflict: the function does not exist, its runtime is not available, or its object in Swift is
                 gone.
             QuotaExceeded: the function's project has reached its quota of executions.
@@ -174,7 +182,7 @@ class Invoker:
             try:
                 final, then = self._serve(lease, target, package, call, begun, place, arrived, openstack)
                 # Before the release: once the lease is gone, nothing but the record knows of this execution.
-                final = settled(final)
+                final = settled(final, was_sent=then.was_sent)
                 place.recorded()
             except WorkersElsewhere:
                 self._pool.give_back(lease)
@@ -191,7 +199,7 @@ class Invoker:
             if then is _Then.GIVE_BACK:
                 self._pool.give_back(lease)
             else:
-                self._pool.release_soon(lease, destroy=then is _Then.DESTROY)
+                self._pool.release_soon(lease, destroy=then is not _Then.RELEASE)
             return final
         raise Unavailable("No worker could take this call; it has not run. Try again.", retry_after_s=1)
 
@@ -229,7 +237,7 @@ class Invoker:
                 # The package is at fault, so no other worker could load it either.
                 log.info("function %s can't be loaded: %s", target.function_id, error)
                 final = not_loaded(begun, str(error), lease.cold, _milliseconds(arrived))
-                return final, _Then.GIVE_BACK if error.is_reusable else _Then.DESTROY
+                return final, _Then.GIVE_BACK if error.is_reusable else _Then.DISCARD
         if is_inline(call.input):
             self._running[begun.id] = time.monotonic(), begun, place
         else:

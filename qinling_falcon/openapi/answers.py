@@ -44,7 +44,8 @@ _ABOUT = {
     500: "An error of the service's own.",
     501: "This installation can't do it.",
     502: "A neighbour of the service has answered what makes no sense; nothing was lost.",
-    503: "No free worker in time, or a neighbour of the service is away; nothing was lost.",
+    503: "No free worker in time, or a neighbour of the service is away; nothing was lost. Without Retry-After, "
+    "the request may have been carried out: the message says so.",
 }
 _TEXT = {"schema": {"type": "string"}}
 HEADERS: dict[str, dict[str, Any]] = {
