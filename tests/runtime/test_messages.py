@@ -315,9 +315,14 @@ def test_a_memory_error_that_the_import_raises_is_an_exception_like_others(worke
         ("import signal; os.kill(os.getpid(), signal.SIGRTMIN + 3)", "was ended by signal 37."),
         ("if os.fork(): os._exit(5)\n    time.sleep(60)", "exit status 5"),
         ("os.closerange(3, 256)\n    time.sleep(60)", "has closed or corrupted its connection to the worker"),
+        ("os.closerange(3, 256)", "has closed or corrupted its connection to the worker"),
+        ("os.closerange(3, 256)\n    raise ValueError('no')", "has closed or corrupted its connection to the worker"),
     ],
-    ids=["exit", "exit status", "thread", "abort", "segfault", "kill", "real-time", "daemonize", "close channel"],
-)
+    ids=[
+        "exit", "exit status", "thread", "abort", "segfault", "kill", "real-time", "daemonize", "close channel",
+        "close channel and return", "close channel and raise",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("loading", [False, True])
 def test_a_process_that_ended_says_how(worker: Worker, body: str, said: str, loading: bool) -> None:
     begin = "import os, time\ndef main():\n    "

@@ -12,7 +12,7 @@ import sys
 from _json import make_scanner
 from collections.abc import Callable
 from os import _exit, getpid, read, write
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, NoReturn
 
 from . import frames
@@ -26,6 +26,7 @@ _SPACE = " \t\n\r"
 _request_header = frames.REQUEST
 _answer_header = frames.ANSWER
 _MAX_REASON = 500
+_KILL_WAIT_S = 5.0
 
 
 class _Rules:
@@ -92,6 +93,19 @@ def run(channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_
         bare: resident bytes of this process before user code was loaded.
         max_result_size: the most bytes of the result's JSON text.
     """
+    try:
+        _load_and_serve(channel_fd, log_fd, entry, code_dir, bare, max_result_size)
+    except OSError:
+        # The function has closed the channel or the log. An exit status of this process would look like the function's
+        # own. The supervisor sees the end of the channel and kills this process meanwhile.
+        sleep(_KILL_WAIT_S)
+    finally:
+        _exit(1)  # something of the function's (a signal handler) has raised inside this loop
+
+
+def _load_and_serve(
+    channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_result_size: int
+) -> NoReturn:
     pid = getpid()
     channel = _Channel(channel_fd)
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
@@ -115,10 +129,7 @@ def run(channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_
     if getpid() != pid:
         _exit(0)  # a forked copy came back out of the import
     channel.send(frames.LOADED, b"")
-    try:
-        _serve(channel, log_fd, function, wants_context, pid, code_dir, max_result_size)
-    finally:
-        _exit(1)  # something of the function's (a signal handler) has raised inside this loop
+    _serve(channel, log_fd, function, wants_context, pid, code_dir, max_result_size)
 
 
 def _serve(
