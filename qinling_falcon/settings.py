@@ -360,6 +360,11 @@ class Settings:
         if self.redis_url and not self.redis_url.startswith(_REDIS_SCHEMES):
             scheme = self.redis_url.partition(":")[0]
             raise SettingsError(f"REDIS_URL={scheme[:20]}:…: expected one of {', '.join(_REDIS_SCHEMES)}")
+        if self.redis_url and not _has_possible_port(self.redis_url):
+            raise SettingsError(
+                "REDIS_URL: expected a port from 1 to 65535. Special characters in a password have to be"
+                " percent-encoded"
+            )
         if self.auth_mode == "keystone" or self.package_storage == "swift":
             why = "AUTH_MODE=keystone" if self.auth_mode == "keystone" else "PACKAGE_STORAGE=swift"
             for name in ("os_auth_url", "os_username", "os_password", "os_project_name"):
@@ -447,6 +452,14 @@ def _is_address(text: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether `host` can be reached from this machine alone."""
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _has_possible_port(url: str) -> bool:
+    """Whether the port in a URL, if there is one, can be one."""
+    try:
+        return urllib.parse.urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def _is_web_url(url: str) -> bool:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +21,12 @@ import psycopg2.extensions
 from playhouse.migrations import Runner
 
 from qinling_falcon.models.engines import Sqlite, make_engine
+from qinling_falcon.servers import CONNECT_TIMEOUT_S, SAY_AFTER_S, in_one_line, title, waiting
 from qinling_falcon.settings import Settings, SettingsError, get_settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x51494E4C  # any number, the same in all releases
 _SAY_EVERY_S = 15.0
-_log = logging.getLogger(__name__)
 
 
 class MigrationFailed(Exception):
@@ -52,7 +52,8 @@ def migrate(settings: Settings, *, wait_s: float = 60.0, directory: Path = MIGRA
     with _exclusive_file(engine, deadline) if isinstance(engine, Sqlite) else contextlib.nullcontext():
         # A plain database: no pool, no read-only connections, foreign keys off while tables are rebuilt.
         database = _plain(settings, engine)
-        _connect(database, deadline)
+        with _said(engine, settings) as wait:
+            _connect(database, deadline, wait)
         try:
             if not isinstance(engine, Sqlite):
                 _advisory_lock(database, deadline)
@@ -69,20 +70,58 @@ def _plain(settings: Settings, engine: Any) -> Any:
         return peewee.SqliteDatabase(engine.path, timeout=10, pragmas={"journal_mode": "wal", "synchronous": "full"})
     url = settings.effective_database_url
     params = psycopg2.extensions.parse_dsn(url)
+    params.setdefault("connect_timeout", str(CONNECT_TIMEOUT_S))
     return peewee.PostgresqlDatabase(params.pop("dbname", None) or params.get("user", "postgres"), **params)
 
 
-def _connect(database: Any, deadline: float) -> None:
-    say_at = 0.0
+class _Wait:
+    """Prints, soon and then at long intervals, that the release step waits for the database.
+
+    Attributes:
+        title: the database, without secrets.
+        reason: why it does not serve; empty until known.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.reason = ""
+        self._over = threading.Event()
+
+    def report(self) -> None:
+        """Print until `end`. This runs in a thread, because an attempt to connect blocks."""
+        pause_s = SAY_AFTER_S
+        while not self._over.wait(pause_s):
+            sys.stderr.write(f"{waiting(self.title, self.reason)}\n")
+            sys.stderr.flush()
+            pause_s = _SAY_EVERY_S
+
+    def end(self) -> None:
+        """Stop printing."""
+        self._over.set()
+
+
+@contextlib.contextmanager
+def _said(engine: Any, settings: Settings) -> Iterator[_Wait]:
+    if isinstance(engine, Sqlite):
+        wait = _Wait(f"the database {engine.path}")
+    else:
+        wait = _Wait(title("the database", "DATABASE_URL", settings.effective_database_url))
+    threading.Thread(target=wait.report, daemon=True).start()
+    try:
+        yield wait
+    finally:
+        wait.end()
+
+
+def _connect(database: Any, deadline: float, wait: _Wait) -> None:
     while True:
         try:
             database.connect()
         except (peewee.OperationalError, peewee.InterfaceError) as error:
+            wait.reason = in_one_line(error)
             if time.monotonic() > deadline:
-                raise MigrationFailed(f"The database can't be reached: {str(error).strip()}") from error
-            if time.monotonic() >= say_at:
-                say_at = time.monotonic() + _SAY_EVERY_S
-                _log.warning("Waiting for the database: %s", str(error).strip().splitlines()[0])
+                its = wait.title[0].upper() + wait.title[1:]
+                raise MigrationFailed(f"{its} can't be reached: {wait.reason}.") from error
             time.sleep(0.25)
         else:
             return

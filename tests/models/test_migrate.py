@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +135,22 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MigrationFailed):
         migrate(replace(settings, database_url=f"sqlite:///{tmp_path}/file/qinling.db"), wait_s=0)
+
+
+def test_a_database_that_accepts_and_never_answers_is_named_soon_and_given_up(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        settings = Settings(var_dir=tmp_path, database_url=f"postgresql://qinling:s3cret@127.0.0.1:{port}/qinling")
+        since = time.monotonic()
+        with pytest.raises(MigrationFailed) as caught:
+            migrate(settings, wait_s=3)
+        assert time.monotonic() - since < 30
+    said = capfd.readouterr().err
+    assert said == f"Waiting for the database at 127.0.0.1:{port}/qinling (DATABASE_URL): no answer yet.\n"
+    assert f"The database at 127.0.0.1:{port}/qinling (DATABASE_URL) can't be reached: " in str(caught.value)
+    assert "s3cret" not in said + str(caught.value)
 
 
 def test_a_new_sqlite_database_is_its_users_alone(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from qinling_falcon.jobs.queues import connect
+from qinling_falcon.servers import in_one_line, place
 from qinling_falcon.settings import Settings
 from tests.integration.service import free_port, wait_until
 from tests.run.make_run import MakeRun, var_dir
 from tests.servers.postgres import running_postgres
 from tests.servers.valkey import valkey_server
-from workers.run.neighbours import in_one_line, place
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("make-run"), pytest.mark.timeout(180)]
 
@@ -58,6 +58,12 @@ def wrong_password_of_redis() -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
+def no_password_for_redis() -> Iterator[dict[str, str]]:
+    with valkey_server("--requirepass", SECRET) as server:
+        yield {"REDIS_URL": server.url}
+
+
+@contextlib.contextmanager
 def refused_database() -> Iterator[dict[str, str]]:
     yield {"DATABASE_URL": f"postgresql://qinling:{SECRET}@127.0.0.1:{free_port()}/qinling"}
 
@@ -80,6 +86,7 @@ def missing_database() -> Iterator[dict[str, str]]:
         (refused_redis, ("Waiting for Redis at 127.0.0.1:", "(REDIS_URL)", "Connection refused")),
         (silent_redis, ("Waiting for Redis at 127.0.0.1:", "(REDIS_URL)", "no answer yet")),
         (wrong_password_of_redis, ("Waiting for Redis at ", "(REDIS_URL)", "password")),
+        (no_password_for_redis, ("Waiting for Redis at ", "(REDIS_URL)", "needs a password in REDIS_URL")),
         (refused_database, ("Waiting for the database at 127.0.0.1:", "(DATABASE_URL)", "Connection refused")),
         (silent_database, ("Waiting for the database at 127.0.0.1:", "(DATABASE_URL)", "no answer yet")),
         (missing_database, ("Waiting for the database at ", "(DATABASE_URL)", "does not exist")),

@@ -6,19 +6,17 @@ import logging
 import sys
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Sequence
 
+from qinling_falcon.servers import CONNECT_TIMEOUT_S, SAY_AFTER_S, in_one_line, title, waiting
 from qinling_falcon.settings import Settings
 from workers.run.errors import StartError, Stopped
 from workers.run.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
-_SAY_AFTER_S = 1.0
 _SAY_AGAIN_S = 30.0
 _RETRY_S = 0.5
-_CONNECT_S = 2
 
 
 class Neighbour:
@@ -38,7 +36,7 @@ class Neighbour:
 
     def __init__(self, what: str, setting: str, url: str, probe: Callable[[], None]):
         self._probe = probe
-        self.title = f"{what} at {place(url)} ({setting})"
+        self.title = title(what, setting, url)
         self.reason = ""
         self.answered = threading.Event()
         # A daemon thread, because name lookups and drivers can't be interrupted, and Ctrl-C must not wait for them.
@@ -82,7 +80,7 @@ def wait_for(awaited: Sequence[Neighbour], signals: StopSignals, timeout_s: floa
         StartError: a server did not answer within `timeout_s`.
     """
     since = time.monotonic()
-    say_at = since + _SAY_AFTER_S
+    say_at = since + SAY_AFTER_S
     said = False
     while left := [neighbour for neighbour in awaited if not neighbour.answered.is_set()]:
         if signals.wait(0.05):
@@ -96,9 +94,8 @@ def wait_for(awaited: Sequence[Neighbour], signals: StopSignals, timeout_s: floa
             say_at, said = now + _SAY_AGAIN_S, True
             for neighbour in left:
                 what = f"waiting for {neighbour.title}"
-                reason = neighbour.reason or "no answer yet"
-                logger.warning(what, extra={"reason": reason})
-                print(f"{what[0].upper()}{what[1:]}: {reason}.", file=sys.stderr, flush=True)
+                logger.warning(what, extra={"reason": neighbour.reason or "no answer yet"})
+                print(waiting(neighbour.title, neighbour.reason), file=sys.stderr, flush=True)
     if said:
         print("It answers.", file=sys.stderr, flush=True)
 
@@ -116,28 +113,4 @@ def _ask_redis(settings: Settings) -> None:
 def _ask_postgres(url: str) -> None:
     import psycopg2
 
-    psycopg2.connect(url, connect_timeout=_CONNECT_S).close()
-
-
-def in_one_line(error: Exception) -> str:
-    """Why a server does not serve, without secrets."""
-    if isinstance(error, ValueError):  # its text quotes the URL, perhaps with a part of the password
-        return "the URL can't be parsed; special characters in a password have to be percent-encoded"
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__
-
-
-def place(url: str) -> str:
-    """The address in a URL, without user and password; `?` if it can't be separated from them."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return "?"
-    if "@" in parts.path + parts.query + parts.fragment:  # the password contains an unescaped `/`, `?` or `#`
-        return "?"
-    if parts.scheme == "unix":
-        return parts.path or "?"
-    if not host:
-        return "?"
-    return f"{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+    psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S).close()
