@@ -14,6 +14,8 @@ _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s?(Z|[+\- ]\d\d(?::?[0-5]\d)?)?)?",
     re.IGNORECASE | re.ASCII,
 )
+# A UUID of version 7, as `new_id` writes it.
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 _last = 0
 
@@ -31,14 +33,27 @@ def now() -> datetime.datetime:
 
 
 def new_id(moment: datetime.datetime) -> str:
-    """A UUID (version 7) that sorts by `moment`.
+    """A UUID (version 7) that sorts by `moment`, which `read_id` finds in it.
 
     Rows that come one after the other then lie side by side in the table's index, which a random id would
     scatter over all of it. It is unique, and no secret.
     """
-    number = to_micros(moment) // 1000 << 80 | 0x7 << 76 | random.getrandbits(12) << 64 | 0b10 << 62
+    milliseconds, micros = divmod(to_micros(moment), 1000)
+    number = milliseconds << 80 | 0x7 << 76 | micros << 66 | random.getrandbits(2) << 64 | 0b10 << 62
     digits = f"{number | random.getrandbits(62):032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def read_id(text: str) -> datetime.datetime | None:
+    """The moment of an id that `new_id` has made; None: it has made no such id.
+
+    In ids of earlier versions of this service, the part of the moment below a millisecond is random.
+    """
+    if not _ID.fullmatch(text):
+        return None
+    number = int(text.replace("-", ""), 16)
+    instant = (number >> 80) * 1000 + min(number >> 66 & 0x3FF, 999)
+    return from_micros(instant) if instant <= time.time_ns() // 1000 else None
 
 
 def to_micros(moment: datetime.datetime) -> int:

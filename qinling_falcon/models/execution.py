@@ -44,6 +44,7 @@ LISTS = ListSpec(
     merged=("project_id", "function_id", "created_at", "status"),
     # A function's executions are its project's, so one look finds it, and keeps other projects' out.
     grouped={"function_id": Execution.project_id},
+    has_timed_ids=True,
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import peewee
 
 from qinling_falcon.errors import BadRequest
+from qinling_falcon.models import clock
 from qinling_falcon.models.chunks import Chunk, ChunkReader
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.filters import Kind, among, choices, condition
@@ -60,6 +61,7 @@ class ListSpec(Generic[R]):
     sort_keys: Mapping[str, peewee.Field[Any]]
     merged: Sequence[str] = ()
     grouped: Mapping[str, peewee.Field[Any]] = field(default_factory=dict)
+    has_timed_ids: bool = False
     chunk: int = 1000
 
 
@@ -69,7 +71,7 @@ class ListParams:
 
     Attributes:
         limit: rows of the page; None: all there are.
-        marker: id of the last row of the page before.
+        marker: id of the last row of the page before; see `_marker_row` for a row that is gone.
         sort_key: a name among the spec's.
         sort_dir: `asc` or `desc`.
         filters: (name, `operator:value`) pairs; all must hold.
@@ -141,19 +143,32 @@ def page(select: peewee.ModelSelect[R], spec: ListSpec[R], params: ListParams) -
     order = Order(spec.model, spec.sort_keys[params.sort_key], descending=params.sort_dir == "desc")
     with reading():
         parts = _parts(select, spec, params.filters)
-        after = _marker_row(select, order, params.marker)
+        after = _marker_row(select, spec, order, params.marker)
     reader = ChunkReader(select, order, parts, after, limit, spec.chunk)
     return Page(reader, lambda: None if limit is None else order.last_of_page(parts, after, limit))
 
 
-def _marker_row(select: peewee.ModelSelect[R], order: Order[R], marker: str | None) -> R | None:
+def _marker_row(select: peewee.ModelSelect[R], spec: ListSpec[R], order: Order[R], marker: str | None) -> R | None:
+    """The row that the page begins after, or a row in its place that no table has.
+
+    Retention deletes executions, the oldest first, while clients page through them. The place of a deleted row in the
+    order of creation is known from its id. An id of another project's row is treated in the same way, so the answer
+    does not tell whether that row exists.
+
+    Raises:
+        BadRequest: there is no such row, and its place is not known.
+    """
     if marker is None:
         return None
     row = None
     if "\0" not in marker and marker.isascii():
         row = select.select(*order.keys).where(order.model.id == marker).get_or_none()
+    if row is None and spec.has_timed_ids and order.is_of_creation:
+        created_at = clock.read_id(marker)
+        if created_at is not None:
+            row = order.model(id=marker, created_at=created_at)
     if row is None:
-        raise _bad("marker", f"no row '{marker[:80]}'")
+        raise _bad("marker", f"no row '{marker[:80]}'; if it was deleted, begin again with the first page")
     return row
 
 

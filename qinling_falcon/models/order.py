@@ -54,7 +54,8 @@ class Order(Generic[R]):
 
     def __init__(self, model: type[R], key: peewee.Field[Any], *, descending: bool) -> None:
         self.model = model
-        self.keys = [key] if key.name == "created_at" else [key, model.created_at]
+        self.is_of_creation = key.name == "created_at"
+        self.keys = [key] if self.is_of_creation else [key, model.created_at]
         self.keys.append(model.id)
         self._descending = descending
 
