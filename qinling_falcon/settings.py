@@ -258,8 +258,9 @@ class Settings:
     quota_jobs: int = _setting(1000, f"Most jobs of a project, including jobs that have ended.{_UNLIMITED}", low=-1)
     quota_executions: int = _setting(
         1_000_000,
-        "Most execution records of a project. At the limit, calls are refused before they run. Set `EXECUTIONS_KEPT` "
-        f"lower.{_UNLIMITED}",
+        "Most execution records of a project, calls that run included. At the limit, calls are refused before they run."
+        " Records beyond `EXECUTIONS_KEPT` are deleted once a minute, so this limit must exceed `EXECUTIONS_KEPT` by "
+        f"more than the calls of a minute.{_UNLIMITED}",
         low=-1,
     )
 
@@ -268,7 +269,10 @@ class Settings:
         30 * 24 * 3600.0, "Age at which an execution is deleted, counted from its start. 0: never.", low=0
     )
     executions_kept: int = _setting(
-        100_000, "Executions kept for each project; older ones are deleted. 0: all are kept.", low=0
+        100_000,
+        "Executions kept for each project; older ones are deleted once a minute. Set it below `QUOTA_EXECUTIONS`; at "
+        "or above that, calls are refused before anything is deleted. 0: all are kept.",
+        low=0,
     )
 
     # The warm pool

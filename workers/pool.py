@@ -47,6 +47,7 @@ def main() -> None:
     stopping = Event()
     gevent.signal_handler(signal.SIGTERM, stopping.set)
     gevent.signal_handler(signal.SIGINT, stopping.set)
+    retention.warn_if_useless(settings)
     connect(settings)
     registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
     claim = Claim(registry, settings)

@@ -12,6 +12,7 @@ makes the space usable again.
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -26,6 +27,8 @@ from qinling_falcon.models.scope import Context, Scope, scoped, system
 from qinling_falcon.models.tables import Execution, ExecutionStatus
 from qinling_falcon.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 FINAL = tuple(status.value for status in ExecutionStatus if status is not ExecutionStatus.RUNNING)
 
 # The target duration of a transaction, because other writers wait for it. Rows can have megabytes of results and logs.
@@ -39,6 +42,18 @@ _ORDER = (Execution.created_at, Execution.id)
 
 Key = tuple[int, str]
 """The place of an execution in the order of creation: microseconds since the epoch, and its id."""
+
+
+def warn_if_useless(settings: Settings) -> None:
+    """Log a warning if the quota of executions refuses calls before `EXECUTIONS_KEPT` makes room for them.
+
+    This is no error: `EXECUTION_RETENTION_S` and the limits of single projects may make it right.
+    """
+    if settings.executions_kept and 0 < settings.quota_executions <= settings.executions_kept:
+        logger.warning(
+            "QUOTA_EXECUTIONS is not above EXECUTIONS_KEPT: calls are refused before old executions are deleted",
+            extra={"quota_executions": settings.quota_executions, "executions_kept": settings.executions_kept},
+        )
 
 
 def prune(settings: Settings) -> int:

@@ -125,3 +125,14 @@ def test_a_transaction_takes_more_rows_while_it_is_short(settings: Settings, mon
     monkeypatch.setattr(retention, "_delete", noted)
     assert prune(replace(settings, **NEVER | {"executions_kept": 1})) == 1299
     assert sizes == [20, 40, 80, 160, 200, 200, 200, 200, 199]
+
+
+@pytest.mark.parametrize(
+    ("quota", "kept", "is_warned"),
+    [(5, 5, True), (5, 6, True), (0, 1, False), (6, 5, False), (-1, 5, False), (5, 0, False)],
+)
+def test_a_quota_that_refuses_calls_before_anything_is_deleted_is_warned_of(
+    caplog: pytest.LogCaptureFixture, quota: int, kept: int, is_warned: bool
+) -> None:
+    retention.warn_if_useless(Settings(quota_executions=quota, executions_kept=kept))
+    assert ["QUOTA_EXECUTIONS" in entry.message for entry in caplog.records] == [True] * is_warned
