@@ -39,7 +39,7 @@ from qinling_falcon.invocation.loading import Loading, about, lease_request, pac
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.invocation.worker_client import NotLoaded, NotSent, WorkerClient, WorkerLost
+from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, NotSent, WorkerClient, WorkerLost
 from qinling_falcon.models import clock
 from qinling_falcon.models.records import ExecutionRecord, begin, record
 from qinling_falcon.models.scope import Context
@@ -238,6 +238,11 @@ class Invoker:
                 log.info("function %s can't be loaded: %s", target.function_id, error)
                 final = not_loaded(begun, str(error), lease.cold, _milliseconds(arrived))
                 return final, _Then.GIVE_BACK if error.is_reusable else _Then.DISCARD
+            except DiskFull as error:
+                # Not tried on another worker: the workers share the disk, and each try would fill it again.
+                log.warning("worker %s can't store function %s: %s", lease.worker_id, target.function_id, error)
+                reason = f"{error} The function has not run; try again later."
+                return failed(begun, reason, lease.cold, _milliseconds(arrived)), _Then.GIVE_BACK
         if is_inline(call.input):
             self._running[begun.id] = time.monotonic(), begun, place
         else:

@@ -14,7 +14,7 @@ from qinling_falcon.invocation.calls import TRIES
 from qinling_falcon.invocation.loading import Loading, about, lease_request, package_lost
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.invocation.worker_client import NotLoaded, NotSent, WorkerClient
+from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, NotSent, WorkerClient
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import StaleTarget
 from qinling_falcon.pool.place import WorkersElsewhere
@@ -145,6 +145,10 @@ class Scaler:
             except WorkersElsewhere:
                 is_reusable = True
                 raise
+            except DiskFull as error:
+                is_reusable = True
+                log.warning("worker %s can't store function %s: %s", lease.worker_id, function_id, error)
+                raise Unavailable(f"{error} Try again later.", retry_after_s=1) from error
             except NotSent as error:
                 log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
             finally:

@@ -23,6 +23,8 @@ _SWEEP_AT = 512
 _BUFFER = 65536
 # The statuses of `/load` for a faulty package or entry. Every other worker would answer the same.
 _BAD_LOADS = frozenset({400, 413, 422, 431})
+# The status of `/load` when the worker's disk can't take the package. Other workers share the disk.
+_DISK_FULL = 507
 
 
 class NotSent(Exception):
@@ -40,6 +42,10 @@ class NotLoaded(Exception):
     def __init__(self, message: str, *, is_reusable: bool):
         super().__init__(message)
         self.is_reusable = is_reusable
+
+
+class DiskFull(Exception):
+    """The workers' disk can't take the package; the worker is a warm worker again. The message is a sentence."""
 
 
 class WorkerLost(Exception):
@@ -75,6 +81,7 @@ class WorkerClient:
 
         Raises:
             NotLoaded: the package can't be loaded.
+            DiskFull: the workers' disk can't take it.
             NotSent: the worker could not be reached, ended, or refused; another worker may be tried.
         """
         head = f"X-Load: {json.dumps(about)}\r\n"
@@ -86,6 +93,8 @@ class WorkerClient:
             raise NotSent(f"the worker was lost while it loaded: {error}") from error
         if answer.status in _BAD_LOADS:
             raise NotLoaded(str(answer.body.get("error")), is_reusable=True)
+        if answer.status == _DISK_FULL:
+            raise DiskFull(str(answer.body.get("error")))
         if answer.status != 200:
             raise NotSent(f"the worker did not load the package: {answer.body.get('error')}")
 

@@ -39,8 +39,8 @@ def check_zip(path: Path, limits: ArchiveLimits) -> None:
         TooLarge: the archive has too many entries, or unpacks to too many bytes.
     """
     try:
-        with path.open("rb") as file:
-            archive = Archive(file, Limits(limits.max_files, limits.max_unpacked_size, limits.max_depth))
+        most = Limits(limits.max_files, limits.max_unpacked_size, limits.max_depth)
+        with path.open("rb") as file, Archive(file, most) as archive:
             for checked in archive.tree.files:
                 for _ in archive.read(checked.entry):
                     continue

@@ -127,8 +127,8 @@ class Spool:
 
 
 def check_turns(most_of_project: int = 32, patience_s: float = 30.0) -> Turns:
-    """Make the turns for checks of uploads: one check per core. One project may use all cores."""
-    return Turns(CORES, CORES, most_of_project, patience_s)
+    """Make the turns for checks of uploads: one check per core. One project leaves a core to the others."""
+    return Turns(CORES, max(1, CORES - 1), most_of_project, patience_s)
 
 
 def landed(stream: Readable, folder: Path) -> tuple[BinaryIO, int]:

@@ -5,10 +5,14 @@ Uploads are checked, so the packages are spoiled on the disk, as a broken disk o
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import subprocess
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,3 +126,40 @@ def test_a_package_that_is_loaded_too_slowly_fails_once() -> None:
         assert answer.status_code == 201, answer.text
         assert answer.json()["status"] == "failed"
         assert "within 0.5 s" in json.loads(answer.json()["result"])["output"]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("a mount needs root")
+    with tempfile.TemporaryDirectory(prefix="qf-disk-") as name:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=0755", "tmpfs", name], check=True)
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", "-l", name], check=True)
+
+
+def test_a_full_disk_is_the_platforms_failure_and_is_tried_once(small_disk: Path, tmp_path: Path) -> None:
+    with running_service(f"sqlite:///{tmp_path}/qinling.sqlite3", max_workers=3, var_dir=small_disk) as own:
+        own.var_dir = small_disk
+        function_id = own.function(f"def main(): return 1\nTEXT = {'x' * 1000!r}")
+        assert own.call(own.function("def main(): return 1"))["status"] == "success"
+        before = workers(own)
+        with (small_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(4096)):
+                continue
+
+        execution = own.call(function_id)
+        assert execution["status"] == "error", execution
+        assert execution["status_reason"] == (
+            "The workers' disk is full: No space left on device. The function has not run; try again later."
+        )
+        answer = own.request("POST", f"/v1/functions/{function_id}/scale_up", json={"count": 1})
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert "The workers' disk is full" in answer.json()["faultstring"]
+        (small_disk / "filler").unlink()
+
+        assert own.call(function_id)["status"] == "success"
+        assert before <= workers(own)

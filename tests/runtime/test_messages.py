@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -108,6 +109,19 @@ def test_other_entries_that_name_nothing_say_what_they_name(
     worker: Worker, files: dict[str, str | bytes], entry: str, said: str
 ) -> None:
     assert said in not_loaded(worker, files, entry)
+
+
+@pytest.mark.parametrize(("file", "entry"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_name_that_unicode_composes_differently_is_told_so(worker: Worker, file: str, entry: str) -> None:
+    name = unicodedata.normalize(entry, "größe")
+    said = not_loaded(worker, {unicodedata.normalize(file, "größe.py"): _FINE}, f"{name}.main")
+    assert "looks like the entry's" in said
+    assert f"the package's name is in Unicode's {file}, the entry's in {entry}. Write both in the same form" in said
+
+
+def test_an_archive_of_a_stream_says_what_to_zip(worker: Worker) -> None:
+    said = not_loaded(worker, {"-": _FINE}, "main.main")
+    assert said.endswith("Zip the file itself: zip out.zip main.py.")
 
 
 def test_a_missing_function_is_named_beside_those_that_the_module_has(worker: Worker) -> None:

@@ -57,7 +57,7 @@ def raw_zip(entries: Iterable[Raw], *, stub: bytes = b"", comment: bytes = b"", 
         comment: stands at its end.
         zip64_end: "": no ZIP64 record; "full": the plain record's fields say that there is one; "both": they don't.
     """
-    body, directory = b"", b""
+    body, directory = bytearray(), bytearray()
     entries = list(entries)
     for entry in entries:
         data = entry.data
@@ -85,7 +85,7 @@ def raw_zip(entries: Iterable[Raw], *, stub: bytes = b"", comment: bytes = b"", 
         if zip64_end == "full":
             end = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
     records += struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, *end, len(comment))
-    return stub + body + directory + records + comment
+    return stub + bytes(body + directory) + records + comment
 
 
 def unicode_path(raw: bytes, text: bytes, *, checksum: int | None = None, version: int = 1) -> bytes:

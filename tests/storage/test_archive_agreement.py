@@ -55,8 +55,8 @@ def as_read(package: Path) -> Tree:
     with package.open("rb") as file:
         archive = Archive(file, Limits(LIMITS.max_files, LIMITS.max_unpacked_size, LIMITS.max_depth))
         found: Tree = {folder.path: None for folder in archive.tree.folders()}
-        found |= {file.entry.name.text: b"".join(archive.read(file.entry)) for file in archive.tree.files}
-        return found | {link.entry.name.text: link.target for link in archive.tree.links}
+        found |= {file.entry.path: b"".join(archive.read(file.entry)) for file in archive.tree.files}
+        return found | {link.entry.path: archive.target(link) for link in archive.tree.links}
 
 
 def agreed(disk: Path, data: bytes) -> Tree | None:
@@ -98,7 +98,9 @@ def unzipped(disk: Path, data: bytes) -> Tree:
         return on_disk(code)
 
 
-parts = st.sampled_from(["a", "b", "lib", "main.py", ".", "", "..", "grö", "a" * 255, "a" * 256, "..."])
+parts = st.sampled_from(
+    ["a", "b", "lib", "main.py", ".", "", "..", "grö", "a" * 255, "a" * 256, "...", "a:b", "a\\b", "..\\"]
+)
 paths = st.lists(parts, min_size=1, max_size=5).map("/".join)
 targets = st.lists(st.sampled_from(["a", "b", "lib", "main.py", ".", "", ".."]), min_size=1, max_size=5).map("/".join)
 
@@ -106,15 +108,17 @@ targets = st.lists(st.sampled_from(["a", "b", "lib", "main.py", ".", "", ".."]),
 @st.composite
 def raw_entries(draw: st.DrawFn) -> Raw:
     system = draw(st.sampled_from([UNIX, UNIX, FAT, NTFS]))
-    # Of names that are not ASCII, unzip and the rest of the world make different things when they are from Windows.
-    names = paths if system == UNIX else paths.filter(str.isascii)
+    # Of names that are not ASCII, or that have backslashes, unzip and the rest of the world make different things when
+    # they are from Windows.
+    names = paths if system == UNIX else paths.filter(lambda path: path.isascii() and "\\" not in path)
     name = draw(names)
     flags = UTF8 if not name.isascii() and draw(st.booleans()) else 0
-    is_link = draw(st.integers(0, 3)) == 0
+    # unzip makes a link of Windows a file with the target as its text; Python on Windows writes links like that.
+    is_link = system == UNIX and draw(st.integers(0, 3)) == 0
     data = draw(targets).encode() if is_link else b"" if name.endswith("/") else draw(st.binary(max_size=300))
     raw = name.encode()
     extra = unicode_path(raw, draw(names).encode()) if draw(st.integers(0, 9)) == 0 else b""
-    mode = LINK if is_link else draw(st.sampled_from([0, 0o100644, 0o100755]))
+    mode = LINK if is_link else draw(st.sampled_from([0, 0o100644, 0o100755, 0o106755]))
     return Raw(raw, data, system, mode, flags, extra, draw(st.booleans()) and bool(data), draw(st.booleans()))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import io
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ def check(tmp_path: Path) -> Check:
 def names(data: bytes) -> list[str]:
     """The files that a package unpacks to."""
     archive = Archive(io.BytesIO(data), Limits(100, 1_000_000))
-    return sorted(file.entry.name.text for file in archive.tree.files)
+    return sorted(file.entry.path for file in archive.tree.files)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_a_name_that_says_to_be_utf8_and_is_not(check: Check) -> None:
         check(raw_zip([MAIN, Raw(b"gr\x94\xe1e.txt", flags=UTF8)]))
 
 
-@pytest.mark.parametrize("path", [b"../evil.py", b"/etc/passwd", b"a\n.py", b"main.py"])
+@pytest.mark.parametrize("path", [b"../evil.py", b"/etc/passwd", b"a\n.py", b"main.py/x"])
 def test_a_name_of_the_extra_field_is_looked_at_like_any_other(check: Check, path: bytes) -> None:
     with pytest.raises(BadRequest):
         check(raw_zip([MAIN, Raw(b"good.py", extra=unicode_path(b"good.py", path))]))
@@ -119,9 +121,52 @@ def test_paths_of_windows_that_lead_elsewhere(check: Check, name: bytes, reason:
         check(raw_zip([MAIN, Raw(name, system=FAT)]))
 
 
-def test_a_backslash_of_unix_is_refused(check: Check) -> None:
+@pytest.mark.parametrize("name", ["folder\\mod.py", "..\\mod.py", "\\mod.py", "a:b", "C:/mod.py"])
+def test_what_separates_on_windows_is_an_ordinary_character_in_archives_of_unix(check: Check, name: str) -> None:
+    data = raw_zip([MAIN, Raw(name.encode(), system=UNIX)])
+    check(data)
+    assert names(data) == sorted(["main.py", name])
     with pytest.raises(BadRequest, match="Windows path"):
-        check(raw_zip([MAIN, Raw(b"folder\\mod.py", system=UNIX)]))
+        check(raw_zip([MAIN, Raw(name.encode(), system=1)]))
+
+
+def test_a_control_character_is_named(check: Check) -> None:
+    with pytest.raises(BadRequest, match=r"control character U\+000D: 'Icon\?'"):
+        check(raw_zip([MAIN, Raw(b"Icon\r")]))
+
+
+@pytest.mark.parametrize("again", [b"main.py", b"./main.py"])
+def test_the_last_of_two_files_of_one_name_is_kept(check: Check, again: bytes) -> None:
+    data = raw_zip([MAIN, Raw(again, b"second")])
+    check(data)
+    archive = Archive(io.BytesIO(data), Limits(100, 1_000_000))
+    assert [b"".join(archive.read(file.entry)) for file in archive.tree.files] == [b"second"]
+
+
+@pytest.mark.parametrize("modes", [(LINK, LINK), (LINK, 0), (0, LINK)])
+def test_a_link_of_a_name_that_is_there_is_refused(check: Check, modes: tuple[int, int]) -> None:
+    with pytest.raises(BadRequest, match="twice"):
+        check(raw_zip([MAIN, *(Raw(b"a", b"main.py", mode=mode) for mode in modes)]))
+
+
+def test_set_uid_bits_are_left_out(check: Check) -> None:
+    data = raw_zip([Raw(b"tool", b"x", mode=0o106755)])
+    check(data)
+    archive = Archive(io.BytesIO(data), Limits(100, 1_000_000))
+    assert [file.entry.is_program for file in archive.tree.files] == [True]
+
+
+def test_extra_fields_are_bounded_for_an_entry(check: Check) -> None:
+    check(raw_zip([Raw(b"main.py", extra=b"\x99\x99\0\0" * 1024)]))
+    with pytest.raises(BadRequest, match=r"4100 bytes of extra fields: 'main.py'\. At most 4096 are allowed"):
+        check(raw_zip([Raw(b"main.py", extra=b"\x99\x99\0\0" * 1025)]))
+
+
+def test_extra_fields_are_bounded_in_all(check: Check) -> None:
+    entries = [Raw(f"{number}".encode(), extra=b"\x99\x99\0\0" * 1024) for number in range(23)]
+    check(raw_zip(entries[:22]))
+    with pytest.raises(BadRequest, match="more than 91136 bytes of extra fields in all"):
+        check(raw_zip(entries))
 
 
 def test_files_that_finder_adds_are_files(check: Check) -> None:
@@ -178,7 +223,7 @@ def test_links_that_stay_inside_are_kept(check: Check, links: list[tuple[str, st
     data = linked(*links)
     check(data)
     archive = Archive(io.BytesIO(data), Limits(100, 1_000_000))
-    assert [(link.entry.name.text, link.target) for link in archive.tree.links] == links
+    assert sorted((link.entry.path, archive.target(link)) for link in archive.tree.links) == sorted(links)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +277,7 @@ def test_many_links_through_each_other_take_little_time() -> None:
     data = raw_zip([*links, *chain, Raw(b"c39", b"deep", mode=LINK), Raw(b"deep/main.py")])
     began = time.process_time()
     archive = Archive(io.BytesIO(data), Limits(10_000, 10_000_000))
-    assert len(archive.tree.links) == 5040
+    assert len(list(archive.tree.links)) == 5040
     assert time.process_time() - began < 20
 
 
@@ -274,6 +319,82 @@ def test_deep_names_cost_little_memory(tmp_path: Path, depth: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 30 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_the_depth_of_a_link_is_checked_before_the_next_entry_is_read(check: Check) -> None:
+    """The entries after it are broken, which would be the message of a reader that collects links first."""
+    data = raw_zip([MAIN, Raw(b"a/" * 11 + b"link", b"x", mode=LINK), Raw(b"evil\0")])
+    with pytest.raises(BadRequest, match="11 folders deep"):
+        check(data)
+
+
+def _deep_links() -> Iterable[Raw]:
+    for number in range(9_000):
+        yield Raw(b"/".join(b"%02d" % ((number + part) % 100) for part in range(332)), b"x", mode=LINK)
+
+
+def _files_in_deep_folder() -> Iterable[Raw]:
+    folders = b"/".join(b"%09d" % part for part in range(98))
+    return (Raw(folders + b"/%09d" % number) for number in range(9_890))
+
+
+def _links_with_long_targets() -> Iterable[Raw]:
+    target = ("a" * 200 + "/") * 4 + "a" * 180 + "\U0001f600"
+    return (Raw(b"%05d" % number + b"n" * 245, target.encode(), mode=LINK) for number in range(9_990))
+
+
+def _long_names() -> Iterable[Raw]:
+    return (Raw(b"%05d" % number + b"n" * 240 + "\U0001f600".encode()) for number in range(9_990))
+
+
+def _names_with_dots() -> Iterable[Raw]:
+    return (Raw(b"./" * 990 + b"%05d" % number) for number in range(9_990))
+
+
+def _folders() -> Iterable[Raw]:
+    return (Raw(b"%05d/" % number) for number in range(9_990))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (_deep_links, "332 folders deep|331 folders deep"),
+        (_files_in_deep_folder, None),
+        (_links_with_long_targets, None),
+        (_long_names, None),
+        (_names_with_dots, None),
+        (_folders, None),
+    ],
+)
+def test_an_archive_of_many_entries_is_checked_in_little_memory(
+    tmp_path: Path, entries: Callable[[], Iterable[Raw]], message: str | None
+) -> None:
+    """With the parts of each name kept, the first took 300 MiB and the second 80 MiB."""
+    path = tmp_path / "package"
+    path.write_bytes(raw_zip([MAIN, *entries()]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match=message) if message else contextlib.nullcontext():
+            check_zip(path, ArchiveLimits(10_000, 20_000_000, max_depth=100))
+        assert tracemalloc.get_traced_memory()[1] < 15 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_tree_leaves_no_memory_to_the_garbage_collector(tmp_path: Path) -> None:
+    path = tmp_path / "package"
+    path.write_bytes(raw_zip([MAIN, *(Raw(b"a/%d/b" % number) for number in range(4_000))]))
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        check_zip(path, ArchiveLimits(10_000, 1_000_000))
+        with pytest.raises(TooLarge):
+            check_zip(path, ArchiveLimits(4_001, 1_000_000))
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def test_names_that_mean_little_are_not_kept(check: Check) -> None:

@@ -11,6 +11,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from qinling_falcon.storage import spool
 from qinling_falcon.storage.turns import TooManyWait, Turns, WaitedTooLong
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,17 @@ class Uploads:
         except (TooManyWait, WaitedTooLong) as error:
             return type(error).__name__
         return "checked"
+
+
+@pytest.mark.parametrize(("cores", "share"), [(1, 1), (2, 1), (4, 3)])
+def test_one_project_leaves_a_check_to_the_others(monkeypatch: pytest.MonkeyPatch, cores: int, share: int) -> None:
+    monkeypatch.setattr(spool, "CORES", cores)
+    uploads = Uploads(spool.check_turns())
+    try:
+        uploads.begin(*(f"a{number}" for number in range(6)), "b")
+        assert uploads.checked == [*(f"a{number}" for number in range(share)), *["b"] * (cores > share)]
+    finally:
+        uploads.end_all()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .disk import INSUFFICIENT_STORAGE, DiskError
 from .loop import Loop, Stream
 
 _MAX_HEAD = 32 * 1024
@@ -18,6 +19,7 @@ _REASONS = {
     200: b"OK", 202: b"Accepted", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 409: b"Conflict",
     411: b"Length Required", 413: b"Content Too Large", 422: b"Unprocessable Content",
     431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
+    INSUFFICIENT_STORAGE: b"Insufficient Storage",
 }  # fmt: skip
 _STARTS = {
     status: b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: " % (status, reason)
@@ -227,7 +229,7 @@ class Connection:
             try:
                 self.file = self._server.open_upload()
             except OSError as error:
-                self._refuse_and_end(422, f"The package can't be kept: {error.strerror}.")
+                self._refuse_and_end(INSUFFICIENT_STORAGE, str(DiskError(error)))
                 return False
         return self._take_body(data)
 
@@ -255,7 +257,7 @@ class Connection:
             except OSError as error:
                 self.file.close()  # at once, because the next package needs the disk space
                 self.file = None
-                self._refuse_and_end(422, f"The package can't be kept: {error.strerror}.")
+                self._refuse_and_end(INSUFFICIENT_STORAGE, str(DiskError(error)))
                 return False
             data = b""
         else:

@@ -66,6 +66,13 @@ def close_all_but(keep: Iterable[int]) -> None:
                 continue
 
 
+def return_free_memory() -> None:
+    """Give memory that this process has freed back to the system, where the C library can (glibc)."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _prctl(option: int, value: int) -> None:
     _check(_libc.prctl(option, value, 0, 0, 0))
 

@@ -102,6 +102,15 @@ def _raised(error: BaseException, code_dir: str) -> str:
 def _no_module(name: str, code_dir: str) -> str:
     parent, _, last = name.rpartition(".")
     path = name.replace(".", "/")
+    entries = _entries(code_dir)
+    if entries == ["-"]:
+        return (
+            "The package's only file is named '-', as in an archive of a stream (cat main.py | zip out.zip -). Zip the "
+            "file itself: zip out.zip main.py."
+        )
+    alike = _alike(last, _entries(os.path.join(code_dir, parent.replace(".", "/"))))
+    if alike:
+        return alike
     top = f"at its top level are: {_listed(_entries(code_dir))}."
     if last == "py" and _isfile(os.path.join(code_dir, f"{parent}.py")):
         return f"The entry names the file {parent}.py instead of the module: write {parent}.FUNCTION."
@@ -114,6 +123,27 @@ def _no_module(name: str, code_dir: str) -> str:
         folder = parent.replace(".", "/")
         said += f"in its folder {folder}/ are: {_listed(_entries(os.path.join(code_dir, folder)))}; "
     return f"{said}{top} {_wrapped(name.partition('.')[0], code_dir)}".rstrip()
+
+
+def _alike(name: str, entries: list[str]) -> str | None:
+    """Why the module is not found though the package's listing shows its name: Unicode has two ways to write it."""
+    import unicodedata  # only for this message
+
+    normalize = unicodedata.normalize
+    composed = normalize("NFC", name)
+    for entry in entries:
+        if entry.isascii() or normalize("NFC", entry) not in (f"{composed}.py", f"{composed}/"):
+            continue
+        forms = [
+            "NFC" if text == normalize("NFC", text) else "NFD" if text == normalize("NFD", text) else "mixed forms"
+            for text in (entry, name)
+        ]
+        return (
+            f"The package has {entry}, whose name looks like the entry's {name!r} but is composed of other characters: "
+            f"the package's name is in Unicode's {forms[0]}, the entry's in {forms[1]}. Write both in the same form, "
+            "or name the module in ASCII."
+        )
+    return None
 
 
 def _wrapped(name: str, code_dir: str) -> str:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import time
 
+from .disk import DiskError
 from .zips.archive import Archive, Limits
 from .zips.errors import ZipError
 from .zips.tree import File
 
 # Earlier releases did not count implied folders, so their packages may have more of them than the limit allows.
 _LENIENCE = 2
+
+
+# The errors of a disk that a name in the package causes. All others are the platform's.
+_OF_THE_PACKAGE = frozenset(
+    {errno.EEXIST, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR}
+)
 
 
 class BadPackage(Exception):
@@ -35,23 +43,25 @@ def unpack(file: io.FileIO, folder: str, max_files: int, max_size: int, timeout_
     Links are created last, so that no write follows one.
 
     Raises:
-        BadPackage: the file is not a zip archive, is unsafe or above a limit, or the disk is full. `folder` then has a
-            part of the package.
+        BadPackage: the file is not a zip archive, is unsafe, or above a limit.
+        DiskError: the disk can't take it. In both cases `folder` then holds a part of the package.
     """
     deadline = _Deadline(timeout_s)
     try:
-        archive = Archive(io.BufferedReader(file), Limits(_LENIENCE * max_files, max_size))
-        for made in archive.tree.folders():
-            deadline.check()
-            os.mkdir(f"{folder}/{made.path}", 0o755)
-        for unpacked in archive.tree.files:
-            _write(archive, unpacked, folder, deadline)
-        for link in archive.tree.links:
-            os.symlink(link.target, f"{folder}/{link.entry.name.text}")
+        with Archive(io.BufferedReader(file), Limits(_LENIENCE * max_files, max_size), deadline.check) as archive:
+            for made in archive.tree.folders():
+                deadline.check()
+                os.mkdir(f"{folder}/{made.path}", 0o755)
+            for unpacked in archive.tree.files:
+                _write(archive, unpacked, folder, deadline)
+            for link in archive.tree.links:
+                os.symlink(archive.target(link), f"{folder}/{link.entry.path}")
     except ZipError as error:
         raise BadPackage(str(error)) from None
     except OSError as error:
-        raise BadPackage(f"The package can't be unpacked: {error.strerror or error}.") from None
+        if error.errno in _OF_THE_PACKAGE:
+            raise BadPackage(f"The package can't be unpacked: {error.strerror}.") from None
+        raise DiskError(error) from None
 
 
 class _Deadline:
@@ -70,7 +80,7 @@ def _write(archive: Archive, unpacked: File, folder: str, deadline: _Deadline) -
     entry = unpacked.entry
     deadline.check()
     # "x" fails if the name exists, so that an existing file or link is never written to.
-    with open(f"{folder}/{entry.name.text}", "xb", buffering=0) as target:
+    with open(f"{folder}/{entry.path}", "xb", buffering=0) as target:
         for piece in archive.read(entry):
             while piece:
                 piece = piece[target.write(piece) :]

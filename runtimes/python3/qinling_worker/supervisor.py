@@ -18,11 +18,12 @@ import socket
 import time
 from typing import Any
 
-from . import frames, memory, outcomes
+from . import frames, linux, memory, outcomes
 from .calls import BadCall, Call
 from .child_process import ChildProcess
 from .cleaner import sweep
 from .config import Config
+from .disk import INSUFFICIENT_STORAGE, DiskError
 from .http_server import Connection, Head, HTTPServer
 from .loop import Loop
 from .outcomes import Outcome
@@ -127,6 +128,9 @@ class Supervisor:
                 except BadPackage as error:
                     connection.refuse(422, str(error))
                     return
+                except DiskError as error:
+                    connection.refuse(INSUFFICIENT_STORAGE, str(error))
+                    return
                 self._target = target
                 if self._config.cpu_shares_fd is not None:
                     target.set_cpu(self._config.cpu_shares_fd, self._config.cpu_shares_format)
@@ -138,17 +142,20 @@ class Supervisor:
 
         Raises:
             BadPackage: the package can't be unpacked.
+            DiskError: the disk can't take it.
         """
         config = self._config
         try:
             unpack(
                 file, config.child.code_dir, config.max_package_files, config.max_unpacked_size, config.unpack_timeout_s
             )
-        except BadPackage:
+        except (BadPackage, DiskError):
             sweep([config.child.code_dir])
             if os.listdir(config.child.code_dir):
                 self._exit_status = 1  # the next function must not find code of this one
             raise
+        finally:
+            linux.return_free_memory()  # what the reader used is outside the function's memory_size
 
     def _execute(self, connection: Connection, _head: Head, body: bytes) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 from .directory import DEFLATED, ENCRYPTED, Entry
@@ -15,16 +15,18 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _UTF8 = 0x800
 
 
-def check_spans(file: IO[bytes], entries: Iterable[Entry], end: int) -> None:
+def check_spans(file: IO[bytes], entries: Iterable[Entry], end: int, pause: Callable[[], None]) -> None:
     """Find the data of all entries, which must end before the offset `end`.
 
-    Overlapping entries are refused, because they let a small archive unpack to a huge tree.
+    Overlapping entries are refused, because they let a small archive unpack to a huge tree. `pause` is called before
+    each entry.
 
     Raises:
         ZipError: an entry's own header contradicts the directory, or entries overlap.
     """
     reached = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        pause()
         entry.data_offset = _data_offset(file, entry, end)
         data_end = entry.data_offset + entry.compressed_size
         if entry.header_offset < reached or data_end > end:
@@ -78,8 +80,10 @@ def _data_offset(file: IO[bytes], entry: Entry, end: int) -> int:
         raise _broken(entry)
     fields: tuple[int, ...] = _LOCAL.unpack(header)[1:]
     flags, method, name_size, extra_size = fields[1], fields[2], fields[-2], fields[-1]
-    raw_name = file.read(name_size)
-    if raw_name != entry.raw_name and _plain(raw_name, flags) != _plain(entry.raw_name, entry.flags):
+    own_name = file.read(name_size)
+    file.seek(entry.name_offset)
+    raw_name = file.read(entry.name_size)
+    if own_name != raw_name and _plain(own_name, flags) != _plain(raw_name, entry.flags):
         raise _broken(entry)
     if method != entry.method or flags & ENCRYPTED:
         raise _broken(entry)

@@ -6,10 +6,13 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from . import names
 from .errors import ZipError, ZipTooLarge, shown
+
+if TYPE_CHECKING:
+    from .tree import Folder
 
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000
@@ -24,58 +27,67 @@ _MAX_COMMENT = 0xFFFF
 _ZIP64 = 1
 _FULL = 0xFFFFFFFF  # means that the number is in the ZIP64 field
 _MAX_RAW_NAME = 2000
+# Extra fields are read in Python, field by field. What `zip` and Windows write has less than 100 bytes per entry.
+_MAX_EXTRA = 4096
+_MEAN_EXTRA = 256
+_FREE_EXTRA = 64 * 1024
 _MAX_FOLDER_DATA = 2  # some programs deflate the empty data of a folder, which gives two bytes
 
 
 class Entry:
     """One entry of the directory.
 
+    It stores neither its path nor the name's bytes: 10,000 paths of 1,000 characters would need tens of megabytes.
+
     Attributes:
+        parent: the folder that it lies in; set by the tree. None: the entry is the package's top folder.
+        name: its own name in that folder, in UTF-8; set by the tree.
+        name_offset, name_size: where its whole name is in the file.
         data_offset: the offset of its data in the file; set by `data.check_spans`.
     """
 
     __slots__ = (
-        "checksum", "compressed_size", "data_offset", "flags", "header_offset", "is_program", "kind", "method", "name",
-        "raw_name", "size",
+        "checksum", "compressed_size", "data_offset", "flags", "header_offset", "is_link", "is_program", "method",
+        "name", "name_offset", "name_size", "parent", "size",
     )  # fmt: skip
 
-    def __init__(self, header: tuple[int, ...], raw_name: bytes, extra: bytes) -> None:
-        made_by, _, flags, method, _, _, checksum, compressed_size, size, _, _, _, _, _, attributes, offset = header
-        system, mode = made_by >> 8, attributes >> 16
-        self.raw_name = raw_name
-        self.name = names.parse(names.decode(raw_name, flags, system, extra), system)
+    def __init__(self, header: tuple[int, ...], name: names.Name, extra: bytes, name_offset: int) -> None:
+        _, _, flags, method, _, _, checksum, compressed_size, size, name_size, _, _, _, _, attributes, offset = header
+        mode = attributes >> 16
+        self.parent: Folder | None = None
+        self.name = b""
+        self.name_offset = name_offset
+        self.name_size = name_size
         self.flags = flags
         self.method = method
         self.checksum = checksum
         self.size, self.compressed_size, self.header_offset = _wide((size, compressed_size, offset), extra)
         self.data_offset = 0
-        self.kind = stat.S_IFMT(mode)
-        self.is_program = bool(mode & 0o111)
-        self._check(mode)
+        self.is_link = stat.S_IFMT(mode) == stat.S_IFLNK
+        self.is_program = bool(mode & 0o111)  # set-uid and set-gid bits are left out, as `unzip` does
+        self._check(name, stat.S_IFMT(mode))
+
+    @property
+    def path(self) -> str:
+        """The path from the package's top folder."""
+        return self.parent.path_of(self.name) if self.parent else ""
 
     @property
     def shown(self) -> str:
-        """The name, for messages."""
-        return shown(self.name.text)
+        """The path, for messages."""
+        return shown(self.path)
 
-    @property
-    def is_link(self) -> bool:
-        """Whether it is a symbolic link. Its data is then the target."""
-        return self.kind == stat.S_IFLNK
-
-    def _check(self, mode: int) -> None:
-        if self.kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
-            raise ZipError(f"The package holds a special file: '{self.shown}'.")
-        if self.kind and (self.kind == stat.S_IFDIR) != self.name.is_folder:
-            raise ZipError(f"The package holds '{self.shown}', which is both a file and a folder.")
-        if not self.name.is_folder and mode & (stat.S_ISUID | stat.S_ISGID):
-            raise ZipError(f"The package holds a file with a set-uid or set-gid bit: '{self.shown}'.")
+    def _check(self, name: names.Name, kind: int) -> None:
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+            raise ZipError(f"The package holds a special file: '{shown(name.text)}'.")
+        if kind and (kind == stat.S_IFDIR) != name.is_folder:
+            raise ZipError(f"The package holds '{shown(name.text)}', which is both a file and a folder.")
         if self.flags & ENCRYPTED:
-            raise ZipError(f"The package holds an encrypted entry: '{self.shown}'.")
+            raise ZipError(f"The package holds an encrypted entry: '{shown(name.text)}'.")
         if self.method not in (STORED, DEFLATED):
-            raise ZipError(f"The package holds an entry with a compression other than deflate: '{self.shown}'.")
-        if self.name.is_folder and (self.size or self.compressed_size > _MAX_FOLDER_DATA):
-            raise ZipError(f"The package holds a folder with data in it: '{self.shown}'.")
+            raise ZipError(f"The package holds an entry with a compression other than deflate: '{shown(name.text)}'.")
+        if name.is_folder and (self.size or self.compressed_size > _MAX_FOLDER_DATA):
+            raise ZipError(f"The package holds a folder with data in it: '{shown(name.text)}'.")
 
 
 class Directory(NamedTuple):
@@ -116,15 +128,16 @@ def locate(file: IO[bytes]) -> Directory:
     return Directory(start, size, start - offset)
 
 
-def entries(file: IO[bytes], directory: Directory, max_entries: int) -> Iterator[Entry]:
-    """Yield the entries one by one, so that reading stops at the first invalid one.
+def entries(file: IO[bytes], directory: Directory, max_entries: int) -> Iterator[tuple[Entry, names.Name]]:
+    """Yield the entries and their names one by one, so that reading stops at the first invalid one.
 
     Raises:
         ZipError: the directory is broken, or an entry is of a kind that is not allowed.
         ZipTooLarge: there are more than `max_entries`.
     """
     file.seek(directory.start)
-    count, left = 0, directory.size
+    count, left, at = 0, directory.size, directory.start
+    extra_left = _FREE_EXTRA + _MEAN_EXTRA * max_entries
     while left > 0:
         header = file.read(_ENTRY.size)
         if len(header) < _ENTRY.size or header[:4] != b"PK\1\2":
@@ -134,17 +147,32 @@ def entries(file: IO[bytes], directory: Directory, max_entries: int) -> Iterator
             raise too_many(max_entries)
         fields = _ENTRY.unpack(header)[1:]
         name_size, extra_size, comment_size = fields[9:12]
-        left -= _ENTRY.size + name_size + extra_size + comment_size
+        entry_size = _ENTRY.size + name_size + extra_size + comment_size
+        left -= entry_size
         raw_name, extra = file.read(name_size), file.read(extra_size)
         if left < 0 or len(raw_name) < name_size or len(extra) < extra_size:
             raise _broken("its directory is broken")
         if name_size > _MAX_RAW_NAME:
-            raise ZipError(f"The package holds a name that is too long: '{shown(raw_name[:100].decode('cp437'))}'.")
+            raise ZipError(f"The package holds a name that is too long: '{_plain(raw_name)}'.")
+        extra_left -= extra_size
+        if extra_size > _MAX_EXTRA:
+            raise ZipError(
+                f"The package holds an entry with {extra_size} bytes of extra fields: '{_plain(raw_name)}'. At most "
+                f"{_MAX_EXTRA} are allowed; `zip -X` writes none."
+            )
+        if extra_left < 0:
+            raise ZipError(
+                f"The package's entries hold more than {_FREE_EXTRA + _MEAN_EXTRA * max_entries} bytes of extra fields "
+                "in all. Make it with fewer; `zip -X` writes none."
+            )
         if comment_size:
             file.seek(comment_size, os.SEEK_CUR)
-        entry = Entry(fields, raw_name, extra)
+        system = fields[0] >> 8
+        name = names.parse(names.decode(raw_name, fields[2], system, extra), system)
+        entry = Entry(fields, name, extra, at + _ENTRY.size)
         entry.header_offset += directory.shift
-        yield entry
+        yield entry, name
+        at += entry_size
 
 
 def too_many(max_entries: int) -> ZipTooLarge:
@@ -153,6 +181,10 @@ def too_many(max_entries: int) -> ZipTooLarge:
         f"The package has more than {max_entries} entries (MAX_PACKAGE_FILES); folders that only appear in other "
         "entries' paths count, too."
     )
+
+
+def _plain(raw_name: bytes) -> str:
+    return shown(raw_name[:100].decode("cp437"))
 
 
 def _find_end(tail: bytes) -> int | None:

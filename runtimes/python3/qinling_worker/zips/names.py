@@ -23,15 +23,20 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class Name(NamedTuple):
-    """The path of an entry: its folders and its own name. No parts: the top folder of the package."""
+    """The path of an entry. It lives until the entry is in the tree, which stores each folder's name once.
 
-    parts: tuple[str, ...]
+    Attributes:
+        text: the path, without empty parts and parts ".". An empty text is the package's top folder.
+        is_folder: whether the name ends with a slash.
+    """
+
+    text: str
     is_folder: bool
 
     @property
-    def text(self) -> str:
-        """The parts, joined."""
-        return "/".join(self.parts)
+    def parts(self) -> list[bytes]:
+        """The folders and the entry's own name, in UTF-8, which needs a quarter of the memory that a `str` may need."""
+        return self.text.encode().split(b"/") if self.text else []
 
 
 def decode(raw: bytes, flags: int, system: int, extra: bytes) -> str:
@@ -65,30 +70,36 @@ def decode(raw: bytes, flags: int, system: int, extra: bytes) -> str:
 def parse(text: str, system: int) -> Name:
     """Split a name as `unzip` does: empty parts and "." are dropped, and a slash at the end means a folder.
 
-    Archives from DOS or Windows may use backslashes as separators, as PowerShell's `Compress-Archive` does.
+    Archives from DOS or Windows may use backslashes as separators, as PowerShell's `Compress-Archive` does. In
+    archives from Unix, a backslash or a colon is an ordinary character of a name, as it is on Linux.
 
     Raises:
         ZipError: the name leads out of the package, or is not a valid file name.
     """
-    if CONTROL.search(text):
-        raise ZipError(f"The package holds a name with control characters: '{shown(text)}'.")
+    control = CONTROL.search(text)
+    if control:
+        raise ZipError(
+            f"The package holds a name with the control character U+{ord(control[0]):04X}: '{shown(text)}'. Rename the "
+            "file, or leave it out."
+        )
     if system in _WINDOWS:
         text = text.replace("\\", "/")
-    if "\\" in text or _DRIVE.match(text):
+    if system not in _UNIX and ("\\" in text or _DRIVE.match(text)):
         raise ZipError(f"The package holds a Windows path: '{shown(text)}'.")
     if text.startswith("/"):
         raise ZipError(f"The package holds an absolute path: '{shown(text)}'.")
     raw_parts = text.split("/")
-    parts = tuple(part for part in raw_parts if part not in ("", "."))
+    parts = [part for part in raw_parts if part not in ("", ".")]
     if ".." in parts:
         raise ZipError(f"The package holds a path that leads out of it: '{shown(text)}'.")
     is_folder = text.endswith("/")
     if not is_folder and raw_parts[-1] in ("", "."):
         raise ZipError(f"The package holds an entry without a name: '{shown(text)}'.")
-    size = len("/".join(parts).encode())
+    path = "/".join(parts)
+    size = len(path.encode())
     if size > _MAX_NAME or (size > _MAX_PART and any(len(part.encode()) > _MAX_PART for part in parts)):
         raise ZipError(f"The package holds a name that is too long: '{shown(text)}'.")
-    return Name(parts, is_folder)
+    return Name(path, is_folder)
 
 
 def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .directory import Entry, too_many
 from .errors import CONTROL, ZipError, shown
+from .names import Name
 
 _MAX_LINKS = 40  # the limit of Linux for one path
 
@@ -15,21 +16,25 @@ class Folder:
 
     __slots__ = ("children", "depth", "name", "parent")
 
-    def __init__(self, name: str, parent: Folder | None) -> None:
+    def __init__(self, name: bytes, parent: Folder | None) -> None:
         self.name = name
         self.parent = parent
         self.depth: int = 0 if parent is None else parent.depth + 1
-        self.children: dict[str, Folder | File | Link] = {}
+        self.children: dict[bytes, Folder | File | Link] = {}
 
     @property
     def path(self) -> str:
-        """The path relative to the package's top folder, whose path is empty."""
-        parts = []
+        """The path from the package's top folder, whose path is empty."""
+        return self.parent.path_of(self.name) if self.parent else ""
+
+    def path_of(self, name: bytes) -> str:
+        """The path of something in this folder."""
+        parts = [name]
         folder = self
         while folder.parent is not None:
             parts.append(folder.name)
             folder = folder.parent
-        return "/".join(reversed(parts))
+        return b"/".join(reversed(parts)).decode()
 
 
 class File:
@@ -42,28 +47,25 @@ class File:
 
 
 class Link:
-    """A symbolic link.
+    """A symbolic link. Its target is not stored: `archive.Archive.target` reads it.
 
     Attributes:
-        target: the link's path, relative to its own folder.
         leads_to: the file or folder at the end of the link; None: the package has nothing there.
         hops: the number of links on the way, including this one; None: not followed yet.
         is_followed: whether the link is being followed at the moment; used to find circles.
     """
 
-    __slots__ = ("entry", "hops", "is_followed", "leads_to", "parent", "target")
+    __slots__ = ("entry", "hops", "is_followed", "leads_to")
 
-    def __init__(self, entry: Entry, parent: Folder, target: str) -> None:
+    def __init__(self, entry: Entry) -> None:
         self.entry = entry
-        self.parent = parent
-        self.target = target
         self.leads_to: Folder | File | None = None
         self.hops: int | None = None
         self.is_followed = False
 
 
 class Tree:
-    """All folders, files and links of a package.
+    """All folders, files and links of a package. Each folder's name is stored once, however many names lead through it.
 
     Args:
         max_nodes: the most folders, files and links. Counting only entries would not limit the tree, because one name
@@ -72,68 +74,92 @@ class Tree:
     """
 
     def __init__(self, max_nodes: int, max_depth: int | None) -> None:
-        self.root = Folder("", None)
-        self.files: list[File] = []
-        self.links: list[Link] = []
+        self.root = Folder(b"", None)
         self._max_nodes = max_nodes
         self._max_depth = max_depth
         self._count = 0
 
-    def add_folder(self, entry: Entry) -> None:
+    def add_folder(self, entry: Entry, name: Name) -> None:
         """Add a folder that has its own entry. An existing folder stays as it is.
 
         Raises:
             ZipError: a file or link already has this name, or the folder is nested too deeply.
             ZipTooLarge: there are too many folders, files and links.
         """
-        self._folder(entry, entry.name.parts)
+        folder = self._folder(name, name.parts)
+        entry.parent, entry.name = folder.parent, folder.name
 
-    def add_file(self, entry: Entry) -> None:
-        """Add a file. Raises as `add_folder` does, and if the name is taken."""
-        parent = self._place(entry)
-        file = parent.children[entry.name.parts[-1]] = File(entry)
-        self.files.append(file)
+    def add_file(self, entry: Entry, name: Name) -> None:
+        """Add a file. It replaces a file of the same name, as it does when `unzip -o` unpacks both.
 
-    def add_link(self, entry: Entry, target: bytes) -> None:
-        """Add a symbolic link. Raises as `add_file` does, and if the target is not a valid path in the package."""
-        parent = self._place(entry)
-        link = parent.children[entry.name.parts[-1]] = Link(entry, parent, _target(entry, target))
-        self.links.append(link)
+        Raises:
+            ZipError, ZipTooLarge: as `add_folder`, and if its name is a folder's or a link's.
+        """
+        self._place(entry, name, File(entry))
+
+    def add_link(self, entry: Entry, name: Name) -> None:
+        """Add a symbolic link; raises as `add_file`, and if its name is a file's."""
+        self._place(entry, name, Link(entry))
+
+    @property
+    def files(self) -> Iterator[File]:
+        """All files."""
+        return (node for node in self._nodes() if isinstance(node, File))
+
+    @property
+    def links(self) -> Iterator[Link]:
+        """All symbolic links."""
+        return (node for node in self._nodes() if isinstance(node, Link))
 
     def folders(self) -> Iterator[Folder]:
         """All folders except the top one; parents come before their children."""
-        waiting = [self.root]
-        while waiting:
-            for child in waiting.pop().children.values():
-                if isinstance(child, Folder):
-                    yield child
-                    waiting.append(child)
+        return (node for node in self._nodes() if isinstance(node, Folder))
 
-    def check_links(self) -> None:
+    def check_links(self, target: Callable[[Link], str], pause: Callable[[], None]) -> None:
         """Follow every link as Linux does. Called when the tree is complete.
+
+        Args:
+            target: reads a link's target.
+            pause: called before each link.
 
         Raises:
             ZipError: a link leads out of the package, in a circle, or through more links than Linux follows.
         """
         for link in self.links:
-            self._follow(link, 1)
+            pause()
+            self._follow(link, 1, target)
 
-    def _place(self, entry: Entry) -> Folder:
-        """The folder for a new file or link. The name must be free in it."""
-        parts = entry.name.parts
-        parent = self._folder(entry, parts[:-1])
-        taken = parent.children.get(parts[-1])
+    def clear(self) -> None:
+        """Take the tree apart, so that no node keeps another one in memory."""
+        for folder in [self.root, *self.folders()]:
+            folder.children.clear()
+
+    def _nodes(self) -> Iterator[Folder | File | Link]:
+        waiting = [self.root]
+        while waiting:
+            for child in waiting.pop().children.values():
+                yield child
+                if isinstance(child, Folder):
+                    waiting.append(child)
+
+    def _place(self, entry: Entry, name: Name, node: File | Link) -> None:
+        """Put a file or link into its folder."""
+        *folders, own = name.parts
+        parent = self._folder(name, folders)
+        taken = parent.children.get(own)
         if isinstance(taken, Folder):
-            raise _both(entry, len(parts))
-        if taken is not None:
-            raise ZipError(f"The package holds '{entry.shown}' twice.")
-        self._count_one()
-        return parent
+            raise _both(name, len(folders) + 1)
+        if taken is None:
+            self._count_one()
+        elif isinstance(taken, Link) or isinstance(node, Link):
+            raise ZipError(f"The package holds '{shown(name.text)}' twice; only a file may be there twice.")
+        entry.parent, entry.name = parent, own
+        parent.children[own] = node
 
-    def _folder(self, entry: Entry, parts: tuple[str, ...]) -> Folder:
+    def _folder(self, name: Name, parts: list[bytes]) -> Folder:
         if self._max_depth is not None and len(parts) > self._max_depth:
             raise ZipError(
-                f"The package holds a name that is {len(parts)} folders deep: '{entry.shown}'. At most "
+                f"The package holds a name that is {len(parts)} folders deep: '{shown(name.text)}'. At most "
                 f"{self._max_depth} are allowed (MAX_PACKAGE_DEPTH)."
             )
         folder = self.root
@@ -143,7 +169,7 @@ class Tree:
                 self._count_one()
                 child = folder.children[part] = Folder(part, folder)
             elif not isinstance(child, Folder):
-                raise _both(entry, depth)
+                raise _both(name, depth)
             folder = child
         return folder
 
@@ -152,7 +178,7 @@ class Tree:
         if self._count > self._max_nodes:
             raise too_many(self._max_nodes)
 
-    def _follow(self, link: Link, depth: int) -> None:
+    def _follow(self, link: Link, depth: int, target: Callable[[Link], str]) -> None:
         """Find the end of a link. The result is stored, so each link is followed only once."""
         if link.hops is not None:
             return
@@ -162,20 +188,23 @@ class Tree:
             raise _too_many_links(link)
         link.is_followed = True
         hops = 1
-        node: Folder | File | None = link.parent
-        depth_below = link.parent.depth  # depth of the path walked so far, even if it does not exist
-        for part in link.target.split("/"):
-            if part in ("", "."):
+        path = target(link)
+        parent = link.entry.parent
+        assert parent is not None
+        node: Folder | File | None = parent
+        depth_below = parent.depth  # depth of the path walked so far, even if it does not exist
+        for part in path.encode().split(b"/"):
+            if part in (b"", b"."):
                 continue
-            depth_below += -1 if part == ".." else 1
+            depth_below += -1 if part == b".." else 1
             if depth_below < 0:
-                raise _leads_out(link)
-            if part == "..":
+                raise _leads_out(link, path)
+            if part == b"..":
                 node = node.parent if isinstance(node, Folder) else None
                 continue
             child = node.children.get(part) if isinstance(node, Folder) else None
             if isinstance(child, Link):
-                self._follow(child, depth + 1)
+                self._follow(child, depth + 1, target)
                 assert child.hops is not None
                 hops += child.hops
                 if hops > _MAX_LINKS:
@@ -188,7 +217,12 @@ class Tree:
         link.leads_to, link.hops = node, hops
 
 
-def _target(entry: Entry, raw: bytes) -> str:
+def target_of(entry: Entry, raw: bytes) -> str:
+    """Decode a link's target.
+
+    Raises:
+        ZipError: it can't be a path in the package.
+    """
     try:
         target = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -200,13 +234,13 @@ def _target(entry: Entry, raw: bytes) -> str:
     return target
 
 
-def _both(entry: Entry, depth: int) -> ZipError:
-    name = shown("/".join(entry.name.parts[:depth]))
-    return ZipError(f"The package holds '{name}' both as a file and as a folder.")
+def _both(name: Name, depth: int) -> ZipError:
+    path = shown(b"/".join(name.parts[:depth]).decode())
+    return ZipError(f"The package holds '{path}' both as a file and as a folder.")
 
 
-def _leads_out(link: Link) -> ZipError:
-    return ZipError(f"The package holds a link that leads out of it: '{link.entry.shown}' to '{shown(link.target)}'.")
+def _leads_out(link: Link, target: str) -> ZipError:
+    return ZipError(f"The package holds a link that leads out of it: '{link.entry.shown}' to '{shown(target)}'.")
 
 
 def _too_many_links(link: Link) -> ZipError:
