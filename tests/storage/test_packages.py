@@ -43,7 +43,8 @@ def test_a_package_is_read_back_as_it_was_saved(packages: LocalPackages, folder:
     stored = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), MD5.upper(), project_id="p")
     assert (stored.md5sum, stored.size) == (MD5, len(PACKAGE))
     assert packages.read(stored.key) == PACKAGE
-    assert (packages.size(stored.key), packages.size("0" + stored.key[1:]), packages.size("..")) == (
+    unknown = stored.key.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))
+    assert (packages.size(stored.key), packages.size(unknown), packages.size("..")) == (
         len(PACKAGE), None, None,
     )  # fmt: skip
     opened = packages.open(stored.key)
