@@ -10,7 +10,7 @@ from marshmallow import Schema, fields
 
 from qinling_falcon.schemas.aliases import AliasName, Routing
 from qinling_falcon.schemas.base import Shown
-from qinling_falcon.schemas.entries import FILE_ENDING, Entry
+from qinling_falcon.schemas.entries import FILE_NAMED, Entry
 from qinling_falcon.schemas.executions import Input
 from qinling_falcon.schemas.fields import FLAG_AS_TEXT, Flag, Id, JsonText, Moment, Number, Plain, Text
 from qinling_falcon.schemas.functions import CODE, Code, Limit
@@ -29,7 +29,6 @@ _ALIAS = r"^[^/\u0000-\u001f\u007f-\u009f]*$"
 # Of what is space to Python, JSON Schema's \s has not all.
 _PART = r"""[^\s\u0000-\u001f\u007f-\u009f/\\.:;,()\[\]{}<>'"`]+"""
 _ENTRY = rf"^{_PART}(\.{_PART})+$"
-_FILE = rf"\{FILE_ENDING}$"
 _SUM = "^[0-9a-fA-F]{32}$"
 
 
@@ -94,7 +93,7 @@ def _(field: AliasName) -> dict[str, Any]:
 @_taken.register
 def _(field: Entry) -> dict[str, Any]:
     about = "`module.function`, such as `hello.main`; or `folder.module.function`."
-    return _text(field) | {"pattern": _ENTRY, "not": {"pattern": _FILE}, "description": about}
+    return _text(field) | {"pattern": _ENTRY, "not": {"pattern": FILE_NAMED}, "description": about}
 
 
 @_taken.register

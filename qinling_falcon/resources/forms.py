@@ -164,6 +164,9 @@ def _save(part: Part, packages: PackageStore, limit: int, project_id: str) -> St
     try:
         return packages.save(part.stream, limit, project_id=project_id)
     except BadPackage as error:
+        if not part.is_whole():
+            message = "The upload is cut off: the form ends within its package. Send it again."
+            raise BadRequest(message, errors={PACKAGE: [message]}) from None
         advice = _MAKE_A_ZIP if part.file_name is not None else _SEND_A_FILE
         message = f"{error.message} {advice}" if error.message.endswith("is not a zip archive.") else error.message
         raise BadRequest(message, errors={PACKAGE: [message]}) from None

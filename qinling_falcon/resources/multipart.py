@@ -16,6 +16,7 @@ The reader accepts these deviations from RFC 7578:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,12 +53,14 @@ class Part:
             file.
         charset: the `charset` of the part's `Content-Type`, if it has one.
         stream: the content of this part only. It is valid until the next part is requested.
+        is_whole: whether a boundary follows the content. It is valid when the content was read to its end.
     """
 
     name: str
     file_name: str | None
     charset: str | None
     stream: Stream
+    is_whole: Callable[[], bool]
 
 
 def read_parts(read: Callable[[int], bytes], length: int, content_type: str) -> Iterator[Part]:
@@ -89,7 +92,8 @@ def read_parts(read: Callable[[int], bytes], length: int, content_type: str) -> 
         line_end = _end_line(stream, number)
         headers = _read_headers(stream, number, line_end)
         delimiter = dashes if stream.peek(len(dashes)) == dashes else line_end + dashes
-        yield _part(number, headers, stream.delimit(delimiter))
+        at_boundary = functools.partial(_is_next, stream, delimiter)
+        yield _part(number, headers, stream.delimit(delimiter), at_boundary)
 
 
 def parameters(header: str) -> dict[str, str]:
@@ -139,7 +143,11 @@ def _read_headers(stream: Stream, number: int, line_end: bytes) -> dict[str, str
     return headers
 
 
-def _part(number: int, headers: dict[str, str], content: Stream) -> Part:
+def _is_next(stream: Stream, delimiter: bytes) -> bool:
+    return stream.peek(len(delimiter)) == delimiter
+
+
+def _part(number: int, headers: dict[str, str], content: Stream, is_whole: Callable[[], bool]) -> Part:
     disposition = parameters(headers.get("content-disposition", ""))
     try:
         name = disposition.get("name", "").encode("latin-1").decode()
@@ -158,7 +166,7 @@ def _part(number: int, headers: dict[str, str], content: Stream) -> Part:
         raise _broken(message, name)
     charset = parameters(headers.get("content-type", "")).get("charset")
     file_name = disposition.get("filename", disposition.get("filename*"))
-    return Part(name, file_name, charset, content)
+    return Part(name, file_name, charset, content, is_whole)
 
 
 def _broken(message: str, name: str | None = None) -> BadRequest:

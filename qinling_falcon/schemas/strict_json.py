@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any, NoReturn
 
 from qinling_falcon.errors import BadRequest
@@ -42,7 +43,10 @@ def parse_json(body: bytes | str, max_depth: int, field: str = "") -> Any:
         raise BadRequest(f"JSON is nested deeper than {max_depth}.") from None
     except ValueError as error:
         # A number with more digits than Python reads, or NaN and its like.
-        raise BadRequest(f"Invalid JSON: {error}.") from None
+        why = str(error)
+        if "set_int_max_str_digits" in why:  # Python's advice is no use to a client
+            why = f"an integer has more than {sys.get_int_max_str_digits()} digits"
+        raise BadRequest(f"Invalid JSON: {why}.") from None
     # Both walks cost time, and few bodies can need them.
     if text.count("{") + text.count("[") > max_depth:
         _check_depth(value, max_depth)

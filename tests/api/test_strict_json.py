@@ -110,3 +110,9 @@ def test_long_names_above_many_values_are_not_copied_for_each() -> None:
         assert tracemalloc.get_traced_memory()[1] < 50_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_number_with_too_many_digits_names_the_limit() -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_json(b'{"a": ' + b"7" * 5000 + b"}", 64)
+    assert caught.value.message == "Invalid JSON: an integer has more than 4300 digits."

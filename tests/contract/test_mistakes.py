@@ -83,6 +83,19 @@ def test_a_package_that_is_another_file(user: User) -> None:
     error(answer, 400, f"The package is not a zip archive. {advice}", field="package")
 
 
+def test_a_package_that_is_cut_off(user: User) -> None:
+    answer = form(user, "POST", "/v1/functions", package(main=HELLO)[:-30], **fields_of(user))
+    error(answer, 400, "The package is cut off: it begins as a zip archive, but its end is missing.", field="package")
+
+
+def test_a_form_that_is_cut_off_in_its_package(user: User) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="package"; filename="f.zip"\r\n\r\n'
+    data = head + package(main=HELLO)[:-30]
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = user.send("POST", "/v1/functions", data=data, headers=headers)
+    error(answer, 400, "The upload is cut off: the form ends within its package. Send it again.", field="package")
+
+
 def test_a_package_that_is_the_name_of_a_file(user: User) -> None:
     answer = form(user, "POST", "/v1/functions", None, **fields_of(user, package="hello.zip"))
     advice = "with curl, write @ before the file's name, as in -F package=@function.zip"

@@ -34,7 +34,7 @@ def large() -> bytes:
 
 SPOILED: dict[str, tuple[Callable[[], bytes], str]] = {
     "no zip": (lambda: b"PK but no zip" * 100, "The package is not a zip archive."),
-    "a cut zip": (lambda: package(main="def main(): pass")[:-30], "not a zip archive"),
+    "a cut zip": (lambda: package(main="def main(): pass")[:-30], "The package is cut off"),
     "other content than it declares": (
         lambda: package(main="def main(): return 1").replace(b"return 1", b"return 2"),
         "not what it declares: 'main.py'",

@@ -80,7 +80,12 @@ def test_a_missing_module_of_a_folder_shows_the_folder_too(worker: Worker) -> No
     ("files", "entry", "said"),
     [
         ({"hello.py": _FINE}, "hello.py.main", "The entry names the file hello.py instead of the module: write hello."),
-        ({"main.py": "class H:\n    def run(self): pass\n"}, "main.H.run", "'main' is a module, not a folder."),
+        (
+            {"main.py": "class H:\n    def run(self): pass\n"},
+            "main.H.run",
+            "'main' is a module, not a folder. The entry must be module.function; a method can't be one. The package"
+            " has at its top level: main.py.",
+        ),
         ({"hello/main.py": _FINE}, "hello.main", "'hello.main' is a module, not a function: write the function's name"),
         ({"p/__init__.py": "from . import m", "p/m.py": _FINE}, "p.m", "such as p.m.main."),
         ({"lib/a.py": "", "main.py": ""}, "lib.run", "'lib' is a folder without a file __init__.py"),

@@ -67,9 +67,15 @@ def test_an_archive_with_zip64_records(check: Check) -> None:
     check(buffer.getvalue())
 
 
-@pytest.mark.parametrize("data", [b"", b"PK", b"not a zip" * 100, b"PK\x05\x06", b"PK\x03\x04" + bytes(100)])
+@pytest.mark.parametrize("data", [b"", b"PK", b"not a zip" * 100, b"PK\x05\x06"])
 def test_what_is_no_zip(check: Check, data: bytes) -> None:
     with pytest.raises(BadRequest, match="not a zip archive"):
+        check(data)
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04" + bytes(100), make_zip({"main.py": b"x" * 1000})[:-30]])
+def test_the_beginning_of_a_zip(check: Check, data: bytes) -> None:
+    with pytest.raises(BadRequest, match="The package is cut off"):
         check(data)
 
 

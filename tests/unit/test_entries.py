@@ -16,6 +16,8 @@ _WRONG = {
     "hello.py:main()": "hello.main",
     "hello.py::run": "hello.run",
     "hello.py": "hello.main",
+    "hello.py.main": "hello.main",
+    "src.hello.py.run": "src.hello.run",
     "./hello.py": "hello.main",
     "hello:main": "hello.main",
     "pkg.mod:run": "pkg.mod.run",
@@ -41,7 +43,7 @@ _WRONG = {
 }
 _RIGHT = [
     "main.main", "hello_world.main", "pkg.mod.func", "a.b.c.d.e", "grüße.größe", "模块.函数", "_m._f", "index.handler",
-    "my-mod.handler", "@scope.x", "m1.f2", "py.main", "hello.python", "$.x",
+    "my-mod.handler", "@scope.x", "m1.f2", "py.main", "py.py.main.f", "hello.python", "$.x",
     "bundle.js",
 ]  # fmt: skip
 

@@ -111,13 +111,14 @@ def _no_module(name: str, code_dir: str) -> str:
     alike = _alike(last, _entries(os.path.join(code_dir, parent.replace(".", "/"))))
     if alike:
         return alike
-    top = f"at its top level are: {_listed(_entries(code_dir))}."
+    listed = _listed(entries)
+    top = f"at its top level are: {listed}."
     if last == "py" and _isfile(os.path.join(code_dir, f"{parent}.py")):
         return f"The entry names the file {parent}.py instead of the module: write {parent}.FUNCTION."
     holder = sys.modules.get(parent)
     if parent and type(holder) is ModuleType and not hasattr(holder, "__path__"):
-        only = f"{parent!r} is a module, not a folder. The entry must be module.function; a method can't be one"
-        return f"There is no module {name!r} in the package: {only}; {top}"
+        only = f"{parent!r} is a module, not a folder. The entry must be module.function; a method can't be one."
+        return f"There is no module {name!r} in the package: {only} The package has at its top level: {listed}."
     said = f"There is no module {name!r} ({path}.py or {path}/__init__.py) in the package; "
     if parent and _isdir(os.path.join(code_dir, parent.replace(".", "/"))):
         folder = parent.replace(".", "/")

@@ -20,6 +20,7 @@ ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _END = struct.Struct("<4s4H2LH")
 _END_MARK = b"PK\5\6"
+_LOCAL_MARK = b"PK\3\4"
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _END64_HEAD = 12  # the record's own size does not count its mark and itself
@@ -116,6 +117,9 @@ def locate(file: IO[bytes]) -> Directory:
     tail = file.read()
     at = _find_end(tail)
     if at is None:
+        file.seek(0)
+        if file.read(len(_LOCAL_MARK)) == _LOCAL_MARK:
+            raise ZipError("The package is cut off: it begins as a zip archive, but its end is missing.")
         raise ZipError("The package is not a zip archive.")
     _, _, _, _, _, size, offset, _ = _END.unpack_from(tail, at)
     end = tail_start + at
