@@ -76,7 +76,7 @@ def test_no_token_follows_a_redirect(odd: OddKeystone, made: Callable[[], str], 
 @pytest.mark.parametrize("status", [302, 307, 308])
 def test_no_password_follows_a_redirect_when_the_service_starts(odd: OddKeystone, status: int) -> None:
     odd.logins, odd.headers = status, {"Location": f"{odd.url}/elsewhere"}
-    with pytest.raises(Away, match=f"no Keystone: it answered {status}"):
+    with pytest.raises(Away, match=f"not a Keystone: it answered {status}"):
         Api(replace(SETTINGS, os_auth_url=odd.url)).log_in()
     assert [path for _, path, _ in odd.seen] == ["/v3/auth/tokens"]
 

@@ -47,7 +47,7 @@ def test_bad_packages_are_refused_with_their_reason(make_worker: MakeWorker) -> 
     cases = {
         "nothing": (b"", "not a zip archive"),
         "text": (b"not a zip" * 100, "not a zip archive"),
-        "truncated": (GOOD[:-30], "not a"),
+        "truncated": (GOOD[:-30], "cut off"),
         "damaged": (GOOD.replace(b"PK\1\2", b"PK\1\3"), "its directory is broken"),
         "empty": (package({}), "empty"),
         "parent": (package({"../out.py": ""}), "leads out"),
