@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from qinling_falcon.orchestrators.process.cgroups import Limits, Subtree, hierarchies
+from qinling_falcon.orchestrators.process.kernel import try_kernel
 from qinling_falcon.orchestrators.process.sandbox import Box, Command, Form, Tools, find_tools, wrap
 from qinling_falcon.orchestrators.process.slots import Slot
 from qinling_falcon.settings import MIB, Settings, SettingsError
@@ -27,6 +28,10 @@ _CGROUPS = {
     "memory": "memory is bounded by RLIMIT_AS, process by process",
     "pids": "processes are bounded by RLIMIT_NPROC alone",
     "cpu": "a function's `cpu` has no effect",
+}
+
+_KERNEL = {
+    "seccomp": "functions may use every system call that their user may",
 }
 
 
@@ -83,7 +88,7 @@ def examine(settings: Settings) -> Isolation:
         second_uid,
         Feature("setpriv", tools.setpriv is not None, str(tools.setpriv or "not found (util-linux)")),
         *_control_groups(),
-        Feature("seccomp", False, "no filter yet: functions may use every system call that their user may"),
+        *_kernel(),
     ]
     return Isolation(form, tools, second_uid.available, features)
 
@@ -163,6 +168,14 @@ def _control_groups() -> list[Feature]:
         if name in subtree.controllers
         else Feature(f"{name} cgroup", False, f"{subtree.problems[name]}: {without}")
         for name, without in _CGROUPS.items()
+    ]
+
+
+def _kernel() -> list[Feature]:
+    failures = try_kernel()
+    return [
+        Feature(name, not failures[name], f"{failures[name]}: {without}" if failures[name] else "")
+        for name, without in _KERNEL.items()
     ]
 
 

@@ -23,7 +23,7 @@ import traceback
 import types
 from typing import Any, NoReturn
 
-from . import cleaner, linux, memory
+from . import cleaner, linux, memory, seccomp
 from .config import ChildConfig
 from .confine import become_child
 
@@ -55,6 +55,7 @@ class Template:
         os.close(null)
         linux.set_child_subreaper()
         linux.keep_capabilities((linux.CAP_KILL, linux.CAP_SETUID, linux.CAP_SETGID))
+        _load_filter()
         self._wakeup, wakeup_end = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(wakeup_end, False)
@@ -207,6 +208,15 @@ class Template:
                     os._exit(1)
             os.waitpid(pid, 0)
         os._exit(0)
+
+
+def _load_filter() -> None:
+    """Confine this process and all that it forks to the system calls that functions need, where the kernel can."""
+    try:
+        seccomp.load()
+    except OSError as error:
+        # Whether functions may run without it was decided by the service (`make doctor` shows it).
+        sys.stderr.write(f"The filter of system calls can't be loaded: {error}\n")
 
 
 def _forget_signals() -> None:

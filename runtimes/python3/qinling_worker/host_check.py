@@ -1,0 +1,30 @@
+"""Tries, in a process of its own, what this host's kernel lets a worker confine its functions with.
+
+The service runs this for `make doctor` and when it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from . import linux, seccomp
+
+
+def main() -> None:
+    """Print a JSON object: of each means, why it does not work here, or an empty text."""
+    linux.set_no_new_privs()
+    sys.stdout.write(json.dumps({"seccomp": _try_seccomp()}))
+
+
+def _try_seccomp() -> str:
+    try:
+        seccomp.load()
+    except OSError as error:
+        return str(error.strerror)
+    try:
+        os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0))
+    except PermissionError:
+        return ""
+    return "it was loaded, but denies nothing"
