@@ -318,6 +318,11 @@ class Settings:
     sandbox: Literal["auto", "bubblewrap", "rlimits"] = _setting(
         "auto", "`auto`: the strongest isolation that this host gives; `bubblewrap`: refuse to start without it."
     )
+    worker_start: Literal["auto", "fork", "exec"] = _setting(
+        "auto",
+        "How local workers are started. `fork`: from a process that has imported their program, in milliseconds; "
+        "`exec`: one by one, at ten times the CPU; `auto`: by `fork` where this host and the runtime can.",
+    )
     sandbox_uid_base: int = _setting(210_000, "First of the uids that workers run under (two each).", low=1000)
     network: Literal["off", "host"] = _setting("off", "What a function can reach: nothing, or the host's network.")
     tmp_size: int = _setting(64 * MIB, "Size of a worker's `/tmp`.", low=MIB)

@@ -1,4 +1,7 @@
-"""Entry point of a Python runtime worker: `python -I -S -B worker.py --listen-fd N --config-fd M`."""
+"""Entry point of a Python runtime worker: `python -I -S -B worker.py --listen-fd N --config-fd M`.
+
+With `--zygote-fd N` it becomes a process that workers are forked from.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ def run() -> int:
     """Start the worker in a process without environment variables, because every child inherits this memory."""
     if not _KEPT.issuperset(os.environ):
         kept = {name: value for name, value in os.environ.items() if name in _KEPT}
-        os.execve(sys.executable, [sys.executable, "-I", "-S", "-B", *sys.argv], kept)
+        given = [name if value is True else f"{name}={value}" for name, value in sys._xoptions.items()]
+        options = [word for option in given for word in ("-X", option)]
+        os.execve(sys.executable, [sys.executable, *options, "-I", "-S", "-B", *sys.argv], kept)
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from qinling_worker.start import main
 

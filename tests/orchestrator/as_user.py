@@ -1,4 +1,4 @@
-"""What a worker of an ordinary user's service can do, as JSON: `as_user.py VAR_DIR RUNTIMES_FILE PORT`."""
+"""What a worker of an ordinary user's service can do, as JSON: `as_user.py VAR_DIR RUNTIMES_FILE PORT WORKER_START`."""
 
 import http.client
 import sys
@@ -18,9 +18,11 @@ except OSError:
     answer["network"] = False
 """  # noqa: E501 - runs elsewhere
 
-orchestrator = ProcessOrchestrator(Settings(var_dir=Path(sys.argv[1]), runtimes_file=Path(sys.argv[2])))
+_, var_dir, runtimes_file, port, worker_start = sys.argv
+settings = Settings(var_dir=Path(var_dir), runtimes_file=Path(runtimes_file), worker_start=worker_start)
+orchestrator = ProcessOrchestrator(settings)
 worker = orchestrator.start("w1", "probe")
 connection = http.client.HTTPConnection(worker.address)
-connection.request("POST", "/try", TRY.replace("PORT", sys.argv[3]), {"X-Worker-Secret": worker.secret})
+connection.request("POST", "/try", TRY.replace("PORT", port), {"X-Worker-Secret": worker.secret})
 print(connection.getresponse().read().decode())
 orchestrator.close()

@@ -7,6 +7,7 @@ import dataclasses
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,16 +24,30 @@ from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrato
 from qinling_falcon.settings import MIB, Settings
 
 REPOSITORY = Path(__file__).parents[2]
+WORKER = REPOSITORY / "runtimes" / "python3" / "qinling_worker"
 PROGRAMS = Path(__file__).parent / "programs"
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    table = "".join(f'[runtimes.{p.stem}]\nimages = ["{p.stem}"]\nprogram = "{p}"\n' for p in PROGRAMS.glob("*.py"))
-    (tmp_path / "runtimes.toml").write_text(table)
+def make_table(folder: Path) -> Path:
+    """A table of this folder's programs, made in `folder` with what they need."""
+    shutil.copytree(PROGRAMS, folder / "programs")
+    (folder / "programs" / "qinling_worker").mkdir()
+    for module in ("__init__", "clone", "linux", "sandbox", "zygote"):
+        shutil.copy(WORKER / f"{module}.py", folder / "programs" / "qinling_worker")
+    table = folder / "runtimes.toml"
+    for program in PROGRAMS.glob("*.py"):
+        name, forks = program.stem, str(program.stem == "probe").lower()
+        with table.open("a") as file:
+            file.write(f'[runtimes.{name}]\nimages = ["{name}"]\nprogram = "programs/{name}.py"\nzygote = {forks}\n')
+    return table
+
+
+@pytest.fixture(params=["fork", "exec"])
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    """Settings for workers of both kinds. `fork` is `auto`: so it is refused by no form."""
     return Settings(
-        var_dir=tmp_path / "var", runtimes_file=tmp_path / "runtimes.toml", tmp_size=4 * MIB, shm_size=MIB,
-        max_memory_size=32 * MIB, max_processes=24,
+        var_dir=tmp_path / "var", runtimes_file=make_table(tmp_path), tmp_size=4 * MIB, shm_size=MIB,
+        worker_start="exec" if request.param == "exec" else "auto", max_memory_size=32 * MIB, max_processes=24,
     )  # fmt: skip
 
 
@@ -70,6 +85,7 @@ class Manager:
                 "max_memory_size",
                 "max_processes",
                 "sandbox",
+                "worker_start",
             )
         }
         self.process = subprocess.Popen(
@@ -182,11 +198,30 @@ def groups_of(settings: Settings) -> list[Path]:
     return [group for subtree in subtrees for group in subtree.iterdir() if group.is_dir()]
 
 
+def processes_of(settings: Settings, worker_id: str) -> list[Seen]:
+    """The processes of one worker, by its control group: what a zygote forks has the zygote's command line."""
+    pids = pids_in([group for group in groups_of(settings) if group.name == worker_id])
+    return [process for process in processes() if process.pid in pids]
+
+
+def pids_in(groups: list[Path]) -> set[int]:
+    """The processes in these control groups."""
+    found: set[int] = set()
+    for group in groups:
+        with contextlib.suppress(OSError):
+            found.update(map(int, (group / "cgroup.procs").read_text().split()))
+    return found
+
+
 def left_of(settings: Settings) -> list[Any]:
-    """Everything that workers of this install have on the machine: processes, groups, folders."""
+    """Everything that workers of this install have on the machine: processes, groups, folders; zygotes are none."""
+    groups = groups_of(settings)
+    own = pids_in([group for group in groups if group.name.startswith("zygote-")])
+    groups = [group for group in groups if not group.name.startswith("zygote-")]
+    left = [process for process in marked(settings) if process.pid not in own]
     folders = list((settings.var_dir / "workers").iterdir())
     spare = list(Path("/tmp").glob(f"qinling-falcon-{install_id(settings)}/*"))
-    return [*groups_of(settings), *marked(settings), *folders, *spare]
+    return [*groups, *left, *folders, *spare]
 
 
 def eventually(condition: Callable[[], Any], within_s: float = 10.0) -> Any:

@@ -17,7 +17,7 @@ from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrato
 from qinling_falcon.orchestrators.process.worker import Worker
 from qinling_falcon.settings import Settings
 
-from .conftest import Manager, attempt, eventually, install_id, left_of, marked, request
+from .conftest import Manager, attempt, eventually, install_id, left_of, marked, processes_of, request
 
 LEAVE_PROCESSES = """
 import os, time
@@ -35,7 +35,7 @@ answer = "left"
 
 def supervisor_of(settings: Settings, worker_id: str) -> int:
     """The host's id of the worker's own process: the first that is neither bubblewrap nor root."""
-    found = [process for process in marked(settings) if f"/{worker_id}/" in process.words and process.uid != 0]
+    found = [process for process in processes_of(settings, worker_id) if process.uid != 0]
     return min(process.pid for process in found)
 
 
@@ -168,7 +168,7 @@ def test_manager_killed_takes_everything_along(settings: Settings, make_manager:
     workers = manager.start("w1", "w2")
     for worker in workers:
         attempt(worker, LEAVE_PROCESSES)
-    assert len(marked(settings)) >= 2 * (8 + 3)
+    assert len(marked(settings)) >= 2 * (8 + 2)
     manager.process.kill()
     assert eventually(lambda: not marked(settings), within_s=5)
 

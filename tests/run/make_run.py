@@ -151,10 +151,13 @@ class MakeRun(Service):
         return lost
 
     def worker_ids(self) -> set[str]:
-        """Workers of which a process is alive."""
-        pattern = re.compile(rf"qf_worker={self.install_id}/([^/]+)/")
-        words = [word for pid in processes.sandboxed(self.install_id) for word in processes.command(pid)]
-        return {match[1] for word in words if (match := pattern.search(word))}
+        """Workers of which a process is alive, by their control groups: those of a zygote have its command line."""
+        pattern = re.compile(rf"/qinling-falcon-{self.install_id}/([^/\n]+)")
+        found = set()
+        for pid in processes.sandboxed(self.install_id):
+            with contextlib.suppress(OSError):
+                found.update(pattern.findall(Path(f"/proc/{pid}/cgroup").read_text()))
+        return {name for name in found if not name.startswith("zygote-")}
 
     def log_tails(self) -> str:
         """The ends of all logs, for a failing test's report."""

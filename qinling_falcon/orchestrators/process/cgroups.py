@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class Group:
     def __bool__(self) -> bool:
         return bool(self._folders)
 
-    def open_entrances(self) -> list[int]:
+    def open_entrances(self, *, version_1_only: bool = False) -> list[int]:
         """Descriptors on which a single-threaded process that writes `0` enters the groups.
 
         Version 1 has `tasks` for this, which spares the wait for a grace period (20 ms) that `cgroup.procs` costs.
@@ -75,6 +76,8 @@ class Group:
         entrances: list[int] = []
         try:
             for folder in self._folders:
+                if version_1_only and not (folder / "tasks").exists():
+                    continue
                 tasks = folder / "tasks"
                 entrances.append(os.open(tasks if tasks.exists() else folder / "cgroup.procs", os.O_WRONLY))
         except OSError:
@@ -82,6 +85,13 @@ class Group:
                 os.close(entrance)
             raise
         return entrances
+
+    def open_folder(self) -> int | None:
+        """A descriptor of the version 2 group, which a process can be forked into."""
+        for folder in self._folders:
+            if not (folder / "tasks").exists():
+                return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        return None
 
     def open_cpu(self) -> tuple[int, Literal["shares", "weight"]] | None:
         """A descriptor on which the worker sets its share of the processors, and what it takes."""
@@ -134,6 +144,16 @@ class Group:
         return True
 
 
+def await_removed(group: Group, timeout_s: float = 1.0) -> bool:
+    """Remove a worker's groups, which the kernel may hold a moment longer than the processes."""
+    deadline = time.monotonic() + timeout_s
+    while not group.remove():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
 class Subtree:
     """The groups of one install (or of one trial, for the doctor).
 
@@ -177,8 +197,8 @@ class Subtree:
         """The group of worker `name`, if it is there."""
         return Group(folder / name for folder in self.folders)
 
-    def make_group(self, name: str, limits: Limits) -> Group:
-        """Make the group of worker `name`.
+    def make_group(self, name: str, limits: Limits | None) -> Group:
+        """Make the group of worker `name`, or of a zygote, which has no limits.
 
         Raises:
             OSError: a limit could not be set; nothing is left.
@@ -186,7 +206,8 @@ class Subtree:
         try:
             for folder in self.folders:
                 (folder / name).mkdir()
-                _limit(folder / name, limits)
+                if limits is not None:
+                    _limit(folder / name, limits)
         except OSError:
             self.group(name).remove()
             raise

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+import tempfile
+from pathlib import Path
 
-from qinling_falcon.orchestrators.process.isolation import demand, examine
+from qinling_falcon.orchestrators.process.isolation import Feature, demand, examine
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings, SettingsError
 
 
@@ -13,14 +17,27 @@ def main() -> int:
     try:
         settings = Settings.from_env()
         isolation = examine(settings)
-        for name, available, note in isolation.features:
-            sys.stdout.write(f"{name:<18}{'yes' if available else 'MISSING':<9}{note}\n")
-        sys.stdout.write(f"workers run in: {isolation.form}\n")
+        _show(isolation.features)
         demand(settings, isolation)
+        _show([_try_zygote(settings)])
+        sys.stdout.write(f"workers run in: {isolation.form}\n")
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _show(features: list[Feature]) -> None:
+    for name, available, note in features:
+        sys.stdout.write(f"{name:<18}{'yes' if available else 'MISSING':<9}{note}\n")
+
+
+def _try_zygote(settings: Settings) -> Feature:
+    """Start a manager's part beside the one that may be running."""
+    with tempfile.TemporaryDirectory() as folder:
+        orchestrator = ProcessOrchestrator(dataclasses.replace(settings, var_dir=Path(folder)))
+        orchestrator.close()
+        return orchestrator.zygote
 
 
 if __name__ == "__main__":

@@ -98,6 +98,9 @@ class Homes:
         folder: where they are.
         install_id: names the folder that is used instead, where other users can't reach `folder`.
         foreign_uid: workers reach their folder under a user of their own.
+
+    Attributes:
+        folder: where new ones are made.
     """
 
     def __init__(self, folder: Path, install_id: str, *, foreign_uid: bool):
@@ -111,13 +114,13 @@ class Homes:
             if seen.st_uid != os.geteuid() or not stat.S_ISDIR(seen.st_mode):
                 raise PermissionError(f"{spare} belongs to somebody else")
             spare.chmod(0o711)
-            self._folder = spare
+            self.folder = spare
         else:
-            self._folder = folder
+            self.folder = folder
 
     def home(self, worker_id: str, slot: Slot | None) -> Home:
         """The folder of a worker, yet to be made."""
-        return Home(self._folder / worker_id, slot)
+        return Home(self.folder / worker_id, slot)
 
     def left(self) -> Iterator[Home]:
         """The folders that earlier managers left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ from qinling_falcon.settings import Settings, SettingsError
 
 OLDEST_PYTHON = (3, 8)
 _FALLBACKS = (Path("/usr/local/bin/python3"), Path("/usr/bin/python3"))
-_KEYS = {"images": list, "program": str, "python": str, "register": bool}
+_KEYS = {"images": list, "program": str, "python": str, "register": bool, "zygote": bool}
 _DESCRIBE = """
 import json, os, sys, sysconfig
 print(json.dumps([os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
@@ -44,10 +45,17 @@ class Interpreter:
 
 @dataclass(frozen=True, slots=True)
 class LocalRuntime:
-    """What runs in a worker: the interpreter, and the program that it is given."""
+    """What runs in a worker.
+
+    Attributes:
+        interpreter: the Python that runs the program.
+        program: the program's file.
+        zygote: with `--zygote-fd`, the program is a process that workers can be forked from.
+    """
 
     interpreter: Interpreter
     program: Path
+    zygote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,7 @@ class _Entry:
     program: Path
     python: str
     register: bool
+    zygote: bool
 
 
 class RuntimeTable:
@@ -90,7 +99,7 @@ class RuntimeTable:
         reasons = []
         for candidate in candidates:
             try:
-                return LocalRuntime(self._interpreter(candidate), entry.program)
+                return LocalRuntime(self._interpreter(candidate), entry.program, entry.zygote)
             except UnknownImage as error:
                 reasons.append(str(error))
         raise UnknownImage(f"image {image}: {reasons[0]} ({self._path})")
@@ -98,6 +107,15 @@ class RuntimeTable:
     def registered(self) -> list[tuple[str, str]]:
         """(name, image) of the runtimes that a new installation registers."""
         return [(entry.name, entry.images[0]) for entry in self._entries if entry.register]
+
+    def with_zygotes(self) -> list[LocalRuntime]:
+        """The runtimes whose workers can be forked from a zygote, as far as they are usable."""
+        found = []
+        for entry in self._entries:
+            with contextlib.suppress(UnknownImage):
+                runtime = self.resolve(entry.images[0])
+                found += [runtime] if runtime.zygote else []
+        return found
 
     def _find(self, image: str) -> _Entry:
         for wanted in (image, _without_tag(image)):
@@ -160,7 +178,7 @@ def _entry(folder: Path, name: str, table: dict[str, Any]) -> _Entry:
     if python and not Path(python).is_absolute():
         raise ValueError(f"{name}: python is not an absolute path")
     program = Path(os.path.normpath(folder / table["program"]))
-    return _Entry(name, tuple(images), program, python, table.get("register", False))
+    return _Entry(name, tuple(images), program, python, table.get("register", False), table.get("zygote", False))
 
 
 def _without_tag(image: str) -> str:

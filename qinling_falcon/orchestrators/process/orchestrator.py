@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
 import re
 import secrets
-import socket
 import subprocess
+import threading
+from pathlib import Path
 from typing import Any
 
 from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
 from qinling_falcon.orchestrators.process import leftovers
-from qinling_falcon.orchestrators.process.cgroups import Limits, Subtree, hierarchies
+from qinling_falcon.orchestrators.process.cgroups import Limits, Subtree, await_removed, hierarchies
 from qinling_falcon.orchestrators.process.guard import Guard
+from qinling_falcon.orchestrators.process.handover import Handover
 from qinling_falcon.orchestrators.process.homes import Homes
 from qinling_falcon.orchestrators.process.images import LocalRuntime, RuntimeTable
 from qinling_falcon.orchestrators.process.install import Install
-from qinling_falcon.orchestrators.process.isolation import demand, examine
-from qinling_falcon.orchestrators.process.programs import Programs
-from qinling_falcon.orchestrators.process.sandbox import CODE, SHM, TMP, Box, Form, worker_words, wrap
+from qinling_falcon.orchestrators.process.isolation import Feature, demand, examine
+from qinling_falcon.orchestrators.process.launcher import Launcher
+from qinling_falcon.orchestrators.process.sandbox import CODE, SHM, TMP, Form
 from qinling_falcon.orchestrators.process.slots import Slots
 from qinling_falcon.orchestrators.process.sweep import sweep
-from qinling_falcon.orchestrators.process.worker import Worker, await_removed
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.orchestrators.process.worker import Worker
+from qinling_falcon.orchestrators.process.zygotes import FIRST_PASSED
+from qinling_falcon.settings import MIB, Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _BASE_MEMORY = 64 * MIB  # the supervisor, its template process, and the interpreter itself in the child
 _BASE_PROCESSES = 16  # bubblewrap's two, the supervisor, its template, and children that are being replaced
-_BACKLOG = 64
+_WITHOUT_ZYGOTE = "each worker is started anew, at ten times the CPU"
 _WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -56,10 +56,15 @@ class ProcessOrchestrator:
         except BaseException:
             self._install.close()
             raise
-        self._workers: dict[str, Worker] = {}
-        self._closed = False
+        try:
+            self._start_zygotes()
+        except BaseException:
+            self.close()
+            raise
 
     def _prepare(self) -> None:
+        self._workers: dict[str, Worker] = {}
+        self._closed = False
         settings, install_id = self._settings, self._install.install_id
         self._isolation = examine(settings)
         missing = "; ".join(f"{feature} ({note})" for feature, _, note in self._isolation.missing())
@@ -71,10 +76,25 @@ class ProcessOrchestrator:
         self._table = RuntimeTable(settings.runtimes_file, foreign_uid=foreign)
         self._slots = Slots(settings.sandbox_uid_base)
         self._homes = Homes(self._install.workers_dir, install_id, foreign_uid=foreign)
-        self._programs = Programs(self._install.folder / "programs")
         self._subtree = Subtree(install_id, hierarchies())
         sweep(self._install, self._subtree, self._homes, self._slots)
+        self._launcher = Launcher(settings, self._install, self._isolation, self._homes, self._subtree)
+        self._forking: dict[tuple[Path, Path], Feature] = {}
+        self._trial_lock = threading.Lock()
         self._guard = Guard(install_id, self._install.lock)
+
+    def _start_zygotes(self) -> None:
+        """Start the zygotes before there is a call that waits for them, and say whether that works."""
+        for runtime in self._table.with_zygotes():
+            can_fork = self._can_fork(runtime)
+            if not can_fork and self._settings.worker_start == "fork":
+                raise SettingsError(f"WORKER_START=fork: expected a host where that works, but {self.zygote.note}")
+
+    @property
+    def zygote(self) -> Feature:
+        """Whether workers are forked from zygotes; why not, as far as they are not."""
+        found = sorted(self._forking.values(), key=lambda feature: feature.available)
+        return found[0] if found else Feature("zygote", False, f"no runtime with `zygote = true`: {_WITHOUT_ZYGOTE}")
 
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""
@@ -88,6 +108,9 @@ class ProcessOrchestrator:
             StartFailed: it ended or did not answer in time; nothing of it is left.
         """
         runtime = self._table.resolve(image)
+        return self._start(worker_id, runtime, forks=runtime.zygote and self._can_fork(runtime))
+
+    def _start(self, worker_id: str, runtime: LocalRuntime, *, forks: bool) -> StartedWorker:
         if not _WORKER_ID.fullmatch(worker_id) or worker_id in self._workers:
             raise StartFailed(f"worker id {worker_id!r} is in use or can't be used")
         if self._closed:
@@ -97,7 +120,7 @@ class ProcessOrchestrator:
         secret = secrets.token_urlsafe(32)
         try:
             with worker.lock:
-                port = self._spawn(worker, runtime, mark, secret)
+                port = self._make(worker, runtime, secret, forks=forks)
             worker.await_answer(port, self._settings.worker_start_timeout_s)
         except (OSError, subprocess.SubprocessError) as error:
             self._remove(worker)
@@ -136,67 +159,56 @@ class ProcessOrchestrator:
             worker.kill()
         for worker in list(self._workers.values()):
             self._remove(worker)
+        self._launcher.close()
         self._subtree.remove()
         self._homes.close()
         self._guard.close()
         self._install.close()
 
-    def _spawn(self, worker: Worker, runtime: LocalRuntime, mark: str, secret: str) -> int:
-        """Give the worker all that it needs and execute it; the port that it listens on."""
+    def _can_fork(self, runtime: LocalRuntime) -> bool:
+        """Whether workers of a runtime can be forked from a zygote; tried once for each."""
+        key = runtime.program, runtime.interpreter.program
+        with self._trial_lock:
+            if key not in self._forking:
+                self._forking[key] = self._try_forking(runtime)
+            return self._forking[key].available
+
+    def _try_forking(self, runtime: LocalRuntime) -> Feature:
+        if self._settings.worker_start == "exec":
+            return Feature("zygote", False, f"WORKER_START=exec: {_WITHOUT_ZYGOTE}")
+        if self._form is Form.RLIMITS:
+            return Feature("zygote", False, f"without bubblewrap: {_WITHOUT_ZYGOTE}")
+        trial = f"trial-{secrets.token_hex(4)}"
+        try:
+            self._start(trial, runtime, forks=True)
+        except StartFailed as error:
+            _log.warning("zygote_unusable program=%s why=%r", runtime.program, str(error))
+            return Feature("zygote", False, f"{error}: {_WITHOUT_ZYGOTE}")
+        self.destroy(trial)
+        return Feature("zygote", True, "workers are forked in milliseconds")
+
+    def _make(self, worker: Worker, runtime: LocalRuntime, secret: str, *, forks: bool) -> int:
+        """Give the worker all that it needs and make its process; the port that it listens on."""
         worker.slot = self._slots.claim() if self._own_uids else None
         worker.home = self._homes.home(worker.worker_id, worker.slot)
-        program = self._programs.prepare(runtime)
-        if self._form is Form.RLIMITS:
-            program = worker.home.make_plain(program)
-        else:
-            worker.home.make()
         worker.group = self._subtree.make_group(worker.worker_id, self._limits())
-        # Every descriptor is close-on-exec and passed by name: workers that start at once share none. What is
-        # passed is closed here, above all the listening socket: calls to a dead worker then fail at once.
-        with contextlib.ExitStack() as held:
-            listener = held.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            listener.listen(_BACKLOG)
-            os.set_blocking(listener.fileno(), True)
-            config_end, own_end = os.pipe()
-            writer = held.enter_context(os.fdopen(own_end, "wb"))
-            held.callback(os.close, config_end)
-            report_end, own_report_end = os.pipe()
-            reports = held.enter_context(os.fdopen(report_end, "rb"))
-            reporter = held.enter_context(os.fdopen(own_report_end, "wb"))
-            messages = os.open(worker.home.messages, os.O_WRONLY | os.O_APPEND)
-            held.callback(os.close, messages)
-            passed = [listener.fileno(), config_end]
-            cpu = worker.group.open_cpu()
-            if cpu:
-                held.callback(os.close, cpu[0])
-                passed.append(cpu[0])
-            memory_events = worker.group.open_memory_events()
-            if memory_events is not None:
-                held.callback(os.close, memory_events)
-                passed.append(memory_events)
-            box = Box(worker.slot, worker.home.code, program.parent, runtime.interpreter, (self._install.folder,))
-            words = worker_words(self._form, runtime, program, mark, listener.fileno(), config_end)
-            command = wrap(self._form, self._isolation.tools, self._settings, box, words)
-            held.callback(command.close)
-            worker.spawn(command, passed, reporter.fileno(), messages)
-            reporter.close()
-            worker.await_sandbox(reports.fileno(), self._settings.worker_start_timeout_s)
-            # Only now: a worker whose manager is killed before this gets nothing, and ends.
-            with contextlib.suppress(BrokenPipeError):
-                writer.write(json.dumps(self._config(worker, secret, cpu, memory_events)).encode())
-                writer.flush()
-            port: int = listener.getsockname()[1]
-        return port
+        with Handover(worker.group, FIRST_PASSED if forks else None) as handover:
+            config = self._config(worker, secret)
+            if forks:
+                handover.configure(config)
+                self._launcher.fork(worker, runtime, handover)
+            else:
+                self._launcher.execute(worker, runtime, handover)
+                # Only now: a worker whose manager is killed before this gets nothing, and ends.
+                handover.configure(config)
+            return handover.port
 
     def _limits(self) -> Limits:
         settings = self._settings
         memory = _BASE_MEMORY + settings.max_memory_size + settings.tmp_size + settings.shm_size
         return Limits(memory, settings.max_processes + _BASE_PROCESSES)
 
-    def _config(
-        self, worker: Worker, secret: str, cpu: tuple[int, str] | None, memory_events: int | None
-    ) -> dict[str, Any]:
+    def _config(self, worker: Worker, secret: str) -> dict[str, Any]:
         assert worker.home is not None
         plain = self._form is Form.RLIMITS
         names = (
@@ -210,9 +222,6 @@ class ProcessOrchestrator:
             "scratch_dirs": [str(worker.home.tmp)] if plain else [str(TMP), str(SHM)],
             "child_uid": worker.slot.child_uid if worker.slot else None,
             "child_gid": worker.slot.child_uid if worker.slot else None,
-            "cpu_shares_fd": cpu[0] if cpu else None,
-            "cpu_shares_format": cpu[1] if cpu else "shares",
-            "memory_events_fd": memory_events,
             "memory_fallback": "memory" not in self._subtree.controllers,
             **{name: getattr(self._settings, name) for name in names},
         }

@@ -18,6 +18,7 @@ TMP = Path("/tmp")
 SHM = Path("/dev/shm")
 _PYTHON = Path("/opt/python")
 _RUNTIME = Path("/runtime")
+_WORKERS = Path("/workers")  # as in qinling_worker/sandbox.py
 _SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 # What programs read to find libraries, names, times and certificates; never the rest of /etc.
@@ -27,6 +28,8 @@ _ETC = (
     "pki/ca-trust", "crypto-policies",
 )  # fmt: skip
 _ETC_NETWORK = ("resolv.conf", "hosts", "host.conf", "gai.conf")
+# A zygote's workers complete their sandboxes and change their uids; their folders are closed to all users.
+_ZYGOTE_CAPABILITIES = ("sys_admin", "net_admin", "dac_read_search", "setuid", "setgid", "kill", "setpcap")
 # The supervisor changes its children's uid, kills them, and drops what it does not need any more.
 _CAPABILITIES = ("setuid", "setgid", "kill", "setpcap")
 # Tells the manager that the sandbox stands, on descriptor 0, and ends when nobody listens any more.
@@ -57,6 +60,8 @@ class Box:
     Attributes:
         slot: the user ids inside; None: those of the service.
         code_dir: the host's folder that appears, writable, as `/code`.
+        workers_dir: the host's folder with those of all workers, for a zygote. Each worker mounts its own `/code`,
+            `/tmp`, `/dev/shm`, `/proc`, and accounts.
         program_dir: the host's folder that appears as `/runtime`.
         interpreter: the Python that appears inside.
         hidden: folders of the host that never appear, wherever they lie.
@@ -64,6 +69,7 @@ class Box:
 
     slot: Slot | None = None
     code_dir: Path | None = None
+    workers_dir: Path | None = None
     program_dir: Path | None = None
     interpreter: Interpreter | None = None
     hidden: tuple[Path, ...] = ()
@@ -116,6 +122,12 @@ def worker_words(
     return [*reporting, str(python), *flags, str(program), "--listen-fd", str(listen_fd), "--config-fd", str(config_fd)]
 
 
+def zygote_words(runtime: LocalRuntime, program: Path, mark: str, control_fd: int) -> list[str]:
+    """The command that runs a runtime's program as a zygote, as it is seen inside; for the mark, see `worker_words`."""
+    flags = ["-X", mark, "-I", "-S", "-B"]
+    return [str(_inside(runtime.interpreter)), *flags, str(_RUNTIME / program.name), "--zygote-fd", str(control_fd)]
+
+
 def wrap(form: Form, tools: Tools, settings: Settings, box: Box, words: Sequence[str]) -> Command:
     """Put `words` into a sandbox of this form."""
     if form is Form.RLIMITS:
@@ -124,24 +136,26 @@ def wrap(form: Form, tools: Tools, settings: Settings, box: Box, words: Sequence
     if tools.bwrap is None:
         raise FileNotFoundError("bwrap is missing")
     descriptors: list[int] = []
-    options = [*_namespaces(form, settings), *_tree(settings, box), *_system(settings), *_interpreter(box)]
+    options = [*_namespaces(form, settings, box), *_tree(settings, box), *_system(settings), *_interpreter(box)]
     options += [*_accounts(box, descriptors), *_folders(settings, box)]
     # By descriptor, and under a bare name: /proc/1/cmdline can be read inside, and tells nothing of the host.
     arguments = _in_memory("\0".join(options))
     descriptors.append(arguments)
-    command = ["bwrap", "--args", str(arguments), "--", *_become(form, tools, box), *words]
+    become = [] if box.workers_dir else _become(form, tools, box)
+    command = ["bwrap", "--args", str(arguments), "--", *become, *words]
     # bwrap stays as process 1 inside: an environment would be readable in /proc/1/environ.
     return Command(str(tools.bwrap), command, {}, descriptors)
 
 
-def _namespaces(form: Form, settings: Settings) -> list[str]:
+def _namespaces(form: Form, settings: Settings, box: Box) -> list[str]:
     if form is Form.BUBBLEWRAP:
         options = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"]
         options += [] if settings.network == "host" else ["--unshare-net"]
-        for name in _CAPABILITIES:
+        for name in _ZYGOTE_CAPABILITIES if box.workers_dir else _CAPABILITIES:
             options += ["--cap-add", f"CAP_{name.upper()}"]
     else:
         options = ["--unshare-all"] + (["--share-net"] if settings.network == "host" else [])
+        options += ["--cap-add", "ALL"] if box.workers_dir else []
     options += ["--die-with-parent", "--hostname", "function"]
     for name, value in _ENVIRONMENT.items():
         options += ["--setenv", name, value]
@@ -212,7 +226,10 @@ def _accounts(box: Box, descriptors: list[int]) -> list[str]:
 def _folders(settings: Settings, box: Box) -> list[str]:
     options = []
     for size, path in ((settings.tmp_size, TMP), (settings.shm_size, SHM)):
-        options += ["--perms", "1777", "--size", str(size), "--tmpfs", str(path)]
+        if box.workers_dir:
+            options += ["--perms", "0755", "--dir", str(path)]
+        else:
+            options += ["--perms", "1777", "--size", str(size), "--tmpfs", str(path)]
     for folder in box.hidden:
         for shown in _shown_at(folder, box.interpreter):
             options += ["--perms", "0000", "--tmpfs", str(shown), "--remount-ro", str(shown)]
@@ -220,6 +237,8 @@ def _folders(settings: Settings, box: Box) -> list[str]:
         options += ["--ro-bind", str(box.program_dir), str(_RUNTIME)]
     if box.code_dir:
         options += ["--bind", str(box.code_dir), str(CODE)]
+    if box.workers_dir:
+        options += ["--perms", "0755", "--dir", str(CODE), "--bind", str(box.workers_dir), str(_WORKERS)]
     return [*options, "--chdir", "/", "--remount-ro", "/"]
 
 

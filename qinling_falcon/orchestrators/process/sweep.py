@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 
 from qinling_falcon.orchestrators.process import leftovers
-from qinling_falcon.orchestrators.process.cgroups import Group, Subtree, groups_below
+from qinling_falcon.orchestrators.process.cgroups import Group, Subtree, await_removed, groups_below
 from qinling_falcon.orchestrators.process.homes import Homes
 from qinling_falcon.orchestrators.process.install import Install
 from qinling_falcon.orchestrators.process.slots import Slots
-from qinling_falcon.orchestrators.process.worker import await_removed
 
 _log = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0

@@ -7,15 +7,19 @@ import os
 from collections.abc import Iterable
 
 CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP = 5, 6, 7, 8
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CAPABILITY = 63
+_MNT_DETACH = 2
+_CLOSE_RANGE = 436  # on every architecture
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,11 +59,39 @@ def keep_capabilities(wanted: Iterable[int]) -> None:
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)))
 
 
+def keep_permitted_capabilities() -> None:
+    """Keep what the process may use over a change of its uid from 0, so that `keep_capabilities` can choose of it."""
+    _prctl(_PR_SET_KEEPCAPS, 1)
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """`mount(2)`."""
+    words = [word.encode() or None for word in (source, target, kind)]
+    _check(_libc.mount(*words, ctypes.c_ulong(flags), data.encode() or None), target)
+
+
+def detach(target: str) -> None:
+    """Take a mount out of this process's tree of files."""
+    _check(_libc.umount2(target.encode(), _MNT_DETACH), target)
+
+
+def unshare(namespaces: int) -> None:
+    """Move this process into new namespaces: `clone.CLONE_NEW*` flags."""
+    _check(_libc.unshare(namespaces))
+
+
 def close_all_but(keep: Iterable[int]) -> None:
     """Close every descriptor of this process that is not named."""
-    kept = set(keep)
+    first = 0
+    for fd in [*sorted(keep), 0x7FFFFFFF]:
+        if first < fd and _libc.syscall(_CLOSE_RANGE, first, fd - 1, 0) != 0:
+            _close_listed(first, fd)  # a kernel before 5.9
+        first = fd + 1
+
+
+def _close_listed(first: int, end: int) -> None:
     for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
+        if first <= int(name) < end:
             try:
                 os.close(int(name))
             except OSError:  # the listing's own descriptor
@@ -77,7 +109,7 @@ def _prctl(option: int, value: int) -> None:
     _check(_libc.prctl(option, value, 0, 0, 0))
 
 
-def _check(status: int) -> None:
+def _check(status: int, subject: str | None = None) -> None:
     if status != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise OSError(number, os.strerror(number), subject)

@@ -9,7 +9,6 @@ of the child and empties its folders, and a new child is forked.
 from __future__ import annotations
 
 import enum
-import gc
 import io
 import json
 import os
@@ -94,8 +93,6 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to end; the exit status."""
-        gc.collect()
-        gc.freeze()
         monotonic, run_once = time.monotonic, self._loop.run_once
         while self._exit_status is None:
             wake = self._wake

@@ -1,4 +1,4 @@
-"""The template process: imports modules once, forks children on command, and ends all their processes.
+"""The template process: forks children on command, and ends all their processes.
 
 It never runs user code and never had the worker's secret. It keeps the capabilities
 to change its uid and to kill, and uses them only in its forks. Commands and reports
@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import gc
-import importlib
-import importlib.util
 import json
 import os
 import select
@@ -21,28 +18,30 @@ import sys
 import time
 import traceback
 import types
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import cleaner, linux, memory, seccomp
 from .config import ChildConfig
 from .confine import become_child
+from .warm import KEPT
 
-_WARM = (
-    "_json", "abc", "base64", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum",
-    "functools", "hashlib", "importlib", "inspect", "io", "itertools", "json", "linecache", "logging", "math",
-    "operator", "os", "pathlib", "random", "re", "select", "socket", "string", "struct", "tempfile", "threading",
-    "time", "tokenize", "traceback", "types", "typing", "urllib.parse", "uuid", "warnings", "weakref",
-)  # fmt: skip
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
 _END_TIMEOUT_S = 0.1  # a process closes its descriptors a moment before it has ended
 
 
 class Template:
-    """Serves the supervisor's commands. When the supervisor ends, it ends all its children and itself."""
+    """Serves the supervisor's commands. When the supervisor ends, it ends all its children and itself.
 
-    def __init__(self, commands: socket.socket) -> None:
+    Args:
+        commands: the socket to the supervisor.
+        run_child: `child.run`, from a sealed module (`warm.load_sealed`).
+    """
+
+    def __init__(self, commands: socket.socket, run_child: Callable[..., NoReturn]) -> None:
         self._commands = commands
+        self._run_child = run_child
         self._config: ChildConfig | None = None
         self._child_pid = 0
         self._cleaner: int | None = None
@@ -63,11 +62,8 @@ class Template:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor says when it is over
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        for name in _WARM:
-            importlib.import_module(name)
-        self._child = _load_sealed("failures", "results", "loading", "child")
-        gc.collect()
-        gc.freeze()  # children don't touch these objects, so their pages stay shared
+        for name in [name for name in sys.modules if name not in KEPT]:
+            del sys.modules[name]  # the function's own modules may have these names
 
     def run(self) -> NoReturn:
         """Work until the supervisor's end of the socket is closed."""
@@ -132,13 +128,11 @@ class Template:
             os.set_inheritable(log, False)
             linux.close_all_but([0, 1, 2, channel, log])
             become_child(config, memory_size)
-            for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
-                del sys.modules[name]  # the function's own modules may have these names
             sys.modules["__main__"] = types.ModuleType("__main__")
             sys.path[0] = config.code_dir
             sys.argv[:] = [""]
             bare = memory.own_resident()
-            self._child.run(channel, log, entry, config.code_dir, bare, config.max_result_size)
+            self._run_child(channel, log, entry, config.code_dir, bare, config.max_result_size)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -224,24 +218,3 @@ def _forget_signals() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _load_sealed(*names: str) -> Any:
-    """Import modules of this package with their own copy of the builtins, so that user code can't patch theirs.
-
-    Args:
-        names: the modules; each one comes after the modules that it imports from.
-
-    Returns:
-        The last module.
-    """
-    sealed = types.ModuleType("builtins")
-    sealed.__dict__.update(vars(importlib.import_module("builtins")))
-    for name in names:
-        spec = importlib.util.find_spec(f"{__package__}.{name}")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        module.__dict__["__builtins__"] = sealed.__dict__
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    return module

@@ -10,8 +10,7 @@ import socket
 import sys
 
 
-def main() -> None:
-    listen_fd, config_fd = int(sys.argv[2]), int(sys.argv[4])
+def main(listen_fd: int, config_fd: int) -> None:
     with os.fdopen(config_fd, "rb") as pipe:
         config = json.loads(pipe.read())
     server = socket.socket(fileno=listen_fd)
@@ -77,4 +76,9 @@ def drop_capabilities() -> None:
     libc.capset(header, none)
 
 
-main()
+if sys.argv[1] == "--zygote-fd":
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from qinling_worker.zygote import Zygote
+
+    Zygote(socket.socket(fileno=int(sys.argv[2])), main).run()
+main(int(sys.argv[2]), int(sys.argv[4]))

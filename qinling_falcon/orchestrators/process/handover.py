@@ -1,0 +1,73 @@
+"""What the manager hands over to a worker at its start: descriptors, and a configuration that names them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from qinling_falcon.orchestrators.process.cgroups import Group
+
+_BACKLOG = 64
+
+
+class Handover(contextlib.ExitStack):
+    """The descriptors of one start; leaving the context closes the manager's copies.
+
+    Every descriptor is close-on-exec and passed by name: workers that start at once share none. The manager closes
+    its copies, above all that of the listening socket: calls to a dead worker then fail at once.
+
+    Args:
+        group: the worker's control groups.
+        first_number: the number that the worker sees the first descriptor under; the others follow. None: it sees
+            the manager's numbers.
+
+    Attributes:
+        port: where the worker listens on 127.0.0.1.
+        descriptors: all of them.
+    """
+
+    def __init__(self, group: Group, first_number: int | None):
+        super().__init__()
+        self._first_number = first_number
+        self.descriptors: list[int] = []
+        listener = self.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(_BACKLOG)
+        os.set_blocking(listener.fileno(), True)
+        self.port: int = listener.getsockname()[1]
+        config_end, own_end = os.pipe()
+        self._writer = self.enter_context(os.fdopen(own_end, "wb"))
+        self.callback(os.close, config_end)
+        self.listen_fd = self._number(listener.fileno())
+        self.config_fd = self._number(config_end)
+        self._named: dict[str, Any] = {"cpu_shares_fd": None, "cpu_shares_format": "shares", "memory_events_fd": None}
+        cpu = group.open_cpu()
+        if cpu:
+            self.callback(os.close, cpu[0])
+            self._named.update(cpu_shares_fd=self._number(cpu[0]), cpu_shares_format=cpu[1])
+        memory_events = group.open_memory_events()
+        if memory_events is not None:
+            self.callback(os.close, memory_events)
+            self._named.update(memory_events_fd=self._number(memory_events))
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Write the configuration into the worker's pipe, with the numbers of the descriptors in it."""
+        with contextlib.suppress(BrokenPipeError):  # the worker has ended
+            self._writer.write(json.dumps({**config, **self._named}).encode())
+            self._writer.close()
+
+    def open(self, messages: Path) -> int:
+        """Open the file for the worker's messages, until this is closed."""
+        descriptor = os.open(messages, os.O_WRONLY | os.O_APPEND)
+        self.callback(os.close, descriptor)
+        return descriptor
+
+    def _number(self, descriptor: int) -> int:
+        self.descriptors.append(descriptor)
+        if self._first_number is None:
+            return descriptor
+        return self._first_number + len(self.descriptors) - 1

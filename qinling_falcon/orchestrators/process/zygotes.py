@@ -1,0 +1,256 @@
+"""Zygotes: processes with the worker's program imported, from which workers are forked in milliseconds.
+
+There is one for each runtime program and interpreter. It runs in a bubblewrap sandbox
+that holds what its workers share; each worker completes the sandbox around itself
+(`qinling_worker/sandbox.py`). All workers of a zygote end with it.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qinling_falcon.orchestrators.base import StartFailed
+from qinling_falcon.orchestrators.process import leftovers
+from qinling_falcon.orchestrators.process.cgroups import Group, await_removed
+from qinling_falcon.orchestrators.process.images import Interpreter, LocalRuntime
+from qinling_falcon.orchestrators.process.processes import execute
+from qinling_falcon.orchestrators.process.sandbox import Command
+
+_log = logging.getLogger(__name__)
+FIRST_PASSED = 3  # the number that a worker gets its first descriptor under, as in qinling_worker/zygote.py
+_END_TIMEOUT_S = 10.0
+_STATUS_TIMEOUT_S = 0.5  # a zygote reports an exit status a moment after the process has ended
+_UNKNOWN_STATUS = 1
+
+
+class Forked:
+    """A worker's first process, which a zygote has forked (`processes.Process`). Its end ends its PID namespace."""
+
+    def __init__(self, zygote: Zygote, worker_id: str, pidfd: int):
+        self._zygote = zygote
+        self._worker_id = worker_id
+        self._pidfd = pidfd
+        self._status: int | None = None
+
+    def __del__(self) -> None:
+        os.close(self._pidfd)
+
+    def poll(self) -> int | None:
+        """Its exit status once it has ended, and None until then."""
+        if self._status is None and self._await_end(0):
+            self._status = self._zygote.status_of(self._worker_id)
+        return self._status
+
+    def wait(self, timeout: float) -> int:
+        """As `poll`, after waiting for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended in time.
+        """
+        if self._status is None and not self._await_end(timeout):
+            raise subprocess.TimeoutExpired(self._worker_id, timeout)
+        status = self.poll()
+        assert status is not None
+        return status
+
+    def kill(self) -> None:
+        """Send it SIGKILL, if it has not ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _await_end(self, timeout_s: float) -> bool:
+        return bool(select.select([self._pidfd], [], [], timeout_s)[0])
+
+
+class Zygote:
+    """A running zygote.
+
+    Args:
+        command: makes the command line from the number of the zygote's socket.
+        group: the control groups that it runs in.
+        messages: the file that it writes to when it fails.
+        timeout_s: how long it may take to be ready.
+
+    Raises:
+        StartFailed: it ended or was not ready in time.
+
+    Attributes:
+        workers: ids of the workers that it has forked and whose exit status it has not reported.
+    """
+
+    def __init__(self, command: Callable[[int], Command], group: Group, messages: Path, timeout_s: float):
+        self._group = group
+        self._messages = messages
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._statuses: dict[str, int] = {}
+        self.workers: set[str] = set()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        os.set_blocking(theirs.fileno(), True)
+        with theirs, messages.open("ab") as output, contextlib.closing(command(theirs.fileno())) as made:
+            self._process = execute(made, group, [theirs.fileno()], subprocess.DEVNULL, output.fileno())
+        try:
+            with self._lock:
+                self._receive(timeout_s)
+        except StartFailed:
+            self.close()
+            raise
+
+    def fork(self, request: dict[str, Any], descriptors: Sequence[int]) -> Forked:
+        """Fork a worker.
+
+        Args:
+            request: as in `qinling_worker/zygote.py`.
+            descriptors: those that the request speaks of.
+
+        Raises:
+            StartFailed: it could not be forked.
+        """
+        worker_id: str = request["sandbox"]["worker_id"]
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        with self._lock:
+            try:
+                self._control.sendmsg([json.dumps(request).encode()], ancillary)
+            except OSError as error:
+                raise StartFailed(self._told(f"the zygote has ended: {error}")) from None
+            report, fds = self._receive(self._timeout_s)
+        if "error" in report:
+            raise StartFailed(self._told(report["error"]))
+        self.workers.add(worker_id)
+        return Forked(self, worker_id, fds[0])
+
+    def status_of(self, worker_id: str) -> int:
+        """The exit status of a worker's first process, which has ended."""
+        deadline = time.monotonic() + _STATUS_TIMEOUT_S
+        with self._lock:
+            while worker_id not in self._statuses:
+                try:
+                    self._receive(max(0.0, deadline - time.monotonic()), only_status=True)
+                except StartFailed:
+                    return _UNKNOWN_STATUS if self.is_alive() else -signal.SIGKILL
+            return self._statuses.pop(worker_id)
+
+    def is_alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End it, with all its workers, and wait until they are gone."""
+        self._control.close()
+        self._process.kill()
+        self._process.wait(_END_TIMEOUT_S)
+        leftovers.end(self._strike, _END_TIMEOUT_S)
+        await_removed(self._group)
+        self._messages.unlink(missing_ok=True)
+
+    def _strike(self) -> bool:
+        found = bool(self._group.processes())
+        self._group.kill()
+        return found
+
+    def _receive(self, timeout_s: float, *, only_status: bool = False) -> tuple[dict[str, Any], list[int]]:
+        """The next report, other than of an exit status; those are remembered. The caller has the lock.
+
+        Raises:
+            StartFailed: none came in time, or the zygote has ended.
+        """
+        self._control.settimeout(timeout_s)
+        while True:
+            try:
+                data, ancillary, _, _ = self._control.recvmsg(64 * 1024, socket.CMSG_SPACE(4))
+            except (TimeoutError, BlockingIOError):
+                raise StartFailed(self._told(f"no answer of the zygote within {timeout_s:g} s")) from None
+            except OSError:
+                data = b""
+            if not data:
+                raise StartFailed(self._told("the zygote has ended"))
+            report: dict[str, Any] = json.loads(data)
+            fds = array.array("i")
+            for _, _, content in ancillary:
+                fds.frombytes(content)
+            if "status" not in report:
+                return report, list(fds)
+            self._statuses[report["worker"]] = report["status"]
+            self.workers.discard(report["worker"])
+            if only_status:
+                return report, []
+
+    def _told(self, what: str) -> str:
+        try:
+            tail = self._messages.read_text(errors="replace")[-2000:].strip()
+        except OSError:
+            tail = ""
+        return f"{what}: {tail}" if tail else what
+
+
+class Zygotes:
+    """The zygotes of an install: one for each runtime, made when it is first needed or has ended.
+
+    Args:
+        make: starts a zygote of a runtime; the number makes its names unique.
+    """
+
+    def __init__(self, make: Callable[[LocalRuntime, int], Zygote]):
+        self._make = make
+        self._lock = threading.Lock()
+        self._number = 0
+        self._current: dict[tuple[Path, Path], tuple[tuple[int, ...], Zygote]] = {}
+        self._retired: list[Zygote] = []
+
+    def of(self, runtime: LocalRuntime) -> Zygote:
+        """The zygote of a runtime.
+
+        Raises:
+            StartFailed: it can't be started.
+        """
+        key, files = (runtime.program, runtime.interpreter.program), _identity(runtime.interpreter)
+        with self._lock:
+            self._end_retired()
+            known_files, known = self._current.get(key, (None, None))
+            if known is not None and known.is_alive() and known_files == files:
+                return known
+            if known is not None:
+                del self._current[key]
+                self._retired.append(known)
+                _log.warning("zygote_replaced program=%s alive=%s", runtime.program, known.is_alive())
+            self._number += 1
+            made = self._make(runtime, self._number)
+            self._current[key] = files, made
+            return made
+
+    def close(self) -> None:
+        """End all of them, and all workers with them."""
+        for zygote in [*self._retired, *(zygote for _, zygote in self._current.values())]:
+            zygote.close()
+        self._retired.clear()
+        self._current.clear()
+
+    def _end_retired(self) -> None:
+        for zygote in list(self._retired):
+            if not zygote.workers or not zygote.is_alive():
+                zygote.close()
+                self._retired.remove(zygote)
+
+
+def _identity(interpreter: Interpreter) -> tuple[int, ...]:
+    """What changes when the interpreter's files are replaced: a process must not import from old and new ones."""
+    library = interpreter.prefix / "lib" / f"python{interpreter.version[0]}.{interpreter.version[1]}"
+    found: list[int] = []
+    for path in (interpreter.program, library):
+        with contextlib.suppress(OSError):
+            seen = path.stat()
+            found += [seen.st_dev, seen.st_ino, seen.st_mtime_ns]
+    return tuple(found)

@@ -1,0 +1,116 @@
+"""The sandbox of a worker that a zygote has forked: control groups, mounts, network, user ids.
+
+The zygote's own sandbox has the read-only system, the interpreter and this program. Here
+a worker gets what no other worker shares with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from . import clone, linux
+
+WORKERS = "/workers"  # the folders of all workers; each takes its own and gives up the rest
+_CODE = "/code"
+_SUPERVISOR_CAPABILITIES = (linux.CAP_KILL, linux.CAP_SETGID, linux.CAP_SETUID, linux.CAP_SETPCAP)
+_KERNEL_SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
+_PLAIN = linux.MS_NOSUID | linux.MS_NODEV
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+class Sandbox(NamedTuple):
+    """What one worker's sandbox is to be like. Sizes are bytes."""
+
+    worker_id: str
+    uid: int | None  # the supervisor's; None: that of the service, in a user namespace of its own
+    child_uid: int | None
+    tmp_size: int
+    shm_size: int
+    own_network: bool
+
+    @property
+    def namespaces(self) -> int:
+        """The namespaces that the worker is forked into."""
+        network = clone.CLONE_NEWNET if self.own_network else 0
+        return clone.CLONE_NEWPID | clone.CLONE_NEWNS | clone.CLONE_NEWIPC | clone.CLONE_NEWUTS | network
+
+    def enter(self, entrances: Iterable[int]) -> None:
+        """Complete the sandbox around this process, which is the first one of its namespaces.
+
+        Args:
+            entrances: descriptors on which `0` is written to enter control groups.
+
+        Raises:
+            OSError: a step has failed, so the process must end.
+        """
+        for entrance in entrances:
+            os.write(entrance, b"0")
+        linux.unshare(clone.CLONE_NEWCGROUP)  # its root is the group that this process is in now
+        if self.own_network:
+            _raise_loopback()
+        self._mount()
+        if self.uid is None:
+            _enter_user_namespace()
+        else:
+            _become(self.uid)
+
+    def _mount(self) -> None:
+        linux.mount("tmpfs", "/tmp", "tmpfs", _PLAIN, f"mode=1777,size={self.tmp_size}")
+        linux.mount("tmpfs", "/dev/shm", "tmpfs", _PLAIN, f"mode=1777,size={self.shm_size}")
+        linux.mount("proc", "/proc", "proc", _PLAIN | linux.MS_NOEXEC)
+        for path in _KERNEL_SETTINGS:
+            if os.access(path, os.W_OK):
+                _show_read_only(path, path, _PLAIN | linux.MS_NOEXEC)
+        linux.mount(f"{WORKERS}/{self.worker_id}/code", _CODE, "", linux.MS_BIND)
+        linux.detach(WORKERS)
+        if self.child_uid is not None:
+            _name_user(self.child_uid)
+
+
+def _show_read_only(source: str, target: str, flags: int) -> None:
+    linux.mount(source, target, "", linux.MS_BIND)
+    linux.mount("", target, "", linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | flags)
+
+
+def _name_user(uid: int) -> None:
+    """Put the child's user into /etc/passwd and /etc/group; the files lie in memory, under no name."""
+    for name, lines in (
+        ("passwd", f"root:x:0:0::/nonexistent:/usr/sbin/nologin\nfunction:x:{uid}:{uid}::/tmp:/bin/sh\n"),
+        ("group", f"root:x:0:\nfunction:x:{uid}:\n"),
+    ):
+        path = f"/tmp/{name}"
+        with open(path, "w", encoding="ascii") as file:
+            file.write(lines)
+        _show_read_only(path, f"/etc/{name}", _PLAIN)
+        os.unlink(path)
+
+
+def _raise_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
+
+
+def _enter_user_namespace() -> None:
+    """Enter a user namespace with the same user id: RLIMIT_NPROC then counts the processes of this worker alone."""
+    uid, gid = os.getuid(), os.getgid()
+    linux.unshare(clone.CLONE_NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+    linux.keep_capabilities(())
+
+
+def _become(uid: int) -> None:
+    """Become the supervisor's user, with the capabilities that the supervisor and its template need."""
+    linux.keep_capabilities(_SUPERVISOR_CAPABILITIES)
+    linux.keep_permitted_capabilities()
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    linux.keep_capabilities(_SUPERVISOR_CAPABILITIES)
