@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable
+from typing import Any
 
 CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP = 5, 6, 7, 8
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
@@ -22,6 +23,25 @@ _MNT_DETACH = 2
 _CLOSE_RANGE = 436  # on every architecture
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def system_call(number: int, *arguments: Any) -> int:
+    """Make a system call that the C library does not wrap; its result.
+
+    Args:
+        number: the call's number on this architecture.
+        arguments: integers, pointers and None.
+
+    Raises:
+        OSError: it failed.
+    """
+    words = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in (number, *arguments)]
+    result: int = _libc.syscall(*words)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
 
 
 def set_dumpable(dumpable: bool) -> None:

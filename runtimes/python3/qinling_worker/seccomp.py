@@ -15,6 +15,7 @@ import errno
 import os
 
 from .bpf import Instruction, allow, argument_has_bit, argument_in, argument_is_null, program, refuse
+from .linux import system_call
 from .syscalls import LAST, NUMBERS
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -109,8 +110,6 @@ class _Program(ctypes.Structure):
 
 _machine = os.uname().machine
 _program = assemble(_machine) if _machine in _ARCHITECTURES else b""
-_syscall = ctypes.CDLL(None, use_errno=True).syscall
-_syscall.restype = ctypes.c_long
 
 
 def load() -> None:
@@ -123,10 +122,10 @@ def load() -> None:
         raise OSError(errno.ENOSYS, f"no filter for {_machine}")
     filled = _Program(len(_program) // 8, _program)
     number = NUMBERS[_machine]["seccomp"]
-    # Without SPEC_ALLOW, kernels before 5.16 slow the whole process down against Spectre.
-    for flags in (_FLAG_SPEC_ALLOW, 0):
-        arguments = (ctypes.c_long(_SET_MODE_FILTER), ctypes.c_long(flags), ctypes.byref(filled))
-        if _syscall(ctypes.c_long(number), *arguments) == 0:
-            return
-    code = ctypes.get_errno()
-    raise OSError(code, os.strerror(code))
+    try:
+        # Without this flag, kernels before 5.16 slow the whole process down against Spectre.
+        system_call(number, _SET_MODE_FILTER, _FLAG_SPEC_ALLOW, ctypes.byref(filled))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        system_call(number, _SET_MODE_FILTER, 0, ctypes.byref(filled))  # before 4.17 the flag was unknown

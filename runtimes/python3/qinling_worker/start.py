@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from . import linux
+from . import keyrings, linux
 
 _STOP_TIMEOUT_S = 10.0
 
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     """Run a worker (`--listen-fd N --config-fd M`) or a zygote (`--zygote-fd N`); the exit status."""
     # argparse would take longer than all that follows.
     options = {argv[at]: int(argv[at + 1]) for at in range(0, len(argv) - 1, 2)}
+    keyrings.join_new_session()  # once for all workers of a zygote
     if "--zygote-fd" in options:
         _run_zygote(options["--zygote-fd"])
     return _run_worker(options["--listen-fd"], options["--config-fd"], None)
