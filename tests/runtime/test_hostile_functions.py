@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import textwrap
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,18 @@ def harm(make_worker: MakeWorker) -> Harm:
         return answer
 
     return run
+
+
+def forging(kind: int, payload: bytes) -> str:
+    """Code that sends a frame to the supervisor in the name of the child's loop."""
+    return f"""
+import os, socket, struct, time
+payload = {payload!r}
+for fd in range(3, 256):
+    try: socket.socket(fileno=os.dup(fd)).sendall(struct.pack('!IBd', len(payload), {kind}, 0.0) + payload)
+    except OSError: pass
+time.sleep(60)
+"""
 
 
 def assert_failed(answer: Answer, reason: str, output: str) -> None:
@@ -93,6 +106,30 @@ def test_nothing_of_the_tree_is_left_after_a_timeout(make_worker: MakeWorker) ->
     assert len(worker.processes()) == 2  # the template and the new child
 
 
+def test_a_process_that_is_always_another_one_is_ended(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.load(
+        "import os, time\ndef main(path=None):\n"
+        "    if path and os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        while not os.path.exists(path + '/end'):\n"
+        "            with open(path + '/beats', 'a') as file: file.write('x')\n"
+        "            if os.fork(): os._exit(0)\n"
+        "        os._exit(0)\n"
+        "    while path: time.sleep(1)\n    return 'fine'\n"
+    )
+    folder = worker.folder / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert worker.execute(str(folder), timeout_s=0.5).reason == "timeout"
+    try:
+        size = (folder / "beats").stat().st_size
+        assert worker.execute().output == "fine"
+        assert (folder / "beats").stat().st_size == size
+    finally:
+        (folder / "end").touch()
+
+
 # Processes that end
 
 
@@ -112,6 +149,21 @@ def test_nothing_of_the_tree_is_left_after_a_timeout(make_worker: MakeWorker) ->
 )
 def test_a_process_that_died_is_said_so(harm: Harm, body: str) -> None:
     assert_failed(harm(body), "exited", OUT_OF_RESOURCES)
+
+
+@pytest.mark.parametrize("name", ["VmHWM:", "VmHWM:z", "VmHWM:\t-1", "VmHWM:\t9999999", "a) Z 1 (b", "x\ny", "Uid:\t0"])
+def test_a_process_may_have_any_name(make_worker: MakeWorker, name: str) -> None:
+    worker = make_worker()
+    worker.load(
+        "import ctypes, os, time\ndef main(name, leave=False):\n"
+        "    ctypes.CDLL(None).prctl(15, name.encode(), 0, 0, 0)\n"
+        "    if leave and os.fork() == 0: time.sleep(60)\n"
+        "    time.sleep(0.05)\n    if leave: os._exit(1)\n    return name\n"
+    )
+    assert worker.execute(json.dumps({"name": name})).output == name
+    assert worker.execute(json.dumps({"name": name, "leave": True})).reason == "exited"
+    assert len(worker.processes()) <= 2  # the template and the next child
+    assert worker.execute(json.dumps({"name": name})).output == name
 
 
 def test_what_was_printed_before_the_end_is_kept(harm: Harm) -> None:
@@ -372,15 +424,50 @@ def test_a_result_that_is_too_large_is_a_failure(harm: Harm) -> None:
 
 @pytest.mark.parametrize("size", [MIB + 1000, 3 * MIB])
 def test_a_forged_answer_is_bounded_too(harm: Harm, size: int) -> None:
-    body = f"""
-import os, socket, struct, time
-payload = b'"' + b'x' * {size} + b'"'
-for fd in range(3, 256):
-    try: socket.socket(fileno=os.dup(fd)).sendall(struct.pack('!IBd', len(payload), 3, 0.0) + payload)
-    except OSError: pass
-time.sleep(60)
-"""
-    assert_failed(harm(body), "exited", OUT_OF_RESOURCES)
+    assert_failed(harm(forging(3, b'"' + b"x" * size + b'"')), "exited", OUT_OF_RESOURCES)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    ["garbage", "", " ", "1}, {", '1, "duration": 0', "NaN", "-Infinity", '"cut', "[1,]", "'text'", '"\t"', "1 2"],
+)
+def test_a_forged_answer_that_is_not_json_is_no_result(harm: Harm, payload: str) -> None:
+    assert harm(forging(3, payload.encode())).reason == "exited"
+
+
+def test_a_forged_answer_is_checked_in_bounded_time_and_depth(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    for payload, allowed in ((b"1" * 1_000_000, {None}), (b"[" * 100_000, {"result", "exited"})):
+        worker.load(f"def main():\n{textwrap.indent(forging(3, payload), '    ')}")
+        assert worker.request("POST", "/execute", worker.execution(timeout_s=5))[1]["reason"] in allowed
+        assert worker.process.poll() is None
+        worker = make_worker()
+
+
+def test_a_result_that_is_too_deep_for_the_worker_is_a_failure(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.load(
+        "import sys\ndef main():\n    sys.setrecursionlimit(20_000)\n    value = []\n"
+        "    for _ in range(9000): value = [value]\n    return value\n"
+    )
+    status, answer = worker.request("POST", "/execute", worker.execution())
+    assert (status, answer["reason"] in (None, "result")) == (200, True)
+    assert worker.process.poll() is None
+
+
+def test_forged_messages_hold_no_nul(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.load(forging(2, b"one\0two") + "def main(): pass\n")
+    answer = worker.execute()
+    assert (answer.reason, answer.message) == ("load", "one\N{REPLACEMENT CHARACTER}two")
+
+
+@pytest.mark.parametrize("payload", [b"9" * 5000, b"x", b"90000000"])
+def test_a_forged_baseline_is_refused(make_worker: MakeWorker, payload: bytes) -> None:
+    worker = make_worker()
+    worker.load(forging(0, payload) + "def main(): pass\n")
+    assert worker.execute().reason == "load"
+    assert worker.process.poll() is None
 
 
 @pytest.mark.parametrize("value", ["None", "True", "0", "-1.5e300", "''", "'ä \\U0001f600 \\0 \"'", "[]", "{'a': {}}"])

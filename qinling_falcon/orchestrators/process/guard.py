@@ -47,13 +47,7 @@ def _main(install_id: str) -> None:
     while os.read(0, 1):
         pass
     mark = leftovers.mark(install_id)
-
-    def strike() -> bool:
-        found = leftovers.find([mark])
-        leftovers.kill(found)
-        return bool(found)
-
-    leftovers.end(strike, _TIMEOUT_S)
+    leftovers.end(lambda: leftovers.strike([mark]), _TIMEOUT_S)
 
 
 if __name__ == "__main__":

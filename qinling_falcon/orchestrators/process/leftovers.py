@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 _MARK = "qf_worker="
+_MOST_LOOKS = 500  # for processes that fork faster than they are stopped
 
 
 def mark(install_id: str, worker_id: str = "") -> str:
@@ -28,16 +30,17 @@ def find(marks: Collection[str], uids: Collection[int] = ()) -> set[int]:
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         try:
-            status = Path(f"/proc/{entry}/status").read_text(errors="replace")
+            status = Path(f"/proc/{entry}/status").read_bytes()
             words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue  # it has just ended
-        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        if fields["State"][0] in "ZX":
+        # The first line holds the name that the process has given itself, which may look like a field.
+        fields = dict(line.split(b":\t", 1) for line in status.split(b"\n")[1:] if b":\t" in line)
+        if fields[b"State"][:1] in (b"Z", b"X"):
             continue
-        children.setdefault(int(fields["PPid"]), []).append(int(entry))
+        children.setdefault(int(fields[b"PPid"]), []).append(int(entry))
         marked = any(word.startswith(needle) for word in words for needle in needles)
-        if marked or (uids and not set(uids).isdisjoint(map(int, fields["Uid"].split()))):
+        if marked or (uids and not set(uids).isdisjoint(map(int, fields[b"Uid"].split()))):
             found.add(int(entry))
     waiting = list(found)
     while waiting:
@@ -48,13 +51,22 @@ def find(marks: Collection[str], uids: Collection[int] = ()) -> set[int]:
     return found
 
 
-def kill(pids: Collection[int]) -> None:
-    """Send SIGKILL to each."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+def strike(marks: Collection[str], uids: Collection[int] = ()) -> bool:
+    """Kill what `find` finds; whether that was anything.
+
+    All processes are stopped before the first one is killed. A process that does not have the mark is found through
+    its parents alone: killed one by one, they could leave behind what they have just forked.
+    """
+    stopped: set[int] = set()
+    fresh = find(marks, uids)
+    for _ in range(_MOST_LOOKS):
+        if not fresh:
+            break
+        _signal(fresh, signal.SIGSTOP)
+        stopped |= fresh
+        fresh = _below(stopped) - stopped
+    _signal(stopped, signal.SIGKILL)
+    return bool(stopped)
 
 
 def end(strike: Callable[[], bool], timeout_s: float) -> bool:
@@ -67,3 +79,28 @@ def end(strike: Callable[[], bool], timeout_s: float) -> bool:
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.02)
     return True
+
+
+def _below(pids: Collection[int]) -> set[int]:
+    """The processes below `pids`, also ended ones, whose place a child of theirs may have taken meanwhile.
+
+    A look at all of /proc would be too slow to see a process that forks and ends at once.
+    """
+    found: set[int] = set()
+    waiting = list(pids)
+    while waiting:
+        pid = waiting.pop()
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names, and quickly
+                fresh = set(map(int, Path(f"/proc/{pid}/task/{task}/children").read_bytes().split())) - found
+                found |= fresh
+                waiting += fresh
+    return found
+
+
+def _signal(pids: Collection[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue

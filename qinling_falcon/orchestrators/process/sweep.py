@@ -29,9 +29,7 @@ def sweep(install: Install, subtree: Subtree, homes: Homes, slots: Slots) -> Non
         full = [group for group in groups if group.processes()]
         for group in full:
             group.kill()
-        loose = leftovers.find([mark], uids)
-        leftovers.kill(loose)
-        return bool(full or loose)
+        return leftovers.strike([mark], uids) or bool(full)
 
     if not leftovers.end(strike, _TIMEOUT_S):
         _log.error("sweep_incomplete groups=%s", sum(bool(group.processes()) for group in groups))

@@ -99,16 +99,14 @@ class Worker:
         if isinstance(self.process, Forked):
             self.process.kill()  # ends its PID namespace, in which everything of the worker is
             return self.process.poll() is None
-        found = self.group.processes()
+        found, loose = self.group.processes(), False
         if found:
             self.group.kill()
         if not self.group or not self._walled:
             uids = (self.slot.uid, self.slot.child_uid) if self.slot else ()
-            loose = leftovers.find([self._mark], uids)
-            leftovers.kill(loose)
-            found |= loose
+            loose = leftovers.strike([self._mark], uids)
         # Reaped here, or it would stay in its groups.
-        return bool(found) | (self.process is not None and self.process.poll() is None)
+        return bool(found) | loose | (self.process is not None and self.process.poll() is None)
 
     def _last_words(self) -> str:
         if self.process is None:

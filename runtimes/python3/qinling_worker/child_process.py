@@ -15,7 +15,6 @@ from .loop import Loop, Stream
 _RECEIVE = 64 * 1024
 _HEADER_SIZE = frames.ANSWER.size
 _SLACK = 8 * frames.MAX_MESSAGE_SIZE
-_MAX_BASELINE = 64 << 20
 
 
 class ChildProcess:
@@ -44,7 +43,7 @@ class ChildProcess:
         self.pid: int | None = None
         self.exit_code: int | None = None  # set when the child has ended by itself or by a signal that we did not send
         self._status: int | None = None
-        self.baseline = 0
+        self.baseline: int | None = None  # resident bytes before user code ran
         self.calls = 0
         self.log = LogCapture(log, max_log_size)
         self.ends = (theirs.detach(), log_end)  # for the template, which hands them to the child
@@ -71,7 +70,7 @@ class ChildProcess:
 
     def set_baseline(self, resident: int) -> None:
         """Remember what a child uses that has run nothing yet."""
-        self.baseline = min(resident, _MAX_BASELINE)
+        self.baseline = resident
 
     def send(self, body: bytes) -> None:
         """Send a request. When the child is gone, the channel's end says so as well."""
@@ -124,11 +123,11 @@ class ChildProcess:
 
     def used_memory(self, root: int) -> int:
         """Bytes that the processes below `root` use beyond what a bare child needs."""
-        return memory.used_below(root, self.baseline)
+        return memory.used_below(root, self.baseline or 0)
 
     def peak_memory(self) -> int:
         """The most that the child itself has used, beyond what a bare child needs."""
-        return memory.peak(self._status) - self.baseline if self._status is not None else 0
+        return memory.peak(self._status) - (self.baseline or 0) if self._status is not None else 0
 
     def close(self) -> None:
         """Close everything; the processes must be gone."""

@@ -61,8 +61,8 @@ def processes_of(uid: int) -> list[int]:
                     status = file.read(1024)
             except OSError:
                 continue
-            state = status.partition(b"State:\t")[2][:1]
-            if state not in b"ZX" and int(status.partition(b"Uid:\t")[2].split(None, 1)[0]) == uid:
+            uids = memory.field_of(status, b"Uid").split()
+            if uids and int(uids[0]) == uid and memory.field_of(status, b"State")[:1] not in (b"Z", b"X"):
                 found.append(int(name))
     return found
 
@@ -70,20 +70,21 @@ def processes_of(uid: int) -> list[int]:
 def kill_descendants(root: int) -> bool:
     """Kill every process below `root`, which is the caller and a subreaper; False when some are left.
 
-    They are all stopped first: what is stopped does not fork.
+    They are all stopped first: what is stopped does not fork. An ended process counts as one to be
+    stopped, too, because it may have forked at its end.
     """
     deadline = time.monotonic() + _WALK_TIMEOUT_S
     stopped: set[int] = set()
     while time.monotonic() < deadline:
-        live = {process.pid for process in memory.descendants(root)}
-        fresh = live - stopped
+        fresh = memory.below(root) - stopped
         _signal_all(fresh, signal.SIGSTOP)
         stopped |= fresh
         if fresh:
             continue
+        live = memory.descendants(root)
         if not live:
             return True
-        _signal_all(live, signal.SIGKILL)
+        _signal_all((process.pid for process in live), signal.SIGKILL)
         time.sleep(0.001)
     return not memory.descendants(root)
 

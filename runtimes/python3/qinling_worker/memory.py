@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple
 
@@ -38,9 +39,10 @@ class OomKills:
 
     def _count(self) -> int:
         if self._events is not None:
-            for line in os.pread(self._events, 4096, 0).splitlines():
-                if line.startswith(b"oom_kill "):
-                    return int(line[9:])
+            with contextlib.suppress(OSError):
+                for line in os.pread(self._events, 4096, 0).splitlines():
+                    if line.startswith(b"oom_kill "):
+                        return int(line[9:])
         return 0
 
 
@@ -54,6 +56,7 @@ def processes() -> list[Process]:
                     stat = file.read(1024)
             except OSError:  # it has ended
                 continue
+            # The name, in parentheses, may itself hold parentheses, spaces and line breaks.
             after = stat[stat.rfind(b")") + 2 :].split(b" ", 22)
             found.append(Process(int(name), int(after[1]), after[0].decode(), int(after[21]) * _PAGE))
     return found
@@ -74,6 +77,24 @@ def descendants(root: int) -> list[Process]:
     return found
 
 
+def below(root: int) -> set[int]:
+    """The processes below `root`, and those that have ended and are not reaped.
+
+    Quicker than `descendants`, and so sees a process that forks and ends at once.
+    """
+    found: set[int] = set()
+    waiting = [root]
+    while waiting:
+        pid = waiting.pop()
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/children", "rb", buffering=0) as file:
+                    fresh = set(map(int, file.read().split())) - found
+                found |= fresh
+                waiting += fresh
+    return found
+
+
 def used_below(root: int, baseline: int) -> int:
     """Resident bytes of the processes below `root`, less `baseline` for each of them."""
     return sum(max(0, process.resident - baseline) for process in descendants(root))
@@ -82,19 +103,19 @@ def used_below(root: int, baseline: int) -> int:
 def peak(status: int) -> int:
     """The most resident bytes that a process ever had; 0 when it is gone. `status`: its open /proc file."""
     try:
-        return _bytes_in(os.pread(status, 4096, 0), b"VmHWM:")
+        return _bytes_in(os.pread(status, 4096, 0), b"VmHWM")
     except OSError:
         return 0
 
 
 def own_resident() -> int:
     """The resident bytes of this process."""
-    return _bytes_in(_own_status(), b"VmRSS:")
+    return _bytes_in(_own_status(), b"VmRSS")
 
 
 def own_address_space() -> int:
     """The size of this process's address space."""
-    return _bytes_in(_own_status(), b"VmSize:")
+    return _bytes_in(_own_status(), b"VmSize")
 
 
 def _own_status() -> bytes:
@@ -102,6 +123,15 @@ def _own_status() -> bytes:
         return file.read(4096)
 
 
-def _bytes_in(status: bytes, field: bytes) -> int:
-    start = status.find(field)
-    return int(status[start + len(field) :].split(None, 1)[0]) * 1024 if start >= 0 else 0
+def field_of(status: bytes, name: bytes) -> bytes:
+    """The value of a field of a /proc/PID/status file; empty if the file does not have it.
+
+    A field begins a line. The first line holds the name that the process has given itself,
+    which may look like a field; the kernel writes a line break in it as two characters.
+    """
+    return status.partition(b"\n" + name + b":\t")[2].partition(b"\n")[0]
+
+
+def _bytes_in(status: bytes, name: bytes) -> int:
+    value = field_of(status, name).split()
+    return int(value[0]) * 1024 if value else 0

@@ -31,7 +31,8 @@ class Outcome(NamedTuple):
     @classmethod
     def failed(cls, reason: str, output: str, message: str) -> Outcome:
         """The outcome of a failed execution, with a text as its output."""
-        return cls("failed", reason, encode_basestring(output), message[:_MAX_MESSAGE])
+        message = message[:_MAX_MESSAGE].replace("\0", "\N{REPLACEMENT CHARACTER}")  # databases take no NUL
+        return cls("failed", reason, encode_basestring(output), message)
 
 
 def succeeded(output: str) -> Outcome:

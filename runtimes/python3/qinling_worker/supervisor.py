@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import time
+import traceback
 from typing import Any
 
 from . import frames, linux, memory, outcomes
@@ -24,6 +25,7 @@ from .cleaner import sweep
 from .config import Config
 from .disk import INSUFFICIENT_STORAGE, DiskError
 from .http_server import Connection, Head, HTTPServer
+from .json_text import is_json
 from .loop import Loop
 from .outcomes import Outcome
 from .package import BadPackage, open_upload, unpack
@@ -73,6 +75,7 @@ class Supervisor:
         self._deadline = 0.0  # of the state that the child is in
         self._respawn = False
         self._exit_status: int | None = None
+        self._look_failed = False  # at least once
         self._scratch = ScratchSpace(config.child.scratch_dirs)
         self._template = TemplateLink(self._loop, commands, template, self._on_report)
         self._template.configure(config.child)
@@ -213,8 +216,8 @@ class Supervisor:
         assert child is not None
         if self._state is State.BUSY and frames.VALUE <= kind <= frames.OUT_OF_MEMORY:
             self._finish(child, kind, duration, payload)
-        elif self._state is State.STARTING and kind == frames.BARE:
-            child.set_baseline(int(payload) if payload.isdigit() else 0)
+        elif self._state is State.STARTING and kind == frames.BARE and child.baseline is None:
+            child.set_baseline(int(payload))  # user code runs after this frame
         elif self._state is State.STARTING and kind == frames.LOADED:
             if self._over_memory(child.peak_memory()):
                 self._fail(self._out_of_memory())
@@ -243,10 +246,15 @@ class Supervisor:
             self._on_gone(False)
             return
         if kind == frames.VALUE:
-            if len(payload) > self._config.child.max_result_size or "\0" in text or not text:
-                self._on_gone(False)
-                return
-            call.outcome = outcomes.succeeded(text)
+            try:
+                forged = len(payload) > self._config.child.max_result_size or not is_json(text)
+            except RecursionError:
+                call.outcome = outcomes.bad_result("The result can't be JSON: result is nested too deeply.")
+            else:
+                if forged:
+                    self._on_gone(False)
+                    return
+                call.outcome = outcomes.succeeded(text)
         elif kind == frames.OUT_OF_MEMORY and self._config.child.memory_fallback:
             self._fail(self._out_of_memory())
             return
@@ -375,7 +383,7 @@ class Supervisor:
         child, call = self._child, self._call
         if self._state is State.CLEANING:
             self._exit_status = 1
-        elif child is not None and self._over_memory(child.used_memory(self._template.pid)):
+        elif child is not None and self._over_memory(self._used_memory(child)):
             self._fail(self._out_of_memory())
         elif now < self._deadline:
             # On a host with many processes a look is dear: at most a twentieth of the time goes there.
@@ -390,6 +398,15 @@ class Supervisor:
             call.duration_s = max(call.duration_s, call.timeout_s)
         else:
             self._wake = None
+
+    def _used_memory(self, child: ChildProcess) -> int:
+        try:
+            return child.used_memory(self._template.pid)
+        except Exception:  # whatever a function has done to make this fail, its worker goes on
+            if not self._look_failed:
+                self._look_failed = True
+                traceback.print_exc()
+            return 0
 
     def _over_memory(self, used: int) -> bool:
         assert self._target is not None
