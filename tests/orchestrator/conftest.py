@@ -219,7 +219,8 @@ def left_of(settings: Settings) -> list[Any]:
     own = pids_in([group for group in groups if group.name.startswith("zygote-")])
     groups = [group for group in groups if not group.name.startswith("zygote-")]
     left = [process for process in marked(settings) if process.pid not in own]
-    folders = list((settings.var_dir / "workers").iterdir())
+    # The folders of workers that were never loaded are used again.
+    folders = [path for path in (settings.var_dir / "workers").iterdir() if len(list(path.rglob("*"))) > 1]
     spare = list(Path("/tmp").glob(f"qinling-falcon-{install_id(settings)}/*"))
     return [*groups, *left, *folders, *spare]
 

@@ -133,7 +133,12 @@ def test_unknown_image_names_the_known_ones(orchestrator: ProcessOrchestrator) -
     orchestrator.check("probe")
 
 
-def test_user_ids_are_used_again_when_the_worker_is_gone(orchestrator: ProcessOrchestrator) -> None:
+def test_user_ids_are_used_again_when_the_worker_is_gone(
+    settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator]
+) -> None:
+    # Ids that no other test takes or gives back meanwhile.
+    orchestrator = make_orchestrator(dataclasses.replace(settings, sandbox_uid_base=300_000 + os.getpid() % 10_000 * 8))
+
     def uid(worker_id: str) -> int:
         found: int = attempt(orchestrator.start(worker_id, "probe"), "import os; answer = os.getuid()")
         return found

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import socket
-from pathlib import Path
 from typing import Any
 
 from qinling_falcon.orchestrators.process.cgroups import Group
@@ -59,12 +58,6 @@ class Handover(contextlib.ExitStack):
         with contextlib.suppress(BrokenPipeError):  # the worker has ended
             self._writer.write(json.dumps({**config, **self._named}).encode())
             self._writer.close()
-
-    def open(self, messages: Path) -> int:
-        """Open the file for the worker's messages, until this is closed."""
-        descriptor = os.open(messages, os.O_WRONLY | os.O_APPEND)
-        self.callback(os.close, descriptor)
-        return descriptor
 
     def _number(self, descriptor: int) -> int:
         self.descriptors.append(descriptor)

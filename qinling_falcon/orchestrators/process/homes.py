@@ -1,8 +1,10 @@
-"""The folder that each worker has on disk: code, the supervisor's messages, and without a sandbox its /tmp."""
+"""The folder that each worker has on disk: its code, and without a sandbox its /tmp."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import secrets
 import shutil
 import stat
 import subprocess
@@ -14,7 +16,7 @@ from pathlib import Path
 from qinling_falcon.orchestrators.process.images import reachable
 from qinling_falcon.orchestrators.process.slots import Slot
 
-_TAIL = 2000
+_MOST_EMPTY = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +41,18 @@ class Home:
         """What stands for /tmp where there is no sandbox."""
         return self.path / "tmp"
 
-    @property
-    def messages(self) -> Path:
-        """What the supervisor writes to its standard error."""
-        return self.path / "stderr"
-
-    def tail(self) -> str:
-        """The end of `messages`, for an error message or a log."""
-        try:
-            return self.messages.read_text(errors="replace")[-_TAIL:].strip()
-        except OSError:
-            return ""
-
     def make(self) -> None:
-        """Make the folder for workers in a sandbox."""
-        self.path.mkdir(mode=0o700)
-        self.messages.touch(mode=0o600)
-        self._make_code()
+        """Make the folder for workers in a sandbox, or take over an empty one of an earlier worker."""
+        if not self.path.exists():
+            self.path.mkdir(mode=0o700)
+            self.code.mkdir()
+        self._set_owner_of_code()
 
     def make_plain(self, program: Path) -> Path:
         """Make the folder for workers that see it as it is, closed to other workers; where they find `program`."""
         self.path.mkdir(mode=0o750)
-        self.messages.touch(mode=0o600)
-        self._make_code()
+        self.code.mkdir()
+        self._set_owner_of_code()
         self.tmp.mkdir()
         self.tmp.chmod(0o1777)
         if self.slot is None:
@@ -72,16 +63,23 @@ class Home:
         os.chown(self.path, self.slot.uid, self.slot.child_uid)
         return program
 
-    def _make_code(self) -> None:
-        self.code.mkdir(mode=0o750)
+    def _set_owner_of_code(self) -> None:
+        self.code.chmod(0o750)
         if self.slot:
             os.chown(self.code, self.slot.uid, self.slot.child_uid)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it: no function was loaded, and it is not a plain worker's."""
+        try:
+            return os.listdir(self.path) == ["code"] and not os.listdir(self.code)  # noqa: PTH208 - quickly
+        except OSError:
+            return False
 
     def remove(self) -> None:
         """Remove the folder with everything in it, however deep and whatever its modes."""
         try:
             self.code.rmdir()
-            self.messages.unlink()
             self.path.rmdir()
         except OSError:
             # Not shutil.rmtree: it recurses, and would hold up the manager over a large package.
@@ -106,6 +104,9 @@ class Homes:
     def __init__(self, folder: Path, install_id: str, *, foreign_uid: bool):
         spare = Path(tempfile.gettempdir(), f"qinling-falcon-{install_id}")
         self._known = (folder, spare)
+        self._prefix = secrets.token_hex(4)  # no name that an earlier manager has used and could not remove
+        self._numbers = itertools.count()
+        self._empty: list[Path] = []
         folder.mkdir(mode=0o711, exist_ok=True)
         folder.chmod(0o711)
         if foreign_uid and not _passable(folder):
@@ -118,9 +119,17 @@ class Homes:
         else:
             self.folder = folder
 
-    def home(self, worker_id: str, slot: Slot | None) -> Home:
-        """The folder of a worker, yet to be made."""
-        return Home(self.folder / worker_id, slot)
+    def take(self, slot: Slot | None) -> Home:
+        """A folder for a worker: one that an earlier worker has left empty, or one yet to be made."""
+        path = self._empty.pop() if self._empty else self.folder / f"{self._prefix}-{next(self._numbers)}"
+        return Home(path, slot)
+
+    def give_back(self, home: Home) -> None:
+        """Remove the folder of a worker that is gone, or keep it, when it is empty: making folders is slow."""
+        if home.is_empty and len(self._empty) < _MOST_EMPTY:
+            self._empty.append(home.path)
+        else:
+            home.remove()
 
     def left(self) -> Iterator[Home]:
         """The folders that earlier managers left."""
@@ -130,7 +139,9 @@ class Homes:
                     yield Home(path, _owner(path / "code"))
 
     def close(self) -> None:
-        """Remove the spare folder, when it is empty."""
+        """Remove the empty folders."""
+        for path in self._empty:
+            Home(path, None).remove()
         try:
             self._known[1].rmdir()
         except OSError:

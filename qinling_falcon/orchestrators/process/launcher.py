@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 
 from qinling_falcon.orchestrators.process import leftovers, sandbox
 from qinling_falcon.orchestrators.process.cgroups import Subtree
@@ -63,9 +62,8 @@ class Launcher:
                 os.fdopen(own_report_end, "wb") as reporter,
                 contextlib.closing(sandbox.wrap(form, self._isolation.tools, self._settings, box, words)) as command,
             ):
-                messages = handover.open(worker.home.messages)
                 worker.process = execute(
-                    command, worker.group, handover.descriptors, stdin=reporter.fileno(), output=messages
+                    command, worker.group, handover.descriptors, reporter.fileno(), worker.messages.fd
                 )
             worker.await_sandbox(reports.fileno(), self._settings.worker_start_timeout_s)
 
@@ -86,6 +84,7 @@ class Launcher:
         request = {
             "sandbox": {
                 "worker_id": worker.worker_id,
+                "folder": worker.home.path.name,
                 "uid": worker.slot.uid if worker.slot else None,
                 "child_uid": worker.slot.child_uid if worker.slot else None,
                 "tmp_size": self._settings.tmp_size,
@@ -98,8 +97,7 @@ class Launcher:
             "entrances": len(entrances),
             "has_folder": folder is not None,
         }
-        messages = handover.open(worker.home.messages)
-        descriptors = [*handover.descriptors, messages, *entrances, *([] if folder is None else [folder])]
+        descriptors = [*handover.descriptors, worker.messages.fd, *entrances, *([] if folder is None else [folder])]
         worker.process = self._zygotes.of(runtime).fork(request, descriptors)
 
     def close(self) -> None:
@@ -116,5 +114,4 @@ class Launcher:
             words = sandbox.zygote_words(runtime, program, mark, control_fd)
             return sandbox.wrap(self._isolation.form, self._isolation.tools, self._settings, box, words)
 
-        messages: Path = self._install.folder / f"{name}.stderr"
-        return Zygote(command, self._subtree.make_group(name, None), messages, self._settings.worker_start_timeout_s)
+        return Zygote(command, self._subtree.make_group(name, None), self._settings.worker_start_timeout_s)

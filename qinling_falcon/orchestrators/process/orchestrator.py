@@ -190,7 +190,7 @@ class ProcessOrchestrator:
     def _make(self, worker: Worker, runtime: LocalRuntime, secret: str, *, forks: bool) -> int:
         """Give the worker all that it needs and make its process; the port that it listens on."""
         worker.slot = self._slots.claim() if self._own_uids else None
-        worker.home = self._homes.home(worker.worker_id, worker.slot)
+        worker.home = self._homes.take(worker.slot)
         worker.group = self._subtree.make_group(worker.worker_id, self._limits())
         with Handover(worker.group, FIRST_PASSED if forks else None) as handover:
             config = self._config(worker, secret)
@@ -235,7 +235,7 @@ class ProcessOrchestrator:
             gone = worker.end() and await_removed(worker.group)
             if gone:
                 if worker.home:
-                    worker.home.remove()
+                    self._homes.give_back(worker.home)
                 if worker.slot:
                     self._slots.release(worker.slot)
             else:

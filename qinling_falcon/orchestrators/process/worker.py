@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import select
 import signal
+import socket
 import subprocess
 import threading
 
@@ -12,6 +12,7 @@ from qinling_falcon.orchestrators.base import StartFailed
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.cgroups import Group
 from qinling_falcon.orchestrators.process.homes import Home
+from qinling_falcon.orchestrators.process.messages import Messages
 from qinling_falcon.orchestrators.process.processes import Process
 from qinling_falcon.orchestrators.process.slots import Slot
 from qinling_falcon.orchestrators.process.zygotes import Forked
@@ -25,6 +26,7 @@ class Worker:
 
     Attributes:
         worker_id: the caller's id.
+        messages: what its supervisor writes to its standard output and error.
         home: its folder.
         slot: its user ids, if it has ones of its own.
         group: its control groups, falsy without any.
@@ -37,6 +39,7 @@ class Worker:
     def __init__(self, worker_id: str, mark: str, *, walled: bool):
         """`walled`: nothing of it lives outside its control groups or PID namespace."""
         self.worker_id = worker_id
+        self.messages = Messages()
         self.home: Home | None = None
         self.slot: Slot | None = None
         self.group = Group([])
@@ -55,7 +58,7 @@ class Worker:
         """
         readable, _, _ = select.select([report], [], [], timeout_s)
         if not readable:
-            raise StartFailed(self._told(f"no sandbox within {timeout_s:g} s"))
+            raise StartFailed(self.messages.after(f"no sandbox within {timeout_s:g} s"))
 
     def await_answer(self, port: int, timeout_s: float) -> None:
         """Wait until the worker answers `GET /ping`.
@@ -66,18 +69,18 @@ class Worker:
         Raises:
             StartFailed: it ended or did not answer in time.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
         try:
-            connection.request("GET", "/ping")
-            status = connection.getresponse().status
+            with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
+                connection.sendall(b"GET /ping HTTP/1.1\r\n\r\n")
+                answer = connection.recv(1024)
         except TimeoutError:
-            raise StartFailed(self._told(f"no answer within {timeout_s:g} s")) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise StartFailed(self._told(self._last_words() or f"no answer: {error}")) from None
-        finally:
-            connection.close()
-        if status != 200:
-            raise StartFailed(self._told(f"GET /ping answered {status}"))
+            raise StartFailed(self.messages.after(f"no answer within {timeout_s:g} s")) from None
+        except OSError as error:
+            raise StartFailed(self.messages.after(self._last_words() or f"no answer: {error}")) from None
+        if not answer:
+            raise StartFailed(self.messages.after(self._last_words() or "it closed the connection"))
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise StartFailed(self.messages.after(f"GET /ping answered {answer[:100]!r}"))
 
     def has_exited(self) -> bool:
         """Whether it ended by itself."""
@@ -85,7 +88,7 @@ class Worker:
 
     def describe_exit(self) -> str:
         """How it ended, for the log."""
-        return self._told(self._last_words())
+        return self.messages.after(self._last_words())
 
     def kill(self) -> None:
         """Kill everything of it, without waiting."""
@@ -116,7 +119,3 @@ class Worker:
         except subprocess.TimeoutExpired:
             return ""
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-
-    def _told(self, what: str) -> str:
-        tail = self.home.tail() if self.home else ""
-        return f"{what}: {tail}" if tail else what

@@ -26,6 +26,7 @@ from qinling_falcon.orchestrators.base import StartFailed
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.cgroups import Group, await_removed
 from qinling_falcon.orchestrators.process.images import Interpreter, LocalRuntime
+from qinling_falcon.orchestrators.process.messages import Messages
 from qinling_falcon.orchestrators.process.processes import execute
 from qinling_falcon.orchestrators.process.sandbox import Command
 
@@ -81,7 +82,6 @@ class Zygote:
     Args:
         command: makes the command line from the number of the zygote's socket.
         group: the control groups that it runs in.
-        messages: the file that it writes to when it fails.
         timeout_s: how long it may take to be ready.
 
     Raises:
@@ -91,17 +91,17 @@ class Zygote:
         workers: ids of the workers that it has forked and whose exit status it has not reported.
     """
 
-    def __init__(self, command: Callable[[int], Command], group: Group, messages: Path, timeout_s: float):
+    def __init__(self, command: Callable[[int], Command], group: Group, timeout_s: float):
         self._group = group
-        self._messages = messages
+        self._messages = Messages()
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._statuses: dict[str, int] = {}
         self.workers: set[str] = set()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         os.set_blocking(theirs.fileno(), True)
-        with theirs, messages.open("ab") as output, contextlib.closing(command(theirs.fileno())) as made:
-            self._process = execute(made, group, [theirs.fileno()], subprocess.DEVNULL, output.fileno())
+        with theirs, contextlib.closing(command(theirs.fileno())) as made:
+            self._process = execute(made, group, [theirs.fileno()], subprocess.DEVNULL, self._messages.fd)
         try:
             with self._lock:
                 self._receive(timeout_s)
@@ -125,10 +125,10 @@ class Zygote:
             try:
                 self._control.sendmsg([json.dumps(request).encode()], ancillary)
             except OSError as error:
-                raise StartFailed(self._told(f"the zygote has ended: {error}")) from None
+                raise StartFailed(self._messages.after(f"the zygote has ended: {error}")) from None
             report, fds = self._receive(self._timeout_s)
         if "error" in report:
-            raise StartFailed(self._told(report["error"]))
+            raise StartFailed(self._messages.after(report["error"]))
         self.workers.add(worker_id)
         return Forked(self, worker_id, fds[0])
 
@@ -154,7 +154,6 @@ class Zygote:
         self._process.wait(_END_TIMEOUT_S)
         leftovers.end(self._strike, _END_TIMEOUT_S)
         await_removed(self._group)
-        self._messages.unlink(missing_ok=True)
 
     def _strike(self) -> bool:
         found = bool(self._group.processes())
@@ -172,11 +171,11 @@ class Zygote:
             try:
                 data, ancillary, _, _ = self._control.recvmsg(64 * 1024, socket.CMSG_SPACE(4))
             except (TimeoutError, BlockingIOError):
-                raise StartFailed(self._told(f"no answer of the zygote within {timeout_s:g} s")) from None
+                raise StartFailed(self._messages.after(f"no answer of the zygote within {timeout_s:g} s")) from None
             except OSError:
                 data = b""
             if not data:
-                raise StartFailed(self._told("the zygote has ended"))
+                raise StartFailed(self._messages.after("the zygote has ended"))
             report: dict[str, Any] = json.loads(data)
             fds = array.array("i")
             for _, _, content in ancillary:
@@ -187,13 +186,6 @@ class Zygote:
             self.workers.discard(report["worker"])
             if only_status:
                 return report, []
-
-    def _told(self, what: str) -> str:
-        try:
-            tail = self._messages.read_text(errors="replace")[-2000:].strip()
-        except OSError:
-            tail = ""
-        return f"{what}: {tail}" if tail else what
 
 
 class Zygotes:

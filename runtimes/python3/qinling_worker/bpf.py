@@ -25,8 +25,6 @@ class Instruction(NamedTuple):
     operand: int
 
 
-
-
 def allow() -> list[Instruction]:
     """The call goes on."""
     return [Instruction(_RETURN, 0, 0, _RET_ALLOW)]

@@ -7,7 +7,12 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP = 5, 6, 7, 8
+CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN, CAP_SYS_ADMIN = 2, 5, 6, 7, 8, 12, 21
+SUPERVISOR_CAPABILITIES = (CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP)
+# In the order in which they are dropped: the last one is needed for that.
+ZYGOTE_CAPABILITIES = (
+    CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP,
+)  # fmt: skip
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
 
 _PR_SET_PDEATHSIG = 1
@@ -65,10 +70,13 @@ def set_parent_death_signal(signum: int) -> None:
 
 
 def keep_capabilities(wanted: Iterable[int]) -> None:
-    """Drop every capability that is not in `wanted`, for good; those not held anyway stay away."""
+    """Drop every capability that is not in `wanted`, for good; those not held anyway stay away.
+
+    Of the bounding set, those are dropped that a zygote or an executed worker begins with.
+    """
     keep = sum(1 << capability for capability in wanted)
-    for capability in range(_LAST_CAPABILITY + 1):
-        # Fails without CAP_SETPCAP and above the kernel's last one: no_new_privs then does the same.
+    for capability in ZYGOTE_CAPABILITIES:
+        # Fails without CAP_SETPCAP: no_new_privs then does the same.
         if not keep >> capability & 1 and _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
@@ -77,6 +85,14 @@ def keep_capabilities(wanted: Iterable[int]) -> None:
     _check(_libc.capget(header, held))
     low, high = held[1] & keep & 0xFFFFFFFF, held[4] & (keep >> 32)
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)))
+
+
+def limit_bounding_set(wanted: Iterable[int]) -> None:
+    """Drop all other capabilities from the bounding set, where this process may."""
+    kept = set(wanted)
+    for capability in range(_LAST_CAPABILITY + 1):
+        if capability not in kept:
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 def keep_permitted_capabilities() -> None:

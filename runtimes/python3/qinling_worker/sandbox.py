@@ -17,7 +17,6 @@ from . import clone, linux
 
 WORKERS = "/workers"  # the folders of all workers; each takes its own and gives up the rest
 _CODE = "/code"
-_SUPERVISOR_CAPABILITIES = (linux.CAP_KILL, linux.CAP_SETGID, linux.CAP_SETUID, linux.CAP_SETPCAP)
 _KERNEL_SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
 _PLAIN = linux.MS_NOSUID | linux.MS_NODEV
 _SIOCSIFFLAGS = 0x8914
@@ -28,6 +27,7 @@ class Sandbox(NamedTuple):
     """What one worker's sandbox is to be like. Sizes are bytes."""
 
     worker_id: str
+    folder: str  # the name of its own one in the folder of all workers
     uid: int | None  # the supervisor's; None: that of the service, in a user namespace of its own
     child_uid: int | None
     tmp_size: int
@@ -67,7 +67,7 @@ class Sandbox(NamedTuple):
         for path in _KERNEL_SETTINGS:
             if os.access(path, os.W_OK):
                 _show_read_only(path, path, _PLAIN | linux.MS_NOEXEC)
-        linux.mount(f"{WORKERS}/{self.worker_id}/code", _CODE, "", linux.MS_BIND)
+        linux.mount(f"{WORKERS}/{self.folder}/code", _CODE, "", linux.MS_BIND)
         linux.detach(WORKERS)
         if self.child_uid is not None:
             _name_user(self.child_uid)
@@ -85,8 +85,7 @@ def _name_user(uid: int) -> None:
         ("group", f"root:x:0:\nfunction:x:{uid}:\n"),
     ):
         path = f"/tmp/{name}"
-        with open(path, "w", encoding="ascii") as file:
-            file.write(lines)
+        _write(path, lines, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         _show_read_only(path, f"/etc/{name}", _PLAIN)
         os.unlink(path)
 
@@ -101,16 +100,22 @@ def _enter_user_namespace() -> None:
     uid, gid = os.getuid(), os.getgid()
     linux.unshare(clone.CLONE_NEWUSER)
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(text)
+        _write(f"/proc/self/{name}", text, os.O_WRONLY)
     linux.keep_capabilities(())
 
 
 def _become(uid: int) -> None:
     """Become the supervisor's user, with the capabilities that the supervisor and its template need."""
-    linux.keep_capabilities(_SUPERVISOR_CAPABILITIES)
+    linux.keep_capabilities(linux.SUPERVISOR_CAPABILITIES)
     linux.keep_permitted_capabilities()
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    linux.keep_capabilities(_SUPERVISOR_CAPABILITIES)
+    linux.keep_capabilities(linux.SUPERVISOR_CAPABILITIES)
+
+
+def _write(path: str, text: str, flags: int) -> None:
+    # Python's own files cost more than all mounts of a worker: they touch memory that is shared with the zygote.
+    fd = os.open(path, flags, 0o444)
+    os.write(fd, text.encode())
+    os.close(fd)

@@ -24,7 +24,6 @@ from typing import Any, NoReturn
 from . import cleaner, linux, memory, seccomp
 from .config import ChildConfig
 from .confine import become_child
-from .warm import KEPT
 
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
@@ -36,7 +35,7 @@ class Template:
 
     Args:
         commands: the socket to the supervisor.
-        run_child: `child.run`, from a sealed module (`warm.load_sealed`).
+        run_child: `child.run`, as `warm.import_child` has imported it.
     """
 
     def __init__(self, commands: socket.socket, run_child: Callable[..., NoReturn]) -> None:
@@ -62,8 +61,6 @@ class Template:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor says when it is over
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        for name in [name for name in sys.modules if name not in KEPT]:
-            del sys.modules[name]  # the function's own modules may have these names
 
     def run(self) -> NoReturn:
         """Work until the supervisor's end of the socket is closed."""

@@ -1,8 +1,7 @@
 """What is imported before there is a function: modules that many functions need, and the child's own.
 
-This is imported before the rest of this package, so that `KEPT` names little more than
-what is listed here. A child removes all other modules from `sys.modules`: a package may
-have a module with the same name.
+This is imported before the rest of this package, so that `hide_others` hides all but what
+is listed here.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ import importlib
 import importlib.util
 import sys
 import types
-from typing import Any
+from collections.abc import Callable
+from typing import NoReturn
 
 _WARM = (
     "_json", "abc", "base64", "collections", "contextlib", "copy", "ctypes", "dataclasses", "datetime", "decimal",
@@ -27,25 +27,29 @@ def _import_all() -> frozenset[str]:
     return frozenset(name for name in sys.modules if name.partition(".")[0] not in (__package__, "__main__"))
 
 
-KEPT = _import_all()
+_KEPT = _import_all()
+_hidden: list[types.ModuleType] = []
 
 
-def load_sealed(*names: str) -> Any:
-    """Import modules of this package with their own copy of the builtins, so that user code can't patch theirs.
+def hide_others() -> None:
+    """Forget all modules that are not listed here: a package may have modules with their names.
 
-    Args:
-        names: the modules; each one comes after the modules that it imports from.
-
-    Returns:
-        The last module.
+    What has imported them still has them.
     """
+    for name in [name for name in sys.modules if name not in _KEPT and name != "__main__"]:
+        _hidden.append(sys.modules.pop(name))
+
+
+def import_child() -> Callable[..., NoReturn]:
+    """`child.run`, with its own copy of the builtins around it, so that user code can't patch what it calls."""
     sealed = types.ModuleType("builtins")
     sealed.__dict__.update(vars(importlib.import_module("builtins")))
-    for name in names:
+    for name in ("failures", "results", "loading", "child"):  # each comes after those that it imports from
         spec = importlib.util.find_spec(f"{__package__}.{name}")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         module.__dict__["__builtins__"] = sealed.__dict__
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
-    return module
+    run: Callable[..., NoReturn] = module.run
+    return run

@@ -44,6 +44,7 @@ class Zygote:
         self._control = control
         self._work = work
         self._workers: dict[int, str] = {}
+        linux.limit_bounding_set(linux.ZYGOTE_CAPABILITIES)
         self._wakeup, wakeup_end = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(wakeup_end, False)
