@@ -42,13 +42,17 @@ def make_table(folder: Path) -> Path:
     return table
 
 
+def make_settings(folder: Path, **given: Any) -> Settings:
+    return Settings(
+        var_dir=folder / "var", tmp_size=4 * MIB, shm_size=MIB, max_memory_size=32 * MIB, max_processes=24, **given
+    )
+
+
 @pytest.fixture(params=["fork", "exec"])
 def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
     """Settings for workers of both kinds. `fork` is `auto`: so it is refused by no form."""
-    return Settings(
-        var_dir=tmp_path / "var", runtimes_file=make_table(tmp_path), tmp_size=4 * MIB, shm_size=MIB,
-        worker_start="exec" if request.param == "exec" else "auto", max_memory_size=32 * MIB, max_processes=24,
-    )  # fmt: skip
+    worker_start = "exec" if request.param == "exec" else "auto"
+    return make_settings(tmp_path, runtimes_file=make_table(tmp_path), worker_start=worker_start)
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ def become_child(config: ChildConfig, memory_size: int) -> None:
     parent = os.getppid()
     os.setsid()
     linux.set_dumpable(True)  # its own /proc files are root's otherwise, and can't be written
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")  # when memory runs out, this process goes first
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+        file.write(b"1000")  # when memory runs out, this process goes first
     _limit(config, memory_size)
     drop_privileges(config)
     linux.set_dumpable(True)  # the change of uid took it away: the function may look at itself

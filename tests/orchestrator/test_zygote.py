@@ -1,0 +1,291 @@
+"""Zygotes: what workers that are forked share and what they don't, and what happens when a zygote ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
+from qinling_falcon.orchestrators.process.isolation import examine
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.orchestrators.process.sandbox import Form
+from qinling_falcon.settings import MIB, Settings, SettingsError
+
+from .conftest import (
+    REPOSITORY,
+    Manager,
+    Seen,
+    eventually,
+    groups_of,
+    left_of,
+    make_settings,
+    make_table,
+    marked,
+    pids_in,
+    processes,
+    processes_of,
+    request,
+)  # fmt: skip
+
+MakeOrchestrator = Callable[[Settings], ProcessOrchestrator]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings that insist on forking, with the shipped table of runtimes."""
+    settings = make_settings(tmp_path, worker_start="fork", runtimes_file=REPOSITORY / "config" / "runtimes.toml")
+    if examine(settings).form is Form.RLIMITS:
+        pytest.skip("no bubblewrap here")
+    return settings
+
+
+def zygote_of(settings: Settings) -> list[Seen]:
+    """The processes of the install's zygotes: bubblewrap's two, and the zygote itself."""
+    pids = pids_in([group for group in groups_of(settings) if group.name.startswith("zygote-")])
+    return sorted((process for process in processes() if process.pid in pids), key=lambda process: process.pid)
+
+
+def load(worker: StartedWorker, source: str | dict[str, str], entry: str = "main.main") -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, text in ({"main.py": source} if isinstance(source, str) else source).items():
+            file.writestr(name, text)
+    target = {"target": "f:0:x", "entry": entry, "memory_size": 64 * MIB, "cpu": 100}
+    headers = {"X-Worker-Secret": worker.secret, "X-Load": json.dumps(target)}
+    assert request(worker.address, "POST", "/load", archive.getvalue(), headers) == (200, {"loaded": True})
+
+
+def execute(worker: StartedWorker) -> tuple[int, Any]:
+    body = {"token": 1, "execution_id": "e", "timeout_s": 10, "input": None}
+    headers = {"X-Worker-Secret": worker.secret}
+    return request(worker.address, "POST", "/execute", json.dumps(body).encode(), headers)
+
+
+def run(worker: StartedWorker, source: str | dict[str, str], entry: str = "main.main") -> Any:
+    """What a function returns that was just loaded."""
+    load(worker, source, entry)
+    status, answer = execute(worker)
+    assert (status, answer["status"]) == (200, "success"), answer
+    return json.loads(answer["result"])["output"]
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2], ids=["outer bubblewrap", "inner bubblewrap", "zygote"])
+def test_a_zygote_that_is_killed_takes_its_workers_along_and_is_replaced(
+    settings: Settings, make_orchestrator: MakeOrchestrator, victim: int
+) -> None:
+    orchestrator = make_orchestrator(settings)
+    load(orchestrator.start("w1", "python3"), "def main(): return 1")
+    orchestrator.start("w2", "python3")
+    os.kill(zygote_of(settings)[victim].pid, signal.SIGKILL)
+    assert eventually(lambda: sorted(orchestrator.exited())) == ["w1", "w2"]
+    assert run(orchestrator.start("w3", "python3"), "def main(): return 3") == 3
+    assert orchestrator.workers() == ["w3"]
+    orchestrator.destroy("w3")
+    assert left_of(settings) == []
+    orchestrator.close()
+    assert marked(settings) == groups_of(settings) == []
+
+
+def test_a_supervisor_that_is_killed_ends_alone(settings: Settings, make_orchestrator: MakeOrchestrator) -> None:
+    orchestrator = make_orchestrator(settings)
+    load(orchestrator.start("w1", "python3"), "def main(): return 1")
+    load(orchestrator.start("w2", "python3"), "def main(): return 2")
+    os.kill(min(process.pid for process in processes_of(settings, "w1")), signal.SIGKILL)
+    assert eventually(orchestrator.exited) == ["w1"]
+    assert processes_of(settings, "w1") == []
+    assert orchestrator.workers() == ["w2"]
+
+
+def test_a_manager_that_is_killed_amid_starts_leaves_no_process(
+    settings: Settings, make_manager: Callable[..., Manager]
+) -> None:
+    for _ in range(5):
+        manager = make_manager(settings)
+        assert manager.call("workers") == []
+        manager.send("start_all", [f"w{number}" for number in range(20)], "python3")
+        assert eventually(lambda: len(marked(settings)) > 3)  # workers are being forked
+        manager.process.kill()
+        assert eventually(lambda: not marked(settings), within_s=5)
+
+
+def test_starts_at_once_all_answer(settings: Settings, make_manager: Callable[..., Manager]) -> None:
+    workers = make_manager(settings).start(*(f"w{number}" for number in range(30)), image="python3")
+    assert len({worker.address for worker in workers}) == 30
+    for number, worker in enumerate(workers):
+        assert run(worker, f"def main(): return {number}") == number
+
+
+def test_workers_do_not_reach_each_other(settings: Settings, make_orchestrator: MakeOrchestrator) -> None:
+    orchestrator = make_orchestrator(settings)
+    first, second = (orchestrator.start(name, "python3") for name in ("w1", "w2"))
+    listening = """
+import socket
+abstract = socket.socket(socket.AF_UNIX); abstract.bind("\\0left"); abstract.listen()
+server = socket.create_server(("127.0.0.1", 5555))
+open("/tmp/left", "w").close(); open("/dev/shm/left", "w").close()
+def main(): return "listens"
+"""
+    looking = """
+import os, socket
+def tried(work):
+    try:
+        return bool(work()) or True
+    except OSError:
+        return False
+def main():
+    return {
+        "abstract": tried(lambda: socket.socket(socket.AF_UNIX).connect("\\0left")),
+        "loopback": tried(lambda: socket.create_connection(("127.0.0.1", 5555), 2)),
+        "files": [path for path in ("/tmp/left", "/dev/shm/left") if os.path.exists(path)],
+        "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
+        "workers": os.listdir("/workers"),
+    }
+"""
+    assert run(first, listening) == "listens"
+    found = run(second, looking)
+    assert found == {"abstract": False, "loopback": False, "files": [], "processes": 3, "workers": []}
+
+
+def test_a_function_has_a_loopback_of_its_own(settings: Settings, make_orchestrator: MakeOrchestrator) -> None:
+    source = """
+import socket
+def main():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+    return "connected"
+"""
+    assert run(make_orchestrator(settings).start("w1", "python3"), source) == "connected"
+
+
+def test_a_function_gets_no_descriptor_of_the_zygote(settings: Settings, make_orchestrator: MakeOrchestrator) -> None:
+    orchestrator = make_orchestrator(settings)
+    orchestrator.start("w1", "python3")
+    source = """
+import os
+def main():
+    found = []
+    for fd in range(256):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}").split(":")[0])
+        except FileNotFoundError:
+            pass
+    return sorted(found)
+"""
+    found = run(orchestrator.start("w2", "python3"), source)
+    # Input; output, errors and a copy of them for tracebacks; the channel to the supervisor.
+    assert found == ["/dev/null", "pipe", "pipe", "pipe", "socket"]
+
+
+@pytest.mark.parametrize(
+    "name", ["zipfile", "hmac", "zlib_", "template", "config", "supervisor", "sandbox", "qinling_worker"]
+)
+def test_a_module_of_the_package_is_not_hidden_by_one_of_the_zygote(
+    settings: Settings, make_orchestrator: MakeOrchestrator, name: str
+) -> None:
+    worker = make_orchestrator(settings).start("w1", "python3")
+    assert run(worker, {f"{name}.py": "def main(): return __name__"}, f"{name}.main") == name
+
+
+def test_forked_workers_differ_in_what_is_random(settings: Settings, make_orchestrator: MakeOrchestrator) -> None:
+    orchestrator = make_orchestrator(settings)
+    source = """
+import random, tempfile, uuid
+def main():
+    return [random.random(), uuid.uuid4().hex, tempfile.mktemp(), random.SystemRandom().random()]
+"""
+    first, second = (run(orchestrator.start(name, "python3"), source) for name in ("w1", "w2"))
+    assert not set(first) & set(second)
+
+
+def test_nothing_is_imported_after_the_fork(
+    settings: Settings, make_orchestrator: MakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python writes a line for each statement that imports to its standard error, in a child the function's log."""
+    from qinling_falcon.orchestrators.process import sandbox
+
+    words = sandbox.zygote_words
+    monkeypatch.setattr(
+        sandbox, "zygote_words", lambda *given: [(all_ := words(*given))[0], "-X", "importtime", *all_[1:]]
+    )
+    orchestrator = make_orchestrator(settings)
+    worker = orchestrator.start("w1", "python3")
+    load(worker, "def main(): return 1")
+    _, answer = execute(worker)
+    imported = [line.rpartition("|")[2].strip() for line in answer["log"].splitlines() if "import time:" in line]
+    assert imported == []
+    assert "import time:" not in orchestrator._workers["w1"].messages.tail()
+
+
+def test_the_files_of_the_interpreter_are_those_that_the_zygote_has_imported(
+    settings: Settings, make_orchestrator: MakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qinling_falcon.orchestrators.process import zygotes
+
+    orchestrator = make_orchestrator(settings)
+    load(orchestrator.start("w1", "python3"), "def main(): return 1")
+    (before,) = {process.pid for process in zygote_of(settings) if not process.words.startswith("bwrap ")}
+    files = zygotes._identity
+    monkeypatch.setattr(zygotes, "_identity", lambda interpreter: (*files(interpreter), 1))  # an upgrade
+    load(orchestrator.start("w2", "python3"), "def main(): return 2")
+    assert len(zygote_of(settings)) == 6  # the old zygote lives as long as its workers do
+    assert sorted(orchestrator.workers()) == ["w1", "w2"]
+    orchestrator.destroy("w1")
+    orchestrator.start("w3", "python3")
+    assert len(zygote_of(settings)) == 3
+    assert before not in {process.pid for process in zygote_of(settings)}
+
+
+def test_a_program_that_is_no_zygote_is_executed_instead(
+    settings: Settings, make_orchestrator: MakeOrchestrator, tmp_path: Path
+) -> None:
+    program = make_table(tmp_path).parent / "programs" / "dies.py"
+    table = tmp_path / "wrong.toml"
+    table.write_text(f'[runtimes.dies]\nimages = ["dies"]\nprogram = "{program}"\nzygote = true\n')
+    wrong = dataclasses.replace(settings, runtimes_file=table)
+    with pytest.raises(SettingsError, match=r"WORKER_START=fork: .* this worker has no will to live"):
+        make_orchestrator(wrong)
+    orchestrator = make_orchestrator(dataclasses.replace(wrong, worker_start="auto"))
+    assert not orchestrator.zygote.available
+    with pytest.raises(StartFailed, match="exit status 1: this worker has no will to live"):
+        orchestrator.start("w1", "dies")
+
+
+def test_the_mark_of_an_install_is_in_every_command_line(
+    settings: Settings, make_orchestrator: MakeOrchestrator
+) -> None:
+    orchestrator = make_orchestrator(settings)
+    load(orchestrator.start("w1", "python3"), "def main(): return 1")
+    marks = {process.pid for process in marked(settings)}
+    assert {process.pid for process in processes_of(settings, "w1")} <= marks
+    assert len(processes_of(settings, "w1")) == 3
+
+
+def test_workers_come_and_go_without_a_trace(settings: Settings, make_orchestrator: MakeOrchestrator) -> None:
+    orchestrator = make_orchestrator(settings)
+
+    def held() -> list[int]:
+        (zygote,) = [process for process in zygote_of(settings) if not process.words.startswith("bwrap ")]
+        mounts = Path(f"/proc/{zygote.pid}/mounts").read_text()
+        return [
+            len(list(Path(f"/proc/{zygote.pid}/fd").iterdir())), len(list(Path("/proc/self/fd").iterdir())),
+            mounts.count("\n"), len(groups_of(settings)), len(marked(settings)),
+        ]  # fmt: skip
+
+    orchestrator.destroy(orchestrator.start("first", "python3").worker_id)
+    before = held()
+    for number in range(30):
+        worker = orchestrator.start(f"w{number}", "python3")
+        if number % 3 == 0:
+            load(worker, "def main(): return 1")
+        orchestrator.destroy(worker.worker_id)
+    assert held() == before
+    assert left_of(settings) == []
