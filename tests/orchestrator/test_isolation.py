@@ -19,6 +19,7 @@ from .conftest import REPOSITORY
 FEATURES = [
     "root", "bubblewrap", "pid namespace", "net namespace", "ipc namespace", "uts namespace", "mount namespace",
     "cgroup namespace", "second uid", "setpriv", "memory cgroup", "pids cgroup", "cpu cgroup", "seccomp",
+    "landlock", "landlock scopes",
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ _CGROUPS = {
 
 _KERNEL = {
     "seccomp": "functions may use every system call that their user may",
+    "landlock": "without bubblewrap, functions read and write whatever files of the host their user may",
+    "landlock scopes": "without a second uid, a function may signal the supervisor of its worker",
 }
 
 
@@ -80,7 +82,8 @@ def examine(settings: Settings) -> Isolation:
     tools = find_tools()
     form, reason = _choose(settings, tools)
     boxed = form is not Form.RLIMITS
-    second_uid = _second_uid(form, settings, tools)
+    failures = try_kernel()
+    second_uid = _second_uid(form, settings, tools, scoped=not failures["landlock scopes"])
     features = [
         Feature("root", os.geteuid() == 0, "" if os.geteuid() == 0 else "workers run under the service's own user"),
         Feature("bubblewrap", boxed, f"{form} form, {tools.bwrap}" if boxed else f"{reason}; only rlimits remain"),
@@ -88,7 +91,7 @@ def examine(settings: Settings) -> Isolation:
         second_uid,
         Feature("setpriv", tools.setpriv is not None, str(tools.setpriv or "not found (util-linux)")),
         *_control_groups(),
-        *_kernel(),
+        *_kernel(failures),
     ]
     return Isolation(form, tools, second_uid.available, features)
 
@@ -139,8 +142,10 @@ def _namespace(name: str, form: Form, settings: Settings, tools: Tools) -> Featu
     return Feature(title, False, _WITHOUT[name])
 
 
-def _second_uid(form: Form, settings: Settings, tools: Tools) -> Feature:
+def _second_uid(form: Form, settings: Settings, tools: Tools, *, scoped: bool) -> Feature:
     title, without = "second uid", "a function may read and signal the supervisor of its worker"
+    if scoped:
+        without = "only Landlock keeps a function from reading and signalling the supervisor of its worker"
     if os.geteuid() != 0 or tools.setpriv is None:
         return Feature(title, False, f"{'setpriv is missing' if os.geteuid() == 0 else 'not root'}: {without}")
     trial = Box(slot=_trial_slot(settings))
@@ -171,8 +176,7 @@ def _control_groups() -> list[Feature]:
     ]
 
 
-def _kernel() -> list[Feature]:
-    failures = try_kernel()
+def _kernel(failures: Mapping[str, str]) -> list[Feature]:
     return [
         Feature(name, not failures[name], f"{failures[name]}: {without}" if failures[name] else "")
         for name, without in _KERNEL.items()

@@ -20,7 +20,7 @@ from qinling_falcon.orchestrators.process.images import LocalRuntime, RuntimeTab
 from qinling_falcon.orchestrators.process.install import Install
 from qinling_falcon.orchestrators.process.isolation import Feature, demand, examine
 from qinling_falcon.orchestrators.process.launcher import Launcher
-from qinling_falcon.orchestrators.process.sandbox import CODE, SHM, TMP, Form
+from qinling_falcon.orchestrators.process.sandbox import CODE, SHM, TMP, Form, readable_paths
 from qinling_falcon.orchestrators.process.slots import Slots
 from qinling_falcon.orchestrators.process.sweep import sweep
 from qinling_falcon.orchestrators.process.worker import Worker
@@ -193,7 +193,7 @@ class ProcessOrchestrator:
         worker.home = self._homes.take(worker.slot)
         worker.group = self._subtree.make_group(worker.worker_id, self._limits())
         with Handover(worker.group, FIRST_PASSED if forks else None) as handover:
-            config = self._config(worker, secret)
+            config = self._config(worker, runtime, secret)
             if forks:
                 handover.configure(config)
                 self._launcher.fork(worker, runtime, handover)
@@ -208,7 +208,7 @@ class ProcessOrchestrator:
         memory = _BASE_MEMORY + settings.max_memory_size + settings.tmp_size + settings.shm_size
         return Limits(memory, settings.max_processes + _BASE_PROCESSES)
 
-    def _config(self, worker: Worker, secret: str) -> dict[str, Any]:
+    def _config(self, worker: Worker, runtime: LocalRuntime, secret: str) -> dict[str, Any]:
         assert worker.home is not None
         plain = self._form is Form.RLIMITS
         names = (
@@ -220,6 +220,7 @@ class ProcessOrchestrator:
             "secret": secret,
             "code_dir": str(worker.home.code if plain else CODE),
             "scratch_dirs": [str(worker.home.tmp)] if plain else [str(TMP), str(SHM)],
+            "readable": readable_paths(runtime.interpreter) if plain else ["/"],
             "child_uid": worker.slot.child_uid if worker.slot else None,
             "child_gid": worker.slot.child_uid if worker.slot else None,
             "memory_fallback": "memory" not in self._subtree.controllers,

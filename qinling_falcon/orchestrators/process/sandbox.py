@@ -198,6 +198,13 @@ def _system(settings: Settings) -> list[str]:
     return [*options, "--proc", "/proc"]
 
 
+def readable_paths(interpreter: Interpreter) -> list[str]:
+    """What programs need of the host's files, for workers that see all of them: Landlock hides the rest."""
+    folders = [f"/{name}" for name in ("usr", *_SYSTEM)]
+    files = [f"/etc/{name}" for name in (*_ETC, *_ETC_NETWORK, "passwd", "group")]
+    return [*folders, *files, str(interpreter.prefix)]
+
+
 def _interpreter(box: Box) -> list[str]:
     if box.interpreter is None or _in_usr(box.interpreter):
         return []

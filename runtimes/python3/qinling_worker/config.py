@@ -12,6 +12,7 @@ class ChildConfig(NamedTuple):
 
     code_dir: str
     scratch_dirs: Sequence[str] = ()
+    readable: Sequence[str] = ("/",)  # by Landlock: all of a sandbox, where only what may be read appears
     child_uid: int | None = None
     child_gid: int | None = None
     max_result_size: int = 1 << 20

@@ -7,12 +7,20 @@ import os
 import resource
 import signal
 
-from . import linux, memory
+from . import landlock, linux, memory
 from .config import ChildConfig
 
 
-def become_child(config: ChildConfig, memory_size: int) -> None:
-    """Take on the child's uid, limits and environment. There is no way back."""
+def make_rules(config: ChildConfig) -> int | None:
+    """Landlock's rules for a child, as a descriptor; None where the kernel has none.
+
+    The host's `/tmp` and `/dev/shm` are written to where there is no sandbox either: programs know them by name.
+    """
+    return landlock.make_rules([*config.readable, config.code_dir], [*config.scratch_dirs, "/tmp", "/dev/shm"])
+
+
+def become_child(config: ChildConfig, memory_size: int, rules: int | None) -> None:
+    """Take on the child's uid, limits, environment and Landlock's rules. There is no way back."""
     parent = os.getppid()
     os.setsid()
     linux.set_dumpable(True)  # its own /proc files are root's otherwise, and can't be written
@@ -30,6 +38,9 @@ def become_child(config: ChildConfig, memory_size: int) -> None:
     os.environ["PYTHONUNBUFFERED"] = "1"
     os.umask(0o022)
     os.chdir(config.code_dir)
+    if rules is not None:
+        landlock.enter(rules)
+        os.close(rules)
 
 
 def drop_privileges(config: ChildConfig) -> None:

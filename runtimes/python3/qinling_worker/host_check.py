@@ -9,13 +9,30 @@ import json
 import os
 import sys
 
-from . import linux, seccomp
+from . import landlock, linux, seccomp
 
 
 def main() -> None:
     """Print a JSON object: of each means, why it does not work here, or an empty text."""
     linux.set_no_new_privs()
-    sys.stdout.write(json.dumps({"seccomp": _try_seccomp()}))
+    found = {
+        "seccomp": _try_seccomp(),
+        "landlock": _try_landlock(landlock.FILES_VERSION),
+        "landlock scopes": _try_landlock(landlock.SCOPES_VERSION),
+    }
+    sys.stdout.write(json.dumps(found))
+
+
+def _try_landlock(needed: int) -> str:
+    if needed > landlock.VERSION:
+        return f"the kernel's Landlock has version {landlock.VERSION}, and {needed} is needed"
+    rules = landlock.make_rules(["/"], [])
+    assert rules is not None
+    try:
+        landlock.enter(rules)
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 def _try_seccomp() -> str:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from . import cleaner, linux, memory, seccomp
 from .config import ChildConfig
-from .confine import become_child
+from .confine import become_child, make_rules
 
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
@@ -42,6 +42,7 @@ class Template:
         self._commands = commands
         self._run_child = run_child
         self._config: ChildConfig | None = None
+        self._rules: int | None = None
         self._child_pid = 0
         self._cleaner: int | None = None
         self._killing = False  # processes that end from now on were killed by us
@@ -91,6 +92,7 @@ class Template:
         command = json.loads(data)
         if command["do"] == "configure":
             self._config = ChildConfig.decode(command["config"].encode())
+            self._rules = make_rules(self._config)
         elif command["do"] == "spawn":
             fds = array.array("i")
             fds.frombytes(ancillary[0][2][:8])
@@ -123,8 +125,8 @@ class Template:
             os.dup2(log, 2)
             os.set_inheritable(channel, False)
             os.set_inheritable(log, False)
-            linux.close_all_but([0, 1, 2, channel, log])
-            become_child(config, memory_size)
+            linux.close_all_but([0, 1, 2, channel, log] + ([] if self._rules is None else [self._rules]))
+            become_child(config, memory_size, self._rules)
             sys.modules["__main__"] = types.ModuleType("__main__")
             sys.path[0] = config.code_dir
             sys.argv[:] = [""]

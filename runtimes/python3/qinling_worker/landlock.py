@@ -1,0 +1,118 @@
+"""Landlock: a second wall around a function, for files and signals, that holds also where namespaces are missing.
+
+The template makes the rules once, which takes 0.2 ms; each child only enters them, which takes 0.01 ms, and so does
+all that it starts. Processes inside can't signal those outside, can't read their memory or environment, and can't
+connect to their abstract sockets; the supervisor, the template and its cleaners stay outside and can do all of that.
+
+The kernel's version of Landlock decides what is possible: below 2 (Linux 5.19) files can't be moved from one folder to
+another, so that it is not used at all; signals and abstract sockets need 6 (Linux 6.12).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import stat
+from collections.abc import Iterable, Mapping
+
+from .linux import system_call
+
+FILES_VERSION, SCOPES_VERSION = 2, 6
+
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # on all architectures
+_FLAG_VERSION, _RULE_PATH_BENEATH = 1, 1
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_REMOVE_DIR, _REMOVE_FILE, _MAKE_CHAR, _MAKE_DIR, _MAKE_REG = 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8
+_MAKE_SOCK, _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM, _REFER, _TRUNCATE = 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14
+_IOCTL_DEV = 1 << 15
+_RIGHTS_SINCE = {1: (1 << 13) - 1, 2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV}
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
+_SCOPES = 1 << 0 | 1 << 1  # abstract sockets, signals
+_LOG_VERSION, _LOG_NOTHING = 7, 1 << 0 | 1 << 2  # a function could fill the host's audit log
+
+READ = _EXECUTE | _READ_FILE | _READ_DIR
+WRITE = (
+    READ | _WRITE_FILE | _TRUNCATE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO
+    | _MAKE_SYM | _REFER
+)  # fmt: skip
+_USE = _READ_FILE | _WRITE_FILE | _READ_DIR | _TRUNCATE | _IOCTL_DEV  # of what is there already
+
+# What every Linux program may expect to use. A process sets its own name and more in /proc, whose files have owners.
+_USED = (
+    "/proc", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts",
+)  # fmt: skip
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scopes", ctypes.c_uint64))
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (("rights", ctypes.c_uint64), ("folder", ctypes.c_int32))
+
+
+def _version() -> int:
+    try:
+        return system_call(_CREATE_RULESET, None, 0, _FLAG_VERSION)
+    except OSError:
+        return 0
+
+
+VERSION = _version()  # the kernel's; 0 without Landlock
+
+
+def make_rules(readable: Iterable[str], writable: Iterable[str]) -> int | None:
+    """Make the rules of a child, to be entered later.
+
+    Args:
+        readable: files, and folders with all that is below them, that may be read and executed.
+        writable: folders in which everything may be done. Paths that are not there are left out.
+
+    Returns:
+        A descriptor; None where the kernel has no Landlock, or too old a one.
+    """
+    if VERSION < FILES_VERSION:
+        return None
+    handled = sum(rights for since, rights in _RIGHTS_SINCE.items() if since <= VERSION)
+    ruleset = _create(handled)
+    rights_of: dict[str, int] = {}
+    for paths, rights in ((readable, READ), (_USED, _USE), (writable, WRITE)):
+        for path in paths:
+            rights_of[path] = rights_of.get(path, 0) | rights & handled
+    _add(ruleset, rights_of)
+    return ruleset
+
+
+def make_scope() -> int | None:
+    """Make rules that keep signals and abstract sockets inside and say nothing of files; None as above."""
+    return _create(0) if VERSION >= SCOPES_VERSION else None
+
+
+def enter(ruleset: int) -> None:
+    """Confine this process and all that it forks, for good. `no_new_privs` must be set.
+
+    Raises:
+        OSError: the kernel does not take it: 16 sets of rules are in force already.
+    """
+    system_call(_RESTRICT_SELF, ruleset, _LOG_NOTHING if VERSION >= _LOG_VERSION else 0)
+
+
+def _create(handled: int) -> int:
+    # Older kernels take fields that they don't know if these are 0.
+    wanted = _Ruleset(handled, 0, _SCOPES if VERSION >= SCOPES_VERSION else 0)
+    return system_call(_CREATE_RULESET, ctypes.byref(wanted), ctypes.sizeof(wanted), 0)
+
+
+def _add(ruleset: int, rights_of: Mapping[str, int]) -> None:
+    for path, rights in rights_of.items():
+        with contextlib.suppress(FileNotFoundError, PermissionError, NotADirectoryError):
+            folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISDIR(os.fstat(folder).st_mode):
+                    rights &= _OF_FILES
+                system_call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(_PathBeneath(rights, folder)), 0)
+            finally:
+                os.close(folder)
