@@ -101,6 +101,7 @@ class Manager:
                 gevent.spawn(self._end, worker_id)
 
     def _pass(self) -> None:
+        self._start_missing()  # first, because a call may wait for it
         self._registry.reap()
         self._reconcile()
         self._settle_lost()
@@ -108,6 +109,10 @@ class Manager:
             if trial.runtime_id not in self._trials:
                 self._trials.add(trial.runtime_id)
                 gevent.spawn(self._try_image, trial)
+        self._start_missing()
+
+    def _start_missing(self) -> None:
+        """Begin to start the workers that the pool is short of, as far as their images are known."""
         for runtime_id, count in self._registry.plan().items():
             image = self._runtimes.images.get(runtime_id)
             if image is not None and time.monotonic() >= self._retry_at.get((runtime_id, image), 0.0):
