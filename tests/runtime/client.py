@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PYTHON = os.environ.get("WORKER_PYTHON", sys.executable)  # workers run on older versions, too
 PROGRAM = Path(__file__).parents[2] / "runtimes" / "python3" / "worker.py"
 SECRET = "s3cret-of-this-worker"
 MIB = 1 << 20
@@ -39,8 +40,8 @@ def command(folder: Path, uid: int | None) -> list[str]:
 
     Python and program are then mounted where these uids can read them, for they may lie below a private home.
     """
-    python = Path(os.path.realpath(sys.executable))
-    prefix = Path(sys.base_prefix).resolve()
+    python = Path(os.path.realpath(PYTHON))
+    prefix = python.parents[1]
     options = ["-I", "-S", "-B"]
     if uid is None:
         return [str(python), *options, str(PROGRAM)]

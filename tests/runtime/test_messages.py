@@ -425,7 +425,7 @@ def test_a_cancelled_call_says_so(worker: Worker) -> None:
         ("{'a': Lying(a=1)}", "result.a[...] is of type object. "),
         ("{'a': Hidden()}", "result.a is of type Hidden. "),
         ("{'a': (n for n in [1])}", "result.a is of type generator. "),
-        ("waiting()", "result is of type coroutine. Await it, in a function that is async def."),
+        ("[waiting()]", "result[0] is of type coroutine. Await it, in a function that is async def."),
     ],
 )
 def test_a_result_that_is_not_json_names_the_path(worker: Worker, value: str, said: str) -> None:

@@ -16,16 +16,19 @@ from time import monotonic, sleep
 from typing import Any, NoReturn
 
 from . import frames
+from .event_loop import EventLoop, is_awaitable
 from .failures import bounded, described, encoded, is_of_the_call, log_exception, place_of, text_of
-from .loading import load, message_of, takes_context
+from .loading import load, message_of
 from .os_session import ERROR, SESSION, SessionContext
 from .results import encode
+from .signatures import takes_context
 
 _READ = 64 * 1024
 _SPACE = " \t\n\r"
 _request_header = frames.REQUEST
 _answer_header = frames.ANSWER
 _MAX_REASON = 500
+_PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))  # results that are surely not awaitable
 _KILL_WAIT_S = 5.0
 
 
@@ -141,6 +144,7 @@ def _serve(
     code_dir: str,
     max_result_size: int,
 ) -> NoReturn:
+    event_loop = EventLoop(log_fd, code_dir)
     while True:
         request = _scan(channel.receive(), 0)[0]
         given = request["input"]
@@ -157,6 +161,8 @@ def _serve(
             kwargs["context"] = _context(request, started)
         try:
             value = function(*args, **kwargs)
+            if type(value) not in _PLAIN and is_awaitable(value):
+                value = event_loop.run(value)
         except BaseException as error:
             duration = monotonic() - started
             if getpid() != pid:

@@ -7,10 +7,13 @@ import io
 import json
 import socket
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .disk import INSUFFICIENT_STORAGE, DiskError
 from .loop import Loop, Stream
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 _MAX_HEAD = 32 * 1024
 _MAX_BODY = 16 * 1024 * 1024
@@ -43,7 +46,7 @@ class _Refused(Exception):
         self.status = status
 
 
-Endpoint = Callable[["Connection", Head, bytes], None]
+Endpoint: TypeAlias = "Callable[[Connection, Head, bytes], None]"
 
 
 class HTTPServer:

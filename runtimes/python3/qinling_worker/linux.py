@@ -134,6 +134,11 @@ def _close_listed(first: int, end: int) -> None:
                 continue
 
 
+def exit_code(status: int) -> int:
+    """The exit status in a wait status, or the negative number of the signal. Python 3.8 has no function for it."""
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
 def return_free_memory() -> None:
     """Give memory that this process has freed back to the system, where the C library can (glibc)."""
     trim = getattr(_libc, "malloc_trim", None)

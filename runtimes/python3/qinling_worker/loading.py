@@ -7,7 +7,6 @@ may patch anything, but then they only make their own error message wrong.
 from __future__ import annotations
 
 import importlib
-import inspect
 import os.path
 import sys
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from .failures import NotLoaded, bounded, cut, described, encoded, is_of_the_call, place_of, type_name
+from .signatures import is_async
 
 _MAX_NAMES = 20
 _MAX_NAME = 40
@@ -25,9 +25,6 @@ _MAX_ENTRIES = 1000  # entries of a folder that are listed
 _HIDDEN = ("__MACOSX", "__pycache__")  # folders that other programs add to packages
 _import_module = importlib.import_module
 _isdir, _isfile = os.path.isdir, os.path.isfile
-_signature = inspect.signature
-_iscoroutinefunction = inspect.iscoroutinefunction
-_CO_VARKEYWORDS, _CO_COROUTINE = inspect.CO_VARKEYWORDS, inspect.CO_COROUTINE
 
 
 def load(entry: str, code_dir: str) -> Callable[..., Any]:
@@ -55,24 +52,9 @@ def load(entry: str, code_dir: str) -> Callable[..., Any]:
     if not callable(function):
         kind = cut(type_name(type(function)), _MAX_NAME)
         raise NotLoaded(f"{function_name!r} in module {module_name!r} is not a function; it is of type {kind}.")
-    return _runner(function) if _is_coroutine_function(function) else function
-
-
-def takes_context(function: Callable[..., Any]) -> bool:
-    """Whether the function has a parameter for `context`."""
-    if type(function) is FunctionType and "__wrapped__" not in function.__dict__:
-        code = function.__code__  # for an ordinary function this uses nothing that user code may have patched
-        names = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
-        return "context" in names or bool(code.co_flags & _CO_VARKEYWORDS)
-    try:
-        parameters = _signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return any(
-        parameter.kind is parameter.VAR_KEYWORD
-        or (parameter.name == "context" and parameter.kind is not parameter.POSITIONAL_ONLY)
-        for parameter in parameters
-    )
+    if is_async(function):
+        import asyncio  # noqa: F401  # takes 40 ms, which the first call is spared
+    return function  # type: ignore[no-any-return]
 
 
 def message_of(entry: str, error: BaseException, code_dir: str) -> bytes:
@@ -231,21 +213,3 @@ def _listed(names: list[str]) -> str:
     if len(names) > _MAX_NAMES:
         shown.append(f"and {'at least ' * (len(names) >= _MAX_ENTRIES)}{len(names) - _MAX_NAMES} more")
     return ", ".join(shown) or "no files"
-
-
-def _runner(function: Callable[..., Any]) -> Callable[..., Any]:
-    import asyncio  # takes 40 ms, so only functions that need it import it
-
-    asyncio_run = asyncio.run
-
-    def run_coroutine(*args: Any, **kwargs: Any) -> Any:
-        return asyncio_run(function(*args, **kwargs))
-
-    run_coroutine.__wrapped__ = function  # type: ignore[attr-defined]  # for its signature
-    return run_coroutine
-
-
-def _is_coroutine_function(function: Callable[..., Any]) -> bool:
-    if type(function) is FunctionType:
-        return bool(function.__code__.co_flags & _CO_COROUTINE)
-    return bool(_iscoroutinefunction(function))

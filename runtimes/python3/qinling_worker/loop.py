@@ -8,8 +8,12 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-Handler = Callable[[int], None]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Handler: TypeAlias = "Callable[[int], None]"
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 

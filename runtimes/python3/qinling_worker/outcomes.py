@@ -73,7 +73,7 @@ def exited(entry: str, exit_code: int | None, loading: bool) -> Outcome:
 
     Args:
         entry: the function's entry.
-        exit_code: the result of `os.waitstatus_to_exitcode`; None: the process is alive, but its channel is unusable.
+        exit_code: the result of `linux.exit_code`; None: the process is alive, but its channel is unusable.
         loading: whether this happened during the import.
     """
     if exit_code is None:

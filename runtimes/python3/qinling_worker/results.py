@@ -12,14 +12,17 @@ import math
 import re
 from _json import encode_basestring, make_encoder
 from collections.abc import Callable
-from types import CoroutineType
+from types import AsyncGeneratorType, FunctionType
 from typing import Any, NoReturn
 
 from . import frames
+from .event_loop import is_awaitable
 from .failures import bounded, cut, described, encoded, type_name
 
 _ADVICE = "Return only dicts, lists, text, numbers, booleans and None."
 _AWAIT = "Await it, in a function that is async def."
+_COLLECT = "Return a list of what it yields, [item async for item in ...], in a function that is async def."
+_PICK = "The context can't be returned whole: return the members that you need, and call this one."
 _MAX_STEPS = 12  # shown steps at the start of a path, and as many at its end
 _MAX_KEY = 40
 _MAX_TEXTS = 200_000  # texts that are searched for a lone surrogate
@@ -116,7 +119,13 @@ def _fault(item: Any, is_key: bool, trail: list[Any], path: list[str]) -> str | 
 
 
 def _no_json(value: object) -> str:
-    return f"is of type {_type(value)}. {_AWAIT if _is(value, CoroutineType) else _ADVICE}"
+    if is_awaitable(value):
+        advice = _AWAIT
+    elif type(value) is AsyncGeneratorType:
+        advice = _COLLECT
+    else:
+        advice = _PICK if type(value) is FunctionType and value.__name__ == "remaining_s" else _ADVICE
+    return f"is of type {_type(value)}. {advice}"
 
 
 def _path_of_surrogate(value: object) -> list[str]:

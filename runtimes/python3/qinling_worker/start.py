@@ -10,12 +10,15 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from . import keyrings, linux
 
-RunTemplate = Callable[[socket.socket], NoReturn]
-Supervise = Callable[[int, int, socket.socket, int], int]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+RunTemplate: TypeAlias = "Callable[[socket.socket], NoReturn]"
+Supervise: TypeAlias = "Callable[[int, int, socket.socket, int], int]"
 
 
 def main(argv: list[str]) -> int:

@@ -175,7 +175,7 @@ class Template:
             if pid == 0:
                 return
             if pid != self._cleaner:
-                self._report(event="exited", pid=pid, code=None if self._killing else os.waitstatus_to_exitcode(status))
+                self._report(event="exited", pid=pid, code=None if self._killing else linux.exit_code(status))
                 continue
             self._cleaner = None
             if status != 0 and self._attempts < _CLEAN_ATTEMPTS:

@@ -19,6 +19,8 @@ _WARM = (
     "operator", "os", "pathlib", "random", "re", "select", "socket", "string", "struct", "tempfile", "threading",
     "time", "tokenize", "traceback", "types", "typing", "urllib.parse", "uuid", "warnings", "weakref",
 )  # fmt: skip
+# Each comes after those that it imports from.
+_SEALED = ("failures", "event_loop", "results", "signatures", "loading", "child")
 
 
 def _import_all() -> frozenset[str]:
@@ -44,7 +46,7 @@ def import_child() -> Callable[..., NoReturn]:
     """`child.run`, with its own copy of the builtins around it, so that user code can't patch what it calls."""
     sealed = types.ModuleType("builtins")
     sealed.__dict__.update(vars(importlib.import_module("builtins")))
-    for name in ("failures", "results", "loading", "child"):  # each comes after those that it imports from
+    for name in _SEALED:
         spec = importlib.util.find_spec(f"{__package__}.{name}")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)

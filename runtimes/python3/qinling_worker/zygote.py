@@ -124,7 +124,7 @@ class Zygote:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            self._report(worker=self._workers.pop(pid), status=os.waitstatus_to_exitcode(status))
+            self._report(worker=self._workers.pop(pid), status=linux.exit_code(status))
 
     def _report(self, fds: Sequence[int] = (), **said: Any) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

@@ -52,7 +52,7 @@ class Archive:
             self._read_directory(limits, pause)
         except BaseException as error:
             self.tree.clear()
-            if isinstance(error, struct.error | OverflowError | EOFError):
+            if isinstance(error, (struct.error, OverflowError, EOFError)):
                 raise ZipError(f"The package is not a zip archive that can be read: {error}.") from error
             raise
 

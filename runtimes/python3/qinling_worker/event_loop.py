@@ -1,0 +1,202 @@
+"""Runs what a function returns to be awaited, on one event loop for all calls of the process.
+
+Async objects in module state, such as connections and queues, therefore work from call to
+call. The loop runs only during calls. This runs in the child process together with user
+code. `asyncio` takes 40 ms to import, so it is imported only for functions that need it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Awaitable, Generator
+from os import _exit, getpid, write
+from types import CoroutineType, GeneratorType, coroutine
+from typing import Any
+from weakref import WeakSet
+
+from .failures import cut, type_name
+
+_CO_ITERABLE_COROUTINE = 0x100  # of a generator function that `types.coroutine` decorates
+_CANCEL_TIMEOUT_S = 1.0
+_CANCEL_ROUNDS = 10  # a task may start another one while it is cancelled
+_REPAIRS = 3
+_MAX_LISTED = 10
+_MAX_NAME = 60
+_catch_warnings, _ignore_warnings = warnings.catch_warnings, warnings.simplefilter
+
+
+def is_awaitable(value: object) -> bool:
+    """Whether `await` takes the value."""
+    kind = type(value)
+    if kind is CoroutineType:
+        return True
+    if kind is GeneratorType:
+        return bool(value.gi_code.co_flags & _CO_ITERABLE_COROUTINE)  # type: ignore[attr-defined]
+    return issubclass(kind, Awaitable)
+
+
+class EventLoop:
+    """The event loop of the function's process.
+
+    Args:
+        log_fd: where it says which tasks it has cancelled.
+        code_dir: the folder of the package; what is in it is shown by its name there.
+    """
+
+    def __init__(self, log_fd: int, code_dir: str) -> None:
+        self._log_fd = log_fd
+        self._code_dir = code_dir
+        self._pid = getpid()
+        self._asyncio: Any = None
+        self._loop: Any = None
+        self._tasks: WeakSet[Any] = WeakSet()  # the call's own task, and those that it and they have made
+
+    def run(self, awaitable: Any) -> Any:
+        """Await `awaitable`, then end the tasks that the call has started and not awaited.
+
+        A process that the function has forked ends here, when it comes back out of the function.
+
+        Returns:
+            The value.
+
+        Raises:
+            BaseException: what the awaitable raised.
+        """
+        loop = self._usable_loop(awaitable)
+        ended: list[Any] = []
+        self._tasks.clear()
+        main = loop.create_task(self._run(awaitable, ended))
+        try:
+            try:
+                loop.run_until_complete(main)
+            except RuntimeError:  # the loop was stopped, perhaps before this call
+                loop.run_until_complete(main)
+        except BaseException:  # such as SystemExit and KeyboardInterrupt in another task or a callback
+            self._end_if_forked()
+            unfinished = not ended
+            self._repair(loop, main)
+            if unfinished:
+                raise
+        value, error = ended
+        ended.clear()
+        if error is None:
+            return value
+        try:
+            raise error
+        finally:
+            error = value = None  # else this frame and the traceback would keep each other alive
+
+    async def _run(self, awaitable: Any, ended: list[Any]) -> None:
+        self._tasks.add(self._asyncio.current_task())
+        try:
+            ended += (await awaitable, None)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            ended += (None, error)
+        awaitable = None
+        self._end_if_forked()
+        # What the end of the function has set off is done now, not in the next call: sockets that it has closed, and
+        # async generators that it has left (a callback makes the task that closes them).
+        await _next_turn()
+        await _next_turn()
+        await self._end_tasks()
+
+    async def _end_tasks(self) -> None:
+        """Cancel the call's tasks that are left. Those that go on after a second are left alone from then on."""
+        for _ in range(_CANCEL_ROUNDS):
+            left = self._unfinished()
+            if not left:
+                return
+            self._log("Cancelled at the end of the call", left)
+            for task in left:
+                task.cancel()
+            _, stubborn = await self._asyncio.wait(left, timeout=_CANCEL_TIMEOUT_S)
+            if stubborn:
+                break
+        self._log("Goes on after the call, although it was cancelled", self._unfinished())
+
+    def _unfinished(self) -> list[Any]:
+        me = self._asyncio.current_task()
+        return [task for task in self._tasks if task is not me and not task.done()]
+
+    def _repair(self, loop: Any, main: Any) -> None:
+        """End the call's own task and the others, after the loop was interrupted."""
+        for _ in range(_REPAIRS):
+            main.cancel()
+            try:
+                loop.run_until_complete(self._end_tasks() if main.done() else main)
+            except BaseException:
+                continue  # another task has done the same, or the call's own one was at its end
+            break
+
+    def _usable_loop(self, awaitable: Any) -> Any:
+        import asyncio
+
+        self._asyncio = asyncio
+        loop = awaitable.get_loop() if asyncio.isfuture(awaitable) else self._loop
+        if not _is_free(loop):
+            loop = self._loop = _current_loop(asyncio)
+        asyncio.set_event_loop(loop)  # `asyncio.run` in a call has unset it
+        if "create_task" not in vars(loop):
+            self._follow(loop)
+        return loop
+
+    def _follow(self, loop: Any) -> None:
+        """Have the loop tell which tasks the call makes.
+
+        Those are the ones that are made while one of the call's tasks runs. Others are made by callbacks of the loop:
+        a server's, for its connections, belong to the server. This is not a task factory, because the function may set
+        one of its own.
+        """
+        create_task, current_task = loop.create_task, self._asyncio.current_task
+
+        def create(coro: Any, **options: Any) -> Any:
+            task = create_task(coro, **options)
+            if current_task(loop) in self._tasks:
+                self._tasks.add(task)
+            return task
+
+        loop.create_task = create
+
+    def _end_if_forked(self) -> None:
+        if getpid() != self._pid:
+            _exit(0)
+
+    def _log(self, what: str, tasks: Any) -> None:
+        lines = sorted(f"{what}: {self._described(task)}\n" for task in tasks)
+        if len(lines) > _MAX_LISTED:
+            lines[_MAX_LISTED:] = [f"{what}: {len(lines) - _MAX_LISTED} more tasks\n"]
+        write(self._log_fd, "".join(lines).encode("utf-8", "backslashreplace"))
+
+    def _described(self, task: Any) -> str:
+        """The task's name, what it runs, and the line where that waits."""
+        try:
+            coro = task.get_coro()
+            said = f"{cut(str(task.get_name()), _MAX_NAME)}, {cut(coro.__qualname__, _MAX_NAME)}"
+            file = coro.cr_code.co_filename
+            if file.startswith(self._code_dir + "/"):
+                file = file[len(self._code_dir) + 1 :]
+            return f"{said} ({cut(file, 2 * _MAX_NAME)}, line {coro.cr_frame.f_lineno})"
+        except BaseException:
+            return f"a task of type {cut(type_name(type(task)), _MAX_NAME)}"
+
+
+@coroutine
+def _next_turn() -> Generator[None, None, None]:
+    yield
+
+
+def _is_free(loop: Any) -> bool:
+    return loop is not None and not loop.is_closed() and not loop.is_running()
+
+
+def _current_loop(asyncio: Any) -> Any:
+    """The loop that the module has set, else a new one."""
+    with _catch_warnings():
+        _ignore_warnings("ignore")  # some versions of Python say that get_event_loop may make one
+        try:
+            loop = asyncio.get_event_loop()
+        except RuntimeError:
+            loop = None
+    return loop if _is_free(loop) else asyncio.new_event_loop()
