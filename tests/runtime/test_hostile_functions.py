@@ -296,10 +296,41 @@ def test_memory_within_the_limit_is_fine(harm: Harm) -> None:
     assert harm("data = b'x' * 90_000_000\nreturn len(data)", memory_size=128 * MIB).output == 90_000_000
 
 
-def test_memory_is_limited_without_control_groups_too(harm: Harm) -> None:
-    # Not touched, so that it never is resident: nothing but the limit itself can notice it.
-    answer = harm("data = bytes(300_000_000)\nreturn 1", memory_fallback=True)
-    assert_failed(answer, "memory", OUT_OF_RESOURCES)
+def test_address_space_that_is_not_touched_is_no_memory(harm: Harm) -> None:
+    assert harm("data = bytes(3_000_000_000)\nreturn len(data)").output == 3_000_000_000
+    many = """
+import threading
+gate = threading.Barrier(13)
+threads = [threading.Thread(target=gate.wait) for _ in range(12)]
+for thread in threads: thread.start()
+gate.wait()
+for thread in threads: thread.join()
+"""
+    assert harm(many).status == "success"
+
+
+_SHARED = """
+import os, time
+pids = []
+for _ in range(6):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.2)
+        os._exit(0)
+    pids.append(pid)
+return [os.waitpid(pid, 0)[1] for pid in pids]
+"""
+
+
+def test_pages_that_processes_share_count_once(harm: Harm, child_uid: int | None) -> None:
+    if child_uid is not None:
+        pytest.skip("another uid's shares can't be read")
+    assert harm(_SHARED, before="data = b'x' * 20_000_000").output == [0] * 6
+
+
+def test_pages_that_processes_do_not_share_count_each(harm: Harm) -> None:
+    body = _SHARED.replace("        time.sleep(0.2)", "        mine = b'y' * 10_000_000\n        time.sleep(5)")
+    assert_failed(harm(body, before="data = b'x' * 10_000_000"), "memory", OUT_OF_RESOURCES)
 
 
 def test_a_large_file_is_an_exception(harm: Harm) -> None:

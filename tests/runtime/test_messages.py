@@ -308,14 +308,6 @@ def test_too_much_memory_names_the_limit(worker: Worker, code: str, when: str) -
     assert answer.message == f"The function used more than its memory_size of {limit}{when}."
 
 
-@pytest.mark.parametrize("code", ["x = bytes(300_000_000)\n" + _FINE, "def main(): return bytes(300_000_000)\n"])
-def test_too_much_memory_without_control_groups_names_the_limit(make_worker: MakeWorker, code: str) -> None:
-    answer = failure(make_worker(memory_fallback=True), code)
-    assert (answer.reason, answer.output) == ("memory", OUT_OF_RESOURCES)
-    assert answer.message is not None
-    assert "memory_size of 33554432 bytes (32 MiB)" in answer.message
-
-
 def test_a_memory_error_that_the_import_raises_is_an_exception_like_others(worker: Worker) -> None:
     assert (
         not_loaded(worker, "raise MemoryError('no room')\n", "main.main") == "MemoryError: no room (main.py, line 1)."

@@ -25,7 +25,7 @@ _WITHOUT = {
     "cgroup": "functions see the names of the host's control groups",
 }
 _CGROUPS = {
-    "memory": "memory is bounded by RLIMIT_AS, process by process",
+    "memory": "memory is looked at 50 times a second, and in processes alone: a memfd is not seen",
     "pids": "processes are bounded by RLIMIT_NPROC alone",
     "cpu": "a function's `cpu` has no effect",
 }

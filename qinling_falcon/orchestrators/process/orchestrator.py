@@ -223,7 +223,6 @@ class ProcessOrchestrator:
             "readable": readable_paths(runtime.interpreter) if plain else ["/"],
             "child_uid": worker.slot.child_uid if worker.slot else None,
             "child_gid": worker.slot.child_uid if worker.slot else None,
-            "memory_fallback": "memory" not in self._subtree.controllers,
             **{name: getattr(self._settings, name) for name in names},
         }
 

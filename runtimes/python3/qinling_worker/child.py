@@ -127,7 +127,7 @@ def _load_and_serve(
         message = message_of(entry, error, code_dir)
         if getpid() != pid:
             _exit(0)
-        channel.send(frames.OUT_OF_MEMORY if isinstance(error, MemoryError) else frames.LOAD_FAILED, message)
+        channel.send(frames.LOAD_FAILED, message)
         _wait_for_the_end(channel_fd)
     if getpid() != pid:
         _exit(0)  # a forked copy came back out of the import
@@ -215,7 +215,6 @@ def _context(request: dict[str, Any], started: float) -> dict[str, Any]:
 
 def _failure(error: BaseException, log_fd: int, code_dir: str) -> tuple[int, bytes]:
     """The frame for a call that raised: the reason, NUL, and the exception's text."""
-    kind = frames.OUT_OF_MEMORY if isinstance(error, MemoryError) else frames.RAISED
     said, place = bounded(described(error), _MAX_REASON), place_of(error, code_dir)
     if isinstance(error, TypeError) and is_of_the_call(error):
         taken = "The members of a JSON object are passed as keyword arguments, any other input as one argument"
@@ -224,7 +223,7 @@ def _failure(error: BaseException, log_fd: int, code_dir: str) -> tuple[int, byt
         reason = f"The function raised {said}" + (f" ({place})." if place is not None else ".")
     payload = encoded(reason).replace(b"\0", b"\\x00") + b"\0" + encoded(text_of(error))
     log_exception(log_fd, error)
-    return kind, payload
+    return frames.RAISED, payload
 
 
 def _printer(fd: int) -> io.TextIOWrapper:

@@ -98,7 +98,7 @@ class ChildProcess:
             data = self._data + data
         while len(data) >= _HEADER_SIZE:
             length, kind, duration = frames.ANSWER.unpack_from(data)
-            if length > self._max_frame_size or kind > frames.OUT_OF_MEMORY:
+            if length > self._max_frame_size or kind > frames.BAD_RESULT:
                 self._loop.forget(self._channel.sock.fileno())
                 self._on_gone(False)
                 return
@@ -121,9 +121,9 @@ class ChildProcess:
                 break
         return self._left_unread or self._channel.unsent
 
-    def used_memory(self, root: int) -> int:
-        """Bytes that the processes below `root` use beyond what a bare child needs."""
-        return memory.used_below(root, self.baseline or 0)
+    def used_memory(self, root: int, limit: int) -> int:
+        """Bytes that the processes below `root` use beyond what a bare child needs; accurate above `limit`."""
+        return memory.used_below(root, self.baseline or 0, limit)
 
     def peak_memory(self) -> int:
         """The most that the child itself has used, beyond what a bare child needs."""

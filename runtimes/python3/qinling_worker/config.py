@@ -19,7 +19,6 @@ class ChildConfig(NamedTuple):
     max_processes: int = 128
     max_open_files: int = 1024
     max_file_size: int = 500 << 20
-    memory_fallback: bool = False
 
     def encode(self) -> bytes:
         """As JSON."""

@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 
-from . import landlock, linux, memory
+from . import landlock, linux
 from .config import ChildConfig
 
 
@@ -19,14 +19,20 @@ def make_rules(config: ChildConfig) -> int | None:
     return landlock.make_rules([*config.readable, config.code_dir], [*config.scratch_dirs, "/tmp", "/dev/shm"])
 
 
-def become_child(config: ChildConfig, memory_size: int, rules: int | None) -> None:
-    """Take on the child's uid, limits, environment and Landlock's rules. There is no way back."""
+def become_child(config: ChildConfig, rules: int | None, counted_alone: bool) -> None:
+    """Take on the child's uid, limits, environment and Landlock's rules. There is no way back.
+
+    Args:
+        config: the child's configuration.
+        rules: those of `make_rules`.
+        counted_alone: whether RLIMIT_NPROC counts nothing but the template and what is below it.
+    """
     parent = os.getppid()
     os.setsid()
     linux.set_dumpable(True)  # its own /proc files are root's otherwise, and can't be written
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
         file.write(b"1000")  # when memory runs out, this process goes first
-    _limit(config, memory_size)
+    _limit(config, counted_alone)
     drop_privileges(config)
     linux.set_dumpable(True)  # the change of uid took it away: the function may look at itself
     linux.set_parent_death_signal(signal.SIGKILL)
@@ -54,16 +60,16 @@ def drop_privileges(config: ChildConfig) -> None:
     linux.keep_capabilities(())
 
 
-def _limit(config: ChildConfig, memory_size: int) -> None:
+def _limit(config: ChildConfig, counted_alone: bool) -> None:
     processes = config.max_processes
-    if config.child_uid is None:
+    if counted_alone:
+        processes += 1  # the template
+    elif config.child_uid is None:
         processes += _threads_of(os.getuid())  # this uid's processes elsewhere count too
     _lower(resource.RLIMIT_NPROC, processes)
     _lower(resource.RLIMIT_NOFILE, config.max_open_files)
     _lower(resource.RLIMIT_FSIZE, config.max_file_size)
     _lower(resource.RLIMIT_CORE, 0)
-    if config.memory_fallback:
-        _lower(resource.RLIMIT_AS, memory.own_address_space() + memory_size)
 
 
 def _lower(limit: int, value: int) -> None:

@@ -17,6 +17,5 @@ LOAD_FAILED = 2  # it can't be loaded; payload: why
 VALUE = 3  # the function's result; payload: its JSON text
 RAISED = 4  # the function raised; payload: the reason, NUL, and the exception's text
 BAD_RESULT = 5  # its result can't be used; payload: why
-OUT_OF_MEMORY = 6  # the function or its import raised MemoryError; payload: as for RAISED or LOAD_FAILED
 
 MAX_MESSAGE_SIZE = 16 * 1024  # of everything but a VALUE, in characters

@@ -95,9 +95,42 @@ def below(root: int) -> set[int]:
     return found
 
 
-def used_below(root: int, baseline: int) -> int:
-    """Resident bytes of the processes below `root`, less `baseline` for each of them."""
-    return sum(max(0, process.resident - baseline) for process in descendants(root))
+def used_below(root: int, baseline: int, limit: int) -> int:
+    """Bytes that the processes below `root` use, a page that several of them share counted once.
+
+    Shares of pages are read only if the sum of resident bytes exceeds `limit`, because the kernel
+    walks all pages to count them (0.5 ms for 30 MB).
+
+    Args:
+        root: the pid of the parent of all of them.
+        baseline: what a process uses that was forked from `root` and has run nothing. Not counted.
+        limit: above it, the number returned is accurate; below it, it may be too large.
+    """
+    found = descendants(root)
+    resident = sum(process.resident for process in found) - baseline
+    if resident <= limit or not found:
+        return max(0, resident)
+    shares = others = 0
+    for process in found:
+        share = _share_of(process.pid)
+        if share is None:
+            others += max(0, process.resident - baseline)
+        else:
+            shares += share
+    largest = max(process.resident for process in found) - baseline
+    return max(largest, max(0, shares - baseline) + others)
+
+
+def _share_of(pid: int) -> int | None:
+    """The proportional set size of a process: each of its pages divided by the number of processes that share it.
+
+    None: it can't be read, because the process has ended, another user id, or made itself non-dumpable.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as file:
+            return _bytes_in(file.read(4096), b"Pss")
+    except OSError:
+        return None
 
 
 def peak(status: int) -> int:
@@ -110,17 +143,8 @@ def peak(status: int) -> int:
 
 def own_resident() -> int:
     """The resident bytes of this process."""
-    return _bytes_in(_own_status(), b"VmRSS")
-
-
-def own_address_space() -> int:
-    """The size of this process's address space."""
-    return _bytes_in(_own_status(), b"VmSize")
-
-
-def _own_status() -> bytes:
     with open("/proc/self/status", "rb", buffering=0) as file:
-        return file.read(4096)
+        return _bytes_in(file.read(4096), b"VmRSS")
 
 
 def field_of(status: bytes, name: bytes) -> bytes:
@@ -129,7 +153,7 @@ def field_of(status: bytes, name: bytes) -> bytes:
     A field begins a line. The first line holds the name that the process has given itself,
     which may look like a field; the kernel writes a line break in it as two characters.
     """
-    return status.partition(b"\n" + name + b":\t")[2].partition(b"\n")[0]
+    return status.partition(b"\n" + name + b":")[2].partition(b"\n")[0].strip()
 
 
 def _bytes_in(status: bytes, name: bytes) -> int:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from . import clone, linux
+from . import clone, linux, memory
 
 WORKERS = "/workers"  # the folders of all workers; each takes its own and gives up the rest
 _CODE = "/code"
@@ -71,6 +71,30 @@ class Sandbox(NamedTuple):
         linux.detach(WORKERS)
         if self.child_uid is not None:
             _name_user(self.child_uid)
+
+
+def count_alone() -> bool:
+    """Let RLIMIT_NPROC count the processes from here on alone, by a user namespace; whether that is possible.
+
+    This is for processes that have the user id of the service, as those of other workers do.
+    """
+    with open("/proc/self/status", "rb", buffering=0) as file:
+        capabilities = memory.field_of(file.read(), b"CapEff")
+    if os.geteuid() == 0 or int(capabilities, 16) != 0:
+        return False
+    linux.set_dumpable(True)  # else it may not write its own /proc files
+    trial = os.fork()  # a security module may let a process enter, and then deny it to name its user
+    if trial == 0:
+        try:
+            _enter_user_namespace()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    possible = os.waitpid(trial, 0)[1] == 0
+    if possible:
+        _enter_user_namespace()
+    linux.set_dumpable(False)
+    return possible
 
 
 def _show_read_only(source: str, target: str, flags: int) -> None:

@@ -52,11 +52,13 @@ def _import_and_run_template(commands: socket.socket) -> NoReturn:
     from . import warm
 
     run_child = warm.import_child()
+    from .sandbox import count_alone
     from .template import Template
 
+    counted_alone = count_alone()
     warm.hide_others()
     _freeze_memory()
-    Template(commands, run_child).run()
+    Template(commands, run_child, counted_alone=counted_alone).run()
 
 
 def _import_and_supervise(listen_fd: int, config_fd: int, commands: socket.socket, template: int) -> int:

@@ -214,7 +214,7 @@ class Supervisor:
     def _on_frame(self, kind: int, duration: float, payload: bytes) -> None:
         child = self._child
         assert child is not None
-        if self._state is State.BUSY and frames.VALUE <= kind <= frames.OUT_OF_MEMORY:
+        if self._state is State.BUSY and frames.VALUE <= kind <= frames.BAD_RESULT:
             self._finish(child, kind, duration, payload)
         elif self._state is State.STARTING and kind == frames.BARE and child.baseline is None:
             child.set_baseline(int(payload))  # user code runs after this frame
@@ -226,9 +226,7 @@ class Supervisor:
             self._state, self._wake = State.IDLE, None
             if self._call is not None:
                 self._begin()
-        elif self._state is State.STARTING and kind == frames.OUT_OF_MEMORY and self._config.child.memory_fallback:
-            self._fail(self._out_of_memory())
-        elif self._state is State.STARTING and kind in (frames.LOAD_FAILED, frames.OUT_OF_MEMORY):
+        elif self._state is State.STARTING and kind == frames.LOAD_FAILED:
             self._fail(outcomes.not_loaded(payload.decode("utf-8", "replace")))
         elif self._state is not State.CLEANING:
             self._on_gone(False)  # the child's loop never sends this frame in this state, so user code did
@@ -255,9 +253,6 @@ class Supervisor:
                     self._on_gone(False)
                     return
                 call.outcome = outcomes.succeeded(text)
-        elif kind == frames.OUT_OF_MEMORY and self._config.child.memory_fallback:
-            self._fail(self._out_of_memory())
-            return
         else:
             call.outcome = outcomes.bad_result(text) if kind == frames.BAD_RESULT else outcomes.raised(text)
         call.duration_s = duration if 0.0 <= duration <= elapsed else elapsed
@@ -313,7 +308,7 @@ class Supervisor:
         now = time.monotonic()
         self._deadline = now + self._config.load_timeout_s
         self._wake = now + _LOOK_INTERVAL_S
-        self._template.spawn(child.ends, self._target.entry, self._target.memory_size)
+        self._template.spawn(child.ends, self._target.entry)
         child.close_ends()
 
     def _clean(self, respawn: bool, *, ended: bool = False) -> None:
@@ -400,8 +395,9 @@ class Supervisor:
             self._wake = None
 
     def _used_memory(self, child: ChildProcess) -> int:
+        assert self._target is not None
         try:
-            return child.used_memory(self._template.pid)
+            return child.used_memory(self._template.pid, self._target.memory_size)
         except Exception:  # whatever a function has done to make this fail, its worker goes on
             if not self._look_failed:
                 self._look_failed = True

@@ -36,11 +36,15 @@ class Template:
     Args:
         commands: the socket to the supervisor.
         run_child: `child.run`, as `warm.import_child` has imported it.
+        counted_alone: whether RLIMIT_NPROC counts nothing but this process and those below it.
     """
 
-    def __init__(self, commands: socket.socket, run_child: Callable[..., NoReturn]) -> None:
+    def __init__(
+        self, commands: socket.socket, run_child: Callable[..., NoReturn], *, counted_alone: bool = False
+    ) -> None:
         self._commands = commands
         self._run_child = run_child
+        self._counted_alone = counted_alone
         self._config: ChildConfig | None = None
         self._rules: int | None = None
         self._child_pid = 0
@@ -96,7 +100,7 @@ class Template:
         elif command["do"] == "spawn":
             fds = array.array("i")
             fds.frombytes(ancillary[0][2][:8])
-            self._spawn(fds[0], fds[1], command["entry"], command["memory_size"])
+            self._spawn(fds[0], fds[1], command["entry"])
         elif command["do"] == "clean":
             if command["ended"]:
                 self._await_end()
@@ -104,7 +108,7 @@ class Template:
             self._killing = True
             self._clean()
 
-    def _spawn(self, channel: int, log: int, entry: str, memory_size: int) -> None:
+    def _spawn(self, channel: int, log: int, entry: str) -> None:
         assert self._config is not None
         try:
             pid = os.fork()
@@ -112,13 +116,13 @@ class Template:
             self._report(event="unspawned", error=str(error))
         else:
             if pid == 0:
-                self._become_child(self._config, channel, log, entry, memory_size)
+                self._become_child(self._config, channel, log, entry)
             self._child_pid, self._killing = pid, False
             self._report(event="spawned", pid=pid)
         os.close(channel)
         os.close(log)
 
-    def _become_child(self, config: ChildConfig, channel: int, log: int, entry: str, memory_size: int) -> NoReturn:
+    def _become_child(self, config: ChildConfig, channel: int, log: int, entry: str) -> NoReturn:
         try:
             _forget_signals()
             os.dup2(log, 1)
@@ -126,7 +130,7 @@ class Template:
             os.set_inheritable(channel, False)
             os.set_inheritable(log, False)
             linux.close_all_but([0, 1, 2, channel, log] + ([] if self._rules is None else [self._rules]))
-            become_child(config, memory_size, self._rules)
+            become_child(config, self._rules, self._counted_alone)
             sys.modules["__main__"] = types.ModuleType("__main__")
             sys.path[0] = config.code_dir
             sys.argv[:] = [""]

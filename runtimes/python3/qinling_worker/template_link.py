@@ -34,9 +34,9 @@ class TemplateLink:
         """Tell it what children are to be like."""
         self._send({"do": "configure", "config": config.encode().decode()})
 
-    def spawn(self, ends: tuple[int, int], entry: str, memory_size: int) -> None:
+    def spawn(self, ends: tuple[int, int], entry: str) -> None:
         """Fork a child; report `spawned` or `unspawned`, and `exited` with its exit code when it ends."""
-        self._send({"do": "spawn", "entry": entry, "memory_size": memory_size}, ends)
+        self._send({"do": "spawn", "entry": entry}, ends)
 
     def clean(self, *, ended: bool) -> None:
         """End all that the child has started, and empty the scratch folders; report `cleaned`.

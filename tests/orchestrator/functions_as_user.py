@@ -1,0 +1,121 @@
+"""What functions of an ordinary user's service can do, as JSON.
+
+`functions_as_user.py VAR_DIR RUNTIMES_FILE SANDBOX WORKER_START`
+"""
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings import Settings
+
+FUNCTION = """
+import asyncio, concurrent.futures, os, subprocess, threading, time
+
+data = b"x" * (64 << 20)
+held = []
+
+def threads():
+    gate = threading.Barrier(13)
+    started = [threading.Thread(target=gate.wait) for _ in range(12)]
+    for thread in started:
+        thread.start()
+    gate.wait()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: time.sleep(0.01), range(12)))
+    return asyncio.run(asyncio.to_thread(len, started))
+
+def share():
+    held = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(0.2)
+            os._exit(0)
+        held.append(pid)
+    return [os.waitpid(pid, 0)[1] for pid in held]
+
+def fill():
+    while True:
+        try:
+            pid = os.fork()
+        except OSError:
+            return len(held)
+        if pid == 0:
+            time.sleep(600)
+        held.append(pid)
+
+def leave():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv("/bin/sleep", [LEFT, "600"])
+        os._exit(0)
+
+def main(action):
+    return globals()[action]()
+"""
+
+
+LEFT = f"left-by-a-function-{os.getpid()}"
+
+
+def request(worker, path, body, headers):
+    connection = http.client.HTTPConnection(worker.address, timeout=60)
+    connection.request("POST", path, body, {"X-Worker-Secret": worker.secret, **headers})
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def load(worker):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("main.py", f"LEFT = {LEFT!r}\n{FUNCTION}")
+    target = {"target": "f:0:x", "entry": "main.main", "memory_size": 128 << 20, "cpu": 100}
+    assert request(worker, "/load", archive.getvalue(), {"X-Load": json.dumps(target)})[0] == 200
+
+
+tokens = iter(range(1, 100))
+
+
+def call(worker, action):
+    given = json.dumps({"action": action})
+    body = {"token": next(tokens), "execution_id": "e", "timeout_s": 20, "input": given, "context": {}}
+    answer = request(worker, "/execute", json.dumps(body), {})[1]
+    return json.loads(answer["result"])["output"]
+
+
+def left():
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            found += [pid] if LEFT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() else []
+    return found
+
+
+_, var_dir, runtimes_file, sandbox, worker_start = sys.argv
+settings = Settings(
+    var_dir=Path(var_dir), runtimes_file=Path(runtimes_file), sandbox=sandbox, worker_start=worker_start,
+    max_processes=40,
+)  # fmt: skip
+orchestrator = ProcessOrchestrator(settings)
+workers = [orchestrator.start(name, "python3") for name in ("w1", "w2")]
+for worker in workers:
+    load(worker)
+found = {action: call(workers[0], action) for action in ("threads", "share", "share", "share", "leave")}
+deadline = time.monotonic() + 10
+while not left() and time.monotonic() < deadline:
+    time.sleep(0.01)
+found["left before"] = len(left())
+found["processes"] = [call(worker, "fill") for worker in workers]
+orchestrator.destroy("w1")
+found["left after"] = len(left())
+orchestrator.close()
+print(json.dumps(found))
