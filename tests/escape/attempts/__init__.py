@@ -1,0 +1,14 @@
+"""All attempts. Another one is a row in the file of its kind, or in a new file that is named here."""
+
+from __future__ import annotations
+
+from tests.escape.attempt import Attempt
+from tests.escape.attempts import files, keyrings, neighbours, processes, system_calls
+
+ATTEMPTS: dict[str, Attempt] = {
+    attempt.name: attempt
+    for attempts in (
+        system_calls.ATTEMPTS, keyrings.ATTEMPTS, processes.ATTEMPTS, files.ATTEMPTS, neighbours.ATTEMPTS,
+    )
+    for attempt in attempts
+}  # fmt: skip

@@ -1,0 +1,104 @@
+"""System calls that no function needs and that reach beyond the sandbox, or much of the kernel."""
+
+from __future__ import annotations
+
+from tests.escape.attempt import Attempt
+
+
+def _call(name: str, what: str, before: str = "", *, in_child: bool = False, landlock: bool = False) -> Attempt:
+    """An attempt that is one system call, with others before it; `landlock` stops it too."""
+    lines = ["import ctypes, errno, os, socket", "from calls import call, libc", "def act():"]
+    lines += [f"    {line}" for line in [*before.splitlines(), f"return {what}"]]
+    if in_child:
+        lines += [
+            "def attempt():",
+            "    pid = os.fork()",
+            "    if pid == 0:",
+            "        try: os._exit(0 if act() else 1)",
+            "        except BaseException: os._exit(1)",
+            "    return os.waitpid(pid, 0)[1] == 0",
+        ]
+    else:
+        lines += ["attempt = act"]
+    return Attempt(name, "\n".join(lines), ("seccomp", "landlock") if landlock else ("seccomp",))
+
+
+_IOCTL = """
+import fcntl
+def ioctl(fd, request):
+    try: fcntl.ioctl(fd, request, bytes(4))
+    except OSError as error: return error.errno
+"""
+_ROOM = "room = ctypes.create_string_buffer(256)"
+
+ATTEMPTS = [
+    _call("a user namespace", 'call("unshare", 0x10000000) == 0', in_child=True),
+    _call("a user namespace by clone", 'call("clone", 0x10000011, 0, 0, 0, 0) >= 0 or os._exit(0)', in_child=True),
+    _call("a user namespace by clone3", 'call("clone3", arguments, 64) >= 0 or os._exit(0)',
+          "arguments = (ctypes.c_uint64 * 8)(0x10000000, 0, 0, 0, 17)", in_child=True),
+    _call("a mount in a user namespace", 'call("mount", b"none", b"/tmp", b"tmpfs", 0, None) == 0',
+          'call("unshare", 0x10020000)', in_child=True, landlock=True),
+    _call("a mount by the new calls", 'call("fsopen", b"tmpfs", 0) >= 0', 'call("unshare", 0x10020000)', in_child=True),
+    _call("raw packets in a user namespace", "bool(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))",
+          'call("unshare", 0x50000000)', in_child=True),
+    _call("netfilter in a user namespace", "bool(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))",
+          'call("unshare", 0x50000000)', in_child=True),
+    _call("a chroot in a user namespace", 'call("chroot", b"/tmp") == 0', 'call("unshare", 0x10000000)', in_child=True),
+    _call("AF_VSOCK, which no network namespace has", "bool(socket.socket(40, socket.SOCK_STREAM))"),
+    _call("netlink, the kernel's tables", "bool(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))"),
+    _call("a protocol that loads a module", "bool(socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262))"),
+    _call("io_uring", 'call("io_uring_setup", 8, room) >= 0', _ROOM),
+    _call("the host's requests of asynchronous I/O", 'call("io_setup", 1, room) == 0', _ROOM),
+    _call("inotify, limited for each user", 'call("inotify_init1", 0) >= 0'),
+    _call("fanotify", 'call("fanotify_init", 0x200, 0) >= 0'),
+    _call("modify_ldt", 'call("modify_ldt", 0, room, 16) >= 0', _ROOM),
+    # They outlive their process, so that they are removed.
+    _call("a System V segment", 'call("shmctl", call("shmget", 0, 4096, 0o1600), 0, None) == 0'),
+    _call("a System V semaphore", 'call("semctl", call("semget", 0, 1, 0o1600), 0, 0) == 0'),
+    _call("a System V queue", 'call("msgctl", call("msgget", 0, 0o1600), 0, None) == 0'),
+    _call("a POSIX queue", "True", 'name = os.urandom(8).hex().encode()\n'
+          'try: call("mq_open", name, 0o102, 0o600, None)\nfinally: call("mq_unlink", name)', landlock=True),
+    _call("writing all file systems", 'call("sync") == 0'),
+    _call("writing the host's file system", 'call("syncfs", os.open("/usr", os.O_RDONLY)) == 0'),
+    _call("quotactl, which writes all file systems", 'call("quotactl", 0x800001 << 8, None, 0, None) == 0'),
+    _call("a file's handle", 'call("name_to_handle_at", -100, b"/usr", room, ctypes.byref(number), 0) == 0',
+          _ROOM + "\nroom[0:4] = (128).to_bytes(4, 'little')\nnumber = ctypes.c_int()"),
+    _call("personality", 'call("personality", 0x0040000) >= 0', in_child=True),
+    _call("a filter of one's own", 'call("seccomp", 2, 0, ctypes.byref(action)) == 0',
+          "action = ctypes.c_uint32(0x7FFF0000)"),
+    _call("where memory lies", 'call("get_mempolicy", None, None, 0, 0, 0) == 0'),
+    _call("pages of another process", 'call("move_pages", os.getpid(), 0, None, None, None, 0) == 0'),
+    _call("memory of another process", 'call("process_vm_readv", os.getpid(), None, 0, None, 0, 0) == 0'),
+    _call("ptrace", 'call("ptrace", 0, 0, 0, 0) == 0', in_child=True),
+    _call("comparing kernel objects", 'call("kcmp", os.getpid(), os.getpid(), 0, 0, 0) >= 0'),
+    _call("a descriptor of another process", 'call("pidfd_getfd", os.pidfd_open(os.getpid()), 0, 0) >= 0'),
+    _call("secret memory", 'call("memfd_secret", 0) >= 0'),
+    _call("what is in the page cache", 'call("cachestat", descriptor, span, room, 0) == 0',
+          _ROOM + "\nspan = (ctypes.c_uint64 * 2)(0, 4096)\ndescriptor = os.memfd_create('own')"),
+    _call("the kernel's clock, to be set", 'call("adjtimex", room) >= 0', _ROOM),
+    _call("another process's limits", 'call("prlimit64", os.getpid(), 4, limits, None) == 0',
+          "limits = (ctypes.c_uint64 * 2)(0, 0)"),
+    _call("another process's processors", "os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0)) is None"),
+    _call("another process's priority", "os.setpriority(os.PRIO_PROCESS, os.getpid(), 1) is None"),
+    _call("the priority of all processes of the user", "os.setpriority(os.PRIO_USER, 0, 1) is None", in_child=True),
+    _call("another process's I/O priority", 'call("ioprio_set", 1, os.getpid(), 0x4001) == 0', in_child=True),
+    _call("a child of the parent", 'call("clone", 0x8011, 0, 0, 0, 0) >= 0 or os._exit(0)', in_child=True),
+    # Descriptor 0 is no terminal. That the kernel says so means that it was asked.
+    _call("input of a terminal", "ioctl(0, 0x5412) == errno.ENOTTY", _IOCTL),
+    _call("a line discipline, which loads a module", "ioctl(0, 0x5423) == errno.ENOTTY", _IOCTL),
+    Attempt(
+        "a call of 32-bit programs",
+        """
+import ctypes, mmap, os
+def attempt():
+    if os.uname().machine != "x86_64":
+        return False
+    # mov eax, 20 (getpid); int 0x80; ret
+    code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(b"\\xb8\\x14\\0\\0\\0\\xcd\\x80\\xc3")
+    function = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    return function() == os.getpid()
+""",
+        ("seccomp",),
+    ),
+]  # fmt: skip

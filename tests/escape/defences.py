@@ -1,0 +1,49 @@
+"""The defences by name, each with the changes that take it out of a copy of the program (`ESCAPE_WITHOUT=1`).
+
+The program itself has no switch that turns a defence off.
+"""
+
+from __future__ import annotations
+
+from tests.escape.attempt import Defence, Replacement
+
+_BOXED = frozenset({"root fork", "root exec", "user fork", "user exec"})
+_ROOT = frozenset({"root fork", "root exec", "root rlimits"})
+_USER = frozenset({"user fork", "user exec", "user rlimits"})
+_WORKER = "runtimes/python3/qinling_worker"
+_SERVICE = "qinling_falcon/orchestrators/process"
+
+
+def _of_worker(module: str, old: str, new: str) -> tuple[Replacement, ...]:
+    return (Replacement(f"{_WORKER}/{module}.py", old, new),)
+
+
+DEFENCES: dict[str, Defence] = {
+    "seccomp": Defence(_of_worker("template", "        seccomp.load()\n", "        pass\n"), "seccomp"),
+    "landlock": Defence(_of_worker("confine", "        landlock.enter(rules)\n", ""), "landlock"),
+    "landlock scopes": Defence(
+        _of_worker("landlock", "_SCOPES if VERSION >= SCOPES_VERSION else 0", "0"), "landlock scopes"
+    ),
+    "session keyring": Defence(_of_worker("start", "    keyrings.join_new_session()", "    pass")),
+    "second uid": Defence(
+        (Replacement(f"{_SERVICE}/orchestrator.py", '"child_uid": worker.slot.child_uid if worker.slot else None',
+                     '"child_uid": None'),),
+        "second uid", _ROOT,
+    ),
+    # A change of uid has the same effect, so that it has to be undone.
+    "not dumpable": Defence(_of_worker("start", "linux.set_dumpable(False)", "linux.set_dumpable(True)")),
+    "no capabilities": Defence(_of_worker("confine", "    linux.keep_capabilities(())\n", ""), None, _ROOT),
+    "no second uid to become": Defence((), None, _USER),
+    # Those without a change are tested by themselves: tests/orchestrator/test_sandbox.py.
+    "mount namespace": Defence((), "mount namespace", _BOXED),
+    "net namespace": Defence(
+        (Replacement(f"{_SERVICE}/sandbox.py", '[] if settings.network == "host" else ["--unshare-net"]', "[]"),
+         Replacement(f"{_SERVICE}/sandbox.py", '["--share-net"] if settings.network == "host" else []',
+                     '["--share-net"]'),
+         Replacement(f"{_SERVICE}/launcher.py", 'self._settings.network != "host"', "False")),
+        "net namespace", _BOXED,
+    ),
+    "ipc namespace": Defence((), "ipc namespace", _BOXED),
+    "uts namespace": Defence((), "uts namespace", _BOXED),
+    "pid namespace": Defence((), "pid namespace", _BOXED),
+}  # fmt: skip

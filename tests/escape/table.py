@@ -1,0 +1,28 @@
+"""`python -m tests.escape.table`: the table of attempts in docs/defences.md."""
+
+from __future__ import annotations
+
+from tests.escape.attempt import Attempt
+from tests.escape.attempts import ATTEMPTS
+from tests.escape.defences import DEFENCES
+from tests.escape.forms import FORMS
+
+
+def table() -> list[str]:
+    """The lines of the table."""
+    rows = ["| attempt | stopped by each of | seen to succeed without them in |", "|---|---|---|"]
+    for attempt in ATTEMPTS.values():
+        forms = [form for form in FORMS if _can_be_tried(form, attempt)]
+        seen = "all forms" if forms == list(FORMS) else ", ".join(forms) or "(tests of the sandbox)"
+        rows.append(f"| {attempt.name} | {', '.join(attempt.defences)} | {seen} |")
+    return rows
+
+
+def _can_be_tried(form: str, attempt: Attempt) -> bool:
+    """Whether all of its defences in this form can be taken out, and there are any."""
+    there = [DEFENCES[name] for name in attempt.defences if DEFENCES[name].is_in(form)]
+    return bool(there) and all(defence.removal for defence in there)
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))

@@ -1,0 +1,81 @@
+"""Attempts to escape from a worker, in each form of isolation that this host has; each must be refused.
+
+With `ESCAPE_WITHOUT=1` the defences against each attempt are taken out of a copy of the program, and each must
+succeed: an attempt that fails for another reason does not pass for one that was refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import pytest
+
+from tests.escape.attempts import ATTEMPTS
+from tests.escape.defences import DEFENCES
+from tests.escape.forms import FORMS, Run, problem, run
+from tests.escape.table import table
+from tests.orchestrator.conftest import REPOSITORY
+
+_each = pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        pytest.param(form, name, marks=pytest.mark.xdist_group(f"escape {form}"), id=f"{form}: {name}")
+        for form in FORMS
+        for name in ATTEMPTS
+    ],
+)
+
+
+@functools.cache
+def run_all(form: str) -> Run:
+    """All attempts in one process, with all defences."""
+    return run(form, ATTEMPTS.values())
+
+
+@functools.cache
+def run_without(form: str, defences: frozenset[str], out: frozenset[str]) -> Run:
+    """The attempts that `defences` stop, in one process, with those in `out` taken out."""
+    with_all = run_all(form)
+    stopped = [one for one in ATTEMPTS.values() if frozenset(with_all.in_force(form, one)) == defences]
+    return run(form, stopped, sorted(out))
+
+
+def defences_in_force(form: str, name: str) -> frozenset[str]:
+    """The defences against an attempt that this host has; skips the test without any."""
+    if problem(form):
+        pytest.skip(problem(form))
+    found = frozenset(run_all(form).in_force(form, ATTEMPTS[name]))
+    if not found:
+        pytest.skip(f"this form has none of: {', '.join(ATTEMPTS[name].defences)}")
+    return found
+
+
+@_each
+def test_attempt_is_refused(form: str, name: str) -> None:
+    defences_in_force(form, name)
+    assert run_all(form).outcomes[name] == "refused"
+
+
+if os.environ.get("ESCAPE_WITHOUT"):
+
+    @_each
+    def test_attempt_succeeds_without_its_defences(form: str, name: str) -> None:
+        defences = defences_in_force(form, name)
+        if not all(DEFENCES[defence].removal for defence in defences):
+            pytest.skip(f"can't be taken out: {', '.join(sorted(defences))}")
+        assert run_without(form, defences, defences).outcomes[name] == "succeeded"
+
+    @_each
+    def test_each_of_several_defences_stops_an_attempt(form: str, name: str) -> None:
+        defences = defences_in_force(form, name)
+        for defence in defences:
+            others = frozenset(other for other in defences - {defence} if DEFENCES[other].removal)
+            if others:
+                assert run_without(form, defences, others).outcomes[name] == "refused", defence
+
+
+def test_the_table_in_the_documents_is_current() -> None:
+    lines = (REPOSITORY / "docs" / "defences.md").read_text().splitlines()
+    first = lines.index(table()[0])
+    assert lines[first : first + len(table())] == table(), "python -m tests.escape.table"
