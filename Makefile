@@ -13,7 +13,7 @@ CLIENT_PIP := .client/bin/python -m pip $(PIP_FLAGS)
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14; do \
   if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$name; exit; fi; done; echo python3)
 
-.PHONY: help run test fuzz lint docs bench doctor lock clean
+.PHONY: help run test fuzz soak lint docs bench doctor lock clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -26,6 +26,9 @@ test: .venv/dev.stamp .client/stamp ## run the whole suite (PYTEST_ARGS for othe
 
 fuzz: .venv/dev.stamp ## try the API with made-up requests for minutes (FUZZ_EXAMPLES for each operation; FUZZ_SEED)
 	FUZZ_EXAMPLES="$${FUZZ_EXAMPLES:-30}" $(BIN)/python -m pytest tests/openapi/test_fuzz.py -n 2 -rP
+
+soak: .venv/dev.stamp ## 10,000 calls of good and hostile functions, and 50 kills of each part; about 15 minutes, as root
+	SOAK=1 $(BIN)/python -m pytest tests/soak -n 0 -rP
 
 lint: .venv/dev.stamp ## check style, types, layers, and that docs/settings.md is current
 	$(BIN)/python -m ruff check .

@@ -1,0 +1,9 @@
+"""How much the soak tests do: a little in `make test`, much in `make soak`."""
+
+from __future__ import annotations
+
+import os
+
+SOAKS = os.environ.get("SOAK") == "1"
+CALLS = 10_000 if SOAKS else 300
+KILLS = 50 if SOAKS else 5
