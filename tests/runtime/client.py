@@ -81,8 +81,9 @@ class Answer:
 class Worker:
     """One worker process, from its start to its end."""
 
-    def __init__(self, folder: Path, uid: int | None, **config: Any) -> None:
+    def __init__(self, folder: Path, uid: int | None, isolation: str = "warm", **config: Any) -> None:
         self.folder = folder
+        self.isolation = isolation
         self.uid = uid
         self.tokens = itertools.count(1)
         self.code_dir = folder / "code"
@@ -139,7 +140,8 @@ class Worker:
 
     def load(self, code: str | dict[str, str | bytes] | bytes, **load: Any) -> tuple[int, dict[str, Any]]:
         """POST /load."""
-        header = {"target": "function:1:abc", "entry": "main.main", "memory_size": 32 * MIB, "cpu": 100} | load
+        header = {"target": "function:1:abc", "entry": "main.main", "memory_size": 32 * MIB, "cpu": 100}
+        header |= {"isolation": self.isolation} | load
         data = code if isinstance(code, bytes) else package(code)
         return self.request("POST", "/load", data, **{"X-Load": json.dumps(header)})
 

@@ -19,6 +19,8 @@ MakeWorker = Callable[..., Worker]
 _UID_BASE = 390_000
 
 
+by_isolation = pytest.mark.parametrize("isolation", ["warm", "per_call"])
+
 _numbers = itertools.count()
 
 
@@ -41,7 +43,13 @@ def child_uid(request: pytest.FixtureRequest) -> int | None:
 
 
 @pytest.fixture
-def make_worker(child_uid: int | None) -> Iterator[MakeWorker]:
+def isolation() -> str:
+    """The isolation of what a test's workers load, unless the test names others with `by_isolation`."""
+    return "warm"
+
+
+@pytest.fixture
+def make_worker(child_uid: int | None, isolation: str) -> Iterator[MakeWorker]:
     """Starts workers; all have ended, with everything in them, when the test is over."""
     workers: list[Worker] = []
     with tempfile.TemporaryDirectory(prefix="qf-runtime-") as name, contextlib.ExitStack() as stops:
@@ -52,7 +60,7 @@ def make_worker(child_uid: int | None) -> Iterator[MakeWorker]:
             home = folder / str(len(workers))
             home.mkdir()
             uid = _second_uid() if child_uid is not None and workers else child_uid  # workers never share one
-            workers.append(Worker(home, uid, **config))
+            workers.append(Worker(home, uid, isolation, **config))
             stops.callback(workers[-1].stop)
             return workers[-1]
 

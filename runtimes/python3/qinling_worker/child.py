@@ -20,6 +20,7 @@ from .event_loop import EventLoop, is_awaitable
 from .failures import bounded, described, encoded, is_of_the_call, log_exception, place_of, text_of
 from .loading import load, message_of
 from .os_session import ERROR, SESSION, SessionContext
+from .per_call import check_alone, fork_for_calls
 from .results import encode
 from .signatures import takes_context
 
@@ -85,7 +86,24 @@ class _Channel:
             sent = write(self._fd, data)
 
 
-def run(channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_result_size: int) -> NoReturn:
+class _CallChannel(_Channel):
+    """The channel of a process that serves one call. It ends when the supervisor has looked at its memory."""
+
+    _has_received = False
+
+    def receive(self) -> str:
+        if self._has_received:
+            try:
+                _wait_for_the_end(self._fd)
+            finally:
+                _exit(0)
+        self._has_received = True
+        return super().receive()
+
+
+def run(
+    channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_result_size: int, by_call: bool
+) -> NoReturn:
     """Load `entry`, then serve calls until the process is ended.
 
     Args:
@@ -95,9 +113,10 @@ def run(channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_
         code_dir: the folder of the unpacked package.
         bare: resident bytes of this process before user code was loaded.
         max_result_size: the most bytes of the result's JSON text.
+        by_call: whether each call runs in a process of its own.
     """
     try:
-        _load_and_serve(channel_fd, log_fd, entry, code_dir, bare, max_result_size)
+        _load_and_serve(channel_fd, log_fd, entry, code_dir, bare, max_result_size, by_call)
     except OSError:
         # The function has closed the channel or the log. An exit status of this process would look like the function's
         # own. The supervisor sees the end of the channel and kills this process meanwhile.
@@ -107,7 +126,7 @@ def run(channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_
 
 
 def _load_and_serve(
-    channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_result_size: int
+    channel_fd: int, log_fd: int, entry: str, code_dir: str, bare: int, max_result_size: int, by_call: bool
 ) -> NoReturn:
     pid = getpid()
     channel = _Channel(channel_fd)
@@ -120,6 +139,8 @@ def _load_and_serve(
     try:
         function = load(entry, code_dir)
         wants_context = takes_context(function)
+        if by_call and getpid() == pid:
+            check_alone()
     except BaseException as error:
         if getpid() != pid:
             _exit(0)
@@ -132,6 +153,9 @@ def _load_and_serve(
     if getpid() != pid:
         _exit(0)  # a forked copy came back out of the import
     channel.send(frames.LOADED, b"")
+    if by_call:
+        channel_fd, log_fd = fork_for_calls(channel_fd, log_fd)
+        channel, pid = _CallChannel(channel_fd), getpid()
     _serve(channel, log_fd, function, wants_context, pid, code_dir, max_result_size)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Callable
 from select import EPOLLHUP
@@ -49,7 +50,7 @@ class ChildProcess:
         self.ends = (theirs.detach(), log_end)  # for the template, which hands them to the child
         self._loop = loop
         self._max_frame_size = max_frame_size + _SLACK
-        self._on_frame = on_frame
+        self.on_frame = on_frame
         self._on_gone = on_gone
         self._keeps_log = keeps_log
         self._data = b""
@@ -62,6 +63,16 @@ class ChildProcess:
         self.pid = pid
         with contextlib.suppress(OSError):
             self._status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+
+    def send_ends(self, ends: tuple[int, int]) -> None:
+        """Ask a process that has loaded the function to fork one with these descriptors."""
+        with contextlib.suppress(OSError):  # when it is gone, the channel's end says so as well
+            socket.send_fds(self._channel.sock, [b"\0"], ends)
+
+    def await_frame(self, timeout_s: float) -> None:
+        """Wait for something to read, and read it."""
+        select.select([self._channel.sock], [], [], timeout_s)
+        self.read()
 
     def close_ends(self) -> None:
         """Close our copies of the child's descriptors, once the template has them."""
@@ -98,7 +109,7 @@ class ChildProcess:
             data = self._data + data
         while len(data) >= _HEADER_SIZE:
             length, kind, duration = frames.ANSWER.unpack_from(data)
-            if length > self._max_frame_size or kind > frames.BAD_RESULT:
+            if length > self._max_frame_size or kind > frames.ENDED:
                 self._loop.forget(self._channel.sock.fileno())
                 self._on_gone(False)
                 return
@@ -106,7 +117,7 @@ class ChildProcess:
             if len(data) < end:
                 break
             payload, data = data[_HEADER_SIZE:end], data[end:]
-            self._on_frame(kind, duration, payload)
+            self.on_frame(kind, duration, payload)
         self._data = data
 
     def never_began(self) -> bool:

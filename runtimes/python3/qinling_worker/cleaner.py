@@ -38,7 +38,14 @@ def clean_as_child(config: ChildConfig) -> NoReturn:
         if time.monotonic() > deadline:
             os._exit(1)
         time.sleep(0.001)
-    sweep(config.scratch_dirs)
+    sweep_scratch(config)
+    os._exit(0)
+
+
+def sweep_as_child(config: ChildConfig) -> NoReturn:
+    """Empty the scratch folders under the child's uid, and exit 0."""
+    drop_privileges(config)
+    sweep_scratch(config)
     os._exit(0)
 
 
@@ -99,6 +106,23 @@ def fork_patiently(uid: int) -> int:
             if time.monotonic() > deadline:
                 raise
             _signal_all(processes_of(uid), signal.SIGKILL)
+
+
+def sweep_scratch(config: ChildConfig) -> None:
+    """Empty the scratch folders. Where they are the child's own, undo changes of the folders themselves as well."""
+    for folder in config.scratch_dirs:
+        with contextlib.suppress(OSError):
+            _reset(folder)
+    sweep(config.scratch_dirs)
+
+
+def _reset(folder: str) -> None:
+    """Undo what the owner of a folder can change: its mode, which may keep us out, and its extended attributes."""
+    if os.stat(folder).st_uid != os.geteuid():
+        return
+    os.chmod(folder, 0o1777)
+    for name in os.listxattr(folder):
+        os.removexattr(folder, name)
 
 
 def sweep(folders: Iterable[str]) -> None:

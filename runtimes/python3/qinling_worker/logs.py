@@ -42,6 +42,11 @@ class LogCapture:
             if not self.read_some():
                 return
 
+    def take_over(self, other: LogCapture) -> None:
+        """Move what `other` has kept to here."""
+        self._chunks, self._kept, self._dropped = other._chunks, other._kept, other._dropped
+        other._chunks, other._kept, other._dropped = [], 0, 0
+
     def take(self, execution_id: str) -> str:
         """The log of an execution, and start afresh."""
         if not self._kept:

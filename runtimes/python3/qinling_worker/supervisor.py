@@ -4,6 +4,11 @@ It runs no user code. It has the worker's secret, but no capability. There is on
 at a time. The child is `STARTING` until the function is loaded, then `IDLE` or `BUSY`.
 If a call does not end cleanly, the state is `CLEANING`: the template ends all processes
 of the child and empties its folders, and a new child is forked.
+
+With isolation by call, the child that has loaded the function is `_loaded`, and `_child`
+is the process that it has forked for the next call. After a call the state is `RENEWING`
+until this process has ended, the folders are empty, and the next one is there. If
+anything else is left of the call, all is cleaned, and the function is loaded again.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from .config import Config
 from .disk import INSUFFICIENT_STORAGE, DiskError
 from .http_server import Connection, Head, HTTPServer
 from .json_text import is_json
+from .loaded_process import LoadedProcess
 from .loop import Loop
 from .outcomes import Outcome
 from .package import BadPackage, open_upload, unpack
@@ -36,6 +42,7 @@ from .template_link import TemplateLink
 _SHORT_CALL_S = 0.001  # a call that is over before is not looked at
 _LOOK_INTERVAL_S = 0.02
 _CLEAN_TIMEOUT_S = 25.0
+_FORK_TIMEOUT_S = 2.0
 _MAX_RESTARTS = 3
 _UPLOAD_SLACK = 1 << 20
 
@@ -48,6 +55,7 @@ class State(enum.Enum):
     IDLE = 3
     BUSY = 4
     CLEANING = 5
+    RENEWING = 6
 
 
 class Supervisor:
@@ -66,6 +74,7 @@ class Supervisor:
         self._state = State.ABSENT
         self._target: Target | None = None
         self._child: ChildProcess | None = None
+        self._loaded: LoadedProcess | None = None
         self._call: Call | None = None
         self._load_failure: tuple[Outcome, str] | None = None
         self._gone_in: State | None = None  # the child's state when the supervisor found that it had ended
@@ -223,9 +232,13 @@ class Supervisor:
                 self._fail(self._out_of_memory())
                 return
             child.log.drain()  # what the import printed is shown with the first call
-            self._state, self._wake = State.IDLE, None
-            if self._call is not None:
-                self._begin()
+            if self._target is not None and self._target.per_call:
+                self._loaded = LoadedProcess(
+                    child, self._on_forked, lambda: self._on_gone(True), self._on_left, lambda: self._on_gone(False)
+                )
+                self._renew(self._loaded)
+            else:
+                self._await_call()
         elif self._state is State.STARTING and kind == frames.LOAD_FAILED:
             self._fail(outcomes.not_loaded(payload.decode("utf-8", "replace")))
         elif self._state is not State.CLEANING:
@@ -256,10 +269,12 @@ class Supervisor:
         else:
             call.outcome = outcomes.bad_result(text) if kind == frames.BAD_RESULT else outcomes.raised(text)
         call.duration_s = duration if 0.0 <= duration <= elapsed else elapsed
-        self._state, self._wake = State.IDLE, None
+        self._state, self._wake = State.IDLE if self._loaded is None else State.RENEWING, None
         child.log.drain()
         self._answer(child.log.take(call.execution_id))
-        if self._state is State.IDLE and self._scratch.is_nearly_full(always=elapsed > _SHORT_CALL_S):
+        if self._loaded is not None:
+            self._renew(self._loaded)
+        elif self._state is State.IDLE and self._scratch.is_nearly_full(always=elapsed > _SHORT_CALL_S):
             self._clean(respawn=True)
 
     def _answer(self, log: str) -> None:
@@ -283,18 +298,59 @@ class Supervisor:
     def _on_gone(self, ended: bool) -> None:
         """Handle a child that has ended, or whose channel carries data that its loop did not send."""
         child = self._child
+        if ended and self._state is State.BUSY and self._loaded is not None:
+            self._loaded.await_end()
         if self._state in (State.STARTING, State.BUSY):
+            assert child is not None
             self._gone_in = self._state
-            self._fail(self._how_it_ended(), ended=ended)
-        elif self._state is State.IDLE and child is not None:
-            # One that dies without having served is made again on demand, not in a circle.
-            self._clean(respawn=child.calls > 0)
+            self._fail(self._how_it_ended(), ended=ended and child.exit_code is None)
+        elif self._state is State.IDLE:
+            self._clean(respawn=self._has_served())
+        elif self._state is State.RENEWING:
+            self._load_again()
+
+    # Isolation by call
+
+    def _renew(self, loaded: LoadedProcess) -> None:
+        """Let the process of the last call end, and make that of the next one."""
+        self._state = State.RENEWING
+        self._deadline = self._wake = time.monotonic() + _FORK_TIMEOUT_S
+        self._child = self._make_child()
+        loaded.fork(self._child)
+
+    def _on_forked(self) -> None:
+        if self._state is not State.RENEWING:
+            return
+        if self._scratch.is_used():
+            self._deadline = self._wake = time.monotonic() + _CLEAN_TIMEOUT_S
+            self._template.sweep()
+        else:
+            self._await_call()
+
+    def _on_swept(self, ok: bool) -> None:
+        self._scratch.note_empty()
+        if ok:
+            self._await_call()
+        else:
+            self._load_again()
+
+    def _on_left(self) -> None:
+        if self._state is State.RENEWING:
+            self._clean(respawn=True)
+
+    def _load_again(self) -> None:
+        """Give up making a process for the next call: end everything, and load the function again."""
+        call = self._call
+        if call is not None:
+            call.restarts += 1
+            if call.restarts > _MAX_RESTARTS:
+                call.outcome = outcomes.not_loaded("No process can be made for the call.")
+        self._clean(respawn=self._has_served())
 
     # The child's life
 
-    def _spawn(self) -> None:
-        assert self._target is not None
-        self._child = child = ChildProcess(
+    def _make_child(self) -> ChildProcess:
+        return ChildProcess(
             self._loop,
             self._config.child.max_result_size,
             self._config.max_log_size,
@@ -302,13 +358,28 @@ class Supervisor:
             self._on_gone,
             lambda: self._state is not State.IDLE,
         )
+
+    def _await_call(self) -> None:
+        """The child is ready: begin the call that waits, if there is one."""
+        self._state, self._wake = State.IDLE, None
+        if self._call is not None:
+            self._begin()
+
+    def _has_served(self) -> bool:
+        """Whether the child has. One that dies without having served is made again on demand, not in a circle."""
+        loaded, child = self._loaded, self._child
+        return (child is not None and child.calls > 0) or (loaded is not None and loaded.calls > 0)
+
+    def _spawn(self) -> None:
+        assert self._target is not None
+        self._child = child = self._make_child()
         self._load_failure = self._gone_in = None
         self._oom.forget()
         self._state = State.STARTING
         now = time.monotonic()
         self._deadline = now + self._config.load_timeout_s
         self._wake = now + _LOOK_INTERVAL_S
-        self._template.spawn(child.ends, self._target.entry)
+        self._template.spawn(child.ends, self._target)
         child.close_ends()
 
     def _clean(self, respawn: bool, *, ended: bool = False) -> None:
@@ -325,11 +396,19 @@ class Supervisor:
                 self._exit_status = 1  # what can't be ended ends with the sandbox
             elif self._state is State.CLEANING:
                 self._on_cleaned()
+        elif report["event"] == "swept":
+            if self._state is State.RENEWING:
+                self._on_swept(report["ok"])
         elif self._child is not None:
             if report["event"] == "spawned":
                 self._child.forked(report["pid"])
             elif report["event"] == "unspawned":
                 self._fail(outcomes.not_loaded(f"The function's process can't be made: {report['error']}."))
+            elif self._loaded is not None:
+                if report["pid"] == self._loaded.process.pid:
+                    if self._child.exit_code is None:
+                        self._child.exit_code = report["code"]  # its calls end with it
+                    self._on_gone(True)
             elif report["pid"] == self._child.pid:
                 self._child.exit_code = report["code"]
                 self._child.read()  # its last words first: it may have answered before it ended
@@ -352,6 +431,10 @@ class Supervisor:
         elif self._load_failure is not None:
             self._load_failure = (self._load_failure[0], child.log.take("\0"))
         child.close()
+        if self._loaded is not None:
+            self._loaded.process.close()
+            self._loaded = None
+        self._scratch.note_empty()
         if self._call is not None or self._respawn:
             self._spawn()
 
@@ -378,6 +461,8 @@ class Supervisor:
         child, call = self._child, self._call
         if self._state is State.CLEANING:
             self._exit_status = 1
+        elif self._state is State.RENEWING:
+            self._load_again()
         elif child is not None and self._over_memory(self._used_memory(child)):
             self._fail(self._out_of_memory())
         elif now < self._deadline:
@@ -397,12 +482,18 @@ class Supervisor:
     def _used_memory(self, child: ChildProcess) -> int:
         assert self._target is not None
         try:
-            return child.used_memory(self._template.pid, self._target.memory_size)
+            return child.used_memory(self._root(), self._target.memory_size)
         except Exception:  # whatever a function has done to make this fail, its worker goes on
             if not self._look_failed:
                 self._look_failed = True
                 traceback.print_exc()
             return 0
+
+    def _root(self) -> int:
+        """The process below which the function's memory is counted."""
+        if self._loaded is not None and self._loaded.process.pid is not None:
+            return self._loaded.process.pid  # without itself: its pages are those of the call, and would count twice
+        return self._template.pid
 
     def _over_memory(self, used: int) -> bool:
         assert self._target is not None

@@ -7,6 +7,8 @@ import math
 import os
 from typing import NamedTuple
 
+WARM, PER_CALL = "warm", "per_call"
+
 
 class Target(NamedTuple):
     """What this worker serves, until it ends."""
@@ -15,12 +17,18 @@ class Target(NamedTuple):
     entry: str
     memory_size: int
     cpu: int
+    per_call: bool  # whether each call runs in a process of its own
 
     @classmethod
     def decode(cls, header: bytes) -> Target:
         """Read the X-Load header."""
         given = json.loads(header.decode("ascii"))
-        target = cls(given["target"], given["entry"], given["memory_size"], given["cpu"])
+        if not isinstance(given, dict):
+            raise TypeError("it must be a JSON object")
+        if given.get("isolation", WARM) not in (WARM, PER_CALL):
+            raise ValueError(f"isolation is {WARM} or {PER_CALL}")
+        per_call = given.get("isolation") == PER_CALL
+        target = cls(given["target"], given["entry"], given["memory_size"], given["cpu"], per_call)
         if not (isinstance(target.name, str) and isinstance(target.entry, str)):
             raise TypeError("target and entry are texts")
         if any(type(number) is not int or number <= 0 for number in (target.memory_size, target.cpu)):

@@ -49,6 +49,7 @@ class Template:
         self._rules: int | None = None
         self._child_pid = 0
         self._cleaner: int | None = None
+        self._sweeper: int | None = None
         self._killing = False  # processes that end from now on were killed by us
         self._clean_until = 0.0
         self._attempts = 0
@@ -100,7 +101,9 @@ class Template:
         elif command["do"] == "spawn":
             fds = array.array("i")
             fds.frombytes(ancillary[0][2][:8])
-            self._spawn(fds[0], fds[1], command["entry"])
+            self._spawn(fds[0], fds[1], command)
+        elif command["do"] == "sweep":
+            self._sweep()
         elif command["do"] == "clean":
             if command["ended"]:
                 self._await_end()
@@ -108,7 +111,7 @@ class Template:
             self._killing = True
             self._clean()
 
-    def _spawn(self, channel: int, log: int, entry: str) -> None:
+    def _spawn(self, channel: int, log: int, command: dict[str, Any]) -> None:
         assert self._config is not None
         try:
             pid = os.fork()
@@ -116,13 +119,13 @@ class Template:
             self._report(event="unspawned", error=str(error))
         else:
             if pid == 0:
-                self._become_child(self._config, channel, log, entry)
+                self._become_child(self._config, channel, log, command)
             self._child_pid, self._killing = pid, False
             self._report(event="spawned", pid=pid)
         os.close(channel)
         os.close(log)
 
-    def _become_child(self, config: ChildConfig, channel: int, log: int, entry: str) -> NoReturn:
+    def _become_child(self, config: ChildConfig, channel: int, log: int, command: dict[str, Any]) -> NoReturn:
         try:
             _forget_signals()
             os.dup2(log, 1)
@@ -131,11 +134,14 @@ class Template:
             os.set_inheritable(log, False)
             linux.close_all_but([0, 1, 2, channel, log] + ([] if self._rules is None else [self._rules]))
             become_child(config, self._rules, self._counted_alone)
+            if command["per_call"]:
+                linux.set_child_subreaper()
             sys.modules["__main__"] = types.ModuleType("__main__")
             sys.path[0] = config.code_dir
             sys.argv[:] = [""]
             bare = memory.own_resident()
-            self._run_child(channel, log, entry, config.code_dir, bare, config.max_result_size)
+            options = command["entry"], config.code_dir, bare, config.max_result_size, command["per_call"]
+            self._run_child(channel, log, *options)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -156,7 +162,7 @@ class Template:
         self._attempts += 1
         if self._config.child_uid is None:
             gone = cleaner.kill_descendants(os.getpid())
-            cleaner.sweep(self._config.scratch_dirs)
+            cleaner.sweep_scratch(self._config)
             self._report(event="cleaned", ok=gone)
             return
         pid = cleaner.fork_patiently(self._config.child_uid)
@@ -170,6 +176,22 @@ class Template:
         self._cleaner = pid
         self._clean_until = time.monotonic() + _CLEAN_TIMEOUT_S
 
+    def _sweep(self) -> None:
+        """Empty the scratch folders. No user code may run meanwhile, for this gets through what is there only once."""
+        assert self._config is not None
+        if self._config.child_uid is None:
+            cleaner.sweep_scratch(self._config)
+            self._report(event="swept", ok=True)
+            return
+        self._sweeper = cleaner.fork_patiently(self._config.child_uid)
+        if self._sweeper == 0:
+            try:
+                _forget_signals()
+                os.close(self._commands.fileno())
+                cleaner.sweep_as_child(self._config)
+            finally:
+                os._exit(1)
+
     def _reap(self) -> None:
         while True:
             try:
@@ -178,6 +200,10 @@ class Template:
                 return
             if pid == 0:
                 return
+            if pid == self._sweeper:
+                self._sweeper = None
+                self._report(event="swept", ok=status == 0)
+                continue
             if pid != self._cleaner:
                 self._report(event="exited", pid=pid, code=None if self._killing else linux.exit_code(status))
                 continue

@@ -10,6 +10,7 @@ from typing import Any
 
 from .config import ChildConfig
 from .loop import Loop
+from .target import Target
 
 
 class TemplateLink:
@@ -34,9 +35,9 @@ class TemplateLink:
         """Tell it what children are to be like."""
         self._send({"do": "configure", "config": config.encode().decode()})
 
-    def spawn(self, ends: tuple[int, int], entry: str) -> None:
+    def spawn(self, ends: tuple[int, int], target: Target) -> None:
         """Fork a child; report `spawned` or `unspawned`, and `exited` with its exit code when it ends."""
-        self._send({"do": "spawn", "entry": entry}, ends)
+        self._send({"do": "spawn", "entry": target.entry, "per_call": target.per_call}, ends)
 
     def clean(self, *, ended: bool) -> None:
         """End all that the child has started, and empty the scratch folders; report `cleaned`.
@@ -45,6 +46,10 @@ class TemplateLink:
             ended: whether the child seems to have ended by itself; the template then reports its exit code first.
         """
         self._send({"do": "clean", "ended": ended})
+
+    def sweep(self) -> None:
+        """Empty the scratch folders, and end nothing; report `swept`."""
+        self._send({"do": "sweep"})
 
     def _send(self, command: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

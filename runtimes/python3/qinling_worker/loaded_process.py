@@ -1,0 +1,83 @@
+"""The supervisor's side of a process that has loaded the function and forks a process for each call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import frames
+from .child_process import ChildProcess
+
+_END_TIMEOUT_S = 0.1  # a process closes its descriptors a moment before it has ended
+
+
+class LoadedProcess:
+    """A child that has loaded the function. `per_call.py` is its loop; here are the requests to it and its reports.
+
+    Args:
+        process: the child.
+        on_forked: called when the process of the next call is there, and that of the call before has ended.
+        on_ended: called when a process has ended that had not been replaced.
+        on_left: called when the process of a call has left other processes.
+        on_corrupted: called when the child has sent something that its loop never sends.
+    """
+
+    def __init__(
+        self,
+        process: ChildProcess,
+        on_forked: Callable[[], None],
+        on_ended: Callable[[], None],
+        on_left: Callable[[], None],
+        on_corrupted: Callable[[], None],
+    ) -> None:
+        self.process = process
+        self.calls = 0  # of all processes that have been replaced
+        self._next = process  # that of the call that runs, or of the next one
+        self._running: ChildProcess | None = None  # the one that the child has reported last
+        self._awaited = False
+        self._on_forked = on_forked
+        self._on_ended = on_ended
+        self._on_left = on_left
+        self._on_corrupted = on_corrupted
+        process.on_frame = self._on_frame
+
+    def fork(self, new: ChildProcess) -> None:
+        """Replace the process of the last call, which ends now, with a new one."""
+        old, self._next = self._next, new
+        if old is self.process:
+            new.log.take_over(old.log)  # what the import printed is shown with the first call
+        else:
+            self.calls += old.calls
+            old.close()
+        new.baseline = self.process.baseline
+        self.process.send_ends(new.ends)
+        new.close_ends()
+
+    def await_end(self) -> None:
+        """Wait briefly for the report that the call's process has ended. Its channel is closed already."""
+        if not self._awaited:
+            self._awaited = True
+            self.process.await_frame(_END_TIMEOUT_S)
+
+    def _on_frame(self, kind: int, _duration: float, payload: bytes) -> None:
+        try:
+            numbers = [int(number) for number in payload.split(b" ")]
+        except ValueError:
+            numbers = []
+        if kind == frames.FORKED and self._running is None and len(numbers) == 1:
+            self._running = self._next
+            self._next.forked(numbers[0])
+            self._on_forked()
+        elif kind == frames.ENDED and self._running is not None and len(numbers) == 2:
+            self._end(self._running, numbers[0], bool(numbers[1]))
+        else:
+            self._on_corrupted()
+
+    def _end(self, process: ChildProcess, exit_code: int, has_left_others: bool) -> None:
+        self._running = None
+        if process is self._next:
+            process.exit_code = exit_code
+            process.read()  # its last words first: it may have answered before it ended
+        if process is self._next:
+            self._on_ended()
+        elif has_left_others:
+            self._on_left()

@@ -1,0 +1,150 @@
+"""Isolation by call, in the child: the process that has loaded the function forks a process for each call.
+
+The loaded process runs no call itself. When the supervisor asks for it, it forks the process of the next call, waits
+for its end, and reports whether other processes are left. It is a subreaper: all processes that a call starts are below
+it, and become its children when their parents end. So nothing is left when it has no child.
+
+The calls have the uid of the loaded process. It is not dumpable, so that they can neither read nor write its memory.
+They can't signal it where the kernel has Landlock's scopes; elsewhere it blocks the signals that can be blocked. Like
+`child.py`, this module binds all that it needs before user code is loaded.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # `signal` wraps these functions in Python
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
+from collections.abc import Callable
+from gc import collect, freeze
+from os import (
+    WNOHANG,
+    _exit,
+    close,
+    dup2,
+    fork,
+    getpid,
+    getppid,
+    listdir,
+    setsid,
+    waitpid,
+    write,
+)  # fmt: skip
+from struct import Struct
+from time import monotonic, sleep
+
+from . import frames, linux
+from .failures import NotLoaded
+from .landlock import enter, make_scope
+
+_answer_header = frames.ANSWER
+_FORKED, _ENDED = frames.FORKED, frames.ENDED
+_descriptors = Struct("ii")
+_SIGCHLD, _SIGKILL, _SIG_DFL = _signal.SIGCHLD, _signal.SIGKILL, _signal.SIG_DFL
+_mask, _block, _set_mask = _signal.pthread_sigmask, _signal.SIG_BLOCK, _signal.SIG_SETMASK
+_handle = _signal.signal
+_ALL_SIGNALS = _signal.valid_signals()
+_END_TIMEOUT_S = 0.25  # threads and processes of the import that are ending
+_LEFT_TIMEOUT_S = 0.02  # processes of a call that are ending
+_FORK_TIMEOUT_S = 0.5
+_set_dumpable, _set_parent_death_signal = linux.set_dumpable, linux.set_parent_death_signal
+_exit_code = linux.exit_code
+
+
+def check_alone() -> None:
+    """Check that the import has left one thread and no process, for a fork copies neither.
+
+    Raises:
+        NotLoaded: there are more.
+    """
+    said = "With isolation per_call each call runs in a fork of the process that has imported the module"
+    if not _wait_for(lambda: len(listdir("/proc/self/task")) == 1, _END_TIMEOUT_S):
+        raise NotLoaded(f"Its module has started threads that go on after its import. {said}, which has no threads.")
+    if not _wait_for(_has_no_child, _END_TIMEOUT_S):
+        raise NotLoaded(f"Its module has started processes that go on after its import. {said}, and nothing else.")
+
+
+def fork_for_calls(channel_fd: int, log_fd: int) -> tuple[int, int]:
+    """Fork a process for each call; returns in these processes alone.
+
+    Args:
+        channel_fd: the loaded process's socket to the supervisor. Each byte with two descriptors asks for a fork.
+        log_fd: the loaded process's copy of its log pipe.
+
+    Returns:
+        The call's own channel, and a hidden copy of its own log pipe.
+    """
+    _set_dumpable(False)
+    scope = make_scope()
+    unblocked = _mask(_block, _ALL_SIGNALS)
+    on_child = _handle(_SIGCHLD, _SIG_DFL)  # ignored, it would keep exit codes from us
+    loaded = getpid()
+    control = socket(fileno=channel_fd)
+    collect()
+    freeze()  # calls don't touch these objects, so their pages stay shared
+    while True:
+        data, ancillary, _, _ = control.recvmsg(1, CMSG_SPACE(_descriptors.size), MSG_CMSG_CLOEXEC)
+        if not data:
+            _exit(0)  # the supervisor has closed it
+        channel, log = _descriptors.unpack(ancillary[0][2])
+        pid = _fork_patiently()
+        if pid == 0:
+            break
+        close(channel)
+        close(log)
+        _send(channel_fd, _FORKED, b"%d" % pid)
+        code = _exit_code(waitpid(pid, 0)[1])
+        left = not _wait_for(_has_no_child, _LEFT_TIMEOUT_S)
+        _send(channel_fd, _ENDED, b"%d %d" % (code, left))
+        while left:
+            sleep(1)  # until the supervisor has all ended
+    control.close()
+    close(log_fd)
+    dup2(log, 1)
+    dup2(log, 2)
+    setsid()
+    _set_parent_death_signal(_SIGKILL)
+    if getppid() != loaded:
+        _exit(1)
+    _set_dumpable(True)  # the function may look at itself
+    if scope is not None:
+        enter(scope)
+        close(scope)
+    if on_child is not None and on_child != _SIG_DFL:
+        _handle(_SIGCHLD, on_child)
+    _mask(_set_mask, unblocked)
+    return channel, log
+
+
+def _fork_patiently() -> int:
+    """`os.fork`, also when other processes of the uid have left no room for a moment."""
+    deadline = monotonic() + _FORK_TIMEOUT_S
+    while True:
+        try:
+            return fork()
+        except OSError:
+            if monotonic() > deadline:
+                _exit(1)
+            sleep(0.01)
+
+
+def _has_no_child() -> bool:
+    """Reap the children that have ended; whether there is no other one."""
+    try:
+        while waitpid(-1, WNOHANG)[0] != 0:
+            continue
+    except ChildProcessError:
+        return True
+    return False
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether the condition becomes true in time."""
+    deadline = monotonic() + timeout_s
+    while not condition():
+        if monotonic() > deadline:
+            return False
+        sleep(0.001)
+    return True
+
+
+def _send(channel_fd: int, kind: int, payload: bytes) -> None:
+    write(channel_fd, _answer_header.pack(len(payload), kind, 0.0) + payload)
