@@ -21,6 +21,7 @@ from .failures import bounded, described, encoded, is_of_the_call, log_exception
 from .loading import load, message_of
 from .os_session import ERROR, SESSION, SessionContext
 from .per_call import check_alone, fork_for_calls
+from .printing import Printing
 from .results import encode
 from .signatures import takes_context
 
@@ -131,10 +132,7 @@ def _load_and_serve(
     pid = getpid()
     channel = _Channel(channel_fd)
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
-    for number, name in enumerate(("stdout", "stderr"), 1):
-        printer = _printer(number)
-        setattr(sys, name, printer)
-        setattr(sys, f"__{name}__", printer)
+    printing = Printing()
     channel.send(frames.BARE, b"%d" % bare)
     try:
         function = load(entry, code_dir)
@@ -144,6 +142,7 @@ def _load_and_serve(
     except BaseException as error:
         if getpid() != pid:
             _exit(0)
+        printing.flush()
         log_exception(log_fd, error)
         message = message_of(entry, error, code_dir)
         if getpid() != pid:
@@ -152,16 +151,19 @@ def _load_and_serve(
         _wait_for_the_end(channel_fd)
     if getpid() != pid:
         _exit(0)  # a forked copy came back out of the import
+    printing.find_buffers()
+    printing.flush()
     channel.send(frames.LOADED, b"")
     if by_call:
         channel_fd, log_fd = fork_for_calls(channel_fd, log_fd)
         channel, pid = _CallChannel(channel_fd), getpid()
-    _serve(channel, log_fd, function, wants_context, pid, code_dir, max_result_size)
+    _serve(channel, log_fd, printing, function, wants_context, pid, code_dir, max_result_size)
 
 
 def _serve(
     channel: _Channel,
     log_fd: int,
+    printing: Printing,
     function: Callable[..., Any],
     wants_context: bool,
     pid: int,
@@ -191,6 +193,7 @@ def _serve(
             duration = monotonic() - started
             if getpid() != pid:
                 _exit(0)
+            printing.flush()  # the traceback comes after what was printed before
             kind, payload = _failure(error, log_fd, code_dir)
         else:
             duration = monotonic() - started
@@ -198,9 +201,10 @@ def _serve(
                 _exit(0)
             kind, payload = encode(value, max_result_size)
             value = None
-        if getpid() != pid:
-            _exit(0)  # encoding a value or formatting an exception may run the function's code, too
         args, kwargs, given, request = (), {}, None, None
+        printing.flush()
+        if getpid() != pid:
+            _exit(0)  # all of that may have run code of the function, too
         channel.send(kind, payload, duration)
         payload = b""
 
@@ -248,12 +252,6 @@ def _failure(error: BaseException, log_fd: int, code_dir: str) -> tuple[int, byt
     payload = encoded(reason).replace(b"\0", b"\\x00") + b"\0" + encoded(text_of(error))
     log_exception(log_fd, error)
     return frames.RAISED, payload
-
-
-def _printer(fd: int) -> io.TextIOWrapper:
-    # Unbuffered below too: what was printed must be out when the process is killed.
-    raw: Any = io.FileIO(fd, "w", closefd=False)
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
 def _wait_for_the_end(channel_fd: int) -> NoReturn:

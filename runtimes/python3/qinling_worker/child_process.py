@@ -41,6 +41,7 @@ class ChildProcess:
     ) -> None:
         ours, theirs = socket.socketpair()
         log, log_end = os.pipe()
+        os.fchmod(log_end, 0o622)  # the function may open /dev/stdout by name under another uid
         self.pid: int | None = None
         self.exit_code: int | None = None  # set when the child has ended by itself or by a signal that we did not send
         self._status: int | None = None

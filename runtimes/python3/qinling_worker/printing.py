@@ -1,0 +1,133 @@
+"""Standard output and standard error of the function, which are one pipe to the supervisor: the log.
+
+What is printed is written at once, so that it is in the log when the process is killed.
+A `print` is one write, so that its line stays whole beside those of other threads and
+processes. At the end of a call, the buffers that the function has made are flushed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import ctypes
+import gc
+import io
+import select
+import sys
+from os import fstat, register_at_fork
+from threading import RLock
+from typing import Any
+from weakref import ref
+
+_TextIOWrapper, _BufferedWriter = io.TextIOWrapper, io.BufferedWriter
+_write, _builtin_print = io.FileIO.write, builtins.print
+_poll, _POLLOUT = select.poll, select.POLLOUT
+_get_objects, _suppress = gc.get_objects, contextlib.suppress
+_LINE_BUFFERED = 1  # _IOLBF
+_libc = ctypes.CDLL(None)
+_fflush = _libc.fflush
+_fflush.argtypes = [ctypes.c_void_p]
+_lock = RLock()  # a signal handler may print while its thread prints
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = RLock()  # another thread may have held it when this process was forked
+
+
+register_at_fork(after_in_child=_renew_lock)
+
+
+def _buffer_lines_of_c() -> None:
+    """Have C's standard output write line by line, so that little of it is lost with the process."""
+    with _suppress(ValueError, AttributeError):  # this C library calls it otherwise
+        stdout = ctypes.c_void_p.in_dll(_libc, "stdout")
+        _libc.setvbuf(stdout, None, ctypes.c_int(_LINE_BUFFERED), ctypes.c_size_t(0))
+
+
+_buffer_lines_of_c()
+
+
+class _Pipe(io.FileIO):
+    """Descriptor 1 or 2. It is never closed: a text stream that the function puts around it closes it when it goes."""
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, whatever signals arrive and whoever has made the pipe non-blocking."""
+        view = memoryview(data).cast("B")
+        size = len(view)
+        with _lock:
+            while True:
+                sent: int | None = _write(self, view)
+                if sent == len(view):
+                    return size
+                if sent is None:
+                    self._await_room()
+                else:
+                    view = view[sent:]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _await_room(self) -> None:
+        poll = _poll()
+        poll.register(self, _POLLOUT)
+        poll.poll()
+
+
+class Printing:
+    """The function's `sys.stdout` and `sys.stderr`, from now on."""
+
+    def __init__(self) -> None:
+        self._streams = [_stream(fd) for fd in (1, 2)]
+        self._found: list[ref[Any]] = []
+        self._flush_stdout, self._flush_stderr = self._streams[0].flush, self._streams[1].flush
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]
+        builtins.print = _print
+
+    def find_buffers(self) -> None:
+        """Look for buffers that the module has made around the log, beside those that `sys` names."""
+        log = fstat(1)
+        for item in _get_objects():
+            if type(item) in (_TextIOWrapper, _BufferedWriter) and item not in self._streams:
+                with _suppress(BaseException):
+                    file = fstat(item.fileno())
+                    if (file.st_dev, file.st_ino) == (log.st_dev, log.st_ino):
+                        self._found.append(ref(item))
+
+    def flush(self) -> None:
+        """Flush all buffers above the log: those of the function first, then ours and those of C."""
+        stdout, stderr = self._streams
+        try:
+            if sys.stdout is not stdout or sys.stderr is not stderr or self._found:
+                self._flush_others()
+            self._flush_stdout()
+            self._flush_stderr()
+        except BaseException:
+            self._flush_others()  # the function has detached a stream of ours, or deleted one of `sys`
+        _fflush(None)
+
+    def _flush_others(self) -> None:
+        found = [item() for item in self._found]
+        named = [getattr(sys, name, None) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
+        for stream in (*found, *named):
+            with _suppress(BaseException):
+                stream.flush()  # type: ignore[union-attr]
+
+
+def _stream(fd: int) -> io.TextIOWrapper:
+    pipe: Any = _Pipe(fd, "w", closefd=False)
+    return _TextIOWrapper(pipe, encoding="utf-8", errors="backslashreplace", write_through=True)
+
+
+def _print(*values: Any, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False) -> None:
+    stream = getattr(sys, "stdout", None) if file is None else file
+    if type(stream) is not _TextIOWrapper or type(sep) is not str or type(end) is not str:
+        _builtin_print(*values, sep=sep, end=end, file=file, flush=flush)
+        return
+    stream.write(sep.join([str(value) for value in values]) + end)
+    if flush:
+        stream.flush()
+
+
+_print.__name__ = _print.__qualname__ = "print"
+_print.__module__, _print.__doc__ = "builtins", _builtin_print.__doc__
