@@ -32,6 +32,10 @@ DEFENCES: dict[str, Defence] = {
     ),
     # A change of uid has the same effect, so that it has to be undone.
     "not dumpable": Defence(_of_worker("start", "linux.set_dumpable(False)", "linux.set_dumpable(True)")),
+    "own user namespace": Defence(
+        _of_worker("start", "    counted_alone = count_alone()\n", "    counted_alone = False\n"), None,
+        frozenset({"user exec", "user rlimits"}),
+    ),
     "no capabilities": Defence(_of_worker("confine", "    linux.keep_capabilities(())\n", ""), None, _ROOT),
     "no second uid to become": Defence((), None, _USER),
     # Those without a change are tested by themselves: tests/orchestrator/test_sandbox.py.

@@ -332,5 +332,5 @@ def main():
         assert seen["groups"] == []
     assert seen["caps"] == ["0" * 16] * 4
     assert (seen["nnp"], seen["sid"], seen["umask"], seen["oom"]) == ("1", True, "0022", "1000")
-    assert (seen["nofile"], seen["core"], seen["fsize"]) == ([256, 256], [0, 0], [8 << 20, 8 << 20])
+    assert (seen["nofile"], seen["core"], seen["fsize"]) == ([256, 256], [1, 1], [8 << 20, 8 << 20])
     assert (seen["argv"], seen["main"], seen["ours"]) == ([""], False, [])

@@ -14,7 +14,7 @@ import pytest
 from runtimes.python3.qinling_worker import seccomp, syscalls
 from tests.runtime.conftest import MakeWorker
 
-ALLOWED = 0
+ALLOWED, NOTHING = 0, -1  # goes on; does nothing and answers 0
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
@@ -27,7 +27,10 @@ OTHERS = {  # numbers of calls that the filter has no opinion about
 
 
 def decide(program: bytes, number: int, arguments: Sequence[int] = (), architecture: int = 0) -> int:
-    """What a filter answers: 0 or an error's number. A copy of the kernel's interpreter, for the other architecture."""
+    """What a filter answers: `ALLOWED`, `NOTHING` or an error's number.
+
+    A copy of the kernel's interpreter, for the other architecture.
+    """
     data = struct.pack("=IIQ", number, architecture, 0) + struct.pack("=6Q", *(*arguments, 0, 0, 0, 0, 0, 0)[:6])
     instructions = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
     register = at = 0
@@ -39,7 +42,7 @@ def decide(program: bytes, number: int, arguments: Sequence[int] = (), architect
         elif code == 0x54:
             register &= operand
         elif code == 0x06:
-            return ALLOWED if operand == 0x7FFF0000 else operand & 0xFFFF
+            return ALLOWED if operand == 0x7FFF0000 else operand & 0xFFFF or NOTHING
         else:
             held = {0x15: register == operand, 0x35: register >= operand, 0x45: bool(register & operand)}[code]
             at += if_true if held else if_false
@@ -103,6 +106,22 @@ def test_calls_that_no_function_needs_are_denied(machine: str) -> None:
         ("personality", (0x0040000,), errno.EPERM),
         ("pipe2", (0, 0o2000000), ALLOWED),
         ("pipe2", (0, 0x80), errno.EPERM),
+        ("setsockopt", (3, 1, 2), ALLOWED),
+        ("setsockopt", (3, 1, 26), errno.EPERM),  # SO_ATTACH_FILTER
+        ("setsockopt", (3, 6, 26), ALLOWED),
+        ("setsockopt", (3, 6, 31), errno.EPERM),  # TCP_ULP
+        ("setsockopt", (3, 41, 26), ALLOWED),
+        ("fcntl", (3, 4), ALLOWED),
+        ("fcntl", (3, 1024), errno.EPERM),  # F_SETLEASE
+        ("mmap", (0, 4096, 3, 0x22), ALLOWED),
+        ("mmap", (0, 4096, 3, 0x40022), errno.EPERM),  # MAP_HUGETLB
+        ("memfd_create", (1, 3), ALLOWED),
+        ("memfd_create", (1, 4), errno.EPERM),  # MFD_HUGETLB
+        ("setrlimit", (7, 1), ALLOWED),
+        ("setrlimit", (4, 1), NOTHING),  # RLIMIT_CORE
+        ("prlimit64", (0, 4, 0, 1), ALLOWED),
+        ("prlimit64", (0, 4, 1, 0), NOTHING),
+        ("prlimit64", (0, 4, 1, 1), errno.EPERM),
         ("prlimit64", (0, 7, 1), ALLOWED),
         ("prlimit64", (5, 7, 0), ALLOWED),  # a question
         ("prlimit64", (5, 7, 1), errno.EPERM),
@@ -166,6 +185,7 @@ def main():
     with concurrent.futures.ProcessPoolExecutor(2) as executor:
         executed = list(executor.map(abs, [-3]))
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.sched_setaffinity(0, os.sched_getaffinity(0))
     os.setpriority(os.PRIO_PROCESS, 0, 5)
     ssl.create_default_context()

@@ -74,6 +74,8 @@ def _entering(entrances: Sequence[int]) -> Callable[[], None]:
         for entrance in entrances:
             os.write(entrance, b"0")
         os.umask(0o022)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # At 0 the kernel would still start the host's handler of core dumps.
+        core = 0 if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else 1
+        resource.setrlimit(resource.RLIMIT_CORE, (core, core))
 
     return enter

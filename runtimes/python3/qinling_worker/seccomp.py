@@ -5,7 +5,8 @@ The template loads it before it forks a child; children and cleaners inherit it.
 
 Denied calls answer EPERM. The exceptions are answers for which programs have a fallback: ENOSYS for `clone3`, whose
 flags lie in memory that a filter can't read (the C library then uses `clone`), for the kernel's asynchronous I/O, and
-for calls that are newer than our list; EAFNOSUPPORT and EPROTONOSUPPORT for kinds of sockets.
+for calls that are newer than our list; EAFNOSUPPORT and EPROTONOSUPPORT for kinds of sockets. Setting RLIMIT_CORE seems
+to succeed and does nothing.
 """
 
 from __future__ import annotations
@@ -60,6 +61,15 @@ _CLONE_FLAGS = 0x7E020000 | 0x8000
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _SOCKET_TYPES, _SOCKET_TYPE_MASK = (1, 2), 0xF  # SOCK_STREAM, SOCK_DGRAM
 _SOCKET_PROTOCOLS = (0, 1, 6, 17, 58)  # the type's own, ICMP, TCP, UDP, ICMPv6; others load modules of the kernel
+_SOL_SOCKET, _IPPROTO_TCP = 1, 6
+# SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF: programs that the kernel compiles.
+_SOCKET_OPTIONS = (26, 50, 51, 52)
+_TCP_OPTIONS = (31,)  # TCP_ULP: other protocols inside the kernel
+# F_SETLEASE: others who open the file wait for 45 s, and in the ordinary user's form the interpreter's files are the
+# function's own. F_NOTIFY: as inotify.
+_FCNTL_COMMANDS = (1024, 1026)
+_MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # the host's reserved large pages, which no limit of memory counts
+_RLIMIT_CORE = 4  # stays at 1, which keeps the kernel from starting the host's handler of core dumps (`core(5)`)
 _PRCTL_OPTIONS = (22, 62)  # PR_SET_SECCOMP; PR_SCHED_CORE, which keeps a core's other thread from all others
 _IOCTL_REQUESTS = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX: input of terminals; TIOCSETD, which loads modules
 _PERSONALITY_QUERY = 0xFFFFFFFF
@@ -75,17 +85,32 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
     protocol = argument_in(2, _SOCKET_PROTOCOLS, allow(), refuse(errno.EPROTONOSUPPORT))
     kind = argument_in(1, _SOCKET_TYPES, protocol, refuse(errno.EPROTONOSUPPORT), _SOCKET_TYPE_MASK)
     internet = argument_in(0, (_AF_INET, _AF_INET6), kind, refuse(errno.EAFNOSUPPORT))
+    pretended = refuse(0)
+    core = argument_is_null(2, allow(), argument_is_null(3, pretended, denied))
+    tcp = argument_in(2, _TCP_OPTIONS, denied, allow())
     myself = argument_in(0, (0,), allow(), denied)  # by pid; 0 is the caller
     by_argument = {
         "clone": argument_has_bit(0, _CLONE_FLAGS, denied, allow()),
         "socket": argument_in(0, (_AF_UNIX,), allow(), internet),
+        "setsockopt": argument_in(
+            1,
+            (_SOL_SOCKET,),
+            argument_in(2, _SOCKET_OPTIONS, denied, allow()),
+            argument_in(1, (_IPPROTO_TCP,), tcp, allow()),
+        ),
+        "fcntl": argument_in(1, _FCNTL_COMMANDS, denied, allow()),
+        "mmap": argument_has_bit(3, _MAP_HUGETLB, denied, allow()),
+        "memfd_create": argument_has_bit(1, _MFD_HUGETLB, denied, allow()),
+        "setrlimit": argument_in(0, (_RLIMIT_CORE,), pretended, allow()),
         "socketpair": argument_in(0, (_AF_UNIX,), allow(), refuse(errno.EAFNOSUPPORT)),
         "prctl": argument_in(0, _PRCTL_OPTIONS, denied, allow()),
         "ioctl": argument_in(1, _IOCTL_REQUESTS, denied, allow()),
         "personality": argument_in(0, (_PERSONALITY_QUERY,), allow(), denied),
         "pipe2": argument_has_bit(1, _O_NOTIFICATION_PIPE, denied, allow()),
         # Limits, processors and priorities of other processes: a call under `per_call` has the uid of the next one's.
-        "prlimit64": argument_in(0, (0,), allow(), argument_is_null(2, allow(), denied)),
+        "prlimit64": argument_in(
+            0, (0,), argument_in(1, (_RLIMIT_CORE,), core, allow()), argument_is_null(2, allow(), denied)
+        ),
         "sched_setaffinity": myself,
         "sched_setscheduler": myself,
         "sched_setparam": myself,

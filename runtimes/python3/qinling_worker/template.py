@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from . import cleaner, linux, memory, seccomp
 from .config import ChildConfig
-from .confine import become_child, make_rules
+from .confine import become_child, forbid_core_dumps, make_rules
 
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
@@ -59,6 +59,7 @@ class Template:
         os.close(null)
         linux.set_child_subreaper()
         linux.keep_capabilities((linux.CAP_KILL, linux.CAP_SETUID, linux.CAP_SETGID))
+        forbid_core_dumps()
         _load_filter()
         self._wakeup, wakeup_end = os.pipe()
         os.set_blocking(self._wakeup, False)

@@ -28,16 +28,17 @@ def _around(name: str, act: str, *defences: str) -> Attempt:
 
 
 _OTHER_UID = ("no capabilities", "no second uid to become")
+_BY_PTRACE = ("second uid", "landlock", "not dumpable", "own user namespace")
 _BY_UID = ("second uid", "landlock scopes")
 
 ATTEMPTS = [
     _around("a signal to the supervisor", "os.kill(pid, 0)", *_BY_UID),
     _around("a signal by pidfd", "signal.pidfd_send_signal(os.pidfd_open(pid), 0)", *_BY_UID),
     _around("the supervisor's memory", "open(f'/proc/{pid}/mem', 'rb').close()",
-            "second uid", "landlock", "not dumpable"),
+            *_BY_PTRACE),
     _around("the supervisor's environment", "open(f'/proc/{pid}/environ', 'rb').read()",
-            "second uid", "landlock", "not dumpable"),
-    _around("the supervisor's files", "os.readlink(f'/proc/{pid}/fd/0')", "second uid", "landlock", "not dumpable"),
+            *_BY_PTRACE),
+    _around("the supervisor's files", "os.readlink(f'/proc/{pid}/fd/0')", *_BY_PTRACE),
     Attempt("the uid of root", "import os\ndef attempt():\n    os.setuid(0)\n    return True", _OTHER_UID),
     Attempt("another worker's uid", "import os\ndef attempt():\n    os.setuid(os.getuid() + 2)\n    return True",
             _OTHER_UID),

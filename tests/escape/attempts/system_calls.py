@@ -86,6 +86,20 @@ ATTEMPTS = [
     # Descriptor 0 is no terminal. That the kernel says so means that it was asked.
     _call("input of a terminal", "ioctl(0, 0x5412) == errno.ENOTTY", _IOCTL),
     _call("a line discipline, which loads a module", "ioctl(0, 0x5423) == errno.ENOTTY", _IOCTL),
+    _call("a program for the kernel, on a socket", "server.setsockopt(1, 26, filter) is None",
+          "import struct\ncode = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 65535), 8)\n"
+          "filter = struct.pack('HP', 1, ctypes.addressof(code))\n"
+          "server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"),
+    _call("a lease on a file, for which others wait", "fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK) == 0",
+          "import fcntl, tempfile\nwriter, path = tempfile.mkstemp()\nos.close(writer)\n"
+          "descriptor = os.open(path, os.O_RDONLY)"),
+    _call("the host's handler of core dumps", "resource.getrlimit(resource.RLIMIT_CORE)[0] != 1",
+          "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))", in_child=True),
+    # Most hosts have none to give. That the kernel says so means that it was asked.
+    _call("the host's large pages", "mapped() in (None, errno.ENOMEM)",
+          "import mmap\ndef mapped():\n"
+          "    try: mmap.mmap(-1, 1 << 21, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)\n"
+          "    except OSError as error: return error.errno"),
     Attempt(
         "a call of 32-bit programs",
         """
