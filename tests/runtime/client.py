@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import http.client
 import io
 import itertools
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 PYTHON = os.environ.get("WORKER_PYTHON", sys.executable)  # workers run on older versions, too
+FIRST_PASSED = 3  # the number that a forked worker gets its first descriptor under
+ZYGOTE = Path(__file__).with_name("zygote.py")
 PROGRAM = Path(__file__).parents[2] / "runtimes" / "python3" / "worker.py"
 SECRET = "s3cret-of-this-worker"
 MIB = 1 << 20
@@ -35,14 +39,15 @@ def package(source: str | dict[str, str | bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def command(folder: Path, uid: int | None) -> list[str]:
+def command(folder: Path, uid: int | None, *, forked: bool) -> list[str]:
     """How the program is started: as it is, or under a uid of its own with the capabilities to make `uid` the child's.
 
-    Python and program are then mounted where these uids can read them, for they may lie below a private home.
+    Python and program are then mounted where these uids can read them, for they may lie below a private home. A
+    program that is `forked` is a zygote, which changes the uid itself.
     """
     python = Path(os.path.realpath(PYTHON))
     prefix = python.parents[1]
-    options = ["-I", "-S", "-B"]
+    options = ["-I", "-S", "-B"] + ([str(ZYGOTE)] if forked else [])
     if uid is None:
         return [str(python), *options, str(PROGRAM)]
     python_copy, program_copy = folder / "python", folder / "program"
@@ -50,12 +55,75 @@ def command(folder: Path, uid: int | None) -> list[str]:
     program_copy.mkdir()
     script = 'mount --bind "$0" "$1" && mount --bind "$2" "$3" && shift 3 && exec "$@"'
     capabilities = "-all,+setuid,+setgid,+kill,+setpcap"
-    return [
-        "unshare", "--mount", "sh", "-c", script, str(prefix), str(python_copy), str(PROGRAM.parent), str(program_copy),
+    become = [
         "setpriv", f"--reuid={uid + SUPERVISOR}", f"--regid={uid + SUPERVISOR}", "--clear-groups", "--no-new-privs",
         f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}", f"--bounding-set={capabilities}",
+    ]  # fmt: skip
+    return [
+        "unshare", "--mount", "sh", "-c", script, str(prefix), str(python_copy), str(PROGRAM.parent), str(program_copy),
+        *([] if forked else become),
         str(python_copy / python.relative_to(prefix)), *options, str(program_copy / PROGRAM.name),
     ]  # fmt: skip
+
+
+class ForkedProcess:
+    """A process that a zygote of its own has forked; of `subprocess.Popen`, what these tests need.
+
+    Args:
+        command: the zygote's, but for the number of its socket.
+        uid: the worker's user id; None: that of the zygote.
+        passed: descriptors, the listening socket first and then the configuration.
+    """
+
+    def __init__(self, command: list[str], uid: int | None, passed: list[int]) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._zygote = subprocess.Popen(
+                [*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], start_new_session=True,
+                env={"QF_TEST_MARK": "environment-of-the-supervisor"},
+            )  # fmt: skip
+        assert self._receive() == {"ready": True}
+        request = {
+            "sandbox": {
+                "worker_id": "w", "folder": "", "uid": uid, "child_uid": None, "tmp_size": 0, "shm_size": 0,
+                "own_network": False,
+            },
+            "passed": len(passed), "listen_fd": FIRST_PASSED, "config_fd": FIRST_PASSED + 1, "entrances": 0,
+            "has_folder": False,
+        }  # fmt: skip
+        fds = array.array("i", [*passed, 2])
+        self._control.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        self.pid: int = self._receive()["pid"]
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit status, once it has ended."""
+        if self.returncode is None and select.select([self._control], [], [], 0)[0]:
+            self.returncode = self._receive()["status"]
+            self._control.close()  # the zygote ends with it
+            self._zygote.wait(20)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        wait_until(lambda: self.poll() is not None, timeout or 20)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+    def _receive(self) -> dict[str, Any]:
+        data, ancillary, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(4))
+        for _, _, content in ancillary:
+            os.close(array.array("i", content)[0])  # a pidfd
+        report: dict[str, Any] = json.loads(data)
+        return report
 
 
 @dataclass(frozen=True)
@@ -81,7 +149,9 @@ class Answer:
 class Worker:
     """One worker process, from its start to its end."""
 
-    def __init__(self, folder: Path, uid: int | None, isolation: str = "warm", **config: Any) -> None:
+    def __init__(
+        self, folder: Path, uid: int | None, isolation: str = "warm", *, forked: bool = False, **config: Any
+    ) -> None:
         self.folder = folder
         self.isolation = isolation
         self.uid = uid
@@ -102,15 +172,24 @@ class Worker:
         self.port = listener.getsockname()[1]
         config_fd, write_fd = os.pipe()
         passed = [listener.fileno(), config_fd]
-        passed += [fd for fd in (self.config["cpu_shares_fd"], self.config.get("memory_events_fd")) if fd is not None]
+        for name in ("cpu_shares_fd", "memory_events_fd"):
+            if self.config.get(name) is not None:
+                passed.append(self.config[name])
+                if forked:
+                    self.config[name] = FIRST_PASSED + len(passed) - 1
         if uid is not None:
             os.chown(self.code_dir, uid + SUPERVISOR, uid + SUPERVISOR)
-        self.process = subprocess.Popen(
-            [*command(folder, uid), "--listen-fd", str(passed[0]), "--config-fd", str(passed[1])],
-            pass_fds=passed,
-            env={"QF_TEST_MARK": "environment-of-the-supervisor"},
-            start_new_session=True,
-        )
+        program = command(folder, uid, forked=forked)
+        self.process: subprocess.Popen[bytes] | ForkedProcess
+        if forked:
+            self.process = ForkedProcess(program, None if uid is None else uid + SUPERVISOR, passed)
+        else:
+            self.process = subprocess.Popen(
+                [*program, "--listen-fd", str(passed[0]), "--config-fd", str(passed[1])],
+                pass_fds=passed,
+                env={"QF_TEST_MARK": "environment-of-the-supervisor"},
+                start_new_session=True,
+            )
         os.close(config_fd)
         with open(write_fd, "w") as pipe:
             json.dump(self.config, pipe)

@@ -32,14 +32,20 @@ def _second_uid() -> int:
     return _UID_BASE + os.getpid() * 1000 + 2 * next(_numbers) % 1000
 
 
-@pytest.fixture(params=["second uid", "one uid"])
+@pytest.fixture(params=["second uid", "one uid", "forked"])
 def child_uid(request: pytest.FixtureRequest) -> int | None:
     """The uid of a test's first child; None when it has the supervisor's."""
-    if request.param == "one uid":
+    if request.param == "one uid" or (request.param == "forked" and os.geteuid() != 0):
         return None
     if os.geteuid() != 0:
         pytest.skip("a second uid needs root")
     return _second_uid()
+
+
+@pytest.fixture
+def forked(request: pytest.FixtureRequest) -> bool:
+    """Whether a test's workers are forked from a zygote."""
+    return hasattr(request.node, "callspec") and request.node.callspec.params.get("child_uid") == "forked"
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def isolation() -> str:
 
 
 @pytest.fixture
-def make_worker(child_uid: int | None, isolation: str) -> Iterator[MakeWorker]:
+def make_worker(child_uid: int | None, forked: bool, isolation: str) -> Iterator[MakeWorker]:
     """Starts workers; all have ended, with everything in them, when the test is over."""
     workers: list[Worker] = []
     with tempfile.TemporaryDirectory(prefix="qf-runtime-") as name, contextlib.ExitStack() as stops:
@@ -60,7 +66,7 @@ def make_worker(child_uid: int | None, isolation: str) -> Iterator[MakeWorker]:
             home = folder / str(len(workers))
             home.mkdir()
             uid = _second_uid() if child_uid is not None and workers else child_uid  # workers never share one
-            workers.append(Worker(home, uid, isolation, **config))
+            workers.append(Worker(home, uid, isolation, forked=forked, **config))
             stops.callback(workers[-1].stop)
             return workers[-1]
 
