@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from qinling_falcon.orchestrators.process import etc
 from qinling_falcon.orchestrators.process.images import Interpreter, LocalRuntime
 from qinling_falcon.orchestrators.process.slots import Slot
 from qinling_falcon.settings import Settings
@@ -21,13 +22,6 @@ _RUNTIME = Path("/runtime")
 _WORKERS = Path("/workers")  # as in qinling_worker/sandbox.py
 _SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
-# What programs read to find libraries, names, times and certificates; never the rest of /etc.
-_ETC = (
-    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "nsswitch.conf", "services",
-    "protocols", "mime.types", "ssl/certs", "ssl/openssl.cnf", "ca-certificates", "pki/tls/certs", "pki/tls/cert.pem",
-    "pki/ca-trust", "crypto-policies",
-)  # fmt: skip
-_ETC_NETWORK = ("resolv.conf", "hosts", "host.conf", "gai.conf")
 # A zygote's workers complete their sandboxes and change their uids; their folders are closed to all users.
 _ZYGOTE_CAPABILITIES = ("sys_admin", "net_admin", "dac_read_search", "setuid", "setgid", "kill", "setpcap")
 # The supervisor changes its children's uid, kills them, and drops what it does not need any more.
@@ -137,7 +131,7 @@ def wrap(form: Form, tools: Tools, settings: Settings, box: Box, words: Sequence
         raise FileNotFoundError("bwrap is missing")
     descriptors: list[int] = []
     options = [*_namespaces(form, settings, box), *_tree(settings, box), *_system(settings), *_interpreter(box)]
-    options += [*_accounts(box, descriptors), *_folders(settings, box)]
+    options += [*_files(settings, box, descriptors), *_folders(settings, box)]
     # By descriptor, and under a bare name: /proc/1/cmdline can be read inside, and tells nothing of the host.
     arguments = _in_memory("\0".join(options))
     descriptors.append(arguments)
@@ -156,7 +150,7 @@ def _namespaces(form: Form, settings: Settings, box: Box) -> list[str]:
     else:
         options = ["--unshare-all"] + (["--share-net"] if settings.network == "host" else [])
         options += ["--cap-add", "ALL"] if box.workers_dir else []
-    options += ["--die-with-parent", "--hostname", "function"]
+    options += ["--die-with-parent", "--hostname", etc.HOST_NAME]
     for name, value in _ENVIRONMENT.items():
         options += ["--setenv", name, value]
     return options
@@ -164,7 +158,7 @@ def _namespaces(form: Form, settings: Settings, box: Box) -> list[str]:
 
 def _tree(settings: Settings, box: Box) -> list[str]:
     """The folders that hold what is mounted: bwrap makes those that are not named for its own user alone."""
-    inner = [Path("/etc", name) for name in _etc(settings)] + [Path("/dev/null"), _PYTHON]
+    inner = [Path("/etc", name) for name in etc.shown(settings)] + [Path("/dev/null"), _PYTHON]
     if box.interpreter and box.interpreter.shared:
         inner.append(box.interpreter.prefix / "lib")
     folders = {folder for path in inner for folder in path.parents} - {Path("/")}
@@ -175,11 +169,6 @@ def _tree(settings: Settings, box: Box) -> list[str]:
     return options
 
 
-def _etc(settings: Settings) -> list[str]:
-    names = _ETC + (_ETC_NETWORK if settings.network == "host" else ())
-    return [name for name in names if Path("/etc", name).exists()]
-
-
 def _system(settings: Settings) -> list[str]:
     options = ["--ro-bind", "/usr", "/usr"]
     for name in _SYSTEM:
@@ -188,7 +177,7 @@ def _system(settings: Settings) -> list[str]:
             options += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             options += ["--ro-bind", str(path), str(path)]
-    for name in _etc(settings):
+    for name in etc.shown(settings):
         path = Path("/etc", name)
         options += ["--ro-bind", str(path.resolve()), str(path)]
     for name in _DEVICES:
@@ -201,7 +190,7 @@ def _system(settings: Settings) -> list[str]:
 def readable_paths(interpreter: Interpreter) -> list[str]:
     """What programs need of the host's files, for workers that see all of them: Landlock hides the rest."""
     folders = [f"/{name}" for name in ("usr", *_SYSTEM)]
-    files = [f"/etc/{name}" for name in (*_ETC, *_ETC_NETWORK, "passwd", "group")]
+    files = [f"/etc/{name}" for name in etc.ALL]
     return [*folders, *files, str(interpreter.prefix)]
 
 
@@ -216,15 +205,12 @@ def _interpreter(box: Box) -> list[str]:
     return options
 
 
-def _accounts(box: Box, descriptors: list[int]) -> list[str]:
+def _files(settings: Settings, box: Box, descriptors: list[int]) -> list[str]:
+    """Files of /etc that are made for the sandbox."""
     uid = box.slot.child_uid if box.slot else os.getuid()
     gid = box.slot.child_uid if box.slot else os.getgid()
-    files = {
-        "/etc/passwd": f"root:x:0:0::/nonexistent:/usr/sbin/nologin\nfunction:x:{uid}:{gid}::/tmp:/bin/sh\n",
-        "/etc/group": f"root:x:0:\nfunction:x:{gid}:\n",
-    }
     options = []
-    for path, text in files.items():
+    for path, text in etc.made(settings, uid, gid).items():
         descriptors.append(_in_memory(text))
         options += ["--perms", "0444", "--file", str(descriptors[-1]), path]
     return options

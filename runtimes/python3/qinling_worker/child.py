@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from . import frames
 from .event_loop import EventLoop, is_awaitable
 from .failures import bounded, described, encoded, is_of_the_call, log_exception, place_of, text_of
+from .interpreter import complete
 from .loading import load, message_of
 from .os_session import ERROR, SESSION, SessionContext
 from .per_call import check_alone, fork_for_calls
@@ -133,6 +134,7 @@ def _load_and_serve(
     channel = _Channel(channel_fd)
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     printing = Printing()
+    complete()
     channel.send(frames.BARE, b"%d" % bare)
     try:
         function = load(entry, code_dir)

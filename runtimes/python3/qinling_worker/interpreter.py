@@ -1,0 +1,52 @@
+"""Gives functions what they expect of an interpreter, and refuses clearly what the sandbox does not have.
+
+`python -S` leaves out the builtins of the module `site`, such as `exit`. The sandbox has no pseudo terminals: they are
+memory of the kernel that no limit counts, and a large interface of it that functions do not need.
+"""
+
+from __future__ import annotations
+
+import _sitebuiltins
+import builtins
+import errno
+import os
+import sys
+from os import write
+from typing import Any, NoReturn
+
+_STDERR = 2
+_NO_TERMINALS = "Functions have no pseudo terminals; use pipes"
+_has_terminals = os.path.exists("/dev/ptmx")
+_get_frame = sys._getframe
+
+
+class _Quitter(_sitebuiltins.Quitter):
+    """`exit` and `quit`. Unlike those of `site`, they do not close standard input, which the next call may read."""
+
+    def __call__(self, code: Any = None) -> NoReturn:
+        raise SystemExit(code)
+
+
+_BUILTINS = {
+    "exit": _Quitter("exit", "Ctrl-D (i.e. EOF)"),
+    "quit": _Quitter("quit", "Ctrl-D (i.e. EOF)"),
+    "help": _sitebuiltins._Helper(),
+    "copyright": _sitebuiltins._Printer("copyright", sys.copyright),
+    "credits": _sitebuiltins._Printer("credits", "See https://www.python.org for the people who made Python."),
+    "license": _sitebuiltins._Printer("license", "See https://docs.python.org/3/license.html"),
+}
+
+
+def complete() -> None:
+    """Complete the interpreter of this process, before the function is loaded."""
+    vars(builtins).update(_BUILTINS)
+    if not _has_terminals:
+        for name in ("openpty", "forkpty", "posix_openpt"):
+            if hasattr(os, name):
+                setattr(os, name, _refuse_terminal)
+
+
+def _refuse_terminal(*_: Any) -> NoReturn:
+    if _get_frame(1).f_globals.get("__name__") == "pty":  # it hides this error behind "out of pty devices"
+        write(_STDERR, f"{_NO_TERMINALS}.\n".encode())
+    raise PermissionError(errno.EPERM, _NO_TERMINALS)

@@ -1,0 +1,114 @@
+"""What functions expect of a machine, in the sandbox of the shipped Python runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import socket
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.process import etc
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings import MIB, Settings
+
+from .conftest import REPOSITORY, request
+
+Call = Callable[[str], dict[str, Any]]
+
+
+def call(worker: StartedWorker, code: str) -> dict[str, Any]:
+    """The answer of a function that has `code` as its body."""
+    archive = io.BytesIO()
+    body = "".join(f"    {line}\n" for line in code.strip().splitlines())
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("main.py", f"import os, pty, socket, subprocess, sys\ndef main():\n{body}")
+    target = {"target": "f:0:x", "entry": "main.main", "memory_size": 64 * MIB, "cpu": 100}
+    headers = {"X-Worker-Secret": worker.secret, "X-Load": json.dumps(target)}
+    assert request(worker.address, "POST", "/load", archive.getvalue(), headers) == (200, {"loaded": True})
+    execution = {"token": 1, "execution_id": "e", "timeout_s": 10, "input": None, "context": {}}
+    status, answer = request(worker.address, "POST", "/execute", json.dumps(execution).encode(), headers)
+    assert status == 200, answer
+    found: dict[str, Any] = answer
+    return found | {"output": json.loads(found["result"])["output"]}
+
+
+@pytest.fixture(params=["auto", "rlimits"])
+def function_settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    shipped = REPOSITORY / "config" / "runtimes.toml"
+    return dataclasses.replace(settings, runtimes_file=shipped, sandbox=request.param, max_processes=128)
+
+
+@pytest.fixture
+def function(function_settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator]) -> Call:
+    """Runs code as a function in a worker of its own."""
+    worker = make_orchestrator(function_settings).start("w1", "python3")
+    return lambda code: call(worker, code)
+
+
+def test_localhost_and_the_own_name_resolve(function: Call) -> None:
+    answer = function(
+        """
+for _, _, _, _, address in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM):
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.create_server(address[:2], family=family) as server:
+        socket.create_connection(("localhost", server.getsockname()[1])).close()
+return [socket.gethostbyname("localhost"), bool(socket.gethostbyname(socket.gethostname())), bool(socket.getfqdn())]
+"""
+    )
+    assert answer["output"] == ["127.0.0.1", True, True], answer
+
+
+def test_names_of_the_host_are_known_with_its_network(
+    settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator]
+) -> None:
+    shipped = REPOSITORY / "config" / "runtimes.toml"
+    settings = dataclasses.replace(settings, runtimes_file=shipped, network="host", max_processes=128)
+    names = ["localhost", socket.gethostname()]
+    worker = make_orchestrator(settings).start("w1", "python3")
+    answer = call(worker, f"return [socket.gethostbyname(name) for name in [*{names}, socket.gethostname()]]")
+    assert answer["output"][:2] == [socket.gethostbyname(name) for name in names], answer
+
+
+def test_a_hosts_file_keeps_what_the_host_says(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "127.0.0.1 localhost # function\n10.0.0.1 db function\n"
+    path = tmp_path / "hosts"
+    monkeypatch.setattr(etc, "_HOSTS", path)
+    for text, expected in (
+        (said, said),
+        (said.replace(" function\n10", "\n10").replace("db function", "db"), None),
+        ("10.0.0.1 db", None),
+        (None, None),
+    ):
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+        made = etc.made(Settings(network="host"), 1, 1)[str(path)]
+        assert made.startswith(text or "")
+        assert expected is None or made == expected
+        names = {name for line in made.splitlines() for name in line.partition("#")[0].split()[1:]}
+        assert {"localhost", "function"} <= names
+    assert etc.made(Settings(), 1, 1)[str(path)].splitlines()[0] == "127.0.0.1 localhost"
+
+
+def test_the_log_can_be_opened_by_name(function: Call) -> None:
+    answer = function("open('/dev/stdout', 'w').write('out\\n')\nopen('/dev/stderr', 'a').write('err\\n')")
+    assert "out\nerr\n" in answer["log"], answer
+
+
+@pytest.mark.parametrize("wanted", ["os.openpty()", "os.forkpty()", "pty.openpty()", "pty.spawn(['true'])"])
+def test_pseudo_terminals_are_refused_clearly_in_a_sandbox(
+    function: Call, wanted: str, function_settings: Settings
+) -> None:
+    answer = function(f"{wanted}\nreturn 'opened'")
+    if function_settings.sandbox == "rlimits" and os.path.exists("/dev/ptmx"):
+        assert answer["output"] == "opened"
+    else:
+        assert "Functions have no pseudo terminals; use pipes" in answer["log"]
+        assert answer["reason"] == "exception"
