@@ -14,7 +14,7 @@ import contextlib
 import ctypes
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from .linux import system_call
 
@@ -39,7 +39,8 @@ WRITE = (
 _USE = _READ_FILE | _WRITE_FILE | _READ_DIR | _TRUNCATE | _IOCTL_DEV  # of what is there already
 
 # What every Linux program may expect to use. A process sets its own name and more in /proc, whose files have owners.
-_USED = (
+_USED = ("/proc", "/dev")
+_USED_OF_HOST = (
     "/proc", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts",
 )  # fmt: skip
 
@@ -64,11 +65,12 @@ def _version() -> int:
 VERSION = _version()  # the kernel's; 0 without Landlock
 
 
-def make_rules(readable: Iterable[str], writable: Iterable[str]) -> int | None:
+def make_rules(readable: Collection[str], writable: Iterable[str]) -> int | None:
     """Make the rules of a child, to be entered later.
 
     Args:
-        readable: files, and folders with all that is below them, that may be read and executed.
+        readable: files, and folders with all that is below them, that may be read and executed. With `/`, the tree of
+            files is that of a sandbox, whose devices may all be used.
         writable: folders in which everything may be done. Paths that are not there are left out.
 
     Returns:
@@ -79,7 +81,10 @@ def make_rules(readable: Iterable[str], writable: Iterable[str]) -> int | None:
     handled = sum(rights for since, rights in _RIGHTS_SINCE.items() if since <= VERSION)
     ruleset = _create(handled)
     rights_of: dict[str, int] = {}
-    for paths, rights in ((readable, READ), (_USED, _USE), (writable, WRITE)):
+    boxed = "/" in readable
+    # Few rules, for they are made at each start of a worker.
+    read, used = (("/",), _USED) if boxed else (readable, _USED_OF_HOST)
+    for paths, rights in ((read, READ), (used, _USE), (writable, WRITE)):
         for path in paths:
             rights_of[path] = rights_of.get(path, 0) | rights & handled
     _add(ruleset, rights_of)
