@@ -53,9 +53,7 @@ class Client:
         return self._send("/execute", body)
 
     def _send(self, path: str, body: bytes, head: str = "") -> bytes:
-        request = (
-            f"POST {path} HTTP/1.1\r\nX-Worker-Secret: {self._secret}\r\n{head}Content-Length: {len(body)}\r\n\r\n"
-        )
+        head = f"X-Worker-Secret: {self._secret}\r\n{head}Content-Length: {len(body)}\r\n\r\n"
         self._socket.sendall(f"POST {path} HTTP/1.1\r\n{head}".encode() + body)
         return self._socket.recv(65536)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import resource
 import secrets
 import subprocess
 import threading
@@ -66,6 +67,7 @@ class ProcessOrchestrator:
         self._workers: dict[str, Worker] = {}
         self._closed = False
         settings, install_id = self._settings, self._install.install_id
+        _allow_many_descriptors()
         self._isolation = examine(settings)
         missing = "; ".join(f"{feature} ({note})" for feature, _, note in self._isolation.missing())
         _log.warning("isolation form=%s missing=%r", self._isolation.form, missing)
@@ -242,3 +244,9 @@ class ProcessOrchestrator:
                 # Its user ids stay taken; the next manager sweeps it.
                 _log.error("worker_not_gone worker_id=%s", worker.worker_id)
             del self._workers[worker.worker_id]
+
+
+def _allow_many_descriptors() -> None:
+    """Raise this process's own limit as far as it may: each worker takes some descriptors of the manager."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

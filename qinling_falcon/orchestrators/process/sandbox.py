@@ -142,14 +142,17 @@ def wrap(form: Form, tools: Tools, settings: Settings, box: Box, words: Sequence
 
 
 def _namespaces(form: Form, settings: Settings, box: Box) -> list[str]:
+    names = ["pid", "ipc", "uts"] + ([] if settings.network == "host" else ["net"])
+    if not box.workers_dir:
+        names.append("cgroup-try")  # a zygote must see its workers' groups, to fork into them; these unshare it later
+    if form is Form.BUBBLEWRAP_USER:
+        names.append("user")
+    options = [f"--unshare-{name}" for name in names]
     if form is Form.BUBBLEWRAP:
-        options = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"]
-        options += [] if settings.network == "host" else ["--unshare-net"]
         for name in _ZYGOTE_CAPABILITIES if box.workers_dir else _CAPABILITIES:
             options += ["--cap-add", f"CAP_{name.upper()}"]
-    else:
-        options = ["--unshare-all"] + (["--share-net"] if settings.network == "host" else [])
-        options += ["--cap-add", "ALL"] if box.workers_dir else []
+    elif box.workers_dir:
+        options += ["--cap-add", "ALL"]
     options += ["--die-with-parent", "--hostname", etc.HOST_NAME]
     for name, value in _ENVIRONMENT.items():
         options += ["--setenv", name, value]

@@ -73,7 +73,9 @@ class Forked:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _await_end(self, timeout_s: float) -> bool:
-        return bool(select.select([self._pidfd], [], [], timeout_s)[0])
+        poll = select.poll()  # unlike `select`, it takes descriptors of any number
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
 
 
 class Zygote:
@@ -127,6 +129,11 @@ class Zygote:
             except OSError as error:
                 raise StartFailed(self._messages.after(f"the zygote has ended: {error}")) from None
             report, fds = self._receive(self._timeout_s)
+            while report.get("worker") != worker_id:  # the late answer to a request that was given up
+                for fd in fds:
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    os.close(fd)
+                report, fds = self._receive(self._timeout_s)
         if "error" in report:
             raise StartFailed(self._messages.after(report["error"]))
         self.workers.add(worker_id)
