@@ -124,4 +124,10 @@ def lease_request(
 
 def about(target: Target) -> dict[str, Any]:
     """The metadata of a target that a worker gets together with the package."""
-    return {"target": target.key, "entry": target.entry, "memory_size": target.memory_size, "cpu": target.cpu}
+    return {
+        "target": target.key,
+        "entry": target.entry,
+        "memory_size": target.memory_size,
+        "cpu": target.cpu,
+        "isolation": target.isolation,
+    }

@@ -19,7 +19,7 @@ from qinling_falcon.models.references import alias_named, version_of
 from qinling_falcon.models.rows import find
 from qinling_falcon.models.runtime import not_available
 from qinling_falcon.models.scope import Context, Scope, project_of, scoped
-from qinling_falcon.models.tables import Function, RuntimeStatus, Version
+from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeStatus, Version
 from qinling_falcon.pool.generations import lasting
 from qinling_falcon.pool.pool import Pool
 
@@ -43,12 +43,13 @@ class Target:
     """What is to run: one version of one function, with everything that a worker needs to load it.
 
     Attributes:
-        key: names the code, entry and limits; a worker that holds this key can serve the target.
+        key: names the code, entry, limits and isolation; a worker that holds this key can serve the target.
         package: key of the package in the store.
         image: of a function that is an image: it has no runtime, package or entry, and no worker loads it.
         memory_size: bytes.
         cpu: millicores.
         timeout_s: seconds that one execution may take.
+        isolation: the stricter one of the function's and its runtime's.
         generations: what the target was resolved under, for the lease script.
         trust_id: by which the function gets an OpenStack session.
         swift: where the object is that `package` is a copy of, and its etag; None: it is none's.
@@ -68,6 +69,7 @@ class Target:
     image: str | None = None
     trust_id: str | None = None
     swift: SwiftSource | None = None
+    isolation: Isolation = Isolation.WARM
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +152,11 @@ class Resolver:
             if version != 0:
                 source = version_of(scope, function_id, version, field="function_version")
             image = function.code.get("image")
+            isolation = Isolation.WARM
             if image is None:
-                _check_runtime(scope, source)
+                isolation = _isolation(_available_runtime(scope, source), source)
         return Target(
-            key=f"{function_id}:{version}:{source.digest}",
+            key=f"{function_id}:{version}:{source.digest}:{isolation}",
             function_id=function_id,
             version=version,
             runtime_id=source.runtime_id or "",
@@ -167,6 +170,7 @@ class Resolver:
             generations=((what, generation),),
             trust_id=source.trust_id,
             swift=_swift_source(function),
+            isolation=isolation,
         )
 
     def _read_alias(self, context: Context, name: str, what: str) -> _Meaning:
@@ -187,12 +191,17 @@ def _swift_source(function: Function) -> SwiftSource | None:
     return None if where is None else SwiftSource(where["container"], where["object"], function.source_etag)
 
 
-def _check_runtime(scope: Scope, source: Function | Version) -> None:
+def _isolation(runtime: Runtime, source: Function | Version) -> Isolation:
+    return Isolation.PER_CALL if Isolation.PER_CALL in (runtime.isolation, source.isolation) else Isolation.WARM
+
+
+def _available_runtime(scope: Scope, source: Function | Version) -> Runtime:
     if source.runtime_id is None or source.package_key is None:
         raise NotSupported(f"Function {source.id} has no package: only functions with one can be run.")
     runtime = find(scope.runtimes(), source.runtime_id)
     if runtime.status not in (RuntimeStatus.AVAILABLE, RuntimeStatus.UPGRADING):
         raise not_available(runtime)
+    return runtime
 
 
 def _keep(cache: OrderedDict[K, V], key: K, value: V, generations: Iterable[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qinling_falcon.errors import Conflict
+from qinling_falcon.errors import BadRequest, Conflict
 from qinling_falcon.models import clock, quotas
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.filters import Kind
@@ -20,8 +20,8 @@ from qinling_falcon.models.package_keys import unused
 from qinling_falcon.models.references import check_function_unused, check_no_live_jobs
 from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.runtime import not_available
-from qinling_falcon.models.scope import Context, project_of, scoped
-from qinling_falcon.models.tables import Function, RuntimeStatus, Version
+from qinling_falcon.models.scope import Context, project_of, scoped, system
+from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeStatus, Version
 from qinling_falcon.models.trusts import doom, named
 
 __all__ = ["LISTS", "ROW_ONLY", "VOUCHED", "Function", "Updated", "create", "delete", "get", "refresh", "update"]
@@ -37,6 +37,7 @@ LISTS = ListSpec(
         "cpu": Column(Function.cpu, Kind.INTEGER),
         "memory_size": Column(Function.memory_size, Kind.INTEGER),
         "timeout": Column(Function.timeout, Kind.INTEGER),
+        "isolation": Column(Function.isolation, Kind.TEXT),
         "count": Column(Function.count, Kind.INTEGER),
         "latest_version": Column(Function.latest_version, Kind.INTEGER),
         "project_id": Column(Function.project_id, Kind.TEXT),
@@ -88,6 +89,7 @@ def create(
     trust_id: str | None = None,
     source_etag: str | None = None,
     description: str | None = None,
+    isolation: str | None = None,
     function_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Function:
@@ -96,6 +98,7 @@ def create(
     A function from an image has neither entry nor package, and may have no runtime.
 
     Raises:
+        BadRequest: `isolation` is less strict than the runtime's.
         NotFound: the runtime does not exist, or is neither the caller's nor public.
         Conflict: the runtime is not available.
         QuotaExceeded: the project has reached its quota of functions or of package bytes.
@@ -115,6 +118,7 @@ def create(
         package_key=package_key,
         package_size=package_size,
         source_etag=source_etag,
+        isolation=isolation,
     )
     if trust_id is not None:
         function.trust_id = trust_id
@@ -123,7 +127,7 @@ def create(
     def write() -> None:
         quotas.check(context.project_id, quotas.FUNCTIONS)
         if runtime_id is not None:
-            _check_runtime(context, runtime_id)
+            _check_isolation(_check_runtime(context, runtime_id), isolation)
         with quotas.packages_checked(context.project_id):
             function.save(force_insert=True)
         named(trust_id)
@@ -160,11 +164,12 @@ def update(
         context: the caller.
         function_id: the function's id.
         changes: new values of some of the columns `name, description, timeout, runtime_id, code, entry, cpu,
-            memory_size, package_key, package_size, trust_id, source_etag`.
+            memory_size, package_key, package_size, trust_id, source_etag, isolation`.
         moved_from: the location of the object in Swift that `changes` are based on.
         now: the time of the change.
 
     Raises:
+        BadRequest: the new isolation is less strict than the runtime's.
         NotFound: the function or the new runtime does not exist, or is not visible to the caller.
         Forbidden: the function belongs to another project; or a live job refers to it, and `changes` has other columns
             than `name, description, timeout`.
@@ -188,9 +193,11 @@ def update(
             check_no_live_jobs(function)
         columns = dict(changes)
         if columns.get("runtime_id", function.runtime_id) != function.runtime_id:
-            _check_runtime(context, columns["runtime_id"])
+            _check_isolation(_check_runtime(context, columns["runtime_id"]), columns.get("isolation"))
+        elif columns.get("isolation") is not None:
+            _check_isolation(_locked_runtime(context, function.runtime_id or ""), columns["isolation"])
         old_key, old_digest, old_trust = function.package_key, function.digest, function.trust_id
-        for name in (*_LOADED, "trust_id"):
+        for name in (*_LOADED, "trust_id", "isolation"):
             if name in columns:
                 setattr(function, name, columns[name])
         columns |= {"digest": _digest(function), "updated_at": now or clock.now()}
@@ -266,6 +273,15 @@ def ids_of(project_id: str) -> list[str]:
         return [row.id for row in scoped(Context(project_id)).functions().select(Function.id)]
 
 
+def ids_in_runtime(runtime_id: str) -> list[str]:
+    """The ids of all projects' functions that run in a runtime, themselves or one of their versions."""
+    using = system("a change of a runtime concerns the functions of all projects")
+    with reading():
+        functions = using.functions().select(Function.id).where(Function.runtime_id == runtime_id)
+        versions = using.versions().select(Version.function_id).where(Version.runtime_id == runtime_id)
+        return sorted({row.id for row in functions} | {row.function_id for row in versions})
+
+
 def delete(context: Context, function_id: str) -> set[str]:
     """Delete a function of the caller's project with its versions; its executions stay.
 
@@ -292,19 +308,33 @@ def delete(context: Context, function_id: str) -> set[str]:
     return transact(write)
 
 
-def _check_runtime(context: Context, runtime_id: str) -> None:
-    """Check and lock the runtime, in the transaction that refers to it. The lock blocks `runtime.delete`."""
-    runtime = find(scoped(context).runtimes(), runtime_id, lock=True, field="runtime_id")
+def _check_runtime(context: Context, runtime_id: str) -> Runtime:
+    """Check and lock the runtime, in the transaction that refers to it."""
+    runtime = _locked_runtime(context, runtime_id)
     if runtime.status != RuntimeStatus.AVAILABLE:
         raise not_available(runtime, "runtime_id")
+    return runtime
+
+
+def _locked_runtime(context: Context, runtime_id: str) -> Runtime:
+    """The runtime, locked. The lock blocks `runtime.delete` and `runtime.update`."""
+    return find(scoped(context).runtimes(), runtime_id, lock=True, field="runtime_id")
+
+
+def _check_isolation(runtime: Runtime, isolation: str | None) -> None:
+    if isolation == Isolation.WARM and runtime.isolation == Isolation.PER_CALL:
+        message = f"Runtime {runtime.id} has isolation per_call, and a function can't ask for less."
+        raise BadRequest(f"isolation: {message}", errors={"isolation": [message]})
 
 
 def _digest(function: Function) -> str:
     """A name for what a worker loads: another package, entry, limit or runtime gives another name.
 
-    So does another trust, for a function may keep a session in its worker's memory.
+    So does another trust, for a function may keep a session in its worker's memory; and the stricter isolation.
     """
     loaded = [getattr(function, name) for name in _LOADED]
     if function.trust_id is not None:
         loaded.append(function.trust_id)
+    if function.isolation == Isolation.PER_CALL:
+        loaded.append({"isolation": function.isolation})
     return hashlib.sha256(json.dumps(loaded, sort_keys=True).encode()).hexdigest()

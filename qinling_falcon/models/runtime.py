@@ -14,7 +14,7 @@ from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
 from qinling_falcon.models.rows import change, find
 from qinling_falcon.models.scope import Context, scoped, system
-from qinling_falcon.models.tables import Runtime, RuntimeStatus
+from qinling_falcon.models.tables import Isolation, Runtime, RuntimeStatus
 
 __all__ = [
     "LISTS",
@@ -43,6 +43,7 @@ LISTS = ListSpec(
         "trusted": Column(Runtime.trusted, Kind.BOOLEAN),
         "status": Column(Runtime.status, Kind.TEXT),
         "status_reason": Column(Runtime.status_reason, Kind.TEXT),
+        "isolation": Column(Runtime.isolation, Kind.TEXT),
         "project_id": Column(Runtime.project_id, Kind.TEXT),
         "created_at": Column(Runtime.created_at, Kind.TIME),
         "updated_at": Column(Runtime.updated_at, Kind.TIME),
@@ -64,6 +65,7 @@ def create(
     description: str | None = None,
     is_public: bool = True,
     trusted: bool = True,
+    isolation: str = Isolation.WARM.value,
     runtime_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Runtime:
@@ -75,6 +77,7 @@ def create(
         description=description,
         is_public=is_public,
         trusted=trusted,
+        isolation=isolation,
         runtime_id=runtime_id,
         now=now,
     )
@@ -90,6 +93,7 @@ def _new(
     description: str | None = None,
     is_public: bool = True,
     trusted: bool = True,
+    isolation: str = Isolation.WARM.value,
     runtime_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Runtime:
@@ -102,6 +106,7 @@ def _new(
         description=description,
         is_public=is_public,
         trusted=trusted,
+        isolation=isolation,
         status=RuntimeStatus.CREATING.value,
     )
 
@@ -149,7 +154,7 @@ def get(context: Context, runtime_id: str) -> Runtime:
 def update(
     context: Context, runtime_id: str, changes: Mapping[str, Any], *, now: datetime.datetime | None = None
 ) -> Runtime:
-    """Change `name`, `description` or `image`. Another image has to prove itself: status `upgrading`.
+    """Change `name`, `description`, `isolation` or `image`. Another image has to prove itself: status `upgrading`.
 
     It is on trial as long as `previous_image` names the one before. Then that is null, and the status is `upgrading`
     until no worker made from the one before gets a call any more (`settle`, `rolled`).

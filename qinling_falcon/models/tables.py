@@ -30,6 +30,13 @@ class RuntimeStatus(StrEnum):
     DELETING = "deleting"
 
 
+class Isolation(StrEnum):
+    """What separates a function's calls: nothing, or a process for each call."""
+
+    WARM = "warm"
+    PER_CALL = "per_call"
+
+
 class JobStatus(StrEnum):
     """The states of a job; `done` and `cancelled` are final, the others live."""
 
@@ -98,6 +105,7 @@ class Runtime(Row):
     trusted = peewee.BooleanField(default=True)
     status = peewee.CharField(max_length=32, default=RuntimeStatus.CREATING.value)
     status_reason = peewee.TextField(null=True)
+    isolation = peewee.CharField(max_length=32, default=Isolation.WARM.value)
 
     class Meta:
         table_name = "runtimes"
@@ -112,6 +120,7 @@ class Function(Row):
     `package_size` is in bytes; null: not measured yet, in rows older than this column.
     `trust_id` is the Keystone trust with which the function acts for the user who
     uploaded the code; null: the function has no session.
+    `isolation` is the one that the function asks for; null: its runtime's. Calls get the stricter one of both.
     """
 
     name = peewee.CharField(null=True)
@@ -129,6 +138,7 @@ class Function(Row):
     package_size = peewee.BigIntegerField(null=True)
     source_etag = peewee.CharField(null=True)
     trust_id = peewee.CharField(max_length=64, null=True)
+    isolation = peewee.CharField(max_length=32, null=True)
 
     class Meta:
         table_name = "functions"
@@ -185,6 +195,7 @@ class Version(Row):
     package_key = peewee.CharField()
     package_size = peewee.BigIntegerField(null=True)
     trust_id = peewee.CharField(max_length=64, null=True)
+    isolation = peewee.CharField(max_length=32, null=True)
 
     class Meta:
         table_name = "function_versions"

@@ -44,6 +44,7 @@ LISTS = ListSpec(
 # What a version fixes; it is made when one of these is another than in the latest version.
 _FIXED = (
     "runtime_id", "code", "entry", "cpu", "memory_size", "timeout", "digest", "package_key", "package_size", "trust_id",
+    "isolation",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from qinling_falcon.schemas.aliases import AliasName, Routing
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.entries import FILE_NAMED, Entry
 from qinling_falcon.schemas.executions import Input
-from qinling_falcon.schemas.fields import FLAG_AS_TEXT, Flag, Id, JsonText, Moment, Number, Plain, Text
+from qinling_falcon.schemas.fields import FLAG_AS_TEXT, Choice, Flag, Id, JsonText, Moment, Number, Plain, Text, one_of
 from qinling_falcon.schemas.functions import CODE, Code, Limit
 from qinling_falcon.schemas.jobs import Pattern, Status
 from qinling_falcon.schemas.webhooks import InvokeUrl
@@ -104,6 +104,11 @@ def _(field: Pattern) -> dict[str, Any]:
 @_taken.register
 def _(field: Id) -> dict[str, Any]:
     return {"type": "string", "format": "uuid"}
+
+
+@_taken.register
+def _(field: Choice) -> dict[str, Any]:
+    return dict(one_of(field.words))
 
 
 @_taken.register

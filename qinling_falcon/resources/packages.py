@@ -31,6 +31,8 @@ def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[s
             _refuse("code", "image is required for source image.")
         if values["entry"] is not None:
             _refuse("entry", "a function from an image has no entry.")
+        if values["isolation"] is not None:
+            _refuse("isolation", "a function from an image has no isolation: it runs in no worker of a runtime.")
         _check_no_package(upload, source)
         return values | {"package_key": None}
     if values["runtime_id"] is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import falcon
 
 from qinling_falcon.errors import NotFound, Unavailable
+from qinling_falcon.models import function as functions
 from qinling_falcon.models import runtime as runtimes
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.scope import scoped
@@ -65,12 +67,17 @@ class OneRuntime:
 
     @operation("runtime:update", takes=RuntimeUpdate, answers=shows(RuntimeShown), errors=(409,))
     def on_put(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
-        """Change a runtime. A new image is tried by the pool manager; until one worker answers, the old one serves."""
+        """Change a runtime. A new image is tried by the pool manager; until one worker answers, the old one serves.
+
+        Another isolation holds for all calls that begin after the answer.
+        """
         changes = _update.read(read_object(req, self._services.settings), lenient=req.reference_client)
-        if not changes:
-            runtime = runtimes.get(req.caller, runtime_id)
-        else:
-            runtime = runtimes.update(req.caller, runtime_id, changes)
+        runtime = runtimes.get(req.caller, runtime_id)
+        if changes:
+            with contextlib.ExitStack() as marks:
+                if changes.get("isolation", runtime.isolation) != runtime.isolation:
+                    marks.enter_context(_targets_changing(self._services.pool, runtime_id))
+                runtime = runtimes.update(req.caller, runtime_id, changes)
             _wake(self._services.pool)
         answer(resp, _shown.show(runtime))
 
@@ -104,6 +111,26 @@ class RuntimePool:
             raise NotFound(f"Runtime {runtime_id} has no pool.")
         counts = {"total": capacity.total, "available": capacity.available}
         answer(resp, {"name": runtime_id, "capacity": counts})
+
+
+@contextlib.contextmanager
+def _targets_changing(pool: Pool, runtime_id: str) -> Iterator[None]:
+    """Surrounds the commit of a change that makes all targets of a runtime other ones; ends the workers that hold them.
+
+    A crash after the commit leaves the marks of the changes, which expire, and workers that nobody leases.
+    """
+    known = functions.ids_in_runtime(runtime_id)
+    with contextlib.ExitStack() as marks:
+        for function_id in known:
+            marks.enter_context(pool.changing(f"function:{function_id}"))
+        yield
+        # Functions that were made meanwhile may have been resolved before the commit.
+        made = functions.ids_in_runtime(runtime_id)
+        for function_id in set(made).difference(known):
+            marks.enter_context(pool.changing(f"function:{function_id}"))
+    for function_id in made:
+        with contextlib.suppress(Unavailable):  # their generations are new, so draining only ends the workers sooner
+            pool.drain(function_id)
 
 
 def _wake(pool: Pool) -> None:

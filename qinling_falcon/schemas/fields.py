@@ -78,6 +78,19 @@ class Text(fields.Field[str]):
         return value
 
 
+class Choice(fields.Field[str]):
+    """Text that is one of some words."""
+
+    def __init__(self, words: Iterable[str], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.words = [str(word) for word in words]
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if value not in self.words:
+            raise ValidationError(f"must be one of {', '.join(self.words)}.")
+        return str(value)
+
+
 class Id(fields.Field[str]):
     """A UUID with dashes."""
 

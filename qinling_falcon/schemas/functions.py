@@ -9,9 +9,10 @@ from typing import Any
 from marshmallow import ValidationError, fields, validates_schema
 
 from qinling_falcon.errors import BadRequest
+from qinling_falcon.models.tables import Isolation
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.entries import DEFAULT_ENTRY, Entry
-from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Id, JsonText, Moment, Number, Plain, Text
+from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Choice, Id, JsonText, Moment, Number, Plain, Text, one_of
 from qinling_falcon.schemas.strict_json import parse_json
 from qinling_falcon.settings import MIB, Settings
 from qinling_falcon.storage.swift_names import why_not
@@ -144,6 +145,7 @@ class FunctionCreate(_FunctionRequest):
     runtime_id = Id(load_default=None)
     code = Code(required=True, error_messages={"required": _CODE_MISSING})
     entry = Entry(longest=80, load_default=None, metadata={"default": DEFAULT_ENTRY})
+    isolation = Choice(Isolation, load_default=None)
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -169,6 +171,7 @@ class FunctionUpdate(_FunctionRequest):
     runtime_id = Id()
     code = Code()
     entry = Entry(longest=80)
+    isolation = Choice(Isolation)
     count = Number()  # the reference lists it; it has no effect
 
 
@@ -184,6 +187,7 @@ class FunctionShown(Shown):
     cpu = Plain(NUMBER)
     memory_size = Plain(NUMBER)
     timeout = Plain(NUMBER)
+    isolation = Plain(one_of(Isolation), null=True)
     count = Plain(NUMBER)
     latest_version = Plain(NUMBER)
     project_id = Plain(TEXT)

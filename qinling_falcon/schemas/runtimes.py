@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from qinling_falcon.models.tables import RuntimeStatus
+from qinling_falcon.models.tables import Isolation, RuntimeStatus
 from qinling_falcon.schemas.base import RequestSchema, Shown
-from qinling_falcon.schemas.fields import FLAG, NUMBER, TEXT, UUID, Flag, Moment, Plain, Text, one_of
+from qinling_falcon.schemas.fields import FLAG, NUMBER, TEXT, UUID, Choice, Flag, Moment, Plain, Text, one_of
 
 
 class RuntimeCreate(RequestSchema):
@@ -15,6 +15,7 @@ class RuntimeCreate(RequestSchema):
     description = Text(load_default=None)
     is_public = Flag(load_default=True)
     trusted = Flag(load_default=True)
+    isolation = Choice(Isolation, load_default=Isolation.WARM.value)
 
 
 class RuntimeUpdate(RequestSchema):
@@ -23,6 +24,7 @@ class RuntimeUpdate(RequestSchema):
     name = Text()
     description = Text()
     image = Text(shortest=1)
+    isolation = Choice(Isolation)
 
 
 class RuntimeShown(Shown):
@@ -36,6 +38,7 @@ class RuntimeShown(Shown):
     trusted = Plain(FLAG)
     status = Plain(one_of(RuntimeStatus))
     status_reason = Plain(TEXT, null=True)
+    isolation = Plain(one_of(Isolation))
     project_id = Plain(TEXT)
     created_at = Moment()
     updated_at = Moment()

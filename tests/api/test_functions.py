@@ -23,7 +23,7 @@ from tests.api.client import REFERENCE_CLIENT, Client, assert_error, multipart, 
 
 FIELDS = {
     "id", "name", "description", "runtime_id", "code", "entry", "cpu", "memory_size", "timeout",
-    "count", "latest_version", "project_id", "created_at", "updated_at",
+    "isolation", "count", "latest_version", "project_id", "created_at", "updated_at",
 }  # fmt: skip
 MD5 = hashlib.md5(package()).hexdigest()
 

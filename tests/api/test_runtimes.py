@@ -18,7 +18,7 @@ from qinling_falcon.resources.services import Services
 from tests.api.client import REFERENCE_CLIENT, Client, assert_error
 
 FIELDS = {
-    "id", "name", "description", "image", "is_public", "trusted", "status", "status_reason",
+    "id", "name", "description", "image", "is_public", "trusted", "status", "status_reason", "isolation",
     "project_id", "created_at", "updated_at",
 }  # fmt: skip
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")

@@ -92,6 +92,7 @@ RUNTIME: Shape = {
     **_STAMPS,
     # beyond the reference
     "status_reason": optional(text),
+    "isolation": one_of("warm", "per_call"),
 }
 
 FUNCTION_MADE: Shape = {
@@ -107,6 +108,8 @@ FUNCTION_MADE: Shape = {
     "count": whole,
     "latest_version": whole,
     **_STAMPS,
+    # beyond the reference
+    "isolation": optional(one_of("warm", "per_call")),
 }
 
 FUNCTION: Shape = {**FUNCTION_MADE, "code": code_text}
