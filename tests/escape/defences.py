@@ -24,6 +24,16 @@ DEFENCES: dict[str, Defence] = {
     "landlock scopes": Defence(
         _of_worker("landlock", "_SCOPES if VERSION >= SCOPES_VERSION else 0", "0"), "landlock scopes"
     ),
+    "landlock of a call": Defence(_of_worker("per_call", "        enter(scope)\n", ""), "landlock scopes"),
+    "loaded process not dumpable": Defence(_of_worker("per_call", "    _set_dumpable(False)\n", "")),
+    "hidden key names": Defence(
+        (
+            *_of_worker("sandbox", "            _hide_keys()\n", "            pass\n"),
+            Replacement(f"{_SERVICE}/sandbox.py", 'options += ["--ro-bind", "/dev/null", keys]', "pass"),
+        ),
+        None,
+        frozenset({"user fork", "user exec"}),
+    ),
     "session keyring": Defence(_of_worker("start", "    keyrings.join_new_session()", "    pass")),
     "second uid": Defence(
         (Replacement(f"{_SERVICE}/orchestrator.py", '"child_uid": worker.slot.child_uid if worker.slot else None',

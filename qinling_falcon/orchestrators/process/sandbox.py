@@ -28,6 +28,7 @@ _ZYGOTE_CAPABILITIES = ("sys_admin", "net_admin", "dac_read_search", "setuid", "
 _CAPABILITIES = ("setuid", "setgid", "kill", "setpcap")
 # Tells the manager that the sandbox stands, on descriptor 0, and ends when nobody listens any more.
 _REPORT = 'echo >&0 && exec "$@" </dev/null'
+_KEYS = ("/proc/keys", "/proc/key-users")  # they name the keys that the service's user has in the kernel
 _ENVIRONMENT = {"HOME": "/tmp", "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -226,6 +227,9 @@ def _folders(settings: Settings, box: Box) -> list[str]:
             options += ["--perms", "0755", "--dir", str(path)]
         else:
             options += ["--perms", "1777", "--size", str(size), "--tmpfs", str(path)]
+    if not box.workers_dir:  # workers of a zygote have a /proc of their own
+        for keys in filter(os.path.exists, _KEYS):
+            options += ["--ro-bind", "/dev/null", keys]
     for folder in box.hidden:
         for shown in _shown_at(folder, box.interpreter):
             options += ["--perms", "0000", "--tmpfs", str(shown), "--remount-ro", str(shown)]

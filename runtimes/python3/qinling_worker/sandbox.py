@@ -18,6 +18,7 @@ from . import clone, linux, memory
 WORKERS = "/workers"  # the folders of all workers; each takes its own and gives up the rest
 _CODE = "/code"
 _KERNEL_SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
+_KEYS = ("/proc/keys", "/proc/key-users")
 _PLAIN = linux.MS_NOSUID | linux.MS_NODEV
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -67,6 +68,8 @@ class Sandbox(NamedTuple):
         for path in _KERNEL_SETTINGS:
             if os.access(path, os.W_OK):
                 _show_read_only(path, path, _PLAIN | linux.MS_NOEXEC)
+        if self.uid is None:
+            _hide_keys()
         linux.mount(f"{WORKERS}/{self.folder}/code", _CODE, "", linux.MS_BIND)
         linux.detach(WORKERS)
         if self.child_uid is not None:
@@ -95,6 +98,13 @@ def count_alone() -> bool:
         _enter_user_namespace()
     linux.set_dumpable(False)
     return possible
+
+
+def _hide_keys() -> None:
+    """Hide the names of the keys that the service's user has in the kernel."""
+    for path in _KEYS:
+        if os.path.exists(path):
+            linux.mount("/dev/null", path, "", linux.MS_BIND)
 
 
 def _show_read_only(source: str, target: str, flags: int) -> None:

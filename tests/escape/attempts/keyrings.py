@@ -25,6 +25,8 @@ def _keys(name: str, rest: str, *defences: str) -> Attempt:
 ATTEMPTS = [
     _keys("a key of the process's own", "def attempt(): return leave(PROCESS)"),
     _keys("a key of the operator's session", "def attempt(): return find(SESSION, b'qf-operator')", "session keyring"),
+    Attempt("the names of the operator's keys", "def attempt(): return 'qf-operator' in open('/proc/keys').read()",
+            ("hidden key names",)),
     _keys("a note in the user's keyring for the next call",
           "def earlier():\n    try: return leave(USER)\n    except OSError: return False\n"
           "def attempt(left): return find(USER, b'qf-note')"),
