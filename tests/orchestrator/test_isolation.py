@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.orchestrators.process import isolation, sandbox
+from qinling_falcon.orchestrators.process import isolation, kernel, sandbox
 from qinling_falcon.orchestrators.process.cgroups import Hierarchy, Limits, Subtree, hierarchies
 from qinling_falcon.settings import Settings, SettingsError
 
@@ -54,6 +54,13 @@ def test_report_is_a_list_of_triples() -> None:
     report = isolation.isolation_report(Settings())
     assert [name for name, _, _ in report] == FEATURES
     assert all(note for _, available, note in report if not available)
+
+
+def test_a_kernel_that_can_not_be_tried_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kernel, "_RUNTIME", tmp_path)
+    found = {name: note for name, available, note in isolation.isolation_report(Settings()) if not available}
+    for name in ("seccomp", "landlock", "landlock scopes"):
+        assert found[name].startswith("ModuleNotFoundError: No module named 'qinling_worker': "), name
 
 
 def test_bubblewrap_can_be_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
