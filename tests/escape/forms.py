@@ -54,14 +54,15 @@ class Run:
 
 def problem(form: str) -> str:
     """Why a form can't be tried here; empty if it can."""
-    if form.startswith("user"):
-        return usable()
-    return "" if os.geteuid() == 0 else "needs root"
+    if os.geteuid() == 0:
+        return usable() if form.startswith("user") else ""
+    return "needs root" if form.startswith("root") else ""
 
 
 def run(form: str, attempts: Collection[Attempt], without: Collection[str] = ()) -> Run:
     """Run attempts in a form, with these defences taken out of the program."""
-    as_user = form.startswith("user")
+    as_root = form.startswith("root")
+    becomes_user = not as_root and os.geteuid() == 0
     # Not below /tmp, which plain workers see.
     with tempfile.TemporaryDirectory(prefix="qf-escape-", dir="/var/tmp") as name:
         folder = Path(name)
@@ -77,12 +78,12 @@ def run(form: str, attempts: Collection[Attempt], without: Collection[str] = ())
         (folder / "plan.json").write_text(json.dumps(plan))
         for path in (folder, *folder.rglob("*")):
             path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
-            if as_user:
+            if becomes_user:
                 os.chown(path, USER, USER)
-        user = {"user": USER, "group": USER, "extra_groups": []} if as_user else {}
-        python = str(PYTHON) if as_user else sys.executable
+        user = {"user": USER, "group": USER, "extra_groups": []} if becomes_user else {}
+        python = str(PYTHON) if becomes_user else sys.executable
         ended = subprocess.run(
-            [*(_APART if without and not as_user else []), python, "-m", "escape.runner", str(folder / "plan.json")],
+            [*(_APART if without and as_root else []), python, "-m", "escape.runner", str(folder / "plan.json")],
             env={"PYTHONPATH": str(folder), "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"},
             cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, **user,
         )  # type: ignore[call-overload]  # fmt: skip
