@@ -241,6 +241,21 @@ def test_the_data_of_the_import_counts_once(worker: Worker) -> None:
     assert worker.execute("1000").output == 24_001_000
 
 
+@pytest.mark.parametrize("entry", ["main", "thing"])
+def test_asyncio_is_imported_once_for_all_calls_of_an_async_function(worker: Worker, entry: str) -> None:
+    worker.load(
+        "import os, sys\nimporters = []\nclass Finder:\n"
+        "    def find_spec(self, name, *_):\n        if name == 'asyncio': importers.append(os.getpid())\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "async def main(): return [importers, os.getppid()]\n"
+        "class Thing:\n    async def __call__(self): return await main()\nthing = Thing()\n",
+        entry=f"main.{entry}",
+    )
+    for _ in range(2):
+        importers, loaded = worker.execute().output
+        assert importers == [loaded]
+
+
 # The loaded process
 
 

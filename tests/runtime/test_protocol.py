@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from tests.runtime.client import SECRET, Worker, package, read_answer, wait_until
-from tests.runtime.conftest import MakeWorker
+from tests.runtime.conftest import MakeWorker, by_isolation
 
 HELLO = "def main(name='World'):\n    return 'Hello, ' + name\n"
 WAIT = """
@@ -285,6 +285,7 @@ def test_what_the_import_prints_is_in_the_first_log(worker: Worker) -> None:
     assert worker.execute().printed == "called\n"
 
 
+@by_isolation
 def test_the_child_inherits_no_descriptor(worker: Worker) -> None:
     worker.load(
         "import os, subprocess\ndef main():\n"
@@ -301,6 +302,7 @@ def test_the_child_inherits_no_descriptor(worker: Worker) -> None:
     assert answer.printed.split() == ["0", "1", "2", "3"]  # 3 is the listing's own
 
 
+@by_isolation
 def test_the_child_has_a_small_world(worker: Worker) -> None:
     worker.load(
         """
@@ -322,7 +324,7 @@ def main():
 """
     )
     seen = worker.execute().output
-    assert set(seen["environ"]) <= {"HOME", "PATH", "LANG", "PYTHONUNBUFFERED", "TMPDIR"}
+    assert set(seen["environ"]) <= {"HOME", "PATH", "LANG", "PYTHONUNBUFFERED", "TMPDIR", "OPENBLAS_NUM_THREADS"}
     assert seen["environ"]["HOME"] == seen["environ"]["TMPDIR"] == str(worker.scratch)
     assert seen["cwd"] == seen["path"] == str(worker.code_dir)
     uid = os.getuid() if worker.uid is None else worker.uid

@@ -16,7 +16,7 @@ from time import monotonic, sleep
 from typing import Any, NoReturn
 
 from . import frames
-from .event_loop import EventLoop, is_awaitable
+from .event_loop import EventLoop, import_early, is_awaitable
 from .failures import bounded, described, encoded, is_of_the_call, log_exception, place_of, text_of
 from .interpreter import complete
 from .loading import load, message_of
@@ -140,6 +140,7 @@ def _load_and_serve(
         function = load(entry, code_dir)
         wants_context = takes_context(function)
         if by_call and getpid() == pid:
+            import_early(function)
             check_alone()
     except BaseException as error:
         if getpid() != pid:

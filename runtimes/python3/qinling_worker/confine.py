@@ -49,6 +49,13 @@ def become_child(config: ChildConfig, rules: int | None, counted_alone: bool) ->
         os.close(rules)
 
 
+def prepare_for_forks() -> None:
+    """Prepare a child that forks a process for each call."""
+    linux.set_child_subreaper()  # what a call leaves becomes a child of this process
+    # OpenBLAS, and so `import numpy`, otherwise starts threads, which forks don't have.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
 def drop_privileges(config: ChildConfig) -> None:
     """Take on the child's uid and gid, where it has ones of its own; keep no capability, gain none."""
     if config.child_uid is not None:

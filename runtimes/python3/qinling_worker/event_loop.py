@@ -7,6 +7,7 @@ code. `asyncio` takes 40 ms to import, so it is imported only for functions that
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Awaitable, Generator
 from os import _exit, getpid, write
@@ -22,6 +23,7 @@ _CANCEL_ROUNDS = 10  # a task may start another one while it is cancelled
 _REPAIRS = 3
 _MAX_LISTED = 10
 _MAX_NAME = 60
+_is_async = inspect.iscoroutinefunction
 _catch_warnings, _ignore_warnings = warnings.catch_warnings, warnings.simplefilter
 
 
@@ -33,6 +35,12 @@ def is_awaitable(value: object) -> bool:
     if kind is GeneratorType:
         return bool(value.gi_code.co_flags & _CO_ITERABLE_COROUTINE)  # type: ignore[attr-defined]
     return issubclass(kind, Awaitable)
+
+
+def import_early(function: Any) -> None:
+    """Import `asyncio` if the function is `async def`, so that forks of this process don't do it each."""
+    if _is_async(function) or _is_async(type(function).__call__):
+        import asyncio  # noqa: F401
 
 
 class EventLoop:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from . import frames
 from .child_process import ChildProcess
 
-_END_TIMEOUT_S = 0.1  # a process closes its descriptors a moment before it has ended
+_END_TIMEOUT_S = 0.25  # a process closes its descriptors a moment before it has ended
 
 
 class LoadedProcess:

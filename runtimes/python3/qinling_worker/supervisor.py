@@ -42,7 +42,7 @@ from .template_link import TemplateLink
 _SHORT_CALL_S = 0.001  # a call that is over before is not looked at
 _LOOK_INTERVAL_S = 0.02
 _CLEAN_TIMEOUT_S = 25.0
-_FORK_TIMEOUT_S = 2.0
+_FORK_TIMEOUT_S = 3.0
 _MAX_RESTARTS = 3
 _UPLOAD_SLACK = 1 << 20
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from . import cleaner, linux, memory, seccomp
 from .config import ChildConfig
-from .confine import become_child, forbid_core_dumps, make_rules
+from .confine import become_child, forbid_core_dumps, make_rules, prepare_for_forks
 
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
@@ -136,7 +136,7 @@ class Template:
             linux.close_all_but([0, 1, 2, channel, log] + ([] if self._rules is None else [self._rules]))
             become_child(config, self._rules, self._counted_alone)
             if command["per_call"]:
-                linux.set_child_subreaper()
+                prepare_for_forks()
             sys.modules["__main__"] = types.ModuleType("__main__")
             sys.path[0] = config.code_dir
             sys.argv[:] = [""]
