@@ -325,7 +325,7 @@ class Settings:
     )
     sandbox_uid_base: int = _setting(210_000, "First of the uids that workers run under (two each).", low=1000)
     network: Literal["off", "host"] = _setting("off", "What a function can reach: nothing, or the host's network.")
-    tmp_size: int = _setting(64 * MIB, "Size of a worker's `/tmp`.", low=MIB)
+    tmp_size: int = _setting(64 * MIB, "Size of a worker's `/tmp`; with `rlimits`, what calls may leave.", low=MIB)
     shm_size: int = _setting(16 * MIB, "Size of a worker's `/dev/shm`.", low=MIB)
     max_processes: int = _setting(128, "Most processes and threads of one execution.", low=4)
     max_open_files: int = _setting(1024, "Most open files of a function's process.", low=64)

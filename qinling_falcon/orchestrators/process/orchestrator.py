@@ -215,7 +215,7 @@ class ProcessOrchestrator:
         plain = self._form is Form.RLIMITS
         names = (
             "max_result_size", "max_log_size", "max_processes", "max_open_files", "max_file_size", "load_timeout_s",
-            "unpack_timeout_s",
+            "unpack_timeout_s", "tmp_size",
             "max_package_files", "max_unpacked_size",
         )  # fmt: skip
         return {

@@ -41,6 +41,7 @@ class Config(NamedTuple):
     max_log_size: int = 256 << 10
     load_timeout_s: float = 10.0
     unpack_timeout_s: float = 30.0
+    tmp_size: int | None = None  # of scratch folders that are no file systems of their own
     max_package_files: int = 10_000
     max_unpacked_size: int = 256 << 20
 

@@ -85,7 +85,7 @@ class Supervisor:
         self._respawn = False
         self._exit_status: int | None = None
         self._look_failed = False  # at least once
-        self._scratch = ScratchSpace(config.child.scratch_dirs)
+        self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size)
         self._template = TemplateLink(self._loop, commands, template, self._on_report)
         self._template.configure(config.child)
         HTTPServer(
@@ -232,6 +232,7 @@ class Supervisor:
                 self._fail(self._out_of_memory())
                 return
             child.log.drain()  # what the import printed is shown with the first call
+            self._scratch.note_loaded()
             if self._target is not None and self._target.per_call:
                 self._loaded = LoadedProcess(
                     child, self._on_forked, lambda: self._on_gone(True), self._on_left, lambda: self._on_gone(False)
@@ -467,6 +468,7 @@ class Supervisor:
             self._fail(self._out_of_memory())
         elif now < self._deadline:
             # On a host with many processes a look is dear: at most a twentieth of the time goes there.
+            self._scratch.observe()
             took = time.monotonic() - now
             self._wake = min(self._deadline, now + max(_LOOK_INTERVAL_S, 20 * took))
         elif self._state is State.STARTING:
