@@ -48,16 +48,23 @@ DEFENCES: dict[str, Defence] = {
     ),
     "no capabilities": Defence(_of_worker("confine", "    linux.keep_capabilities(())\n", ""), None, _ROOT),
     "no second uid to become": Defence((), None, _USER),
-    # Those without a change are tested by themselves: tests/orchestrator/test_sandbox.py.
+    # Those without a change are tested by themselves, in tests/orchestrator/test_sandbox.py.
     "mount namespace": Defence((), "mount namespace", _BOXED),
     "net namespace": Defence(
-        (Replacement(f"{_SERVICE}/sandbox.py", '[] if settings.network == "host" else ["--unshare-net"]', "[]"),
-         Replacement(f"{_SERVICE}/sandbox.py", '["--share-net"] if settings.network == "host" else []',
-                     '["--share-net"]'),
+        (Replacement(f"{_SERVICE}/sandbox.py", '[] if settings.network == "host" else ["net"]', "[]"),
          Replacement(f"{_SERVICE}/launcher.py", 'self._settings.network != "host"', "False")),
         "net namespace", _BOXED,
     ),
-    "ipc namespace": Defence((), "ipc namespace", _BOXED),
-    "uts namespace": Defence((), "uts namespace", _BOXED),
+    "ipc namespace": Defence(
+        (Replacement(f"{_SERVICE}/sandbox.py", '["pid", "ipc", "uts"]', '["pid", "uts"]'),
+         *_of_worker("sandbox", " | clone.CLONE_NEWIPC", "")),
+        "ipc namespace", _BOXED,
+    ),
+    "uts namespace": Defence(
+        (Replacement(f"{_SERVICE}/sandbox.py", '["pid", "ipc", "uts"]', '["pid", "ipc"]'),
+         Replacement(f"{_SERVICE}/sandbox.py", '"--hostname", etc.HOST_NAME', ""),
+         *_of_worker("sandbox", " | clone.CLONE_NEWUTS", "")),
+        "uts namespace", _BOXED,
+    ),
     "pid namespace": Defence((), "pid namespace", _BOXED),
 }  # fmt: skip

@@ -75,6 +75,13 @@ if os.environ.get("ESCAPE_WITHOUT"):
                 assert run_without(form, defences, others).outcomes[name] == "refused", defence
 
 
+@pytest.mark.parametrize("name", DEFENCES)
+def test_a_defence_can_be_taken_out(name: str) -> None:
+    """Its text in `defences.py` follows the program, so that `ESCAPE_WITHOUT=1` works."""
+    for removal in DEFENCES[name].removal:
+        assert (REPOSITORY / removal.path).read_text().count(removal.old) == 1, removal
+
+
 def test_the_table_in_the_documents_is_current() -> None:
     lines = (REPOSITORY / "docs" / "defences.md").read_text().splitlines()
     first = lines.index(table()[0])
