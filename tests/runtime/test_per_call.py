@@ -157,6 +157,22 @@ def test_a_call_harms_no_log_and_no_channel_of_another(worker: Worker) -> None:
     assert len(worker.execute().printed) == 50_001
 
 
+def test_a_call_can_be_cancelled_while_it_runs(worker: Worker) -> None:
+    folder = Imports(worker).path.parent
+    worker.load(
+        "import os, time\ndef main(path=None):\n    if path is None: return 'fine'\n"
+        "    open(path, 'w').close()\n    time.sleep(60)\n"
+    )
+    connection = worker.connect()
+    body = worker.execution(str(folder / "began"), execution_id="me", timeout_s=60)
+    connection.request("POST", "/execute", body, {"X-Worker-Secret": SECRET})
+    wait_until((folder / "began").exists)
+    assert worker.request("POST", "/cancel", b'{"execution_id": "me"}')[0] == 202
+    assert read_answer(json.loads(connection.getresponse().read())).reason == "cancelled"
+    connection.close()
+    assert worker.execute().output == "fine"
+
+
 # Scratch folders
 
 

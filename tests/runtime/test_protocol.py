@@ -54,6 +54,7 @@ def test_many_requests_share_one_connection(worker: Worker) -> None:
     connection.close()
 
 
+@by_isolation
 def test_requests_may_come_in_pieces_and_in_a_row(worker: Worker) -> None:
     worker.load(HELLO)
     bodies = [worker.execution(f'{{"name": "{name}"}}') for name in "ab"]
@@ -273,12 +274,14 @@ def test_module_state_lives_on_and_imports_come_from_the_package(worker: Worker)
     assert [worker.execute().output for _ in range(2)] == [[1, 1, 2, 3, "data"], [2, 1, 2, 3, "data"]]
 
 
+@by_isolation
 def test_large_inputs_and_results_pass(worker: Worker) -> None:
     worker.load("def main(text):\n    return text\n")
     text = "ä" * 300_000
     assert worker.execute(text).output == text
 
 
+@by_isolation
 def test_what_the_import_prints_is_in_the_first_log(worker: Worker) -> None:
     worker.load("print('imported')\ndef main():\n    print('called')\n")
     assert worker.execute().printed == "imported\ncalled\n"
