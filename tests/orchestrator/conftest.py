@@ -21,6 +21,7 @@ import pytest
 from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.orchestrators.process.install import AlreadyRunning
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.orchestrators.process.zygotes import Forked
 from qinling_falcon.settings import MIB, Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -166,6 +167,7 @@ class Seen:
     pid: int
     uid: int
     words: str
+    parent: int = 0
 
 
 def processes() -> list[Seen]:
@@ -180,7 +182,7 @@ def processes() -> list[Seen]:
                 continue
             fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
             if fields["State"][0] not in "ZX":
-                found.append(Seen(int(entry.name), int(fields["Uid"].split()[0]), words))
+                found.append(Seen(int(entry.name), int(fields["Uid"].split()[0]), words, int(fields["PPid"])))
     return found
 
 
@@ -202,27 +204,35 @@ def groups_of(settings: Settings) -> list[Path]:
     return [group for subtree in subtrees for group in subtree.iterdir() if group.is_dir()]
 
 
-def processes_of(settings: Settings, worker_id: str) -> list[Seen]:
-    """The processes of one worker, by its control group: what a zygote forks has the zygote's command line."""
-    pids = pids_in([group for group in groups_of(settings) if group.name == worker_id])
-    return [process for process in processes() if process.pid in pids]
+def zygotes_of(settings: Settings) -> list[Seen]:
+    """The processes of an install's zygotes: bubblewrap's two of each, and the zygote that they have made."""
+    marks = {process.pid: process for process in marked(settings) if "/zygote-" in process.words}
+    wrappers = {pid for pid, process in marks.items() if process.words.startswith("bwrap ")}
+    found = [process for pid, process in marks.items() if pid in wrappers or process.parent in wrappers]
+    return sorted(found, key=lambda process: process.pid)
 
 
-def pids_in(groups: list[Path]) -> set[int]:
-    """The processes in these control groups."""
-    found: set[int] = set()
-    for group in groups:
-        with contextlib.suppress(OSError):
-            found.update(map(int, (group / "cgroup.procs").read_text().split()))
-    return found
+def processes_of(orchestrator: ProcessOrchestrator, worker_id: str) -> list[Seen]:
+    """The processes of one worker, the first one first; what a zygote forks has the zygote's command line."""
+    worker = orchestrator._workers.get(worker_id)
+    if worker is None or worker.process is None:
+        return []
+    if isinstance(worker.process, Forked):
+        info = Path(f"/proc/self/fdinfo/{worker.process._pidfd}").read_text()
+        first = int(info.partition("Pid:")[2].split()[0])
+    else:
+        first = worker.process.pid  # type: ignore[attr-defined]
+    found, everyone = {first}, processes()
+    while more := {process.pid for process in everyone if process.parent in found} - found:
+        found |= more
+    return sorted((process for process in everyone if process.pid in found), key=lambda process: process.pid)
 
 
 def left_of(settings: Settings) -> list[Any]:
     """Everything that workers of this install have on the machine: processes, groups, folders; zygotes are none."""
-    groups = groups_of(settings)
-    own = pids_in([group for group in groups if group.name.startswith("zygote-")])
-    groups = [group for group in groups if not group.name.startswith("zygote-")]
-    left = [process for process in marked(settings) if process.pid not in own]
+    groups = [group for group in groups_of(settings) if not group.name.startswith("zygote-")]
+    own = zygotes_of(settings)
+    left = [process for process in marked(settings) if process not in own]
     # The folders of workers that were never loaded are used again.
     folders = [path for path in (settings.var_dir / "workers").iterdir() if len(list(path.rglob("*"))) > 1]
     spare = list(Path("/tmp").glob(f"qinling-falcon-{install_id(settings)}/*"))
