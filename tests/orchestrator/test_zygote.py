@@ -267,6 +267,7 @@ def test_the_mark_of_an_install_is_in_every_command_line(
     assert of_worker <= {process.pid for process in marked(settings)}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make groups there")
 def test_a_worker_is_forked_into_groups_of_version_2(
     settings: Settings, make_orchestrator: MakeOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
