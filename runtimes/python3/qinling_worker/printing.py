@@ -78,17 +78,17 @@ class Printing:
     """The function's `sys.stdout` and `sys.stderr`, from now on."""
 
     def __init__(self) -> None:
-        self._streams = [_stream(fd) for fd in (1, 2)]
+        self._stdout, self._stderr = _stream(1), _stream(2)
         self._found: list[ref[Any]] = []
-        self._flush_stdout, self._flush_stderr = self._streams[0].flush, self._streams[1].flush
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]
+        sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc]
         builtins.print = _print
 
     def find_buffers(self) -> None:
         """Look for buffers that the module has made around the log, beside those that `sys` names."""
         log = fstat(1)
         for item in _get_objects():
-            if type(item) in (_TextIOWrapper, _BufferedWriter) and item not in self._streams:
+            if type(item) in (_TextIOWrapper, _BufferedWriter) and item not in (self._stdout, self._stderr):
                 with _suppress(BaseException):
                     file = fstat(item.fileno())
                     if (file.st_dev, file.st_ino) == (log.st_dev, log.st_ino):
@@ -96,20 +96,25 @@ class Printing:
 
     def flush(self) -> None:
         """Flush all buffers above the log: those of the function first, then ours and those of C."""
-        stdout, stderr = self._streams
+        stdout, stderr = self._stdout, self._stderr
         try:
-            if sys.stdout is not stdout or sys.stderr is not stderr or self._found:
-                self._flush_others()
-            self._flush_stdout()
-            self._flush_stderr()
+            # Usually, these streams are all and have no buffer: this is on the path of every call.
+            is_buffered = (
+                stdout is not sys.stdout
+                or stderr is not sys.stderr
+                or not (stdout.write_through and stderr.write_through)
+                or self._found
+            )
         except BaseException:
-            self._flush_others()  # the function has detached a stream of ours, or deleted one of `sys`
+            is_buffered = True  # the function has detached a stream of ours, or deleted one of `sys`
+        if is_buffered:
+            self._flush_streams()
         _fflush(None)
 
-    def _flush_others(self) -> None:
+    def _flush_streams(self) -> None:
         found = [item() for item in self._found]
         named = [getattr(sys, name, None) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
-        for stream in (*found, *named):
+        for stream in (*found, *named, self._stdout, self._stderr):
             with _suppress(BaseException):
                 stream.flush()  # type: ignore[union-attr]
 
