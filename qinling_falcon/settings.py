@@ -327,6 +327,12 @@ class Settings:
     network: Literal["off", "host"] = _setting("off", "What a function can reach: nothing, or the host's network.")
     tmp_size: int = _setting(64 * MIB, "Size of a worker's `/tmp`; with `rlimits`, what calls may leave.", low=MIB)
     shm_size: int = _setting(16 * MIB, "Size of a worker's `/dev/shm`.", low=MIB)
+    workers_memory: int = _setting(
+        0,
+        "Most memory of all local workers together, where there are control groups. "
+        "0: four fifths of the machine's memory.",
+        low=0,
+    )
     max_processes: int = _setting(128, "Most processes and threads of one execution.", low=4)
     max_open_files: int = _setting(1024, "Most open files of a function's process.", low=64)
     max_file_size: int = _setting(500 * MIB, "Largest file that a function may write.", low=MIB)

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from qinling_falcon.orchestrators.process import isolation, kernel, sandbox
-from qinling_falcon.orchestrators.process.cgroups import Hierarchy, Limits, Subtree, hierarchies
+from qinling_falcon.orchestrators.process.cgroups import Group, Hierarchy, Subtree, hierarchies
+from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.settings import Settings, SettingsError
 
 from .conftest import REPOSITORY
 
 FEATURES = [
     "root", "bubblewrap", "pid namespace", "net namespace", "ipc namespace", "uts namespace", "mount namespace",
-    "cgroup namespace", "second uid", "setpriv", "memory cgroup", "pids cgroup", "cpu cgroup", "seccomp",
-    "landlock", "landlock scopes",
+    "cgroup namespace", "second uid", "setpriv", "memory cgroup", "pids cgroup", "cpu cgroup", "freezer cgroup",
+    "seccomp", "landlock", "landlock scopes",
 ]  # fmt: skip
 
 
@@ -124,8 +125,9 @@ def test_version_2_kills_a_whole_group_at_once() -> None:
     mount = next((Path(words[1]) for words in mounts if words[2] == "cgroup2"), None)
     if mount is None or not os.access(mount, os.W_OK):
         pytest.skip("no control groups of version 2 that this user may make")
-    subtree = Subtree(f"test-{os.getpid()}", [Hierarchy(mount, 2, frozenset())])
-    group = subtree.make_group("w1", Limits(1, 1))
+    folder = mount / f"test-{os.getpid()}"
+    folder.mkdir()
+    group = Group([folder])
     entrances = group.open_entrances()
     process = subprocess.Popen(
         ["sleep", "600"], preexec_fn=lambda: [os.write(entrance, b"0") for entrance in entrances] and None
@@ -140,4 +142,3 @@ def test_version_2_kills_a_whole_group_at_once() -> None:
         for entrance in entrances:
             os.close(entrance)
         assert group.remove()
-        subtree.remove()

@@ -65,7 +65,7 @@ def test_no_shared_memory_of_the_host(worker: StartedWorker) -> None:
 def test_no_names_of_the_host(worker: StartedWorker) -> None:
     assert attempt(worker, "import socket; answer = socket.gethostname()") == "function"
     groups = attempt(worker, "answer = open('/proc/self/cgroup').read()")
-    assert {line.split(":")[2] for line in groups.splitlines()} == {"/"}
+    assert {line.split(":")[2] for line in groups.splitlines()} <= {"/", "/child"}
 
 
 def test_network_of_the_host_by_setting(
@@ -230,7 +230,7 @@ def test_tmp_is_bounded(worker: StartedWorker, settings: Settings) -> None:
 
 
 def test_memory_is_bounded_and_the_supervisor_survives(worker: StartedWorker) -> None:
-    kills = "import os; answer = os.pread(config['memory_events_fd'], 4096, 0).decode().split()"
+    kills = "import os; answer = os.pread(config['memory_fds']['events'], 4096, 0).decode().split()"
     before = attempt(worker, kills, as_child=False)
     assert attempt(worker, f"hog = bytearray({400 * MIB}); answer = 'taken'") == {"status": 9}
     assert attempt(worker, "answer = 'well'") == "well"

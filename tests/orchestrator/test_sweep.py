@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from qinling_falcon.orchestrators.process.cgroups import Limits, Subtree, hierarchies
+from qinling_falcon.orchestrators.process.cgroups import Subtree, hierarchies
+from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
 

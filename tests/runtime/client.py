@@ -89,7 +89,7 @@ class ForkedProcess:
                 "own_network": False,
             },
             "passed": len(passed), "listen_fd": FIRST_PASSED, "config_fd": FIRST_PASSED + 1, "entrances": 0,
-            "has_folder": False,
+            "has_folder": False, "needs_folder": False, "group_fd": None,
         }  # fmt: skip
         fds = array.array("i", [*passed, 2])
         self._control.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
@@ -167,16 +167,19 @@ class Worker:
             "child_uid": uid, "child_gid": uid, "cpu_shares_fd": None, "max_result_size": MIB,
             "max_log_size": 64 * 1024, "max_processes": 64, "max_open_files": 256, "max_file_size": 8 * MIB,
             "load_timeout_s": 5.0, "max_package_files": 100, "max_unpacked_size": 4 * MIB,
+            "memory_fds": {},
         } | config  # fmt: skip
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
         config_fd, write_fd = os.pipe()
         passed = [listener.fileno(), config_fd]
-        for name in ("cpu_shares_fd", "memory_events_fd"):
-            if self.config.get(name) is not None:
-                passed.append(self.config[name])
+        for holder, name in (
+            (self.config, "cpu_shares_fd"), *((self.config["memory_fds"], use) for use in self.config["memory_fds"])
+        ):  # fmt: skip
+            if holder[name] is not None:
+                passed.append(holder[name])
                 if forked:
-                    self.config[name] = FIRST_PASSED + len(passed) - 1
+                    holder[name] = FIRST_PASSED + len(passed) - 1
         if uid is not None:
             os.chown(self.code_dir, uid + SUPERVISOR, uid + SUPERVISOR)
         program = command(folder, uid, forked=forked)

@@ -355,7 +355,7 @@ def test_a_kill_by_the_kernel_for_want_of_memory_names_the_limit(make_worker: Ma
     events = tmp_path / "memory.events"
     events.write_text("low 0\noom 4\noom_kill 4\n")
     with events.open() as file:
-        worker = make_worker(memory_events_fd=file.fileno())
+        worker = make_worker(memory_fds={"events": file.fileno()})
     worker.load(
         "import os, time\ndef main(path):\n"
         "    with open(path, 'w') as file: file.write(str(os.getpid()))\n    os.rename(path, path + '.pid')\n"

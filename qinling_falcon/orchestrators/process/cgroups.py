@@ -1,7 +1,10 @@
 """Control groups, version 1 and 2: a worker's limits, and a sure way to find and kill all that is in it.
 
 An install has one subtree per hierarchy, made below the group that the manager itself is in (so that the
-limits around the service hold for its workers too), and in it one group per worker.
+limits around the service hold for its workers too), and in it one group per worker. The function's
+processes have a group of their own (`child_group.py`). In version 1 it lies in the worker's
+group. In version 2 it lies beside it, because there a group with processes can't hand controllers down. Where version
+2 is mounted without controllers, beside version 1, it still freezes processes; there, too, it lies in the worker's.
 """
 
 from __future__ import annotations
@@ -14,22 +17,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from qinling_falcon.orchestrators.process.child_group import (
+    ChildGroup,
+    Limits,
+    make_child,
+    make_freezer,
+    open_entrance,
+    set_limits,
+    set_memory,
+    try_write,
+    write,
+)
+
 CONTROLLERS = ("memory", "pids", "cpu")
 ROOT_NAME = "qinling-falcon"
 _SHARES = 1024  # cpu.shares of an ordinary group, as weight 100 is in version 2
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one worker with everything in it: bytes, and processes and threads."""
-
-    memory: int
-    processes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """A mounted hierarchy: `parent` is the group below which an install's subtree is made."""
+    """A mounted hierarchy: `parent` is the group below which an install's subtree is made.
+
+    A hierarchy of version 2 without controllers can freeze processes.
+    """
 
     parent: Path
     version: Literal[1, 2]
@@ -37,7 +47,10 @@ class Hierarchy:
 
 
 def hierarchies(process: Path = Path("/proc/self")) -> list[Hierarchy]:
-    """The hierarchies that serve memory, pids and cpu to a process: version 1 where it has them, else 2."""
+    """The hierarchies that serve memory, pids and cpu to a process: version 1 where it has them, else 2.
+
+    Version 2 is among them also if it serves none of these.
+    """
     own = dict(_own_groups(process))
     found: dict[Path, Hierarchy] = {}
     rest = set(CONTROLLERS)
@@ -51,19 +64,27 @@ def hierarchies(process: Path = Path("/proc/self")) -> list[Hierarchy]:
             rest -= served
             parent = _below(mount, root, next(path for names, path in own.items() if served & set(names.split(","))))
             found[mount] = Hierarchy(parent, 1, frozenset(served))
-    if unified and rest and "" in own:
+    if unified and "" in own:
         mount, root = unified
-        chosen = _delegating(mount, _below(mount, root, own[""]), rest)
-        if chosen:
-            found[mount] = chosen
+        folder = _below(mount, root, own[""])
+        found[mount] = (rest and _delegating(mount, folder, rest)) or Hierarchy(folder, 2, frozenset())
     return list(found.values())
 
 
 class Group:
-    """The groups of one worker: a folder in each hierarchy."""
+    """The groups of one worker: a folder in each hierarchy, and the child's groups.
 
-    def __init__(self, folders: Iterable[Path]):
+    Args:
+        folders: those with limits.
+        freezer: the folder in the hierarchy of version 2 that has no controllers. A process enters it when it is made.
+    """
+
+    def __init__(self, folders: Iterable[Path], freezer: Path | None = None):
         self._folders = [folder for folder in folders if folder.is_dir()]
+        self._freezer = freezer if freezer and freezer.is_dir() else None
+        outer = [*self._folders, *([self._freezer] if self._freezer else [])]
+        self.child = ChildGroup(outer)
+        self._all = [*self.child.folders, *outer]
 
     def __bool__(self) -> bool:
         return bool(self._folders)
@@ -78,42 +99,34 @@ class Group:
             for folder in self._folders:
                 if version_1_only and not (folder / "tasks").exists():
                     continue
-                tasks = folder / "tasks"
-                entrances.append(os.open(tasks if tasks.exists() else folder / "cgroup.procs", os.O_WRONLY))
+                entrances.append(open_entrance(folder))
         except OSError:
             for entrance in entrances:
                 os.close(entrance)
             raise
         return entrances
 
-    def open_folder(self) -> int | None:
-        """A descriptor of the version 2 group, which a process can be forked into."""
+    def open_folder(self) -> tuple[int, bool] | None:
+        """A descriptor of the version 2 group, which a process can be forked into, and whether that group limits it."""
         for folder in self._folders:
             if not (folder / "tasks").exists():
-                return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        return None
+                return os.open(folder, os.O_RDONLY | os.O_DIRECTORY), True
+        return (os.open(self._freezer, os.O_RDONLY | os.O_DIRECTORY), False) if self._freezer else None
 
     def open_cpu(self) -> tuple[int, Literal["shares", "weight"]] | None:
         """A descriptor on which the worker sets its share of the processors, and what it takes."""
         for folder in self._folders:
             if (folder / "cpu.shares").exists():
                 return os.open(folder / "cpu.shares", os.O_WRONLY), "shares"
+        for folder in [*self.child.folders, *self._folders]:
             if (folder / "cpu.weight").exists():
                 return os.open(folder / "cpu.weight", os.O_WRONLY), "weight"
-        return None
-
-    def open_memory_events(self) -> int | None:
-        """A file descriptor from which the worker reads how often the kernel's OOM killer has acted in the group."""
-        for folder in self._folders:
-            for name in ("memory.oom_control", "memory.events"):
-                if (folder / name).exists():
-                    return os.open(folder / name, os.O_RDONLY)
         return None
 
     def processes(self) -> set[int]:
         """Ids of the processes in the groups."""
         found: set[int] = set()
-        for folder in self._folders:
+        for folder in self._all:
             try:
                 found.update(map(int, (folder / "cgroup.procs").read_text().split()))
             except OSError:
@@ -122,10 +135,9 @@ class Group:
 
     def kill(self) -> None:
         """Send SIGKILL to all processes in the groups; no fork outruns it."""
-        if any(_try_write(folder / "cgroup.kill", "1") for folder in self._folders):
-            return
-        for folder in self._folders:
-            _try_write(folder / "pids.max", "0")
+        for folder in self._all:
+            try_write(folder / "cgroup.kill", "1")
+            try_write(folder / "pids.max", "0")
         for pid in self.processes():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -134,7 +146,7 @@ class Group:
 
     def remove(self) -> bool:
         """Remove the empty groups; whether none is left."""
-        for folder in self._folders:
+        for folder in self._all:
             try:
                 folder.rmdir()
             except FileNotFoundError:
@@ -172,7 +184,9 @@ class Subtree:
         self.controllers: set[str] = set()
         self.problems: dict[str, str] = dict.fromkeys(CONTROLLERS, "no hierarchy with this controller is mounted")
         self.folders: list[Path] = []
-        self.version = "/".join(sorted({f"v{hierarchy.version}" for hierarchy in found})) or "none"
+        self._freezer: Path | None = None
+        versions = sorted({f"v{hierarchy.version}" for hierarchy in found if hierarchy.controllers})
+        self.version = "/".join(versions) or "none"
         for hierarchy in found:
             folder = hierarchy.parent / f"{ROOT_NAME}-{name}"
             try:
@@ -183,31 +197,59 @@ class Subtree:
     def _make(self, folder: Path, hierarchy: Hierarchy) -> None:
         folder.mkdir(exist_ok=True)
         self.folders.append(folder)
+        if not hierarchy.controllers:
+            self._freezer = folder
+            return
         if hierarchy.version == 2:
-            _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(hierarchy.controllers)))
+            write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(hierarchy.controllers)))
         # The workers together weigh as much as a process on every core would; else they share one process' part.
         cores = os.cpu_count() or 1
-        _try_write(folder / "cpu.shares", str(_SHARES * cores))
-        _try_write(folder / "cpu.weight", str(min(10_000, 100 * cores)))
+        try_write(folder / "cpu.shares", str(_SHARES * cores))
+        try_write(folder / "cpu.weight", str(min(10_000, 100 * cores)))
         self.controllers |= hierarchy.controllers
         for name in hierarchy.controllers:
             self.problems.pop(name)
 
+    def limit_memory(self, size: int) -> None:
+        """Limit the memory of all workers together.
+
+        Raises:
+            OSError: more is in use already, or the limit can't be set.
+        """
+        for folder in self.folders:
+            set_memory(folder, size)
+
     def group(self, name: str) -> Group:
         """The group of worker `name`, if it is there."""
-        return Group(folder / name for folder in self.folders)
+        folders = [folder / name for folder in self.folders if folder != self._freezer]
+        return Group(folders, self._freezer / name if self._freezer else None)
 
-    def make_group(self, name: str, limits: Limits | None) -> Group:
+    def make_group(
+        self, name: str, limits: Limits | None, child: Limits | None = None, owner: int | None = None
+    ) -> Group:
         """Make the group of worker `name`, or of a zygote, which has no limits.
+
+        Args:
+            name: the worker's id.
+            limits: of the worker's own processes; in version 1 of all of them.
+            child: limits of the child's group; None: there is none.
+            owner: the user id that may fork a process into the group that freezes.
 
         Raises:
             OSError: a limit could not be set; nothing is left.
         """
         try:
             for folder in self.folders:
+                if folder == self._freezer and child is None:
+                    continue
                 (folder / name).mkdir()
+                if folder == self._freezer:
+                    make_freezer(folder / name, owner)
+                    continue
                 if limits is not None:
-                    _limit(folder / name, limits)
+                    set_limits(folder / name, limits)
+                if child is not None:
+                    make_child(folder / name, child)
         except OSError:
             self.group(name).remove()
             raise
@@ -231,19 +273,6 @@ def groups_below(folders: Iterable[Path]) -> list[Group]:
                 if inner.is_dir():
                     names.setdefault(inner.name, []).append(inner)
     return [Group(inner) for inner in names.values()]
-
-
-def _limit(folder: Path, limits: Limits) -> None:
-    memory = str(limits.memory)
-    if (folder / "memory.limit_in_bytes").exists():
-        _write(folder / "memory.limit_in_bytes", memory)
-        # Absent or refused on kernels that do not account swap.
-        _try_write(folder / "memory.memsw.limit_in_bytes", memory)
-    elif (folder / "memory.max").exists():
-        _write(folder / "memory.max", memory)
-        _try_write(folder / "memory.swap.max", "0")
-    if (folder / "pids.max").exists():
-        _write(folder / "pids.max", str(limits.processes))
 
 
 def _mounts(process: Path) -> list[tuple[str, str, Path, list[str]]]:
@@ -282,7 +311,7 @@ def _delegating(mount: Path, own: Path, wanted: set[str]) -> Hierarchy | None:
         control = folder / "cgroup.subtree_control"
         lacking = wanted - set(_read_words(control))
         if lacking and folder == mount:
-            _try_write(control, " ".join(f"+{name}" for name in sorted(lacking)))
+            try_write(control, " ".join(f"+{name}" for name in sorted(lacking)))
         enabled = wanted & set(_read_words(control))
         if enabled and os.access(folder, os.W_OK) and (best is None or len(enabled) > len(best.controllers)):
             best = Hierarchy(folder, 2, frozenset(enabled))
@@ -294,22 +323,3 @@ def _read_words(path: Path) -> list[str]:
         return path.read_text().split()
     except OSError:
         return []
-
-
-def _write(path: Path, text: str) -> None:
-    # Not Path.write_text: control files take neither O_CREAT nor O_TRUNC everywhere.
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        os.write(descriptor, text.encode())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        os.close(descriptor)
-
-
-def _try_write(path: Path, text: str) -> bool:
-    try:
-        _write(path, text)
-    except OSError:
-        return False
-    return True

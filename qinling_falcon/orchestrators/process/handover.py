@@ -26,6 +26,7 @@ class Handover(contextlib.ExitStack):
 
     Attributes:
         port: where the worker listens on 127.0.0.1.
+        group_fd: of the group that the worker's template is forked into, if there is one.
         descriptors: all of them.
     """
 
@@ -43,21 +44,25 @@ class Handover(contextlib.ExitStack):
         self.callback(os.close, config_end)
         self.listen_fd = self._number(listener.fileno())
         self.config_fd = self._number(config_end)
-        self._named: dict[str, Any] = {"cpu_shares_fd": None, "cpu_shares_format": "shares", "memory_events_fd": None}
+        self._named: dict[str, Any] = {}
         cpu = group.open_cpu()
         if cpu:
-            self.callback(os.close, cpu[0])
-            self._named.update(cpu_shares_fd=self._number(cpu[0]), cpu_shares_format=cpu[1])
-        memory_events = group.open_memory_events()
-        if memory_events is not None:
-            self.callback(os.close, memory_events)
-            self._named.update(memory_events_fd=self._number(memory_events))
+            self._named.update(cpu_shares_fd=self._hold(cpu[0]), cpu_shares_format=cpu[1])
+        self._named["memory_fds"] = {use: self._hold(fd) for use, fd in group.child.open_memory().items()}
+        self._named["entrances"] = [self._hold(fd) for fd in group.child.open_entrances()]
+        freezer, folder = group.child.open_freezer(), group.child.open_folder()
+        self._named["freeze_fd"] = None if freezer is None else self._hold(freezer)
+        self.group_fd = None if folder is None else self._hold(folder)
 
     def configure(self, config: dict[str, Any]) -> None:
         """Write the configuration into the worker's pipe, with the numbers of the descriptors in it."""
         with contextlib.suppress(BrokenPipeError):  # the worker has ended
             self._writer.write(json.dumps({**config, **self._named}).encode())
             self._writer.close()
+
+    def _hold(self, descriptor: int) -> int:
+        self.callback(os.close, descriptor)
+        return self._number(descriptor)
 
     def _number(self, descriptor: int) -> int:
         self.descriptors.append(descriptor)

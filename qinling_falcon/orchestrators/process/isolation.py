@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qinling_falcon.orchestrators.process.cgroups import Limits, Subtree, hierarchies
+from qinling_falcon.orchestrators.process.cgroups import Subtree, hierarchies
+from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.orchestrators.process.kernel import try_kernel
 from qinling_falcon.orchestrators.process.sandbox import Box, Command, Form, Tools, find_tools, wrap
 from qinling_falcon.orchestrators.process.slots import Slot
@@ -25,7 +26,7 @@ _WITHOUT = {
     "cgroup": "functions see the names of the host's control groups",
 }
 _CGROUPS = {
-    "memory": "memory is looked at 50 times a second, and in processes alone: a memfd is not seen",
+    "memory": "memory is looked at 50 times a second, in processes alone (not memfds); WORKERS_MEMORY has no effect",
     "pids": "processes are bounded by RLIMIT_NPROC alone",
     "cpu": "a function's `cpu` has no effect",
 }
@@ -156,11 +157,13 @@ def _second_uid(form: Form, settings: Settings, tools: Tools, *, scoped: bool) -
 
 
 def _control_groups() -> list[Feature]:
-    subtree = Subtree(f"trial-{secrets.token_hex(4)}", hierarchies())
+    subtree, freezer = Subtree(f"trial-{secrets.token_hex(4)}", hierarchies()), None
     try:
-        group = subtree.make_group("trial", Limits(64 * MIB, 16))
-        for entrance in group.open_entrances():
-            os.close(entrance)
+        limits = Limits(64 * MIB, 16)
+        group = subtree.make_group("trial", limits, limits)
+        freezer = group.child.open_freezer()
+        for descriptor in [*group.open_entrances(), *([] if freezer is None else [freezer])]:
+            os.close(descriptor)
         group.remove()
     except OSError as error:
         problem = f"{error.filename}: {error.strerror}"
@@ -168,12 +171,15 @@ def _control_groups() -> list[Feature]:
         subtree.controllers.clear()
     finally:
         subtree.remove()
-    return [
+    features = [
         Feature(f"{name} cgroup", True, subtree.version)
         if name in subtree.controllers
         else Feature(f"{name} cgroup", False, f"{subtree.problems[name]}: {without}")
         for name, without in _CGROUPS.items()
     ]
+    if freezer is not None:
+        return [*features, Feature("freezer cgroup", True, "v2, for workers that are forked")]
+    return [*features, Feature("freezer cgroup", False, "functions are stopped by signals between their calls")]
 
 
 def _kernel(failures: Mapping[str, str]) -> list[Feature]:

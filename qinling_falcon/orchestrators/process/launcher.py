@@ -80,7 +80,7 @@ class Launcher:
             handover.callback(os.close, entrance)
         folder = worker.group.open_folder()
         if folder is not None:
-            handover.callback(os.close, folder)
+            handover.callback(os.close, folder[0])
         request = {
             "sandbox": {
                 "worker_id": worker.worker_id,
@@ -94,10 +94,12 @@ class Launcher:
             "passed": len(handover.descriptors),
             "listen_fd": handover.listen_fd,
             "config_fd": handover.config_fd,
+            "group_fd": handover.group_fd,
             "entrances": len(entrances),
             "has_folder": folder is not None,
+            "needs_folder": folder is not None and folder[1],
         }
-        descriptors = [*handover.descriptors, worker.messages.fd, *entrances, *([] if folder is None else [folder])]
+        descriptors = [*handover.descriptors, worker.messages.fd, *entrances, *([] if folder is None else [folder[0]])]
         worker.process = self._zygotes.of(runtime).fork(request, descriptors)
 
     def close(self) -> None:

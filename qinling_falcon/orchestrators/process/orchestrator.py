@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import resource
 import secrets
@@ -13,7 +14,8 @@ from typing import Any
 
 from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
 from qinling_falcon.orchestrators.process import leftovers
-from qinling_falcon.orchestrators.process.cgroups import Limits, Subtree, await_removed, hierarchies
+from qinling_falcon.orchestrators.process.cgroups import Subtree, await_removed, hierarchies
+from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.orchestrators.process.guard import Guard
 from qinling_falcon.orchestrators.process.handover import Handover
 from qinling_falcon.orchestrators.process.homes import Homes
@@ -30,6 +32,8 @@ from qinling_falcon.settings import MIB, Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _BASE_MEMORY = 64 * MIB  # the supervisor, its template process, and the interpreter itself in the child
+_CHILD_MEMORY = 16 * MIB  # of a child that has run nothing
+_CHILD_PROCESSES = 8  # those of an earlier child that are ending
 _BASE_PROCESSES = 16  # bubblewrap's two, the supervisor, its template, and children that are being replaced
 _WITHOUT_ZYGOTE = "each worker is started anew, at ten times the CPU"
 _WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -80,6 +84,10 @@ class ProcessOrchestrator:
         self._homes = Homes(self._install.workers_dir, install_id, foreign_uid=foreign)
         self._subtree = Subtree(install_id, hierarchies())
         sweep(self._install, self._subtree, self._homes, self._slots)
+        try:
+            self._subtree.limit_memory(settings.workers_memory or _four_fifths_of_memory())
+        except OSError as error:
+            _log.warning("workers_memory_not_limited why=%r", f"{error.filename}: {error.strerror}")
         self._launcher = Launcher(settings, self._install, self._isolation, self._homes, self._subtree)
         self._forking: dict[tuple[Path, Path], Feature] = {}
         self._trial_lock = threading.Lock()
@@ -193,7 +201,8 @@ class ProcessOrchestrator:
         """Give the worker all that it needs and make its process; the port that it listens on."""
         worker.slot = self._slots.claim() if self._own_uids else None
         worker.home = self._homes.take(worker.slot)
-        worker.group = self._subtree.make_group(worker.worker_id, self._limits())
+        owner = worker.slot.uid if worker.slot else None
+        worker.group = self._subtree.make_group(worker.worker_id, *self._limits(), owner)
         with Handover(worker.group, FIRST_PASSED if forks else None) as handover:
             config = self._config(worker, runtime, secret)
             if forks:
@@ -205,10 +214,12 @@ class ProcessOrchestrator:
                 handover.configure(config)
             return handover.port
 
-    def _limits(self) -> Limits:
+    def _limits(self) -> tuple[Limits, Limits]:
+        """The limits of a worker, and those of the function's processes in it."""
         settings = self._settings
-        memory = _BASE_MEMORY + settings.max_memory_size + settings.tmp_size + settings.shm_size
-        return Limits(memory, settings.max_processes + _BASE_PROCESSES)
+        memory = settings.max_memory_size + settings.tmp_size + settings.shm_size
+        whole = Limits(_BASE_MEMORY + memory, settings.max_processes + _BASE_PROCESSES)
+        return whole, Limits(_CHILD_MEMORY + memory, settings.max_processes + _CHILD_PROCESSES)
 
     def _config(self, worker: Worker, runtime: LocalRuntime, secret: str) -> dict[str, Any]:
         assert worker.home is not None
@@ -222,6 +233,7 @@ class ProcessOrchestrator:
             "secret": secret,
             "code_dir": str(worker.home.code if plain else CODE),
             "scratch_dirs": [str(worker.home.tmp)] if plain else [str(TMP), str(SHM)],
+            "scratch_size": 0 if plain else self._settings.tmp_size + self._settings.shm_size,
             "readable": readable_paths(runtime.interpreter) if plain else ["/"],
             "child_uid": worker.slot.child_uid if worker.slot else None,
             "child_gid": worker.slot.child_uid if worker.slot else None,
@@ -250,3 +262,8 @@ def _allow_many_descriptors() -> None:
     """Raise this process's own limit as far as it may: each worker takes some descriptors of the manager."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _four_fifths_of_memory() -> int:
+    size: int = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return size * 4 // 5

@@ -1,4 +1,4 @@
-"""The supervisor's side of one child: its channel, its log, its memory."""
+"""The supervisor's side of one child: its channel and its log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from select import EPOLLHUP
 
-from . import frames, memory
+from . import frames
 from .logs import LogCapture
 from .loop import Loop, Stream
 
@@ -42,10 +42,8 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         log, log_end = os.pipe()
         os.fchmod(log_end, 0o622)  # the function may open /dev/stdout by name under another uid
-        self.pid: int | None = None
+        self.pid: int | None = None  # once the template has forked it
         self.exit_code: int | None = None  # set when the child has ended by itself or by a signal that we did not send
-        self._status: int | None = None
-        self.baseline: int | None = None  # resident bytes before user code ran
         self.calls = 0
         self.log = LogCapture(log, max_log_size)
         self.ends = (theirs.detach(), log_end)  # for the template, which hands them to the child
@@ -58,12 +56,6 @@ class ChildProcess:
         self._left_unread = False
         self._channel = Stream(loop, ours, self.read)
         loop.watch(log, self._read_log)
-
-    def forked(self, pid: int) -> None:
-        """The template has forked it."""
-        self.pid = pid
-        with contextlib.suppress(OSError):
-            self._status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
 
     def send_ends(self, ends: tuple[int, int]) -> None:
         """Ask a process that has loaded the function to fork one with these descriptors."""
@@ -79,10 +71,6 @@ class ChildProcess:
         """Close our copies of the child's descriptors, once the template has them."""
         for fd in self.ends:
             os.close(fd)
-
-    def set_baseline(self, resident: int) -> None:
-        """Remember what a child uses that has run nothing yet."""
-        self.baseline = resident
 
     def send(self, body: bytes) -> None:
         """Send a request. When the child is gone, the channel's end says so as well."""
@@ -133,21 +121,11 @@ class ChildProcess:
                 break
         return self._left_unread or self._channel.unsent
 
-    def used_memory(self, root: int, limit: int) -> int:
-        """Bytes that the processes below `root` use beyond what a bare child needs; accurate above `limit`."""
-        return memory.used_below(root, self.baseline or 0, limit)
-
-    def peak_memory(self) -> int:
-        """The most that the child itself has used, beyond what a bare child needs."""
-        return memory.peak(self._status) - (self.baseline or 0) if self._status is not None else 0
-
     def close(self) -> None:
         """Close everything; the processes must be gone."""
         self._loop.forget(self.log.fd)
         self.log.close()
         self._channel.close()
-        if self._status is not None:
-            os.close(self._status)
 
     def _read_log(self, mask: int) -> None:
         if not self.log.read_some(keep=self._keeps_log()) and mask & EPOLLHUP:

@@ -15,6 +15,7 @@ from .config import ChildConfig
 from .confine import drop_privileges
 
 _KILL_TIMEOUT_S = 4.0
+_STOP_TIMEOUT_S = 0.5
 _WALK_TIMEOUT_S = 10.0  # without a uid of its own, a tree is ended process by process
 
 
@@ -84,16 +85,29 @@ def kill_descendants(root: int) -> bool:
     stopped: set[int] = set()
     while time.monotonic() < deadline:
         fresh = memory.below(root) - stopped
-        _signal_all(fresh, signal.SIGSTOP)
+        signal_all(fresh, signal.SIGSTOP)
         stopped |= fresh
         if fresh:
             continue
         live = memory.descendants(root)
         if not live:
             return True
-        _signal_all((process.pid for process in live), signal.SIGKILL)
+        signal_all((process.pid for process in live), signal.SIGKILL)
         time.sleep(0.001)
     return not memory.descendants(root)
+
+
+def stop_descendants(root: int) -> set[int]:
+    """Stop every process below `root`; those that were not stopped before."""
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    stopped: set[int] = set()
+    while time.monotonic() < deadline:
+        fresh = {process.pid for process in memory.descendants(root) if process.state != "T"} - stopped
+        if not fresh:
+            break
+        signal_all(fresh, signal.SIGSTOP)
+        stopped |= fresh
+    return stopped
 
 
 def fork_patiently(uid: int) -> int:
@@ -105,7 +119,7 @@ def fork_patiently(uid: int) -> int:
         except OSError:
             if time.monotonic() > deadline:
                 raise
-            _signal_all(processes_of(uid), signal.SIGKILL)
+            signal_all(processes_of(uid), signal.SIGKILL)
 
 
 def sweep_scratch(config: ChildConfig) -> None:
@@ -177,7 +191,8 @@ def _remove_files(spared: set[str]) -> str | None:
     return None
 
 
-def _signal_all(pids: Iterable[int], signum: int) -> None:
+def signal_all(pids: Iterable[int], signum: int) -> None:
+    """Send a signal to each process that is there and may be signalled."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signum)

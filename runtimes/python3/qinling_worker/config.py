@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -37,13 +37,21 @@ class Config(NamedTuple):
     child: ChildConfig
     cpu_shares_fd: int | None = None
     cpu_shares_format: str = "shares"
-    memory_events_fd: int | None = None
+    memory_fds: Mapping[str, int] = {}  # files of the child's control group, by what they are for
+    entrances: Sequence[int] = ()  # the child writes `0` to them, to enter its control groups
+    freeze_fd: int | None = None
+    scratch_size: int = 0  # the most that the scratch folders take of memory
     max_log_size: int = 256 << 10
     load_timeout_s: float = 10.0
     unpack_timeout_s: float = 30.0
     tmp_size: int | None = None  # of scratch folders that are no file systems of their own
     max_package_files: int = 10_000
     max_unpacked_size: int = 256 << 20
+
+    def descriptors(self) -> list[int]:
+        """All those that this names."""
+        single = [fd for fd in (self.cpu_shares_fd, self.freeze_fd) if fd is not None]
+        return [*single, *self.entrances, *self.memory_fds.values()]
 
     @classmethod
     def decode(cls, data: bytes) -> Config:

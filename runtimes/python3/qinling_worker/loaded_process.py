@@ -48,7 +48,6 @@ class LoadedProcess:
         else:
             self.calls += old.calls
             old.close()
-        new.baseline = self.process.baseline
         self.process.send_ends(new.ends)
         new.close_ends()
 
@@ -65,7 +64,7 @@ class LoadedProcess:
             numbers = []
         if kind == frames.FORKED and self._running is None and len(numbers) == 1:
             self._running = self._next
-            self._next.forked(numbers[0])
+            self._next.pid = numbers[0]
             self._on_forked()
         elif kind == frames.ENDED and self._running is not None and len(numbers) == 2:
             self._end(self._running, numbers[0], bool(numbers[1]))

@@ -141,6 +141,21 @@ def peak(status: int) -> int:
         return 0
 
 
+def mapped(status: int) -> int:
+    """The resident bytes of files that a process has mapped; 0 when it is gone. `status`: its open /proc file."""
+    try:
+        text = os.pread(status, 4096, 0)
+    except OSError:
+        return 0
+    return _bytes_in(text, b"RssFile") + _bytes_in(text, b"RssShmem")
+
+
+def anonymous(pid: int) -> int:
+    """The resident bytes of a process that are of no file."""
+    with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+        return _bytes_in(file.read(4096), b"RssAnon")
+
+
 def own_resident() -> int:
     """The resident bytes of this process."""
     with open("/proc/self/status", "rb", buffering=0) as file:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from . import keyrings, linux
+from .clone import fork_into
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -28,14 +29,16 @@ def main(argv: list[str]) -> int:
     keyrings.join_new_session()  # once for all workers of a zygote
     if "--zygote-fd" in options:
         _run_zygote(options["--zygote-fd"])
-    return _work(options["--listen-fd"], options["--config-fd"], _import_and_run_template, _import_and_supervise)
+    return _work(options["--listen-fd"], options["--config-fd"], None, _import_and_run_template, _import_and_supervise)
 
 
-def _work(listen_fd: int, config_fd: int, run_template: RunTemplate, supervise: Supervise) -> int:
+def _work(
+    listen_fd: int, config_fd: int, group_fd: int | None, run_template: RunTemplate, supervise: Supervise
+) -> int:
     linux.set_dumpable(False)
     linux.set_no_new_privs()
     commands, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    template = os.fork()
+    template = _fork_into(group_fd)
     if template == 0:
         commands.close()
         try:
@@ -46,6 +49,21 @@ def _work(listen_fd: int, config_fd: int, run_template: RunTemplate, supervise: 
             os._exit(1)
     template_end.close()
     return supervise(listen_fd, config_fd, commands, template)
+
+
+def _fork_into(group_fd: int | None) -> int:
+    """Fork, into a control group if there is one and this process may."""
+    if group_fd is not None:
+        try:
+            pid, pidfd = fork_into(0, group_fd)
+        except OSError:  # the function is stopped by signals then, not by the group
+            return os.fork()
+        finally:
+            os.close(group_fd)
+        if pid != 0:
+            os.close(pidfd)
+        return pid
+    return os.fork()
 
 
 def _import_and_run_template(commands: socket.socket) -> NoReturn:
@@ -76,8 +94,8 @@ def _run_zygote(control_fd: int) -> NoReturn:
     from .template import Template
     from .zygote import Zygote
 
-    def work(listen_fd: int, config_fd: int) -> int:
-        return _work(listen_fd, config_fd, lambda commands: Template(commands, run_child).run(), supervise)
+    def work(listen_fd: int, config_fd: int, group_fd: int | None) -> int:
+        return _work(listen_fd, config_fd, group_fd, lambda commands: Template(commands, run_child).run(), supervise)
 
     zygote = Zygote(socket.socket(fileno=control_fd), work)
     warm.hide_others()  # here and not in each template: a worker pays for each page that it writes to

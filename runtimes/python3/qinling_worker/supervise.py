@@ -30,9 +30,8 @@ def supervise(listen_fd: int, config_fd: int, commands: socket.socket, template:
     signal.signal(signal.SIGINT, lambda _number, _frame: sys.exit(0))
     try:
         config = Config.decode(_read(config_fd))
-        for fd in (listen_fd, config.cpu_shares_fd, config.memory_events_fd):
-            if fd is not None:
-                os.set_inheritable(fd, False)
+        for fd in (listen_fd, *config.descriptors()):
+            os.set_inheritable(fd, False)
         return Supervisor(config, socket.socket(fileno=listen_fd), commands, template).run()
     finally:
         commands.close()  # upon which the template ends what is below it, and itself

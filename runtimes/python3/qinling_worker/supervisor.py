@@ -20,15 +20,16 @@ import os
 import signal
 import socket
 import time
-import traceback
 from typing import Any
 
 from . import frames, linux, memory, outcomes
 from .calls import BadCall, Call
+from .child_memory import ChildMemory
 from .child_process import ChildProcess
 from .cleaner import sweep
 from .config import Config
 from .disk import INSUFFICIENT_STORAGE, DiskError
+from .freezer import Freezer
 from .http_server import Connection, Head, HTTPServer
 from .json_text import is_json
 from .loaded_process import LoadedProcess
@@ -41,6 +42,7 @@ from .template_link import TemplateLink
 
 _SHORT_CALL_S = 0.001  # a call that is over before is not looked at
 _LOOK_INTERVAL_S = 0.02
+_IDLE_S = 0.1  # then the child is frozen
 _CLEAN_TIMEOUT_S = 25.0
 _FORK_TIMEOUT_S = 3.0
 _MAX_RESTARTS = 3
@@ -78,16 +80,18 @@ class Supervisor:
         self._call: Call | None = None
         self._load_failure: tuple[Outcome, str] | None = None
         self._gone_in: State | None = None  # the child's state when the supervisor found that it had ended
-        self._oom = memory.OomKills(config.memory_events_fd)
+        self._oom = memory.OomKills(config.memory_fds.get("events"))
         self._highest_token = -1
         self._wake: float | None = None
         self._deadline = 0.0  # of the state that the child is in
         self._respawn = False
         self._exit_status: int | None = None
-        self._look_failed = False  # at least once
+        self._next_look = 0.0  # at the end of a call, however short
         self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size)
         self._template = TemplateLink(self._loop, commands, template, self._on_report)
-        self._template.configure(config.child)
+        self._template.configure(config.child, config.entrances)
+        self._freezer = Freezer(config.freeze_fd, self._template)
+        self._memory = ChildMemory(config, template)
         HTTPServer(
             self._loop,
             listener,
@@ -106,12 +110,15 @@ class Supervisor:
     def run(self) -> int:
         """Serve until told to end; the exit status."""
         monotonic, run_once = time.monotonic, self._loop.run_once
-        while self._exit_status is None:
-            wake = self._wake
-            run_once(None if wake is None else max(0.0, wake - monotonic()))
-            wake = self._wake
-            if wake is not None and monotonic() >= wake:
-                self._look()
+        try:
+            while self._exit_status is None:
+                wake = self._wake
+                run_once(None if wake is None else max(0.0, wake - monotonic()))
+                wake = self._wake
+                if wake is not None and monotonic() >= wake:
+                    self._look()
+        finally:
+            self._thaw()  # the template must run, to end what is below it
         return self._exit_status
 
     # Endpoints
@@ -141,6 +148,7 @@ class Supervisor:
                     connection.refuse(INSUFFICIENT_STORAGE, str(error))
                     return
                 self._target = target
+                self._memory.set_limit(target.memory_size)
                 if self._config.cpu_shares_fd is not None:
                     target.set_cpu(self._config.cpu_shares_fd, self._config.cpu_shares_format)
                 self._spawn()
@@ -213,6 +221,7 @@ class Supervisor:
         """Hand the call to the idle child."""
         call, child = self._call, self._child
         assert call is not None and child is not None
+        self._thaw()
         self._state = State.BUSY
         child.calls += 1
         call.started = now = time.monotonic()
@@ -225,15 +234,16 @@ class Supervisor:
         assert child is not None
         if self._state is State.BUSY and frames.VALUE <= kind <= frames.BAD_RESULT:
             self._finish(child, kind, duration, payload)
-        elif self._state is State.STARTING and kind == frames.BARE and child.baseline is None:
-            child.set_baseline(int(payload))  # user code runs after this frame
+        elif self._state is State.STARTING and kind == frames.BARE and not self._memory.knows_bare:
+            self._memory.set_bare(int(payload))  # user code runs after this frame
         elif self._state is State.STARTING and kind == frames.LOADED:
-            if self._over_memory(child.peak_memory()):
+            if self._memory.was_exceeded():
                 self._fail(self._out_of_memory())
                 return
             child.log.drain()  # what the import printed is shown with the first call
             self._scratch.note_loaded()
             if self._target is not None and self._target.per_call:
+                self._memory.count_below(child.pid)
                 self._loaded = LoadedProcess(
                     child, self._on_forked, lambda: self._on_gone(True), self._on_left, lambda: self._on_gone(False)
                 )
@@ -248,10 +258,13 @@ class Supervisor:
     def _finish(self, child: ChildProcess, kind: int, duration: float, payload: bytes) -> None:
         call = self._call
         assert call is not None
-        elapsed = time.monotonic() - call.started
-        if elapsed > _SHORT_CALL_S and self._over_memory(child.peak_memory()):
-            self._fail(self._out_of_memory())
-            return
+        now = time.monotonic()
+        elapsed = now - call.started
+        if elapsed > _SHORT_CALL_S or now >= self._next_look:
+            self._next_look = now + _IDLE_S
+            if self._memory.was_exceeded():
+                self._fail(self._out_of_memory())
+                return
         try:
             text = payload.decode("utf-8")
         except UnicodeDecodeError:
@@ -270,7 +283,7 @@ class Supervisor:
         else:
             call.outcome = outcomes.bad_result(text) if kind == frames.BAD_RESULT else outcomes.raised(text)
         call.duration_s = duration if 0.0 <= duration <= elapsed else elapsed
-        self._state, self._wake = State.IDLE if self._loaded is None else State.RENEWING, None
+        self._state, self._wake = State.IDLE if self._loaded is None else State.RENEWING, now + _IDLE_S
         child.log.drain()
         self._answer(child.log.take(call.execution_id))
         if self._loaded is not None:
@@ -322,6 +335,8 @@ class Supervisor:
     def _on_forked(self) -> None:
         if self._state is not State.RENEWING:
             return
+        assert self._child is not None and self._child.pid is not None
+        self._memory.watch(self._child.pid)
         if self._scratch.is_used():
             self._deadline = self._wake = time.monotonic() + _CLEAN_TIMEOUT_S
             self._template.sweep()
@@ -362,7 +377,7 @@ class Supervisor:
 
     def _await_call(self) -> None:
         """The child is ready: begin the call that waits, if there is one."""
-        self._state, self._wake = State.IDLE, None
+        self._state, self._wake = State.IDLE, time.monotonic() + _IDLE_S
         if self._call is not None:
             self._begin()
 
@@ -387,6 +402,7 @@ class Supervisor:
         self._state = State.CLEANING
         self._respawn = respawn
         self._deadline = self._wake = time.monotonic() + _CLEAN_TIMEOUT_S
+        self._thaw()
         self._template.clean(ended=ended)
 
     def _on_report(self, report: dict[str, Any] | None) -> None:
@@ -402,7 +418,8 @@ class Supervisor:
                 self._on_swept(report["ok"])
         elif self._child is not None:
             if report["event"] == "spawned":
-                self._child.forked(report["pid"])
+                self._child.pid = report["pid"]
+                self._memory.watch(report["pid"])
             elif report["event"] == "unspawned":
                 self._fail(outcomes.not_loaded(f"The function's process can't be made: {report['error']}."))
             elif self._loaded is not None:
@@ -422,6 +439,7 @@ class Supervisor:
         if self._gone_in is not None:
             self._explain_end()
         self._child, self._state, self._wake = None, State.ABSENT, None
+        self._memory.forget()
         child.log.drain()
         if call is not None and call.outcome is not None:
             if call.outcome.reason == "exited" and call.restarts < _MAX_RESTARTS and child.never_began():
@@ -459,13 +477,20 @@ class Supervisor:
     def _look(self) -> None:
         """Check the limits of memory and time, of the call, the import and the cleaning."""
         now = time.monotonic()
-        child, call = self._child, self._call
+        call = self._call
         if self._state is State.CLEANING:
             self._exit_status = 1
         elif self._state is State.RENEWING:
             self._load_again()
-        elif child is not None and self._over_memory(self._used_memory(child)):
-            self._fail(self._out_of_memory())
+        elif self._child is not None and self._memory.is_exceeded():
+            if self._state is State.IDLE:  # by what the last call has left
+                self._clean(respawn=self._has_served())
+            else:
+                self._fail(self._out_of_memory())
+        elif self._state is State.IDLE:
+            self._wake = None
+            if self._child is not None and self._child.pid is not None:
+                self._freezer.freeze(self._child.pid)
         elif now < self._deadline:
             # On a host with many processes a look is dear: at most a twentieth of the time goes there.
             self._scratch.observe()
@@ -481,25 +506,9 @@ class Supervisor:
         else:
             self._wake = None
 
-    def _used_memory(self, child: ChildProcess) -> int:
-        assert self._target is not None
-        try:
-            return child.used_memory(self._root(), self._target.memory_size)
-        except Exception:  # whatever a function has done to make this fail, its worker goes on
-            if not self._look_failed:
-                self._look_failed = True
-                traceback.print_exc()
-            return 0
-
-    def _root(self) -> int:
-        """The process below which the function's memory is counted."""
-        if self._loaded is not None and self._loaded.process.pid is not None:
-            return self._loaded.process.pid  # without itself: its pages are those of the call, and would count twice
-        return self._template.pid
-
-    def _over_memory(self, used: int) -> bool:
-        assert self._target is not None
-        return used > self._target.memory_size
+    def _thaw(self) -> None:
+        if self._freezer.frozen:
+            self._freezer.thaw()
 
     def _out_of_memory(self) -> Outcome:
         assert self._target is not None

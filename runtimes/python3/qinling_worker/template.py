@@ -27,6 +27,7 @@ from .confine import become_child, forbid_core_dumps, make_rules, prepare_for_fo
 
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
+_MAX_DESCRIPTORS = 8  # of one command
 _END_TIMEOUT_S = 0.1  # a process closes its descriptors a moment before it has ended
 
 
@@ -53,6 +54,8 @@ class Template:
         self._killing = False  # processes that end from now on were killed by us
         self._clean_until = 0.0
         self._attempts = 0
+        self._paused: set[int] = set()
+        self._entrances: list[int] = []
         linux.close_all_but([0, 1, 2, commands.fileno()])
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, 0)
@@ -90,21 +93,27 @@ class Template:
 
     def _obey(self) -> None:
         try:
-            data, ancillary, _, _ = self._commands.recvmsg(64 * 1024, socket.CMSG_SPACE(8))
+            data, ancillary, _, _ = self._commands.recvmsg(64 * 1024, socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS))
         except ConnectionResetError:  # it was killed before it had read all our reports
             self._end()
         if not data:
             self._end()
         command = json.loads(data)
+        fds = array.array("i")
+        for _, _, content in ancillary:
+            fds.frombytes(content)
         if command["do"] == "configure":
             self._config = ChildConfig.decode(command["config"].encode())
             self._rules = make_rules(self._config)
+            self._entrances = list(fds)
         elif command["do"] == "spawn":
-            fds = array.array("i")
-            fds.frombytes(ancillary[0][2][:8])
             self._spawn(fds[0], fds[1], command)
         elif command["do"] == "sweep":
             self._sweep()
+        elif command["do"] == "pause":
+            self._paused = cleaner.stop_descendants(os.getpid())
+        elif command["do"] == "resume":
+            cleaner.signal_all(self._paused, signal.SIGCONT)
         elif command["do"] == "clean":
             if command["ended"]:
                 self._await_end()
@@ -129,6 +138,9 @@ class Template:
     def _become_child(self, config: ChildConfig, channel: int, log: int, command: dict[str, Any]) -> NoReturn:
         try:
             _forget_signals()
+            # Not this process: when a function has taken all memory of its group, the kernel could end the template.
+            for entrance in self._entrances:
+                os.write(entrance, b"0")
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.set_inheritable(channel, False)

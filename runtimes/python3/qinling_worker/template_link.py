@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .config import ChildConfig
@@ -31,9 +31,14 @@ class TemplateLink:
         self._on_report = on_report
         loop.watch(commands.fileno(), self._read)
 
-    def configure(self, config: ChildConfig) -> None:
-        """Tell it what children are to be like."""
-        self._send({"do": "configure", "config": config.encode().decode()})
+    def configure(self, config: ChildConfig, entrances: Sequence[int]) -> None:
+        """Tell it what children are to be like.
+
+        Args:
+            config: of children.
+            entrances: descriptors on which a child enters its control groups.
+        """
+        self._send({"do": "configure", "config": config.encode().decode()}, entrances)
 
     def spawn(self, ends: tuple[int, int], target: Target) -> None:
         """Fork a child; report `spawned` or `unspawned`, and `exited` with its exit code when it ends."""
@@ -51,7 +56,15 @@ class TemplateLink:
         """Empty the scratch folders, and end nothing; report `swept`."""
         self._send({"do": "sweep"})
 
-    def _send(self, command: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+    def pause(self) -> None:
+        """Stop all processes of the child."""
+        self._send({"do": "pause"})
+
+    def resume(self) -> None:
+        """Continue those that `pause` has stopped."""
+        self._send({"do": "resume"})
+
+    def _send(self, command: dict[str, Any], fds: Sequence[int] = ()) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             self._commands.sendmsg([json.dumps(command).encode()], ancillary)

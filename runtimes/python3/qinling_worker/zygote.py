@@ -37,10 +37,11 @@ class Zygote:
 
     Args:
         control: the socket to the pool manager.
-        work: what a worker does, called with the numbers of the listening socket and the configuration pipe.
+        work: what a worker does, called with the numbers of the listening socket, of the configuration pipe and, if
+            there is one, of the control group for its template.
     """
 
-    def __init__(self, control: socket.socket, work: Callable[[int, int], int]) -> None:
+    def __init__(self, control: socket.socket, work: Callable[[int, int, int | None], int]) -> None:
         self._control = control
         self._work = work
         self._workers: dict[int, str] = {}
@@ -89,7 +90,12 @@ class Zygote:
         threads = len(os.listdir("/proc/self/task"))
         if threads != 1:
             raise OSError(f"the zygote has {threads} threads, and only one of them would be in a worker")
-        pid, pidfd = fork_into(sandbox.namespaces, fds[-1] if request["has_folder"] else None)
+        try:
+            pid, pidfd = fork_into(sandbox.namespaces, fds[-1] if request["has_folder"] else None)
+        except OSError:
+            if request["needs_folder"] or not request["has_folder"]:
+                raise
+            pid, pidfd = fork_into(sandbox.namespaces, None)
         if pid == 0:
             self._become_worker(sandbox, request, fds)
         self._workers[pid] = sandbox.worker_id
@@ -110,7 +116,7 @@ class Zygote:
             linux.close_all_but([*kept, *entrances])
             sandbox.enter(entrances)
             linux.close_all_but(kept)
-            os._exit(self._work(request["listen_fd"], request["config_fd"]))
+            os._exit(self._work(request["listen_fd"], request["config_fd"], request["group_fd"]))
         except SystemExit as end:
             os._exit(end.code if isinstance(end.code, int) else 1)
         except BaseException:

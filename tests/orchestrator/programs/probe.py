@@ -44,6 +44,8 @@ def attempt(code: str, config: dict, *, as_child: bool) -> object:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        for entrance in config["entrances"]:
+            os.write(entrance, b"0")
         uid = config["child_uid"]
         if uid is not None:
             os.setgroups([])
@@ -80,5 +82,7 @@ if sys.argv[1] == "--zygote-fd":
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from qinling_worker.zygote import Zygote
 
-    Zygote(socket.socket(fileno=int(sys.argv[2])), main).run()
+    Zygote(
+        socket.socket(fileno=int(sys.argv[2])), lambda listen_fd, config_fd, _group_fd: main(listen_fd, config_fd)
+    ).run()
 main(int(sys.argv[2]), int(sys.argv[4]))

@@ -1,0 +1,155 @@
+"""The control groups of the function's processes.
+
+They are apart from those of the supervisor and the template. So all memory that a function takes counts, also what is
+in no process (memfds, pipes), and a function that exceeds its limit does not take the supervisor with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_NESTED = "child"
+_BESIDE = ".child"
+# What the worker reads and writes there: names in version 1 and 2.
+_MEMORY = {
+    "usage": ("memory.usage_in_bytes", "memory.current"),
+    "peak": ("memory.max_usage_in_bytes", "memory.peak"),
+    "stat": ("memory.stat", "memory.stat"),
+    "events": ("memory.oom_control", "memory.events"),
+    "limit": ("memory.limit_in_bytes", "memory.max"),
+    "kernel": ("memory.kmem.usage_in_bytes", None),
+}
+_WRITTEN = ("limit", "peak")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a group: bytes, and processes and threads."""
+
+    memory: int
+    processes: int
+
+
+class ChildGroup:
+    """The child's groups below or beside those of a worker; falsy without any.
+
+    Args:
+        outer: the worker's folders.
+    """
+
+    def __init__(self, outer: Iterable[Path]):
+        places = [place for folder in outer for place in (folder / _NESTED, folder.with_name(folder.name + _BESIDE))]
+        self.folders = [place for place in places if place.is_dir()]
+
+    def open_entrances(self) -> list[int]:
+        """Descriptors on which the child writes `0` to enter the groups with limits."""
+        return [open_entrance(folder) for folder in self.folders if (folder / "memory.stat").exists()]
+
+    def open_memory(self) -> dict[str, int]:
+        """Descriptors of the files that count and limit memory, by what they are for."""
+        for folder in self.folders:
+            if (folder / "memory.stat").exists():
+                version = 0 if (folder / "tasks").exists() else 1
+                names = {use: both[version] for use, both in _MEMORY.items()}
+                return {
+                    use: os.open(folder / name, os.O_RDWR if use in _WRITTEN else os.O_RDONLY)
+                    for use, name in names.items()
+                    if name and (folder / name).exists()
+                }
+        return {}
+
+    def open_freezer(self) -> int | None:
+        """A descriptor of the file that freezes the processes. They are in this group if they were forked into it."""
+        for folder in self.folders:
+            if (folder / "cgroup.freeze").exists():
+                return os.open(folder / "cgroup.freeze", os.O_WRONLY)
+        return None
+
+    def open_folder(self) -> int | None:
+        """A descriptor of the group without controllers, which the template is forked into."""
+        for folder in self.folders:
+            if (folder / "cgroup.freeze").exists() and not (folder / "memory.stat").exists():
+                return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        return None
+
+
+def make_child(outer: Path, limits: Limits) -> None:
+    """Make the child's group for a worker's group, in a hierarchy that limits memory.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    if (outer / "memory.limit_in_bytes").exists():
+        folder = outer / _NESTED
+    elif (outer / "memory.max").exists():
+        folder = outer.with_name(outer.name + _BESIDE)
+    else:
+        return
+    folder.mkdir()
+    set_limits(folder, limits)
+
+
+def make_freezer(outer: Path, owner: int | None) -> None:
+    """Make the group that freezes the child, in a hierarchy of version 2 without controllers.
+
+    A process may be forked into a group by whoever may write both the group's `cgroup.procs` and that of the group
+    around it.
+    """
+    folder = outer / _NESTED
+    folder.mkdir()
+    if owner is not None:
+        for group in (outer, folder):
+            os.chown(group / "cgroup.procs", owner, -1)
+
+
+def set_limits(folder: Path, limits: Limits) -> None:
+    """Set the limits of a group, as far as its hierarchy has such."""
+    set_memory(folder, limits.memory)
+    if (folder / "pids.max").exists():
+        write(folder / "pids.max", str(limits.processes))
+
+
+def set_memory(folder: Path, size: int) -> None:
+    """Limit the memory of a group, if its hierarchy does that."""
+    memory = str(size)
+    if (folder / "memory.limit_in_bytes").exists():
+        write(folder / "memory.limit_in_bytes", memory)
+        # Absent or refused on kernels that do not account swap.
+        try_write(folder / "memory.memsw.limit_in_bytes", memory)
+    elif (folder / "memory.max").exists():
+        write(folder / "memory.max", memory)
+        try_write(folder / "memory.swap.max", "0")
+
+
+def open_entrance(folder: Path) -> int:
+    """A descriptor on which a process writes `0` to enter a group."""
+    tasks = folder / "tasks"
+    return os.open(tasks if tasks.exists() else folder / "cgroup.procs", os.O_WRONLY)
+
+
+def write(path: Path, text: str) -> None:
+    """Write to a control file.
+
+    Raises:
+        OSError: it names the file.
+    """
+    # Not Path.write_text: control files take neither O_CREAT nor O_TRUNC everywhere.
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, text.encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(descriptor)
+
+
+def try_write(path: Path, text: str) -> bool:
+    """Write to a control file, if it is there and takes the text; whether it did."""
+    try:
+        write(path, text)
+    except OSError:
+        return False
+    return True

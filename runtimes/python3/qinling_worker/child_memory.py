@@ -1,0 +1,113 @@
+"""Compares what the child's processes use with the function's `memory_size`.
+
+Where there is a control group for them, it tells what they use. Elsewhere, /proc tells it of each process. What a child
+uses that has run nothing (the interpreter, the modules that the template has imported) does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+
+from . import memory
+from .config import Config
+from .memory_group import MemoryGroup
+
+
+class ChildMemory:
+    """Watches the memory of one child after another.
+
+    Args:
+        config: has the descriptors of the control group, if there is one.
+        template: the pid of the template.
+    """
+
+    def __init__(self, config: Config, template: int) -> None:
+        self._template = self._root = template
+        self._group: MemoryGroup | None = None
+        if "usage" in config.memory_fds:
+            self._group = MemoryGroup(config.memory_fds, config.child.scratch_dirs, config.scratch_size)
+        self._limit = 0
+        self._status: int | None = None
+        self._bare: int | None = None
+        self._mapped = 0
+        self._has_failed = False  # a look, at least once
+
+    def set_limit(self, memory_size: int) -> None:
+        """Set the limit, once the function is known."""
+        self._limit = memory_size
+        if self._group is not None:
+            self._group.set_limit(memory_size)
+
+    def watch(self, pid: int) -> None:
+        """Watch the child with this pid, and no longer the one before it."""
+        self._close()
+        self._mapped = 0
+        with contextlib.suppress(OSError):
+            self._status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+
+    def count_below(self, pid: int | None) -> None:
+        """Count the processes below this one, which has loaded the function, and not itself: calls share its pages."""
+        if pid is not None:
+            self._root = pid
+
+    def forget(self) -> None:
+        """Forget the child, which is gone."""
+        self._close()
+        self._bare = None
+        self._root = self._template
+
+    @property
+    def knows_bare(self) -> bool:
+        """Whether `set_bare` was called for this child."""
+        return self._bare is not None
+
+    def set_bare(self, resident: int) -> None:
+        """Remember what the child uses before user code runs in it.
+
+        Args:
+            resident: its resident bytes.
+        """
+        if self._group is None:
+            self._bare = resident
+        else:
+            self._bare = memory.anonymous(self._template)  # the child has copies of the template's pages
+            self._group.set_bare()
+
+    def is_exceeded(self) -> bool:
+        """Whether the child's processes use more than the limit now."""
+        try:
+            return self._used() > self._limit
+        except Exception:  # whatever a function has done to make this fail, its worker goes on
+            if not self._has_failed:
+                self._has_failed = True
+                traceback.print_exc()
+            return False
+
+    def was_exceeded(self) -> bool:
+        """Whether the child itself has ever used more, or its processes together do now. Cheaper than `is_exceeded`."""
+        group, status, bare = self._group, self._status, self._bare or 0
+        if group is None:
+            return status is not None and memory.peak(status) - bare > self._limit
+        if status is not None and memory.peak(status) - self._most_mapped() - bare > self._limit:
+            # It may have unmapped a file since, which would not count.
+            return group.may_have_used(self._limit)
+        return self.is_exceeded()
+
+    def _most_mapped(self) -> int:
+        """The most bytes of files that the child was seen to have mapped."""
+        if self._status is not None:
+            self._mapped = max(self._mapped, memory.mapped(self._status))
+        return self._mapped
+
+    def _close(self) -> None:
+        if self._status is not None:
+            os.close(self._status)
+            self._status = None
+
+    def _used(self) -> int:
+        if self._group is not None:
+            self._most_mapped()
+            return self._group.used(self._limit)
+        return memory.used_below(self._root, self._bare or 0, self._limit)

@@ -1,0 +1,105 @@
+"""The control group of the child's processes: what they use, and what limits them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+
+_BARE = 16 << 20  # more than a child takes that has run nothing
+_TRIES = 3
+
+
+class MemoryGroup:
+    """Reads and limits the memory of a control group by descriptors of its files.
+
+    All of it counts, also what is in no process (memfds, pipes), and what several processes share counts once. Not
+    counted are the page cache of files, and what lies in the scratch folders.
+
+    Args:
+        files: descriptors by what they are for: usage, stat, limit, peak (not in old kernels), and in version 1 kernel.
+        scratch_dirs: those of them that are file systems of their own lie in memory.
+        scratch_size: the most that these take.
+    """
+
+    def __init__(self, files: Mapping[str, int], scratch_dirs: Iterable[str], scratch_size: int) -> None:
+        self._usage = files["usage"]
+        self._peak = files.get("peak")
+        self._stat = files["stat"]
+        self._limit = files["limit"]
+        self._kernel = files.get("kernel")
+        self._scratch_dirs = [folder for folder in scratch_dirs if os.path.ismount(folder)]
+        self._scratch_size = scratch_size
+        self._bare = 0
+
+    def set_limit(self, memory_size: int) -> None:
+        """Let the kernel end processes that take far more than `memory_size`: all scratch folders may be full."""
+        with contextlib.suppress(OSError):  # more than the group was made for: that stays its limit
+            os.pwrite(self._limit, b"%d" % (memory_size + self._scratch_size + _BARE), 0)
+
+    def set_bare(self) -> None:
+        """Remember what is used by a child that has run nothing, and by what was there before it."""
+        self._bare = self._used()
+        if self._peak is not None:
+            with contextlib.suppress(OSError):  # not in version 2 before Linux 6.12: the peak is that of all children
+                os.pwrite(self._peak, b"0", 0)
+
+    def may_have_used(self, limit: int) -> bool:
+        """Whether more may have been in use since `set_bare`, less the caches and scratch files that are there now."""
+        if self._peak is None:
+            return True
+        return self._number(self._peak) - self._uncounted() - self._bare > limit
+
+    def used(self, limit: int) -> int:
+        """Bytes in use, beyond those of a bare child; accurate above `limit`."""
+        raw = self._number(self._usage) - self._bare
+        if raw <= limit:
+            return max(0, raw)
+        used = self._used() - self._bare
+        if used > limit and self._kernel is not None and used - self._number(self._kernel) <= limit:
+            # Version 1 does not tell how much of the kernel's memory are caches of names and files.
+            return limit if self._shrinks_to(used - limit) else used
+        return used
+
+    def _used(self) -> int:
+        before = self._uncounted()
+        usage = self._number(self._usage)
+        return usage - max(before, self._uncounted())  # a file may come or go meanwhile
+
+    def _uncounted(self) -> int:
+        return _cache_in(os.pread(self._stat, 8192, 0)) + sum(map(_bytes_in, self._scratch_dirs))
+
+    def _shrinks_to(self, excess: int) -> bool:
+        """Whether the kernel can free `excess` bytes; it tries when the limit is set below what is used."""
+        most = os.pread(self._limit, 32, 0)
+        try:
+            for _ in range(_TRIES):
+                bound = self._number(self._usage) - excess
+                try:
+                    os.pwrite(self._limit, b"%d" % bound, 0)
+                except OSError:
+                    time.sleep(0.001)
+                    continue
+                return True
+            return False
+        finally:
+            os.pwrite(self._limit, most, 0)
+
+    def _number(self, fd: int) -> int:
+        return int(os.pread(fd, 32, 0))
+
+
+def _cache_in(stat: bytes) -> int:
+    """The page cache of files, and caches of the kernel, by a memory.stat file."""
+    total = 0
+    for line in stat.splitlines():
+        name, _, number = line.partition(b" ")
+        if name in (b"inactive_file", b"active_file", b"slab_reclaimable"):
+            total += int(number)
+    return total
+
+
+def _bytes_in(folder: str) -> int:
+    space = os.statvfs(folder)
+    return (space.f_blocks - space.f_bfree) * space.f_frsize

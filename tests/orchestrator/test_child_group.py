@@ -1,0 +1,293 @@
+"""What a function uses, counted and limited by its control group; and what it does while no call runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+import os
+import signal
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.process.cgroups import Subtree, hierarchies
+from qinling_falcon.orchestrators.process.isolation import examine
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.orchestrators.process.sandbox import Form
+from qinling_falcon.settings import MIB, Settings
+
+from .conftest import REPOSITORY, eventually, groups_of, left_of, make_settings, processes_of, request
+
+MakeOrchestrator = Callable[[Settings], ProcessOrchestrator]
+
+FUNCTION = """
+import fcntl, mmap, os, threading, time
+
+held = []
+ticks = 0
+
+def memfd(mib):
+    held.append(os.memfd_create("x"))
+    return sum(os.write(held[-1], b"x" * (1 << 20)) for _ in range(mib)) >> 20
+
+def pipes(mib):
+    written = 0
+    for _ in range(mib):
+        ends = os.pipe()
+        held.append(ends)
+        fcntl.fcntl(ends[1], 1031, 1 << 20)
+        os.set_blocking(ends[1], False)
+        try:
+            while True:
+                written += os.write(ends[1], b"x" * 65536)
+        except BlockingIOError:
+            continue
+    return written >> 20
+
+def segment(mib):
+    held.append(mmap.mmap(-1, mib << 20))
+    for _ in range(mib):
+        held[-1].write(b"x" * (1 << 20))
+    return mib
+
+def private(mib):
+    return len(b"x" * (mib << 20)) >> 20
+
+def file(mib):
+    with open("/tmp/file", "wb") as out:
+        return sum(out.write(b"x" * (1 << 20)) for _ in range(mib)) >> 20
+
+def mapped_file(mib):
+    with open("/tmp/file", "w+b") as out:
+        out.truncate(mib << 20)
+        with mmap.mmap(out.fileno(), mib << 20) as mapped:
+            for _ in range(mib):
+                mapped.write(b"x" * (1 << 20))
+            time.sleep(0.1)
+    os.unlink("/tmp/file")
+    return mib
+
+def share(mib):
+    held.append(b"x" * (mib << 20))
+    pids = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(0.2)
+            os._exit(0)
+        pids.append(pid)
+    return sum(os.waitpid(pid, 0)[1] == 0 for pid in pids)
+
+def names(_):
+    return sum(len(files) for _, _, files in os.walk("/usr"))
+
+def leave(mib):
+    if os.fork() == 0:
+        held.append(b"x" * (mib << 20))
+        time.sleep(600)
+    return os.getpid()
+
+def start(_):
+    def tick():
+        global ticks
+        while True:
+            ticks += 1
+            time.sleep(0.001)
+    threading.Thread(target=tick, daemon=True).start()
+
+def count(_):
+    return ticks
+
+def pid(_):
+    return os.getpid()
+
+def main(do, mib=0):
+    return globals()[do](mib)
+"""
+
+
+class Function:
+    """A function in a worker."""
+
+    def __init__(self, worker: StartedWorker, **load: Any):
+        self._worker = worker
+        self._tokens = itertools.count(1)
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("main.py", FUNCTION)
+        target = {"target": "f:0:x", "entry": "main.main", "memory_size": 32 * MIB, "cpu": 100} | load
+        headers = {"X-Worker-Secret": worker.secret, "X-Load": json.dumps(target)}
+        assert request(worker.address, "POST", "/load", archive.getvalue(), headers) == (200, {"loaded": True})
+
+    def call(self, do: str, mib: int = 0) -> Any:
+        """What it returns, or the reason of its failure as a text."""
+        given = json.dumps({"do": do, "mib": mib})
+        body = {"token": next(self._tokens), "execution_id": "e", "timeout_s": 20, "input": given}
+        headers = {"X-Worker-Secret": self._worker.secret}
+        status, answer = request(self._worker.address, "POST", "/execute", json.dumps(body).encode(), headers)
+        assert status == 200, answer
+        return answer["reason"] or json.loads(answer["result"])["output"]
+
+
+@pytest.fixture(params=["fork", "exec", "rlimits"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    start, sandbox = ("exec", "rlimits") if request.param == "rlimits" else (request.param, "auto")
+    runtimes = REPOSITORY / "config" / "runtimes.toml"
+    settings = make_settings(tmp_path, worker_start=start, sandbox=sandbox, runtimes_file=runtimes)
+    settings = dataclasses.replace(settings, max_memory_size=128 * MIB, tmp_size=64 * MIB)
+    if sandbox == "auto" and examine(settings).form is Form.RLIMITS:
+        pytest.skip("no bubblewrap here")
+    return settings
+
+
+@pytest.fixture
+def orchestrator(settings: Settings, make_orchestrator: MakeOrchestrator) -> ProcessOrchestrator:
+    return make_orchestrator(settings)
+
+
+@pytest.fixture
+def function(orchestrator: ProcessOrchestrator) -> Iterator[Function]:
+    yield Function(orchestrator.start("w1", "python3"))
+    assert orchestrator.exited() == []
+
+
+@pytest.fixture
+def counted() -> None:
+    subtree = Subtree(f"test-{os.getpid()}", hierarchies())
+    subtree.remove()
+    if "memory" not in subtree.controllers:
+        pytest.skip("no control groups that count memory")
+
+
+@pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize("kind", ["memfd", "pipes", "segment", "private"])
+def test_memory_of_each_kind_counts(function: Function, kind: str) -> None:
+    assert function.call(kind, 15) == 15
+    assert function.call(kind, 45) == "memory"
+    assert function.call(kind, 15) == 15
+
+
+@pytest.mark.usefixtures("counted")
+def test_what_does_not_count(function: Function, settings: Settings) -> None:
+    if settings.sandbox == "auto":
+        assert function.call("file", 50) == 50
+        assert function.call("private", 25) == 25  # beside the file
+        assert function.call("memfd", 200) == "memory"  # upon which /tmp is emptied
+        assert function.call("mapped_file", 50) == 50
+    assert function.call("names") > 1000  # the kernel's caches of names
+    assert function.call("private", 25) == 25
+
+
+@pytest.mark.usefixtures("counted")
+def test_shared_pages_count_once(function: Function) -> None:
+    assert [function.call("share", 5) for _ in range(3)] == [4, 4, 4]
+
+
+@pytest.mark.usefixtures("counted")
+def test_the_kernel_ends_what_grows_too_fast_and_the_supervisor_survives(
+    function: Function, settings: Settings
+) -> None:
+    limits = [group / "child" / "memory.limit_in_bytes" for group in groups_of(settings) if group.name == "w1"]
+    found = [int(path.read_text()) for path in limits if path.exists()]
+    scratch = settings.tmp_size + settings.shm_size if settings.sandbox == "auto" else 0
+    if found:  # else version 2
+        assert found == [(32 + 16) * MIB + scratch]
+    for _ in range(3):
+        assert function.call("memfd", 1000) == "memory"
+    assert function.call("private", 15) == 15
+
+
+@pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize("size", [0, 3 << 30])
+def test_all_workers_together_have_a_limit(settings: Settings, make_orchestrator: MakeOrchestrator, size: int) -> None:
+    make_orchestrator(dataclasses.replace(settings, workers_memory=size)).start("w1", "python3")
+    subtrees = {group.parent for group in groups_of(settings)}
+    files = [tree / name for tree in subtrees for name in ("memory.limit_in_bytes", "memory.max")]
+    limits = [int(file.read_text()) for file in files if file.exists()]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert limits == [(size or memory * 4 // 5) // 4096 * 4096]
+
+
+def test_what_a_call_has_left_counts_before_the_next_one(
+    function: Function, orchestrator: ProcessOrchestrator
+) -> None:
+    left = function.call("leave", 100)
+    assert eventually(lambda: function.call("pid") != left or _resident(orchestrator) < 80 * MIB)
+    assert _resident(orchestrator) < 80 * MIB
+
+
+def _resident(orchestrator: ProcessOrchestrator) -> int:
+    total = 0
+    for process in processes_of(orchestrator, "w1"):
+        try:
+            total += int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            continue
+    return total
+
+
+def test_a_function_rests_between_its_calls(function: Function, orchestrator: ProcessOrchestrator) -> None:
+    function.call("start")
+    child = function.call("pid")
+    assert eventually(lambda: all(map(_rests, _children(orchestrator)))), child
+    before = function.call("count")
+    assert eventually(lambda: all(map(_rests, _children(orchestrator))))
+    seen = [_time_of(pid) for pid in _children(orchestrator)]
+    assert not eventually(lambda: [_time_of(pid) for pid in _children(orchestrator)] != seen, within_s=0.3)
+    assert function.call("count") >= before
+    assert function.call("pid") == child
+
+
+def test_a_resting_worker_is_ended(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
+    Function(orchestrator.start("w1", "python3")).call("leave")
+    assert eventually(lambda: all(map(_rests, _children(orchestrator))))
+    orchestrator.destroy("w1")
+    assert left_of(settings) == []
+
+
+def test_a_resting_worker_whose_supervisor_is_killed_is_ended(
+    orchestrator: ProcessOrchestrator, settings: Settings
+) -> None:
+    Function(orchestrator.start("w1", "python3")).call("leave")
+    assert eventually(lambda: all(map(_rests, _children(orchestrator))))
+    template = _parent(min(_children(orchestrator)))
+    os.kill(_parent(template), signal.SIGKILL)
+    assert eventually(orchestrator.exited) == ["w1"]
+    assert left_of(settings) == []
+
+
+def _children(orchestrator: ProcessOrchestrator) -> list[int]:
+    """The processes of the function: those with the least priority when memory runs out."""
+    found = []
+    for process in processes_of(orchestrator, "w1"):
+        try:
+            if int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) == 1000:
+                found.append(process.pid)
+        except OSError:
+            continue
+    assert found
+    return found
+
+
+def _rests(pid: int) -> bool:
+    """Whether the process is stopped, or in a group that is frozen."""
+    if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+        return True
+    group = next(line[3:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if line.startswith("0::"))
+    mount = next(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup2 " in line)
+    events = Path(mount, group.lstrip("/"), "cgroup.events")
+    return events.exists() and "frozen 1" in events.read_text()
+
+
+def _time_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
