@@ -17,7 +17,7 @@ from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrato
 from qinling_falcon.settings import Settings
 
 FUNCTION = """
-import asyncio, concurrent.futures, os, subprocess, threading, time
+import asyncio, concurrent.futures, os, socket, subprocess, threading, time
 
 data = b"x" * (64 << 20)
 held = []
@@ -58,6 +58,17 @@ def leave():
         if os.fork() == 0:
             os.execv("/bin/sleep", [LEFT, "600"])
         os._exit(0)
+
+def environment():
+    for name in ("/dev/stdout", "/dev/stderr"):
+        open(name, "w").close()
+    for name in ("localhost", socket.gethostname()):
+        with socket.create_server(("localhost", 0)) as server:
+            socket.create_connection((name, server.getsockname()[1])).close()
+    try:
+        os.openpty()
+    except OSError as error:
+        return str(error)
 
 def main(action):
     return globals()[action]()
@@ -109,7 +120,7 @@ orchestrator = ProcessOrchestrator(settings)
 workers = [orchestrator.start(name, "python3") for name in ("w1", "w2")]
 for worker in workers:
     load(worker)
-found = {action: call(workers[0], action) for action in ("threads", "share", "share", "share", "leave")}
+found = {action: call(workers[0], action) for action in ("threads", "environment", "share", "share", "share", "leave")}
 deadline = time.monotonic() + 10
 while not left() and time.monotonic() < deadline:
     time.sleep(0.01)

@@ -55,6 +55,8 @@ def test_functions_without_root(sandbox: str, worker_start: str) -> None:
         table = Path(shutil.copy(REPOSITORY / "config" / "runtimes.toml", folder / "config"))
         answer = json.loads(run_as_user(folder, "functions_as_user.py", table, sandbox, worker_start).stdout)
     assert answer["threads"] == 12
+    refused = sandbox != "rlimits" or not Path("/dev/ptmx").exists()
+    assert answer["environment"] == ("[Errno 1] Functions have no pseudo terminals; use pipes" if refused else None)
     assert answer["share"] == [0] * 4  # the pages that the four share count once
     # Each worker has its own count. The first one has, in its first child, left a process.
     assert all(30 <= count <= 40 for count in answer["processes"]), answer["processes"]
