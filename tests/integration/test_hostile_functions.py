@@ -79,13 +79,21 @@ REASONS = {
     "SystemExit": "The function raised SystemExit: so long (main.py, line 3).",
 }
 
-# What has answered twice may still be ending: a copy gets its moment, but what was left behind stays.
+# Those that leave something, or reach for what runs the call, are tried with isolation by call as well.
+BY_CALL = (
+    "an endless loop", "os._exit", "a segmentation fault", "a memory bomb", "kill of its parent", "kill of everybody",
+    "a spoiled answering channel", "every descriptor closed", "a fork that also returns", "a full /tmp", "a fork bomb",
+)  # fmt: skip
+
+# What has answered twice may still be ending: a copy gets its moment, but what was left behind stays. The parent is not
+# counted: with isolation by call it has the function's uid.
 SECOND = """
     import glob, os, time
+    own = os.getpid(), os.getppid()
     def others():
         found = 0
         for path in glob.glob('/proc/[0-9]*/stat'):
-            try: found += os.stat(path).st_uid == os.getuid() and path != '/proc/%d/stat' % os.getpid()
+            try: found += os.stat(path).st_uid == os.getuid() and int(path.split('/')[2]) not in own
             except OSError: pass
         return found
     until = time.monotonic() + 2
@@ -111,9 +119,18 @@ def bystander(service: Service) -> str:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_hostile_function_gets_its_error_and_its_next_call_works(service: Service, bystander: str, name: str) -> None:
+    attack(service, bystander, name, "warm")
+
+
+@pytest.mark.parametrize("name", BY_CALL)
+def test_with_isolation_by_call_too(service: Service, bystander: str, name: str) -> None:
+    attack(service, bystander, name, "per_call")
+
+
+def attack(service: Service, bystander: str, name: str, isolation: str) -> None:
     code, expected = ATTACKS[name]
     calls_before = output_of(service.call(bystander))
-    function = service.function(attack_source(code), timeout=3)
+    function = service.function(attack_source(code), timeout=3, isolation=isolation)
 
     attacked = service.call(function, {"mode": "attack"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import select
@@ -60,7 +61,8 @@ class ChildProcess:
     def send_ends(self, ends: tuple[int, int]) -> None:
         """Ask a process that has loaded the function to fork one with these descriptors."""
         with contextlib.suppress(OSError):  # when it is gone, the channel's end says so as well
-            socket.send_fds(self._channel.sock, [b"\0"], ends)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", ends))]
+            self._channel.sock.sendmsg([b"\0"], rights)
 
     def await_frame(self, timeout_s: float) -> None:
         """Wait for something to read, and read it."""
