@@ -209,7 +209,7 @@ def zygotes_of(settings: Settings) -> list[Seen]:
     marks = {process.pid: process for process in marked(settings) if "/zygote-" in process.words}
     wrappers = {pid for pid, process in marks.items() if process.words.startswith("bwrap ")}
     found = [process for pid, process in marks.items() if pid in wrappers or process.parent in wrappers]
-    return sorted(found, key=lambda process: process.pid)
+    return from_the_top(found)
 
 
 def processes_of(orchestrator: ProcessOrchestrator, worker_id: str) -> list[Seen]:
@@ -225,7 +225,17 @@ def processes_of(orchestrator: ProcessOrchestrator, worker_id: str) -> list[Seen
     found, everyone = {first}, processes()
     while more := {process.pid for process in everyone if process.parent in found} - found:
         found |= more
-    return sorted((process for process in everyone if process.pid in found), key=lambda process: process.pid)
+    return from_the_top([process for process in everyone if process.pid in found])
+
+
+def from_the_top(tree: list[Seen]) -> list[Seen]:
+    """Parents before their children; the numbers of processes start again at some time, and tell nothing."""
+    parents = {process.pid: process.parent for process in tree}
+
+    def depth(pid: int) -> int:
+        return 1 + depth(parents[pid]) if pid in parents else 0
+
+    return sorted(tree, key=lambda process: depth(process.pid))
 
 
 def left_of(settings: Settings) -> list[Any]:

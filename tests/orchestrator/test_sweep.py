@@ -53,8 +53,8 @@ def test_own_leftovers_are_swept_and_others_are_not(
     leftovers: list[subprocess.Popen[bytes]],
     in_group: bool,
 ) -> None:
-    if in_group and not hierarchies():
-        pytest.skip("no control groups here")
+    if in_group and not any(os.access(hierarchy.parent, os.W_OK) for hierarchy in hierarchies()):
+        pytest.skip("no control groups that this user may make")
     others = dataclasses.replace(settings, var_dir=settings.var_dir.with_name("other"))
     for each in (settings, others):
         make_orchestrator(each).close()

@@ -96,10 +96,10 @@ def test_a_supervisor_that_is_killed_ends_alone(settings: Settings, make_orchest
     orchestrator = make_orchestrator(settings)
     load(orchestrator.start("w1", "python3"), "def main(): return 1")
     load(orchestrator.start("w2", "python3"), "def main(): return 2")
-    of_first = {process.pid for process in processes_of(orchestrator, "w1")}
-    os.kill(min(of_first), signal.SIGKILL)
+    of_first = processes_of(orchestrator, "w1")
+    os.kill(of_first[0].pid, signal.SIGKILL)
     assert eventually(orchestrator.exited) == ["w1"]
-    assert not of_first & {process.pid for process in processes()}
+    assert not {process.pid for process in of_first} & {process.pid for process in processes()}
     assert orchestrator.workers() == ["w2"]
 
 

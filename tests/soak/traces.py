@@ -43,11 +43,11 @@ class Traces:
 
     def of_worker(self, worker_id: str) -> list[int]:
         """The processes of a worker; its supervisor comes first."""
-        return sorted(pid for pid, name in self.members().items() if name == worker_id)
+        return _from_the_top([pid for pid, name in self.members().items() if name == worker_id])
 
     def zygote(self) -> list[int]:
         """Bubblewrap's outer and inner process, and the zygote."""
-        return sorted(pid for pid, name in self.members().items() if name.startswith("zygote-"))
+        return _from_the_top([pid for pid, name in self.members().items() if name.startswith("zygote-")])
 
     def uid_claims(self) -> int:
         """Pairs of user ids that the manager holds."""
@@ -87,3 +87,8 @@ class Traces:
                 fields[key] = int(value.split()[0])
             found[name] = fields["Private_Dirty"] + fields["Private_Clean"]
         return found
+
+
+def _from_the_top(pids: list[int]) -> list[int]:
+    """Parents before their children; the numbers of processes start again at some time, and tell nothing."""
+    return sorted(pids, key=lambda pid: len(processes.ancestors(pid)))
