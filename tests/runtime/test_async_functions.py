@@ -167,6 +167,41 @@ async def main():
     assert len(lines) == 3
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        "asyncio.ensure_future(wait())",
+        "asyncio.get_running_loop().create_task(wait())",
+        "asyncio.Task(wait())",
+        "make = lambda loop, coro, **more: asyncio.Task(coro, loop=loop, **more); "
+        "asyncio.get_running_loop().set_task_factory(make); asyncio.create_task(wait())",
+        "asyncio.create_task(start())",
+        "asyncio.shield(wait())",
+        "asyncio.gather(wait(), wait())",
+    ],
+)
+def test_however_a_call_has_made_its_tasks_they_are_cancelled(worker: Worker, start: str) -> None:
+    worker.load(
+        "import asyncio\nended = 0\nasync def wait():\n    global ended\n    try: await asyncio.sleep(60)\n"
+        "    finally: ended += 1\nasync def start():\n    asyncio.create_task(wait())\n"
+        f"async def main():\n    {start}\n    for _ in range(3): await asyncio.sleep(0)\n    return ended\n"
+    )
+    first = worker.execute()
+    assert (first.output, "Cancelled at the end of the call" in first.printed) == (0, True)
+    assert worker.execute().output >= 1
+
+
+def test_tasks_of_the_part_before_the_coroutine_are_cancelled(worker: Worker) -> None:
+    worker.load(
+        "import asyncio\nloop = asyncio.new_event_loop()\nasyncio.set_event_loop(loop)\ntasks = []\n"
+        "async def later(): return [task.cancelled() for task in tasks]\n"
+        "def main(do=None):\n    if do: tasks.append(loop.create_task(asyncio.sleep(60)))\n    return later()\n"
+    )
+    worker.execute()
+    assert worker.execute("start").output == [False]
+    assert worker.execute().output == [True]
+
+
 def test_a_call_that_raises_leaves_no_task_either(worker: Worker) -> None:
     worker.load(
         "import asyncio\ntasks = []\nasync def main():\n    tasks.append(asyncio.create_task(asyncio.sleep(60)))\n"

@@ -57,7 +57,7 @@ class EventLoop:
         self._pid = getpid()
         self._asyncio: Any = None
         self._loop: Any = None
-        self._tasks: WeakSet[Any] = WeakSet()  # the call's own task, and those that it and they have made
+        self._others: WeakSet[Any] = WeakSet()  # tasks that no call has made
 
     def run(self, awaitable: Any) -> Any:
         """Await `awaitable`, then end the tasks that the call has started and not awaited.
@@ -72,7 +72,6 @@ class EventLoop:
         """
         loop = self._usable_loop(awaitable)
         ended: list[Any] = []
-        self._tasks.clear()
         main = loop.create_task(self._run(awaitable, ended))
         try:
             try:
@@ -95,7 +94,6 @@ class EventLoop:
             error = value = None  # else this frame and the traceback would keep each other alive
 
     async def _run(self, awaitable: Any, ended: list[Any]) -> None:
-        self._tasks.add(self._asyncio.current_task())
         try:
             ended += (await awaitable, None)
         except GeneratorExit:
@@ -122,11 +120,13 @@ class EventLoop:
             _, stubborn = await self._asyncio.wait(left, timeout=_CANCEL_TIMEOUT_S)
             if stubborn:
                 break
-        self._log("Goes on after the call, although it was cancelled", self._unfinished())
+        left = self._unfinished()
+        self._others.update(left)
+        self._log("Goes on after the call, although it was cancelled", left)
 
     def _unfinished(self) -> list[Any]:
         me = self._asyncio.current_task()
-        return [task for task in self._tasks if task is not me and not task.done()]
+        return [task for task in self._asyncio.all_tasks() if task is not me and task not in self._others]
 
     def _repair(self, loop: Any, main: Any) -> None:
         """End the call's own task and the others, after the loop was interrupted."""
@@ -151,18 +151,21 @@ class EventLoop:
         return loop
 
     def _follow(self, loop: Any) -> None:
-        """Have the loop tell which tasks the call makes.
+        """Have the loop tell which tasks no call makes.
 
-        Those are the ones that are made while one of the call's tasks runs. Others are made by callbacks of the loop:
-        a server's, for its connections, belong to the server. This is not a task factory, because the function may set
+        Those are the ones of the import, and the ones that callbacks of the loop make and such tasks themselves: a
+        server's, for its connections, belong to the server. This is not a task factory, because the function may set
         one of its own.
         """
         create_task, current_task = loop.create_task, self._asyncio.current_task
+        self._others.update(self._asyncio.all_tasks(loop))
 
         def create(coro: Any, **options: Any) -> Any:
             task = create_task(coro, **options)
-            if current_task(loop) in self._tasks:
-                self._tasks.add(task)
+            if loop.is_running():
+                maker = current_task(loop)
+                if maker is None or maker in self._others:
+                    self._others.add(task)
             return task
 
         loop.create_task = create
