@@ -32,9 +32,7 @@ def main(argv: list[str]) -> int:
     return _work(options["--listen-fd"], options["--config-fd"], None, _import_and_run_template, _import_and_supervise)
 
 
-def _work(
-    listen_fd: int, config_fd: int, group_fd: int | None, run_template: RunTemplate, supervise: Supervise
-) -> int:
+def _work(listen_fd: int, config_fd: int, group_fd: int | None, run_template: RunTemplate, supervise: Supervise) -> int:
     linux.set_dumpable(False)
     linux.set_no_new_privs()
     commands, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -1,4 +1,4 @@
-"""The supervisor: takes requests, keeps one child ready, and decides how each execution ends.
+"""The supervisor: keeps one child ready, and decides how each execution ends.
 
 It runs no user code. It has the worker's secret, but no capability. There is one child
 at a time. The child is `STARTING` until the function is loaded, then `IDLE` or `BUSY`.
@@ -14,28 +14,22 @@ anything else is left of the call, all is cleaned, and the function is loaded ag
 from __future__ import annotations
 
 import enum
-import io
-import json
-import os
 import signal
 import socket
 import time
 from typing import Any
 
-from . import frames, linux, memory, outcomes
-from .calls import BadCall, Call
+from . import frames, memory, outcomes
+from .calls import Call
 from .child_memory import ChildMemory
 from .child_process import ChildProcess
-from .cleaner import sweep
 from .config import Config
-from .disk import INSUFFICIENT_STORAGE, DiskError
+from .endpoints import Endpoints
 from .freezer import Freezer
-from .http_server import Connection, Head, HTTPServer
 from .json_text import is_json
 from .loaded_process import LoadedProcess
 from .loop import Loop
 from .outcomes import Outcome
-from .package import BadPackage, open_upload, unpack
 from .scratch import ScratchSpace
 from .target import Target
 from .template_link import TemplateLink
@@ -46,7 +40,6 @@ _IDLE_S = 0.1  # then the child is frozen
 _CLEAN_TIMEOUT_S = 25.0
 _FORK_TIMEOUT_S = 3.0
 _MAX_RESTARTS = 3
-_UPLOAD_SLACK = 1 << 20
 
 
 class State(enum.Enum):
@@ -68,13 +61,16 @@ class Supervisor:
         listener: the listening socket for requests.
         commands: the socket to the template process.
         template: the pid of the template process.
+
+    Attributes:
+        target: what is loaded, until the worker ends.
     """
 
     def __init__(self, config: Config, listener: socket.socket, commands: socket.socket, template: int) -> None:
         self._config = config
         self._loop = Loop()
         self._state = State.ABSENT
-        self._target: Target | None = None
+        self.target: Target | None = None
         self._child: ChildProcess | None = None
         self._loaded: LoadedProcess | None = None
         self._call: Call | None = None
@@ -92,20 +88,7 @@ class Supervisor:
         self._template.configure(config.child, config.entrances)
         self._freezer = Freezer(config.freeze_fd, self._template)
         self._memory = ChildMemory(config, template)
-        HTTPServer(
-            self._loop,
-            listener,
-            config.secret,
-            {
-                b"GET /ping": self._ping,
-                b"POST /load": self._load,
-                b"POST /execute": self._execute,
-                b"POST /cancel": self._cancel,
-                b"POST /shutdown": self._shutdown,
-            },
-            frozenset({b"GET /ping"}),
-            (b"POST /load", config.max_unpacked_size + _UPLOAD_SLACK, lambda: open_upload(config.child.code_dir)),
-        )
+        Endpoints(self, config, self._loop, listener)
 
     def run(self) -> int:
         """Serve until told to end; the exit status."""
@@ -121,99 +104,45 @@ class Supervisor:
             self._thaw()  # the template must run, to end what is below it
         return self._exit_status
 
-    # Endpoints
+    def stop(self, exit_status: int) -> None:
+        """End the worker soon, with this exit status."""
+        self._exit_status = exit_status
 
-    def _ping(self, connection: Connection, _head: Head, _body: bytes) -> None:
-        connection.answer(200, b'{"ready": true}')
+    def load(self, target: Target) -> None:
+        """Load a target whose package is unpacked; there is none yet."""
+        self.target = target
+        self._memory.set_limit(target.memory_size)
+        if self._config.cpu_shares_fd is not None:
+            target.set_cpu(self._config.cpu_shares_fd, self._config.cpu_shares_format)
+        self._spawn()
 
-    def _load(self, connection: Connection, head: Head, _body: bytes) -> None:
-        file, connection.file = connection.file, None
-        assert file is not None
-        with file:
-            try:
-                target = Target.decode(head.load)
-            except (ValueError, KeyError, TypeError) as error:
-                connection.refuse(400, f"not a usable X-Load header: {type(error).__name__}: {error}")
-                return
-            if self._target is not None and self._target.name != target.name:
-                connection.refuse(409, "another target is loaded already")
-                return
-            if self._target is None:
-                try:
-                    self._unpack(file)
-                except BadPackage as error:
-                    connection.refuse(422, str(error))
-                    return
-                except DiskError as error:
-                    connection.refuse(INSUFFICIENT_STORAGE, str(error))
-                    return
-                self._target = target
-                self._memory.set_limit(target.memory_size)
-                if self._config.cpu_shares_fd is not None:
-                    target.set_cpu(self._config.cpu_shares_fd, self._config.cpu_shares_format)
+    def execute(self, call: Call) -> str | None:
+        """Take a call, which is answered when it has ended; or say why not."""
+        if self.target is None:
+            return "not loaded"
+        if call.token <= self._highest_token:
+            return "stale token"
+        if self._call is not None:
+            return "busy"
+        self._highest_token = call.token
+        self._call = call
+        if self._state is State.IDLE:
+            self._begin()
+        elif self._state is State.ABSENT:
+            if self._load_failure is None:
                 self._spawn()
-        connection.answer(200, b'{"loaded": true}')
+            else:
+                (call.outcome, log), self._load_failure = self._load_failure, None
+                self._answer(log.replace("\0", call.execution_id))
+        return None
 
-    def _unpack(self, file: io.FileIO) -> None:
-        """Unpack the package. If this fails and the folder can't be emptied, the worker ends.
-
-        Raises:
-            BadPackage: the package can't be unpacked.
-            DiskError: the disk can't take it.
-        """
-        config = self._config
-        try:
-            unpack(
-                file, config.child.code_dir, config.max_package_files, config.max_unpacked_size, config.unpack_timeout_s
-            )
-        except (BadPackage, DiskError):
-            sweep([config.child.code_dir])
-            if os.listdir(config.child.code_dir):
-                self._exit_status = 1  # the next function must not find code of this one
-            raise
-        finally:
-            linux.return_free_memory()  # what the reader used is outside the function's memory_size
-
-    def _execute(self, connection: Connection, _head: Head, body: bytes) -> None:
-        try:
-            call = Call(connection, body)
-        except BadCall as error:
-            connection.refuse(400, str(error))
-            return
-        if self._target is None:
-            connection.refuse(409, "not loaded")
-        elif call.token <= self._highest_token:
-            connection.refuse(409, "stale token")
-        elif self._call is not None:
-            connection.refuse(409, "busy")
-        else:
-            self._highest_token = call.token
-            self._call = call
-            if self._state is State.IDLE:
-                self._begin()
-            elif self._state is State.ABSENT:
-                if self._load_failure is None:
-                    self._spawn()
-                else:
-                    (call.outcome, log), self._load_failure = self._load_failure, None
-                    self._answer(log.replace("\0", call.execution_id))
-
-    def _cancel(self, connection: Connection, _head: Head, body: bytes) -> None:
-        try:
-            execution_id = json.loads(body)["execution_id"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            connection.refuse(400, "execution_id is missing")
-            return
+    def cancel(self, execution_id: str) -> bool:
+        """Cancel this execution; whether it runs or waits."""
         call = self._call
         if call is None or call.execution_id != execution_id or call.outcome is not None:
-            connection.refuse(404, "that execution is not running")
-            return
+            return False
         self._fail(outcomes.cancelled())
-        connection.answer(202, b"{}")
-
-    def _shutdown(self, connection: Connection, _head: Head, _body: bytes) -> None:
-        connection.answer(202, b"{}")
-        self._exit_status = 0
+        return True
 
     # An execution's life
 
@@ -242,7 +171,7 @@ class Supervisor:
                 return
             child.log.drain()  # what the import printed is shown with the first call
             self._scratch.note_loaded()
-            if self._target is not None and self._target.per_call:
+            if self.target is not None and self.target.per_call:
                 self._memory.count_below(child.pid)
                 self._loaded = LoadedProcess(
                     child, self._on_forked, lambda: self._on_gone(True), self._on_left, lambda: self._on_gone(False)
@@ -387,7 +316,7 @@ class Supervisor:
         return (child is not None and child.calls > 0) or (loaded is not None and loaded.calls > 0)
 
     def _spawn(self) -> None:
-        assert self._target is not None
+        assert self.target is not None
         self._child = child = self._make_child()
         self._load_failure = self._gone_in = None
         self._oom.forget()
@@ -395,7 +324,7 @@ class Supervisor:
         now = time.monotonic()
         self._deadline = now + self._config.load_timeout_s
         self._wake = now + _LOOK_INTERVAL_S
-        self._template.spawn(child.ends, self._target)
+        self._template.spawn(child.ends, self.target)
         child.close_ends()
 
     def _clean(self, respawn: bool, *, ended: bool = False) -> None:
@@ -466,11 +395,11 @@ class Supervisor:
             self._load_failure = outcome, self._load_failure[1]
 
     def _how_it_ended(self) -> Outcome:
-        assert self._child is not None and self._target is not None
+        assert self._child is not None and self.target is not None
         code = self._child.exit_code
         if code == -signal.SIGKILL and self._oom.happened():
             return self._out_of_memory()
-        return outcomes.exited(self._target.entry, code, loading=self._gone_in is State.STARTING)
+        return outcomes.exited(self.target.entry, code, loading=self._gone_in is State.STARTING)
 
     # Limits
 
@@ -497,9 +426,9 @@ class Supervisor:
             took = time.monotonic() - now
             self._wake = min(self._deadline, now + max(_LOOK_INTERVAL_S, 20 * took))
         elif self._state is State.STARTING:
-            assert self._target is not None
+            assert self.target is not None
             late = f"Its module was not imported within {self._config.load_timeout_s:g} s."
-            self._fail(outcomes.not_loaded(f"Function {self._target.entry!r} can't be loaded. {late}"))
+            self._fail(outcomes.not_loaded(f"Function {self.target.entry!r} can't be loaded. {late}"))
         elif self._state is State.BUSY and call is not None:
             self._fail(outcomes.timed_out(call.timeout_s))
             call.duration_s = max(call.duration_s, call.timeout_s)
@@ -511,6 +440,6 @@ class Supervisor:
             self._freezer.thaw()
 
     def _out_of_memory(self) -> Outcome:
-        assert self._target is not None
+        assert self.target is not None
         loading = State.STARTING in (self._state, self._gone_in)
-        return outcomes.out_of_memory(self._target.memory_size, loading)
+        return outcomes.out_of_memory(self.target.memory_size, loading)
