@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
+from collections.abc import Callable
 
 from . import memory
 from .config import Config
@@ -77,23 +78,35 @@ class ChildMemory:
 
     def is_exceeded(self) -> bool:
         """Whether the child's processes use more than the limit now."""
+        return self._ask(self._is_exceeded)
+
+    def was_exceeded(self) -> bool:
+        """Whether the child itself has ever used more, or its processes together do now. Cheaper than `is_exceeded`."""
+        return self._ask(self._was_exceeded)
+
+    def _ask(self, question: Callable[[], bool]) -> bool:
         try:
-            return self._used() > self._limit
+            return question()
         except Exception:  # whatever a function has done to make this fail, its worker goes on
             if not self._has_failed:
                 self._has_failed = True
                 traceback.print_exc()
             return False
 
-    def was_exceeded(self) -> bool:
-        """Whether the child itself has ever used more, or its processes together do now. Cheaper than `is_exceeded`."""
-        group, status, bare = self._group, self._status, self._bare or 0
-        if group is None:
-            return status is not None and memory.peak(status) - bare > self._limit
-        if status is not None and memory.peak(status) - self._most_mapped() - bare > self._limit:
+    def _is_exceeded(self) -> bool:
+        if self._group is None:
+            return memory.used_below(self._root, self._bare or 0, self._limit) > self._limit
+        self._most_mapped()
+        return self._group.used(self._limit) > self._limit
+
+    def _was_exceeded(self) -> bool:
+        peak = 0 if self._status is None else memory.peak(self._status) - (self._bare or 0)
+        if self._group is None:
+            return peak > self._limit
+        if peak > self._limit and peak - self._most_mapped() > self._limit:
             # It may have unmapped a file since, which would not count.
-            return group.may_have_used(self._limit)
-        return self.is_exceeded()
+            return self._group.may_have_used(self._limit)
+        return self._group.used(self._limit) > self._limit
 
     def _most_mapped(self) -> int:
         """The most bytes of files that the child was seen to have mapped."""
@@ -105,9 +118,3 @@ class ChildMemory:
         if self._status is not None:
             os.close(self._status)
             self._status = None
-
-    def _used(self) -> int:
-        if self._group is not None:
-            self._most_mapped()
-            return self._group.used(self._limit)
-        return memory.used_below(self._root, self._bare or 0, self._limit)
