@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterable, Mapping
 
 _BARE = 16 << 20  # more than a child takes that has run nothing
@@ -59,7 +58,7 @@ class MemoryGroup:
         used = self._used() - self._bare
         if used > limit and self._kernel is not None and used - self._number(self._kernel) <= limit:
             # Version 1 does not tell how much of the kernel's memory are caches of names and files.
-            return limit if self._shrinks_to(used - limit) else used
+            return limit if self._shrinks_by(used - limit) else used
         return used
 
     def _used(self) -> int:
@@ -70,18 +69,16 @@ class MemoryGroup:
     def _uncounted(self) -> int:
         return _cache_in(os.pread(self._stat, 8192, 0)) + sum(map(_bytes_in, self._scratch_dirs))
 
-    def _shrinks_to(self, excess: int) -> bool:
+    def _shrinks_by(self, excess: int) -> bool:
         """Whether the kernel can free `excess` bytes; it tries when the limit is set below what is used."""
+        bound = self._number(self._usage) - excess
         most = os.pread(self._limit, 32, 0)
         try:
             for _ in range(_TRIES):
-                bound = self._number(self._usage) - excess
-                try:
+                with contextlib.suppress(OSError):  # "busy", perhaps although it has freed enough
                     os.pwrite(self._limit, b"%d" % bound, 0)
-                except OSError:
-                    time.sleep(0.001)
-                    continue
-                return True
+                if self._number(self._usage) <= bound:
+                    return True
             return False
         finally:
             os.pwrite(self._limit, most, 0)
