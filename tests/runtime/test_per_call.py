@@ -138,6 +138,17 @@ def test_a_call_that_leaves_nothing_is_followed_by_another_fork(worker: Worker) 
     assert imports.count == 1
 
 
+def test_processes_that_multiprocessing_ends_itself_are_not_left(worker: Worker) -> None:
+    imports = Imports(worker)
+    worker.load(
+        f"{imports.source}import multiprocessing\ndef main():\n"
+        "    with multiprocessing.Pool(2) as pool: return pool.map(abs, [1, -2])\n",
+        memory_size=128 * MIB,
+    )
+    assert [worker.execute().output for _ in range(3)] == [[1, 2]] * 3
+    assert imports.count == 1
+
+
 def test_what_a_thread_prints_after_its_call_is_in_no_log(worker: Worker) -> None:
     worker.load(
         "import threading\ndef chatter():\n    while True: print('late')\n"
