@@ -137,6 +137,19 @@ def test_long_prints_of_threads_stay_whole_lines(make_worker: MakeWorker) -> Non
     assert {(line[0], len(line)) for line in lines if line != "alarm"} == {(letter, 100_000) for letter in "abcd"}
 
 
+def test_a_fork_does_not_take_over_a_print_of_another_thread(worker: Worker) -> None:
+    worker.load(
+        "import os, threading, time\nheld = threading.Event()\n"
+        "def talk():\n    while not held.is_set(): print('x' * 30_000)\n"
+        "def main():\n    talker = threading.Thread(target=talk)\n    talker.start()\n"
+        "    for _ in range(50):\n        pid = os.fork()\n        if pid == 0:\n"
+        "            print('child')\n            os._exit(0)\n        os.waitpid(pid, 0)\n"
+        "    held.set()\n    talker.join()\n",
+        memory_size=64 * MIB,
+    )
+    assert worker.execute().status == "success"
+
+
 def test_a_print_that_signals_interrupt_is_whole(make_worker: MakeWorker) -> None:
     worker = make_worker(max_log_size=64 * MIB)
     worker.load(

@@ -12,9 +12,10 @@ import contextlib
 import ctypes
 import gc
 import io
+import os
 import select
 import sys
-from os import fstat, register_at_fork
+from os import fstat
 from threading import RLock
 from typing import Any
 from weakref import ref
@@ -22,6 +23,7 @@ from weakref import ref
 _TextIOWrapper, _BufferedWriter = io.TextIOWrapper, io.BufferedWriter
 _write, _builtin_print = io.FileIO.write, builtins.print
 _poll, _POLLOUT = select.poll, select.POLLOUT
+_register_at_fork = os.register_at_fork
 _get_objects, _suppress = gc.get_objects, contextlib.suppress
 _LINE_BUFFERED = 1  # _IOLBF
 _libc = ctypes.CDLL(None)
@@ -33,9 +35,6 @@ _lock = RLock()  # a signal handler may print while its thread prints
 def _renew_lock() -> None:
     global _lock
     _lock = RLock()  # another thread may have held it when this process was forked
-
-
-register_at_fork(after_in_child=_renew_lock)
 
 
 def _buffer_lines_of_c() -> None:
@@ -83,6 +82,7 @@ class Printing:
         sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc]
         builtins.print = _print
+        _register_at_fork(after_in_child=_renew_lock)  # here, so that forks of a zygote do not write to this module
 
     def find_buffers(self) -> None:
         """Look for buffers that the module has made around the log, beside those that `sys` names."""
