@@ -320,16 +320,18 @@ class Settings:
     )
     worker_start: Literal["auto", "fork", "exec"] = _setting(
         "auto",
-        "How local workers are started. `fork`: from a process that has imported their program, in milliseconds; "
-        "`exec`: one by one, at ten times the CPU; `auto`: by `fork` where this host and the runtime can.",
+        "How local workers are started. `fork`: forked in milliseconds from a process that has imported their program; "
+        "`exec`: one by one, at ten times the CPU; `auto`: by `fork` where this host and the runtime support it.",
     )
     sandbox_uid_base: int = _setting(210_000, "First of the uids that workers run under (two each).", low=1000)
     network: Literal["off", "host"] = _setting("off", "What a function can reach: nothing, or the host's network.")
-    tmp_size: int = _setting(64 * MIB, "Size of a worker's `/tmp`; with `rlimits`, what calls may leave.", low=MIB)
+    tmp_size: int = _setting(
+        64 * MIB, "Size of a worker's `/tmp`; with `SANDBOX=rlimits`, how much calls may leave there.", low=MIB
+    )
     shm_size: int = _setting(16 * MIB, "Size of a worker's `/dev/shm`.", low=MIB)
     workers_memory: int = _setting(
         0,
-        "Most memory of all local workers together, where there are control groups. "
+        "Most memory that all local workers may use together; needs control groups. "
         "0: four fifths of the machine's memory.",
         low=0,
     )
