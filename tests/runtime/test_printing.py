@@ -30,6 +30,10 @@ BUFFERS = {
     "the module's own, binary": (
         "import os\nout = os.fdopen(os.dup(2), 'wb')\ndef say(text): out.write(text.encode() + b'\\n')\n"
     ),
+    "made by the first call": (
+        "out = None\ndef say(text):\n    global out\n    if text == 'imported':\n        print(text)\n        return\n"
+        "    if out is None: out = open(1, 'w', closefd=False)\n    out.write(text + '\\n')\n"
+    ),
     "tee": (
         "import sys\nclass Tee:\n    texts = []\n    def write(self, text): self.texts.append(text)\n"
         "    def flush(self):\n        sys.__stdout__.write(''.join(self.texts))\n        self.texts.clear()\n"
@@ -96,6 +100,12 @@ def test_a_function_that_spoils_its_streams_gets_its_answers(worker: Worker, spo
     for _ in range(2):
         answer = worker.execute()
         assert (answer.output, answer.printed) == ("fine", "written\n")
+
+
+def test_a_module_that_closes_the_log_gets_its_answers(worker: Worker) -> None:
+    worker.load("import os\nos.close(1)\nos.close(2)\ndef main(): return 'fine'\n")
+    for _ in range(2):
+        assert worker.execute().output == "fine"
 
 
 def test_a_copy_that_a_flush_makes_answers_nothing(worker: Worker) -> None:

@@ -154,8 +154,7 @@ def _load_and_serve(
         _wait_for_the_end(channel_fd)
     if getpid() != pid:
         _exit(0)  # a forked copy came back out of the import
-    printing.find_buffers()
-    printing.flush()
+    printing.end_import()
     channel.send(frames.LOADED, b"")
     if by_call:
         channel_fd, log_fd = fork_for_calls(channel_fd, log_fd)

@@ -15,7 +15,6 @@ import io
 import os
 import select
 import sys
-from os import fstat
 from threading import RLock
 from typing import Any
 from weakref import ref
@@ -23,7 +22,7 @@ from weakref import ref
 _TextIOWrapper, _BufferedWriter = io.TextIOWrapper, io.BufferedWriter
 _write, _builtin_print = io.FileIO.write, builtins.print
 _poll, _POLLOUT = select.poll, select.POLLOUT
-_register_at_fork = os.register_at_fork
+_register_at_fork, _fstat, _ref = os.register_at_fork, os.fstat, ref
 _get_objects, _suppress = gc.get_objects, contextlib.suppress
 _LINE_BUFFERED = 1  # _IOLBF
 _libc = ctypes.CDLL(None)
@@ -79,20 +78,17 @@ class Printing:
     def __init__(self) -> None:
         self._stdout, self._stderr = _stream(1), _stream(2)
         self._found: list[ref[Any]] = []
+        self._looks_for_more = False
         sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc]
         builtins.print = _print
         _register_at_fork(after_in_child=_renew_lock)  # here, so that forks of a zygote do not write to this module
 
-    def find_buffers(self) -> None:
-        """Look for buffers that the module has made around the log, beside those that `sys` names."""
-        log = fstat(1)
-        for item in _get_objects():
-            if type(item) in (_TextIOWrapper, _BufferedWriter) and item not in (self._stdout, self._stderr):
-                with _suppress(BaseException):
-                    file = fstat(item.fileno())
-                    if (file.st_dev, file.st_ino) == (log.st_dev, log.st_ino):
-                        self._found.append(ref(item))
+    def end_import(self) -> None:
+        """Flush all buffers, also those that the module has made around the log and that `sys` does not name."""
+        self._find_buffers(None)
+        self.flush()
+        self._looks_for_more = True
 
     def flush(self) -> None:
         """Flush all buffers above the log: those of the function first, then ours and those of C."""
@@ -104,6 +100,7 @@ class Printing:
                 or stderr is not sys.stderr
                 or not (stdout.write_through and stderr.write_through)
                 or self._found
+                or self._looks_for_more
             )
         except BaseException:
             is_buffered = True  # the function has detached a stream of ours, or deleted one of `sys`
@@ -112,11 +109,26 @@ class Printing:
         _fflush(None)
 
     def _flush_streams(self) -> None:
+        if self._looks_for_more:
+            self._looks_for_more = False
+            self._find_buffers(0, 1)  # the first call has made them: later ones use what is there
         found = [item() for item in self._found]
         named = [getattr(sys, name, None) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
         for stream in (*found, *named, self._stdout, self._stderr):
             with _suppress(BaseException):
                 stream.flush()  # type: ignore[union-attr]
+
+    def _find_buffers(self, *generations: int | None) -> None:
+        """Find buffers around the log among the objects of these generations of the garbage collector; None: all."""
+        with _suppress(OSError):  # descriptor 1 is closed
+            log = _fstat(1)
+            known = [self._stdout, self._stderr, *(item() for item in self._found)]
+            for item in [item for generation in generations for item in _get_objects(generation)]:
+                if type(item) in (_TextIOWrapper, _BufferedWriter) and not any(item is other for other in known):
+                    with _suppress(BaseException):
+                        file = _fstat(item.fileno())
+                        if (file.st_dev, file.st_ino) == (log.st_dev, log.st_ino):
+                            self._found.append(_ref(item))
 
 
 def _stream(fd: int) -> io.TextIOWrapper:
