@@ -26,6 +26,9 @@ BUFFERS = {
         "import sys\nsys.__stdout__ = open(1, 'w', closefd=False)\n"
         "def say(text): sys.__stdout__.write(text + '\\n')\n"
     ),
+    "the module's own, long ago": (
+        "import gc\nout = open(1, 'w', closefd=False)\ngc.collect()\ndef say(text): out.write(text + '\\n')\n"
+    ),
     "the module's own": "out = open(1, 'w', closefd=False)\ndef say(text): out.write(text + '\\n')\n",
     "the module's own, binary": (
         "import os\nout = os.fdopen(os.dup(2), 'wb')\ndef say(text): out.write(text.encode() + b'\\n')\n"
