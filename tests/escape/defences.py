@@ -48,6 +48,10 @@ DEFENCES: dict[str, Defence] = {
     ),
     "no capabilities": Defence(_of_worker("confine", "    linux.keep_capabilities(())\n", ""), None, _ROOT),
     "no second uid to become": Defence((), None, _USER),
+    "child's control group": Defence(
+        _of_worker("template", '                os.write(entrance, b"0")\n', "                pass\n"),
+        "memory cgroup", _ROOT,
+    ),
     # Those without a change are tested by themselves, in tests/orchestrator/test_sandbox.py.
     "mount namespace": Defence((), "mount namespace", _BOXED),
     "net namespace": Defence(

@@ -1,0 +1,38 @@
+"""Memory beyond the function's `memory_size`, where the supervisor does not see it in a process."""
+
+from __future__ import annotations
+
+from tests.escape.attempt import Attempt
+
+_MEMFD = """
+import os
+def attempt():
+    file, block = os.memfd_create("x"), b"x" * (1 << 20)
+    return sum(os.write(file, block) for _ in range(150)) == 150 << 20
+"""
+_PIPES = """
+import fcntl, os, time
+def attempt():
+    written, ends = 0, []
+    for _ in range(55):
+        ends.append(os.pipe())
+        fcntl.fcntl(ends[-1][1], 1031, 1 << 20)
+        os.set_blocking(ends[-1][1], False)
+        try:
+            while True:
+                written += os.write(ends[-1][1], b"x" * 65536)
+        except BlockingIOError:
+            continue
+    time.sleep(0.1)
+    return written > 50 << 20
+"""
+
+
+def _memory(name: str, source: str) -> Attempt:
+    return Attempt(name, source, ("child's control group",), ("memory",), (("memory_size", 32 << 20),))
+
+
+ATTEMPTS = [
+    _memory("memory in a file without a name", _MEMFD),
+    _memory("memory in pipes", _PIPES),
+]
