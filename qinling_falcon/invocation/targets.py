@@ -49,7 +49,7 @@ class Target:
         memory_size: bytes.
         cpu: millicores.
         timeout_s: seconds that one execution may take.
-        isolation: the stricter one of the function's and its runtime's.
+        isolation: the stricter of the function's and its runtime's.
         generations: what the target was resolved under, for the lease script.
         trust_id: by which the function gets an OpenStack session.
         swift: where the object is that `package` is a copy of, and its etag; None: it is none's.

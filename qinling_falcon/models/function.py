@@ -274,7 +274,7 @@ def ids_of(project_id: str) -> list[str]:
 
 
 def ids_in_runtime(runtime_id: str) -> list[str]:
-    """The ids of all projects' functions that run in a runtime, themselves or one of their versions."""
+    """The ids of the functions of all projects that run in a runtime, or that have a version that does."""
     using = system("a change of a runtime concerns the functions of all projects")
     with reading():
         functions = using.functions().select(Function.id).where(Function.runtime_id == runtime_id)
@@ -309,7 +309,7 @@ def delete(context: Context, function_id: str) -> set[str]:
 
 
 def _check_runtime(context: Context, runtime_id: str) -> Runtime:
-    """Check and lock the runtime, in the transaction that refers to it."""
+    """Lock the runtime in the transaction that refers to it, and check that it is available."""
     runtime = _locked_runtime(context, runtime_id)
     if runtime.status != RuntimeStatus.AVAILABLE:
         raise not_available(runtime, "runtime_id")
@@ -317,20 +317,20 @@ def _check_runtime(context: Context, runtime_id: str) -> Runtime:
 
 
 def _locked_runtime(context: Context, runtime_id: str) -> Runtime:
-    """The runtime, locked. The lock blocks `runtime.delete` and `runtime.update`."""
+    """Lock and return the runtime. The lock blocks `runtime.delete` and `runtime.update`."""
     return find(scoped(context).runtimes(), runtime_id, lock=True, field="runtime_id")
 
 
 def _check_isolation(runtime: Runtime, isolation: str | None) -> None:
     if isolation == Isolation.WARM and runtime.isolation == Isolation.PER_CALL:
-        message = f"Runtime {runtime.id} has isolation per_call, and a function can't ask for less."
+        message = f"Runtime {runtime.id} has isolation per_call; a function in it can't have warm."
         raise BadRequest(f"isolation: {message}", errors={"isolation": [message]})
 
 
 def _digest(function: Function) -> str:
     """A name for what a worker loads: another package, entry, limit or runtime gives another name.
 
-    So does another trust, for a function may keep a session in its worker's memory; and the stricter isolation.
+    Another trust gives another name, because a function may keep a session in its worker's memory. So does `per_call`.
     """
     loaded = [getattr(function, name) for name in _LOADED]
     if function.trust_id is not None:

@@ -31,7 +31,7 @@ class RuntimeStatus(StrEnum):
 
 
 class Isolation(StrEnum):
-    """What separates a function's calls: nothing, or a process for each call."""
+    """How a function's calls are separated: `warm` calls share a process; with `per_call`, each call has its own."""
 
     WARM = "warm"
     PER_CALL = "per_call"
@@ -120,7 +120,7 @@ class Function(Row):
     `package_size` is in bytes; null: not measured yet, in rows older than this column.
     `trust_id` is the Keystone trust with which the function acts for the user who
     uploaded the code; null: the function has no session.
-    `isolation` is the one that the function asks for; null: its runtime's. Calls get the stricter one of both.
+    `isolation` is what the function asks for; null: its runtime's applies. Calls get the stricter of the two.
     """
 
     name = peewee.CharField(null=True)

@@ -112,7 +112,7 @@ class Manager:
         self._start_missing()
 
     def _start_missing(self) -> None:
-        """Begin to start the workers that the pool is short of, as far as their images are known."""
+        """Begin to start the workers that the pool lacks, for all runtimes whose image is known."""
         for runtime_id, count in self._registry.plan().items():
             image = self._runtimes.images.get(runtime_id)
             if image is not None and time.monotonic() >= self._retry_at.get((runtime_id, image), 0.0):

@@ -32,7 +32,7 @@ def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[s
         if values["entry"] is not None:
             _refuse("entry", "a function from an image has no entry.")
         if values["isolation"] is not None:
-            _refuse("isolation", "a function from an image has no isolation: it runs in no worker of a runtime.")
+            _refuse("isolation", "a function from an image has no isolation: it does not run in a worker.")
         _check_no_package(upload, source)
         return values | {"package_key": None}
     if values["runtime_id"] is None:

@@ -69,7 +69,7 @@ class OneRuntime:
     def on_put(self, req: Request, resp: falcon.Response, runtime_id: str) -> None:
         """Change a runtime. A new image is tried by the pool manager; until one worker answers, the old one serves.
 
-        Another isolation holds for all calls that begin after the answer.
+        A change of `isolation` applies to all calls that begin after the answer.
         """
         changes = _update.read(read_object(req, self._services.settings), lenient=req.reference_client)
         runtime = runtimes.get(req.caller, runtime_id)
@@ -115,9 +115,9 @@ class RuntimePool:
 
 @contextlib.contextmanager
 def _targets_changing(pool: Pool, runtime_id: str) -> Iterator[None]:
-    """Surrounds the commit of a change that makes all targets of a runtime other ones; ends the workers that hold them.
+    """Surround the commit of a change that replaces all targets of a runtime; then drain the workers of the old ones.
 
-    A crash after the commit leaves the marks of the changes, which expire, and workers that nobody leases.
+    If the process crashes after the commit, the marks of the changes expire, and no call leases the old workers.
     """
     known = functions.ids_in_runtime(runtime_id)
     with contextlib.ExitStack() as marks:
@@ -129,7 +129,7 @@ def _targets_changing(pool: Pool, runtime_id: str) -> Iterator[None]:
         for function_id in set(made).difference(known):
             marks.enter_context(pool.changing(f"function:{function_id}"))
     for function_id in made:
-        with contextlib.suppress(Unavailable):  # their generations are new, so draining only ends the workers sooner
+        with contextlib.suppress(Unavailable):  # no call leases these workers any more; draining only ends them sooner
             pool.drain(function_id)
 
 

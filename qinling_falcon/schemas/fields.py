@@ -79,7 +79,7 @@ class Text(fields.Field[str]):
 
 
 class Choice(fields.Field[str]):
-    """Text that is one of some words."""
+    """Text that must be one of a fixed set of words."""
 
     def __init__(self, words: Iterable[str], **kwargs: Any):
         super().__init__(**kwargs)

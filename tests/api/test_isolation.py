@@ -59,7 +59,7 @@ def test_other_isolations_are_refused(client: Client, value: object) -> None:
 
 def test_a_function_cannot_ask_for_less_than_its_runtime_has(client: Client) -> None:
     strict = client.runtime(isolation="per_call")
-    said = "isolation per_call, and a function can't ask for less"
+    said = "isolation per_call; a function in it can't have warm"
     assert_error(client.upload(runtime_id=strict, isolation="warm"), 400, "isolation", said)
     made = client.function(runtime_id=strict)
     path = f"/v1/functions/{made['id']}"

@@ -89,12 +89,12 @@ def test_a_hosts_file_keeps_what_the_host_says(tmp_path: Any, monkeypatch: pytes
         path.unlink(missing_ok=True)
         if text is not None:
             path.write_text(text)
-        made = etc.made(Settings(network="host"), 1, 1)[str(path)]
+        made = etc.made_files(Settings(network="host"), 1, 1)[str(path)]
         assert made.startswith(text or "")
         assert expected is None or made == expected
         names = {name for line in made.splitlines() for name in line.partition("#")[0].split()[1:]}
         assert {"localhost", "function"} <= names
-    assert etc.made(Settings(), 1, 1)[str(path)].splitlines()[0] == "127.0.0.1 localhost"
+    assert etc.made_files(Settings(), 1, 1)[str(path)].splitlines()[0] == "127.0.0.1 localhost"
 
 
 def test_the_log_can_be_opened_by_name(function: Call) -> None:

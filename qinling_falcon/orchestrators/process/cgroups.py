@@ -1,10 +1,11 @@
-"""Control groups, version 1 and 2: a worker's limits, and a sure way to find and kill all that is in it.
+"""Control groups, version 1 and 2. They limit a worker, and show all of its processes, so that all can be killed.
 
-An install has one subtree per hierarchy, made below the group that the manager itself is in (so that the
-limits around the service hold for its workers too), and in it one group per worker. The function's
-processes have a group of their own (`child_group.py`). In version 1 it lies in the worker's
-group. In version 2 it lies beside it, because there a group with processes can't hand controllers down. Where version
-2 is mounted without controllers, beside version 1, it still freezes processes; there, too, it lies in the worker's.
+An install has one subtree per hierarchy, made below the group that the manager itself is in (so that the limits around
+the service hold for its workers too), and in it one group per worker. The function's processes have a group of their
+own (`child_group.py`). In version 1 it lies inside the worker's group. In version 2 it lies beside it, because there a
+group with processes can't pass controllers on to groups inside it. A host may mount version 2 without controllers
+beside version 1. Such a hierarchy can still freeze processes, and the function's group in it lies inside the worker's,
+too.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Hierarchy:
 def hierarchies(process: Path = Path("/proc/self")) -> list[Hierarchy]:
     """The hierarchies that serve memory, pids and cpu to a process: version 1 where it has them, else 2.
 
-    Version 2 is among them also if it serves none of these.
+    A mounted hierarchy of version 2 is always in the list, because it can freeze processes.
     """
     own = dict(_own_groups(process))
     found: dict[Path, Hierarchy] = {}
@@ -75,8 +76,8 @@ class Group:
     """The groups of one worker: a folder in each hierarchy, and the child's groups.
 
     Args:
-        folders: those with limits.
-        freezer: the folder in the hierarchy of version 2 that has no controllers. A process enters it when it is made.
+        folders: the folders of the groups with limits.
+        freezer: the folder in the hierarchy of version 2 without controllers. A process can only be forked into it.
     """
 
     def __init__(self, folders: Iterable[Path], freezer: Path | None = None):
@@ -90,9 +91,9 @@ class Group:
         return bool(self._folders)
 
     def open_entrances(self, *, version_1_only: bool = False) -> list[int]:
-        """Descriptors on which a single-threaded process that writes `0` enters the groups.
+        """Descriptors to which a single-threaded process writes `0` to enter the groups.
 
-        Version 1 has `tasks` for this, which spares the wait for a grace period (20 ms) that `cgroup.procs` costs.
+        In version 1 these are of `tasks`, because a write to `cgroup.procs` waits 20 ms for an RCU grace period.
         """
         entrances: list[int] = []
         try:
@@ -107,14 +108,14 @@ class Group:
         return entrances
 
     def open_folder(self) -> tuple[int, bool] | None:
-        """A descriptor of the version 2 group, which a process can be forked into, and whether that group limits it."""
+        """A descriptor of the version 2 group that a process can be forked into, and whether the group has limits."""
         for folder in self._folders:
             if not (folder / "tasks").exists():
                 return os.open(folder, os.O_RDONLY | os.O_DIRECTORY), True
         return (os.open(self._freezer, os.O_RDONLY | os.O_DIRECTORY), False) if self._freezer else None
 
     def open_cpu(self) -> tuple[int, Literal["shares", "weight"]] | None:
-        """A descriptor on which the worker sets its share of the processors, and what it takes."""
+        """A descriptor to which the worker writes its share of the processors, and the format of that file."""
         for folder in self._folders:
             if (folder / "cpu.shares").exists():
                 return os.open(folder / "cpu.shares", os.O_WRONLY), "shares"
@@ -134,7 +135,7 @@ class Group:
         return found
 
     def kill(self) -> None:
-        """Send SIGKILL to all processes in the groups; no fork outruns it."""
+        """Send SIGKILL to all processes in the groups. None escapes by forking: new processes are killed or refused."""
         for folder in self._all:
             try_write(folder / "cgroup.kill", "1")
             try_write(folder / "pids.max", "0")
@@ -145,7 +146,7 @@ class Group:
                 continue
 
     def remove(self) -> bool:
-        """Remove the empty groups; whether none is left."""
+        """Remove the groups, which must be empty. Returns whether none is left."""
         for folder in self._all:
             try:
                 folder.rmdir()
@@ -157,7 +158,7 @@ class Group:
 
 
 def await_removed(group: Group, timeout_s: float = 1.0) -> bool:
-    """Remove a worker's groups, which the kernel may hold a moment longer than the processes."""
+    """Remove a worker's groups. The kernel may keep them a moment longer than the processes. False: some are left."""
     deadline = time.monotonic() + timeout_s
     while not group.remove():
         if time.monotonic() > deadline:
@@ -170,12 +171,12 @@ class Subtree:
     """The groups of one install (or of one trial, for the doctor).
 
     Args:
-        name: tells this install's groups from others'.
-        found: where to make them.
+        name: distinguishes this install's groups from those of others.
+        found: the hierarchies to make them in.
 
     Attributes:
-        controllers: those of memory, pids and cpu that really work here.
-        problems: why others do not, by controller.
+        controllers: those of memory, pids and cpu that work here.
+        problems: for each other controller, why it does not work.
         folders: the subtree's folder in each hierarchy.
         version: which version limits the workers, for the operator to read.
     """
@@ -202,7 +203,7 @@ class Subtree:
             return
         if hierarchy.version == 2:
             write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(hierarchy.controllers)))
-        # The workers together weigh as much as a process on every core would; else they share one process' part.
+        # The workers together get the weight of one process per core; by default they would get that of one process.
         cores = os.cpu_count() or 1
         try_write(folder / "cpu.shares", str(_SHARES * cores))
         try_write(folder / "cpu.weight", str(min(10_000, 100 * cores)))
@@ -220,7 +221,7 @@ class Subtree:
             set_memory(folder, size)
 
     def group(self, name: str) -> Group:
-        """The group of worker `name`, if it is there."""
+        """The group of worker `name`; without folders if it does not exist."""
         folders = [folder / name for folder in self.folders if folder != self._freezer]
         return Group(folders, self._freezer / name if self._freezer else None)
 
@@ -231,9 +232,9 @@ class Subtree:
 
         Args:
             name: the worker's id.
-            limits: of the worker's own processes; in version 1 of all of them.
+            limits: limits of the worker's own processes; in version 1, also of the child's.
             child: limits of the child's group; None: there is none.
-            owner: the user id that may fork a process into the group that freezes.
+            owner: the user id that may fork a process into the group for freezing; None: this process's.
 
         Raises:
             OSError: a limit could not be set; nothing is left.
@@ -300,9 +301,9 @@ def _below(mount: Path, root: str, path: str) -> Path:
 
 
 def _delegating(mount: Path, own: Path, wanted: set[str]) -> Hierarchy | None:
-    """The nearest group around `own` that hands controllers down.
+    """The nearest group around `own` that passes controllers on to the groups inside it.
 
-    Only the real root and groups without processes may do so, hence not `own` itself.
+    Only the root group and groups without processes may do so. So `own` itself, which has this process, usually can't.
     """
     best: Hierarchy | None = None
     for folder in [own, *own.parents]:

@@ -1,7 +1,8 @@
 """The control groups of the function's processes.
 
-They are apart from those of the supervisor and the template. So all memory that a function takes counts, also what is
-in no process (memfds, pipes), and a function that exceeds its limit does not take the supervisor with it.
+They are separate from the groups of the supervisor and the template. So all memory that a function takes counts, also
+memory that belongs to no process (memfds, pipes), and a function that exceeds its limit does not end its supervisor.
+`cgroups.py` makes them with the worker's groups; the worker gets descriptors of their files.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_NESTED = "child"
-_BESIDE = ".child"
-# What the worker reads and writes there: names in version 1 and 2.
+_NESTED = "child"  # the name inside a worker's group
+_BESIDE = ".child"  # the ending of the name beside a worker's group
+# Files that the worker reads and writes, by their use: the names in version 1 and in version 2.
 _MEMORY = {
     "usage": ("memory.usage_in_bytes", "memory.current"),
     "peak": ("memory.max_usage_in_bytes", "memory.peak"),
@@ -27,17 +28,17 @@ _WRITTEN = ("limit", "peak")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a group: bytes, and processes and threads."""
+    """Limits of a group: `memory` in bytes; `processes` counts processes and threads."""
 
     memory: int
     processes: int
 
 
 class ChildGroup:
-    """The child's groups below or beside those of a worker; falsy without any.
+    """The child's groups inside or beside those of a worker.
 
     Args:
-        outer: the worker's folders.
+        outer: the folders of the worker's groups.
     """
 
     def __init__(self, outer: Iterable[Path]):
@@ -45,11 +46,11 @@ class ChildGroup:
         self.folders = [place for place in places if place.is_dir()]
 
     def open_entrances(self) -> list[int]:
-        """Descriptors on which the child writes `0` to enter the groups with limits."""
+        """Descriptors to which the child writes `0` to enter the groups with limits."""
         return [open_entrance(folder) for folder in self.folders if (folder / "memory.stat").exists()]
 
     def open_memory(self) -> dict[str, int]:
-        """Descriptors of the files that count and limit memory, by what they are for."""
+        """Descriptors of the files that count and limit memory, by their use (the keys of `_MEMORY`)."""
         for folder in self.folders:
             if (folder / "memory.stat").exists():
                 version = 0 if (folder / "tasks").exists() else 1
@@ -62,14 +63,14 @@ class ChildGroup:
         return {}
 
     def open_freezer(self) -> int | None:
-        """A descriptor of the file that freezes the processes. They are in this group if they were forked into it."""
+        """A descriptor of the file that freezes all processes forked into the version 2 group; None without one."""
         for folder in self.folders:
             if (folder / "cgroup.freeze").exists():
                 return os.open(folder / "cgroup.freeze", os.O_WRONLY)
         return None
 
     def open_folder(self) -> int | None:
-        """A descriptor of the group without controllers, which the template is forked into."""
+        """A descriptor of the group without controllers that the template is forked into; None without one."""
         for folder in self.folders:
             if (folder / "cgroup.freeze").exists() and not (folder / "memory.stat").exists():
                 return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -93,10 +94,16 @@ def make_child(outer: Path, limits: Limits) -> None:
 
 
 def make_freezer(outer: Path, owner: int | None) -> None:
-    """Make the group that freezes the child, in a hierarchy of version 2 without controllers.
+    """Make the group in which the child can be frozen, in a hierarchy of version 2 without controllers.
 
-    A process may be forked into a group by whoever may write both the group's `cgroup.procs` and that of the group
-    around it.
+    To fork a process into a group, a user must be able to write the `cgroup.procs` of the group and of its parent.
+
+    Args:
+        outer: the worker's group.
+        owner: the user id that may fork into the group; None: the caller's.
+
+    Raises:
+        OSError: it can't be made.
     """
     folder = outer / _NESTED
     folder.mkdir()
@@ -106,14 +113,22 @@ def make_freezer(outer: Path, owner: int | None) -> None:
 
 
 def set_limits(folder: Path, limits: Limits) -> None:
-    """Set the limits of a group, as far as its hierarchy has such."""
+    """Set those limits of a group that its hierarchy supports.
+
+    Raises:
+        OSError: a limit can't be set.
+    """
     set_memory(folder, limits.memory)
     if (folder / "pids.max").exists():
         write(folder / "pids.max", str(limits.processes))
 
 
 def set_memory(folder: Path, size: int) -> None:
-    """Limit the memory of a group, if its hierarchy does that."""
+    """Limit the memory of a group to `size` bytes, if its hierarchy has the memory controller.
+
+    Raises:
+        OSError: the limit can't be set.
+    """
     memory = str(size)
     if (folder / "memory.limit_in_bytes").exists():
         write(folder / "memory.limit_in_bytes", memory)
@@ -125,7 +140,7 @@ def set_memory(folder: Path, size: int) -> None:
 
 
 def open_entrance(folder: Path) -> int:
-    """A descriptor on which a process writes `0` to enter a group."""
+    """Open the file to which a process writes `0` to enter a group."""
     tasks = folder / "tasks"
     return os.open(tasks if tasks.exists() else folder / "cgroup.procs", os.O_WRONLY)
 
@@ -134,7 +149,7 @@ def write(path: Path, text: str) -> None:
     """Write to a control file.
 
     Raises:
-        OSError: it names the file.
+        OSError: the file does not take the text; the error names the file.
     """
     # Not Path.write_text: control files take neither O_CREAT nor O_TRUNC everywhere.
     descriptor = os.open(path, os.O_WRONLY)
@@ -147,7 +162,7 @@ def write(path: Path, text: str) -> None:
 
 
 def try_write(path: Path, text: str) -> bool:
-    """Write to a control file, if it is there and takes the text; whether it did."""
+    """Write to a control file, if it exists and takes the text. Returns whether it did."""
     try:
         write(path, text)
     except OSError:

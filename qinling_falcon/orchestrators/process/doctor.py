@@ -33,7 +33,7 @@ def _show(features: list[Feature]) -> None:
 
 
 def _try_zygote(settings: Settings) -> Feature:
-    """Start a manager's part beside the one that may be running."""
+    """Start an orchestrator with a VAR_DIR of its own, beside the service that may be running; it tries the zygotes."""
     with tempfile.TemporaryDirectory() as folder:
         orchestrator = ProcessOrchestrator(dataclasses.replace(settings, var_dir=Path(folder)))
         orchestrator.close()

@@ -1,4 +1,4 @@
-"""Files of /etc in a sandbox: some are the host's, and some are made. The rest of the host's /etc never appears."""
+"""Files of /etc in a sandbox: some are the host's, some are made for it. No other files of the host's are visible."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from qinling_falcon.settings import Settings
 
 HOST_NAME = "function"
 _HOSTS = Path("/etc/hosts")
-# What programs read to find libraries, names, times and certificates.
-_SHOWN = (
+# Files of the host with which programs find libraries, names, time zones and certificates.
+_HOST_FILES = (
     "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "nsswitch.conf", "services",
     "protocols", "mime.types", "ssl/certs", "ssl/openssl.cnf", "ca-certificates", "pki/tls/certs", "pki/tls/cert.pem",
     "pki/ca-trust", "crypto-policies",
 )  # fmt: skip
-_SHOWN_WITH_NETWORK = ("resolv.conf", "host.conf", "gai.conf")
-ALL = (*_SHOWN, *_SHOWN_WITH_NETWORK, "hosts", "passwd", "group")
+_HOST_FILES_WITH_NETWORK = ("resolv.conf", "host.conf", "gai.conf")
+ALL = (*_HOST_FILES, *_HOST_FILES_WITH_NETWORK, "hosts", "passwd", "group")
 
 
-def shown(settings: Settings) -> list[str]:
-    """The names of the host's files that appear."""
-    names = _SHOWN + (_SHOWN_WITH_NETWORK if settings.network == "host" else ())
+def host_files(settings: Settings) -> list[str]:
+    """The names, below /etc, of the host's files that are visible in a sandbox."""
+    names = _HOST_FILES + (_HOST_FILES_WITH_NETWORK if settings.network == "host" else ())
     return [name for name in names if Path("/etc", name).exists()]
 
 
-def made(settings: Settings, uid: int, gid: int) -> dict[str, str]:
-    """The texts of the files that are made, by their paths. `uid` and `gid` are those of the function."""
+def made_files(settings: Settings, uid: int, gid: int) -> dict[str, str]:
+    """The texts of the files that are made for a sandbox, by path. `uid` and `gid` are those of the function."""
     return {
         "/etc/passwd": f"root:x:0:0::/nonexistent:/usr/sbin/nologin\nfunction:x:{uid}:{gid}::/tmp:/bin/sh\n",
         "/etc/group": f"root:x:0:\nfunction:x:{gid}:\n",
@@ -35,7 +35,7 @@ def made(settings: Settings, uid: int, gid: int) -> dict[str, str]:
 
 
 def _hosts(settings: Settings) -> str:
-    """The names that every machine knows, after those of the host if functions share its network."""
+    """The text of /etc/hosts: the host's if functions share its network; `localhost` and `HOST_NAME` if missing."""
     text = ""
     if settings.network == "host":
         with contextlib.suppress(OSError):

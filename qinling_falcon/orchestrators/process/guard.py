@@ -47,7 +47,7 @@ def _main(install_id: str) -> None:
     while os.read(0, 1):
         pass
     mark = leftovers.mark(install_id)
-    leftovers.end(lambda: leftovers.strike([mark]), _TIMEOUT_S)
+    leftovers.end(lambda: leftovers.kill_found([mark]), _TIMEOUT_S)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the manager hands over to a worker at its start: descriptors, and a configuration that names them."""
+"""What the manager passes to a new worker: descriptors, and a configuration that holds their numbers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ _BACKLOG = 64
 class Handover(contextlib.ExitStack):
     """The descriptors of one start; leaving the context closes the manager's copies.
 
-    Every descriptor is close-on-exec and passed by name: workers that start at once share none. The manager closes
-    its copies, above all that of the listening socket: calls to a dead worker then fail at once.
+    Every descriptor is close-on-exec and passed explicitly, so that workers that start at the same time get none of
+    each other's. The manager must close its copies. If it kept the listening socket, calls to a dead worker would hang.
 
     Args:
         group: the worker's control groups.
-        first_number: the number that the worker sees the first descriptor under; the others follow. None: it sees
-            the manager's numbers.
+        first_number: the number of the first descriptor in the worker; the others follow it. None: the worker gets the
+            same numbers as the manager's.
 
     Attributes:
-        port: where the worker listens on 127.0.0.1.
-        group_fd: of the group that the worker's template is forked into, if there is one.
-        descriptors: all of them.
+        port: the port on 127.0.0.1 where the worker listens.
+        listen_fd: the worker's number of the listening socket.
+        config_fd: the worker's number of the pipe with its configuration.
+        group_fd: the worker's number of the group that its template is forked into; None without one.
+        descriptors: the manager's numbers of all descriptors to pass, in order.
     """
 
     def __init__(self, group: Group, first_number: int | None):
@@ -55,7 +57,7 @@ class Handover(contextlib.ExitStack):
         self.group_fd = None if folder is None else self._hold(folder)
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Write the configuration into the worker's pipe, with the numbers of the descriptors in it."""
+        """Write the configuration and the numbers of the descriptors into the worker's pipe."""
         with contextlib.suppress(BrokenPipeError):  # the worker has ended
             self._writer.write(json.dumps({**config, **self._named}).encode())
             self._writer.close()

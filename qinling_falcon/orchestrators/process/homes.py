@@ -1,4 +1,4 @@
-"""The folder that each worker has on disk: its code, and without a sandbox its /tmp."""
+"""The folder that each worker has on disk. It holds the worker's code and, without a sandbox, its /tmp."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Home:
         return self.path / "tmp"
 
     def make(self) -> None:
-        """Make the folder for workers in a sandbox, or take over an empty one of an earlier worker."""
+        """Make the folder for a worker in a sandbox, or take over an empty one of an earlier worker."""
         if not self.path.exists():
             self.path.mkdir(mode=0o700)
             self.code.mkdir()
         self._set_owner_of_code()
 
     def make_plain(self, program: Path) -> Path:
-        """Make the folder for workers that see it as it is, closed to other workers; where they find `program`."""
+        """Make the folder for a worker without a sandbox, closed to other workers. Returns where it finds `program`."""
         self.path.mkdir(mode=0o750)
         self.code.mkdir()
         self._set_owner_of_code()
@@ -70,7 +70,7 @@ class Home:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing in it: no function was loaded, and it is not a plain worker's."""
+        """Whether the folder can be used again: no function was loaded, and its worker had a sandbox."""
         try:
             return os.listdir(self.path) == ["code"] and not os.listdir(self.code)  # noqa: PTH208 - quickly
         except OSError:
@@ -98,13 +98,13 @@ class Homes:
         foreign_uid: workers reach their folder under a user of their own.
 
     Attributes:
-        folder: where new ones are made.
+        folder: where new folders are made.
     """
 
     def __init__(self, folder: Path, install_id: str, *, foreign_uid: bool):
         spare = Path(tempfile.gettempdir(), f"qinling-falcon-{install_id}")
         self._known = (folder, spare)
-        self._prefix = secrets.token_hex(4)  # no name that an earlier manager has used and could not remove
+        self._prefix = secrets.token_hex(4)  # an earlier manager may have failed to remove folders: use other names
         self._numbers = itertools.count()
         self._empty: list[Path] = []
         folder.mkdir(mode=0o711, exist_ok=True)
@@ -120,12 +120,12 @@ class Homes:
             self.folder = folder
 
     def take(self, slot: Slot | None) -> Home:
-        """A folder for a worker: one that an earlier worker has left empty, or one yet to be made."""
+        """A folder for a worker: one that an earlier worker has left empty, or a new one, to be made by `Home.make`."""
         path = self._empty.pop() if self._empty else self.folder / f"{self._prefix}-{next(self._numbers)}"
         return Home(path, slot)
 
     def give_back(self, home: Home) -> None:
-        """Remove the folder of a worker that is gone, or keep it, when it is empty: making folders is slow."""
+        """Remove the folder of a worker that is gone; keep an empty one for another worker: making folders is slow."""
         if home.is_empty and len(self._empty) < _MOST_EMPTY:
             self._empty.append(home.path)
         else:

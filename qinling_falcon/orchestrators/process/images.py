@@ -50,7 +50,7 @@ class LocalRuntime:
     Attributes:
         interpreter: the Python that runs the program.
         program: the program's file.
-        zygote: with `--zygote-fd`, the program is a process that workers can be forked from.
+        zygote: whether the program can be a zygote, from which workers are forked (`--zygote-fd`).
     """
 
     interpreter: Interpreter
@@ -109,7 +109,7 @@ class RuntimeTable:
         return [(entry.name, entry.images[0]) for entry in self._entries if entry.register]
 
     def with_zygotes(self) -> list[LocalRuntime]:
-        """The runtimes whose workers can be forked from a zygote, as far as they are usable."""
+        """The usable runtimes whose program can be a zygote."""
         found = []
         for entry in self._entries:
             with contextlib.suppress(UnknownImage):

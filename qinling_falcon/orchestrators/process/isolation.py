@@ -26,14 +26,14 @@ _WITHOUT = {
     "cgroup": "functions see the names of the host's control groups",
 }
 _CGROUPS = {
-    "memory": "memory is looked at 50 times a second, in processes alone (not memfds); WORKERS_MEMORY has no effect",
+    "memory": "only the memory of processes is limited, by checks 50 times a second; WORKERS_MEMORY has no effect",
     "pids": "processes are bounded by RLIMIT_NPROC alone",
     "cpu": "a function's `cpu` has no effect",
 }
 
 _KERNEL = {
     "seccomp": "functions may use every system call that their user may",
-    "landlock": "without bubblewrap, functions read and write whatever files of the host their user may",
+    "landlock": "without bubblewrap, functions can read and write all files of the host that their user may",
     "landlock scopes": "without a second uid, a function may signal the supervisor of its worker",
 }
 

@@ -1,4 +1,7 @@
-"""Makes a worker's process: forked from a zygote, or executed in a sandbox of its own."""
+"""Makes a worker's process: forks it from a zygote, or executes its program in a new sandbox.
+
+`orchestrator.py` calls this when the worker has its folder, user ids and control groups.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from qinling_falcon.settings import Settings
 
 
 class Launcher:
-    """Makes the processes of workers that have their folder, user ids and groups.
+    """Makes the processes of an install's workers, and its zygotes.
 
     Args:
         settings: the service's settings.
         install: the install that the workers belong to.
-        isolation: how they are confined.
-        homes: where their folders are.
-        subtree: where their control groups are.
+        isolation: how the workers are confined.
+        homes: the workers' folders.
+        subtree: the workers' control groups.
     """
 
     def __init__(self, settings: Settings, install: Install, isolation: Isolation, homes: Homes, subtree: Subtree):
@@ -41,10 +44,11 @@ class Launcher:
         self._zygotes = Zygotes(self._make_zygote)
 
     def execute(self, worker: Worker, runtime: LocalRuntime, handover: Handover) -> None:
-        """Execute the runtime's program, and wait until its sandbox stands.
+        """Execute the runtime's program, and wait until its sandbox is complete.
 
         Raises:
-            StartFailed: that took too long.
+            OSError: the program can't be executed.
+            StartFailed: the sandbox took too long.
         """
         assert worker.home is not None
         form = self._isolation.form

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 _MARK = "qf_worker="
-_MOST_LOOKS = 500  # for processes that fork faster than they are stopped
+_MOST_LOOKS = 500  # a bound, because processes may fork faster than they are stopped
 
 
 def mark(install_id: str, worker_id: str = "") -> str:
@@ -51,11 +51,11 @@ def find(marks: Collection[str], uids: Collection[int] = ()) -> set[int]:
     return found
 
 
-def strike(marks: Collection[str], uids: Collection[int] = ()) -> bool:
-    """Kill what `find` finds; whether that was anything.
+def kill_found(marks: Collection[str], uids: Collection[int] = ()) -> bool:
+    """Kill the processes that `find` finds. Returns whether there were any.
 
-    All processes are stopped before the first one is killed. A process that does not have the mark is found through
-    its parents alone: killed one by one, they could leave behind what they have just forked.
+    All processes are stopped before the first one is killed. A process without the mark is found only through its
+    parents: if these were killed one by one, a process that one of them has just forked could no longer be found.
     """
     stopped: set[int] = set()
     fresh = find(marks, uids)
@@ -69,11 +69,11 @@ def strike(marks: Collection[str], uids: Collection[int] = ()) -> bool:
     return bool(stopped)
 
 
-def end(strike: Callable[[], bool], timeout_s: float) -> bool:
-    """Call `strike` (kill what is found, say whether anything was) until nothing is left; whether that was reached."""
+def end(kill_found: Callable[[], bool], timeout_s: float) -> bool:
+    """Call `kill_found`, which kills what it finds, until it has found nothing. Returns whether that came in time."""
     deadline = time.monotonic() + timeout_s
     pause_s = 0.001
-    while strike():
+    while kill_found():
         if time.monotonic() > deadline:
             return False
         time.sleep(pause_s)
@@ -82,9 +82,9 @@ def end(strike: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _below(pids: Collection[int]) -> set[int]:
-    """The processes below `pids`, also ended ones, whose place a child of theirs may have taken meanwhile.
+    """The processes below `pids`, also ended ones: such a process may have forked another one before it ended.
 
-    A look at all of /proc would be too slow to see a process that forks and ends at once.
+    Reading all of /proc would be too slow to see a process that forks and ends at once.
     """
     found: set[int] = set()
     waiting = list(pids)

@@ -1,4 +1,4 @@
-"""What a worker's supervisor, or a zygote, writes to its standard output and error: for logs and error messages."""
+"""Keeps what a worker's supervisor or a zygote writes to its standard output and error, for logs and error messages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _TAIL = 2000
 
 
 class Messages:
-    """A file in memory; whoever writes to it is charged for it.
+    """A file in memory. Its memory counts for the control group of the process that writes to it.
 
     Attributes:
-        fd: the descriptor to be passed on as standard output and error.
+        fd: the descriptor to pass to a process as its standard output and error.
     """
 
     def __init__(self) -> None:
@@ -21,11 +21,11 @@ class Messages:
         os.close(self.fd)
 
     def tail(self) -> str:
-        """The end of what was written."""
+        """The last 2000 bytes of what was written, as text."""
         start = max(0, os.fstat(self.fd).st_size - _TAIL)
         return os.pread(self.fd, _TAIL, start).decode(errors="replace").strip()
 
-    def after(self, what: str) -> str:
-        """`what`, followed by the end of what was written, if anything was."""
+    def with_tail(self, summary: str) -> str:
+        """`summary`, followed by `tail()` if that is not empty."""
         tail = self.tail()
-        return f"{what}: {tail}" if tail else what
+        return f"{summary}: {tail}" if tail else summary

@@ -32,8 +32,8 @@ from qinling_falcon.settings import MIB, Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _BASE_MEMORY = 64 * MIB  # the supervisor, its template process, and the interpreter itself in the child
-_CHILD_MEMORY = 16 * MIB  # of a child that has run nothing
-_CHILD_PROCESSES = 8  # those of an earlier child that are ending
+_CHILD_MEMORY = 16 * MIB  # more than a child uses before it runs user code
+_CHILD_PROCESSES = 8  # room for processes of an earlier child that are ending
 _BASE_PROCESSES = 16  # bubblewrap's two, the supervisor, its template, and children that are being replaced
 _WITHOUT_ZYGOTE = "each worker is started anew, at ten times the CPU"
 _WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -94,7 +94,11 @@ class ProcessOrchestrator:
         self._guard = Guard(install_id, self._install.lock)
 
     def _start_zygotes(self) -> None:
-        """Start the zygotes before there is a call that waits for them, and say whether that works."""
+        """Start all zygotes now, so that no call waits for one.
+
+        Raises:
+            SettingsError: `WORKER_START` is `fork`, and that does not work on this host.
+        """
         for runtime in self._table.with_zygotes():
             can_fork = self._can_fork(runtime)
             if not can_fork and self._settings.worker_start == "fork":
@@ -102,7 +106,7 @@ class ProcessOrchestrator:
 
     @property
     def zygote(self) -> Feature:
-        """Whether workers are forked from zygotes; why not, as far as they are not."""
+        """Whether the workers of all runtimes with `zygote = true` are forked from zygotes, and if not, why."""
         found = sorted(self._forking.values(), key=lambda feature: feature.available)
         return found[0] if found else Feature("zygote", False, f"no runtime with `zygote = true`: {_WITHOUT_ZYGOTE}")
 
@@ -176,7 +180,7 @@ class ProcessOrchestrator:
         self._install.close()
 
     def _can_fork(self, runtime: LocalRuntime) -> bool:
-        """Whether workers of a runtime can be forked from a zygote; tried once for each."""
+        """Whether workers of a runtime can be forked from a zygote. Each runtime is tried once."""
         key = runtime.program, runtime.interpreter.program
         with self._trial_lock:
             if key not in self._forking:
@@ -198,7 +202,7 @@ class ProcessOrchestrator:
         return Feature("zygote", True, "workers are forked in milliseconds")
 
     def _make(self, worker: Worker, runtime: LocalRuntime, secret: str, *, forks: bool) -> int:
-        """Give the worker all that it needs and make its process; the port that it listens on."""
+        """Give the worker its user ids, folder and groups, and make its process. Returns the port it listens on."""
         worker.slot = self._slots.claim() if self._own_uids else None
         worker.home = self._homes.take(worker.slot)
         owner = worker.slot.uid if worker.slot else None
@@ -210,7 +214,7 @@ class ProcessOrchestrator:
                 self._launcher.fork(worker, runtime, handover)
             else:
                 self._launcher.execute(worker, runtime, handover)
-                # Only now: a worker whose manager is killed before this gets nothing, and ends.
+                # Only now: if the manager is killed before this, the worker reads an empty configuration, and ends.
                 handover.configure(config)
             return handover.port
 
@@ -259,7 +263,7 @@ class ProcessOrchestrator:
 
 
 def _allow_many_descriptors() -> None:
-    """Raise this process's own limit as far as it may: each worker takes some descriptors of the manager."""
+    """Raise this process's limit of open files as far as allowed: the manager holds descriptors for each worker."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

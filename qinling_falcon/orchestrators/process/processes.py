@@ -1,4 +1,7 @@
-"""Processes that the manager executes, and what it asks of a worker's process, however that was made."""
+"""Executes programs in control groups, and declares what the manager needs of a worker's process.
+
+A worker's process is executed here or forked by a zygote (`zygotes.py`); both kinds are a `Process`.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,13 @@ class Process(Protocol):
     """The first process of a worker: a `subprocess.Popen`, or forked by a zygote."""
 
     def poll(self) -> int | None:
-        """Its exit status (a signal's number below 0) once it has ended, and None until then."""
+        """Its exit status once it has ended (a negative signal number if a signal ended it); None until then."""
 
     def wait(self, timeout: float) -> int:
-        """As `poll`, after waiting for its end.
+        """Wait for its end, and return its exit status as `poll` does.
+
+        Args:
+            timeout: seconds to wait at most.
 
         Raises:
             subprocess.TimeoutExpired: it has not ended in time.
@@ -35,14 +41,17 @@ class Process(Protocol):
 
 
 def execute(command: Command, group: Group, descriptors: Sequence[int], stdin: int, output: int) -> Process:
-    """Execute the command inside the groups; it ends with this thread.
+    """Execute the command inside the groups. The kernel kills the process when the calling thread ends.
 
     Args:
         command: what to execute.
-        group: the control groups that it enters first.
-        descriptors: passed on beside those of the command.
-        stdin: its standard input.
-        output: where its standard output and error go.
+        group: the control groups that the process enters before it executes the command.
+        descriptors: descriptors to pass, besides those of the command.
+        stdin: the descriptor of its standard input.
+        output: the descriptor of its standard output and error.
+
+    Raises:
+        OSError: the program can't be executed.
     """
     entrances = group.open_entrances()
     try:
@@ -55,7 +64,7 @@ def execute(command: Command, group: Group, descriptors: Sequence[int], stdin: i
             stdout=output,
             stderr=output,
             cwd="/",
-            start_new_session=True,  # a Ctrl-C for the service is not for its workers
+            start_new_session=True,  # a Ctrl-C in the service's terminal must not reach its workers
             preexec_fn=_entering(entrances),
         )
     finally:
@@ -64,17 +73,17 @@ def execute(command: Command, group: Group, descriptors: Sequence[int], stdin: i
 
 
 def _entering(entrances: Sequence[int]) -> Callable[[], None]:
-    """What the forked process does before it executes anything."""
+    """A function for the forked process to call before it executes the command."""
     manager = os.getpid()
 
     def enter() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != manager:  # killed before it could be noticed
+        if os.getppid() != manager:  # the manager ended before prctl was called
             os._exit(1)
         for entrance in entrances:
             os.write(entrance, b"0")
         os.umask(0o022)
-        # At 0 the kernel would still start the host's handler of core dumps.
+        # With the limit 0 the kernel would still start the host's handler of core dumps; with 1 it does not.
         core = 0 if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else 1
         resource.setrlimit(resource.RLIMIT_CORE, (core, core))
 

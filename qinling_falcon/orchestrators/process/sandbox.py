@@ -22,7 +22,7 @@ _RUNTIME = Path("/runtime")
 _WORKERS = Path("/workers")  # as in qinling_worker/sandbox.py
 _SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
-# A zygote's workers complete their sandboxes and change their uids; their folders are closed to all users.
+# A zygote's workers mount, set up their network, change their uids, and bind folders that are closed to other users.
 _ZYGOTE_CAPABILITIES = ("sys_admin", "net_admin", "dac_read_search", "setuid", "setgid", "kill", "setpcap")
 # The supervisor changes its children's uid, kills them, and drops what it does not need any more.
 _CAPABILITIES = ("setuid", "setgid", "kill", "setpcap")
@@ -55,8 +55,8 @@ class Box:
     Attributes:
         slot: the user ids inside; None: those of the service.
         code_dir: the host's folder that appears, writable, as `/code`.
-        workers_dir: the host's folder with those of all workers, for a zygote. Each worker mounts its own `/code`,
-            `/tmp`, `/dev/shm`, `/proc`, and accounts.
+        workers_dir: for a zygote: the host's folder with the folders of all workers. Each worker later mounts its own
+            `/code`, `/tmp`, `/dev/shm`, `/proc`, `/etc/passwd` and `/etc/group`.
         program_dir: the host's folder that appears as `/runtime`.
         interpreter: the Python that appears inside.
         hidden: folders of the host that never appear, wherever they lie.
@@ -118,7 +118,14 @@ def worker_words(
 
 
 def zygote_words(runtime: LocalRuntime, program: Path, mark: str, control_fd: int) -> list[str]:
-    """The command that runs a runtime's program as a zygote, as it is seen inside; for the mark, see `worker_words`."""
+    """The command that runs a runtime's program as a zygote, with the paths inside the sandbox.
+
+    Args:
+        runtime: the runtime.
+        program: the program's file on the host.
+        mark: see `worker_words`.
+        control_fd: the zygote's socket to the manager.
+    """
     flags = ["-X", mark, "-I", "-S", "-B"]
     return [str(_inside(runtime.interpreter)), *flags, str(_RUNTIME / program.name), "--zygote-fd", str(control_fd)]
 
@@ -145,7 +152,7 @@ def wrap(form: Form, tools: Tools, settings: Settings, box: Box, words: Sequence
 def _namespaces(form: Form, settings: Settings, box: Box) -> list[str]:
     names = ["pid", "ipc", "uts"] + ([] if settings.network == "host" else ["net"])
     if not box.workers_dir:
-        names.append("cgroup-try")  # a zygote must see its workers' groups, to fork into them; these unshare it later
+        names.append("cgroup-try")  # not for a zygote, which must see the groups that it forks workers into
     if form is Form.BUBBLEWRAP_USER:
         names.append("user")
     options = [f"--unshare-{name}" for name in names]
@@ -162,7 +169,7 @@ def _namespaces(form: Form, settings: Settings, box: Box) -> list[str]:
 
 def _tree(settings: Settings, box: Box) -> list[str]:
     """The folders that hold what is mounted: bwrap makes those that are not named for its own user alone."""
-    inner = [Path("/etc", name) for name in etc.shown(settings)] + [Path("/dev/null"), _PYTHON]
+    inner = [Path("/etc", name) for name in etc.host_files(settings)] + [Path("/dev/null"), _PYTHON]
     if box.interpreter and box.interpreter.shared:
         inner.append(box.interpreter.prefix / "lib")
     folders = {folder for path in inner for folder in path.parents} - {Path("/")}
@@ -181,7 +188,7 @@ def _system(settings: Settings) -> list[str]:
             options += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             options += ["--ro-bind", str(path), str(path)]
-    for name in etc.shown(settings):
+    for name in etc.host_files(settings):
         path = Path("/etc", name)
         options += ["--ro-bind", str(path.resolve()), str(path)]
     for name in _DEVICES:
@@ -192,7 +199,7 @@ def _system(settings: Settings) -> list[str]:
 
 
 def readable_paths(interpreter: Interpreter) -> list[str]:
-    """What programs need of the host's files, for workers that see all of them: Landlock hides the rest."""
+    """The host's files that programs need. For workers without a sandbox, Landlock hides all others."""
     folders = [f"/{name}" for name in ("usr", *_SYSTEM)]
     files = [f"/etc/{name}" for name in etc.ALL]
     return [*folders, *files, str(interpreter.prefix)]
@@ -214,7 +221,7 @@ def _files(settings: Settings, box: Box, descriptors: list[int]) -> list[str]:
     uid = box.slot.child_uid if box.slot else os.getuid()
     gid = box.slot.child_uid if box.slot else os.getgid()
     options = []
-    for path, text in etc.made(settings, uid, gid).items():
+    for path, text in etc.made_files(settings, uid, gid).items():
         descriptors.append(_in_memory(text))
         options += ["--perms", "0444", "--file", str(descriptors[-1]), path]
     return options
@@ -227,7 +234,7 @@ def _folders(settings: Settings, box: Box) -> list[str]:
             options += ["--perms", "0755", "--dir", str(path)]
         else:
             options += ["--perms", "1777", "--size", str(size), "--tmpfs", str(path)]
-    if not box.workers_dir:  # workers of a zygote have a /proc of their own
+    if not box.workers_dir:  # workers of a zygote mount a /proc of their own
         for keys in filter(os.path.exists, _KEYS):
             options += ["--ro-bind", "/dev/null", keys]
     for folder in box.hidden:

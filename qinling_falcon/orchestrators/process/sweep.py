@@ -25,13 +25,13 @@ def sweep(install: Install, subtree: Subtree, homes: Homes, slots: Slots) -> Non
     uids = {uid for slot in claimed for uid in (slot.uid, slot.child_uid)}
     mark = leftovers.mark(install.install_id)
 
-    def strike() -> bool:
+    def kill_found() -> bool:
         full = [group for group in groups if group.processes()]
         for group in full:
             group.kill()
-        return leftovers.strike([mark], uids) or bool(full)
+        return leftovers.kill_found([mark], uids) or bool(full)
 
-    if not leftovers.end(strike, _TIMEOUT_S):
+    if not leftovers.end(kill_found, _TIMEOUT_S):
         _log.error("sweep_incomplete groups=%s", sum(bool(group.processes()) for group in groups))
     _remove_groups(groups)
     for home in homes_left:

@@ -26,11 +26,11 @@ class Worker:
 
     Attributes:
         worker_id: the caller's id.
-        messages: what its supervisor writes to its standard output and error.
+        messages: what the supervisor writes to its standard output and error.
         home: its folder.
         slot: its user ids, if it has ones of its own.
         group: its control groups, falsy without any.
-        process: its first process, once that is made.
+        process: its first process; None before that is made.
         lock: held while it is spawned and while it is ended.
         ready: it has answered.
         ending: it is being ended, or gone.
@@ -58,7 +58,7 @@ class Worker:
         """
         readable, _, _ = select.select([report], [], [], timeout_s)
         if not readable:
-            raise StartFailed(self.messages.after(f"no sandbox within {timeout_s:g} s"))
+            raise StartFailed(self.messages.with_tail(f"no sandbox within {timeout_s:g} s"))
 
     def await_answer(self, port: int, timeout_s: float) -> None:
         """Wait until the worker answers `GET /ping`.
@@ -74,13 +74,13 @@ class Worker:
                 connection.sendall(b"GET /ping HTTP/1.1\r\n\r\n")
                 answer = connection.recv(1024)
         except TimeoutError:
-            raise StartFailed(self.messages.after(f"no answer within {timeout_s:g} s")) from None
+            raise StartFailed(self.messages.with_tail(f"no answer within {timeout_s:g} s")) from None
         except OSError as error:
-            raise StartFailed(self.messages.after(self._last_words() or f"no answer: {error}")) from None
+            raise StartFailed(self.messages.with_tail(self._last_words() or f"no answer: {error}")) from None
         if not answer:
-            raise StartFailed(self.messages.after(self._last_words() or "it closed the connection"))
+            raise StartFailed(self.messages.with_tail(self._last_words() or "the worker closed the connection"))
         if not answer.startswith(b"HTTP/1.1 200 "):
-            raise StartFailed(self.messages.after(f"GET /ping answered {answer[:100]!r}"))
+            raise StartFailed(self.messages.with_tail(f"GET /ping answered {answer[:100]!r}"))
 
     def has_exited(self) -> bool:
         """Whether it ended by itself."""
@@ -88,26 +88,26 @@ class Worker:
 
     def describe_exit(self) -> str:
         """How it ended, for the log."""
-        return self.messages.after(self._last_words())
+        return self.messages.with_tail(self._last_words())
 
     def kill(self) -> None:
         """Kill everything of it, without waiting."""
-        self._strike()
+        self._kill_found()
 
     def end(self) -> bool:
         """Kill everything of it and wait until that is gone; whether it is."""
-        return leftovers.end(self._strike, _GONE_TIMEOUT_S)
+        return leftovers.end(self._kill_found, _GONE_TIMEOUT_S)
 
-    def _strike(self) -> bool:
+    def _kill_found(self) -> bool:
         if isinstance(self.process, Forked):
-            self.process.kill()  # ends its PID namespace, in which everything of the worker is
+            self.process.kill()  # the kernel then kills all others in its PID namespace: all of the worker's
             return self.process.poll() is None
         found, loose = self.group.processes(), False
         if found:
             self.group.kill()
         if not self.group or not self._walled:
             uids = (self.slot.uid, self.slot.child_uid) if self.slot else ()
-            loose = leftovers.strike([self._mark], uids)
+            loose = leftovers.kill_found([self._mark], uids)
         # Reaped here, or it would stay in its groups.
         return bool(found) | loose | (self.process is not None and self.process.poll() is None)
 

@@ -1,8 +1,8 @@
 """Zygotes: processes with the worker's program imported, from which workers are forked in milliseconds.
 
-There is one for each runtime program and interpreter. It runs in a bubblewrap sandbox
-that holds what its workers share; each worker completes the sandbox around itself
-(`qinling_worker/sandbox.py`). All workers of a zygote end with it.
+There is one zygote for each pair of runtime program and interpreter. It runs in a bubblewrap sandbox with the files
+that its workers share. Each worker completes the sandbox for itself (`qinling_worker/sandbox.py`). All workers of a
+zygote end with it. The zygote's side of the protocol is `qinling_worker/zygote.py`; `launcher.py` calls this module.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from qinling_falcon.orchestrators.process.processes import execute
 from qinling_falcon.orchestrators.process.sandbox import Command
 
 _log = logging.getLogger(__name__)
-FIRST_PASSED = 3  # the number that a worker gets its first descriptor under, as in qinling_worker/zygote.py
+FIRST_PASSED = 3  # the number of the first passed descriptor in a worker, as in qinling_worker/zygote.py
 _END_TIMEOUT_S = 10.0
 _STATUS_TIMEOUT_S = 0.5  # a zygote reports an exit status a moment after the process has ended
 _UNKNOWN_STATUS = 1
 
 
 class Forked:
-    """A worker's first process, which a zygote has forked (`processes.Process`). Its end ends its PID namespace."""
+    """A worker's first process, forked by a zygote (a `processes.Process`). All of its PID namespace ends with it."""
 
     def __init__(self, zygote: Zygote, worker_id: str, pidfd: int):
         self._zygote = zygote
@@ -50,13 +50,16 @@ class Forked:
         os.close(self._pidfd)
 
     def poll(self) -> int | None:
-        """Its exit status once it has ended, and None until then."""
+        """Its exit status once it has ended; None until then."""
         if self._status is None and self._await_end(0):
             self._status = self._zygote.status_of(self._worker_id)
         return self._status
 
     def wait(self, timeout: float) -> int:
-        """As `poll`, after waiting for its end.
+        """Wait for its end, and return its exit status as `poll` does.
+
+        Args:
+            timeout: seconds to wait at most.
 
         Raises:
             subprocess.TimeoutExpired: it has not ended in time.
@@ -84,13 +87,13 @@ class Zygote:
     Args:
         command: makes the command line from the number of the zygote's socket.
         group: the control groups that it runs in.
-        timeout_s: how long it may take to be ready.
+        timeout_s: seconds that it may take to be ready, and to answer a request.
 
     Raises:
-        StartFailed: it ended or was not ready in time.
+        StartFailed: the zygote ended, or was not ready in time.
 
     Attributes:
-        workers: ids of the workers that it has forked and whose exit status it has not reported.
+        workers: ids of the forked workers whose exit status the zygote has not reported yet.
     """
 
     def __init__(self, command: Callable[[int], Command], group: Group, timeout_s: float):
@@ -115,11 +118,11 @@ class Zygote:
         """Fork a worker.
 
         Args:
-            request: as in `qinling_worker/zygote.py`.
-            descriptors: those that the request speaks of.
+            request: as described in `qinling_worker/zygote.py`.
+            descriptors: the descriptors that belong to the request, in the order given there.
 
         Raises:
-            StartFailed: it could not be forked.
+            StartFailed: the worker could not be forked.
         """
         worker_id: str = request["sandbox"]["worker_id"]
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
@@ -127,20 +130,20 @@ class Zygote:
             try:
                 self._control.sendmsg([json.dumps(request).encode()], ancillary)
             except OSError as error:
-                raise StartFailed(self._messages.after(f"the zygote has ended: {error}")) from None
+                raise StartFailed(self._messages.with_tail(f"the zygote has ended: {error}")) from None
             report, fds = self._receive(self._timeout_s)
-            while report.get("worker") != worker_id:  # the late answer to a request that was given up
+            while report.get("worker") != worker_id:  # a late answer to a request that timed out
                 for fd in fds:
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
                     os.close(fd)
                 report, fds = self._receive(self._timeout_s)
         if "error" in report:
-            raise StartFailed(self._messages.after(report["error"]))
+            raise StartFailed(self._messages.with_tail(report["error"]))
         self.workers.add(worker_id)
         return Forked(self, worker_id, fds[0])
 
     def status_of(self, worker_id: str) -> int:
-        """The exit status of a worker's first process, which has ended."""
+        """The exit status of a worker's first process, which must have ended."""
         deadline = time.monotonic() + _STATUS_TIMEOUT_S
         with self._lock:
             while worker_id not in self._statuses:
@@ -151,38 +154,45 @@ class Zygote:
             return self._statuses.pop(worker_id)
 
     def is_alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the zygote runs."""
         return self._process.poll() is None
 
     def close(self) -> None:
-        """End it, with all its workers, and wait until they are gone."""
+        """End the zygote and all its workers, and wait until they are gone."""
         self._control.close()
         self._process.kill()
         self._process.wait(_END_TIMEOUT_S)
-        leftovers.end(self._strike, _END_TIMEOUT_S)
+        leftovers.end(self._kill_found, _END_TIMEOUT_S)
         await_removed(self._group)
 
-    def _strike(self) -> bool:
+    def _kill_found(self) -> bool:
         found = bool(self._group.processes())
         self._group.kill()
         return found
 
     def _receive(self, timeout_s: float, *, only_status: bool = False) -> tuple[dict[str, Any], list[int]]:
-        """The next report, other than of an exit status; those are remembered. The caller has the lock.
+        """Receive the next report that is not an exit status. Exit statuses are stored. The caller must hold the lock.
+
+        Args:
+            timeout_s: seconds to wait for each report at most.
+            only_status: return after the first exit status, too.
+
+        Returns:
+            The report, and the descriptors that came with it.
 
         Raises:
-            StartFailed: none came in time, or the zygote has ended.
+            StartFailed: no report came in time, or the zygote has ended.
         """
         self._control.settimeout(timeout_s)
         while True:
             try:
                 data, ancillary, _, _ = self._control.recvmsg(64 * 1024, socket.CMSG_SPACE(4))
             except (TimeoutError, BlockingIOError):
-                raise StartFailed(self._messages.after(f"no answer of the zygote within {timeout_s:g} s")) from None
+                raise StartFailed(self._messages.with_tail(f"no answer of the zygote within {timeout_s:g} s")) from None
             except OSError:
                 data = b""
             if not data:
-                raise StartFailed(self._messages.after("the zygote has ended"))
+                raise StartFailed(self._messages.with_tail("the zygote has ended"))
             report: dict[str, Any] = json.loads(data)
             fds = array.array("i")
             for _, _, content in ancillary:
@@ -196,10 +206,10 @@ class Zygote:
 
 
 class Zygotes:
-    """The zygotes of an install: one for each runtime, made when it is first needed or has ended.
+    """The zygotes of an install: one for each runtime, started when it is first needed and again when it has ended.
 
     Args:
-        make: starts a zygote of a runtime; the number makes its names unique.
+        make: starts a zygote for a runtime; the number makes the name of its control group unique.
     """
 
     def __init__(self, make: Callable[[LocalRuntime, int], Zygote]):
@@ -210,10 +220,10 @@ class Zygotes:
         self._retired: list[Zygote] = []
 
     def of(self, runtime: LocalRuntime) -> Zygote:
-        """The zygote of a runtime.
+        """The running zygote of a runtime; starts one if there is none, or if the interpreter's files were replaced.
 
         Raises:
-            StartFailed: it can't be started.
+            StartFailed: the zygote can't be started.
         """
         key, files = (runtime.program, runtime.interpreter.program), _identity(runtime.interpreter)
         with self._lock:
@@ -231,7 +241,7 @@ class Zygotes:
             return made
 
     def close(self) -> None:
-        """End all of them, and all workers with them."""
+        """End all zygotes and their workers."""
         for zygote in [*self._retired, *(zygote for _, zygote in self._current.values())]:
             zygote.close()
         self._retired.clear()
@@ -245,7 +255,7 @@ class Zygotes:
 
 
 def _identity(interpreter: Interpreter) -> tuple[int, ...]:
-    """What changes when the interpreter's files are replaced: a process must not import from old and new ones."""
+    """Numbers that change when the interpreter's files are replaced: a process must not import old and new files."""
     library = interpreter.prefix / "lib" / f"python{interpreter.version[0]}.{interpreter.version[1]}"
     found: list[int] = []
     for path in (interpreter.program, library):
