@@ -7,6 +7,7 @@ memory that belongs to no process (memfds, pipes), and a function that exceeds i
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,39 +43,42 @@ class ChildGroup:
     """
 
     def __init__(self, outer: Iterable[Path]):
-        places = [place for folder in outer for place in (folder / _NESTED, folder.with_name(folder.name + _BESIDE))]
-        self.folders = [place for place in places if place.is_dir()]
+        # Texts, for this is done at each start of a worker, and paths are slow.
+        places = [place for folder in outer for place in (f"{folder}/{_NESTED}", f"{folder}{_BESIDE}")]
+        self._folders = [place for place in places if os.access(place, os.F_OK)]
+        self._counting = next((each for each in self._folders if os.access(f"{each}/memory.stat", os.F_OK)), None)
+        self._freezing = next((each for each in self._folders if os.access(f"{each}/cgroup.freeze", os.F_OK)), None)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The groups' folders."""
+        return [Path(folder) for folder in self._folders]
 
     def open_entrances(self) -> list[int]:
         """Descriptors to which the child writes `0` to enter the groups with limits."""
-        return [open_entrance(folder) for folder in self.folders if (folder / "memory.stat").exists()]
+        return [] if self._counting is None else [open_entrance(Path(self._counting))]
 
     def open_memory(self) -> dict[str, int]:
         """Descriptors of the files that count and limit memory, by their use (the keys of `_MEMORY`)."""
-        for folder in self.folders:
-            if (folder / "memory.stat").exists():
-                version = 0 if (folder / "tasks").exists() else 1
-                names = {use: both[version] for use, both in _MEMORY.items()}
-                return {
-                    use: os.open(folder / name, os.O_RDWR if use in _WRITTEN else os.O_RDONLY)
-                    for use, name in names.items()
-                    if name and (folder / name).exists()
-                }
-        return {}
+        opened: dict[str, int] = {}
+        if self._counting is not None:
+            version = 0 if os.access(f"{self._counting}/tasks", os.F_OK) else 1
+            for use, names in _MEMORY.items():
+                with contextlib.suppress(FileNotFoundError):
+                    flags = os.O_RDWR if use in _WRITTEN else os.O_RDONLY
+                    if names[version] is not None:
+                        opened[use] = os.open(f"{self._counting}/{names[version]}", flags)
+        return opened
 
     def open_freezer(self) -> int | None:
         """A descriptor of the file that freezes all processes forked into the version 2 group; None without one."""
-        for folder in self.folders:
-            if (folder / "cgroup.freeze").exists():
-                return os.open(folder / "cgroup.freeze", os.O_WRONLY)
-        return None
+        return None if self._freezing is None else os.open(f"{self._freezing}/cgroup.freeze", os.O_WRONLY)
 
     def open_folder(self) -> int | None:
         """A descriptor of the group without controllers that the template is forked into; None without one."""
-        for folder in self.folders:
-            if (folder / "cgroup.freeze").exists() and not (folder / "memory.stat").exists():
-                return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        return None
+        if self._freezing is None or self._freezing == self._counting:
+            return None
+        return os.open(self._freezing, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def make_child(outer: Path, limits: Limits) -> None:
