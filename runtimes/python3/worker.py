@@ -1,6 +1,6 @@
 """Entry point of a Python runtime worker: `python -I -S -B worker.py --listen-fd N --config-fd M`.
 
-With `--zygote-fd N` it becomes a process that workers are forked from.
+With `--zygote-fd N` instead, it becomes a zygote, from which workers are forked.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A small assembler for seccomp filters: classic BPF programs that decide about a system call.
 
-A block is a list of instructions that returns on each of its ways, so that blocks are put together without labels.
+A block is a list of instructions whose every path ends with a return. So blocks can be combined without labels. The
+rules themselves are in `seccomp.py`.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ class Instruction(NamedTuple):
 
 
 def allow() -> list[Instruction]:
-    """The call goes on."""
+    """A block that lets the call go on."""
     return [Instruction(_RETURN, 0, 0, _RET_ALLOW)]
 
 
 def refuse(errno: int) -> list[Instruction]:
-    """The call does nothing and answers this error."""
+    """A block that makes the call do nothing and fail with `errno`; with 0, it seems to succeed."""
     return [Instruction(_RETURN, 0, 0, _RET_ERRNO | errno)]
 
 
@@ -42,14 +43,14 @@ def argument_in(
     otherwise: list[Instruction],
     mask: int | None = None,
 ) -> list[Instruction]:
-    """Decide by the lower 32 bits of an argument, which are all that the kernel reads of an `int`.
+    """A block that decides by the lower 32 bits of an argument. The kernel reads no others of an `int`.
 
     Args:
-        index: which argument, from 0.
-        values: what it is compared with.
-        then: what is decided if it is one of them.
-        otherwise: what is decided if it is none of them.
-        mask: the bits that are compared; all of them by default.
+        index: the position of the argument, from 0.
+        values: the values to compare it with.
+        then: the block for an argument that is one of them.
+        otherwise: the block for all other arguments.
+        mask: the bits to compare; None: all 32.
     """
     block = _load_argument(index)
     if mask is not None:
@@ -58,12 +59,12 @@ def argument_in(
 
 
 def argument_has_bit(index: int, bits: int, then: list[Instruction], otherwise: list[Instruction]) -> list[Instruction]:
-    """Decide by whether the lower 32 bits of an argument have one of `bits`."""
+    """A block that decides by whether any of `bits` is set in the lower 32 bits of an argument."""
     return [*_load_argument(index), *_branch(_ANY_BIT, bits, then, otherwise)]
 
 
 def argument_is_null(index: int, then: list[Instruction], otherwise: list[Instruction]) -> list[Instruction]:
-    """Decide by whether an argument, a pointer, is null: all 64 bits."""
+    """A block that decides by whether an argument, a pointer of 64 bits, is null."""
     upper = [*_load_argument(index, upper=True), *_any_equal([0], then, otherwise)]
     return [*_load_argument(index), *_any_equal([0], upper, otherwise)]
 
@@ -78,11 +79,11 @@ def program(
     """The whole filter, as an array of `struct sock_filter`.
 
     Args:
-        architecture: the one (AUDIT_ARCH_*) whose numbers `calls` has; it is checked before any number.
-        wrong: what is decided on another one.
-        calls: what is decided about a call, by its number; all others up to `last` are allowed.
-        last: the last number that is known.
-        unknown: what is decided about the numbers after it.
+        architecture: the architecture (AUDIT_ARCH_*) of the numbers in `calls`. It is checked before any number.
+        wrong: the block for calls of another architecture.
+        calls: blocks by the numbers of their calls. All other calls up to `last` are allowed.
+        last: the highest known number.
+        unknown: the block for higher numbers.
     """
     ranges: list[tuple[int, list[Instruction]]] = [(0, allow())]
     for number, block in sorted(calls.items()):
@@ -100,7 +101,7 @@ def program(
 
 
 def _search(ranges: Sequence[tuple[int, list[Instruction]]]) -> list[Instruction]:
-    """A binary search for the number: about seven comparisons, for the kernel also looks at each call when it loads."""
+    """Find the block of a number by binary search: about seven comparisons. The kernel tries all numbers at loading."""
     if len(ranges) == 1:
         return ranges[0][1]
     middle = len(ranges) // 2
@@ -121,7 +122,7 @@ def _branch(comparison: int, operand: int, then: list[Instruction], otherwise: l
 
 
 def _load_argument(index: int, *, upper: bool = False) -> list[Instruction]:
-    return [_load(_ARGUMENTS_AT + 8 * index + 4 * upper)]  # little-endian, as both architectures are
+    return [_load(_ARGUMENTS_AT + 8 * index + 4 * upper)]  # little-endian, as x86_64 and aarch64 are
 
 
 def _load(offset: int) -> Instruction:

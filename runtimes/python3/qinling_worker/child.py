@@ -31,12 +31,12 @@ _SPACE = " \t\n\r"
 _request_header = frames.REQUEST
 _answer_header = frames.ANSWER
 _MAX_REASON = 500
-_PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))  # results that are surely not awaitable
+_PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))  # results of these types are not awaitable
 _KILL_WAIT_S = 5.0
 
 
 class _Rules:
-    """What `json.loads` gives its scanner: it takes NaN and infinities, which are not JSON, or refuses them."""
+    """Options of the JSON scanner, as `json.loads` passes them. `parse_constant` decides about NaN and infinities."""
 
     strict = True
     object_hook = None
@@ -89,7 +89,10 @@ class _Channel:
 
 
 class _CallChannel(_Channel):
-    """The channel of a process that serves one call. It ends when the supervisor has looked at its memory."""
+    """The channel of a process that serves one call. The second `receive` waits until the supervisor closes it.
+
+    Until then the process must live, because the supervisor reads its memory use after the answer.
+    """
 
     _has_received = False
 
@@ -113,7 +116,7 @@ def run(
         log_fd: a copy of the log pipe, hidden from the function.
         entry: `module.function`.
         code_dir: the folder of the unpacked package.
-        bare: resident bytes of this process before user code was loaded.
+        bare: resident bytes of this process before it loads user code.
         max_result_size: the most bytes of the result's JSON text.
         by_call: whether each call runs in a process of its own.
     """
@@ -124,7 +127,7 @@ def run(
         # own. The supervisor sees the end of the channel and kills this process meanwhile.
         sleep(_KILL_WAIT_S)
     finally:
-        _exit(1)  # something of the function's (a signal handler) has raised inside this loop
+        _exit(1)  # user code, such as a signal handler, has raised inside this loop
 
 
 def _load_and_serve(
@@ -153,7 +156,7 @@ def _load_and_serve(
         channel.send(frames.LOAD_FAILED, message)
         _wait_for_the_end(channel_fd)
     if getpid() != pid:
-        _exit(0)  # a forked copy came back out of the import
+        _exit(0)  # the import has forked a process, which has come back from it
     printing.end_import()
     channel.send(frames.LOADED, b"")
     if by_call:
@@ -206,7 +209,7 @@ def _serve(
         args, kwargs, given, request = (), {}, None, None
         printing.flush()
         if getpid() != pid:
-            _exit(0)  # all of that may have run code of the function, too
+            _exit(0)  # the flush or the encoding may have run user code that forked
         channel.send(kind, payload, duration)
         payload = b""
 

@@ -59,13 +59,13 @@ class ChildProcess:
         loop.watch(log, self._read_log)
 
     def send_ends(self, ends: tuple[int, int]) -> None:
-        """Ask a process that has loaded the function to fork one with these descriptors."""
-        with contextlib.suppress(OSError):  # when it is gone, the channel's end says so as well
+        """Send a loaded process the child's ends of a channel and a log, which ask it to fork a process with them."""
+        with contextlib.suppress(OSError):  # if the process has ended, `on_gone` reports it
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", ends))]
             self._channel.sock.sendmsg([b"\0"], rights)
 
     def await_frame(self, timeout_s: float) -> None:
-        """Wait for something to read, and read it."""
+        """Wait until the channel has data or the time is over, and read it."""
         select.select([self._channel.sock], [], [], timeout_s)
         self.read()
 
@@ -75,7 +75,7 @@ class ChildProcess:
             os.close(fd)
 
     def send(self, body: bytes) -> None:
-        """Send a request. When the child is gone, the channel's end says so as well."""
+        """Send a request. If the child has ended, `on_gone` reports it."""
         try:
             self._channel.send(frames.REQUEST.pack(len(body)) + body)
         except OSError:
@@ -112,7 +112,7 @@ class ChildProcess:
         self._data = data
 
     def never_began(self) -> bool:
-        """Of a child that has ended with all its copies: whether our last request was left unread."""
+        """Whether the last request was left unread. The child and all its forks must have ended."""
         while not self._left_unread:
             try:
                 if not self._channel.sock.recv(_RECEIVE):

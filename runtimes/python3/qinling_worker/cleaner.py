@@ -20,7 +20,7 @@ _WALK_TIMEOUT_S = 10.0  # without a uid of its own, a tree is ended process by p
 
 
 def clean_as_child(config: ChildConfig) -> NoReturn:
-    """Kill every other process of the child's uid, sweep its folders; exit 0 when nothing is left.
+    """Kill every other process of the child's uid, empty the scratch folders, and exit: 0 if no process is left.
 
     `kill(-1)` under that uid reaches all of its processes at once and no
     other: neither a fork bomb nor a changed session escapes it.
@@ -51,16 +51,16 @@ def sweep_as_child(config: ChildConfig) -> NoReturn:
 
 
 def _is_harmless_to_others(uid: int) -> bool:
-    """Whether this process can signal its own uid alone: where it could do more, `kill(-1)` would end the host."""
+    """Whether this process can signal only processes of its own uid. Otherwise `kill(-1)` would kill the whole host."""
     try:
-        os.kill(os.getppid(), 0)  # of the supervisor's uid
+        os.kill(os.getppid(), 0)  # the parent has the supervisor's uid
     except PermissionError:
         return os.geteuid() == uid
     return False
 
 
 def processes_of(uid: int) -> list[int]:
-    """The live processes of a uid, but for the caller."""
+    """The live processes of a uid, except the caller."""
     me, found = os.getpid(), []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != me:
@@ -76,10 +76,10 @@ def processes_of(uid: int) -> list[int]:
 
 
 def kill_descendants(root: int) -> bool:
-    """Kill every process below `root`, which is the caller and a subreaper; False when some are left.
+    """Kill every process below `root`, which must be the caller and a subreaper. Returns False if some are left.
 
-    They are all stopped first: what is stopped does not fork. An ended process counts as one to be
-    stopped, too, because it may have forked at its end.
+    All are stopped before one is killed, because a stopped process does not fork. A new ended process is a reason to
+    search again, too, because it may have forked before it ended.
     """
     deadline = time.monotonic() + _WALK_TIMEOUT_S
     stopped: set[int] = set()
@@ -98,7 +98,7 @@ def kill_descendants(root: int) -> bool:
 
 
 def stop_descendants(root: int) -> set[int]:
-    """Stop every process below `root`; those that were not stopped before."""
+    """Stop every process below `root`. Returns those that were not stopped before."""
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     stopped: set[int] = set()
     while time.monotonic() < deadline:
@@ -111,7 +111,11 @@ def stop_descendants(root: int) -> set[int]:
 
 
 def fork_patiently(uid: int) -> int:
-    """`os.fork`, also when the processes of `uid` have left no room for another one."""
+    """`os.fork`. While the processes of `uid` leave no room for another one, kill them and try again.
+
+    Raises:
+        OSError: it did not succeed in time.
+    """
     deadline = time.monotonic() + _KILL_TIMEOUT_S
     while True:
         try:
@@ -123,7 +127,7 @@ def fork_patiently(uid: int) -> int:
 
 
 def sweep_scratch(config: ChildConfig) -> None:
-    """Empty the scratch folders. Where they are the child's own, undo changes of the folders themselves as well."""
+    """Empty the scratch folders. If the child's user owns them, also undo changes of their modes and attributes."""
     for folder in config.scratch_dirs:
         with contextlib.suppress(OSError):
             _reset(folder)
@@ -131,7 +135,7 @@ def sweep_scratch(config: ChildConfig) -> None:
 
 
 def _reset(folder: str) -> None:
-    """Undo what the owner of a folder can change: its mode, which may keep us out, and its extended attributes."""
+    """Reset what its owner can change of a folder: the mode, which could lock it, and extended attributes."""
     if os.stat(folder).st_uid != os.geteuid():
         return
     os.chmod(folder, 0o1777)
@@ -140,7 +144,7 @@ def _reset(folder: str) -> None:
 
 
 def sweep(folders: Iterable[str]) -> None:
-    """Empty the folders, whatever was done to lock what is in them; what is another's stays."""
+    """Empty the folders, even if their contents were locked by their modes. Files of other users stay."""
     for folder in folders:
         try:
             os.chdir(folder)
@@ -151,7 +155,7 @@ def sweep(folders: Iterable[str]) -> None:
 
 
 def _sweep_here() -> None:
-    """Empty the current folder. Descends by `chdir`, for the depth may exceed any path's length."""
+    """Empty the current folder. Descends by `chdir`, because folders may be too deep for a path."""
     trail: list[tuple[str, set[str]]] = []
     spared: set[str] = set()  # what can't be removed from the folder that we are in
     while True:
@@ -173,7 +177,7 @@ def _sweep_here() -> None:
 
 
 def _remove_files(spared: set[str]) -> str | None:
-    """Remove files and empty folders here; name a folder that must be emptied first."""
+    """Remove files and empty folders here. Returns the name of a folder that must be emptied first, if there is one."""
     with os.scandir(".") as entries:
         for entry in entries:
             if entry.name in spared:

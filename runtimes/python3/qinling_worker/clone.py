@@ -1,4 +1,4 @@
-"""Making a process that begins in new namespaces and in a control group: `clone3`, which Python does not wrap."""
+"""Forks a process into new namespaces and a control group, with `clone3`, which Python does not wrap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIGCHLD = 17
 _SYS_CLONE3 = 435  # on every architecture
 _PR_GET_TID_ADDRESS = 40
 
-# PyDLL keeps the interpreter's lock: no other code runs between Python's preparations and the system call.
+# PyDLL keeps the interpreter's lock, so that no other Python code runs between PyOS_BeforeFork and the system call.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _python = ctypes.pythonapi
@@ -48,12 +48,13 @@ def fork_into(namespaces: int, group: int | None) -> tuple[int, int]:
         (pid, pidfd) in the caller; (0, -1) in the new process.
 
     Raises:
-        OSError: the kernel has refused; nothing was made.
+        OSError: the kernel has refused, so there is no new process.
     """
     if not _thread_id_at:
         raise OSError(errno.ENOSYS, "The kernel does not tell where the thread's id is kept")
     pidfd = ctypes.c_int(-1)
-    # The C library keeps its thread's id in memory. The old one could be that of a later thread of the new process.
+    # The C library keeps the thread's id in memory. The kernel must write the new id there, because another thread of
+    # the new process could later get the old id.
     flags = namespaces | _CLONE_PIDFD | _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
     arguments = _Arguments(pidfd=ctypes.addressof(pidfd), child_tid=_thread_id_at, exit_signal=_SIGCHLD)
     if group is not None:

@@ -12,7 +12,7 @@ class ChildConfig(NamedTuple):
 
     code_dir: str
     scratch_dirs: Sequence[str] = ()
-    readable: Sequence[str] = ("/",)  # by Landlock: all of a sandbox, where only what may be read appears
+    readable: Sequence[str] = ("/",)  # paths that Landlock allows to read; a sandbox holds only readable files
     child_uid: int | None = None
     child_gid: int | None = None
     max_result_size: int = 1 << 20
@@ -37,19 +37,19 @@ class Config(NamedTuple):
     child: ChildConfig
     cpu_shares_fd: int | None = None
     cpu_shares_format: str = "shares"
-    memory_fds: Mapping[str, int] = {}  # files of the child's control group, by what they are for
-    entrances: Sequence[int] = ()  # the child writes `0` to them, to enter its control groups
+    memory_fds: Mapping[str, int] = {}  # memory files of the child's control group, by their use
+    entrances: Sequence[int] = ()  # descriptors to which the child writes `0` to enter its control groups
     freeze_fd: int | None = None
-    scratch_size: int = 0  # the most that the scratch folders take of memory
+    scratch_size: int = 0  # the most bytes of memory that files in the scratch folders can take
     max_log_size: int = 256 << 10
     load_timeout_s: float = 10.0
     unpack_timeout_s: float = 30.0
-    tmp_size: int | None = None  # of scratch folders that are no file systems of their own
+    tmp_size: int | None = None  # bytes that calls may leave in scratch folders that are not mount points
     max_package_files: int = 10_000
     max_unpacked_size: int = 256 << 20
 
     def descriptors(self) -> list[int]:
-        """All those that this names."""
+        """All descriptors that are named here."""
         single = [fd for fd in (self.cpu_shares_fd, self.freeze_fd) if fd is not None]
         return [*single, *self.entrances, *self.memory_fds.values()]
 

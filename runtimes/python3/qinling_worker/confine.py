@@ -1,4 +1,4 @@
-"""How a freshly forked process gives up everything before it meets user code."""
+"""Drops a forked process's privileges and sets its limits, before it runs user code."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from .config import ChildConfig
 
 
 def make_rules(config: ChildConfig) -> int | None:
-    """Landlock's rules for a child, as a descriptor; None where the kernel has none.
+    """Make the Landlock ruleset for a child. Returns its descriptor; None where the kernel has no Landlock.
 
-    The host's `/tmp` and `/dev/shm` are written to where there is no sandbox either: programs know them by name.
+    The child may write to the host's `/tmp` and `/dev/shm` even without a sandbox, because many programs use these
+    names.
     """
     return landlock.make_rules([*config.readable, config.code_dir], [*config.scratch_dirs, "/tmp", "/dev/shm"])
 
 
 def become_child(config: ChildConfig, rules: int | None, counted_alone: bool) -> None:
-    """Take on the child's uid, limits, environment and Landlock's rules. There is no way back.
+    """Take on the child's uid, limits, environment and Landlock ruleset. The process can't undo this.
 
     Args:
         config: the child's configuration.
-        rules: those of `make_rules`.
-        counted_alone: whether RLIMIT_NPROC counts nothing but the template and what is below it.
+        rules: the descriptor that `make_rules` has returned.
+        counted_alone: whether RLIMIT_NPROC counts only the template and the processes below it.
     """
     parent = os.getppid()
     os.setsid()
-    linux.set_dumpable(True)  # its own /proc files are root's otherwise, and can't be written
+    linux.set_dumpable(True)  # otherwise its own /proc files belong to root, and it can't write them
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-        file.write(b"1000")  # when memory runs out, this process goes first
+        file.write(b"1000")  # when memory runs out, the kernel kills this process first
     _limit(config, counted_alone)
     drop_privileges(config)
-    linux.set_dumpable(True)  # the change of uid took it away: the function may look at itself
+    linux.set_dumpable(True)  # the change of uid has reset it, but the function may read its own /proc files
     linux.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -51,13 +52,13 @@ def become_child(config: ChildConfig, rules: int | None, counted_alone: bool) ->
 
 def prepare_for_forks() -> None:
     """Prepare a child that forks a process for each call."""
-    linux.set_child_subreaper()  # what a call leaves becomes a child of this process
-    # OpenBLAS, and so `import numpy`, otherwise starts threads, which forks don't have.
+    linux.set_child_subreaper()  # processes that a call leaves become children of this process
+    # Otherwise OpenBLAS, which `import numpy` loads, starts threads, and a fork does not copy threads.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def drop_privileges(config: ChildConfig) -> None:
-    """Take on the child's uid and gid, where it has ones of its own; keep no capability, gain none."""
+    """Take on the child's uid and gid, if it has its own. Drop all capabilities, and prevent gaining any."""
     if config.child_uid is not None:
         gid = config.child_uid if config.child_gid is None else config.child_gid
         os.setgroups([])
@@ -81,7 +82,8 @@ def _limit(config: ChildConfig, counted_alone: bool) -> None:
 def forbid_core_dumps() -> None:
     """Keep crashes from starting the host's handler of core dumps, which runs outside of the sandbox.
 
-    At the limit 0 the kernel starts it all the same; at 1 it does not. The filter of system calls keeps it so.
+    With the limit 0 the kernel starts it all the same; with 1 it does not. The seccomp filter keeps functions from
+    changing the limit.
     """
     _lower(resource.RLIMIT_CORE, 1)
 

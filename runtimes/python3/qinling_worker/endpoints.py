@@ -1,4 +1,4 @@
-"""The worker's HTTP endpoints: what they take, and how they refuse."""
+"""The worker's HTTP endpoints. They check requests and pass them to the supervisor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Endpoints:
     """Serves requests for a supervisor.
 
     Args:
-        supervisor: does what is asked for.
+        supervisor: runs the executions.
         config: the configuration from the orchestrator.
         loop: the event loop.
         listener: the listening socket.
@@ -95,10 +95,10 @@ class Endpoints:
         except (BadPackage, DiskError):
             sweep([config.child.code_dir])
             if os.listdir(config.child.code_dir):
-                self._supervisor.stop(1)  # the next function must not find code of this one
+                self._supervisor.stop(1)  # the next function that is loaded must not find code of this one
             raise
         finally:
-            linux.return_free_memory()  # what the reader used is outside the function's memory_size
+            linux.return_free_memory()  # the memory of unpacking does not count for the function, but is the worker's
 
     def _execute(self, connection: Connection, _head: Head, body: bytes) -> None:
         try:

@@ -1,8 +1,8 @@
-"""Runs what a function returns to be awaited, on one event loop for all calls of the process.
+"""Awaits the awaitables that a function returns, on one event loop for all calls of the process.
 
 Async objects in module state, such as connections and queues, therefore work from call to
-call. The loop runs only during calls. This runs in the child process together with user
-code. `asyncio` takes 40 ms to import, so it is imported only for functions that need it.
+call. The loop runs only during calls. This module runs in the child process together with
+user code. `asyncio` takes 40 ms to import, so it is imported only for functions that need it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def is_awaitable(value: object) -> bool:
 
 
 def import_early(function: Any) -> None:
-    """Import `asyncio` if the function is `async def`, so that forks of this process don't do it each."""
+    """Import `asyncio` if the function is `async def`, so that not every fork of this process has to import it."""
     if _is_async(function) or _is_async(type(function).__call__):
         import asyncio  # noqa: F401
 
@@ -47,8 +47,8 @@ class EventLoop:
     """The event loop of the function's process.
 
     Args:
-        log_fd: where it says which tasks it has cancelled.
-        code_dir: the folder of the package; what is in it is shown by its name there.
+        log_fd: the descriptor for messages about cancelled tasks.
+        code_dir: the folder of the package. Paths in the messages are relative to it.
     """
 
     def __init__(self, log_fd: int, code_dir: str) -> None:
@@ -57,18 +57,18 @@ class EventLoop:
         self._pid = getpid()
         self._asyncio: Any = None
         self._loop: Any = None
-        self._others: WeakSet[Any] = WeakSet()  # tasks that no call has made
+        self._others: WeakSet[Any] = WeakSet()  # tasks that no call has started; they go on between calls
 
     def run(self, awaitable: Any) -> Any:
         """Await `awaitable`, then end the tasks that the call has started and not awaited.
 
-        A process that the function has forked ends here, when it comes back out of the function.
+        If the function has forked a process, and that returns from the function, it ends here.
 
         Returns:
-            The value.
+            The awaitable's value.
 
         Raises:
-            BaseException: what the awaitable raised.
+            BaseException: the exception that the awaitable raised.
         """
         loop = self._usable_loop(awaitable)
         ended: list[Any] = []
@@ -91,7 +91,7 @@ class EventLoop:
         try:
             raise error
         finally:
-            error = value = None  # else this frame and the traceback would keep each other alive
+            error = value = None  # otherwise this frame and the traceback would keep each other alive
 
     async def _run(self, awaitable: Any, ended: list[Any]) -> None:
         try:
@@ -102,14 +102,14 @@ class EventLoop:
             ended += (None, error)
         awaitable = None
         self._end_if_forked()
-        # What the end of the function has set off is done now, not in the next call: sockets that it has closed, and
-        # async generators that it has left (a callback makes the task that closes them).
+        # Let callbacks run now that the end of the function has scheduled; otherwise they would run in the next call.
+        # They close sockets, and make tasks that close unfinished async generators.
         await _next_turn()
         await _next_turn()
         await self._end_tasks()
 
     async def _end_tasks(self) -> None:
-        """Cancel the call's tasks that are left. Those that go on after a second are left alone from then on."""
+        """Cancel the unfinished tasks of the call. A task that goes on a second later is left running for good."""
         for _ in range(_CANCEL_ROUNDS):
             left = self._unfinished()
             if not left:
@@ -129,13 +129,13 @@ class EventLoop:
         return [task for task in self._asyncio.all_tasks() if task is not me and task not in self._others]
 
     def _repair(self, loop: Any, main: Any) -> None:
-        """End the call's own task and the others, after the loop was interrupted."""
+        """Cancel the call's main task and its other tasks, after an exception has interrupted the loop."""
         for _ in range(_REPAIRS):
             main.cancel()
             try:
                 loop.run_until_complete(self._end_tasks() if main.done() else main)
             except BaseException:
-                continue  # another task has done the same, or the call's own one was at its end
+                continue  # another task has interrupted the loop again, or the main task has ended with an exception
             break
 
     def _usable_loop(self, awaitable: Any) -> Any:
@@ -145,17 +145,17 @@ class EventLoop:
         loop = awaitable.get_loop() if asyncio.isfuture(awaitable) else self._loop
         if not _is_free(loop):
             loop = self._loop = _current_loop(asyncio)
-        asyncio.set_event_loop(loop)  # `asyncio.run` in a call has unset it
+        asyncio.set_event_loop(loop)  # a function that calls `asyncio.run` has unset it
         if "create_task" not in vars(loop):
             self._follow(loop)
         return loop
 
     def _follow(self, loop: Any) -> None:
-        """Have the loop tell which tasks no call makes.
+        """Wrap the loop's `create_task`, to remember in `_others` the tasks that no call has started.
 
-        Those are the ones of the import, and the ones that callbacks of the loop make and such tasks themselves: a
-        server's, for its connections, belong to the server. This is not a task factory, because the function may set
-        one of its own.
+        These are: 1. tasks that exist already, from the import; 2. tasks that a callback of the loop makes, such as
+        those of a server for its connections; 3. tasks that one of these tasks makes. A task factory would not do,
+        because the function may set its own.
         """
         create_task, current_task = loop.create_task, self._asyncio.current_task
         self._others.update(self._asyncio.all_tasks(loop))
@@ -181,7 +181,7 @@ class EventLoop:
         write(self._log_fd, "".join(lines).encode("utf-8", "backslashreplace"))
 
     def _described(self, task: Any) -> str:
-        """The task's name, what it runs, and the line where that waits."""
+        """The task's name, its coroutine, and the line where the coroutine waits."""
         try:
             coro = task.get_coro()
             said = f"{cut(str(task.get_name()), _MAX_NAME)}, {cut(coro.__qualname__, _MAX_NAME)}"
@@ -203,9 +203,9 @@ def _is_free(loop: Any) -> bool:
 
 
 def _current_loop(asyncio: Any) -> Any:
-    """The loop that the module has set, else a new one."""
+    """The event loop that the module has set, if that can be used; otherwise a new one."""
     with _catch_warnings():
-        _ignore_warnings("ignore")  # some versions of Python say that get_event_loop may make one
+        _ignore_warnings("ignore")  # some versions of Python warn that get_event_loop makes a loop
         try:
             loop = asyncio.get_event_loop()
         except RuntimeError:

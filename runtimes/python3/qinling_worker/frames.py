@@ -18,7 +18,7 @@ VALUE = 3  # the function's result; payload: its JSON text
 RAISED = 4  # the function raised; payload: the reason, NUL, and the exception's text
 BAD_RESULT = 5  # its result can't be used; payload: why
 # With isolation by call, from the process that has loaded the function:
-FORKED = 6  # the process of the next call is there; payload: its pid
-ENDED = 7  # it has ended; payload: its exit code, and 1 if it has left other processes, else 0
+FORKED = 6  # the process for the next call was forked; payload: its pid
+ENDED = 7  # that process has ended; payload: its exit code, and 1 if it has left other processes, else 0
 
 MAX_MESSAGE_SIZE = 16 * 1024  # of everything but a VALUE, in characters

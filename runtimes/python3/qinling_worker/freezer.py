@@ -1,8 +1,9 @@
-"""Keeps a function from working while no call of it runs.
+"""Stops a function's processes while no call runs.
 
-Where its processes have a control group of version 2, that is frozen. The template may be in it, too. Elsewhere, the
-template stops the processes below it. SIGKILL ends processes in both states, as it does not in a frozen group of
-version 1.
+There are two ways: 1. If the processes are in a control group of version 2, the group is frozen, and with it the
+template if that is in the group. 2. Otherwise the template sends SIGSTOP to the processes below it. SIGKILL ends
+processes in both states. The freezer of version 1 is not used, because SIGKILL does not end processes that it has
+frozen.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ class Freezer:
     """Freezes the child's processes.
 
     Args:
-        fd: of the group's file `cgroup.freeze`; None: there is none.
-        template: the template.
+        fd: the descriptor of the group's file `cgroup.freeze`; None without a group.
+        template: the link to the template.
 
     Attributes:
-        frozen: whether they are frozen.
+        frozen: whether the processes are frozen or stopped.
     """
 
     def __init__(self, fd: int | None, template: TemplateLink) -> None:
@@ -29,10 +30,10 @@ class Freezer:
         self.frozen = False
 
     def freeze(self, child: int) -> None:
-        """Freeze them. The template may obey no command until `thaw`.
+        """Freeze the processes. The template may not answer commands until `thaw`.
 
         Args:
-            child: the pid of one of them.
+            child: the pid of the child. It shows whether the processes are in the group.
         """
         if self._fd is not None and not _is_in_child_group(child):
             self._fd = None
@@ -43,7 +44,7 @@ class Freezer:
         self.frozen = True
 
     def thaw(self) -> None:
-        """Let them run again."""
+        """Let the processes run again."""
         self.frozen = False
         if self._fd is None:
             self._template.resume()

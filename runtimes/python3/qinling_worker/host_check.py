@@ -1,6 +1,6 @@
-"""Tries, in a process of its own, what this host's kernel lets a worker confine its functions with.
+"""Tries which kernel features can confine functions on this host.
 
-The service runs this for `make doctor` and when it starts.
+The service runs this in a process of its own (`orchestrators/process/kernel.py`), when it starts and for `make doctor`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from . import landlock, linux, seccomp
 
 
 def main() -> None:
-    """Print a JSON object: of each means, why it does not work here, or an empty text."""
+    """Print a JSON object: for each feature, why it does not work here, or an empty text."""
     linux.set_no_new_privs()
     found = {
         "seccomp": _try_seccomp(),
@@ -44,4 +44,4 @@ def _try_seccomp() -> str:
         os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0))
     except PermissionError:
         return ""
-    return "it was loaded, but denies nothing"
+    return "the filter was loaded, but denies nothing"

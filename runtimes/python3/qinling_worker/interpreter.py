@@ -1,7 +1,7 @@
-"""Gives functions what they expect of an interpreter, and refuses clearly what the sandbox does not have.
+"""Adds builtins that functions expect, and replaces functions of `os` that can't work in the sandbox.
 
-`python -S` leaves out the builtins of the module `site`, such as `exit`. The sandbox has no pseudo terminals: they are
-memory of the kernel that no limit counts, and a large interface of it that functions do not need.
+`python -S` leaves out the builtins of the module `site`, such as `exit`. The sandbox has no pseudo terminals: no limit
+counts the kernel memory that they take, and functions do not need this large interface of the kernel.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BUILTINS = {
 
 
 def complete() -> None:
-    """Complete the interpreter of this process, before the function is loaded."""
+    """Change the builtins and `os` of this process. Call this before the function is loaded."""
     vars(builtins).update(_BUILTINS)
     if not _has_terminals:
         for name in ("openpty", "forkpty", "posix_openpt"):
@@ -47,6 +47,6 @@ def complete() -> None:
 
 
 def _refuse_terminal(*_: Any) -> NoReturn:
-    if _get_frame(1).f_globals.get("__name__") == "pty":  # it hides this error behind "out of pty devices"
+    if _get_frame(1).f_globals.get("__name__") == "pty":  # this module raises "out of pty devices" instead of our error
         write(_STDERR, f"{_NO_TERMINALS}.\n".encode())
     raise PermissionError(errno.EPERM, _NO_TERMINALS)

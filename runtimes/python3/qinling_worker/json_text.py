@@ -1,4 +1,4 @@
-"""Checks that a text is JSON, without making its values."""
+"""Checks that a text is JSON, without converting its numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def is_json(text: str) -> bool:
     """Whether the text is one JSON value, with nothing before or after it.
 
     Raises:
-        RecursionError: it is nested too deeply to be checked.
+        RecursionError: the text is nested too deeply to be checked.
     """
     try:
         return _scan(text, 0)[1] == len(text)
@@ -20,7 +20,7 @@ def is_json(text: str) -> bool:
 
 
 def _refuse(_name: str) -> NoReturn:
-    raise ValueError  # NaN and infinities
+    raise ValueError  # NaN and infinities are not JSON
 
 
 class _Rules:

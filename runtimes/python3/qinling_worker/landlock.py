@@ -1,11 +1,13 @@
-"""Landlock: a second wall around a function, for files and signals, that holds also where namespaces are missing.
+"""Landlock: limits the files and processes that a function can reach, also where namespaces are missing.
 
-The template makes the rules once, which takes 0.2 ms; each child only enters them, which takes 0.01 ms, and so does
-all that it starts. Processes inside can't signal those outside, can't read their memory or environment, and can't
-connect to their abstract sockets; the supervisor, the template and its cleaners stay outside and can do all of that.
+The template makes a ruleset once, which takes 0.2 ms. Each child enters it, which takes 0.01 ms, and all processes that
+the child starts inherit it. Processes inside can't signal processes outside, can't read their memory or environment,
+and can't connect to their abstract sockets. The supervisor, the template and its cleaners stay outside and can do all
+of that.
 
-The kernel's version of Landlock decides what is possible: below 2 (Linux 5.19) files can't be moved from one folder to
-another, so that it is not used at all; signals and abstract sockets need 6 (Linux 6.12).
+The kernel's version of Landlock decides what is possible. With version 1 (before Linux 5.19), files could not be moved
+from one folder to another, so Landlock is not used at all. Limits on signals and abstract sockets (scopes) need version
+6 (Linux 6.12).
 """
 
 from __future__ import annotations
@@ -36,9 +38,10 @@ WRITE = (
     READ | _WRITE_FILE | _TRUNCATE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO
     | _MAKE_SYM | _REFER
 )  # fmt: skip
-_USE = _READ_FILE | _WRITE_FILE | _READ_DIR | _TRUNCATE | _IOCTL_DEV  # of what is there already
+_USE = _READ_FILE | _WRITE_FILE | _READ_DIR | _TRUNCATE | _IOCTL_DEV  # use existing files, make none
 
-# What every Linux program may expect to use. A process sets its own name and more in /proc, whose files have owners.
+# Every Linux program may expect to use these. /proc must be writable, because a process sets its own name there; the
+# owners of its files keep other processes' files safe.
 _USED = ("/proc", "/dev")
 _USED_OF_HOST = (
     "/proc", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts",
@@ -62,19 +65,19 @@ def _version() -> int:
         return 0
 
 
-VERSION = _version()  # the kernel's; 0 without Landlock
+VERSION = _version()  # of the kernel's Landlock; 0 without it
 
 
 def make_rules(readable: Collection[str], writable: Iterable[str]) -> int | None:
-    """Make the rules of a child, to be entered later.
+    """Make the ruleset for a child, which enters it later.
 
     Args:
-        readable: files, and folders with all that is below them, that may be read and executed. With `/`, the tree of
-            files is that of a sandbox, whose devices may all be used.
-        writable: folders in which everything may be done. Paths that are not there are left out.
+        readable: files and folders that may be read and executed, with all files below these folders. If `/` is among
+            them, the process is in a sandbox, and may use all of its devices.
+        writable: folders whose files may be read, written, made and removed. Missing paths are ignored.
 
     Returns:
-        A descriptor; None where the kernel has no Landlock, or too old a one.
+        The ruleset's descriptor; None where the kernel has no Landlock, or one that is too old.
     """
     if VERSION < FILES_VERSION:
         return None
@@ -82,7 +85,7 @@ def make_rules(readable: Collection[str], writable: Iterable[str]) -> int | None
     ruleset = _create(handled)
     rights_of: dict[str, int] = {}
     boxed = "/" in readable
-    # Few rules, for they are made at each start of a worker.
+    # There are few rules, because each start of a worker makes them.
     read, used = (("/",), _USED) if boxed else (readable, _USED_OF_HOST)
     for paths, rights in ((read, READ), (used, _USE), (writable, WRITE)):
         for path in paths:
@@ -92,7 +95,7 @@ def make_rules(readable: Collection[str], writable: Iterable[str]) -> int | None
 
 
 def make_scope() -> int | None:
-    """Make rules that keep signals and abstract sockets inside and say nothing of files; None as above."""
+    """Make a ruleset for signals and abstract sockets only. None where the kernel's Landlock has no scopes."""
     return _create(0) if VERSION >= SCOPES_VERSION else None
 
 
@@ -100,13 +103,13 @@ def enter(ruleset: int) -> None:
     """Confine this process and all that it forks, for good. `no_new_privs` must be set.
 
     Raises:
-        OSError: the kernel does not take it: 16 sets of rules are in force already.
+        OSError: the kernel refuses it, for example because the process is in 16 rulesets already.
     """
     system_call(_RESTRICT_SELF, ruleset, _LOG_NOTHING if VERSION >= _LOG_VERSION else 0)
 
 
 def _create(handled: int) -> int:
-    # Older kernels take fields that they don't know if these are 0.
+    # Older kernels accept fields that they don't know, if these are 0.
     wanted = _Ruleset(handled, 0, _SCOPES if VERSION >= SCOPES_VERSION else 0)
     return system_call(_CREATE_RULESET, ctypes.byref(wanted), ctypes.sizeof(wanted), 0)
 

@@ -32,14 +32,14 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def system_call(number: int, *arguments: Any) -> int:
-    """Make a system call that the C library does not wrap; its result.
+    """Make a system call that the C library does not wrap. Returns its result.
 
     Args:
         number: the call's number on this architecture.
         arguments: integers, pointers and None.
 
     Raises:
-        OSError: it failed.
+        OSError: the call has failed.
     """
     words = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in (number, *arguments)]
     result: int = _libc.syscall(*words)
@@ -55,7 +55,7 @@ def set_dumpable(dumpable: bool) -> None:
 
 
 def set_no_new_privs() -> None:
-    """No program that is executed from here on gains anything by setuid bits or file capabilities."""
+    """Prevent programs that are executed from now on from gaining privileges by setuid bits or file capabilities."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -70,13 +70,13 @@ def set_parent_death_signal(signum: int) -> None:
 
 
 def keep_capabilities(wanted: Iterable[int]) -> None:
-    """Drop every capability that is not in `wanted`, for good; those not held anyway stay away.
+    """Drop every capability that is not in `wanted`, for good. This adds none that the process does not hold.
 
-    Of the bounding set, those are dropped that a zygote or an executed worker begins with.
+    From the bounding set, only capabilities that a zygote or an executed worker starts with are dropped.
     """
     keep = sum(1 << capability for capability in wanted)
     for capability in ZYGOTE_CAPABILITIES:
-        # Fails without CAP_SETPCAP: no_new_privs then does the same.
+        # This fails without CAP_SETPCAP; then no_new_privs has the same effect.
         if not keep >> capability & 1 and _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
@@ -88,7 +88,7 @@ def keep_capabilities(wanted: Iterable[int]) -> None:
 
 
 def limit_bounding_set(wanted: Iterable[int]) -> None:
-    """Drop all other capabilities from the bounding set, where this process may."""
+    """Drop all capabilities but `wanted` from the bounding set, as far as this process may."""
     kept = set(wanted)
     for capability in range(_LAST_CAPABILITY + 1):
         if capability not in kept:
@@ -96,7 +96,7 @@ def limit_bounding_set(wanted: Iterable[int]) -> None:
 
 
 def keep_permitted_capabilities() -> None:
-    """Keep what the process may use over a change of its uid from 0, so that `keep_capabilities` can choose of it."""
+    """Keep the permitted capabilities when the uid changes from 0. `keep_capabilities` can then select some of them."""
     _prctl(_PR_SET_KEEPCAPS, 1)
 
 
@@ -107,7 +107,7 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 
 def detach(target: str) -> None:
-    """Take a mount out of this process's tree of files."""
+    """Unmount a mount, without waiting for files in use on it."""
     _check(_libc.umount2(target.encode(), _MNT_DETACH), target)
 
 
@@ -135,7 +135,7 @@ def _close_listed(first: int, end: int) -> None:
 
 
 def exit_code(status: int) -> int:
-    """The exit status in a wait status, or the negative number of the signal. Python 3.8 has no function for it."""
+    """As `os.waitstatus_to_exitcode`, which Python 3.8 lacks: the exit status, or a negative signal number."""
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 

@@ -43,7 +43,7 @@ class LogCapture:
                 return
 
     def take_over(self, other: LogCapture) -> None:
-        """Move what `other` has kept to here."""
+        """Take over the output that `other` has kept, in place of our own."""
         self._chunks, self._kept, self._dropped = other._chunks, other._kept, other._dropped
         other._chunks, other._kept, other._dropped = [], 0, 0
 

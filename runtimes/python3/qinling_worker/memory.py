@@ -78,9 +78,9 @@ def descendants(root: int) -> list[Process]:
 
 
 def below(root: int) -> set[int]:
-    """The processes below `root`, and those that have ended and are not reaped.
+    """The processes below `root`, including ended ones that are not reaped yet.
 
-    Quicker than `descendants`, and so sees a process that forks and ends at once.
+    This is faster than `descendants`, so it also finds a process that forks and ends at once.
     """
     found: set[int] = set()
     waiting = [root]
@@ -96,15 +96,15 @@ def below(root: int) -> set[int]:
 
 
 def used_below(root: int, baseline: int, limit: int) -> int:
-    """Bytes that the processes below `root` use, a page that several of them share counted once.
+    """Bytes that the processes below `root` use. A page that several of them share counts once.
 
-    Shares of pages are read only if the sum of resident bytes exceeds `limit`, because the kernel
-    walks all pages to count them (0.5 ms for 30 MB).
+    How pages are shared is read only if the sum of resident bytes exceeds `limit`, because the kernel
+    walks all pages for it (0.5 ms for 30 MB).
 
     Args:
-        root: the pid of the parent of all of them.
-        baseline: what a process uses that was forked from `root` and has run nothing. Not counted.
-        limit: above it, the number returned is accurate; below it, it may be too large.
+        root: the pid above all of these processes.
+        baseline: the bytes that a process forked from `root` uses before it runs anything. They do not count.
+        limit: bytes. A result above it is accurate; a lower one may be too large.
     """
     found = descendants(root)
     resident = sum(process.resident for process in found) - baseline
@@ -124,7 +124,7 @@ def used_below(root: int, baseline: int, limit: int) -> int:
 def _share_of(pid: int) -> int | None:
     """The proportional set size of a process: each of its pages divided by the number of processes that share it.
 
-    None: it can't be read, because the process has ended, another user id, or made itself non-dumpable.
+    None if it can't be read: the process has ended, has another user id, or is not dumpable.
     """
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as file:
@@ -151,7 +151,11 @@ def mapped(status: int) -> int:
 
 
 def anonymous(pid: int) -> int:
-    """The resident bytes of a process that are of no file."""
+    """The resident bytes of a process that belong to no file.
+
+    Raises:
+        OSError: the process has ended.
+    """
     with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
         return _bytes_in(file.read(4096), b"RssAnon")
 

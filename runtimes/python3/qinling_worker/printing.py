@@ -1,6 +1,6 @@
-"""Standard output and standard error of the function, which are one pipe to the supervisor: the log.
+"""The function's standard output and standard error. Both are one pipe to the supervisor, which keeps it as the log.
 
-What is printed is written at once, so that it is in the log when the process is killed.
+Printed text is written at once, so that it is in the log even if the process is killed.
 A `print` is one write, so that its line stays whole beside those of other threads and
 processes. At the end of a call, the buffers that the function has made are flushed.
 """
@@ -37,8 +37,8 @@ def _renew_lock() -> None:
 
 
 def _buffer_lines_of_c() -> None:
-    """Have C's standard output write line by line, so that little of it is lost with the process."""
-    with _suppress(ValueError, AttributeError):  # this C library calls it otherwise
+    """Make C's standard output line-buffered, so that at most a line is lost when the process is killed."""
+    with _suppress(ValueError, AttributeError):  # this C library has no such name
         stdout = ctypes.c_void_p.in_dll(_libc, "stdout")
         _libc.setvbuf(stdout, None, ctypes.c_int(_LINE_BUFFERED), ctypes.c_size_t(0))
 
@@ -47,10 +47,10 @@ _buffer_lines_of_c()
 
 
 class _Pipe(io.FileIO):
-    """Descriptor 1 or 2. It is never closed: a text stream that the function puts around it closes it when it goes."""
+    """Descriptor 1 or 2. `close` does nothing: a text stream of the function around it closes it when it is deleted."""
 
     def write(self, data: Any) -> int:
-        """Write all of `data`, whatever signals arrive and whoever has made the pipe non-blocking."""
+        """Write all of `data`, even if signals interrupt this or a process has made the pipe non-blocking."""
         view = memoryview(data).cast("B")
         size = len(view)
         with _lock:
@@ -73,7 +73,7 @@ class _Pipe(io.FileIO):
 
 
 class Printing:
-    """The function's `sys.stdout` and `sys.stderr`, from now on."""
+    """Installs our `sys.stdout`, `sys.stderr` and `print` in this process, and flushes them at the end of calls."""
 
     def __init__(self) -> None:
         self._stdout, self._stderr = _stream(1), _stream(2)
@@ -91,10 +91,10 @@ class Printing:
         self._looks_for_more = True
 
     def flush(self) -> None:
-        """Flush all buffers above the log: those of the function first, then ours and those of C."""
+        """Flush all streams to the log: first those of the function, then ours, then those of C."""
         stdout, stderr = self._stdout, self._stderr
         try:
-            # Usually, these streams are all and have no buffer: this is on the path of every call.
+            # Fast path, because every call comes here: usually there are only our streams, which have no buffer.
             is_buffered = (
                 stdout is not sys.stdout
                 or stderr is not sys.stderr

@@ -1,7 +1,7 @@
-"""The sandbox of a worker that a zygote has forked: control groups, mounts, network, user ids.
+"""Completes the sandbox of a worker that a zygote has forked: control groups, mounts, network, user ids.
 
-The zygote's own sandbox has the read-only system, the interpreter and this program. Here
-a worker gets what no other worker shares with it.
+The zygote's own sandbox has the read-only system, the interpreter and this program. This module adds the parts that
+each worker has for itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from . import clone, linux, memory
 
-WORKERS = "/workers"  # the folders of all workers; each takes its own and gives up the rest
+WORKERS = "/workers"  # the folders of all workers; each worker mounts its own as /code, and then unmounts this
 _CODE = "/code"
 _KERNEL_SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
 _KEYS = ("/proc/keys", "/proc/key-users")
@@ -25,11 +25,11 @@ _IFF_UP = 1
 
 
 class Sandbox(NamedTuple):
-    """What one worker's sandbox is to be like. Sizes are bytes."""
+    """The description of one worker's sandbox. Sizes are in bytes."""
 
     worker_id: str
-    folder: str  # the name of its own one in the folder of all workers
-    uid: int | None  # the supervisor's; None: that of the service, in a user namespace of its own
+    folder: str  # the name of its folder in WORKERS
+    uid: int | None  # the supervisor's; None: the service's, in a user namespace of the worker's own
     child_uid: int | None
     tmp_size: int
     shm_size: int
@@ -42,17 +42,17 @@ class Sandbox(NamedTuple):
         return clone.CLONE_NEWPID | clone.CLONE_NEWNS | clone.CLONE_NEWIPC | clone.CLONE_NEWUTS | network
 
     def enter(self, entrances: Iterable[int]) -> None:
-        """Complete the sandbox around this process, which is the first one of its namespaces.
+        """Complete the sandbox of this process, which must be the first one in its namespaces.
 
         Args:
-            entrances: descriptors on which `0` is written to enter control groups.
+            entrances: descriptors to which this process writes `0` to enter its control groups.
 
         Raises:
-            OSError: a step has failed, so the process must end.
+            OSError: a step has failed. The process must end.
         """
         for entrance in entrances:
             os.write(entrance, b"0")
-        linux.unshare(clone.CLONE_NEWCGROUP)  # its root is the group that this process is in now
+        linux.unshare(clone.CLONE_NEWCGROUP)  # the new namespace's root is the group that this process is in now
         if self.own_network:
             _raise_loopback()
         self._mount()
@@ -77,16 +77,19 @@ class Sandbox(NamedTuple):
 
 
 def count_alone() -> bool:
-    """Let RLIMIT_NPROC count the processes from here on alone, by a user namespace; whether that is possible.
+    """Enter a user namespace, so that RLIMIT_NPROC counts only this process and those below it.
 
-    This is for processes that have the user id of the service, as those of other workers do.
+    Otherwise it would count the processes of all workers, where all have the service's user id.
+
+    Returns:
+        Whether that is so now. False: it is not needed, or not possible on this host.
     """
     with open("/proc/self/status", "rb", buffering=0) as file:
         capabilities = memory.field_of(file.read(), b"CapEff")
     if os.geteuid() == 0 or int(capabilities, 16) != 0:
         return False
-    linux.set_dumpable(True)  # else it may not write its own /proc files
-    trial = os.fork()  # a security module may let a process enter, and then deny it to name its user
+    linux.set_dumpable(True)  # otherwise this process may not write its own /proc files
+    trial = os.fork()  # a security module may let a process enter, and then deny it the uid map, so a fork tries it
     if trial == 0:
         try:
             _enter_user_namespace()
@@ -101,7 +104,7 @@ def count_alone() -> bool:
 
 
 def _hide_keys() -> None:
-    """Hide the names of the keys that the service's user has in the kernel."""
+    """Hide the names of the kernel keys of the service's user."""
     for path in _KEYS:
         if os.path.exists(path):
             linux.mount("/dev/null", path, "", linux.MS_BIND)
@@ -113,7 +116,7 @@ def _show_read_only(source: str, target: str, flags: int) -> None:
 
 
 def _name_user(uid: int) -> None:
-    """Put the child's user into /etc/passwd and /etc/group; the files lie in memory, under no name."""
+    """Put the child's user into /etc/passwd and /etc/group. The new files are unlinked files in /tmp."""
     for name, lines in (
         ("passwd", f"root:x:0:0::/nonexistent:/usr/sbin/nologin\nfunction:x:{uid}:{uid}::/tmp:/bin/sh\n"),
         ("group", f"root:x:0:\nfunction:x:{uid}:\n"),
@@ -130,7 +133,7 @@ def _raise_loopback() -> None:
 
 
 def _enter_user_namespace() -> None:
-    """Enter a user namespace with the same user id: RLIMIT_NPROC then counts the processes of this worker alone."""
+    """Enter a user namespace with the same user id. RLIMIT_NPROC then counts only the processes of this worker."""
     uid, gid = os.getuid(), os.getgid()
     linux.unshare(clone.CLONE_NEWUSER)
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
@@ -149,7 +152,7 @@ def _become(uid: int) -> None:
 
 
 def _write(path: str, text: str, flags: int) -> None:
-    # Python's own files cost more than all mounts of a worker: they touch memory that is shared with the zygote.
+    # Not `open`, which costs more than all mounts of a worker, because it writes to memory shared with the zygote.
     fd = os.open(path, flags, 0o444)
     os.write(fd, text.encode())
     os.close(fd)

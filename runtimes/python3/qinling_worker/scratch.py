@@ -1,7 +1,7 @@
-"""How full the folders are that a function may write to.
+"""Measures how full the folders are that a function may write to.
 
-They are emptied between calls when little is left: less than a tenth, or less than the most that a call has taken since
-they were empty. So there is always room for another call like those before.
+The supervisor empties them between calls when little is free: less than a tenth, or less than the most that one call
+has taken since the child was started. So a call always has as much space as each earlier call has used.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-_LOW = 0.1  # of its space or its entries
+_LOW = 0.1  # the part of the space, or of the entries, below which a folder is nearly full
 _INTERVAL_S = 0.01
-_LOOK_SHARE = 20  # at most one part in so many of the time goes into looking through a folder of the host
-_MAX_ENTRIES = 10_000  # of a folder of the host
+_LOOK_SHARE = 20  # measuring a folder of the host takes at most one twentieth of the time
+_MAX_ENTRIES = 10_000  # the most entries in a folder of the host
 
 
 class _Amount(NamedTuple):
-    """Bytes, or entries."""
+    """How many bytes, or entries, a folder has in all, and how many are free."""
 
     total: int
     free: int
@@ -28,60 +28,64 @@ class ScratchSpace:
     """The scratch folders of one worker.
 
     Args:
-        folders: their paths.
-        plain_size: the bytes that may be left in those that are no file systems of their own, as without a sandbox.
-            None: these are not watched.
+        folders: the paths of the folders.
+        plain_size: the bytes that calls may leave in folders that are not mount points, as without a sandbox. None:
+            such folders are not measured.
     """
 
     def __init__(self, folders: Iterable[str], plain_size: int | None = None) -> None:
         self._all = list(folders)
         self._mounts = [folder for folder in self._all if os.path.ismount(folder)]
-        self._rooms = [_Room(_measuring(folder)) for folder in self._mounts]
-        self._plain: list[_Room] = []
+        self._mount_levels = [_FolderLevels(_measuring(folder)) for folder in self._mounts]
+        self._plain_levels: list[_FolderLevels] = []
         if plain_size is not None:
             plain = [folder for folder in self._all if folder not in self._mounts]
-            self._plain = [_Room(_PlainFolder(folder, plain_size).measure) for folder in plain]
+            self._plain_levels = [_FolderLevels(_PlainFolder(folder, plain_size).measure) for folder in plain]
         self._next = self._next_plain = 0.0
         self._empty = self._look()
 
     def is_nearly_full(self, always: bool) -> bool:
-        """Whether one has too little left after a call. Looks `always`, or when the last look is some time ago."""
+        """Whether too little is free in one of the folders after a call.
+
+        Args:
+            always: measure the folders. Otherwise they are measured only if the last time is some time ago.
+        """
         now = time.monotonic()
         if not always and now < self._next:
             return False
-        low = [room.end_call() for room in self._rooms]  # a list: each one has to look
-        # Where a call has taken something, the next one is looked at, too.
-        self._next = now if any(room.was_taken_from for room in self._rooms) else now + _INTERVAL_S
-        if self._plain and now >= self._next_plain:
-            low += [room.end_call() for room in self._plain]
+        low = [levels.end_call() for levels in self._mount_levels]  # a list, because each folder must be measured
+        # If a call has taken something, measure after the next call, too.
+        self._next = now if any(levels.was_taken_from for levels in self._mount_levels) else now + _INTERVAL_S
+        if self._plain_levels and now >= self._next_plain:
+            low += [levels.end_call() for levels in self._plain_levels]
             after = time.monotonic()
             self._next_plain = after + max(_INTERVAL_S, _LOOK_SHARE * (after - now))
         return any(low)
 
     def observe(self) -> None:
-        """Look during a call: what it takes for a while counts as well."""
-        for room in self._rooms:
-            room.observe()
+        """Measure during a call: space that the call takes and frees again counts, too."""
+        for levels in self._mount_levels:
+            levels.observe()
 
     def note_loaded(self) -> None:
-        """Remember how they look before the first call: what the import has taken, no call will take again."""
-        for room in (*self._rooms, *self._plain):
-            room.start()
+        """Measure after the import, because no call takes again what the import has taken."""
+        for levels in (*self._mount_levels, *self._plain_levels):
+            levels.start()
 
     def note_empty(self) -> None:
-        """Remember how they look now, for `is_used`: they have just been emptied."""
+        """Remember the state of the folders, for `is_used`. They must have just been emptied."""
         self._empty = self._look()
 
     def is_used(self) -> bool:
-        """Whether anything was made or changed in them since `note_empty`."""
+        """Whether anything was made or changed in the folders since `note_empty`."""
         return self._look() != self._empty
 
     def _look(self) -> list[tuple[int, ...]]:
         return [_appearance(folder, folder in self._mounts) for folder in self._all]
 
 
-class _Room:
-    """What is free in one folder, and the most that a call has taken of it."""
+class _FolderLevels:
+    """The levels of one folder: of its bytes, and of its entries."""
 
     def __init__(self, measure: Callable[[], tuple[_Amount, _Amount]]) -> None:
         self._measure = measure
@@ -105,7 +109,7 @@ class _Room:
 
 
 class _Level:
-    """How much of one thing was free after the last call, and the most that a call has taken of it."""
+    """How many bytes or entries were free after the last call, and the most that one call has taken."""
 
     def __init__(self, free: int) -> None:
         self._free = free
@@ -135,7 +139,7 @@ def _measuring(folder: str) -> Callable[[], tuple[_Amount, _Amount]]:
 
 
 class _PlainFolder:
-    """A folder in a file system of the host, and what is in it, as far as the supervisor may look."""
+    """A folder in a file system of the host. It is measured by its entries, as far as the supervisor may read it."""
 
     def __init__(self, path: str, size: int) -> None:
         self._path = path
@@ -159,11 +163,11 @@ class _PlainFolder:
             except FileNotFoundError:
                 continue
             except OSError:
-                is_closed = True  # to the supervisor, whose uid is another one
+                is_closed = True  # the supervisor has another uid, and may not read this folder
         if entries == 0:
             self._disk_free = self._free_on_disk()
         elif is_closed:
-            used = max(used, self._disk_free - self._free_on_disk())  # whoever has taken it
+            used = max(used, self._disk_free - self._free_on_disk())  # maybe taken by other processes of the host
         return _Amount(self._size, max(0, self._size - used)), _Amount(_MAX_ENTRIES, _MAX_ENTRIES - entries)
 
     def _free_on_disk(self) -> int:
@@ -175,10 +179,10 @@ class _PlainFolder:
 
 
 def _appearance(folder: str, is_tmpfs: bool) -> tuple[int, ...]:
-    """Differs after an entry of the folder was made or removed, or its mode or an attribute was changed."""
+    """Numbers that change when an entry of the folder is made or removed, or its mode or an attribute is changed."""
     try:
         about = os.stat(folder)
-        # The time alone is not enough, for it counts in steps of milliseconds. In a tmpfs, the size counts entries.
+        # The time alone is not enough, because it has steps of milliseconds. In a tmpfs, the size counts the entries.
         entries = about.st_size if is_tmpfs else len(os.listdir(folder))
     except OSError:
         return ()

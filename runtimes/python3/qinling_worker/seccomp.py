@@ -1,12 +1,13 @@
-"""The filter of system calls for everything that a function runs.
+"""The seccomp filter: it denies system calls to all that a function runs.
 
-The filter denies what no function needs and what reaches beyond the sandbox's namespaces or opens much of the kernel.
-The template loads it before it forks a child; children and cleaners inherit it.
+The filter denies calls that no function needs, that reach beyond the sandbox's namespaces, or that open large parts of
+the kernel. The template loads it before it forks a child; children and cleaners inherit it.
 
-Denied calls answer EPERM. The exceptions are answers for which programs have a fallback: ENOSYS for `clone3`, whose
-flags lie in memory that a filter can't read (the C library then uses `clone`), for the kernel's asynchronous I/O, and
-for calls that are newer than our list; EAFNOSUPPORT and EPROTONOSUPPORT for kinds of sockets. Setting RLIMIT_CORE seems
-to succeed and does nothing.
+Denied calls fail with EPERM. There are three exceptions, for which programs have a fallback or expect success:
+1. ENOSYS for `clone3`, whose flags are in memory that a filter can't read (the C library then uses `clone`), for the
+   kernel's asynchronous I/O, and for calls that are newer than our list.
+2. EAFNOSUPPORT and EPROTONOSUPPORT for kinds of sockets.
+3. Setting RLIMIT_CORE seems to succeed and does nothing.
 """
 
 from __future__ import annotations
@@ -25,52 +26,53 @@ _SET_MODE_FILTER, _FLAG_SPEC_ALLOW = 1, 4
 _DENIED = (
     # Namespaces: a new user namespace gives all capabilities inside it.
     "unshare", "setns",
-    # Mounts, and looks at them.
+    # Making mounts and listing them.
     "mount", "umount2", "pivot_root", "chroot", "open_tree", "open_tree_attr", "move_mount", "fsopen", "fsconfig",
     "fsmount", "fspick", "mount_setattr", "statmount", "listmount", "swapon", "swapoff",
-    # Keyrings belong to a uid, which a later worker gets again.
+    # Keyrings belong to a uid, and a later worker may get the same uid.
     "add_key", "request_key", "keyctl",
-    # Large interfaces with many past faults.
+    # Large interfaces with many past vulnerabilities.
     "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register", "vmsplice",
-    # Watching files. Their numbers are limited for each user, and in places for the whole host.
+    # Watching files. The number of watches is limited for each user, and some limits are for the whole host.
     "fanotify_init", "fanotify_mark", "inotify_init", "inotify_init1", "inotify_add_watch", "inotify_rm_watch",
     # Other processes' memory and descriptors.
     "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp", "pidfd_getfd",
     # Objects that outlive their process, and memory that no limit counts.
     "shmget", "shmat", "shmctl", "shmdt", "semget", "semop", "semctl", "semtimedop", "msgget", "msgsnd", "msgrcv",
     "msgctl", "mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive", "mq_notify", "mq_getsetattr", "memfd_secret",
-    # What concerns the whole machine. `sync` makes all of its file systems write.
+    # Calls that affect the whole machine. `sync` makes all of its file systems write.
     "quotactl", "quotactl_fd", "sync", "syncfs", "kexec_load", "kexec_file_load", "create_module", "init_module",
     "finit_module", "delete_module", "get_kernel_syms", "query_module", "reboot", "acct", "syslog", "settimeofday",
     "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname", "vhangup", "iopl", "ioperm",
     # Files by handle instead of by path.
     "name_to_handle_at", "open_by_handle_at",
-    # Placement of memory, and what is in the page cache, which tenants share.
+    # Placement of memory, and contents of the page cache, which tenants share.
     "migrate_pages", "move_pages", "mbind", "set_mempolicy", "get_mempolicy", "set_mempolicy_home_node", "cachestat",
-    # Filters and security modules: ours stay as they are.
+    # Seccomp filters and security modules: a function must not change its own.
     "seccomp", "lsm_get_self_attr", "lsm_set_self_attr", "lsm_list_modules",
     # Obsolete.
     "modify_ldt", "uselib", "ustat", "sysfs", "_sysctl", "nfsservctl", "lookup_dcookie", "getpmsg", "putpmsg",
     "afs_syscall", "tuxcall", "security", "vserver",
 )  # fmt: skip
-# Requests of asynchronous I/O have one limit for the whole host. Libraries that use them try `io_setup` first.
-_NOT_THERE = ("clone3", "io_setup", "io_destroy", "io_getevents", "io_submit", "io_cancel", "io_pgetevents")
+# These answer ENOSYS. Asynchronous I/O (`io_*`) has one limit for the whole host; libraries try `io_setup` first, and
+# have a fallback.
+_UNSUPPORTED = ("clone3", "io_setup", "io_destroy", "io_getevents", "io_submit", "io_cancel", "io_pgetevents")
 
 # All CLONE_NEW* flags; and CLONE_PARENT, which makes a process a child of a process that does not expect it.
 _CLONE_FLAGS = 0x7E020000 | 0x8000
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _SOCKET_TYPES, _SOCKET_TYPE_MASK = (1, 2), 0xF  # SOCK_STREAM, SOCK_DGRAM
-_SOCKET_PROTOCOLS = (0, 1, 6, 17, 58)  # the type's own, ICMP, TCP, UDP, ICMPv6; others load modules of the kernel
+_SOCKET_PROTOCOLS = (0, 1, 6, 17, 58)  # the type's default, ICMP, TCP, UDP, ICMPv6; others load kernel modules
 _SOL_SOCKET, _IPPROTO_TCP = 1, 6
 # SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF: programs that the kernel compiles.
 _SOCKET_OPTIONS = (26, 50, 51, 52)
-_TCP_OPTIONS = (31,)  # TCP_ULP: other protocols inside the kernel
-# F_SETLEASE: others who open the file wait for 45 s, and in the ordinary user's form the interpreter's files are the
-# function's own. F_NOTIFY: as inotify.
+_TCP_OPTIONS = (31,)  # TCP_ULP: runs other protocols in the kernel
+# F_SETLEASE: other processes that open the file wait for up to 45 s. Where the service runs as an ordinary user,
+# functions own the interpreter's files. F_NOTIFY: for the same reason as inotify.
 _FCNTL_COMMANDS = (1024, 1026)
 _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # the host's reserved large pages, which no limit of memory counts
-_RLIMIT_CORE = 4  # stays at 1, which keeps the kernel from starting the host's handler of core dumps (`core(5)`)
-_PRCTL_OPTIONS = (22, 62)  # PR_SET_SECCOMP; PR_SCHED_CORE, which keeps a core's other thread from all others
+_RLIMIT_CORE = 4  # must stay at 1, with which the kernel does not start the host's handler of core dumps (`core(5)`)
+_PRCTL_OPTIONS = (22, 62)  # PR_SET_SECCOMP; PR_SCHED_CORE, with which a process blocks a core's other thread
 _IOCTL_REQUESTS = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX: input of terminals; TIOCSETD, which loads modules
 _PERSONALITY_QUERY = 0xFFFFFFFF
 _O_NOTIFICATION_PIPE = 0x80
@@ -80,15 +82,15 @@ _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 def _calls(machine: str) -> dict[int, list[Instruction]]:
     numbers = NUMBERS[machine]
     denied = refuse(errno.EPERM)
-    found = {numbers[name]: denied for name in _DENIED if name in numbers}
-    found.update((numbers[name], refuse(errno.ENOSYS)) for name in _NOT_THERE)
+    rules = {numbers[name]: denied for name in _DENIED if name in numbers}
+    rules.update((numbers[name], refuse(errno.ENOSYS)) for name in _UNSUPPORTED)
     protocol = argument_in(2, _SOCKET_PROTOCOLS, allow(), refuse(errno.EPROTONOSUPPORT))
     kind = argument_in(1, _SOCKET_TYPES, protocol, refuse(errno.EPROTONOSUPPORT), _SOCKET_TYPE_MASK)
     internet = argument_in(0, (_AF_INET, _AF_INET6), kind, refuse(errno.EAFNOSUPPORT))
-    pretended = refuse(0)
-    core = argument_is_null(2, allow(), argument_is_null(3, pretended, denied))
+    ignored = refuse(0)
+    core = argument_is_null(2, allow(), argument_is_null(3, ignored, denied))
     tcp = argument_in(2, _TCP_OPTIONS, denied, allow())
-    myself = argument_in(0, (0,), allow(), denied)  # by pid; 0 is the caller
+    own_only = argument_in(0, (0,), allow(), denied)  # the argument is a pid; 0 is the caller
     by_argument = {
         "clone": argument_has_bit(0, _CLONE_FLAGS, denied, allow()),
         "socket": argument_in(0, (_AF_UNIX,), allow(), internet),
@@ -101,30 +103,31 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
         "fcntl": argument_in(1, _FCNTL_COMMANDS, denied, allow()),
         "mmap": argument_has_bit(3, _MAP_HUGETLB, denied, allow()),
         "memfd_create": argument_has_bit(1, _MFD_HUGETLB, denied, allow()),
-        "setrlimit": argument_in(0, (_RLIMIT_CORE,), pretended, allow()),
+        "setrlimit": argument_in(0, (_RLIMIT_CORE,), ignored, allow()),
         "socketpair": argument_in(0, (_AF_UNIX,), allow(), refuse(errno.EAFNOSUPPORT)),
         "prctl": argument_in(0, _PRCTL_OPTIONS, denied, allow()),
         "ioctl": argument_in(1, _IOCTL_REQUESTS, denied, allow()),
         "personality": argument_in(0, (_PERSONALITY_QUERY,), allow(), denied),
         "pipe2": argument_has_bit(1, _O_NOTIFICATION_PIPE, denied, allow()),
-        # Limits, processors and priorities of other processes: a call under `per_call` has the uid of the next one's.
+        # A process must not change limits, processors and priorities of others. With `per_call`, all calls have one
+        # uid.
         "prlimit64": argument_in(
             0, (0,), argument_in(1, (_RLIMIT_CORE,), core, allow()), argument_is_null(2, allow(), denied)
         ),
-        "sched_setaffinity": myself,
-        "sched_setscheduler": myself,
-        "sched_setparam": myself,
-        "sched_setattr": myself,
+        "sched_setaffinity": own_only,
+        "sched_setscheduler": own_only,
+        "sched_setparam": own_only,
+        "sched_setattr": own_only,
         "setpriority": argument_in(0, (_PRIO_PROCESS,), argument_in(1, (0,), allow(), denied), denied),
         "ioprio_set": argument_in(0, (_IOPRIO_WHO_PROCESS,), argument_in(1, (0,), allow(), denied), denied),
     }
-    found.update((numbers[name], block) for name, block in by_argument.items())
-    return found
+    rules.update((numbers[name], block) for name, block in by_argument.items())
+    return rules
 
 
 def assemble(machine: str) -> bytes:
     """The filter's program for an architecture, as `os.uname().machine` names it."""
-    # The numbers of 32-bit programs are others than those in the list; those of x32 lie above all that are known.
+    # 32-bit programs have other numbers than those in the list. The numbers of x32 are above the last known one.
     missing = refuse(errno.ENOSYS)
     return program(_ARCHITECTURES[machine], missing, _calls(machine), LAST, missing)
 
@@ -141,7 +144,7 @@ def load() -> None:
     """Load the filter into this process and all that it forks, for good. `no_new_privs` must be set.
 
     Raises:
-        OSError: the kernel, or what confines this process already, does not take it.
+        OSError: the kernel refuses it, or a filter that this process has already.
     """
     if not _program:
         raise OSError(errno.ENOSYS, f"no filter for {_machine}")

@@ -1,4 +1,4 @@
-"""Which parameters an entry takes itself, and whether it is a coroutine function.
+"""Finds out whether an entry takes `context`, and whether it is a coroutine function.
 
 An entry may be any callable: a function, a decorated function, a method, a
 `functools.partial`, a class, or an object with `__call__`.
@@ -21,8 +21,12 @@ _CO_VARKEYWORDS, _CO_COROUTINE = inspect.CO_VARKEYWORDS, inspect.CO_COROUTINE
 def takes_context(function: Callable[..., Any], layers: int = _MAX_LAYERS) -> bool:
     """Whether a call of the function may have `context` as a keyword argument.
 
-    A wrapper's own parameters count, not those that `functools.wraps` shows. A wrapper with `**kwargs` passes on what
-    it gets, so what it wraps must take `context`, too.
+    For a wrapper, its own parameters count, not those that `functools.wraps` shows. A wrapper with `**kwargs` probably
+    passes them on, so the wrapped function must take `context`, too.
+
+    Args:
+        function: the entry.
+        layers: how many wrapped functions are examined at most.
     """
     if type(function) is FunctionType:
         code = function.__code__  # for an ordinary function this uses nothing that user code may have patched
@@ -59,7 +63,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 def _inner(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """What a callable passes its calls on to, if that can be seen."""
+    """The callable that a wrapper calls, if that can be determined."""
     if type(function) is FunctionType:
         return function.__dict__.get("__wrapped__")
     if type(function) is _partial:

@@ -1,6 +1,6 @@
-"""Starting a worker, or the zygote that workers are forked from.
+"""Starts a worker, or the zygote that workers are forked from.
 
-A worker forks its template before there is a secret in its memory.
+A worker forks its template before it reads its configuration, so the template never has the worker's secret.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Supervise: TypeAlias = "Callable[[int, int, socket.socket, int], int]"
 
 
 def main(argv: list[str]) -> int:
-    """Run a worker (`--listen-fd N --config-fd M`) or a zygote (`--zygote-fd N`); the exit status."""
-    # argparse would take longer than all that follows.
+    """Run a worker (`--listen-fd N --config-fd M`) or a zygote (`--zygote-fd N`). Returns the exit status."""
+    # Importing argparse would take longer than the rest of the start.
     options = {argv[at]: int(argv[at + 1]) for at in range(0, len(argv) - 1, 2)}
     keyrings.join_new_session()  # once for all workers of a zygote
     if "--zygote-fd" in options:
@@ -50,11 +50,11 @@ def _work(listen_fd: int, config_fd: int, group_fd: int | None, run_template: Ru
 
 
 def _fork_into(group_fd: int | None) -> int:
-    """Fork, into a control group if there is one and this process may."""
+    """Fork into a control group. Without one, or if this process may not, fork as usual."""
     if group_fd is not None:
         try:
             pid, pidfd = fork_into(0, group_fd)
-        except OSError:  # the function is stopped by signals then, not by the group
+        except OSError:  # the freezer then stops the function by signals
             return os.fork()
         finally:
             os.close(group_fd)
@@ -96,12 +96,12 @@ def _run_zygote(control_fd: int) -> NoReturn:
         return _work(listen_fd, config_fd, group_fd, lambda commands: Template(commands, run_child).run(), supervise)
 
     zygote = Zygote(socket.socket(fileno=control_fd), work)
-    warm.hide_others()  # here and not in each template: a worker pays for each page that it writes to
+    warm.hide_others()  # not in each template: there, each page that this changes would be copied for the worker
     _freeze_memory()
     zygote.run()
 
 
 def _freeze_memory() -> None:
-    """Keep the garbage collector from what exists now, so that its pages stay shared with forked processes."""
+    """Exclude existing objects from garbage collection, so that their pages stay shared with forked processes."""
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Runs the supervisor, from reading the worker's configuration to the end of the worker."""
+"""Runs the supervisor of a worker: reads the configuration, serves until the end, and waits for the template."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def supervise(listen_fd: int, config_fd: int, commands: socket.socket, template:
             os.set_inheritable(fd, False)
         return Supervisor(config, socket.socket(fileno=listen_fd), commands, template).run()
     finally:
-        commands.close()  # upon which the template ends what is below it, and itself
+        commands.close()  # now the template ends all processes below it, and itself
         _wait_for(template)
 
 

@@ -37,7 +37,7 @@ class Template:
     Args:
         commands: the socket to the supervisor.
         run_child: `child.run`, as `warm.import_child` has imported it.
-        counted_alone: whether RLIMIT_NPROC counts nothing but this process and those below it.
+        counted_alone: whether RLIMIT_NPROC counts only this process and those below it.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Template:
             if self._commands.fileno() in ready:
                 self._obey()
             if self._cleaner is not None and time.monotonic() >= self._clean_until:
-                os.kill(self._cleaner, signal.SIGKILL)  # stopped by those whom it should end
+                os.kill(self._cleaner, signal.SIGKILL)  # the processes that it should end have stopped it
                 self._clean_until = time.monotonic() + _CLEAN_TIMEOUT_S
 
     def _obey(self) -> None:
@@ -138,7 +138,8 @@ class Template:
     def _become_child(self, config: ChildConfig, channel: int, log: int, command: dict[str, Any]) -> NoReturn:
         try:
             _forget_signals()
-            # Not this process: when a function has taken all memory of its group, the kernel could end the template.
+            # The template does not enter this group: if a function used up its memory, the kernel could kill the
+            # template.
             for entrance in self._entrances:
                 os.write(entrance, b"0")
             os.dup2(log, 1)
@@ -190,7 +191,7 @@ class Template:
         self._clean_until = time.monotonic() + _CLEAN_TIMEOUT_S
 
     def _sweep(self) -> None:
-        """Empty the scratch folders. No user code may run meanwhile, for this gets through what is there only once."""
+        """Empty the scratch folders. No user code may run meanwhile, because this looks only once at what is there."""
         assert self._config is not None
         if self._config.child_uid is None:
             cleaner.sweep_scratch(self._config)
@@ -247,12 +248,12 @@ class Template:
 
 
 def _load_filter() -> None:
-    """Confine this process and all that it forks to the system calls that functions need, where the kernel can."""
+    """Load the seccomp filter, if the kernel can, into this process and all that it forks."""
     try:
         seccomp.load()
     except OSError as error:
-        # Whether functions may run without it was decided by the service (`make doctor` shows it).
-        sys.stderr.write(f"The filter of system calls can't be loaded: {error}\n")
+        # Not an error: the service has decided at its start whether functions may run without it (see `make doctor`).
+        sys.stderr.write(f"The seccomp filter can't be loaded: {error}\n")
 
 
 def _forget_signals() -> None:

@@ -1,4 +1,4 @@
-"""The supervisor's side of the template process."""
+"""The supervisor's link to the template process (`template.py`)."""
 
 from __future__ import annotations
 
@@ -32,20 +32,25 @@ class TemplateLink:
         loop.watch(commands.fileno(), self._read)
 
     def configure(self, config: ChildConfig, entrances: Sequence[int]) -> None:
-        """Tell it what children are to be like.
+        """Send the template the configuration of children.
 
         Args:
-            config: of children.
-            entrances: descriptors on which a child enters its control groups.
+            config: the configuration of a child.
+            entrances: descriptors to which a child writes `0` to enter its control groups.
         """
         self._send({"do": "configure", "config": config.encode().decode()}, entrances)
 
     def spawn(self, ends: tuple[int, int], target: Target) -> None:
-        """Fork a child; report `spawned` or `unspawned`, and `exited` with its exit code when it ends."""
+        """Ask for a new child. The template reports `spawned` or `unspawned`, and later `exited` with the exit code.
+
+        Args:
+            ends: the child's ends of its channel and its log.
+            target: the target that the child loads.
+        """
         self._send({"do": "spawn", "entry": target.entry, "per_call": target.per_call}, ends)
 
     def clean(self, *, ended: bool) -> None:
-        """End all that the child has started, and empty the scratch folders; report `cleaned`.
+        """Ask to end all processes of the child and to empty the scratch folders. The template reports `cleaned`.
 
         Args:
             ended: whether the child seems to have ended by itself; the template then reports its exit code first.
@@ -53,15 +58,15 @@ class TemplateLink:
         self._send({"do": "clean", "ended": ended})
 
     def sweep(self) -> None:
-        """Empty the scratch folders, and end nothing; report `swept`."""
+        """Ask to empty the scratch folders without ending processes. The template reports `swept`."""
         self._send({"do": "sweep"})
 
     def pause(self) -> None:
-        """Stop all processes of the child."""
+        """Ask to stop all processes of the child. There is no report."""
         self._send({"do": "pause"})
 
     def resume(self) -> None:
-        """Continue those that `pause` has stopped."""
+        """Ask to continue the processes that `pause` has stopped. There is no report."""
         self._send({"do": "resume"})
 
     def _send(self, command: dict[str, Any], fds: Sequence[int] = ()) -> None:

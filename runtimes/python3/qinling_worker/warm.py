@@ -1,7 +1,7 @@
-"""What is imported before there is a function: modules that many functions need, and the child's own.
+"""Imports modules before a function is known: those that many functions need, and those of the child itself.
 
-This is imported before the rest of this package, so that `hide_others` hides all but what
-is listed here.
+This module is imported before the rest of this package, so that `hide_others` hides all modules that are not listed
+here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WARM = (
     "operator", "os", "pathlib", "random", "re", "select", "socket", "string", "struct", "tempfile", "threading",
     "time", "tokenize", "traceback", "types", "typing", "urllib.parse", "uuid", "warnings", "weakref",
 )  # fmt: skip
-# Each comes after those that it imports from.
+# The child's own modules. Each comes after those that it imports from.
 _SEALED = ("failures", "interpreter", "printing", "event_loop", "results", "signatures", "loading", "child")
 
 
@@ -34,16 +34,16 @@ _hidden: list[types.ModuleType] = []
 
 
 def hide_others() -> None:
-    """Forget all modules that are not listed here: a package may have modules with their names.
+    """Remove all modules that are not listed here from `sys.modules`: a package may have modules with the same names.
 
-    What has imported them still has them.
+    Modules that have imported them still have them.
     """
     for name in [name for name in sys.modules if name not in _KEPT and name != "__main__"]:
         _hidden.append(sys.modules.pop(name))
 
 
 def import_child() -> Callable[..., NoReturn]:
-    """`child.run`, with its own copy of the builtins around it, so that user code can't patch what it calls."""
+    """Import `child.run` with a copy of the builtins for its modules, so that user code can't patch what it calls."""
     sealed = types.ModuleType("builtins")
     sealed.__dict__.update(vars(importlib.import_module("builtins")))
     for name in _SEALED:

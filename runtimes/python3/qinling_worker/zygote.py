@@ -1,12 +1,22 @@
-"""The zygote: a process that has imported all that a worker needs, from which workers are forked.
+"""The zygote: a process that has imported all that a worker needs, and forks workers.
 
-It has one thread, no secret and never runs user code. Its requests and reports are JSON
+It has one thread and no secret, and never runs user code. Its requests and reports are JSON
 datagrams on one socket to the pool manager. When the manager closes the socket, the zygote
 ends, and all workers with it: they are in PID namespaces below its own.
 
-A request names the worker and its sandbox. Its descriptors are, in this order: those that
-the worker's program gets (as 3, 4, …), the file for the worker's messages, the entrances
-of its control groups, and the folder of its version 2 control group.
+A request holds these fields:
+
+- `sandbox`: the fields of `sandbox.Sandbox`;
+- `passed`, `entrances`, `has_folder`: how many descriptors of each kind come with it;
+- `listen_fd`, `config_fd`, `group_fd`: the worker's numbers of these descriptors;
+- `needs_folder`: whether the worker may only be forked into the control group.
+
+Its descriptors are, in this order: those that the worker's program gets (as 3, 4, …), the file for the worker's
+messages, the entrances of its control groups (files to which it writes `0`), and the folder of its version 2 control
+group.
+
+Reports are: `ready`; `worker` with `pid` (and a pidfd) or `error`, the answer to a request; and `worker` with `status`,
+when the worker's first process has ended.
 """
 
 from __future__ import annotations
@@ -28,7 +38,7 @@ from .clone import fork_into
 from .sandbox import Sandbox
 
 _FIRST_PASSED = 3
-_ABOVE = 64  # received descriptors are moved above those numbers that they are to have
+_ABOVE = 64  # received descriptors are first moved above all numbers that they get in the end
 _MAX_DESCRIPTORS = 32
 
 
@@ -37,8 +47,8 @@ class Zygote:
 
     Args:
         control: the socket to the pool manager.
-        work: what a worker does, called with the numbers of the listening socket, of the configuration pipe and, if
-            there is one, of the control group for its template.
+        work: runs the worker in the forked process, and returns its exit status. It is called with the numbers of the
+            listening socket, the configuration pipe, and the control group for the template (or None).
     """
 
     def __init__(self, control: socket.socket, work: Callable[[int, int, int | None], int]) -> None:
@@ -89,7 +99,7 @@ class Zygote:
         sandbox = Sandbox(**request["sandbox"])
         threads = len(os.listdir("/proc/self/task"))
         if threads != 1:
-            raise OSError(f"the zygote has {threads} threads, and only one of them would be in a worker")
+            raise OSError(f"the zygote has {threads} threads, and a fork would have only one of them")
         try:
             pid, pidfd = fork_into(sandbox.namespaces, fds[-1] if request["has_folder"] else None)
         except OSError:
