@@ -1,4 +1,4 @@
-"""Calls of one worker without the service: warm, and with isolation by call; and how fast a timeout is answered.
+"""Measures calls of one worker without the service: warm, with isolation by call, and with a timeout.
 
     python -m benchmarks.worker_calls [--rounds 5] [--seconds 2]
 

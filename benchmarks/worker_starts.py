@@ -1,4 +1,4 @@
-"""Starts of local workers: forked from a zygote, executed one by one, and as another checkout starts them.
+"""Measures starts of local workers: forked from a zygote, executed one by one, and as another checkout starts them.
 
     python -m benchmarks.worker_starts [--rounds 5] [--starts 100] [--before FOLDER]
 

@@ -1,4 +1,4 @@
-"""What an attempt to escape is, and the defences that stop attempts."""
+"""Data classes of the escape suite: attempts to escape, and the defences that stop them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Replacement:
-    """A change of the program that takes a defence out of a copy of it.
+    """A change of a copy of the program that removes a defence from it.
 
     Attributes:
         path: the file, from the repository's root.
-        old: a text that the file has exactly once.
-        new: what is put in its place.
+        old: the text to replace; the file has it exactly once.
+        new: the text in its place.
     """
 
     path: str
@@ -22,12 +22,12 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Defence:
-    """One defence.
+    """One defence against attempts.
 
     Attributes:
-        removal: the changes that take it out; none where that can't be done by changes of a few words.
+        removal: the changes that remove it; empty if a few changes of text can't do that.
         feature: the line of `make doctor` that says whether this host can enforce it; None: every host can.
-        forms: the forms (`forms.FORMS`) that have it; None: all.
+        forms: the forms (`forms.FORMS`) that have this defence; None: all.
     """
 
     removal: tuple[Replacement, ...]
@@ -35,7 +35,7 @@ class Defence:
     forms: frozenset[str] | None = None
 
     def is_in(self, form: str) -> bool:
-        """Whether this form has it, if the host can enforce it."""
+        """Whether this form has the defence, provided that the host can enforce it."""
         return self.forms is None or form in self.forms
 
 
@@ -44,15 +44,17 @@ class Attempt:
     """One attempt of a hostile function.
 
     Attributes:
-        name: what would be reached, in a few words.
-        source: a module with a function `attempt`, which returns whether it has succeeded; False, and an OSError, are a
-            refusal. It may have `other`, which is called before in a worker of another tenant, and `earlier`, which
-            is called before in the same worker; `attempt` then gets their results (other's first) as arguments. It
-            may import `calls` (`call(name, *arguments)`: a system call) and `host` (what there is to reach: `bait.py`).
-        defences: the names (`defences.DEFENCES`) of those that stop it. Each of them stops it alone.
-        refused_as: reasons of failed calls that are a refusal too, such as `memory`.
-        load: fields of the worker's `X-Load`, such as `isolation`.
-        timeout_s: of each call.
+        name: what the attempt would reach, in a few words.
+        source: a module with a function `attempt`, which returns whether it has succeeded. False or an OSError means
+        that
+            it was refused. The module may have a function `other`, which is called first in another tenant's worker,
+            and `earlier`, which is called first in the same worker; their results, `other`'s first, are the arguments
+            of `attempt`. The module may import `calls` (`call(name, *arguments)` makes a system call) and `host` (names
+            of things to reach, see `bait.py`).
+        defences: the names (in `defences.DEFENCES`) of the defences that stop it. Each of them alone is enough.
+        refused_as: reasons of failed calls that count as a refusal, too, such as `memory`.
+        load: more fields of the worker's `X-Load` header, such as `isolation`.
+        timeout_s: seconds that each call may take.
     """
 
     name: str

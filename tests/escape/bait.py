@@ -1,4 +1,4 @@
-"""What there is to reach for attempts: things of the host that anybody may use who comes near them."""
+"""Sets up things on the host that attempts try to reach: a port, a socket, a file, a key. They have no protection."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _JOIN_SESSION_KEYRING, _SESSION = 1, -3
 
 @contextlib.contextmanager
 def laid_out(var_dir: Path, numbers: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Lay it out; its names, for the module `host` of the attempts.
+    """Set the things up; yields their names, for the module `host` of the attempts.
 
     Args:
         var_dir: the service's folder.
-        numbers: of the system calls for keys.
+        numbers: the numbers of system calls on this architecture.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
-    # In a new session keyring, so that nothing stays with whoever runs this.
+    # In a new session keyring, so that no key stays in the keyring of the user who runs this.
     libc.syscall(ctypes.c_long(numbers["keyctl"]), ctypes.c_long(_JOIN_SESSION_KEYRING), None)
     key = (b"user", b"qf-operator", b"secret", ctypes.c_long(6), ctypes.c_long(_SESSION))
     libc.syscall(ctypes.c_long(numbers["add_key"]), *key)

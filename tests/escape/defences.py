@@ -1,4 +1,4 @@
-"""The defences by name, each with the changes that take it out of a copy of the program (`ESCAPE_WITHOUT=1`).
+"""The defences by name, each with the changes that remove it from a copy of the program (`ESCAPE_WITHOUT=1`).
 
 The program itself has no switch that turns a defence off.
 """
@@ -40,7 +40,7 @@ DEFENCES: dict[str, Defence] = {
                      '"child_uid": None'),),
         "second uid", _ROOT,
     ),
-    # A change of uid has the same effect, so that it has to be undone.
+    # Here the call must be reversed, because a change of uid also makes a process not dumpable.
     "not dumpable": Defence(_of_worker("start", "linux.set_dumpable(False)", "linux.set_dumpable(True)")),
     "own user namespace": Defence(
         _of_worker("start", "    counted_alone = count_alone()\n", "    counted_alone = False\n"), None,
@@ -52,7 +52,7 @@ DEFENCES: dict[str, Defence] = {
         _of_worker("template", '                os.write(entrance, b"0")\n', "                pass\n"),
         "memory cgroup", _ROOT,
     ),
-    # Those without a change are tested by themselves, in tests/orchestrator/test_sandbox.py.
+    # Defences without a change here have tests of their own in tests/orchestrator/test_sandbox.py.
     "mount namespace": Defence((), "mount namespace", _BOXED),
     "net namespace": Defence(
         (Replacement(f"{_SERVICE}/sandbox.py", '[] if settings.network == "host" else ["net"]', "[]"),

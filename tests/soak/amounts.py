@@ -1,4 +1,4 @@
-"""How much the soak tests do: a little in `make test`, much in `make soak`."""
+"""How much the soak tests do: few calls and kills in `make test`, many in `make soak`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Good functions, which know their right answer, and hostile ones, which may only harm themselves."""
+"""The functions of the soak tests. Good ones return their number `n`; hostile ones must harm only themselves."""
 
 from __future__ import annotations
 

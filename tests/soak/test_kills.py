@@ -1,4 +1,4 @@
-"""SIGKILL of a zygote, of bubblewrap, of a supervisor, of the manager amid starts: service goes on, nothing is left."""
+"""Kills a zygote, bubblewrap, a supervisor, and the manager during starts: calls go on, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Victim:
         self._slowest = 0.0
 
     def settle(self) -> None:
-        """Wait until the stock is full, and each worker that has a process or a group is known to the pool."""
+        """Wait until there are enough warm workers, and the pool knows each worker that has a process or a group."""
         runtime = self.service.runtime()
 
         def settled() -> bool:
@@ -51,7 +51,7 @@ class Victim:
         wait_until("as many workers as there should be", settled, timeout_s=60)
 
     def check_back(self, within_s: float) -> None:
-        """A call succeeds in time."""
+        """Check that a call succeeds within this time."""
         began = time.monotonic()
         while True:
             body = {"function_id": self.function}

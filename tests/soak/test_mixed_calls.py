@@ -1,4 +1,4 @@
-"""Good and hostile functions share few workers: every good call is right, and in the end nothing is left over."""
+"""Good and hostile functions share few workers: every good call returns the right value, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_good_calls_are_right_beside_hostile_ones_and_nothing_is_left() -> None:
             wait_until("only the stock is left", lambda: len(traces.workers()) == 1, timeout_s=60)
             wait_until("its groups too", lambda: len(traces.groups()) == 2)
 
-        # As many calls again as make every cache full, before the first look.
+        # First enough calls to fill every cache, so that caches do not count as growth.
         with concurrent.futures.ThreadPoolExecutor(CALLERS) as threads:
             list(threads.map(caller.call, range(1, CALLS // 10)))
         settle()

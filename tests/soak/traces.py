@@ -1,4 +1,4 @@
-"""What a service's workers have on the machine: everything that must be as before when they are gone."""
+"""Counts what a service's workers have on the machine. When they are gone, all counts must be as before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GROUP = re.compile(r"/qinling-falcon-(\w+)/([^/\n]+)")
 
 
 class Traces:
-    """Looks at one service, from outside."""
+    """The traces of one service, seen from outside."""
 
     def __init__(self, service: Service):
         self._service = service
@@ -59,7 +59,7 @@ class Traces:
         return sum(f"socket:[{claim[6]}]" in held for claim in claims)
 
     def held(self) -> dict[str, int]:
-        """Counts of what must not grow with the number of workers that have come and gone."""
+        """Counts of things that must not grow with the number of workers that have come and gone."""
         manager = self._service.processes["pool"].pid
         zygote = self.zygote()[-1]
         keys = [line.split() for line in Path("/proc/keys").read_text().splitlines()]
@@ -90,5 +90,5 @@ class Traces:
 
 
 def _from_the_top(pids: list[int]) -> list[int]:
-    """Parents before their children; the numbers of processes start again at some time, and tell nothing."""
+    """Sort parents before their children. Pids do not show the order, because they start again from low numbers."""
     return sorted(pids, key=lambda pid: len(processes.ancestors(pid)))

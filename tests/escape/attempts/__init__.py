@@ -1,4 +1,4 @@
-"""All attempts. Another one is a row in the file of its kind, or in a new file that is named here."""
+"""All attempts. To add one, add a row to the file of its kind, or a new file that is named here."""
 
 from __future__ import annotations
 

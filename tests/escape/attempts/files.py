@@ -1,4 +1,4 @@
-"""Files of the host, of the service and of the worker."""
+"""Attempts to reach files of the host, of the service and of the worker."""
 
 from __future__ import annotations
 

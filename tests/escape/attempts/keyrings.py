@@ -1,4 +1,4 @@
-"""Kernel keyrings: keys of the operator, and notes for those who get the same keyring later."""
+"""Attempts on kernel keyrings: to read the operator's keys, and to leave keys for later users of the same keyring."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ THREAD, PROCESS, SESSION, USER, USER_SESSION = -1, -2, -3, -4, -5
 def leave(ring):
     return call("add_key", b"user", b"qf-note", b"note", 4, ring) > 0
 def find(ring, name):
-    found = call("keyctl", 10, ring, b"user", name, PROCESS)  # and link it, for what is not linked can't be read
+    found = call("keyctl", 10, ring, b"user", name, PROCESS)  # and link it: a key that is not linked can't be read
     room = ctypes.create_string_buffer(100)
     call("keyctl", 11, found, room, 100)
     return bool(room.value)

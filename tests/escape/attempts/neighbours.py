@@ -1,4 +1,4 @@
-"""What is around a worker: the host's network and names, and other workers."""
+"""Attempts to reach the host's network and names, and other workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that later calls are forked from, under isolation by call: it has the uid of the calls."""
+"""Attempts on the process that later calls are forked from, with isolation by call. It has the uid of the calls."""
 
 from __future__ import annotations
 

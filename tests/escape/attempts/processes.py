@@ -1,4 +1,4 @@
-"""The processes around a function: its supervisor, its template, and the service."""
+"""Attempts on the processes around a function: its supervisor and its template; and on other uids."""
 
 from __future__ import annotations
 
