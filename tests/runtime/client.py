@@ -39,17 +39,17 @@ def package(source: str | dict[str, str | bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def command(folder: Path, uid: int | None, *, forked: bool) -> list[str]:
+def command(folder: Path, uid: int | None, *options: str, is_zygote: bool = False) -> list[str]:
     """How the program is started: as it is, or under a uid of its own with the capabilities to make `uid` the child's.
 
-    Python and program are then mounted where these uids can read them, for they may lie below a private home. A
-    program that is `forked` is a zygote, which changes the uid itself.
+    Python and program are then mounted where these uids can read them, for they may lie below a private home. A zygote
+    stays root: its workers change their uid themselves.
     """
     python = Path(os.path.realpath(PYTHON))
     prefix = python.parents[1]
-    options = ["-I", "-S", "-B"] + ([str(ZYGOTE)] if forked else [])
+    flags = ["-I", "-S", "-B"] + ([str(ZYGOTE)] if is_zygote else [])
     if uid is None:
-        return [str(python), *options, str(PROGRAM)]
+        return [str(python), *flags, str(PROGRAM), *options]
     python_copy, program_copy = folder / "python", folder / "program"
     python_copy.mkdir()
     program_copy.mkdir()
@@ -61,31 +61,41 @@ def command(folder: Path, uid: int | None, *, forked: bool) -> list[str]:
     ]  # fmt: skip
     return [
         "unshare", "--mount", "sh", "-c", script, str(prefix), str(python_copy), str(PROGRAM.parent), str(program_copy),
-        *([] if forked else become),
-        str(python_copy / python.relative_to(prefix)), *options, str(program_copy / PROGRAM.name),
+        *([] if is_zygote else become),
+        str(python_copy / python.relative_to(prefix)), *flags, str(program_copy / PROGRAM.name), *options,
     ]  # fmt: skip
 
 
-class ForkedProcess:
-    """A process that a zygote of its own has forked; of `subprocess.Popen`, what these tests need.
+class Zygote:
+    """A zygote, whose workers stay in this machine's namespaces (`zygote.py`).
 
     Args:
-        command: the zygote's, but for the number of its socket.
-        uid: the worker's user id; None: that of the zygote.
-        passed: descriptors, the listening socket first and then the configuration.
+        folder: where Python and the program are mounted.
     """
 
-    def __init__(self, command: list[str], uid: int | None, passed: list[int]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        uid = 0 if os.geteuid() == 0 else None
         with theirs:
-            self._zygote = subprocess.Popen(
-                [*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], start_new_session=True,
-                env={"QF_TEST_MARK": "environment-of-the-supervisor"},
+            self._process = subprocess.Popen(
+                command(folder, uid, str(theirs.fileno()), is_zygote=True), pass_fds=[theirs.fileno()],
+                env={"QF_TEST_MARK": "environment-of-the-supervisor"}, start_new_session=True,
             )  # fmt: skip
+        self._numbers = itertools.count()
+        self._ended: dict[str, int] = {}
         assert self._receive() == {"ready": True}
+
+    def fork(self, uid: int | None, passed: list[int]) -> ForkedProcess:
+        """Fork a worker.
+
+        Args:
+            uid: the worker's user id; None: that of the zygote.
+            passed: descriptors, the listening socket first and then the configuration.
+        """
+        name = str(next(self._numbers))
         request = {
             "sandbox": {
-                "worker_id": "w", "folder": "", "uid": uid, "child_uid": None, "tmp_size": 0, "shm_size": 0,
+                "worker_id": name, "folder": "", "uid": uid, "child_uid": None, "tmp_size": 0, "shm_size": 0,
                 "own_network": False,
             },
             "passed": len(passed), "listen_fd": FIRST_PASSED, "config_fd": FIRST_PASSED + 1, "entrances": 0,
@@ -93,22 +103,50 @@ class ForkedProcess:
         }  # fmt: skip
         fds = array.array("i", [*passed, 2])
         self._control.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
-        self.pid: int = self._receive()["pid"]
-        self.returncode: int | None = None
+        report = self._receive()
+        while "status" in report:
+            self._ended[report["worker"]] = report["status"]
+            report = self._receive()
+        return ForkedProcess(self, name, report["pid"])
+
+    def status_of(self, name: str) -> int | None:
+        """The exit status of a worker, once it has ended."""
+        while name not in self._ended and select.select([self._control], [], [], 0)[0]:
+            report = self._receive()
+            self._ended[report["worker"]] = report["status"]
+        return self._ended.get(name)
+
+    def close(self) -> None:
+        """End it."""
+        self._control.close()
+        self._process.wait(20)
+
+    def _receive(self) -> dict[str, Any]:
+        data, ancillary, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(4))
+        for _, _, content in ancillary:
+            os.close(array.array("i", content)[0])  # a pidfd
+        report: dict[str, Any] = json.loads(data)
+        return report
+
+
+class ForkedProcess:
+    """A worker's supervisor that a zygote has forked; of `subprocess.Popen`, what these tests need."""
+
+    def __init__(self, zygote: Zygote, name: str, pid: int) -> None:
+        self.pid = pid
+        self._zygote = zygote
+        self._name = name
 
     def poll(self) -> int | None:
         """Its exit status, once it has ended."""
-        if self.returncode is None and select.select([self._control], [], [], 0)[0]:
-            self.returncode = self._receive()["status"]
-            self._control.close()  # the zygote ends with it
-            self._zygote.wait(20)
-        return self.returncode
+        return self._zygote.status_of(self._name)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end."""
         wait_until(lambda: self.poll() is not None, timeout or 20)
-        assert self.returncode is not None
-        return self.returncode
+        status = self.poll()
+        assert status is not None
+        return status
 
     def send_signal(self, number: int) -> None:
         """Send it a signal."""
@@ -117,13 +155,6 @@ class ForkedProcess:
     def kill(self) -> None:
         """Kill it."""
         self.send_signal(signal.SIGKILL)
-
-    def _receive(self) -> dict[str, Any]:
-        data, ancillary, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(4))
-        for _, _, content in ancillary:
-            os.close(array.array("i", content)[0])  # a pidfd
-        report: dict[str, Any] = json.loads(data)
-        return report
 
 
 @dataclass(frozen=True)
@@ -150,7 +181,7 @@ class Worker:
     """One worker process, from its start to its end."""
 
     def __init__(
-        self, folder: Path, uid: int | None, isolation: str = "warm", *, forked: bool = False, **config: Any
+        self, folder: Path, uid: int | None, isolation: str = "warm", *, zygote: Zygote | None = None, **config: Any
     ) -> None:
         self.folder = folder
         self.isolation = isolation
@@ -178,17 +209,16 @@ class Worker:
         ):  # fmt: skip
             if holder[name] is not None:
                 passed.append(holder[name])
-                if forked:
+                if zygote is not None:
                     holder[name] = FIRST_PASSED + len(passed) - 1
         if uid is not None:
             os.chown(self.code_dir, uid + SUPERVISOR, uid + SUPERVISOR)
-        program = command(folder, uid, forked=forked)
         self.process: subprocess.Popen[bytes] | ForkedProcess
-        if forked:
-            self.process = ForkedProcess(program, None if uid is None else uid + SUPERVISOR, passed)
+        if zygote is not None:
+            self.process = zygote.fork(None if uid is None else uid + SUPERVISOR, passed)
         else:
             self.process = subprocess.Popen(
-                [*program, "--listen-fd", str(passed[0]), "--config-fd", str(passed[1])],
+                command(folder, uid, "--listen-fd", str(passed[0]), "--config-fd", str(passed[1])),
                 pass_fds=passed,
                 env={"QF_TEST_MARK": "environment-of-the-supervisor"},
                 start_new_session=True,

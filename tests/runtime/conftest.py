@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.client import Worker
+from tests.runtime.client import Worker, Zygote
 
 MakeWorker = Callable[..., Worker]
 _UID_BASE = 390_000
@@ -32,9 +32,15 @@ def _second_uid() -> int:
     return _UID_BASE + os.getpid() * 1000 + 2 * next(_numbers) % 1000
 
 
-@pytest.fixture(params=["second uid", "one uid", "forked"])
+_FORMS = ["forked", "one uid"] + (["second uid"] if os.environ.get("RUNTIME_FORMS") == "all" else [])
+
+
+@pytest.fixture(params=_FORMS)
 def child_uid(request: pytest.FixtureRequest) -> int | None:
-    """The uid of a test's first child; None when it has the supervisor's."""
+    """The uid of a test's first child; None when it has the supervisor's.
+
+    A forked worker has a second uid, as far as this user can make one.
+    """
     if request.param == "one uid" or (request.param == "forked" and os.geteuid() != 0):
         return None
     if os.geteuid() != 0:
@@ -42,10 +48,38 @@ def child_uid(request: pytest.FixtureRequest) -> int | None:
     return _second_uid()
 
 
+@pytest.fixture(scope="session")
+def zygotes() -> Iterator[Callable[[], Zygote]]:
+    """Gives the zygote that all tests of this process share; it is made when it is first needed."""
+    made: list[Zygote] = []
+    with tempfile.TemporaryDirectory(prefix="qf-zygote-") as name:
+        Path(name).chmod(0o755)
+
+        def zygote() -> Zygote:
+            if not made:
+                made.append(Zygote(Path(name)))
+            return made[0]
+
+        yield zygote
+        for each in made:
+            each.close()
+
+
 @pytest.fixture
-def forked(request: pytest.FixtureRequest) -> bool:
-    """Whether a test's workers are forked from a zygote."""
-    return hasattr(request.node, "callspec") and request.node.callspec.params.get("child_uid") == "forked"
+def zygote(request: pytest.FixtureRequest, zygotes: Callable[[], Zygote]) -> Iterator[Zygote | None]:
+    """What forks a test's workers; None: they are executed."""
+    if not hasattr(request.node, "callspec") or request.node.callspec.params.get("child_uid") != "forked":
+        yield None
+    elif disks := {"small_disk", "few_files"} & set(request.fixturenames):
+        for disk in disks:
+            request.getfixturevalue(disk)  # mounted before: the zygote has mounts of its own
+        with tempfile.TemporaryDirectory(prefix="qf-zygote-") as name:
+            Path(name).chmod(0o755)
+            own = Zygote(Path(name))
+            yield own
+            own.close()
+    else:
+        yield zygotes()
 
 
 @pytest.fixture
@@ -55,7 +89,7 @@ def isolation() -> str:
 
 
 @pytest.fixture
-def make_worker(child_uid: int | None, forked: bool, isolation: str) -> Iterator[MakeWorker]:
+def make_worker(child_uid: int | None, zygote: Zygote | None, isolation: str) -> Iterator[MakeWorker]:
     """Starts workers; all have ended, with everything in them, when the test is over."""
     workers: list[Worker] = []
     with tempfile.TemporaryDirectory(prefix="qf-runtime-") as name, contextlib.ExitStack() as stops:
@@ -66,7 +100,7 @@ def make_worker(child_uid: int | None, forked: bool, isolation: str) -> Iterator
             home = folder / str(len(workers))
             home.mkdir()
             uid = _second_uid() if child_uid is not None and workers else child_uid  # workers never share one
-            workers.append(Worker(home, uid, isolation, forked=forked, **config))
+            workers.append(Worker(home, uid, isolation, zygote=zygote, **config))
             stops.callback(workers[-1].stop)
             return workers[-1]
 

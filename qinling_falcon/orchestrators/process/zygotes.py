@@ -134,7 +134,8 @@ class Zygote:
             report, fds = self._receive(self._timeout_s)
             while report.get("worker") != worker_id:  # a late answer to a request that timed out
                 for fd in fds:
-                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(fd, signal.SIGKILL)
                     os.close(fd)
                 report, fds = self._receive(self._timeout_s)
         if "error" in report:
