@@ -17,7 +17,7 @@ CALLER = Context("default")
 
 @pytest.fixture
 def resolver(pool: Pool) -> Resolver:
-    """Its cache outlives the changes of a test."""
+    """A resolver whose cache is kept while a test makes changes."""
     return Resolver(pool)
 
 

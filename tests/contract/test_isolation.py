@@ -22,7 +22,7 @@ FRESH: list[Any] = [1, []]
 
 @pytest.fixture
 def strict(user: User) -> Iterator[str]:
-    """A runtime with isolation by call; it is deleted in the end, for its warm workers take room."""
+    """A runtime with isolation by call. It is deleted in the end, because its warm workers take places in the pool."""
     image = user.get(f"/v1/runtimes/{user.runtime_id()}").json()["image"]
     made = user.made("/v1/runtimes", image=image, isolation="per_call")
     path = f"/v1/runtimes/{made['id']}"
@@ -34,7 +34,7 @@ def strict(user: User) -> Iterator[str]:
 
 
 def outputs(user: User, function_id: str, version: int = 0) -> list[Any]:
-    """Of three calls."""
+    """The outputs of three calls."""
     made = [user.made("/v1/executions", function_id=function_id, function_version=version) for _ in range(3)]
     return [json.loads(execution["result"])["output"] for execution in made]
 

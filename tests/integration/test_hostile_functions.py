@@ -79,14 +79,14 @@ REASONS = {
     "SystemExit": "The function raised SystemExit: so long (main.py, line 3).",
 }
 
-# Those that leave something, or reach for what runs the call, are tried with isolation by call as well.
+# Functions that leave something, or attack the process of the call, are tried with isolation by call as well.
 BY_CALL = (
     "an endless loop", "os._exit", "a segmentation fault", "a memory bomb", "kill of its parent", "kill of everybody",
     "a spoiled answering channel", "every descriptor closed", "a fork that also returns", "a full /tmp", "a fork bomb",
 )  # fmt: skip
 
-# What has answered twice may still be ending: a copy gets its moment, but what was left behind stays. The parent is not
-# counted: with isolation by call it has the function's uid.
+# A process that has answered may still be ending, so the count waits a moment; processes that were left stay. The
+# parent is not counted, because with isolation by call it has the function's uid.
 SECOND = """
     import glob, os, time
     own = os.getpid(), os.getppid()

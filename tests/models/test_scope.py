@@ -70,7 +70,7 @@ WRITTEN = {
 what keeps it to the rows that its caller may change?"""
 
 SYSTEM = {
-    "models.function.ids_in_runtime": 1,  # a runtime's change makes the targets of all projects other ones
+    "models.function.ids_in_runtime": 1,  # a runtime's change replaces the targets of all projects in it
     "models.execution.running_since": 1,  # lost executions
     "models.package_keys.fill_sizes": 1,  # the one store of packages
     "models.package_keys.in_use": 1,

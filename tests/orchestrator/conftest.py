@@ -1,4 +1,4 @@
-"""Orchestrators with runtimes of these tests, and eyes that look from outside for what they leave."""
+"""Fixtures that make orchestrators with the runtimes of these tests, and functions that list workers' processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 
 def make_table(folder: Path) -> Path:
-    """A table of this folder's programs, made in `folder` with what they need."""
+    """Make a table of runtimes in `folder`, with copies of the programs of these tests and the modules they need."""
     shutil.copytree(PROGRAMS, folder / "programs")
     (folder / "programs" / "qinling_worker").mkdir()
     for module in ("__init__", "clone", "linux", "memory", "sandbox", "zygote"):
@@ -51,7 +51,7 @@ def make_settings(folder: Path, **given: Any) -> Settings:
 
 @pytest.fixture(params=["fork", "exec"])
 def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
-    """Settings for workers of both kinds. `fork` is `auto`: so it is refused by no form."""
+    """Settings for forked and for executed workers. `fork` stands for `auto`, which no form of isolation refuses."""
     worker_start = "exec" if request.param == "exec" else "auto"
     return make_settings(tmp_path, runtimes_file=make_table(tmp_path), worker_start=worker_start)
 
@@ -135,12 +135,12 @@ def make_manager() -> Iterator[Callable[..., Manager]]:
     for manager, settings in made:
         manager.stop()
         with contextlib.suppress(AlreadyRunning):
-            # Sweeps what a killed one left, unless the test has had that done.
+            # A new orchestrator sweeps what a killed manager has left, unless the test has already started one.
             ProcessOrchestrator(dataclasses.replace(settings, shutdown_grace_s=0)).close()
 
 
 def attempt(worker: StartedWorker, code: str, *, as_child: bool = True) -> Any:
-    """What the code's `answer` is inside the worker, as user code or as its supervisor."""
+    """Run code inside the worker, as user code or as its supervisor. Returns the value of its variable `answer`."""
     headers = {"X-Worker-Secret": worker.secret, "X-As": "child" if as_child else "supervisor"}
     status, answer = request(worker.address, "POST", "/try", code.encode(), headers)
     assert status == 200, answer
@@ -191,7 +191,7 @@ def install_id(settings: Settings) -> str:
 
 
 def marked(settings: Settings) -> list[Seen]:
-    """The processes of this install's workers; what is forked keeps its parent's command line."""
+    """The processes of this install's workers, by the mark in their command lines, which forked processes inherit."""
     name = install_id(settings)
     return [process for process in processes() if f"qf_worker={name}/" in process.words]
 
@@ -199,13 +199,13 @@ def marked(settings: Settings) -> list[Seen]:
 def groups_of(settings: Settings) -> list[Path]:
     """The control groups of this install's workers."""
     name = f"qinling-falcon-{install_id(settings)}"
-    # os.walk, unlike a glob, does not mind that other tests' groups go meanwhile.
+    # os.walk, unlike a glob, does not fail when groups of other tests are removed meanwhile.
     subtrees = [Path(path) for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(name)]
     return [group for subtree in subtrees for group in subtree.iterdir() if group.is_dir()]
 
 
 def zygotes_of(settings: Settings) -> list[Seen]:
-    """The processes of an install's zygotes: bubblewrap's two of each, and the zygote that they have made."""
+    """The processes of an install's zygotes: for each, the two of bubblewrap, and the zygote itself."""
     marks = {process.pid: process for process in marked(settings) if "/zygote-" in process.words}
     wrappers = {pid for pid, process in marks.items() if process.words.startswith("bwrap ")}
     found = [process for pid, process in marks.items() if pid in wrappers or process.parent in wrappers]
@@ -213,7 +213,7 @@ def zygotes_of(settings: Settings) -> list[Seen]:
 
 
 def processes_of(orchestrator: ProcessOrchestrator, worker_id: str) -> list[Seen]:
-    """The processes of one worker, the first one first; what a zygote forks has the zygote's command line."""
+    """The processes of one worker, parents first. They are found by their parents, not by their command lines."""
     worker = orchestrator._workers.get(worker_id)
     if worker is None or worker.process is None:
         return []

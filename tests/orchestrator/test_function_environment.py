@@ -1,4 +1,4 @@
-"""What functions expect of a machine, in the sandbox of the shipped Python runtime."""
+"""Things that functions expect of a machine, such as `localhost`, in the sandbox of the shipped Python runtime."""
 
 from __future__ import annotations
 

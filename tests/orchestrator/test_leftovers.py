@@ -1,4 +1,4 @@
-"""Processes of a worker that no namespace and no group hold together."""
+"""Ending the processes of a worker that has no PID namespace and no control groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qinling_falcon.orchestrators.process import leftovers
 
 from .conftest import eventually
 
-# Adopts what its descendants leave behind, as a worker's template does.
+# A subreaper, which adopts orphaned descendants, as a worker's template does.
 _ADOPT = "import ctypes, subprocess, sys, time; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); subprocess.Popen(sys.argv[1:]); time.sleep(60)"  # noqa: E501
 
 
@@ -23,7 +23,7 @@ def test_a_process_that_is_always_another_one_is_ended(tmp_path: Path, attempt: 
     name = uuid.uuid4().hex
     script = tmp_path / f"{name}.sh"
     beats = tmp_path / "beats"
-    # Without the mark, and never long under one pid.
+    # A chain of processes without the mark, each of which forks the next one and ends.
     script.write_text(f'echo >> {beats}\n/bin/sh "$0" &\nexit\n')
     mark = leftovers.mark("install", name)
     root = subprocess.Popen([sys.executable, "-X", mark, "-c", _ADOPT, "/bin/sh", str(script)])

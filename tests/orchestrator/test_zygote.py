@@ -1,4 +1,4 @@
-"""Zygotes: what workers that are forked share and what they don't, and what happens when a zygote ends."""
+"""Zygotes: what forked workers share and do not share, and what happens when a zygote ends."""
 
 from __future__ import annotations
 

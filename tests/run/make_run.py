@@ -151,7 +151,7 @@ class MakeRun(Service):
         return lost
 
     def worker_ids(self) -> set[str]:
-        """Workers of which a process is alive, by their control groups: those of a zygote have its command line."""
+        """The workers with a live process, by control groups: forked workers have their zygote's command line."""
         pattern = re.compile(rf"/qinling-falcon-{self.install_id}/([^/\n]+)")
         found = set()
         for pid in processes.sandboxed(self.install_id):

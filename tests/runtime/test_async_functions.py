@@ -1,4 +1,4 @@
-"""Functions that are awaited: one event loop for all calls, and the tasks that a call leaves."""
+"""Functions that return awaitables: one event loop for all calls, and the tasks that a call leaves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HELLO = "async def hello(name):\n    return 'Hello, ' + name\n"
 
 
 def outputs(worker: Worker, code: str, times: int = 2, given: str | None = None) -> list[object]:
-    """What the calls of a function return. All of them must succeed."""
+    """Call a function several times. Returns the results; all calls must succeed."""
     assert worker.load(code)[0] == 200
     answers = [worker.execute(given) for _ in range(times)]
     assert [answer.status for answer in answers] == ["success"] * times, [answer.message for answer in answers]

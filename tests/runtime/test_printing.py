@@ -1,4 +1,4 @@
-"""What functions print is in the log of the call that printed it, line by line."""
+"""Text that functions print is in the log of the call that printed it, in whole lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scratch folders that fill over calls are emptied between calls, before a call finds no room."""
+"""Scratch folders that fill up over several calls are emptied between calls, before a call fails for lack of space."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def few_files() -> Iterator[Path]:
 
 
 def starts(worker: Worker, path: Path, calls: int, **given: object) -> list[int]:
-    """Calls the function some times, which must succeed; how many calls each child has served in a row."""
+    """Call the function several times; all calls must succeed. Returns how many calls each child has served."""
     answers = [worker.execute(json.dumps({"path": str(path), **given})) for _ in range(calls)]
     assert [answer.message for answer in answers] == [None] * calls
     return [len(list(group)) for _, group in itertools.groupby(answer.output for answer in answers)]

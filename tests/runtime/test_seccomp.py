@@ -1,4 +1,4 @@
-"""The filter of system calls: what it decides on each architecture, and what goes on under it."""
+"""The seccomp filter: its decisions on each architecture, and functions that must work under it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from runtimes.python3.qinling_worker import seccomp, syscalls
 from tests.runtime.conftest import MakeWorker
 
-ALLOWED, NOTHING = 0, -1  # goes on; does nothing and answers 0
+ALLOWED, NOTHING = 0, -1  # the call goes on; the call does nothing and seems to succeed
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
     "aarch64": Path("/usr/include/asm-generic/unistd.h"),
 }
-OTHERS = {  # numbers of calls that the filter has no opinion about
+OTHERS = {  # numbers of calls that the filter allows
     "x86_64": {"read": 0, "execve": 59, "setresuid": 117, "futex": 202, "kill": 62, "rseq": 334, "close_range": 436},
     "aarch64": {"read": 63, "execve": 221, "setresuid": 147, "futex": 98, "kill": 129, "rseq": 293, "close_range": 436},
 }

@@ -85,7 +85,7 @@ class Printing:
         _register_at_fork(after_in_child=_renew_lock)  # here, so that forks of a zygote do not write to this module
 
     def end_import(self) -> None:
-        """Flush all buffers, also those that the module has made around the log and that `sys` does not name."""
+        """Flush all streams to the log, including those that the module has made and that are not in `sys`."""
         self._find_buffers(None)
         self.flush()
         self._looks_for_more = True
@@ -111,7 +111,7 @@ class Printing:
     def _flush_streams(self) -> None:
         if self._looks_for_more:
             self._looks_for_more = False
-            self._find_buffers(0, 1)  # the first call has made them: later ones use what is there
+            self._find_buffers(0, 1)  # once, after the first call: it makes the buffers that later calls use
         found = [item() for item in self._found]
         named = [getattr(sys, name, None) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
         for stream in (*found, *named, self._stdout, self._stderr):
@@ -119,7 +119,7 @@ class Printing:
                 stream.flush()  # type: ignore[union-attr]
 
     def _find_buffers(self, *generations: int | None) -> None:
-        """Find buffers around the log among the objects of these generations of the garbage collector; None: all."""
+        """Find streams to the log among the objects of these generations of the garbage collector; None: of all."""
         with _suppress(OSError):  # descriptor 1 is closed
             log = _fstat(1)
             known = [self._stdout, self._stderr, *(item() for item in self._found)]
