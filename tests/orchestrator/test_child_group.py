@@ -215,9 +215,7 @@ def test_all_workers_together_have_a_limit(settings: Settings, make_orchestrator
     assert limits == [(size or memory * 4 // 5) // 4096 * 4096]
 
 
-def test_what_a_call_has_left_counts_before_the_next_one(
-    function: Function, orchestrator: ProcessOrchestrator
-) -> None:
+def test_what_a_call_has_left_counts_before_the_next_one(function: Function, orchestrator: ProcessOrchestrator) -> None:
     function.call("leave", 100)
     assert eventually(lambda: _resident(orchestrator) > 80 * MIB or all(map(_rests, _children(orchestrator))))
     assert eventually(lambda: _resident(orchestrator) < 80 * MIB)

@@ -1,7 +1,7 @@
 """Compares what the child's processes use with the function's `memory_size`.
 
-Where there is a control group for them, it tells what they use. Elsewhere, /proc tells it of each process. What a child
-uses that has run nothing (the interpreter, the modules that the template has imported) does not count.
+Their use is read from their control group, and where there is none, from /proc for each process. The memory of a child
+that has not run user code yet (the interpreter, the modules that the template has imported) does not count.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ChildMemory:
         self._status: int | None = None
         self._bare: int | None = None
         self._mapped = 0
-        self._has_failed = False  # a look, at least once
+        self._has_failed = False  # a check of the memory has failed at least once
 
     def set_limit(self, memory_size: int) -> None:
         """Set the limit, once the function is known."""
@@ -48,19 +48,19 @@ class ChildMemory:
         with contextlib.suppress(OSError):
             self._status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
 
-    def count_below(self, pid: int | None) -> None:
-        """Count the processes below this one, which has loaded the function, and not itself: calls share its pages."""
+    def count_processes_below(self, pid: int | None) -> None:
+        """Count the processes below the loaded process `pid`, and not itself, because calls share its pages."""
         if pid is not None:
             self._root = pid
 
     def forget(self) -> None:
-        """Forget the child, which is gone."""
+        """Stop watching the child, which has ended."""
         self._close()
         self._bare = None
         self._root = self._template
 
     @property
-    def knows_bare(self) -> bool:
+    def has_bare_size(self) -> bool:
         """Whether `set_bare` was called for this child."""
         return self._bare is not None
 
@@ -87,7 +87,7 @@ class ChildMemory:
     def _ask(self, question: Callable[[], bool]) -> bool:
         try:
             return question()
-        except Exception:  # whatever a function has done to make this fail, its worker goes on
+        except Exception:  # a function may have caused this, and must not end its worker
             if not self._has_failed:
                 self._has_failed = True
                 traceback.print_exc()
@@ -104,7 +104,7 @@ class ChildMemory:
         if self._group is None:
             return peak > self._limit
         if peak > self._limit and peak - self._most_mapped() > self._limit:
-            # It may have unmapped a file since, which would not count.
+            # The peak may include files that were unmapped since, which do not count.
             return self._group.may_have_used(self._limit)
         return self._group.used(self._limit) > self._limit
 

@@ -11,14 +11,14 @@ _END_TIMEOUT_S = 0.25  # a process closes its descriptors a moment before it has
 
 
 class LoadedProcess:
-    """A child that has loaded the function. `per_call.py` is its loop; here are the requests to it and its reports.
+    """A loaded process. This class sends its requests and reads its reports; `per_call.py` runs in the process.
 
     Args:
-        process: the child.
-        on_forked: called when the process of the next call is there, and that of the call before has ended.
-        on_ended: called when a process has ended that had not been replaced.
-        on_left: called when the process of a call has left other processes.
-        on_corrupted: called when the child has sent something that its loop never sends.
+        process: the loaded process, which is a child of the template.
+        on_forked: called when the process of the next call exists and the process of the call before has ended.
+        on_ended: called when the process of a call has ended before `fork` has replaced it.
+        on_leftovers: called when a call has left processes behind.
+        on_corrupted: called when a report is not one that `per_call.py` sends, so that user code must have sent it.
     """
 
     def __init__(
@@ -26,17 +26,17 @@ class LoadedProcess:
         process: ChildProcess,
         on_forked: Callable[[], None],
         on_ended: Callable[[], None],
-        on_left: Callable[[], None],
+        on_leftovers: Callable[[], None],
         on_corrupted: Callable[[], None],
     ) -> None:
         self.process = process
         self.calls = 0  # of all processes that have been replaced
-        self._next = process  # that of the call that runs, or of the next one
-        self._running: ChildProcess | None = None  # the one that the child has reported last
+        self._next = process  # the process of the call that runs, or of the next call
+        self._running: ChildProcess | None = None  # the process that was reported last as forked, and not yet as ended
         self._awaited = False
         self._on_forked = on_forked
         self._on_ended = on_ended
-        self._on_left = on_left
+        self._on_leftovers = on_leftovers
         self._on_corrupted = on_corrupted
         process.on_frame = self._on_frame
 
@@ -75,8 +75,8 @@ class LoadedProcess:
         self._running = None
         if process is self._next:
             process.exit_code = exit_code
-            process.read()  # its last words first: it may have answered before it ended
+            process.read()  # first, because the process may have answered before it ended
         if process is self._next:
             self._on_ended()
         elif has_left_others:
-            self._on_left()
+            self._on_leftovers()

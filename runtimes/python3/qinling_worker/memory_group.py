@@ -1,4 +1,4 @@
-"""The control group of the child's processes: what they use, and what limits them."""
+"""The control group of the child's processes: reads their memory use, and sets its limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping
 
-_BARE = 16 << 20  # more than a child takes that has run nothing
+_BARE = 16 << 20  # more than a child uses before user code runs in it
 _TRIES = 3
 
 

@@ -53,20 +53,24 @@ def check_alone() -> None:
     """Check that the import has left one thread and no process, for a fork copies neither.
 
     Raises:
-        NotLoaded: there are more.
+        NotLoaded: the import has left other threads or processes.
     """
     said = "With isolation per_call each call runs in a fork of the process that has imported the module"
     if not _wait_for(lambda: len(listdir("/proc/self/task")) == 1, _END_TIMEOUT_S):
-        raise NotLoaded(f"Its module has started threads that go on after its import. {said}, which has no threads.")
+        raise NotLoaded(
+            f"Its module has started threads that go on after its import. {said}. A fork has only one thread."
+        )
     if not _wait_for(_has_no_child, _END_TIMEOUT_S):
-        raise NotLoaded(f"Its module has started processes that go on after its import. {said}, and nothing else.")
+        raise NotLoaded(
+            f"Its module has started processes that go on after its import. {said}. A fork does not copy other processes."
+        )
 
 
 def fork_for_calls(channel_fd: int, log_fd: int) -> tuple[int, int]:
-    """Fork a process for each call; returns in these processes alone.
+    """Fork a process for each call. Returns only in these processes, never in the loaded process.
 
     Args:
-        channel_fd: the loaded process's socket to the supervisor. Each byte with two descriptors asks for a fork.
+        channel_fd: the loaded process's socket to the supervisor. A fork is requested by one byte with two descriptors.
         log_fd: the loaded process's copy of its log pipe.
 
     Returns:
@@ -75,7 +79,7 @@ def fork_for_calls(channel_fd: int, log_fd: int) -> tuple[int, int]:
     _set_dumpable(False)
     scope = make_scope()
     unblocked = _mask(_block, _ALL_SIGNALS)
-    on_child = _handle(_SIGCHLD, _SIG_DFL)  # ignored, it would keep exit codes from us
+    on_child = _handle(_SIGCHLD, _SIG_DFL)  # while SIGCHLD is ignored, the kernel drops exit codes
     loaded = getpid()
     control = socket(fileno=channel_fd)
     collect()
@@ -95,7 +99,7 @@ def fork_for_calls(channel_fd: int, log_fd: int) -> tuple[int, int]:
         left = not _wait_for(_has_no_child, _LEFT_TIMEOUT_S)
         _send(channel_fd, _ENDED, b"%d %d" % (code, left))
         while left:
-            sleep(1)  # until the supervisor has all ended
+            sleep(1)  # until the supervisor ends this process, too
     control.close()
     close(log_fd)
     dup2(log, 1)
@@ -115,7 +119,7 @@ def fork_for_calls(channel_fd: int, log_fd: int) -> tuple[int, int]:
 
 
 def _fork_patiently() -> int:
-    """`os.fork`, also when other processes of the uid have left no room for a moment."""
+    """`os.fork`, repeated for a short time while other processes of the uid use up its limit of processes."""
     deadline = monotonic() + _FORK_TIMEOUT_S
     while True:
         try:
@@ -127,7 +131,7 @@ def _fork_patiently() -> int:
 
 
 def _has_no_child() -> bool:
-    """Reap the children that have ended; whether there is no other one."""
+    """Reap the children that have ended. Returns whether there are no others."""
     try:
         while waitpid(-1, WNOHANG)[0] != 0:
             continue

@@ -34,9 +34,9 @@ from .scratch import ScratchSpace
 from .target import Target
 from .template_link import TemplateLink
 
-_SHORT_CALL_S = 0.001  # a call that is over before is not looked at
-_LOOK_INTERVAL_S = 0.02
-_IDLE_S = 0.1  # then the child is frozen
+_SHORT_CALL_S = 0.001  # the limits of a shorter call are not checked while it runs
+_CHECK_INTERVAL_S = 0.02
+_IDLE_S = 0.1  # a child that has been idle for so long is frozen
 _CLEAN_TIMEOUT_S = 25.0
 _FORK_TIMEOUT_S = 3.0
 _MAX_RESTARTS = 3
@@ -79,10 +79,10 @@ class Supervisor:
         self._oom = memory.OomKills(config.memory_fds.get("events"))
         self._highest_token = -1
         self._wake: float | None = None
-        self._deadline = 0.0  # of the state that the child is in
+        self._deadline = 0.0  # until when the child may stay in its state
         self._respawn = False
         self._exit_status: int | None = None
-        self._next_look = 0.0  # at the end of a call, however short
+        self._next_check = 0.0  # when the memory is checked after a short call, too
         self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size)
         self._template = TemplateLink(self._loop, commands, template, self._on_report)
         self._template.configure(config.child, config.entrances)
@@ -99,7 +99,7 @@ class Supervisor:
                 run_once(None if wake is None else max(0.0, wake - monotonic()))
                 wake = self._wake
                 if wake is not None and monotonic() >= wake:
-                    self._look()
+                    self._check_limits()
         finally:
             self._thaw()  # the template must run, to end what is below it
         return self._exit_status
@@ -109,7 +109,7 @@ class Supervisor:
         self._exit_status = exit_status
 
     def load(self, target: Target) -> None:
-        """Load a target whose package is unpacked; there is none yet."""
+        """Load a target whose package is unpacked. A worker loads one target in its life."""
         self.target = target
         self._memory.set_limit(target.memory_size)
         if self._config.cpu_shares_fd is not None:
@@ -117,7 +117,11 @@ class Supervisor:
         self._spawn()
 
     def execute(self, call: Call) -> str | None:
-        """Take a call, which is answered when it has ended; or say why not."""
+        """Run a call, which is answered when it has ended.
+
+        Returns:
+            None; or the reason why the call is refused.
+        """
         if self.target is None:
             return "not loaded"
         if call.token <= self._highest_token:
@@ -137,7 +141,11 @@ class Supervisor:
         return None
 
     def cancel(self, execution_id: str) -> bool:
-        """Cancel this execution; whether it runs or waits."""
+        """Cancel an execution.
+
+        Returns:
+            Whether it was running or waiting.
+        """
         call = self._call
         if call is None or call.execution_id != execution_id or call.outcome is not None:
             return False
@@ -163,7 +171,7 @@ class Supervisor:
         assert child is not None
         if self._state is State.BUSY and frames.VALUE <= kind <= frames.BAD_RESULT:
             self._finish(child, kind, duration, payload)
-        elif self._state is State.STARTING and kind == frames.BARE and not self._memory.knows_bare:
+        elif self._state is State.STARTING and kind == frames.BARE and not self._memory.has_bare_size:
             self._memory.set_bare(int(payload))  # user code runs after this frame
         elif self._state is State.STARTING and kind == frames.LOADED:
             if self._memory.was_exceeded():
@@ -172,9 +180,13 @@ class Supervisor:
             child.log.drain()  # what the import printed is shown with the first call
             self._scratch.note_loaded()
             if self.target is not None and self.target.per_call:
-                self._memory.count_below(child.pid)
+                self._memory.count_processes_below(child.pid)
                 self._loaded = LoadedProcess(
-                    child, self._on_forked, lambda: self._on_gone(True), self._on_left, lambda: self._on_gone(False)
+                    child,
+                    self._on_forked,
+                    lambda: self._on_gone(True),
+                    self._on_leftovers,
+                    lambda: self._on_gone(False),
                 )
                 self._renew(self._loaded)
             else:
@@ -189,8 +201,8 @@ class Supervisor:
         assert call is not None
         now = time.monotonic()
         elapsed = now - call.started
-        if elapsed > _SHORT_CALL_S or now >= self._next_look:
-            self._next_look = now + _IDLE_S
+        if elapsed > _SHORT_CALL_S or now >= self._next_check:
+            self._next_check = now + _IDLE_S
             if self._memory.was_exceeded():
                 self._fail(self._out_of_memory())
                 return
@@ -235,7 +247,7 @@ class Supervisor:
         elif loading:
             self._load_failure = (outcome, "")  # the next call gets it, with its log
         if self._state is not State.CLEANING:
-            # What can't be loaded is tried again when somebody asks for it.
+            # After a failed load, the next call tries again.
             self._clean(respawn=not loading, ended=ended)
 
     def _on_gone(self, ended: bool) -> None:
@@ -255,7 +267,7 @@ class Supervisor:
     # Isolation by call
 
     def _renew(self, loaded: LoadedProcess) -> None:
-        """Let the process of the last call end, and make that of the next one."""
+        """Replace the process of the last call, which then ends, with a process for the next call."""
         self._state = State.RENEWING
         self._deadline = self._wake = time.monotonic() + _FORK_TIMEOUT_S
         self._child = self._make_child()
@@ -279,7 +291,7 @@ class Supervisor:
         else:
             self._load_again()
 
-    def _on_left(self) -> None:
+    def _on_leftovers(self) -> None:
         if self._state is State.RENEWING:
             self._clean(respawn=True)
 
@@ -289,7 +301,9 @@ class Supervisor:
         if call is not None:
             call.restarts += 1
             if call.restarts > _MAX_RESTARTS:
-                call.outcome = outcomes.not_loaded("No process can be made for the call.")
+                call.outcome = outcomes.not_loaded(
+                    f"The process that has imported the module failed {_MAX_RESTARTS} times to fork a process for the call."
+                )
         self._clean(respawn=self._has_served())
 
     # The child's life
@@ -311,7 +325,7 @@ class Supervisor:
             self._begin()
 
     def _has_served(self) -> bool:
-        """Whether the child has. One that dies without having served is made again on demand, not in a circle."""
+        """Whether the child has served a call. A child that ends before is replaced at the next call, not at once again."""
         loaded, child = self._loaded, self._child
         return (child is not None and child.calls > 0) or (loaded is not None and loaded.calls > 0)
 
@@ -323,7 +337,7 @@ class Supervisor:
         self._state = State.STARTING
         now = time.monotonic()
         self._deadline = now + self._config.load_timeout_s
-        self._wake = now + _LOOK_INTERVAL_S
+        self._wake = now + _CHECK_INTERVAL_S
         self._template.spawn(child.ends, self.target)
         child.close_ends()
 
@@ -339,7 +353,7 @@ class Supervisor:
             self._exit_status = 1  # without a template there is no worker
         elif report["event"] == "cleaned":
             if not report["ok"]:
-                self._exit_status = 1  # what can't be ended ends with the sandbox
+                self._exit_status = 1  # the end of the worker's sandbox ends the processes that are left
             elif self._state is State.CLEANING:
                 self._on_cleaned()
         elif report["event"] == "swept":
@@ -354,11 +368,11 @@ class Supervisor:
             elif self._loaded is not None:
                 if report["pid"] == self._loaded.process.pid:
                     if self._child.exit_code is None:
-                        self._child.exit_code = report["code"]  # its calls end with it
+                        self._child.exit_code = report["code"]  # the process of the call has ended with it
                     self._on_gone(True)
             elif report["pid"] == self._child.pid:
                 self._child.exit_code = report["code"]
-                self._child.read()  # its last words first: it may have answered before it ended
+                self._child.read()  # first, because the child may have answered before it ended
                 if self._child is not None and self._child.pid == report["pid"]:
                     self._on_gone(True)
 
@@ -403,7 +417,7 @@ class Supervisor:
 
     # Limits
 
-    def _look(self) -> None:
+    def _check_limits(self) -> None:
         """Check the limits of memory and time, of the call, the import and the cleaning."""
         now = time.monotonic()
         call = self._call
@@ -412,7 +426,7 @@ class Supervisor:
         elif self._state is State.RENEWING:
             self._load_again()
         elif self._child is not None and self._memory.is_exceeded():
-            if self._state is State.IDLE:  # by what the last call has left
+            if self._state is State.IDLE:  # what the last call has left uses too much
                 self._clean(respawn=self._has_served())
             else:
                 self._fail(self._out_of_memory())
@@ -421,10 +435,10 @@ class Supervisor:
             if self._child is not None and self._child.pid is not None:
                 self._freezer.freeze(self._child.pid)
         elif now < self._deadline:
-            # On a host with many processes a look is dear: at most a twentieth of the time goes there.
+            # A check is slow on a host with many processes: it may take a twentieth of the time.
             self._scratch.observe()
             took = time.monotonic() - now
-            self._wake = min(self._deadline, now + max(_LOOK_INTERVAL_S, 20 * took))
+            self._wake = min(self._deadline, now + max(_CHECK_INTERVAL_S, 20 * took))
         elif self._state is State.STARTING:
             assert self.target is not None
             late = f"Its module was not imported within {self._config.load_timeout_s:g} s."
