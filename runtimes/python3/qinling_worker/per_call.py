@@ -57,13 +57,11 @@ def check_alone() -> None:
     """
     said = "With isolation per_call each call runs in a fork of the process that has imported the module"
     if not _wait_for(lambda: len(listdir("/proc/self/task")) == 1, _END_TIMEOUT_S):
-        raise NotLoaded(
-            f"Its module has started threads that go on after its import. {said}. A fork has only one thread."
-        )
+        what = "Its module has started threads that go on after its import"
+        raise NotLoaded(f"{what}. {said}. A fork has only one thread.")
     if not _wait_for(_has_no_child, _END_TIMEOUT_S):
-        raise NotLoaded(
-            f"Its module has started processes that go on after its import. {said}. A fork does not copy other processes."
-        )
+        what = "Its module has started processes that go on after its import"
+        raise NotLoaded(f"{what}. {said}. A fork does not copy other processes.")
 
 
 def fork_for_calls(channel_fd: int, log_fd: int) -> tuple[int, int]:

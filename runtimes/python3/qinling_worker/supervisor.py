@@ -302,7 +302,7 @@ class Supervisor:
             call.restarts += 1
             if call.restarts > _MAX_RESTARTS:
                 call.outcome = outcomes.not_loaded(
-                    f"The process that has imported the module failed {_MAX_RESTARTS} times to fork a process for the call."
+                    f"The process with the module failed {_MAX_RESTARTS} times to fork a process for the call."
                 )
         self._clean(respawn=self._has_served())
 
@@ -325,7 +325,7 @@ class Supervisor:
             self._begin()
 
     def _has_served(self) -> bool:
-        """Whether the child has served a call. A child that ends before is replaced at the next call, not at once again."""
+        """Whether the child has served a call. One that ends before that is replaced at the next call, not at once."""
         loaded, child = self._loaded, self._child
         return (child is not None and child.calls > 0) or (loaded is not None and loaded.calls > 0)
 
