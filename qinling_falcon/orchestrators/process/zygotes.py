@@ -33,6 +33,7 @@ from qinling_falcon.orchestrators.process.sandbox import Command
 _log = logging.getLogger(__name__)
 FIRST_PASSED = 3  # the number of the first passed descriptor in a worker, as in qinling_worker/zygote.py
 _END_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 3.0  # a zygote answers within milliseconds
 _STATUS_TIMEOUT_S = 0.5  # a zygote reports an exit status a moment after the process has ended
 _UNKNOWN_STATUS = 1
 
@@ -87,7 +88,7 @@ class Zygote:
     Args:
         command: makes the command line from the number of the zygote's socket.
         group: the control groups that it runs in.
-        timeout_s: seconds that it may take to be ready, and to answer a request.
+        timeout_s: seconds that it may take to be ready.
 
     Raises:
         StartFailed: the zygote ended, or was not ready in time.
@@ -131,13 +132,12 @@ class Zygote:
                 self._control.sendmsg([json.dumps(request).encode()], ancillary)
             except OSError as error:
                 raise StartFailed(self._messages.with_tail(f"the zygote has ended: {error}")) from None
-            report, fds = self._receive(self._timeout_s)
-            while report.get("worker") != worker_id:  # a late answer to a request that timed out
-                for fd in fds:
-                    with contextlib.suppress(ProcessLookupError):
-                        signal.pidfd_send_signal(fd, signal.SIGKILL)
-                    os.close(fd)
-                report, fds = self._receive(self._timeout_s)
+            try:
+                report, fds = self._receive(min(self._timeout_s, _ANSWER_TIMEOUT_S))
+            except StartFailed:
+                # A zygote that does not answer is of no use, and could still fork the worker later.
+                self._process.kill()
+                raise
         if "error" in report:
             raise StartFailed(self._messages.with_tail(report["error"]))
         self.workers.add(worker_id)
@@ -184,9 +184,9 @@ class Zygote:
         Raises:
             StartFailed: no report came in time, or the zygote has ended.
         """
-        self._control.settimeout(timeout_s)
         while True:
             try:
+                self._control.settimeout(timeout_s)
                 data, ancillary, _, _ = self._control.recvmsg(64 * 1024, socket.CMSG_SPACE(4))
             except (TimeoutError, BlockingIOError):
                 raise StartFailed(self._messages.with_tail(f"no answer of the zygote within {timeout_s:g} s")) from None
@@ -228,14 +228,15 @@ class Zygotes:
         """
         key, files = (runtime.program, runtime.interpreter.program), _identity(runtime.interpreter)
         with self._lock:
-            self._end_retired()
             known_files, known = self._current.get(key, (None, None))
             if known is not None and known.is_alive() and known_files == files:
+                self._end_retired()
                 return known
             if known is not None:
                 del self._current[key]
                 self._retired.append(known)
                 _log.warning("zygote_replaced program=%s alive=%s", runtime.program, known.is_alive())
+                self._end_retired()
             self._number += 1
             made = self._make(runtime, self._number)
             self._current[key] = files, made
@@ -259,7 +260,7 @@ def _identity(interpreter: Interpreter) -> tuple[int, ...]:
     """Numbers that change when the interpreter's files are replaced: a process must not import old and new files."""
     library = interpreter.prefix / "lib" / f"python{interpreter.version[0]}.{interpreter.version[1]}"
     found: list[int] = []
-    for path in (interpreter.program, library):
+    for path in (interpreter.program, interpreter.prefix / "lib", library, library / "lib-dynload"):
         with contextlib.suppress(OSError):
             seen = path.stat()
             found += [seen.st_dev, seen.st_ino, seen.st_mtime_ns]
