@@ -103,6 +103,7 @@ class Zygote:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._statuses: dict[str, int] = {}
+        self._given_up = False
         self.workers: set[str] = set()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         os.set_blocking(theirs.fileno(), True)
@@ -136,6 +137,7 @@ class Zygote:
                 report, fds = self._receive(min(self._timeout_s, _ANSWER_TIMEOUT_S))
             except StartFailed:
                 # A zygote that does not answer is of no use, and could still fork the worker later.
+                self._given_up = True
                 self._process.kill()
                 raise
         if "error" in report:
@@ -155,8 +157,8 @@ class Zygote:
             return self._statuses.pop(worker_id)
 
     def is_alive(self) -> bool:
-        """Whether the zygote runs."""
-        return self._process.poll() is None
+        """Whether the zygote runs and answers."""
+        return not self._given_up and self._process.poll() is None
 
     def close(self) -> None:
         """End the zygote and all its workers, and wait until they are gone."""
