@@ -138,6 +138,38 @@ def test_a_call_that_leaves_nothing_is_followed_by_another_fork(worker: Worker) 
     assert imports.count == 1
 
 
+_FORGE = (
+    "import os, struct\ndef forge():\n    for fd in range(3, 64):\n"
+    "        try: name = os.readlink(f'/proc/self/fd/{fd}')\n"
+    "        except OSError: continue\n"
+    "        if name.startswith('socket:'): os.write(fd, struct.pack('!IBd', 8, 3, 0.0) + b'\"forged\"')\n"
+)
+
+
+@pytest.mark.parametrize("then", ["time.sleep(1)", "os.kill(os.getpid(), signal.SIGSTOP)"], ids=["goes on", "stopped"])
+def test_a_call_that_goes_on_after_its_answer_is_ended_soon(worker: Worker, then: str) -> None:
+    imports = Imports(worker)
+    worker.load(
+        f"{_FORGE}{imports.source}import signal, time\ndef main(path=None):\n"
+        "    if path is None: return 'fine'\n    pid = os.getpid()\n"
+        "    if os.fork() == 0:\n        time.sleep(1); open(path, 'w').close()\n"
+        "        os.kill(pid, signal.SIGCONT); os._exit(0)\n"
+        f"    forge()\n    {then}\n    open(path, 'w').close()\n    time.sleep(60)\n"
+    )
+    survived = imports.path.parent / "survived"
+    assert worker.execute(str(survived)).output == "forged"
+    assert worker.execute().output == "fine"
+    assert not survived.exists()
+    assert imports.count == 2
+
+
+def test_a_call_that_has_closed_its_channel_is_told(worker: Worker) -> None:
+    worker.load("import os\ndef main(do=None):\n    if do: os.closerange(3, 256)\n    return os.getppid()\n")
+    loaded = worker.execute().output
+    assert "has closed or corrupted its connection" in (worker.execute("x").message or "")
+    assert worker.execute().output != loaded
+
+
 def test_processes_that_multiprocessing_ends_itself_are_not_left(worker: Worker) -> None:
     imports = Imports(worker)
     worker.load(

@@ -7,15 +7,16 @@ loaded; it is removed from `sys.modules`; and it has its own builtins (`template
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` wraps these functions in Python
 import io
 import sys
 from _json import make_scanner
 from collections.abc import Callable
 from os import _exit, getpid, read, write
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, NoReturn
 
-from . import frames
+from . import frames, linux
 from .event_loop import EventLoop, import_early, is_awaitable
 from .failures import bounded, described, encoded, is_of_the_call, log_exception, place_of, text_of
 from .interpreter import complete
@@ -32,7 +33,8 @@ _request_header = frames.REQUEST
 _answer_header = frames.ANSWER
 _MAX_REASON = 500
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))  # results of these types are not awaitable
-_KILL_WAIT_S = 5.0
+_handle, _SIG_DFL, _raise_signal = _signal.signal, _signal.SIG_DFL, _signal.raise_signal
+_mask, _UNBLOCK, _LOST_CHANNEL = _signal.pthread_sigmask, _signal.SIG_UNBLOCK, linux.LOST_CHANNEL
 
 
 class _Rules:
@@ -123,9 +125,10 @@ def run(
     try:
         _load_and_serve(channel_fd, log_fd, entry, code_dir, bare, max_result_size, by_call)
     except OSError:
-        # The function has closed the channel or the log. An exit status of this process would look like the function's
-        # own. The supervisor sees the end of the channel and kills this process meanwhile.
-        sleep(_KILL_WAIT_S)
+        # The function has closed the channel or the log. An exit status would look like the function's own.
+        _handle(_LOST_CHANNEL, _SIG_DFL)
+        _mask(_UNBLOCK, [_LOST_CHANNEL])
+        _raise_signal(_LOST_CHANNEL)
     finally:
         _exit(1)  # user code, such as a signal handler, has raised inside this loop
 

@@ -1,9 +1,10 @@
-"""Checks that a text is JSON, without converting its numbers."""
+"""Checks that a text is JSON, without converting its integers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from json.scanner import make_scanner
+from math import isinf
 from typing import Any, NoReturn
 
 
@@ -23,12 +24,19 @@ def _refuse(_name: str) -> NoReturn:
     raise ValueError  # NaN and infinities are not JSON
 
 
+def _check_float(text: str) -> int:
+    """Refuse a number that is an infinity for most readers, such as `1e999`. This is fast for long texts, too."""
+    if isinf(float(text)):
+        raise ValueError
+    return 0
+
+
 class _Rules:
     strict = True
     object_hook = None
     object_pairs_hook = None
-    parse_float = len  # a number with a million digits takes seconds to convert
-    parse_int = len
+    parse_float = staticmethod(_check_float)
+    parse_int = len  # an integer with a million digits takes seconds to convert
     parse_constant = staticmethod(_refuse)
     memo: dict[str, str] = {}
 

@@ -15,6 +15,9 @@ ZYGOTE_CAPABILITIES = (
 )  # fmt: skip
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
 
+# A child that has lost its channel ends by this signal, because an exit status would look like the function's own.
+LOST_CHANNEL = 60
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8

@@ -40,6 +40,11 @@ class LoadedProcess:
         self._on_corrupted = on_corrupted
         process.on_frame = self._on_frame
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the process of the last call has not ended yet, or processes that it has left have not."""
+        return self._running is not None and self._running is not self._next
+
     def fork(self, new: ChildProcess) -> None:
         """Replace the process of the last call, which ends now, with a new one."""
         old, self._next = self._next, new

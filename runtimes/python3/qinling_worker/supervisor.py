@@ -27,6 +27,7 @@ from .config import Config
 from .endpoints import Endpoints
 from .freezer import Freezer
 from .json_text import is_json
+from .linux import LOST_CHANNEL
 from .loaded_process import LoadedProcess
 from .loop import Loop
 from .outcomes import Outcome
@@ -39,6 +40,7 @@ _CHECK_INTERVAL_S = 0.02
 _IDLE_S = 0.1  # a child that has been idle for so long is frozen
 _CLEAN_TIMEOUT_S = 25.0
 _FORK_TIMEOUT_S = 3.0
+_END_TIMEOUT_S = 0.1  # for the end of a call's process, and of those that it has left, after the answer
 _MAX_RESTARTS = 3
 
 
@@ -80,6 +82,7 @@ class Supervisor:
         self._highest_token = -1
         self._wake: float | None = None
         self._deadline = 0.0  # until when the child may stay in its state
+        self._end_by = 0.0  # until when the process of the last call may go on
         self._respawn = False
         self._exit_status: int | None = None
         self._next_check = 0.0  # when the memory is checked after a short call, too
@@ -269,7 +272,10 @@ class Supervisor:
     def _renew(self, loaded: LoadedProcess) -> None:
         """Replace the process of the last call, which then ends, with a process for the next call."""
         self._state = State.RENEWING
-        self._deadline = self._wake = time.monotonic() + _FORK_TIMEOUT_S
+        now = time.monotonic()
+        self._deadline = now + _FORK_TIMEOUT_S
+        self._end_by = now + _END_TIMEOUT_S
+        self._wake = now + _CHECK_INTERVAL_S
         self._child = self._make_child()
         loaded.fork(self._child)
 
@@ -411,6 +417,8 @@ class Supervisor:
     def _how_it_ended(self) -> Outcome:
         assert self._child is not None and self.target is not None
         code = self._child.exit_code
+        if code == -LOST_CHANNEL:
+            code = None
         if code == -signal.SIGKILL and self._oom.happened():
             return self._out_of_memory()
         return outcomes.exited(self.target.entry, code, loading=self._gone_in is State.STARTING)
@@ -420,13 +428,15 @@ class Supervisor:
     def _check_limits(self) -> None:
         """Check the limits of memory and time, of the call, the import and the cleaning."""
         now = time.monotonic()
-        call = self._call
+        call, loaded = self._call, self._loaded
+        is_renewing = self._state is State.RENEWING
+        is_ending = is_renewing and loaded is not None and loaded.is_ending
         if self._state is State.CLEANING:
             self._exit_status = 1
-        elif self._state is State.RENEWING:
-            self._load_again()
-        elif self._child is not None and self._memory.is_exceeded():
-            if self._state is State.IDLE:  # what the last call has left uses too much
+        elif is_ending and now >= self._end_by:
+            self._clean(respawn=True)
+        elif self._child is not None and (is_ending or not is_renewing) and self._memory.is_exceeded():
+            if is_ending or self._state is State.IDLE:  # what the last call has left uses too much
                 self._clean(respawn=self._has_served())
             else:
                 self._fail(self._out_of_memory())
@@ -439,6 +449,8 @@ class Supervisor:
             self._scratch.observe()
             took = time.monotonic() - now
             self._wake = min(self._deadline, now + max(_CHECK_INTERVAL_S, 20 * took))
+        elif is_renewing:
+            self._load_again()
         elif self._state is State.STARTING:
             assert self.target is not None
             late = f"Its module was not imported within {self._config.load_timeout_s:g} s."
