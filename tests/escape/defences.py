@@ -52,6 +52,12 @@ DEFENCES: dict[str, Defence] = {
         _of_worker("template", '                os.write(entrance, b"0")\n', "                pass\n"),
         "memory cgroup", _ROOT,
     ),
+    "read-only code": Defence(
+        (*_of_worker("sandbox", "_show_read_only(code, _CODE, _PLAIN | os.statvfs(code).f_flag & linux.MS_NOEXEC)",
+                     'linux.mount(code, _CODE, "", linux.MS_BIND)'),
+         Replacement(f"{_SERVICE}/sandbox.py", '["--ro-bind", str(box.code_dir)', '["--bind", str(box.code_dir)')),
+        "mount namespace", _BOXED,
+    ),
     # Defences without a change here have tests of their own in tests/orchestrator/test_sandbox.py.
     "mount namespace": Defence((), "mount namespace", _BOXED),
     "net namespace": Defence(

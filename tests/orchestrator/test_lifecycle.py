@@ -56,7 +56,8 @@ def test_worker_knows_its_secret_and_limits(orchestrator: ProcessOrchestrator, s
 def test_destroy_leaves_nothing(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
     worker = orchestrator.start("w1", "probe")
     assert attempt(worker, LEAVE_PROCESSES) == "left"
-    assert attempt(worker, "open(config['code_dir'] + '/main.py', 'w').close(); answer = 1", as_child=False) == 1
+    write = "open(f'/proc/self/fd/{config[\"code_fd\"]}/main.py', 'w').close(); answer = 1"
+    assert attempt(worker, write, as_child=False) == 1
     assert left_of(settings)
     orchestrator.destroy("w1")
     assert left_of(settings) == []

@@ -194,10 +194,11 @@ def test_code_of_another_worker_is_unreachable(
     orchestrator: ProcessOrchestrator, worker: StartedWorker, settings: Settings
 ) -> None:
     other = orchestrator.start("w2", "probe")
-    write = "open('/code/main.py', 'w').write('secret'); answer = 'written'"
+    assert attempt(other, "open('/code/main.py', 'w')", as_child=False)["errno"] == 30  # read-only
+    write = "open(f'/proc/self/fd/{config[\"code_fd\"]}/main.py', 'w').write('secret'); answer = 'written'"
     assert attempt(other, write, as_child=False) == "written"
     assert attempt(other, "answer = open('/code/main.py').read()") == "secret"
-    assert attempt(other, "open('/code/main.py', 'w')")["errno"] == 13
+    assert attempt(other, "open('/code/main.py', 'w')")["errno"] == 30
     assert attempt(worker, "import os; answer = os.listdir('/code')") == []
     (path,) = (settings.var_dir / "workers").glob("*/code/main.py")
     assert path.read_text() == "secret"
@@ -218,7 +219,7 @@ def test_only_scratch_folders_can_be_written(worker: StartedWorker) -> None:
         assert attempt(worker, f"open('{path}', 'w')")["errno"] in (2, 13, 30), path
     for path in ("/tmp/x", "/dev/shm/x", "/dev/null"):
         assert attempt(worker, f"open('{path}', 'w').write('1'); answer = 'written'") == "written", path
-    system = ["/", "/usr", "/runtime"]  # whoever writes, and whatever the permissions there
+    system = ["/", "/usr", "/runtime", "/code"]  # whoever writes, and whatever the permissions there
     code = f"import os; answer = [bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in {system}]"
     assert attempt(worker, code) == [True] * len(system)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 from qinling_falcon.orchestrators.process.cgroups import Group
@@ -21,6 +22,7 @@ class Handover(contextlib.ExitStack):
 
     Args:
         group: the worker's control groups.
+        code_dir: the host's folder of the package, for a worker that sees it read-only; None: for all others.
         first_number: the number of the first descriptor in the worker; the others follow it. None: the worker gets the
             same numbers as the manager's.
 
@@ -32,7 +34,7 @@ class Handover(contextlib.ExitStack):
         descriptors: the manager's numbers of all descriptors to pass, in order.
     """
 
-    def __init__(self, group: Group, first_number: int | None):
+    def __init__(self, group: Group, code_dir: Path | None, first_number: int | None):
         super().__init__()
         self._first_number = first_number
         self.descriptors: list[int] = []
@@ -47,6 +49,8 @@ class Handover(contextlib.ExitStack):
         self.listen_fd = self._number(listener.fileno())
         self.config_fd = self._number(config_end)
         self._named: dict[str, Any] = {}
+        if code_dir is not None:
+            self._named["code_fd"] = self._hold(os.open(code_dir, os.O_RDONLY | os.O_DIRECTORY))
         cpu = group.open_cpu()
         if cpu:
             self._named.update(cpu_shares_fd=self._hold(cpu[0]), cpu_shares_format=cpu[1])

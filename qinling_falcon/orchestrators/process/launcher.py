@@ -55,8 +55,6 @@ class Launcher:
         program = self._programs.prepare(runtime)
         if form is sandbox.Form.RLIMITS:
             program = worker.home.make_plain(program)
-        else:
-            worker.home.make()
         mark = leftovers.mark(self._install.install_id, worker.worker_id)
         words = sandbox.worker_words(form, runtime, program, mark, handover.listen_fd, handover.config_fd)
         box = Box(worker.slot, worker.home.code, None, program.parent, runtime.interpreter, (self._install.folder,))
@@ -78,7 +76,6 @@ class Launcher:
             StartFailed: the zygote can't be started, or can't fork.
         """
         assert worker.home is not None
-        worker.home.make()
         entrances = worker.group.open_entrances(version_1_only=True)
         for entrance in entrances:
             handover.callback(os.close, entrance)

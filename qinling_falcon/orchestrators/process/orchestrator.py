@@ -207,7 +207,11 @@ class ProcessOrchestrator:
         worker.home = self._homes.take(worker.slot)
         owner = worker.slot.uid if worker.slot else None
         worker.group = self._subtree.make_group(worker.worker_id, *self._limits(), owner)
-        with Handover(worker.group, FIRST_PASSED if forks else None) as handover:
+        code_dir = None
+        if self._form is not Form.RLIMITS:
+            worker.home.make()
+            code_dir = worker.home.code
+        with Handover(worker.group, code_dir, FIRST_PASSED if forks else None) as handover:
             config = self._config(worker, runtime, secret)
             if forks:
                 handover.configure(config)

@@ -54,7 +54,7 @@ class Box:
 
     Attributes:
         slot: the user ids inside; None: those of the service.
-        code_dir: the host's folder that appears, writable, as `/code`.
+        code_dir: the host's folder that appears, read-only, as `/code`.
         workers_dir: for a zygote: the host's folder with the folders of all workers. Each worker later mounts its own
             `/code`, `/tmp`, `/dev/shm`, `/proc`, `/etc/passwd` and `/etc/group`.
         program_dir: the host's folder that appears as `/runtime`.
@@ -243,7 +243,7 @@ def _folders(settings: Settings, box: Box) -> list[str]:
     if box.program_dir:
         options += ["--ro-bind", str(box.program_dir), str(_RUNTIME)]
     if box.code_dir:
-        options += ["--bind", str(box.code_dir), str(CODE)]
+        options += ["--ro-bind", str(box.code_dir), str(CODE)]
     if box.workers_dir:
         options += ["--perms", "0755", "--dir", str(CODE), "--bind", str(box.workers_dir), str(_WORKERS)]
     return [*options, "--chdir", "/", "--remount-ro", "/"]

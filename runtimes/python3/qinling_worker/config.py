@@ -35,6 +35,7 @@ class Config(NamedTuple):
 
     secret: str
     child: ChildConfig
+    code_fd: int | None = None  # the folder of `code_dir`, where that is mounted read-only
     cpu_shares_fd: int | None = None
     cpu_shares_format: str = "shares"
     memory_fds: Mapping[str, int] = {}  # memory files of the child's control group, by their use
@@ -48,9 +49,14 @@ class Config(NamedTuple):
     max_package_files: int = 10_000
     max_unpacked_size: int = 256 << 20
 
+    @property
+    def writable_code_dir(self) -> str:
+        """The path by which the supervisor alone writes to `code_dir`. The final dot makes it a folder, not a link."""
+        return self.child.code_dir if self.code_fd is None else f"/proc/self/fd/{self.code_fd}/."
+
     def descriptors(self) -> list[int]:
         """All descriptors that are named here."""
-        single = [fd for fd in (self.cpu_shares_fd, self.freeze_fd) if fd is not None]
+        single = [fd for fd in (self.code_fd, self.cpu_shares_fd, self.freeze_fd) if fd is not None]
         return [*single, *self.entrances, *self.memory_fds.values()]
 
     @classmethod

@@ -49,7 +49,7 @@ class Endpoints:
                 b"POST /shutdown": self._shutdown,
             },
             frozenset({b"GET /ping"}),
-            (b"POST /load", config.max_unpacked_size + _UPLOAD_SLACK, lambda: open_upload(config.child.code_dir)),
+            (b"POST /load", config.max_unpacked_size + _UPLOAD_SLACK, lambda: open_upload(config.writable_code_dir)),
         )
 
     def _ping(self, connection: Connection, _head: Head, _body: bytes) -> None:
@@ -87,14 +87,12 @@ class Endpoints:
             BadPackage: the package can't be unpacked.
             DiskError: the disk can't take it.
         """
-        config = self._config
+        config, folder = self._config, self._config.writable_code_dir
         try:
-            unpack(
-                file, config.child.code_dir, config.max_package_files, config.max_unpacked_size, config.unpack_timeout_s
-            )
+            unpack(file, folder, config.max_package_files, config.max_unpacked_size, config.unpack_timeout_s)
         except (BadPackage, DiskError):
-            sweep([config.child.code_dir])
-            if os.listdir(config.child.code_dir):
+            sweep([folder])
+            if os.listdir(folder):
                 self._supervisor.stop(1)  # the next function that is loaded must not find code of this one
             raise
         finally:

@@ -10,6 +10,7 @@ def _file(name: str, source: str, *defences: str) -> Attempt:
     return Attempt(name, "\n".join(lines), defences)
 
 
+_CODE = "second uid", "read-only code"
 _ELSEWHERE = ("mount namespace", "landlock")
 
 ATTEMPTS = [
@@ -21,8 +22,13 @@ ATTEMPTS = [
           "path = f'/var/tmp/qf-escape-{os.getpid()}'\nopen(path, 'w').close()\nos.unlink(path)\nreturn True",
           *_ELSEWHERE),
     _file("the code of the function, for later calls",
-          "os.chmod(__file__, 0o644)\nopen(__file__, 'a').close()\nreturn True", "second uid", "landlock"),
+          "os.chmod(__file__, 0o644)\nopen(__file__, 'a').close()\nreturn True", *_CODE, "landlock"),
     _file("a module beside the code, for later calls",
           "folder = os.path.dirname(__file__)\nos.chmod(folder, 0o755)\nopen(f'{folder}/json.py', 'w').close()\n"
-          "os.unlink(f'{folder}/json.py')\nreturn True", "second uid", "landlock"),
+          "os.unlink(f'{folder}/json.py')\nreturn True", *_CODE, "landlock"),
+    # Landlock does not limit these calls.
+    _file("the mode of the code, for later calls", "os.chmod(os.path.dirname(__file__), 0o755)\nreturn True", *_CODE),
+    _file("the times of the code, for later calls", "os.utime(__file__, (5, 5))\nreturn True", *_CODE),
+    _file("a note on the code, for later calls",
+          "os.chmod(__file__, 0o644)\nos.setxattr(__file__, 'user.note', b'1')\nreturn True", *_CODE),
 ]  # fmt: skip
