@@ -72,7 +72,7 @@ def test_the_numbers_are_those_of_the_kernel(machine: str) -> None:
 def test_calls_that_no_function_needs_are_denied(machine: str) -> None:
     for name in ("unshare", "mount", "keyctl", "bpf", "io_uring_setup", "ptrace", "shmget", "mq_open", "sync", "setns"):
         assert answers(machine, name) == errno.EPERM, name
-    for name in ("clone3", "io_setup"):
+    for name in ("clone3", "timer_create", "io_setup"):
         assert answers(machine, name) == errno.ENOSYS, name
     for name in OTHERS[machine]:
         assert answers(machine, name) == ALLOWED, name
@@ -86,6 +86,7 @@ def test_calls_that_no_function_needs_are_denied(machine: str) -> None:
         ("clone", (0x10000011,), errno.EPERM),  # CLONE_NEWUSER
         ("clone", (0x1_00000000 | 0x00020011,), errno.EPERM),  # CLONE_NEWNS: the upper bits are not read
         ("clone", (0x8011,), errno.EPERM),  # CLONE_PARENT
+        ("clone", (0x01200012,), errno.EPERM),  # SIGCONT to the parent at the end
         ("socket", (1, 5, 0), ALLOWED),
         ("socket", (2, 1 | 0o2004000, 6), ALLOWED),  # with flags
         ("socket", (10, 2, 17), ALLOWED),
@@ -99,6 +100,8 @@ def test_calls_that_no_function_needs_are_denied(machine: str) -> None:
         ("socketpair", (30, 1, 0), errno.EAFNOSUPPORT),  # AF_TIPC
         ("prctl", (38, 1), ALLOWED),
         ("prctl", (22, 2), errno.EPERM),
+        ("prctl", (1, 9), ALLOWED),  # PR_SET_PDEATHSIG
+        ("prctl", (1, 18), errno.EPERM),  # SIGCONT
         ("ioctl", (0, 0x5413), ALLOWED),
         ("ioctl", (0, 0x5412), errno.EPERM),
         ("ioctl", (0, 0x1_00005412), errno.EPERM),
@@ -113,6 +116,8 @@ def test_calls_that_no_function_needs_are_denied(machine: str) -> None:
         ("setsockopt", (3, 41, 26), ALLOWED),
         ("fcntl", (3, 4), ALLOWED),
         ("fcntl", (3, 1024), errno.EPERM),  # F_SETLEASE
+        ("fcntl", (3, 10, 34), ALLOWED),  # F_SETSIG
+        ("fcntl", (3, 10, 18), errno.EPERM),  # SIGCONT
         ("mmap", (0, 4096, 3, 0x22), ALLOWED),
         ("mmap", (0, 4096, 3, 0x40022), errno.EPERM),  # MAP_HUGETLB
         ("memfd_create", (1, 3), ALLOWED),

@@ -4,8 +4,9 @@ The filter denies calls that no function needs, that reach beyond the sandbox's 
 the kernel. The template loads it before it forks a child; children and cleaners inherit it.
 
 Denied calls fail with EPERM. There are three exceptions, for which programs have a fallback or expect success:
-1. ENOSYS for `clone3`, whose flags are in memory that a filter can't read (the C library then uses `clone`), for the
-   kernel's asynchronous I/O, and for calls that are newer than our list.
+1. ENOSYS for `clone3` and `timer_create`, whose arguments are in memory that a filter can't read (the C library then
+   uses `clone`, and programs other timers), for the kernel's asynchronous I/O, and for calls that are newer than our
+   list.
 2. EAFNOSUPPORT and EPROTONOSUPPORT for kinds of sockets.
 3. Setting RLIMIT_CORE seems to succeed and does nothing.
 """
@@ -55,8 +56,11 @@ _DENIED = (
     "afs_syscall", "tuxcall", "security", "vserver",
 )  # fmt: skip
 # These answer ENOSYS. Asynchronous I/O (`io_*`) has one limit for the whole host; libraries try `io_setup` first, and
-# have a fallback.
-_UNSUPPORTED = ("clone3", "io_setup", "io_destroy", "io_getevents", "io_submit", "io_cancel", "io_pgetevents")
+# have a fallback. Timers of `timer_create` can send SIGCONT, which wakes a process that is stopped between calls.
+_UNSUPPORTED = (
+    "clone3", "timer_create",
+    "io_setup", "io_destroy", "io_getevents", "io_submit", "io_cancel", "io_pgetevents",
+)  # fmt: skip
 
 # All CLONE_NEW* flags; and CLONE_PARENT, which makes a process a child of a process that does not expect it.
 _CLONE_FLAGS = 0x7E020000 | 0x8000
@@ -71,6 +75,8 @@ _TCP_OPTIONS = (31,)  # TCP_ULP: runs other protocols in the kernel
 # functions own the interpreter's files. F_NOTIFY: for the same reason as inotify.
 _FCNTL_COMMANDS = (1024, 1026)
 _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # the host's reserved large pages, which no limit of memory counts
+# The kernel sends a process the signal that these name. SIGCONT would wake a function that is stopped between calls.
+_SIGCONT, _EXIT_SIGNAL, _F_SETSIG, _PR_SET_PDEATHSIG = 18, 0xFF, 10, 1
 _RLIMIT_CORE = 4  # must stay at 1, with which the kernel does not start the host's handler of core dumps (`core(5)`)
 _PRCTL_OPTIONS = (22, 62)  # PR_SET_SECCOMP; PR_SCHED_CORE, with which a process blocks a core's other thread
 _IOCTL_REQUESTS = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX: input of terminals; TIOCSETD, which loads modules
@@ -91,8 +97,11 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
     core = argument_is_null(2, allow(), argument_is_null(3, ignored, denied))
     tcp = argument_in(2, _TCP_OPTIONS, denied, allow())
     own_only = argument_in(0, (0,), allow(), denied)  # the argument is a pid; 0 is the caller
+    wakes = argument_in(0, (_SIGCONT,), denied, allow(), _EXIT_SIGNAL)
+    command = argument_in(1, (_F_SETSIG,), argument_in(2, (_SIGCONT,), denied, allow()), allow())
+    option = argument_in(0, (_PR_SET_PDEATHSIG,), argument_in(1, (_SIGCONT,), denied, allow()), allow())
     by_argument = {
-        "clone": argument_has_bit(0, _CLONE_FLAGS, denied, allow()),
+        "clone": argument_has_bit(0, _CLONE_FLAGS, denied, wakes),
         "socket": argument_in(0, (_AF_UNIX,), allow(), internet),
         "setsockopt": argument_in(
             1,
@@ -100,12 +109,12 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
             argument_in(2, _SOCKET_OPTIONS, denied, allow()),
             argument_in(1, (_IPPROTO_TCP,), tcp, allow()),
         ),
-        "fcntl": argument_in(1, _FCNTL_COMMANDS, denied, allow()),
+        "fcntl": argument_in(1, _FCNTL_COMMANDS, denied, command),
         "mmap": argument_has_bit(3, _MAP_HUGETLB, denied, allow()),
         "memfd_create": argument_has_bit(1, _MFD_HUGETLB, denied, allow()),
         "setrlimit": argument_in(0, (_RLIMIT_CORE,), ignored, allow()),
         "socketpair": argument_in(0, (_AF_UNIX,), allow(), refuse(errno.EAFNOSUPPORT)),
-        "prctl": argument_in(0, _PRCTL_OPTIONS, denied, allow()),
+        "prctl": argument_in(0, _PRCTL_OPTIONS, denied, option),
         "ioctl": argument_in(1, _IOCTL_REQUESTS, denied, allow()),
         "personality": argument_in(0, (_PERSONALITY_QUERY,), allow(), denied),
         "pipe2": argument_has_bit(1, _O_NOTIFICATION_PIPE, denied, allow()),

@@ -101,6 +101,13 @@ ATTEMPTS = [
     _call("a lease on a file, which makes others wait", "fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK) == 0",
           "import fcntl, tempfile\nwriter, path = tempfile.mkstemp()\nos.close(writer)\n"
           "descriptor = os.open(path, os.O_RDONLY)"),
+    # SIGCONT would wake a function that is stopped between calls.
+    _call("a timer that wakes the function", 'call("timer_create", 1, event, room) == 0',
+          _ROOM + "\nevent = (ctypes.c_int * 16)(0, 0, 18, 0)"),
+    _call("a child that wakes the function when it ends", 'call("clone", 18, 0, 0, 0, 0) >= 0 or os._exit(0)',
+          in_child=True),
+    _call("a descriptor that wakes the function", "fcntl.fcntl(0, 10, 18) == 0", "import fcntl"),
+    _call("a parent that wakes the function when it ends", 'call("prctl", 1, 18, 0, 0, 0) == 0', in_child=True),
     _call("the host's handler of core dumps", "resource.getrlimit(resource.RLIMIT_CORE)[0] != 1",
           "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))", in_child=True),
     # Most hosts have no large pages. ENOMEM shows that the call has reached the kernel.
