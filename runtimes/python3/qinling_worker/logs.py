@@ -36,6 +36,12 @@ class LogCapture:
         self._dropped += max(0, len(chunk) - room)
         return True
 
+    def add(self, text: str) -> None:
+        """Add a line of our own to what is kept."""
+        data = text.encode("utf-8", "replace")
+        self._chunks.append(data)
+        self._kept += len(data)
+
     def drain(self) -> None:
         """Read what was printed before now, and not what somebody goes on printing."""
         for _ in range(_PIPE_SIZE // 4096 + 1):

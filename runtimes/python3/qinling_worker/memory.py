@@ -77,6 +77,14 @@ def descendants(root: int) -> list[Process]:
     return found
 
 
+def is_alone(pid: int, root: int) -> bool:
+    """Whether `pid` is the only live process below `root`, and has one thread."""
+    try:
+        return [process.pid for process in descendants(root)] == [pid] and len(os.listdir(f"/proc/{pid}/task")) == 1
+    except OSError:
+        return False
+
+
 def below(root: int) -> set[int]:
     """The processes below `root`, including ended ones that are not reaped yet.
 

@@ -1,7 +1,8 @@
 """Measures how full the folders are that a function may write to.
 
-The supervisor empties them between calls when little is free: less than a tenth, or less than the most that one call
-has taken since the child was started. So a call always has as much space as each earlier call has used.
+The supervisor empties them between calls when little is free: less than a tenth, or less than a call usually uses: what
+calls have taken and freed again, and what more than one call has taken and left. What a single call has left may be a
+cache, which later calls use.
 """
 
 from __future__ import annotations
@@ -36,23 +37,26 @@ class ScratchSpace:
     def __init__(self, folders: Iterable[str], plain_size: int | None = None) -> None:
         self._all = list(folders)
         self._mounts = [folder for folder in self._all if os.path.ismount(folder)]
-        self._mount_levels = [_FolderLevels(_measuring(folder)) for folder in self._mounts]
+        self._mount_levels = [_FolderLevels(folder, _measuring(folder)) for folder in self._mounts]
         self._plain_levels: list[_FolderLevels] = []
         if plain_size is not None:
             plain = [folder for folder in self._all if folder not in self._mounts]
-            self._plain_levels = [_FolderLevels(_PlainFolder(folder, plain_size).measure) for folder in plain]
+            self._plain_levels = [_FolderLevels(folder, _PlainFolder(folder, plain_size).measure) for folder in plain]
         self._next = self._next_plain = 0.0
         self._empty = self._look()
 
-    def is_nearly_full(self, always: bool) -> bool:
-        """Whether too little is free in one of the folders after a call.
+    def __str__(self) -> str:
+        return " and ".join(self._all)
+
+    def shortage(self, always: bool) -> str | None:
+        """Why too little is free in one of the folders after a call; None: enough is free.
 
         Args:
             always: measure the folders. Otherwise they are measured only if the last time is some time ago.
         """
         now = time.monotonic()
         if not always and now < self._next:
-            return False
+            return None
         low = [levels.end_call() for levels in self._mount_levels]  # a list, because each folder must be measured
         # If a call has taken something, measure after the next call, too.
         self._next = now if any(levels.was_taken_from for levels in self._mount_levels) else now + _INTERVAL_S
@@ -60,7 +64,7 @@ class ScratchSpace:
             low += [levels.end_call() for levels in self._plain_levels]
             after = time.monotonic()
             self._next_plain = after + max(_INTERVAL_S, _LOOK_SHARE * (after - now))
-        return any(low)
+        return next((reason for reason in low if reason is not None), None)
 
     def observe(self) -> None:
         """Measure during a call: space that the call takes and frees again counts, too."""
@@ -71,6 +75,13 @@ class ScratchSpace:
         """Measure after the import, because no call takes again what the import has taken."""
         for levels in (*self._mount_levels, *self._plain_levels):
             levels.start()
+        self._next = self._next_plain = 0.0
+
+    def start_again(self) -> bool:
+        """Forget what earlier calls have used, because the folders were emptied. Returns whether enough is free."""
+        is_enough = self.shortage(always=True) is None
+        self.note_loaded()
+        return is_enough
 
     def note_empty(self) -> None:
         """Remember the state of the folders, for `is_used`. They must have just been emptied."""
@@ -87,7 +98,8 @@ class ScratchSpace:
 class _FolderLevels:
     """The levels of one folder: of its bytes, and of its entries."""
 
-    def __init__(self, measure: Callable[[], tuple[_Amount, _Amount]]) -> None:
+    def __init__(self, folder: str, measure: Callable[[], tuple[_Amount, _Amount]]) -> None:
+        self._folder = folder
         self._measure = measure
         self.was_taken_from = False
         self.start()
@@ -97,33 +109,43 @@ class _FolderLevels:
 
     def observe(self) -> None:
         space, entries = self._measure()
-        self._space.compare(space.free)
-        self._entries.compare(entries.free)
+        self._space.observe(space.free)
+        self._entries.observe(entries.free)
 
-    def end_call(self) -> bool:
-        """Whether too little is left for another call."""
+    def end_call(self) -> str | None:
+        """Why too little is left for another call; None: enough is left."""
         space, entries = self._measure()
-        is_low = self._space.end_call(space) | self._entries.end_call(entries)
+        needed, needed_entries = self._space.end_call(space), self._entries.end_call(entries)
         self.was_taken_from = self._space.was_taken_from or self._entries.was_taken_from
-        return is_low
+        for amount, need, unit in ((space, needed, "bytes"), (entries, needed_entries, "files")):
+            if amount.free < need:
+                return f"in {self._folder}, {amount.free} of {amount.total} {unit} were free; a call may need {need}"
+        return None
 
 
 class _Level:
-    """How many bytes or entries were free after the last call, and the most that one call has taken."""
+    """How many bytes or entries were free after the last call, and how many a call usually uses."""
 
     def __init__(self, free: int) -> None:
-        self._free = free
-        self._most = 0
+        self._free = self._least = free
+        self._temporary = 0  # the most that one call has taken and freed again
+        self._most_left = self._often_left = 0  # the most that one call has left, and the most that two have
         self.was_taken_from = False
 
-    def compare(self, free: int) -> None:
-        self._most = max(self._most, self._free - free)
+    def observe(self, free: int) -> None:
+        self._least = min(self._least, free)
 
-    def end_call(self, amount: _Amount) -> bool:
-        self.compare(amount.free)
-        self.was_taken_from = amount.free < self._free
-        self._free = amount.free
-        return amount.free < max(_LOW * amount.total, self._most)
+    def end_call(self, amount: _Amount) -> int:
+        """How many must be free for the next call."""
+        free = amount.free
+        self.observe(free)
+        self._temporary = max(self._temporary, min(free, self._free) - self._least)
+        left = max(0, self._free - free)
+        self._often_left = max(self._often_left, min(left, self._most_left))
+        self._most_left = max(self._most_left, left)
+        self.was_taken_from = left > 0
+        self._free = self._least = free
+        return max(int(_LOW * amount.total), self._temporary + self._often_left)
 
 
 def _measuring(folder: str) -> Callable[[], tuple[_Amount, _Amount]]:

@@ -9,6 +9,7 @@ With isolation by call, the child that has loaded the function is `_loaded`, and
 is the process that it has forked for the next call. After a call the state is `RENEWING`
 until this process has ended, the folders are empty, and the next one is there. If
 anything else is left of the call, all is cleaned, and the function is loaded again.
+Without isolation by call, the state is `RENEWING` while full folders are emptied.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Supervisor:
         self._end_by = 0.0  # until when the process of the last call may go on
         self._respawn = False
         self._exit_status: int | None = None
+        self._note: str | None = None  # for the log of the next call
         self._next_check = 0.0  # when the memory is checked after a short call, too
         self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size)
         self._template = TemplateLink(self._loop, commands, template, self._on_report)
@@ -232,7 +234,19 @@ class Supervisor:
         self._answer(child.log.take(call.execution_id))
         if self._loaded is not None:
             self._renew(self._loaded)
-        elif self._state is State.IDLE and self._scratch.is_nearly_full(always=elapsed > _SHORT_CALL_S):
+        elif self._state is State.IDLE:
+            shortage = self._scratch.shortage(always=elapsed > _SHORT_CALL_S)
+            if shortage is not None:
+                self._empty_scratch(child, shortage)
+
+    def _empty_scratch(self, child: ChildProcess, shortage: str) -> None:
+        """Empty the scratch folders after a call. The child lives on if it has no other threads and processes."""
+        self._note = f"The worker has emptied {self._scratch} before this call: {shortage}."
+        if child.pid is not None and memory.is_alone(child.pid, self._template.pid):
+            self._state = State.RENEWING
+            self._deadline = self._wake = time.monotonic() + _CLEAN_TIMEOUT_S
+            self._template.sweep()
+        else:
             self._clean(respawn=True)
 
     def _answer(self, log: str) -> None:
@@ -292,7 +306,15 @@ class Supervisor:
 
     def _on_swept(self, ok: bool) -> None:
         self._scratch.note_empty()
-        if ok:
+        if ok and self._loaded is None:
+            assert self._child is not None
+            if self._scratch.start_again():
+                self._child.log.add(f"{self._note}\n")
+                self._note = None
+                self._await_call()
+            else:
+                self._clean(respawn=True)  # the child has files open that are removed now
+        elif ok:
             self._await_call()
         else:
             self._load_again()
@@ -344,6 +366,9 @@ class Supervisor:
         now = time.monotonic()
         self._deadline = now + self._config.load_timeout_s
         self._wake = now + _CHECK_INTERVAL_S
+        if self._note is not None:
+            child.log.add(f"{self._note} The module is imported anew.\n")
+            self._note = None
         self._template.spawn(child.ends, self.target)
         child.close_ends()
 
