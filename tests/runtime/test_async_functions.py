@@ -178,17 +178,64 @@ async def main():
         "asyncio.create_task(start())",
         "asyncio.shield(wait())",
         "asyncio.gather(wait(), wait())",
+        "asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(wait()))",
+        "loop = asyncio.get_running_loop()\n    await loop.run_in_executor("
+        "None, asyncio.run_coroutine_threadsafe, wait(), loop)",
+        "loop = asyncio.get_running_loop()\n    threading.Thread("
+        "target=asyncio.run_coroutine_threadsafe, args=(wait(), loop)).start(); await asyncio.sleep(0.1)",
+        "a, b = socket.socketpair()\n    class Client(asyncio.Protocol):\n"
+        "        def connection_made(self, transport): asyncio.ensure_future(wait())\n"
+        "    await asyncio.get_running_loop().create_connection(Client, sock=a)",
     ],
 )
 def test_however_a_call_has_made_its_tasks_they_are_cancelled(worker: Worker, start: str) -> None:
     worker.load(
-        "import asyncio\nended = 0\nasync def wait():\n    global ended\n    try: await asyncio.sleep(60)\n"
+        "import asyncio, socket, threading\nended = 0\n"
+        "async def wait():\n    global ended\n    try: await asyncio.sleep(60)\n"
         "    finally: ended += 1\nasync def start():\n    asyncio.create_task(wait())\n"
         f"async def main():\n    {start}\n    for _ in range(3): await asyncio.sleep(0)\n    return ended\n"
     )
     first = worker.execute()
     assert (first.output, "Cancelled at the end of the call" in first.printed) == (0, True)
     assert worker.execute().output >= 1
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["asyncio.create_task(tick())", "asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(tick()))"],
+)
+def test_tasks_of_a_servers_connections_go_on(worker: Worker, start: str) -> None:
+    code = f"""
+import asyncio
+
+server, ticks = None, []
+
+async def tick():
+    while True:
+        ticks.append(1)
+        await asyncio.sleep(0)
+
+class Server(asyncio.Protocol):
+    def connection_made(self, transport): self.link = transport
+    def data_received(self, data):
+        {start}
+        self.link.write(data)
+
+async def main():
+    global server, link
+    if server is None:
+        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
+        link = await asyncio.open_connection(*server.sockets[0].getsockname())
+        link[1].write(b"hello")
+        await link[0].readexactly(5)
+    ticks.clear()
+    await asyncio.sleep(0.01)
+    return len(ticks) > 0
+"""
+    worker.load(code)
+    for _ in range(3):
+        answer = worker.execute()
+        assert (answer.output, answer.printed) == (True, "")
 
 
 def test_tasks_of_the_part_before_the_coroutine_are_cancelled(worker: Worker) -> None:

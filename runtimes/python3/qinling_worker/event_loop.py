@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Awaitable, Generator
+from contextvars import ContextVar
 from os import _exit, getpid, write
 from types import CoroutineType, GeneratorType, coroutine
 from typing import Any
@@ -24,6 +25,7 @@ _REPAIRS = 3
 _MAX_LISTED = 10
 _MAX_NAME = 60
 _is_async = inspect.iscoroutinefunction
+_serves = ContextVar("serves", default=False)  # whether this is part of the service of an accepted connection
 _catch_warnings, _ignore_warnings = warnings.catch_warnings, warnings.simplefilter
 
 
@@ -153,19 +155,29 @@ class EventLoop:
     def _follow(self, loop: Any) -> None:
         """Wrap the loop's `create_task`, to remember in `_others` the tasks that no call has started.
 
-        These are: 1. tasks that exist already, from the import; 2. tasks that a callback of the loop makes, such as
-        those of a server for its connections; 3. tasks that one of these tasks makes. A task factory would not do,
-        because the function may set its own.
+        These are: 1. tasks that exist already, from the import, and tasks that they make; 2. tasks that serve a
+        connection that a server has accepted, and whatever they and its callbacks make. A loop makes a task of its own
+        coroutine for each connection that it accepts, and all that follows from it inherits its context, which has
+        `_serves`. A task factory would not do, because the function may set its own.
         """
-        create_task, current_task = loop.create_task, self._asyncio.current_task
-        self._others.update(self._asyncio.all_tasks(loop))
+        create_task, current_task, others = loop.create_task, self._asyncio.current_task, self._others
+        accept = getattr(getattr(type(loop), "_accept_connection2", None), "__code__", None)
+        others.update(self._asyncio.all_tasks(loop))
 
         def create(coro: Any, **options: Any) -> Any:
-            task = create_task(coro, **options)
-            if loop.is_running():
-                maker = current_task(loop)
-                if maker is None or maker in self._others:
-                    self._others.add(task)
+            if not loop.is_running():
+                return create_task(coro, **options)
+            maker = current_task(loop)
+            # In a loop of another kind, such as that of uvloop, all tasks that callbacks make count as a server's.
+            serves = maker is None if accept is None else getattr(coro, "cr_code", None) is accept
+            token = _serves.set(True) if serves else None
+            try:
+                task = create_task(coro, **options)
+                if _serves.get() or maker in others:
+                    others.add(task)
+            finally:
+                if token is not None:
+                    _serves.reset(token)
             return task
 
         loop.create_task = create
