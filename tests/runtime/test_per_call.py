@@ -12,7 +12,7 @@ import pytest
 
 from runtimes.python3.qinling_worker import landlock
 from tests.runtime.client import MIB, SECRET, Worker, read_answer, wait_until
-from tests.runtime.conftest import MakeWorker
+from tests.runtime.conftest import MakeWorker, by_isolation
 
 # Counts the imports, in a folder that is not emptied.
 _COUNT = "import os\nwith open({path!r}, 'a') as file: file.write('imported\\n')\n"
@@ -376,6 +376,21 @@ def test_a_call_can_not_change_limits_of_the_loaded_process(worker: Worker) -> N
     )
     for _ in range(2):
         assert worker.execute().output == ["limit", "cores", "priority", "priorities", "policy"]
+
+
+@by_isolation
+def test_processes_do_not_share_their_standard_input(worker: Worker, isolation: str) -> None:
+    worker.load(
+        "import fcntl, os\ndef main(action):\n"
+        "    seen = [fcntl.fcntl(0, fcntl.F_GETFL) & os.O_NONBLOCK, fcntl.fcntl(0, 11)]\n"  # F_GETSIG
+        "    fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK)\n    fcntl.fcntl(0, 10, 37)\n"  # F_SETSIG
+        "    if action == 'end': os._exit(1)\n    return seen\n"
+    )
+    assert worker.execute('{"action": "see"}').output == [0, 0]
+    assert worker.execute('{"action": "end"}').status == "failed"
+    assert worker.execute('{"action": "see"}').output == [0, 0]
+    if isolation == "per_call":
+        assert worker.execute('{"action": "see"}').output == [0, 0]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])

@@ -16,6 +16,7 @@ from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from collections.abc import Callable
 from gc import collect, freeze
 from os import (
+    O_RDWR,
     WNOHANG,
     _exit,
     close,
@@ -28,6 +29,7 @@ from os import (
     waitpid,
     write,
 )  # fmt: skip
+from os import open as open_file
 from struct import Struct
 from time import monotonic, sleep
 
@@ -100,6 +102,9 @@ def fork_for_calls(channel_fd: int, log_fd: int) -> tuple[int, int]:
             sleep(1)  # until the supervisor ends this process, too
     control.close()
     close(log_fd)
+    null = open_file("/dev/null", O_RDWR)  # anew: processes that share an open file share its flags and owner
+    dup2(null, 0)
+    close(null)
     dup2(log, 1)
     dup2(log, 2)
     setsid()

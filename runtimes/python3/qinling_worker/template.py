@@ -57,9 +57,7 @@ class Template:
         self._paused: set[int] = set()
         self._entrances: list[int] = []
         linux.close_all_but([0, 1, 2, commands.fileno()])
-        null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(null, 0)
-        os.close(null)
+        _open_null()
         linux.set_child_subreaper()
         linux.keep_capabilities((linux.CAP_KILL, linux.CAP_SETUID, linux.CAP_SETGID))
         forbid_core_dumps()
@@ -142,6 +140,7 @@ class Template:
             # template.
             for entrance in self._entrances:
                 os.write(entrance, b"0")
+            _open_null()
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.set_inheritable(channel, False)
@@ -254,6 +253,13 @@ def _load_filter() -> None:
     except OSError as error:
         # Not an error: the service has decided at its start whether functions may run without it (see `make doctor`).
         sys.stderr.write(f"The seccomp filter can't be loaded: {error}\n")
+
+
+def _open_null() -> None:
+    """Open `/dev/null` as descriptor 0: anew, because processes that share an open file share its flags and owner."""
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
 
 
 def _forget_signals() -> None:
