@@ -301,14 +301,16 @@ def test_the_data_of_the_import_counts_once(worker: Worker) -> None:
     assert worker.execute("1000").output == 24_001_000
 
 
-@pytest.mark.parametrize("entry", ["main", "thing"])
+@pytest.mark.parametrize("entry", ["main", "thing", "made", "wrapped", "method", "plain"])
 def test_asyncio_is_imported_once_for_all_calls_of_an_async_function(worker: Worker, entry: str) -> None:
     worker.load(
-        "import os, sys\nimporters = []\nclass Finder:\n"
+        "import functools, os, sys\nimporters = []\nclass Finder:\n"
         "    def find_spec(self, name, *_):\n        if name == 'asyncio': importers.append(os.getpid())\n"
         "sys.meta_path.insert(0, Finder())\n"
         "async def main(): return [importers, os.getppid()]\n"
-        "class Thing:\n    async def __call__(self): return await main()\nthing = Thing()\n",
+        "class Thing:\n    async def __call__(self): return await main()\nthing = Thing()\n"
+        "made = lambda: main()\n@functools.wraps(main)\ndef wrapped(): return main()\nmethod = thing.__call__\n"
+        "def plain(): return thing()\n",
         entry=f"main.{entry}",
     )
     for _ in range(2):

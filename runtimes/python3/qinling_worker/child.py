@@ -146,7 +146,7 @@ def _load_and_serve(
         function = load(entry, code_dir)
         wants_context = takes_context(function)
         if by_call and getpid() == pid:
-            import_early(function)
+            import_early(function, entry.rpartition(".")[0])
             check_alone()
     except BaseException as error:
         if getpid() != pid:

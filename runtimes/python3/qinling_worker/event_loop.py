@@ -7,24 +7,25 @@ user code. `asyncio` takes 40 ms to import, so it is imported only for functions
 
 from __future__ import annotations
 
-import inspect
+import sys
 import warnings
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Generator, Iterator
 from contextvars import ContextVar
 from os import _exit, getpid, write
-from types import CoroutineType, GeneratorType, coroutine
+from types import CoroutineType, FunctionType, GeneratorType, coroutine
 from typing import Any
 from weakref import WeakSet
 
 from .failures import cut, type_name
 
+_CO_COROUTINE = 0x80  # of a function that is `async def`
 _CO_ITERABLE_COROUTINE = 0x100  # of a generator function that `types.coroutine` decorates
 _CANCEL_TIMEOUT_S = 1.0
 _CANCEL_ROUNDS = 10  # a task may start another one while it is cancelled
 _REPAIRS = 3
 _MAX_LISTED = 10
 _MAX_NAME = 60
-_is_async = inspect.iscoroutinefunction
+_modules = sys.modules
 _serves = ContextVar("serves", default=False)  # whether this is part of the service of an accepted connection
 _catch_warnings, _ignore_warnings = warnings.catch_warnings, warnings.simplefilter
 
@@ -39,10 +40,28 @@ def is_awaitable(value: object) -> bool:
     return issubclass(kind, Awaitable)
 
 
-def import_early(function: Any) -> None:
-    """Import `asyncio` if the function is `async def`, so that not every fork of this process has to import it."""
-    if _is_async(function) or _is_async(type(function).__call__):
+def import_early(function: Any, module: str) -> None:
+    """Import `asyncio` if calls may need it, so that not every fork of this process has to import it.
+
+    Args:
+        function: the function that is called. One that is no plain function, such as a method, may return an awaitable.
+        module: the name of its module. If that has a function or method that is `async def`, calls may await that.
+    """
+    if type(function) is not FunctionType or any(_is_async(value) for value in _members(module)):
         import asyncio  # noqa: F401
+
+
+def _is_async(value: object) -> bool:
+    return type(value) is FunctionType and bool(value.__code__.co_flags & _CO_COROUTINE)
+
+
+def _members(module: str) -> Iterator[object]:
+    """The values of a module's names, and the members of its classes."""
+    values = list(getattr(_modules.get(module), "__dict__", {}).values())
+    yield from values
+    for value in values:
+        if type(value) is type:
+            yield from list(value.__dict__.values())
 
 
 class EventLoop:
