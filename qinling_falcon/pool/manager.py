@@ -54,10 +54,10 @@ class Manager:
         self._runtimes = runtimes
         self._settings = settings
         self._record_lost = record_lost
-        # Workers that are being started or ended by a greenlet of this process, and images under trial.
+        # Workers that are being started or ended by a greenlet of this process, and images on trial by runtime.
         self._starting: set[str] = set()
         self._ending: set[str] = set()
-        self._trials: set[str] = set()
+        self._trials: dict[str, str] = {}
         self._retry_at: dict[tuple[str, str], float] = {}
         self._starts = BoundedSemaphore(os.cpu_count() or 1)
         self._claim = claim
@@ -107,7 +107,7 @@ class Manager:
         self._settle_lost()
         for trial in self._runtimes.reconcile(self._registry.plan().keys()):
             if trial.runtime_id not in self._trials:
-                self._trials.add(trial.runtime_id)
+                self._trials[trial.runtime_id] = trial.image
                 gevent.spawn(self._try_image, trial)
         self._start_missing()
 
@@ -115,6 +115,8 @@ class Manager:
         """Begin to start the workers that the pool lacks, for all runtimes whose image is known."""
         for runtime_id, count in self._registry.plan().items():
             image = self._runtimes.images.get(runtime_id)
+            if self._trials.get(runtime_id) == image:
+                continue  # the image is proved just now, and the worker that did so is one of those that are missing
             if image is not None and time.monotonic() >= self._retry_at.get((runtime_id, image), 0.0):
                 for _ in range(count):
                     self._begin_start(runtime_id, image)
@@ -193,10 +195,9 @@ class Manager:
         try:
             with self._starts:
                 worker = self._orchestrator.start(worker_id, trial.image)
-            if self._runtimes.proved(trial):
-                if self._registry.starting(worker_id, trial.runtime_id, trial.image):
-                    self._registry.ready(worker, trial.runtime_id, trial.image)
-                self._roll_on()
+            is_wanted = self._runtimes.proved(trial)
+            if is_wanted and self._registry.starting(worker_id, trial.runtime_id, trial.image):
+                self._registry.ready(worker, trial.runtime_id, trial.image)
         except (UnknownImage, StartFailed) as error:
             log.warning("image %s of runtime %s failed: %s", trial.image, trial.runtime_id, error)
             with contextlib.suppress(Unavailable):
@@ -205,7 +206,9 @@ class Manager:
             log.warning("image %s of runtime %s is tried again: %s", trial.image, trial.runtime_id, error)
         finally:
             self._starting.discard(worker_id)
-            self._trials.discard(trial.runtime_id)
+            self._trials.pop(trial.runtime_id)
+        with contextlib.suppress(Unavailable):
+            self._roll_on()
 
     def _end(self, worker_id: str) -> None:
         try:

@@ -116,6 +116,9 @@ class House:
         self.manage()
         self.runtime_id = runtime.create(ADMIN, image="old").id
         self.pool.wake()
+
+    def await_stock(self) -> None:
+        """Wait until the runtime is available, and its stock is full."""
         wait_until(lambda: self.row().status == "available" and self.warm() == STOCK)
 
     def manage(self) -> None:
@@ -194,8 +197,11 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 def house(connection: PipelinedConnection, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     monkeypatch.setattr("os.cpu_count", lambda: 2)  # so many are started at once
     house = House(connection.url, settings)
-    yield house
-    house.close()
+    try:
+        house.await_stock()
+        yield house
+    finally:
+        house.close()
 
 
 def test_workers_are_replaced_one_after_another_and_the_stock_is_at_most_one_short(house: House) -> None:

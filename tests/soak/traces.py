@@ -67,7 +67,7 @@ class Traces:
             "descriptors of the manager": len(os.listdir(f"/proc/{manager}/fd")),
             "descriptors of the zygote": len(os.listdir(f"/proc/{zygote}/fd")),
             "mounts of the zygote": len(Path(f"/proc/{zygote}/mounts").read_text().splitlines()),
-            "mounts of the host": len(Path("/proc/self/mounts").read_text().splitlines()),
+            "mounts of the host": Path("/proc/self/mounts").read_text().count(str(self._service.var_dir)),
             "groups": len(self.groups()),
             "processes": len(self.members()),
             "pairs of user ids": self.uid_claims(),
