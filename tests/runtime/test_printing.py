@@ -65,6 +65,17 @@ def test_what_is_in_a_buffer_is_in_the_log_of_its_call(worker: Worker, buffer: s
     assert printed[1].index("call 2") < printed[1].index("Traceback")
 
 
+@pytest.mark.parametrize(
+    "made", ["open(1, 'w', closefd=False)", "os.fdopen(os.dup(1), 'w')", "open('/dev/stdout', 'w')"]
+)
+def test_a_buffer_that_a_later_call_makes_is_found(worker: Worker, made: str) -> None:
+    worker.load(
+        "import os, time\nkept = []\ndef main():\n    time.sleep(0.3)  # the last search is long ago\n"
+        f"    kept.append({made})\n    kept[-1].write(f'call {{len(kept)}}\\n')\n"
+    )
+    assert [worker.execute().printed for _ in range(3)] == [f"call {number}\n" for number in (1, 2, 3)]
+
+
 @pytest.mark.parametrize("buffer", ["wrapped", "opened by number", "C, less than a line"])
 def test_what_is_in_a_buffer_is_in_the_log_of_a_call_with_a_process_of_its_own(worker: Worker, buffer: str) -> None:
     code = f"{BUFFERS[buffer]}\nsay('imported')\ndef main(number):\n    say(f'call {{number}}')\n"

@@ -15,6 +15,8 @@ import io
 import os
 import select
 import sys
+import time
+from math import inf
 from threading import RLock
 from typing import Any
 from weakref import ref
@@ -23,7 +25,9 @@ _TextIOWrapper, _BufferedWriter = io.TextIOWrapper, io.BufferedWriter
 _write, _builtin_print = io.FileIO.write, builtins.print
 _poll, _POLLOUT = select.poll, select.POLLOUT
 _register_at_fork, _fstat, _ref = os.register_at_fork, os.fstat, ref
+_monotonic = time.monotonic
 _get_objects, _suppress = gc.get_objects, contextlib.suppress
+_SEARCH_SHARE = 100  # searching for buffers takes at most one hundredth of the time
 _LINE_BUFFERED = 1  # _IOLBF
 _libc = ctypes.CDLL(None)
 _fflush = _libc.fflush
@@ -78,7 +82,7 @@ class Printing:
     def __init__(self) -> None:
         self._stdout, self._stderr = _stream(1), _stream(2)
         self._found: list[ref[Any]] = []
-        self._looks_for_more = False
+        self._next_search = inf
         sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc]
         builtins.print = _print
@@ -88,7 +92,7 @@ class Printing:
         """Flush all streams to the log, including those that the module has made and that are not in `sys`."""
         self._find_buffers(None)
         self.flush()
-        self._looks_for_more = True
+        self._next_search = 0.0
 
     def flush(self) -> None:
         """Flush all streams to the log: first those of the function, then ours, then those of C."""
@@ -100,7 +104,7 @@ class Printing:
                 or stderr is not sys.stderr
                 or not (stdout.write_through and stderr.write_through)
                 or self._found
-                or self._looks_for_more
+                or _monotonic() >= self._next_search
             )
         except BaseException:
             is_buffered = True  # the function has detached a stream of ours, or deleted one of `sys`
@@ -109,9 +113,10 @@ class Printing:
         _fflush(None)
 
     def _flush_streams(self) -> None:
-        if self._looks_for_more:
-            self._looks_for_more = False
-            self._find_buffers(0, 1)  # once, after the first call: it makes the buffers that later calls use
+        now = _monotonic()
+        if now >= self._next_search:
+            self._find_buffers(0, 1)
+            self._next_search = now + _SEARCH_SHARE * (_monotonic() - now)
         found = [item() for item in self._found]
         named = [getattr(sys, name, None) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
         for stream in (*found, *named, self._stdout, self._stderr):
@@ -122,6 +127,7 @@ class Printing:
         """Find streams to the log among the objects of these generations of the garbage collector; None: of all."""
         with _suppress(OSError):  # descriptor 1 is closed
             log = _fstat(1)
+            self._found = [item for item in self._found if item() is not None]
             known = [self._stdout, self._stderr, *(item() for item in self._found)]
             for item in [item for generation in generations for item in _get_objects(generation)]:
                 if type(item) in (_TextIOWrapper, _BufferedWriter) and not any(item is other for other in known):
