@@ -19,7 +19,11 @@ def _of_worker(module: str, old: str, new: str) -> tuple[Replacement, ...]:
 
 
 DEFENCES: dict[str, Defence] = {
-    "seccomp": Defence(_of_worker("template", "        seccomp.load()\n", "        pass\n"), "seccomp"),
+    "seccomp": Defence(
+        (*_of_worker("template", "        seccomp.load()\n", "        pass\n"),
+         *_of_worker("template", "            if self._filtered:\n", "            if False:\n")),
+        "seccomp",
+    ),
     "landlock": Defence(_of_worker("confine", "        landlock.enter(rules)\n", ""), "landlock"),
     "landlock scopes": Defence(
         _of_worker("landlock", "_SCOPES if VERSION >= SCOPES_VERSION else 0", "0"), "landlock scopes"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtimes.python3.qinling_worker import seccomp, syscalls
+from tests.runtime.client import Worker
 from tests.runtime.conftest import MakeWorker
 
 ALLOWED, NOTHING = 0, -1  # the call goes on; the call does nothing and seems to succeed
@@ -99,7 +100,6 @@ def test_calls_that_no_function_needs_are_denied(machine: str) -> None:
         ("socketpair", (1, 1, 0), ALLOWED),
         ("socketpair", (30, 1, 0), errno.EAFNOSUPPORT),  # AF_TIPC
         ("prctl", (38, 1), ALLOWED),
-        ("prctl", (22, 2), errno.EPERM),
         ("prctl", (1, 9), ALLOWED),  # PR_SET_PDEATHSIG
         ("prctl", (1, 18), errno.EPERM),  # SIGCONT
         ("ioctl", (0, 0x5413), ALLOWED),
@@ -127,21 +127,77 @@ def test_calls_that_no_function_needs_are_denied(machine: str) -> None:
         ("prlimit64", (0, 4, 0, 1), ALLOWED),
         ("prlimit64", (0, 4, 1, 0), NOTHING),
         ("prlimit64", (0, 4, 1, 1), errno.EPERM),
+        ("prlimit64", (5, 4, 1, 1), errno.EPERM),
+        ("prlimit64", (5, 7, 1), ALLOWED),
+    ],
+)
+def test_calls_are_decided_by_their_arguments(machine: str, name: str, arguments: Sequence[int], answer: int) -> None:
+    assert answers(machine, name, *arguments) == answer
+
+
+CHANGES = pytest.mark.parametrize(
+    ("name", "arguments", "answer"),
+    [
         ("prlimit64", (0, 7, 1), ALLOWED),
         ("prlimit64", (5, 7, 0), ALLOWED),  # a question
         ("prlimit64", (5, 7, 1), errno.EPERM),
         ("prlimit64", (5, 7, 0x1_00000000), errno.EPERM),  # a pointer whose lower half is 0
         ("sched_setaffinity", (0, 8, 1), ALLOWED),
+        ("sched_setaffinity", (7, 8, 1), ALLOWED),
         ("sched_setaffinity", (5, 8, 1), errno.EPERM),
         ("setpriority", (0, 0, 5), ALLOWED),
         ("setpriority", (0, 5, 5), errno.EPERM),
         ("setpriority", (2, 0, 5), errno.EPERM),  # all of the user's processes
         ("ioprio_set", (1, 0, 0), ALLOWED),
         ("ioprio_set", (3, 0, 0), errno.EPERM),
+        ("setpriority", (0, 7, 5), ALLOWED),
     ],
 )
-def test_calls_are_decided_by_their_arguments(machine: str, name: str, arguments: Sequence[int], answer: int) -> None:
-    assert answers(machine, name, *arguments) == answer
+
+
+@CHANGES
+def test_others_can_not_be_changed(machine: str, name: str, arguments: Sequence[int], answer: int) -> None:
+    number, architecture = syscalls.NUMBERS[machine][name], MACHINES[machine]
+    assert decide(seccomp.assemble_for_child(machine, [0, 7]), number, arguments, architecture) == answer
+    assert decide(seccomp.assemble_for_child(machine, None), number, arguments, architecture) == ALLOWED
+
+
+@pytest.mark.parametrize("changeable", [None, [0]])
+def test_a_child_loads_no_filter_of_its_own(machine: str, changeable: Sequence[int] | None) -> None:
+    program, numbers = seccomp.assemble_for_child(machine, changeable), syscalls.NUMBERS[machine]
+    assert decide(program, numbers["seccomp"], (), MACHINES[machine]) == errno.EPERM
+    assert decide(program, numbers["prctl"], (22, 2), MACHINES[machine]) == errno.EPERM
+    assert decide(program, numbers["prctl"], (38, 1), MACHINES[machine]) == ALLOWED
+    assert decide(program, OTHERS[machine]["read"], (), MACHINES[machine]) == ALLOWED
+
+
+CHANGE_ITSELF = """
+import ctypes, os, resource, threading
+
+def main():
+    os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))
+    resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE, (200, 200))
+    os.setpriority(os.PRIO_PROCESS, os.getpid(), 5)
+    library = ctypes.CDLL(None)
+    library.pthread_self.restype = ctypes.c_ulong
+    size = ctypes.c_size_t(128)
+    cores = ctypes.create_string_buffer(128)
+    library.sched_getaffinity(0, size, cores)
+    refused = []
+    def set_own():
+        refused.append(library.pthread_setaffinity_np(ctypes.c_ulong(library.pthread_self()), size, cores))
+    set_own()
+    thread = threading.Thread(target=set_own)
+    thread.start()
+    thread.join()
+    return refused
+"""
+
+
+def test_a_function_may_change_itself(worker: Worker, child_uid: int | None) -> None:
+    worker.load(CHANGE_ITSELF)
+    # Where the supervisor has the function's uid, threads are changeable only as the caller, by 0.
+    assert worker.execute().output == [0, errno.EPERM if child_uid is None else 0]
 
 
 def test_other_architectures_and_newer_calls_are_not_there(machine: str) -> None:

@@ -1,7 +1,8 @@
 """The seccomp filter: it denies system calls to all that a function runs.
 
 The filter denies calls that no function needs, that reach beyond the sandbox's namespaces, or that open large parts of
-the kernel. The template loads it before it forks a child; children and cleaners inherit it.
+the kernel. The template loads it before it forks a child; children and cleaners inherit it. Each child then loads a
+second, small one, whose rules depend on its user id and on the isolation. The kernel applies both.
 
 Denied calls fail with EPERM. There are three exceptions, for which programs have a fallback or expect success:
 1. ENOSYS for `clone3` and `timer_create`, whose arguments are in memory that a filter can't read (the C library then
@@ -16,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Sequence
 
 from .bpf import Instruction, allow, argument_has_bit, argument_in, argument_is_null, program, refuse
 from .linux import system_call
@@ -49,8 +51,8 @@ _DENIED = (
     "name_to_handle_at", "open_by_handle_at",
     # Placement of memory, and contents of the page cache, which tenants share.
     "migrate_pages", "move_pages", "mbind", "set_mempolicy", "get_mempolicy", "set_mempolicy_home_node", "cachestat",
-    # Seccomp filters and security modules: a function must not change its own.
-    "seccomp", "lsm_get_self_attr", "lsm_set_self_attr", "lsm_list_modules",
+    # Security modules.
+    "lsm_get_self_attr", "lsm_set_self_attr", "lsm_list_modules",
     # Obsolete.
     "modify_ldt", "uselib", "ustat", "sysfs", "_sysctl", "nfsservctl", "lookup_dcookie", "getpmsg", "putpmsg",
     "afs_syscall", "tuxcall", "security", "vserver",
@@ -78,10 +80,12 @@ _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # the host's reserved large pages, wh
 # The kernel sends a process the signal that these name. SIGCONT would wake a function that is stopped between calls.
 _SIGCONT, _EXIT_SIGNAL, _F_SETSIG, _PR_SET_PDEATHSIG = 18, 0xFF, 10, 1
 _RLIMIT_CORE = 4  # must stay at 1, with which the kernel does not start the host's handler of core dumps (`core(5)`)
-_PRCTL_OPTIONS = (22, 62)  # PR_SET_SECCOMP; PR_SCHED_CORE, with which a process blocks a core's other thread
+_PRCTL_OPTIONS = (62,)  # PR_SCHED_CORE, with which a process blocks a core's other thread
+_PR_SET_SECCOMP = 22
 _IOCTL_REQUESTS = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX: input of terminals; TIOCSETD, which loads modules
 _PERSONALITY_QUERY = 0xFFFFFFFF
 _O_NOTIFICATION_PIPE = 0x80
+_SCHEDULING = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")  # the first word is a pid
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 
 
@@ -96,7 +100,6 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
     ignored = refuse(0)
     core = argument_is_null(2, allow(), argument_is_null(3, ignored, denied))
     tcp = argument_in(2, _TCP_OPTIONS, denied, allow())
-    own_only = argument_in(0, (0,), allow(), denied)  # the argument is a pid; 0 is the caller
     wakes = argument_in(0, (_SIGCONT,), denied, allow(), _EXIT_SIGNAL)
     command = argument_in(1, (_F_SETSIG,), argument_in(2, (_SIGCONT,), denied, allow()), allow())
     option = argument_in(0, (_PR_SET_PDEATHSIG,), argument_in(1, (_SIGCONT,), denied, allow()), allow())
@@ -118,20 +121,23 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
         "ioctl": argument_in(1, _IOCTL_REQUESTS, denied, allow()),
         "personality": argument_in(0, (_PERSONALITY_QUERY,), allow(), denied),
         "pipe2": argument_has_bit(1, _O_NOTIFICATION_PIPE, denied, allow()),
-        # A process must not change limits, processors and priorities of others. With `per_call`, all calls have one
-        # uid.
-        "prlimit64": argument_in(
-            0, (0,), argument_in(1, (_RLIMIT_CORE,), core, allow()), argument_is_null(2, allow(), denied)
-        ),
-        "sched_setaffinity": own_only,
-        "sched_setscheduler": own_only,
-        "sched_setparam": own_only,
-        "sched_setattr": own_only,
-        "setpriority": argument_in(0, (_PRIO_PROCESS,), argument_in(1, (0,), allow(), denied), denied),
-        "ioprio_set": argument_in(0, (_IOPRIO_WHO_PROCESS,), argument_in(1, (0,), allow(), denied), denied),
+        "prlimit64": argument_in(1, (_RLIMIT_CORE,), core, allow()),
     }
     rules.update((numbers[name], block) for name, block in by_argument.items())
     return rules
+
+
+def _calls_of_child(machine: str, changeable: Sequence[int] | None) -> dict[int, list[Instruction]]:
+    denied = refuse(errno.EPERM)
+    # A function must not load a filter of its own.
+    rules = {"seccomp": denied, "prctl": argument_in(0, (_PR_SET_SECCOMP,), denied, allow())}
+    if changeable is not None:
+        first, second = (argument_in(index, changeable, allow(), denied) for index in (0, 1))
+        rules.update(dict.fromkeys(_SCHEDULING, first))
+        rules["prlimit64"] = argument_in(0, changeable, allow(), argument_is_null(2, allow(), denied))
+        rules["setpriority"] = argument_in(0, (_PRIO_PROCESS,), second, denied)
+        rules["ioprio_set"] = argument_in(0, (_IOPRIO_WHO_PROCESS,), second, denied)
+    return {NUMBERS[machine][name]: block for name, block in rules.items()}
 
 
 def assemble(machine: str) -> bytes:
@@ -139,6 +145,12 @@ def assemble(machine: str) -> bytes:
     # 32-bit programs have other numbers than those in the list. The numbers of x32 are above the last known one.
     missing = refuse(errno.ENOSYS)
     return program(_ARCHITECTURES[machine], missing, _calls(machine), LAST, missing)
+
+
+def assemble_for_child(machine: str, changeable: Sequence[int] | None) -> bytes:
+    """The child's own filter; `changeable` as `load_for_child` takes it."""
+    missing = refuse(errno.ENOSYS)
+    return program(_ARCHITECTURES[machine], missing, _calls_of_child(machine, changeable), LAST, missing)
 
 
 class _Program(ctypes.Structure):
@@ -153,11 +165,28 @@ def load() -> None:
     """Load the filter into this process and all that it forks, for good. `no_new_privs` must be set.
 
     Raises:
-        OSError: the kernel refuses it, or a filter that this process has already.
+        OSError: the kernel refuses it.
     """
     if not _program:
         raise OSError(errno.ENOSYS, f"no filter for {_machine}")
-    filled = _Program(len(_program) // 8, _program)
+    _load(_program)
+
+
+def load_for_child(changeable: Sequence[int] | None) -> None:
+    """Load the child's own filter, after `load`.
+
+    Args:
+        changeable: the pids whose limits, processors and priorities the child and its processes may change; 0 is the
+            caller. None: of all that the kernel allows, because no process of the platform has the child's uid.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
+    _load(assemble_for_child(_machine, changeable))
+
+
+def _load(assembled: bytes) -> None:
+    filled = _Program(len(assembled) // 8, assembled)
     number = NUMBERS[_machine]["seccomp"]
     try:
         # Without this flag, kernels before 5.16 slow the whole process down against Spectre.

@@ -61,7 +61,7 @@ class Template:
         linux.set_child_subreaper()
         linux.keep_capabilities((linux.CAP_KILL, linux.CAP_SETUID, linux.CAP_SETGID))
         forbid_core_dumps()
-        _load_filter()
+        self._filtered = _load_filter()
         self._wakeup, wakeup_end = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(wakeup_end, False)
@@ -147,6 +147,8 @@ class Template:
             os.set_inheritable(log, False)
             linux.close_all_but([0, 1, 2, channel, log] + ([] if self._rules is None else [self._rules]))
             become_child(config, self._rules, self._counted_alone)
+            if self._filtered:
+                seccomp.load_for_child(_changeable(config, command["per_call"]))
             if command["per_call"]:
                 prepare_for_forks()
             sys.modules["__main__"] = types.ModuleType("__main__")
@@ -246,13 +248,22 @@ class Template:
         os._exit(0)
 
 
-def _load_filter() -> None:
-    """Load the seccomp filter, if the kernel can, into this process and all that it forks."""
+def _changeable(config: ChildConfig, by_call: bool) -> list[int] | None:
+    """The pids that a child's seccomp filter lets it change (`seccomp.load_for_child`)."""
+    if by_call:
+        return [0]  # the process that later calls are forked from has the uid of the calls
+    return [0, os.getpid()] if config.child_uid is None else None
+
+
+def _load_filter() -> bool:
+    """Load the seccomp filter into this process and all that it forks. Returns whether the kernel can do that."""
     try:
         seccomp.load()
     except OSError as error:
         # Not an error: the service has decided at its start whether functions may run without it (see `make doctor`).
         sys.stderr.write(f"The seccomp filter can't be loaded: {error}\n")
+        return False
+    return True
 
 
 def _open_null() -> None:

@@ -23,4 +23,5 @@ ATTEMPTS = [
             "seccomp"),
     _parent("the processors of the process", "os.sched_setaffinity(parent(), os.sched_getaffinity(0))", "seccomp"),
     _parent("the priority of the process", "os.setpriority(os.PRIO_PROCESS, parent(), 1)", "seccomp"),
+    _parent("the priority of all processes", "os.setpriority(os.PRIO_USER, 0, 1)", "seccomp"),
 ]  # fmt: skip

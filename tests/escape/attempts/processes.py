@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.escape.attempt import Attempt
 
 _AROUND = """
-import os, signal
+import os, resource, signal
+from calls import call
 def around():
     # The template, and its supervisor, both seen from the child.
     template = os.getppid()
@@ -29,6 +30,7 @@ def _around(name: str, act: str, *defences: str) -> Attempt:
 
 _OTHER_UID = ("no capabilities", "no second uid to become")
 _BY_PTRACE = ("second uid", "landlock", "not dumpable", "own user namespace")
+_CHANGED = ("second uid", "seccomp")
 _BY_UID = ("second uid", "landlock scopes")
 
 ATTEMPTS = [
@@ -39,6 +41,11 @@ ATTEMPTS = [
     _around("the supervisor's environment", "open(f'/proc/{pid}/environ', 'rb').read()",
             *_BY_PTRACE),
     _around("the supervisor's files", "os.readlink(f'/proc/{pid}/fd/0')", *_BY_PTRACE),
+    _around("the supervisor's limits",
+            "resource.prlimit(pid, resource.RLIMIT_NOFILE, resource.prlimit(pid, resource.RLIMIT_NOFILE))", *_CHANGED),
+    _around("the supervisor's processors", "os.sched_setaffinity(pid, os.sched_getaffinity(pid))", *_CHANGED),
+    _around("the supervisor's priority", "os.setpriority(os.PRIO_PROCESS, pid, 1)", *_CHANGED),
+    _around("the supervisor's I/O priority", "call('ioprio_set', 1, pid, 0x4001)", *_CHANGED),
     Attempt("the uid of root", "import os\ndef attempt():\n    os.setuid(0)\n    return True", _OTHER_UID),
     Attempt("another worker's uid", "import os\ndef attempt():\n    os.setuid(os.getuid() + 2)\n    return True",
             _OTHER_UID),

@@ -84,12 +84,6 @@ ATTEMPTS = [
     _call("cachestat, which tells what is in the page cache", 'call("cachestat", descriptor, span, room, 0) == 0',
           _ROOM + "\nspan = (ctypes.c_uint64 * 2)(0, 4096)\ndescriptor = os.memfd_create('own')"),
     _call("adjtimex, which can set the clock", 'call("adjtimex", room) >= 0', _ROOM),
-    _call("another process's limits", 'call("prlimit64", os.getpid(), 4, limits, None) == 0',
-          "limits = (ctypes.c_uint64 * 2)(0, 0)"),
-    _call("another process's processors", "os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0)) is None"),
-    _call("another process's priority", "os.setpriority(os.PRIO_PROCESS, os.getpid(), 1) is None"),
-    _call("the priority of all processes of the user", "os.setpriority(os.PRIO_USER, 0, 1) is None", in_child=True),
-    _call("another process's I/O priority", 'call("ioprio_set", 1, os.getpid(), 0x4001) == 0', in_child=True),
     _call("a sibling process (CLONE_PARENT)", 'call("clone", 0x8011, 0, 0, 0, 0) >= 0 or os._exit(0)', in_child=True),
     # Descriptor 0 is not a terminal. ENOTTY shows that the call has reached the kernel.
     _call("input into a terminal (TIOCSTI)", "ioctl(0, 0x5412) == errno.ENOTTY", _IOCTL),
