@@ -30,7 +30,7 @@ def test_unfinished_bodies_hold_little_memory_and_keep_nobody_out() -> None:
                 client.setblocking(False)
                 _send_some(client, half)
             # In the crowd's own project a call is refused (503) until the crowd has been silent for a second.
-            wait_until("a call is served", lambda: _is_served(service, function), timeout_s=25)
+            wait_until("a call is served", lambda: _is_served(service, function), timeout_s=10)
             assert service.request("GET", "/healthz").status_code == 200
             assert _memory(service) - before < MOST_GROWTH
         wait_until("calls go on", lambda: _is_served(service, function))
