@@ -38,3 +38,35 @@ def test_a_package_may_have_modules_with_these_names(worker: Worker) -> None:
     code = f"import {', '.join(names)}\ndef main(): return [module.NAME for module in ({', '.join(names)})]\n"
     worker.load({"main.py": code, **files})
     assert worker.execute().output == list(names)
+
+
+def test_a_child_that_replaces_another_has_other_random_numbers(worker: Worker) -> None:
+    worker.load(
+        "import os, random\nfirst = random.random()\ndef main(end=''):\n    if end: os._exit(3)\n    return first\n"
+    )
+    before = worker.execute().output
+    assert worker.execute("now").status == "failed"
+    assert worker.execute().output != before
+
+
+def test_threads_locks_logging_and_forks_work_as_in_any_program(worker: Worker) -> None:
+    worker.load(
+        "import concurrent.futures, logging, os, queue, random, threading\n"
+        "def main():\n"
+        "    done = queue.Queue()\n"
+        "    thread = threading.Thread(target=lambda: done.put(threading.current_thread() is thread))\n"
+        "    thread.start(); thread.join()\n"
+        "    with concurrent.futures.ThreadPoolExecutor(4) as pool: sums = list(pool.map(lambda n: n + 1, range(9)))\n"
+        "    logging.warning('logged')\n"
+        "    before = random.getstate()\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        logging.warning('forked')\n"
+        "        os._exit(threading.current_thread() is threading.main_thread() and random.getstate() != before)\n"
+        "    forked = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
+        "    is_main = threading.current_thread() is threading.main_thread()\n"
+        "    return [done.get(), sums, forked, is_main, threading.active_count()]\n"
+    )
+    answer = worker.execute()
+    assert answer.output == [True, [n + 1 for n in range(9)], 1, True, 1]
+    assert "WARNING:root:logged" in answer.printed and "WARNING:root:forked" in answer.printed

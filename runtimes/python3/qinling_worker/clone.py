@@ -1,4 +1,9 @@
-"""Forks a process into new namespaces and a control group, with `clone3`, which Python does not wrap."""
+"""Forks processes without Python's own work around a fork; also into new namespaces and a control group.
+
+`os.fork` makes new locks and calls what `os.register_at_fork` has registered, because another thread may have held a
+lock. That writes to more than a hundred pages, which the two processes then share no longer. The processes that fork
+here have one thread. So the only thing that they need of it is a new seed for `random`, where user code is to run.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +26,9 @@ _SIGCHLD = 17
 _SYS_CLONE3 = 435  # on every architecture
 _PR_GET_TID_ADDRESS = 40
 
-# PyDLL keeps the interpreter's lock, so that no other Python code runs between PyOS_BeforeFork and the system call.
+# PyDLL keeps the interpreter's lock, which the new process could not take.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
-_python = ctypes.pythonapi
 
 
 class _Arguments(ctypes.Structure):
@@ -37,8 +41,20 @@ class _Arguments(ctypes.Structure):
     ]  # fmt: skip
 
 
+def fork() -> int:
+    """`os.fork`, for a process that has one thread. Calls no hooks: the caller seeds `random`, if that is needed.
+
+    Raises:
+        OSError: the kernel has refused, so there is no new process.
+    """
+    pid: int = _libc.fork()
+    if pid < 0:
+        raise _error("fork")
+    return pid
+
+
 def fork_into(namespaces: int, group: int | None) -> tuple[int, int]:
-    """Fork, like `os.fork`, into new namespaces and a control group. The caller must have one thread.
+    """`fork`, into new namespaces and a control group.
 
     Args:
         namespaces: `CLONE_NEW*` flags.
@@ -61,16 +77,15 @@ def fork_into(namespaces: int, group: int | None) -> tuple[int, int]:
         flags |= _CLONE_INTO_CGROUP
         arguments.cgroup = group
     arguments.flags = flags
-    _python.PyOS_BeforeFork()
-    pid = _libc.syscall(_SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
-    if pid == 0:
-        _python.PyOS_AfterFork_Child()
-        return 0, -1
-    error = ctypes.get_errno()
-    _python.PyOS_AfterFork_Parent()
+    pid: int = _libc.syscall(_SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
     if pid < 0:
-        raise OSError(error, f"clone3: {os.strerror(error)}")
-    return int(pid), pidfd.value
+        raise _error("clone3")
+    return pid, pidfd.value
+
+
+def _error(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")
 
 
 def _address_of_thread_id() -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 from collections.abc import Sequence
 
@@ -147,7 +148,8 @@ def assemble(machine: str) -> bytes:
     return program(_ARCHITECTURES[machine], missing, _calls(machine), LAST, missing)
 
 
-def assemble_for_child(machine: str, changeable: Sequence[int] | None) -> bytes:
+@functools.lru_cache(maxsize=8)
+def assemble_for_child(machine: str, changeable: tuple[int, ...] | None) -> bytes:
     """The child's own filter; `changeable` as `load_for_child` takes it."""
     missing = refuse(errno.ENOSYS)
     return program(_ARCHITECTURES[machine], missing, _calls_of_child(machine, changeable), LAST, missing)
@@ -159,6 +161,10 @@ class _Program(ctypes.Structure):
 
 _machine = os.uname().machine
 _program = assemble(_machine) if _machine in _ARCHITECTURES else b""
+if _program:
+    # The programs for children of a zygote's workers, whose templates have the pid 2: not to be assembled after a fork.
+    for _changeable in (None, (0,), (0, 2)):
+        assemble_for_child(_machine, _changeable)
 
 
 def load() -> None:
@@ -172,7 +178,7 @@ def load() -> None:
     _load(_program)
 
 
-def load_for_child(changeable: Sequence[int] | None) -> None:
+def load_for_child(changeable: tuple[int, ...] | None) -> None:
     """Load the child's own filter, after `load`.
 
     Args:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from . import keyrings, linux
-from .clone import fork_into
+from .clone import fork, fork_into
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -51,17 +51,17 @@ def _work(listen_fd: int, config_fd: int, group_fd: int | None, run_template: Ru
 
 def _fork_into(group_fd: int | None) -> int:
     """Fork into a control group. Without one, or if this process may not, fork as usual."""
-    if group_fd is not None:
-        try:
-            pid, pidfd = fork_into(0, group_fd)
-        except OSError:  # the freezer then stops the function by signals
-            return os.fork()
-        finally:
-            os.close(group_fd)
-        if pid != 0:
-            os.close(pidfd)
-        return pid
-    return os.fork()
+    if group_fd is None:
+        return fork()
+    try:
+        pid, pidfd = fork_into(0, group_fd)
+    except OSError:  # the freezer then stops the function by signals
+        return fork()
+    finally:
+        os.close(group_fd)
+    if pid != 0:
+        os.close(pidfd)
+    return pid
 
 
 def _import_and_run_template(commands: socket.socket) -> NoReturn:

@@ -11,6 +11,7 @@ import array
 import contextlib
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import cleaner, linux, memory, seccomp
+from .clone import fork
 from .config import ChildConfig
 from .confine import become_child, forbid_core_dumps, make_rules, prepare_for_forks
 
@@ -122,7 +124,7 @@ class Template:
     def _spawn(self, channel: int, log: int, command: dict[str, Any]) -> None:
         assert self._config is not None
         try:
-            pid = os.fork()
+            pid = fork()
         except OSError as error:
             self._report(event="unspawned", error=str(error))
         else:
@@ -136,6 +138,7 @@ class Template:
     def _become_child(self, config: ChildConfig, channel: int, log: int, command: dict[str, Any]) -> NoReturn:
         try:
             _forget_signals()
+            random.seed()  # from the kernel, as after `os.fork`
             # The template does not enter this group: if a function used up its memory, the kernel could kill the
             # template.
             for entrance in self._entrances:
@@ -248,11 +251,11 @@ class Template:
         os._exit(0)
 
 
-def _changeable(config: ChildConfig, by_call: bool) -> list[int] | None:
+def _changeable(config: ChildConfig, by_call: bool) -> tuple[int, ...] | None:
     """The pids that a child's seccomp filter lets it change (`seccomp.load_for_child`)."""
     if by_call:
-        return [0]  # the process that later calls are forked from has the uid of the calls
-    return [0, os.getpid()] if config.child_uid is None else None
+        return (0,)  # the process that later calls are forked from has the uid of the calls
+    return (0, os.getpid()) if config.child_uid is None else None
 
 
 def _load_filter() -> bool:
