@@ -26,7 +26,7 @@ _write, _builtin_print = io.FileIO.write, builtins.print
 _poll, _POLLOUT = select.poll, select.POLLOUT
 _register_at_fork, _fstat, _ref = os.register_at_fork, os.fstat, ref
 _monotonic = time.monotonic
-_get_objects, _suppress = gc.get_objects, contextlib.suppress
+_get_objects, _get_count, _suppress = gc.get_objects, gc.get_count, contextlib.suppress
 _SEARCH_SHARE = 100  # searching for buffers takes at most one hundredth of the time
 _LINE_BUFFERED = 1  # _IOLBF
 _libc = ctypes.CDLL(None)
@@ -83,6 +83,7 @@ class Printing:
         self._stdout, self._stderr = _stream(1), _stream(2)
         self._found: list[ref[Any]] = []
         self._next_search = inf
+        self._count = _get_count()  # of new objects, after the last search; while it is the same, no stream is new
         sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc]
         builtins.print = _print
@@ -104,7 +105,7 @@ class Printing:
                 or stderr is not sys.stderr
                 or not (stdout.write_through and stderr.write_through)
                 or self._found
-                or _monotonic() >= self._next_search
+                or (_get_count() != self._count and _monotonic() >= self._next_search)
             )
         except BaseException:
             is_buffered = True  # the function has detached a stream of ours, or deleted one of `sys`
@@ -117,6 +118,7 @@ class Printing:
         if now >= self._next_search:
             self._find_buffers(0, 1)
             self._next_search = now + _SEARCH_SHARE * (_monotonic() - now)
+            self._count = _get_count()
         found = [item() for item in self._found]
         named = [getattr(sys, name, None) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
         for stream in (*found, *named, self._stdout, self._stderr):
