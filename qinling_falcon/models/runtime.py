@@ -70,34 +70,7 @@ def create(
     now: datetime.datetime | None = None,
 ) -> Runtime:
     """Create a runtime with status `creating`. The pool manager makes it available."""
-    runtime = _new(
-        context,
-        image=image,
-        name=name,
-        description=description,
-        is_public=is_public,
-        trusted=trusted,
-        isolation=isolation,
-        runtime_id=runtime_id,
-        now=now,
-    )
-    transact(lambda: runtime.save(force_insert=True))
-    return runtime
-
-
-def _new(
-    context: Context,
-    *,
-    image: str,
-    name: str | None,
-    description: str | None = None,
-    is_public: bool = True,
-    trusted: bool = True,
-    isolation: str = Isolation.WARM.value,
-    runtime_id: str | None = None,
-    now: datetime.datetime | None = None,
-) -> Runtime:
-    return Runtime(
+    runtime = Runtime(
         id=runtime_id or str(uuid.uuid4()),
         project_id=context.project_id,
         created_at=now or clock.now(),
@@ -109,6 +82,8 @@ def _new(
         isolation=isolation,
         status=RuntimeStatus.CREATING.value,
     )
+    transact(lambda: runtime.save(force_insert=True))
+    return runtime
 
 
 def unregistered(context: Context, wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -130,7 +105,7 @@ def register(context: Context, wanted: Sequence[tuple[str, str]]) -> list[str]:
             engine().execute_sql("LOCK TABLE runtimes IN SHARE ROW EXCLUSIVE MODE")
         missing = _missing(context, wanted)
         for name, image in missing:
-            _new(context, image=image, name=name).save(force_insert=True)
+            Runtime.create(id=str(uuid.uuid4()), project_id=context.project_id, image=image, name=name)
         return [name for name, _ in missing]
 
     return transact(write)
