@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from qinling_falcon.models import database, tables
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
+from tests.models.connections import shared_postgres
 from tests.models.factories import make_function, make_runtime
 from tests.servers.postgres import PostgresServer, running_postgres
 
@@ -22,9 +22,9 @@ _ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, tables.Doomed
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    shared = os.environ.get("QF_UNDER_GEVENT")
-    if shared:
-        yield PostgresServer(Path(shared))
+    shared = shared_postgres()
+    if shared is not None:
+        yield shared
         return
     with running_postgres() as server:
         yield server

@@ -5,13 +5,9 @@ The tests run in one such process, which `test_under_gevent` starts.
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,44 +15,17 @@ import pytest
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import database
-from qinling_falcon.models.migrate import migrate
 from qinling_falcon.settings import Settings
-from tests.models.test_writer import ROOT
+from tests.models.connections import connected, in_patched_process, run_patched, starts_patched_process
 from tests.servers.postgres import PostgresServer, running_postgres
 
 PLACES = 4
 TIMEOUT_S = 3.0
 
-inside = pytest.mark.skipif("QF_UNDER_GEVENT" not in os.environ, reason="runs in the process of test_under_gevent")
 
-
-@pytest.mark.skipif("QF_UNDER_GEVENT" in os.environ, reason="this is the run under gevent")
+@starts_patched_process
 def test_under_gevent(postgres: PostgresServer) -> None:
-    script = (
-        "from gevent import monkey; monkey.patch_all(); import pytest, sys;"
-        "sys.exit(pytest.main(['-q', '-p', 'no:xdist', '-p', 'no:cacheprovider', 'tests/models/test_reads.py']))"
-    )
-    outcome = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=os.environ | {"QF_UNDER_GEVENT": str(postgres.folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=110,
-    )
-    assert outcome.returncode == 0, outcome.stdout
-    assert " passed" in outcome.stdout
-
-
-@contextmanager
-def connected(settings: Settings) -> Iterator[None]:
-    migrate(settings)
-    database.connect(settings)
-    try:
-        yield
-    finally:
-        database.disconnect()
+    run_patched(postgres, "tests/models/test_reads.py")
 
 
 def few(tmp_path: Path, url: str | None) -> Settings:
@@ -94,7 +63,7 @@ def all_places_are_there(read_one: Callable[[], int]) -> bool:
     return [holder.value for holder in holders] == [1] * PLACES
 
 
-@inside
+@in_patched_process
 def test_reads_killed_at_any_moment_cost_no_connection(postgres: PostgresServer, tmp_path: Path) -> None:
     import gevent
 
@@ -107,7 +76,7 @@ def test_reads_killed_at_any_moment_cost_no_connection(postgres: PostgresServer,
         assert all_places_are_there(read)
 
 
-@inside
+@in_patched_process
 def test_reads_that_run_out_of_time_cost_no_connection(postgres: PostgresServer, tmp_path: Path) -> None:
     import gevent
 
@@ -119,7 +88,7 @@ def test_reads_that_run_out_of_time_cost_no_connection(postgres: PostgresServer,
         assert all_places_are_there(read)
 
 
-@inside
+@in_patched_process
 def test_more_reads_than_connections_wait_and_then_are_refused(postgres: PostgresServer, tmp_path: Path) -> None:
     import gevent
 
@@ -134,7 +103,7 @@ def test_more_reads_than_connections_wait_and_then_are_refused(postgres: Postgre
         assert all_places_are_there(read)
 
 
-@inside
+@in_patched_process
 def test_connections_cut_fifty_times(postgres: PostgresServer, tmp_path: Path) -> None:
     url = postgres.create_database()
     with connected(few(tmp_path, url)):
@@ -146,7 +115,7 @@ def test_connections_cut_fifty_times(postgres: PostgresServer, tmp_path: Path) -
         assert all_places_are_there(read)
 
 
-@inside
+@in_patched_process
 def test_a_server_restarted_more_often_than_there_are_places(tmp_path: Path) -> None:
     with running_postgres() as server, connected(few(tmp_path, server.create_database())):
         for _ in range(2 * PLACES):
@@ -158,7 +127,7 @@ def test_a_server_restarted_more_often_than_there_are_places(tmp_path: Path) -> 
         assert all_places_are_there(read)
 
 
-@inside
+@in_patched_process
 def test_a_server_that_falls_silent_is_waited_for_once_by_each_read(tmp_path: Path) -> None:
     """A read does not wait for each idle connection in turn."""
     with running_postgres() as server, connected(few(tmp_path, server.create_database())):
@@ -178,7 +147,7 @@ def test_a_server_that_falls_silent_is_waited_for_once_by_each_read(tmp_path: Pa
         assert all_places_are_there(read)
 
 
-@inside
+@in_patched_process
 def test_a_sqlite_file_that_goes_and_comes_back(tmp_path: Path) -> None:
     settings = few(tmp_path, None)
     path, away = tmp_path / "qinling.db", tmp_path / "away.db"
@@ -196,7 +165,7 @@ def test_a_sqlite_file_that_goes_and_comes_back(tmp_path: Path) -> None:
         assert all_places_are_there(read)
 
 
-@inside
+@in_patched_process
 def test_killed_reads_of_sqlite_cost_no_connection(tmp_path: Path) -> None:
     import gevent
 

@@ -14,8 +14,8 @@ import psycopg2
 from qinling_falcon.models import database, runtime
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
+from tests.models.connections import ROOT
 from tests.models.factories import make_runtime
-from tests.models.test_writer import ROOT
 
 WANTED = [("python3", "image-a"), ("python3-old", "image-b")]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -25,10 +24,9 @@ from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.runtime import Runtime
 from qinling_falcon.models.scope import Context, system
 from qinling_falcon.settings import Settings
+from tests.models.connections import ROOT, connected, run_patched, starts_patched_process
 from tests.models.factories import in_one_batch, make_runtime, together
 from tests.servers.postgres import PostgresServer
-
-ROOT = Path(__file__).parents[2]
 
 
 def images() -> list[str]:
@@ -223,18 +221,6 @@ def test_a_server_that_is_away_and_comes_back(tmp_path: Path) -> None:
             assert images() == ["after", "before"]
 
 
-@contextmanager
-def connected(settings: Settings) -> Iterator[None]:
-    from qinling_falcon.models.migrate import migrate
-
-    migrate(settings)
-    database.connect(settings)
-    try:
-        yield
-    finally:
-        database.disconnect()
-
-
 def test_a_connection_lost_before_the_commit_costs_nothing(postgres: PostgresServer, tmp_path: Path) -> None:
     with connected(Settings(var_dir=tmp_path, database_url=postgres.create_database())):
         runs = []
@@ -364,24 +350,9 @@ print(json.dumps([done, len(writers)]))
     process.stdout.close()
 
 
-@pytest.mark.skipif("QF_UNDER_GEVENT" in os.environ, reason="this is the run under gevent")
+@starts_patched_process
 def test_all_this_holds_under_gevent_too(postgres: PostgresServer) -> None:
-    """The same tests in a process that gevent has patched, as web and worker processes are."""
-    script = (
-        "from gevent import monkey; monkey.patch_all(); import pytest, sys;"
-        "sys.exit(pytest.main(['-q', '-p', 'no:xdist', '-p', 'no:cacheprovider', 'tests/models/test_writer.py',"
-        " 'tests/models/test_records.py']))"
-    )
-    outcome = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=os.environ | {"QF_UNDER_GEVENT": str(postgres.folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=110,
-    )
-    assert outcome.returncode == 0, outcome.stdout
+    run_patched(postgres, "tests/models/test_writer.py", "tests/models/test_records.py")
 
 
 def test_rows_of_one_process_never_share_an_instant(settings: Settings, owner: Context) -> None:
