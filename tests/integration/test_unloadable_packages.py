@@ -8,9 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import subprocess
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +16,7 @@ import pytest
 import requests
 
 from tests.integration.service import Service, package, running_service
+from tests.support.disks import mounted_disk
 
 pytestmark = pytest.mark.xdist_group("unloadable-packages")
 MIB = 1 << 20
@@ -131,14 +129,8 @@ def test_a_package_that_is_loaded_too_slowly_fails_once() -> None:
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
     """A file system of 8 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("a mount needs root")
-    with tempfile.TemporaryDirectory(prefix="qf-disk-") as name:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=0755", "tmpfs", name], check=True)
-        try:
-            yield Path(name)
-        finally:
-            subprocess.run(["umount", "-l", name], check=True)
+    with mounted_disk("size=8m,mode=0755") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_the_platforms_failure_and_is_tried_once(small_disk: Path, tmp_path: Path) -> None:

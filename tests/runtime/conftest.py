@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.client import Worker, Zygote
+from tests.support.disks import mounted_disk
 
 MakeWorker = Callable[..., Worker]
 _UID_BASE = 390_000
@@ -119,11 +119,5 @@ def worker(make_worker: MakeWorker) -> Worker:
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
     """A file system of 4 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("a mount needs root")
-    with tempfile.TemporaryDirectory(prefix="qf-disk-") as name:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=1777", "tmpfs", name], check=True)
-        try:
-            yield Path(name)
-        finally:
-            subprocess.run(["umount", "-l", name], check=True)
+    with mounted_disk("size=4m,mode=1777") as folder:
+        yield folder

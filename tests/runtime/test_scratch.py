@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 from runtimes.python3.qinling_worker.scratch import ScratchSpace
 from tests.runtime.client import MIB, Worker
 from tests.runtime.conftest import MakeWorker
+from tests.support.disks import mounted_disk
 
 CODE = """
 import os, tempfile, time
@@ -40,15 +38,8 @@ def main(path, size=0, files=1, keep=True, wait=0, folder=False, left=0):
 @pytest.fixture
 def few_files() -> Iterator[Path]:
     """A file system of 100 inodes."""
-    if os.geteuid() != 0:
-        pytest.skip("a mount needs root")
-    with tempfile.TemporaryDirectory(prefix="qf-disk-") as name:
-        options = "size=4m,mode=1777,nr_inodes=100"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", name], check=True)
-        try:
-            yield Path(name)
-        finally:
-            subprocess.run(["umount", "-l", name], check=True)
+    with mounted_disk("size=4m,mode=1777,nr_inodes=100") as folder:
+        yield folder
 
 
 def starts(worker: Worker, path: Path, calls: int, **given: object) -> list[int]:
