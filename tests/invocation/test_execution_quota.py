@@ -37,6 +37,15 @@ def quota() -> ExecutionQuota:
 
 
 @pytest.fixture
+def slowly_counted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project has 30 executions, and the count at its first call stops at 10."""
+    monkeypatch.setattr(execution_quota, "_QUICKLY_COUNTED", 10)
+    monkeypatch.setattr(quotas, "_STEP", 5)
+    for _ in range(30):
+        record(make_record("function", PROJECT))
+
+
+@pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The SQL statements of the test."""
     made: list[str] = []
@@ -142,13 +151,8 @@ def test_projects_that_are_remembered_are_bounded(quota: ExecutionQuota, monkeyp
     assert list(quota._projects) == ["project-6", "project-7", "project-8"]
 
 
-def test_the_first_call_of_a_large_project_waits_for_no_long_count(
-    quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(execution_quota, "_QUICKLY_COUNTED", 10)
-    monkeypatch.setattr(quotas, "_STEP", 5)
-    for _ in range(30):
-        record(make_record("function", PROJECT))
+@pytest.mark.usefixtures("slowly_counted")
+def test_the_first_call_of_a_large_project_waits_for_no_long_count(quota: ExecutionQuota) -> None:
     check(quota)
     assert quota._projects[PROJECT].counted == 10
     quota.start()
@@ -158,13 +162,8 @@ def test_the_first_call_of_a_large_project_waits_for_no_long_count(
         gevent.sleep(0.01)
 
 
-def test_a_limit_below_the_use_is_seen_whatever_was_counted_first(
-    quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(execution_quota, "_QUICKLY_COUNTED", 10)
-    monkeypatch.setattr(quotas, "_STEP", 5)
-    for _ in range(30):
-        record(make_record("function", PROJECT))
+@pytest.mark.usefixtures("slowly_counted")
+def test_a_limit_below_the_use_is_seen_whatever_was_counted_first(quota: ExecutionQuota) -> None:
     quotas.change(PROJECT, {quotas.EXECUTIONS: 25})
     with pytest.raises(QuotaExceeded, match="limit 25, used 30"):
         check(quota)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from qinling_falcon.pool.connection import PipelinedConnection
+from tests.pool.side import Side
 from tests.servers.valkey import ValkeyServer, valkey_server
 
 
@@ -21,3 +22,12 @@ def connection(server: ValkeyServer) -> Iterator[PipelinedConnection]:
     connection.call("FLUSHALL")
     yield connection
     connection.close()
+
+
+@pytest.fixture
+def side(connection: PipelinedConnection) -> Iterator[Side]:
+    """A process that leases workers of the runtime `python3`, of which two are kept warm."""
+    side = Side(connection.url)
+    side.registry.configure("python3", 2)
+    yield side
+    side.close()

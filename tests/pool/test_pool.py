@@ -1,26 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import gevent
 import pytest
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool import keys
-from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.generations import lasting
 from qinling_falcon.pool.leases import Capacity, Lease, LeaseRequest, StaleTarget
 from qinling_falcon.pool.wire import PoolUnavailable
 from tests.pool.side import LIMITS, Side, reap_until, wait_until
 from tests.servers.valkey import valkey_server
-
-
-@pytest.fixture
-def side(connection: PipelinedConnection) -> Iterator[Side]:
-    side = Side(connection.url)
-    side.registry.configure("python3", 2)
-    yield side
-    side.close()
 
 
 def test_a_warm_worker_is_assigned_and_then_belongs_to_its_target(side: Side) -> None:

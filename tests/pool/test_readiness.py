@@ -5,14 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
 import pytest
 
 from qinling_falcon.pool.claim import Claim
-from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.place import place
 from qinling_falcon.pool.readiness import PoolReadiness
 from qinling_falcon.pool.registry import Registry
@@ -21,12 +19,27 @@ from tests.pool.side import LIMITS, Side
 ROOT = Path(__file__).parents[2]
 
 
+class Watch:
+    """A registry and the check of readiness with the same clock, which stands still until a test moves it."""
+
+    def __init__(self, side: Side) -> None:
+        self._now_ms = 1_700_000_000_000
+        self.registry = Registry(side.connection, LIMITS, clock=lambda: self._now_ms)
+        self.readiness = PoolReadiness(side.connection, LIMITS, clock=lambda: self._now_ms)
+
+    def reap_after(self, ms: int) -> None:
+        """Let time pass, and let the pool manager make a pass."""
+        self._now_ms += ms
+        self.registry.reap()
+
+    def wait(self, ms: int) -> None:
+        """Let time pass without a pass of the pool manager."""
+        self._now_ms += ms
+
+
 @pytest.fixture
-def side(connection: PipelinedConnection) -> Iterator[Side]:
-    side = Side(connection.url)
-    side.registry.configure("python3", 2)
-    yield side
-    side.close()
+def watch(side: Side) -> Watch:
+    return Watch(side)
 
 
 def test_the_claim_to_be_active_outlasts_a_long_pass_but_not_one_that_hangs(side: Side) -> None:
@@ -40,48 +53,36 @@ def test_the_claim_to_be_active_outlasts_a_long_pass_but_not_one_that_hangs(side
     claim.lapse()
 
 
-def test_a_runtime_without_workers_is_at_fault_after_a_time_and_names_itself(side: Side) -> None:
-    now = [1_700_000_000_000]
-    registry = Registry(side.connection, LIMITS, clock=lambda: now[0])
-    readiness = PoolReadiness(side.connection, LIMITS, clock=lambda: now[0])
-    assert set(readiness.faults()) == {"pool"}
+def test_a_runtime_without_workers_is_at_fault_after_a_time_and_names_itself(side: Side, watch: Watch) -> None:
+    assert set(watch.readiness.faults()) == {"pool"}
     side.registry.claim_manager("one", 600)
-    registry.reap()
-    now[0] += int(LIMITS.worker_start_timeout_s * 1000)
-    registry.reap()
-    assert readiness.faults() == {}
-    now[0] += 1
-    assert "python3 (for 15 s)" in readiness.faults()["runtimes"]
+    watch.reap_after(0)
+    watch.reap_after(int(LIMITS.worker_start_timeout_s * 1000))
+    assert watch.readiness.faults() == {}
+    watch.wait(1)
+    assert "python3 (for 15 s)" in watch.readiness.faults()["runtimes"]
     side.start()
-    assert readiness.faults() == {}
+    assert watch.readiness.faults() == {}
 
 
-def test_a_runtime_that_keeps_no_warm_workers_is_not_at_fault(side: Side) -> None:
-    now = [1_700_000_000_000]
-    registry = Registry(side.connection, LIMITS, clock=lambda: now[0])
-    readiness = PoolReadiness(side.connection, LIMITS, clock=lambda: now[0])
+def test_a_runtime_that_keeps_no_warm_workers_is_not_at_fault(side: Side, watch: Watch) -> None:
     side.registry.claim_manager("one", 600)
-    registry.configure("python3", 0)
-    registry.reap()
-    now[0] += 1_000_000
-    registry.reap()
-    assert readiness.faults() == {}
+    watch.registry.configure("python3", 0)
+    watch.reap_after(0)
+    watch.reap_after(1_000_000)
+    assert watch.readiness.faults() == {}
 
 
-def test_a_runtime_that_finds_no_room_is_not_at_fault(side: Side) -> None:
-    now = [1_700_000_000_000]
-    registry = Registry(side.connection, LIMITS, clock=lambda: now[0])
-    readiness = PoolReadiness(side.connection, LIMITS, clock=lambda: now[0])
+def test_a_runtime_that_finds_no_room_is_not_at_fault(side: Side, watch: Watch) -> None:
     side.registry.claim_manager("one", 600)
-    registry.configure("crowded out", 1)
+    watch.registry.configure("crowded out", 1)
     for _ in range(LIMITS.max_workers):
         side.start()
-    registry.reap()
-    now[0] += 1_000_000
-    registry.reap()
-    assert readiness.faults() == {}
-    registry.forget("crowded out")
-    assert readiness.faults() == {}
+    watch.reap_after(0)
+    watch.reap_after(1_000_000)
+    assert watch.readiness.faults() == {}
+    watch.registry.forget("crowded out")
+    assert watch.readiness.faults() == {}
 
 
 def test_a_pool_manager_of_another_machine_is_a_fault_that_names_its_host(side: Side) -> None:
