@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -15,6 +17,7 @@ from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
 from tests.models.connections import shared_postgres
 from tests.models.factories import make_function, make_runtime
+from tests.models.lists import MOMENT, SECOND
 from tests.servers.postgres import PostgresServer, running_postgres
 
 _ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, tables.DoomedTrust, tables.ProjectQuota))
@@ -111,3 +114,18 @@ def runtime_id(settings: Settings, admin: Context) -> str:
 def function_id(runtime_id: str, owner: Context) -> str:
     """A function of `owner`."""
     return make_function(owner, runtime_id).id
+
+
+@pytest.fixture
+def fruit(owner: Context, stranger: Context, runtime_id: str) -> None:
+    """Functions that differ in every field, and one of another project."""
+    rows: list[dict[str, Any]] = [
+        {"name": "apple", "cpu": 100, "description": "100% red"},
+        {"name": "Banana", "cpu": 200, "description": "yellow_ripe"},
+        {"name": None, "cpu": 300, "description": None},
+        {"name": "cherry", "cpu": 150, "description": "RED\\dark"},
+        {"name": "apple", "cpu": 250, "description": "grün"},
+    ]
+    for second, row in enumerate(rows):
+        make_function(owner, runtime_id, now=MOMENT + second * SECOND + datetime.timedelta(microseconds=7), **row)
+    make_function(stranger, runtime_id, name="secret")
