@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings
+from tests.support.forks import FORK_AND_WAIT
 
 FUNCTION = """
 import asyncio, concurrent.futures, os, socket, subprocess, threading, time
@@ -33,14 +34,7 @@ def threads():
     return asyncio.run(asyncio.to_thread(len, started))
 
 def share():
-    held = []
-    for _ in range(4):
-        pid = os.fork()
-        if pid == 0:
-            time.sleep(0.2)
-            os._exit(0)
-        held.append(pid)
-    return [os.waitpid(pid, 0)[1] for pid in held]
+    return fork_and_wait(4)
 
 def fill():
     while True:
@@ -104,7 +98,7 @@ def request(worker, path, body, headers):
 def load(worker, isolation="warm"):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("main.py", f"LEFT = {LEFT!r}\n{FUNCTION}")
+        file.writestr("main.py", f"LEFT = {LEFT!r}\n{FORK_AND_WAIT}{FUNCTION}")
     target = {"target": "f:0:x", "entry": "main.main", "memory_size": 128 << 20, "cpu": 100}
     target["isolation"] = isolation
     assert request(worker, "/load", archive.getvalue(), {"X-Load": json.dumps(target)})[0] == 200

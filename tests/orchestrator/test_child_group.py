@@ -21,6 +21,7 @@ from qinling_falcon.orchestrators.process.isolation import examine
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.sandbox import Form
 from qinling_falcon.settings import MIB, Settings
+from tests.support.forks import FORK_AND_WAIT
 
 from .conftest import REPOSITORY, eventually, groups_of, left_of, make_settings, processes_of, request
 
@@ -75,14 +76,7 @@ def mapped_file(mib):
 
 def share(mib):
     held.append(b"x" * (mib << 20))
-    pids = []
-    for _ in range(4):
-        pid = os.fork()
-        if pid == 0:
-            time.sleep(0.2)
-            os._exit(0)
-        pids.append(pid)
-    return sum(os.waitpid(pid, 0)[1] == 0 for pid in pids)
+    return fork_and_wait(4).count(0)
 
 def names(count):
     # The kernel remembers names that it has not found, too.
@@ -121,7 +115,7 @@ class Function:
         self._tokens = itertools.count(1)
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as file:
-            file.writestr("main.py", FUNCTION)
+            file.writestr("main.py", FORK_AND_WAIT + FUNCTION)
         target = {"target": "f:0:x", "entry": "main.main", "memory_size": 32 * MIB, "cpu": 100} | load
         headers = {"X-Worker-Secret": worker.secret, "X-Load": json.dumps(target)}
         assert request(worker.address, "POST", "/load", archive.getvalue(), headers) == (200, {"loaded": True})

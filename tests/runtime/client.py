@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import http.client
 import io
 import itertools
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,6 +270,37 @@ class Worker:
         status, answer = self.request("POST", "/execute", self.execution(given, **fields))
         assert status == 200, answer
         return read_answer(answer)
+
+    def outputs(self, times: int, given: str | None = None) -> list[Any]:
+        """Execute the function several times. All executions must succeed."""
+        answers = [self.execute(given) for _ in range(times)]
+        assert [answer.status for answer in answers] == ["success"] * times, [answer.message for answer in answers]
+        return [answer.output for answer in answers]
+
+    @contextlib.contextmanager
+    def executing(self, given: str | None = None, **fields: Any) -> Iterator[Callable[[], Answer]]:
+        """Send an /execute. The block gets a function that waits for its answer."""
+        connection = self.connect()
+        try:
+            connection.request("POST", "/execute", self.execution(given, **fields), {"X-Worker-Secret": SECRET})
+            yield lambda: read_answer(json.loads(connection.getresponse().read()))
+        finally:
+            connection.close()
+
+    def execute_in_killed(self, pid: int) -> Answer:
+        """Send an /execute to a process that is stopped before the request arrives, and killed afterwards."""
+        os.kill(pid, signal.SIGSTOP)
+        with self.executing() as answer:
+            assert self.request("GET", "/ping")[0] == 200
+            os.kill(pid, signal.SIGKILL)
+            return answer()
+
+    def make_open_folder(self) -> Path:
+        """Make a folder that functions may write to, and that is not emptied between calls."""
+        folder = self.folder / "open"
+        folder.mkdir()
+        folder.chmod(0o777)
+        return folder
 
     def processes(self) -> list[int]:
         """The processes below the supervisor, and those of the second uid."""

@@ -13,9 +13,7 @@ HELLO = "async def hello(name):\n    return 'Hello, ' + name\n"
 def outputs(worker: Worker, code: str, times: int = 2, given: str | None = None) -> list[object]:
     """Call a function several times. Returns the results; all calls must succeed."""
     assert worker.load(code)[0] == 200
-    answers = [worker.execute(given) for _ in range(times)]
-    assert [answer.status for answer in answers] == ["success"] * times, [answer.message for answer in answers]
-    return [answer.output for answer in answers]
+    return worker.outputs(times, given)
 
 
 @pytest.mark.parametrize(
@@ -303,12 +301,12 @@ def test_an_interrupt_in_a_task_ends_the_call_and_not_the_loop(worker: Worker, r
 
 
 def test_an_interrupt_in_a_task_that_is_cancelled_does_not_replace_the_result(worker: Worker) -> None:
-    worker.load(
+    code = (
         "import asyncio\nasync def bad():\n    try: await asyncio.sleep(60)\n    finally: raise SystemExit('late')\n"
         "async def main():\n    for _ in range(2): asyncio.create_task(bad())\n"
         "    await asyncio.sleep(0)\n    return 1\n"
     )
-    assert [worker.execute().output for _ in range(2)] == [1, 1]
+    assert outputs(worker, code) == [1, 1]
 
 
 def test_a_function_that_cancels_itself_has_raised(worker: Worker) -> None:

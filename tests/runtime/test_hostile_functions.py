@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import textwrap
 import uuid
 from collections.abc import Callable
@@ -15,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.client import MIB, OUT_OF_RESOURCES, SECRET, Answer, read_answer, wait_until
+from tests.runtime.client import MIB, OUT_OF_RESOURCES, SECRET, Answer, Worker, wait_until
 from tests.runtime.conftest import MakeWorker, by_isolation
+from tests.support.forks import FORK_AND_WAIT
 
 Harm = Callable[..., Answer]
 
@@ -84,8 +84,7 @@ def test_a_timeout_ends_it(harm: Harm, body: str) -> None:
 
 
 @by_isolation
-def test_nothing_of_the_tree_is_left_after_a_timeout(make_worker: MakeWorker, isolation: str) -> None:
-    worker = make_worker()
+def test_nothing_of_the_tree_is_left_after_a_timeout(worker: Worker, isolation: str) -> None:
     worker.load(
         "import os, subprocess, time\n"
         "def main(do=None):\n"
@@ -109,8 +108,7 @@ def test_nothing_of_the_tree_is_left_after_a_timeout(make_worker: MakeWorker, is
     wait_until(lambda: len(worker.processes()) == (2 if isolation == "warm" else 3))
 
 
-def test_a_process_that_is_always_another_one_is_ended(make_worker: MakeWorker) -> None:
-    worker = make_worker()
+def test_a_process_that_is_always_another_one_is_ended(worker: Worker) -> None:
     worker.load(
         "import os, time\ndef main(path=None):\n"
         "    if path and os.fork() == 0:\n"
@@ -121,9 +119,7 @@ def test_a_process_that_is_always_another_one_is_ended(make_worker: MakeWorker) 
         "        os._exit(0)\n"
         "    while path: time.sleep(1)\n    return 'fine'\n"
     )
-    folder = worker.folder / "open"
-    folder.mkdir()
-    folder.chmod(0o777)
+    folder = worker.make_open_folder()
     assert worker.execute(str(folder), timeout_s=0.5).reason == "timeout"
     try:
         size = (folder / "beats").stat().st_size
@@ -156,8 +152,7 @@ def test_a_process_that_died_is_said_so(harm: Harm, body: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["VmHWM:", "VmHWM:z", "VmHWM:\t-1", "VmHWM:\t9999999", "a) Z 1 (b", "x\ny", "Uid:\t0"])
-def test_a_process_may_have_any_name(make_worker: MakeWorker, name: str) -> None:
-    worker = make_worker()
+def test_a_process_may_have_any_name(worker: Worker, name: str) -> None:
     worker.load(
         "import ctypes, os, time\ndef main(name, leave=False):\n"
         "    ctypes.CDLL(None).prctl(15, name.encode(), 0, 0, 0)\n"
@@ -223,20 +218,16 @@ def test_a_function_that_returns_twice_answers_once(harm: Harm) -> None:
 
 
 @by_isolation
-def test_a_module_that_forks_at_its_import_is_there_once(make_worker: MakeWorker, isolation: str) -> None:
-    worker = make_worker()
+def test_a_module_that_forks_at_its_import_is_there_once(worker: Worker, isolation: str) -> None:
     count = "calls = 0\ndef main():\n    global calls\n    calls += 1\n    return calls\n"
     worker.load("import os\nfor _ in range(3): os.fork()\n" + count)
     counts = [1, 2, 3, 4, 5] if isolation == "warm" else [1] * 5
-    assert [worker.execute().output for _ in range(5)] == counts
+    assert worker.outputs(5) == counts
 
 
 @by_isolation
-def test_a_process_that_ends_after_its_answer_harms_no_call(make_worker: MakeWorker) -> None:
-    worker = make_worker()
-    runs = worker.folder / "open" / "runs"
-    runs.parent.mkdir()
-    runs.parent.chmod(0o777)
+def test_a_process_that_ends_after_its_answer_harms_no_call(worker: Worker) -> None:
+    runs = worker.make_open_folder() / "runs"
     worker.load(
         "import os, threading\ndef main(delay):\n"
         f"    with open({str(runs)!r}, 'a') as file: file.write('run\\n')\n"
@@ -255,23 +246,15 @@ def test_a_process_that_ends_after_its_answer_harms_no_call(make_worker: MakeWor
     assert len(runs.read_text().splitlines()) == calls
 
 
-def test_a_call_that_was_sent_to_a_dead_child_runs_in_the_next_one(make_worker: MakeWorker) -> None:
-    worker = make_worker()
+def test_a_call_that_was_sent_to_a_dead_child_runs_in_the_next_one(worker: Worker) -> None:
     worker.load("import os\ndef main(): return os.getpid()\n")
     old = worker.execute().output
-    os.kill(old, signal.SIGSTOP)
-    connection = worker.connect()
-    connection.request("POST", "/execute", worker.execution(), {"X-Worker-Secret": SECRET})
-    assert worker.request("GET", "/ping")[0] == 200
-    os.kill(old, signal.SIGKILL)
-    answer = read_answer(json.loads(connection.getresponse().read()))
-    connection.close()
+    answer = worker.execute_in_killed(old)
     assert answer.status == "success"
     assert answer.output != old
 
 
-def test_background_processes_live_until_their_child_is_replaced(make_worker: MakeWorker) -> None:
-    worker = make_worker()
+def test_background_processes_live_until_their_child_is_replaced(worker: Worker) -> None:
     worker.load(
         "import subprocess, os\ndef main(do='spawn'):\n    if do == 'die': os._exit(1)\n"
         "    subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
@@ -322,28 +305,19 @@ for thread in threads: thread.join()
     assert harm(many).status == "success"
 
 
-_SHARED = """
-import os, time
-pids = []
-for _ in range(6):
-    pid = os.fork()
-    if pid == 0:
-        time.sleep(0.2)
-        os._exit(0)
-    pids.append(pid)
-return [os.waitpid(pid, 0)[1] for pid in pids]
-"""
-
-
 def test_pages_that_processes_share_count_once(harm: Harm, child_uid: int | None) -> None:
     if child_uid is not None:
         pytest.skip("another uid's shares can't be read")
-    assert harm(_SHARED, before="data = b'x' * 20_000_000").output == [0] * 6
+    before = f"{FORK_AND_WAIT}data = b'x' * 20_000_000"
+    assert harm("return fork_and_wait(6)", before).output == [0] * 6
 
 
 def test_pages_that_processes_do_not_share_count_each(harm: Harm) -> None:
-    body = _SHARED.replace("        time.sleep(0.2)", "        mine = b'y' * 10_000_000\n        time.sleep(5)")
-    assert_failed(harm(body, before="data = b'x' * 10_000_000"), "memory", OUT_OF_RESOURCES)
+    before = (
+        f"{FORK_AND_WAIT}data = b'x' * 10_000_000\n"
+        "def take_more():\n    more = b'y' * 10_000_000\n    time.sleep(5)\n"
+    )
+    assert_failed(harm("return fork_and_wait(6, take_more)", before), "memory", OUT_OF_RESOURCES)
 
 
 def test_a_large_file_is_an_exception(harm: Harm) -> None:
@@ -379,8 +353,7 @@ def test_a_full_scratch_folder_is_empty_for_the_next_call(make_worker: MakeWorke
 
 
 @by_isolation
-def test_locked_and_deep_folders_are_emptied(make_worker: MakeWorker) -> None:
-    worker = make_worker()
+def test_locked_and_deep_folders_are_emptied(worker: Worker) -> None:
     worker.load(
         "import os\ndef main(path=None):\n    if path:\n        os.chdir(path)\n"
         "        os.symlink('/etc', 'link'); os.mkfifo('fifo'); open('file', 'w').close(); os.chmod('file', 0)\n"
@@ -422,8 +395,7 @@ print('seven \\ud800', end='')
     assert harm(body).printed == printed
 
 
-def test_what_background_processes_print_between_calls_is_dropped(make_worker: MakeWorker) -> None:
-    worker = make_worker()
+def test_what_background_processes_print_between_calls_is_dropped(worker: Worker) -> None:
     worker.load(
         "import os, subprocess\ndef main(path):\n"
         "    if not os.path.exists(path):\n"
@@ -496,8 +468,7 @@ def test_a_forged_answer_is_checked_in_bounded_time_and_depth(make_worker: MakeW
         worker = make_worker()
 
 
-def test_a_result_that_is_too_deep_for_the_worker_is_a_failure(make_worker: MakeWorker) -> None:
-    worker = make_worker()
+def test_a_result_that_is_too_deep_for_the_worker_is_a_failure(worker: Worker) -> None:
     worker.load(
         "import sys\ndef main():\n    sys.setrecursionlimit(20_000)\n    value = []\n"
         "    for _ in range(9000): value = [value]\n    return value\n"
@@ -507,16 +478,14 @@ def test_a_result_that_is_too_deep_for_the_worker_is_a_failure(make_worker: Make
     assert worker.process.poll() is None
 
 
-def test_forged_messages_hold_no_nul(make_worker: MakeWorker) -> None:
-    worker = make_worker()
+def test_forged_messages_hold_no_nul(worker: Worker) -> None:
     worker.load(forging(2, b"one\0two") + "def main(): pass\n")
     answer = worker.execute()
     assert (answer.reason, answer.message) == ("load", "one\N{REPLACEMENT CHARACTER}two")
 
 
 @pytest.mark.parametrize("payload", [b"9" * 5000, b"x", b"90000000"])
-def test_a_forged_baseline_is_refused(make_worker: MakeWorker, payload: bytes) -> None:
-    worker = make_worker()
+def test_a_forged_baseline_is_refused(worker: Worker, payload: bytes) -> None:
     worker.load(forging(0, payload) + "def main(): pass\n")
     assert worker.execute().reason == "load"
     assert worker.process.poll() is None
@@ -598,8 +567,7 @@ def test_patches_reach_the_loop_as_little_as_may_be(harm: Harm, before: str) -> 
         ("import os\nos.fork()\nraise ValueError('both')\n", "main.main", "both"),
     ],
 )
-def test_a_function_that_cannot_be_loaded_says_why(make_worker: MakeWorker, code: str, entry: str, said: str) -> None:
-    worker = make_worker()
+def test_a_function_that_cannot_be_loaded_says_why(worker: Worker, code: str, entry: str, said: str) -> None:
     assert worker.load("print('loading')\n" * ("def main(:" not in code) + code, entry=entry)[0] == 200
     for _ in range(3):
         answer = worker.execute()
@@ -619,11 +587,8 @@ def test_an_import_that_hangs_is_ended(make_worker: MakeWorker) -> None:
         assert answer.printed == "loading\n"
 
 
-def test_a_function_that_loads_at_the_second_try_works(make_worker: MakeWorker) -> None:
-    worker = make_worker()
-    mark = worker.folder / "open" / "mark"
-    mark.parent.mkdir()
-    mark.parent.chmod(0o777)
+def test_a_function_that_loads_at_the_second_try_works(worker: Worker) -> None:
+    mark = worker.make_open_folder() / "mark"
     check = f"import os\nif not os.path.exists({str(mark)!r}):\n    raise OSError('away')\n"
     worker.load(check + "def main(): return 'fine'\n")
     first = worker.execute()
@@ -633,8 +598,7 @@ def test_a_function_that_loads_at_the_second_try_works(make_worker: MakeWorker) 
     wait_until(lambda: worker.execute().output == "fine")
 
 
-def test_memory_taken_by_the_import_counts(make_worker: MakeWorker) -> None:
-    worker = make_worker()
+def test_memory_taken_by_the_import_counts(worker: Worker) -> None:
     worker.load("data = b'x' * 80_000_000\ndef main(): pass\n")
     for _ in range(2):
         assert_failed(worker.execute(), "memory", OUT_OF_RESOURCES)
@@ -643,8 +607,7 @@ def test_memory_taken_by_the_import_counts(make_worker: MakeWorker) -> None:
 # Secrets
 
 
-def test_the_supervisor_cannot_be_read(make_worker: MakeWorker) -> None:
-    worker = make_worker()
+def test_the_supervisor_cannot_be_read(worker: Worker) -> None:
     worker.load(
         """
 import os
@@ -677,10 +640,9 @@ def main(pid):
             assert SECRET.encode() not in memory.read(end - start)
 
 
-def test_code_cannot_be_changed(make_worker: MakeWorker, child_uid: int | None) -> None:
+def test_code_cannot_be_changed(worker: Worker, child_uid: int | None) -> None:
     if child_uid is None:
         pytest.skip("with one uid the code belongs to the function")
-    worker = make_worker()
     worker.load(
         {
             "main.py": "import os\ndef main():\n    done = []\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.client import MIB, OUT_OF_RESOURCES, SECRET, Answer, Worker, read_answer, wait_until
+from tests.runtime.client import MIB, OUT_OF_RESOURCES, Answer, Worker, wait_until
 from tests.runtime.conftest import MakeWorker
 
 _FINE = "def main(): return 'fine'\n"
@@ -363,14 +362,11 @@ def test_a_kill_by_the_kernel_for_want_of_memory_names_the_limit(make_worker: Ma
     )
     began = worker.scratch / "began.pid"
     for killed, reason in ((4, "exited"), (5, "memory"), (5, "exited")):
-        connection = worker.connect()
-        execution = worker.execution(str(began.with_suffix("")), timeout_s=30)
-        connection.request("POST", "/execute", execution, {"X-Worker-Secret": SECRET})
-        wait_until(began.exists)
-        events.write_text(f"low 0\noom 4\noom_kill {killed}\n")
-        os.kill(int(began.read_text()), signal.SIGKILL)
-        answer = read_answer(json.loads(connection.getresponse().read()))
-        connection.close()
+        with worker.executing(str(began.with_suffix("")), timeout_s=30) as wait_for_answer:
+            wait_until(began.exists)
+            events.write_text(f"low 0\noom 4\noom_kill {killed}\n")
+            os.kill(int(began.read_text()), signal.SIGKILL)
+            answer = wait_for_answer()
         assert (answer.reason, answer.output) == (reason, OUT_OF_RESOURCES)
         assert answer.message is not None
         assert ("memory_size of 33554432 bytes (32 MiB)" in answer.message) == (reason == "memory")
@@ -378,12 +374,10 @@ def test_a_kill_by_the_kernel_for_want_of_memory_names_the_limit(make_worker: Ma
 
 def test_a_cancelled_call_says_so(worker: Worker) -> None:
     worker.load("import time\ndef main(): time.sleep(60)\n")
-    connection = worker.connect()
-    connection.request("POST", "/execute", worker.execution(), {"X-Worker-Secret": SECRET})
-    while worker.request("POST", "/cancel", b'{"execution_id": "e1"}')[0] == 404:
-        time.sleep(0.01)
-    assert b'"message": "The execution was cancelled."' in connection.getresponse().read()
-    connection.close()
+    with worker.executing() as answer:
+        while worker.request("POST", "/cancel", b'{"execution_id": "e1"}')[0] == 404:
+            time.sleep(0.01)
+        assert answer().message == "The execution was cancelled."
 
 
 # Results

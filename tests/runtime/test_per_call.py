@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtimes.python3.qinling_worker import landlock
-from tests.runtime.client import MIB, SECRET, Worker, read_answer, wait_until
+from tests.runtime.client import MIB, Worker, wait_until
 from tests.runtime.conftest import MakeWorker, by_isolation
 
 # Counts the imports, in a folder that is not emptied.
@@ -29,10 +29,7 @@ class Imports:
     """Counts how often a worker has imported its function."""
 
     def __init__(self, worker: Worker) -> None:
-        folder = worker.folder / "open"
-        folder.mkdir()
-        folder.chmod(0o777)
-        self.path = folder / "imports"
+        self.path = worker.make_open_folder() / "imports"
         self.source = _COUNT.format(path=str(self.path))
 
     @property
@@ -56,7 +53,7 @@ def test_state_does_not_live_on_and_the_import_happens_once(worker: Worker) -> N
         f"{imports.source}calls = 0\ndef main():\n    global calls\n    calls += 1\n    os.environ['NOTE'] = 'left'\n"
         "    os.umask(0)\n    os.chdir('/')\n    return [calls, os.getpid(), os.getppid()]\n"
     )
-    outputs = [worker.execute().output for _ in range(5)]
+    outputs = worker.outputs(5)
     assert [calls for calls, _, _ in outputs] == [1] * 5
     assert len({pid for _, pid, _ in outputs}) == 5
     assert len({parent for _, _, parent in outputs}) == 1
@@ -72,7 +69,7 @@ def test_the_world_of_each_call_is_the_same(worker: Worker) -> None:
         "    for fd in range(3, 256):\n        try: os.set_blocking(fd, False)\n        except OSError: pass\n"
         "    return seen\n"
     )
-    first, *others = [worker.execute().output for _ in range(3)]
+    first, *others = worker.outputs(3)
     assert others == [first] * 2
     assert first[4:6] == [True, True]
 
@@ -84,7 +81,7 @@ def test_random_numbers_differ_from_call_to_call(worker: Worker) -> None:
         "random.random(); RAND_bytes(8)\ndef main():\n    name = next(tempfile._get_candidate_names())\n"
         "    return [random.random(), str(uuid.uuid4()), RAND_bytes(8).hex(), name]\n"
     )
-    for values in zip(*(worker.execute().output for _ in range(4)), strict=True):
+    for values in zip(*worker.outputs(4), strict=True):
         assert len(set(values)) == 4
 
 
@@ -134,7 +131,7 @@ def test_a_call_that_leaves_nothing_is_followed_by_another_fork(worker: Worker) 
         "    threading.Thread(target=time.sleep, args=[600], daemon=True).start()\n"
         "    subprocess.run(['true'])\n    return os.getppid()\n"
     )
-    assert len({worker.execute().output for _ in range(4)}) == 1
+    assert len(set(worker.outputs(4))) == 1
     assert imports.count == 1
 
 
@@ -177,7 +174,7 @@ def test_processes_that_multiprocessing_ends_itself_are_not_left(worker: Worker)
         "    with multiprocessing.Pool(2) as pool: return pool.map(abs, [1, -2])\n",
         memory_size=128 * MIB,
     )
-    assert [worker.execute().output for _ in range(3)] == [[1, 2]] * 3
+    assert worker.outputs(3) == [[1, 2]] * 3
     assert imports.count == 1
 
 
@@ -202,18 +199,15 @@ def test_a_call_harms_no_log_and_no_channel_of_another(worker: Worker) -> None:
 
 
 def test_a_call_can_be_cancelled_while_it_runs(worker: Worker) -> None:
-    folder = Imports(worker).path.parent
+    began = worker.make_open_folder() / "began"
     worker.load(
         "import os, time\ndef main(path=None):\n    if path is None: return 'fine'\n"
         "    open(path, 'w').close()\n    time.sleep(60)\n"
     )
-    connection = worker.connect()
-    body = worker.execution(str(folder / "began"), execution_id="me", timeout_s=60)
-    connection.request("POST", "/execute", body, {"X-Worker-Secret": SECRET})
-    wait_until((folder / "began").exists)
-    assert worker.request("POST", "/cancel", b'{"execution_id": "me"}')[0] == 202
-    assert read_answer(json.loads(connection.getresponse().read())).reason == "cancelled"
-    connection.close()
+    with worker.executing(str(began), execution_id="me", timeout_s=60) as answer:
+        wait_until(began.exists)
+        assert worker.request("POST", "/cancel", b'{"execution_id": "me"}')[0] == 202
+        assert answer().reason == "cancelled"
     assert worker.execute().output == "fine"
 
 
@@ -229,7 +223,7 @@ def test_scratch_folders_are_empty_for_each_call(make_worker: MakeWorker, small_
         f"import os\nFOLDERS = {folders!r}\ndef write():\n{write}write()\n"
         "def main():\n    seen = [os.listdir(folder) for folder in FOLDERS]\n    write()\n    return seen\n"
     )
-    assert [worker.execute().output for _ in range(4)] == [[[], []]] * 4
+    assert worker.outputs(4) == [[[], []]] * 4
 
 
 def test_a_scratch_folder_that_a_call_has_locked_is_empty_and_open_for_the_next(
@@ -242,7 +236,7 @@ def test_a_scratch_folder_that_a_call_has_locked_is_empty_and_open_for_the_next(
         "import os\npath = os.environ['HOME']\ndef main():\n    seen = os.listdir(path), oct(os.stat(path).st_mode)\n"
         "    open(path + '/x', 'w').close()\n    os.chmod(path, 0)\n    return seen\n"
     )
-    assert [worker.execute().output for _ in range(3)] == [[[], "0o41777"]] * 3
+    assert worker.outputs(3) == [[[], "0o41777"]] * 3
 
 
 # The import
@@ -344,7 +338,7 @@ def test_signals_of_a_call_do_nothing_to_the_loaded_process(worker: Worker, name
         "    try: os.kill(os.getppid(), getattr(signal, name))\n    except PermissionError: pass\n"
         "    return [seen, os.getppid()]\n"
     )
-    outputs = [worker.execute(name).output for _ in range(3)]
+    outputs = worker.outputs(3, name)
     assert outputs == [[0, outputs[0][1]]] * 3
     assert imports.count == 1
 
@@ -357,7 +351,7 @@ def test_a_call_can_not_signal_the_loaded_process(worker: Worker) -> None:
         "        try: os.kill(os.getppid(), number)\n        except PermissionError: refused.append(number)\n"
         "    os.kill(os.getpid(), 0)\n    return [refused, os.getppid()]\n"
     )
-    outputs = [worker.execute().output for _ in range(2)]
+    outputs = worker.outputs(2)
     assert outputs == [[[0, signal.SIGSTOP, signal.SIGKILL, signal.SIGUSR1], outputs[0][1]]] * 2
 
 
@@ -416,13 +410,7 @@ def test_a_call_whose_process_died_before_it_began_runs_in_the_next_one(worker: 
     for _ in range(10):
         wait_until(lambda pid=pid: _is_gone(pid) and len(worker.processes()) == 3)
         waiting = max(worker.processes(), key=lambda pid: pid not in (loaded, worker.template()))
-        os.kill(waiting, signal.SIGSTOP)
-        connection = worker.connect()
-        connection.request("POST", "/execute", worker.execution(), {"X-Worker-Secret": SECRET})
-        assert worker.request("GET", "/ping")[0] == 200
-        os.kill(waiting, signal.SIGKILL)
-        answer = read_answer(json.loads(connection.getresponse().read()))
-        connection.close()
+        answer = worker.execute_in_killed(waiting)
         assert answer.status == "success"
         pid, loaded = answer.output
         if pid != waiting:

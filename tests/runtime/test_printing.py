@@ -127,7 +127,7 @@ def test_a_copy_that_a_flush_makes_answers_nothing(worker: Worker) -> None:
         "import os, sys\nclass Forking:\n    def flush(self): os.fork()\n"
         "calls = 0\ndef main():\n    global calls\n    sys.stdout = Forking()\n    calls += 1\n    return calls\n"
     )
-    assert [worker.execute().output for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert worker.outputs(5) == [1, 2, 3, 4, 5]
 
 
 def test_prints_of_threads_and_processes_stay_whole_lines(make_worker: MakeWorker) -> None:

@@ -271,7 +271,7 @@ def test_module_state_lives_on_and_imports_come_from_the_package(worker: Worker)
             "data.txt": "data",
         }
     )
-    assert [worker.execute().output for _ in range(2)] == [[1, 1, 2, 3, "data"], [2, 1, 2, 3, "data"]]
+    assert worker.outputs(2) == [[1, 1, 2, 3, "data"], [2, 1, 2, 3, "data"]]
 
 
 @by_isolation
