@@ -2,94 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-ACCEPT_MS = 1000
-CHANGING_MS = 60_000
-UNKNOWN_AFTER_MS = 2000
-UNUSED_MS = 2000
-
-
-@dataclass
-class Wanted:
-    """A call: what it asks for, and how long it may run; with `fresh` a worker that is to be loaded ahead of calls."""
-
-    runtime: str
-    target: str
-    function: str
-    project: str
-    holder: str
-    execution: str
-    run_ms: int
-    generations: tuple[tuple[str, str], ...]
-    fresh: bool = False
-
-    @property
-    def line(self) -> tuple[str | bool, ...]:
-        return self.runtime, self.target, self.function, self.project, self.fresh
-
-    @property
-    def detail(self) -> str:
-        return "" if self.fresh else f"detail {self.execution}"
+from tests.pool.state import (
+    ACCEPT_MS,
+    CHANGING_MS,
+    UNKNOWN_AFTER_MS,
+    UNUSED_MS,
+    Held,
+    State,
+    Waiter,
+    Wanted,
+    Worker,
+)
 
 
-@dataclass
-class Waiter:
-    name: str
-    wanted: Wanted
-    since: int
-    till: int
-
-
-@dataclass
-class Held:
-    """A lease, on its worker."""
-
-    wanted: Wanted
-    granted: int
-    deadline: int
-    accepted: bool
-    fresh: bool
-
-
-@dataclass
-class Worker:
-    name: str
-    runtime: str
-    image: str
-    state: str
-    score: int  # since when it is in this state
-    ready: int = 0
-    token: int = 0
-    target: str | None = None
-    lease: Held | None = None
-    doomed: bool = False
-
-
-@dataclass
-class Model:
-    function_limit: int
-    project_limit: int
-    max_workers: int
-    max_waiters: int
-    project_waiters: int
-    function_waiters: int
-    holder_ttl: int
-    worker_idle: int
-    now: int = 1_700_000_000_000
-    runtimes: dict[str, int] = field(default_factory=dict)
-    workers: dict[str, Worker] = field(default_factory=dict)
-    waiters: list[Waiter] = field(default_factory=list)
-    grants: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
-    generations: dict[str, str] = field(default_factory=dict)
-    changing: dict[str, tuple[int, str, str]] = field(default_factory=dict)
-    holders: dict[str, int] = field(default_factory=dict)
-    reported: dict[str, tuple[int, set[tuple[str, int]]]] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)
-    bare: dict[str, int] = field(default_factory=dict)
-    reaper: tuple[int, int] | None = None
+class Model(State):
+    """The pool's state, with the steps that callers, the manager and time make."""
 
     # Callers
 
@@ -103,21 +32,21 @@ class Model:
             return ("lease", worker.name, str(worker.token), "assign" if fresh else "none", str(int(fresh)))
         if wait_ms <= 0:
             return ("busy",)
-        if full := self._full(wanted):
+        if full := self.full(wanted):
             return full
         self.waiters.append(Waiter(waiter, wanted, self.now, self.now + wait_ms))
         self._make_room()
         return ("wait",)
 
     def accept(self, worker: str, token: int) -> bool:
-        held = self._held(worker, token)
+        held = self.held(worker, token)
         if held is None or held.accepted:
             return False
         held.accepted, held.granted, held.deadline = True, self.now, self.now + held.wanted.run_ms
         return True
 
     def decline(self, worker: str, token: int) -> bool:
-        if self._held(worker, token) is None:
+        if self.held(worker, token) is None:
             return False
         self._return_unused(self.workers[worker])
         self._settle()
@@ -129,7 +58,7 @@ class Model:
         return bool(found)
 
     def release(self, name: str, token: int, destroy: bool) -> bool:
-        if self._held(name, token) is None:
+        if self.held(name, token) is None:
             return False
         worker = self.workers[name]
         doomed = worker.doomed or destroy
@@ -152,22 +81,11 @@ class Model:
                 self._doom(worker)
         self._settle()
 
-    def holding(self, beginning: str) -> list[Worker]:
-        leased = (worker for worker in self.workers.values() if worker.lease and not worker.doomed)
-        in_order = [*self._in("idle"), *sorted(leased, key=lambda worker: (_lease_of(worker).deadline, worker.name))]
-        return [worker for worker in in_order if worker.target and worker.target.startswith(beginning)]
-
     def shrink(self, beginning: str, count: int) -> int:
         spared = self.holding(beginning)[:-1]
         for worker in spared[:count]:
             self._doom(worker)
         return len(spared[:count])
-
-    def generation(self, what: str) -> str | None:
-        if what in self.changing:
-            till, owner, salt = self.changing[what]
-            return f"changing {owner} {salt}" if till > self.now else None
-        return self.generations.get(what)
 
     def begin_change(self, what: str, owner: str) -> None:
         self.changing[what] = (self.now + CHANGING_MS, owner, "-")
@@ -179,9 +97,6 @@ class Model:
         else:
             self.changing.pop(what, None)
             self.generations[what] = generation
-
-    def is_current(self, wanted: Wanted) -> bool:
-        return all(self.generation(what) == value for what, value in wanted.generations)
 
     # The manager
 
@@ -243,7 +158,7 @@ class Model:
     def roll(self, images: Mapping[str, str]) -> dict[str, int]:
         crowded = len(self.workers) >= self.max_workers
         for runtime, image in images.items():
-            ends = self._replaced(runtime, image, crowded)
+            ends = self.replaced(runtime, image, crowded)
             for worker in self.old(runtime, image):
                 if worker.state == "warm":
                     worker.score = self.now
@@ -252,27 +167,6 @@ class Model:
             for worker in ends:
                 self._doom(worker)
         return {runtime: len(self.old(runtime, image)) for runtime, image in images.items()}
-
-    def old(self, runtime: str, image: str) -> list[Worker]:
-        """Workers that were made from another image and may get a call yet, the least needed first."""
-        found = (worker for worker in self.workers.values() if worker.runtime == runtime and worker.image != image)
-        free_or_leased = [worker for worker in found if worker.state != "draining" and not worker.doomed]
-        return sorted(
-            free_or_leased, key=lambda one: (_lease_of(one).deadline if one.lease else one.score, one.name)
-        )
-
-    def _replaced(self, runtime: str, image: str, crowded: bool) -> list[Worker]:
-        warm = self.count(runtime, "warm")
-        full = warm >= self.runtimes.get(runtime, 0)
-        coming = [worker for worker in self._in("starting", runtime) if worker.image == image]
-        going = [worker for worker in self._in("draining", runtime) if worker.ready]
-        if going or not (full or (crowded and not coming)):
-            return []
-        old = self.old(runtime, image)
-        for state in ("warm", "idle", "leased") if full else ("idle", "leased", "warm"):
-            if found := [worker for worker in old if worker.state == state]:
-                return found[: max(1, warm)] if state == "leased" else found[:1]
-        return []
 
     def reap(self) -> None:
         last, since = self.reaper or (None, 0)
@@ -314,7 +208,7 @@ class Model:
                 self._doom(worker)
         for runtime, warm in self.runtimes.items():
             surplus = max(0, self.count(runtime, "warm") - warm)
-            old = [one for one in self._in("warm", runtime) if one.score <= self.now - self.worker_idle]
+            old = [one for one in self.in_state("warm", runtime) if one.score <= self.now - self.worker_idle]
             for worker in old[:surplus]:
                 self._doom(worker)
         for holder in dead:
@@ -332,67 +226,6 @@ class Model:
                 self.bare.setdefault(runtime, self.now)
             else:
                 self.bare.pop(runtime, None)
-
-    # What is there
-
-    def count(self, runtime: str, state: str) -> int:
-        return len(self._in(state, runtime))
-
-    def running(self) -> Iterator[Wanted]:
-        return (worker.lease.wanted for worker in self.workers.values() if worker.lease)
-
-    def permitted(self, wanted: Wanted) -> bool:
-        of_function = sum(other.function == wanted.function for other in self.running())
-        of_project = sum(other.project == wanted.project for other in self.running())
-        return of_function < self.function_limit and of_project < self.project_limit
-
-    def fitting(self, wanted: Wanted) -> Worker | None:
-        idle = [worker for worker in self.workers.values() if worker.state == "idle" and worker.target == wanted.target]
-        if idle and not wanted.fresh:
-            return max(idle, key=lambda worker: (worker.score, worker.name))
-        return next(iter(self._in("warm", wanted.runtime)), None)
-
-    def demand(self) -> dict[str, int]:
-        return Counter(wanted.runtime for wanted in self.runnable())
-
-    def runnable(self) -> list[Wanted]:
-        """What waiters want that could run if they had a worker."""
-        lines: dict[tuple[str | bool, ...], list[Waiter]] = {}
-        for waiter in self.waiters:
-            lines.setdefault(waiter.wanted.line, []).append(waiter)
-        counted: list[Wanted] = []
-        for waiters in lines.values():
-            for waiter in waiters:
-                call = waiter.wanted
-                others = [*self.running(), *counted]
-                if (
-                    call.runtime in self.runtimes
-                    and sum(other.function == call.function for other in others) < self.function_limit
-                    and sum(other.project == call.project for other in others) < self.project_limit
-                ):
-                    counted.append(call)
-        return counted
-
-    def _in(self, state: str, runtime: str | None = None) -> list[Worker]:
-        found = (one for one in self.workers.values() if one.state == state and runtime in (None, one.runtime))
-        return sorted(found, key=lambda worker: (worker.score, worker.name))
-
-    def _held(self, name: str, token: int) -> Held | None:
-        worker = self.workers.get(name)
-        return worker.lease if worker and worker.token == token else None
-
-    def _full(self, wanted: Wanted) -> tuple[str, ...]:
-        """The limit of the queue that is reached. A group uses at most as many places as it leaves free."""
-        everybody = len(self.waiters)
-        of_project = sum(waiter.wanted.project == wanted.project for waiter in self.waiters)
-        of_function = sum(waiter.wanted.function == wanted.function for waiter in self.waiters)
-        if of_function >= self.function_waiters:
-            return "full", "function", str(of_function)
-        if of_function + of_project >= self.project_waiters:
-            return "full", "project", str(of_project)
-        if of_project + everybody >= self.max_waiters:
-            return "full", "all", str(everybody)
-        return ()
 
     # Steps
 
@@ -457,17 +290,17 @@ class Model:
     def _make_room(self) -> None:
         wanted = self.demand()
         unserved = sum(max(0, count - self.count(runtime, "starting")) for runtime, count in wanted.items())
-        missing = unserved - (self.max_workers - len(self.workers)) - len(self._in("draining"))
+        missing = unserved - (self.max_workers - len(self.workers)) - len(self.in_state("draining"))
         growing = [call.target for call in self.runnable() if call.fresh]
-        while missing > 0 and (worker := self._spare(wanted, growing if missing <= len(growing) else [])):
+        while missing > 0 and (worker := self.spare(wanted, growing if missing <= len(growing) else [])):
             self._doom(worker)
             missing -= 1
 
     def _make_room_for_stock(self) -> None:
         coming = {name: self.count(name, "warm") + self.count(name, "starting") for name in self.runtimes}
         short = sum(max(0, warm - coming[name]) for name, warm in self.runtimes.items())
-        room = self.max_workers - len(self.workers) + len(self._in("draining"))
-        idle, leased = self._in("idle"), [worker for worker in self.workers.values() if worker.lease]
+        room = self.max_workers - len(self.workers) + len(self.in_state("draining"))
+        idle, leased = self.in_state("idle"), [worker for worker in self.workers.values() if worker.lease]
         if (
             idle
             and idle[0].score <= self.now - UNUSED_MS
@@ -477,14 +310,3 @@ class Model:
         ):
             self._doom(idle[0])
 
-    def _spare(self, wanted: dict[str, int], kept: list[str]) -> Worker | None:
-        if idle := [worker for worker in self._in("idle") if worker.target not in kept]:
-            return idle[0]
-        stocks = {name: self._in("warm", name) for name in sorted(self.runtimes) if name not in wanted}
-        most = max(stocks.values(), key=len, default=[])
-        return most[0] if most else None
-
-
-def _lease_of(worker: Worker) -> Held:
-    assert worker.lease
-    return worker.lease

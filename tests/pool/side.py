@@ -11,7 +11,7 @@ import gevent
 
 from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.leases import LeaseRequest
+from qinling_falcon.pool.leases import Lease, LeaseRequest
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.settings import Settings
@@ -80,3 +80,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     with gevent.Timeout(timeout_s):
         while not condition():
             gevent.sleep(0.02)
+
+
+def detail_of(lease: Lease) -> str:
+    return f"detail of {lease.execution_id}"

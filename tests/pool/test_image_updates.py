@@ -27,7 +27,7 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
 from qinling_falcon.settings import Settings
-from tests.pool.test_pool import wait_until
+from tests.pool.side import wait_until
 
 STOCK, MOST = 2, 5
 ADMIN = Context("admins", is_admin=True)

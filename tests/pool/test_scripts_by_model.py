@@ -6,34 +6,28 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
-from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.pool import keys
-from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.queue_bounds import QueueBounds
-from qinling_falcon.pool.registry import Registry
-from qinling_falcon.pool.runner import ScriptRunner
-from qinling_falcon.settings import Settings
-from tests.pool.model import Model, Wanted
+from tests.pool.machine import BOUNDS, LIMITS, RUNTIMES, BothPools, one_of
+from tests.pool.model import Wanted
+from tests.pool.promises import (
+    counts_are_what_is_there_and_within_limits,
+    every_worker_is_in_the_sets_of_its_state_only,
+    everything_is_as_in_the_model,
+    no_waiter_waits_beside_a_free_worker,
+    nothing_is_left_over,
+    waiters_are_queued_or_notified,
+)
 from tests.servers.valkey import ValkeyServer
 
-LIMITS = Settings(
-    function_concurrency=2, function_queue_factor=1, project_concurrency=3, project_queue_factor=2, max_workers=4,
-    max_waiters=9, holder_ttl_s=6, worker_idle_s=20,
-)  # fmt: skip
-BOUNDS = QueueBounds.of(LIMITS)
 CALLS = [  # runtime, target, function, project
     ("A", "f1:0:d1", "f1", "p1"),
     ("A", "f1:0:d1", "f1", "p2"),
@@ -42,8 +36,6 @@ CALLS = [  # runtime, target, function, project
     ("B", "f3:0:d3", "f3", "p1"),
     ("B", "f4:0:d4", "f4", "p2"),
 ]
-RUNTIMES = ["A", "B"]
-OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "turn", "wakeups")
 pick = st.integers(0, 1_000_000)
 UPSETS = [
     "time_out", "release_late", "lose_answer", "lose_lease", "heartbeat", "crash", "drain", "change", "gone",
@@ -51,57 +43,7 @@ UPSETS = [
 ]  # fmt: skip
 
 
-@dataclass
-class Holder:
-    """A process that leases, as far as the scripts see it."""
-
-    name: str
-    leases: set[tuple[str, int]] = field(default_factory=set)
-    waiting: set[str] = field(default_factory=set)
-    as_of: int = 0
-
-
-class PoolMachine(RuleBasedStateMachine):
-    server: ValkeyServer
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.connection = PipelinedConnection(self.server.url)
-        self.connection.call("FLUSHALL")
-        self.model = Model(
-            function_limit=LIMITS.function_concurrency,
-            project_limit=LIMITS.project_concurrency,
-            max_workers=LIMITS.max_workers,
-            max_waiters=BOUNDS.of_all,
-            project_waiters=BOUNDS.of_project,
-            function_waiters=BOUNDS.of_function,
-            holder_ttl=6000,
-            worker_idle=20_000,
-        )
-        self.scripts = ScriptRunner(self.connection, LIMITS, clock=lambda: self.model.now)
-        self.registry = Registry(self.connection, LIMITS, clock=lambda: self.model.now)
-        self.numbers = itertools.count()
-        self.holders = [self.new_holder(), self.new_holder()]
-        self.tokens: list[tuple[str, int]] = []
-        self.cached: dict[str, str] = {}
-        self.growing: set[str] = set()  # waiters that take only a worker that holds no function
-        self.images = dict.fromkeys(RUNTIMES, "i0")
-        self.unended: list[tuple[str, str]] = []
-        self.handed_out: Counter[str] = Counter()
-        for runtime in RUNTIMES:
-            self.configure(runtime, 1)
-        for runtime in ("A", "A", "B"):
-            self.ready_unknown(runtime)
-
-    def teardown(self) -> None:
-        self.registry.close()
-        self.connection.close()
-
-    def new_holder(self) -> Holder:
-        holder = Holder(f"h{next(self.numbers)}")
-        self.beat(holder)
-        return holder
-
+class PoolMachine(BothPools):
     # Callers
 
     @rule(
@@ -131,7 +73,7 @@ class PoolMachine(RuleBasedStateMachine):
             _, worker, address, secret, token, cold, fresh = reply
             assert (address, secret) == (f"address {worker}", f"secret {worker}")
             reply = ["lease", worker, token, cold, fresh]
-            self.who_wants_a_fresh_worker_gets_one(only_fresh, worker, fresh)
+            self.a_fresh_worker_holds_no_function(only_fresh, worker, fresh)
             assert which != "loaded" or fresh == "0"
             holder.leases.add((worker, int(token)))
             self.tokens.append((worker, int(token)))
@@ -182,7 +124,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         worker, _, _, token, cold, fresh = lease
         assert expected.pop(0) == (waiter, word, worker, token, cold, fresh)
-        self.who_wants_a_fresh_worker_gets_one(waiter in self.growing, worker, fresh)
+        self.a_fresh_worker_holds_no_function(waiter in self.growing, worker, fresh)
         self.tokens.append((worker, int(token)))
         if how.startswith("accept"):
             [accepted] = self.run("accept", worker, token)
@@ -267,10 +209,6 @@ class PoolMachine(RuleBasedStateMachine):
     def crash(self, who: int) -> None:
         self.holders[who % len(self.holders)] = self.new_holder()
 
-    def drain(self, function: str, version: str) -> None:
-        self.run("drain", f"{function}:{version}")
-        self.model.drain(f"{function}:{version}")
-
     @rule(call=st.sampled_from(CALLS), count=st.integers(0, 4))
     def shrink(self, call: tuple[str, str, str, str], count: int) -> None:
         beginning = f"{call[1].rpartition(':')[0]}:"
@@ -281,30 +219,10 @@ class PoolMachine(RuleBasedStateMachine):
         assert (left < before or not ended) and len(left) == len(before) - ended
         assert bool(left) == bool(before) and (ended == count or len(left) <= 1)
 
-    def workers(self, beginning: str) -> set[str]:
-        found = self.run("workers", beginning)
-        assert found == [worker.name for worker in self.model.holding(beginning)]
-        return set(found)
-
-    def change(self, function: str, ends: bool) -> None:
-        """A change of a function; one that does not end now ends amid another one, or never: its process died."""
-        what, owner = f"function:{function}", f"o{next(self.numbers)}"
-        self.run("change", what, owner, "")
-        self.model.begin_change(what, owner)
-        if ends:
-            self.end_change(what, owner)
-        else:
-            self.unended.append((what, owner))
-
     @precondition(lambda self: self.unended)
     @rule(which=pick)
     def end_change_later(self, which: int) -> None:
         self.end_change(*self.unended.pop(which % len(self.unended)))
-
-    def end_change(self, what: str, owner: str) -> None:
-        generation = f"g{next(self.numbers)}"
-        self.run("change", what, owner, generation)
-        self.model.end_change(what, owner, generation)
 
     @precondition(lambda self: self.model.waiters)
     @rule(which=pick, ends=st.booleans())
@@ -322,13 +240,6 @@ class PoolMachine(RuleBasedStateMachine):
             for _ in range(count):
                 self.begin_start(runtime)
 
-    def begin_start(self, runtime: str, image: str | None = None) -> None:
-        name, image = f"w{next(self.numbers)}", image or self.images[runtime]
-        assert self.registry.starting(name, runtime, image) == self.model.starting(name, runtime, image)
-
-    def begin_old_start(self, runtime: str) -> None:
-        self.begin_start(runtime, "older")
-
     @rule(which=pick, warm=st.integers(0, 3), coming=st.booleans(), rounds=st.integers(0, 3))
     def change_image(self, which: int, warm: int, coming: bool, rounds: int) -> None:
         runtime = one_of(RUNTIMES, which)
@@ -341,9 +252,6 @@ class PoolMachine(RuleBasedStateMachine):
             self.promises_hold()
             self.start_all_planned()
             self.step_of_a_roll()
-
-    def new_image(self, runtime: str) -> None:
-        self.images[runtime] = f"i{next(self.numbers)}"
 
     @rule()
     def roll(self) -> None:
@@ -395,10 +303,6 @@ class PoolMachine(RuleBasedStateMachine):
         worker = one_of(starting, which)
         self.make_ready(worker.name, worker.runtime, worker.image)
 
-    def ready_unknown(self, runtime: str) -> None:
-        """Redis was emptied while the worker started."""
-        self.make_ready(f"w{next(self.numbers)}", runtime, self.images[runtime])
-
     def gone(self, which: int) -> None:
         if not self.model.workers:
             return
@@ -426,14 +330,6 @@ class PoolMachine(RuleBasedStateMachine):
         self.handed_out.update(lost.keys())
         self.registry.settled(list(lost))
         self.model.lost.clear()
-
-    def configure(self, runtime: str, warm: int) -> None:
-        self.registry.configure(runtime, warm)
-        self.model.configure(runtime, warm)
-
-    def forget(self, runtime: str) -> None:
-        self.registry.forget(runtime)
-        self.model.forget(runtime)
 
     # The world
 
@@ -485,72 +381,15 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def promises_hold(self) -> None:
         seen = self.registry.snapshot()
-        self.everything_is_as_in_the_model(seen)
-        self.every_worker_is_in_the_sets_of_its_state_only(seen)
-        self.counts_are_what_is_there_and_within_limits(seen)
-        self.nobody_waits_beside_a_free_worker(seen)
-        self.who_waits_is_in_the_queue_or_told(seen)
-        self.each_lost_lease_is_handed_out_once(seen)
-        self.nothing_is_left_over(seen)
+        everything_is_as_in_the_model(seen, self.model)
+        every_worker_is_in_the_sets_of_its_state_only(seen)
+        counts_are_what_is_there_and_within_limits(seen, self.model)
+        no_waiter_waits_beside_a_free_worker(self.model)
+        waiters_are_queued_or_notified(seen, self.model, self.holders, self.connection)
+        assert not self.handed_out or max(self.handed_out.values()) == 1
+        nothing_is_left_over(seen, self.connection)
 
-    def everything_is_as_in_the_model(self, seen: dict[str, Any]) -> None:
-        model = self.model
-        assert seen["runtimes"] == {name: str(warm) for name, warm in model.runtimes.items()}
-        assert seen["bare"] == {name: str(since) for name, since in model.bare.items()}
-        assert seen["workers"] == set(model.workers)
-        assert seen["lost"] == {execution: f"detail {execution}" for execution in model.lost}
-        assert seen["waiters"] == {waiter.name: waiter.till for waiter in model.waiters}
-        for name, worker in model.workers.items():
-            record = seen[f"worker:{name}"]
-            assert (record["runtime"], record["state"], record["image"]) == (worker.runtime, worker.state, worker.image)
-            assert record.get("target") == worker.target
-            assert int(record.get("token", 0)) == worker.token
-            if worker.lease:
-                assert record["execution"] == worker.lease.wanted.execution
-                assert record["holder"] == worker.lease.wanted.holder
-                assert record["accepted"] == str(int(worker.lease.accepted))
-                assert record["detail"] == worker.lease.wanted.detail
-                assert ("doomed" in record) == worker.doomed
-                assert seen["leases"][name] == worker.lease.deadline
-            else:
-                assert not {"execution", "holder", "detail"} & set(record)
-
-    def every_worker_is_in_the_sets_of_its_state_only(self, seen: dict[str, Any]) -> None:
-        places: dict[str, list[str]] = {name: [] for name in seen["workers"]}
-        for key, members in seen.items():
-            kind = key.split(":")[0]
-            if kind in ("starting", "warm", "draining", "leases") or key == "idle":
-                for name in members:
-                    places[name].append(kind)
-        for name, kinds in places.items():
-            record = seen[f"worker:{name}"]
-            assert kinds == [record["state"].replace("leased", "leases")]
-            live = name in seen.get(f"live:{record['runtime']}", ())
-            assert live == (record["state"] in ("warm", "idle", "leased"))
-            if record["state"] == "idle":
-                assert name in seen[f"idle:{record['target']}"]
-
-    def counts_are_what_is_there_and_within_limits(self, seen: dict[str, Any]) -> None:
-        leased = [seen[f"worker:{name}"] for name in seen["leases"]]
-        for attribute, limit in (("function", LIMITS.function_concurrency), ("project", LIMITS.project_concurrency)):
-            expected = Counter(record[attribute] for record in leased)
-            assert not expected or max(expected.values()) <= limit
-            counted = {key.split(":", 2)[2]: len(value) for key, value in seen.items() if f"running:{attribute}" in key}
-            assert Counter({name: count for name, count in counted.items() if count}) == expected
-        assert {record["execution"] for record in leased if record["detail"]} == set(seen["executions"])
-        waiting = [waiter.wanted for waiter in self.model.waiters]
-        for attribute in ("function", "project"):
-            expected = Counter(getattr(wanted, attribute) for wanted in waiting)
-            prefix = f"waiting:{attribute}:"
-            counted = {key.removeprefix(prefix): len(value) for key, value in seen.items() if key.startswith(prefix)}
-            assert counted == expected
-            bound = BOUNDS.of_function if attribute == "function" else BOUNDS.of_project
-            assert not expected or max(expected.values()) <= bound
-        assert len(waiting) <= BOUNDS.of_all
-        planned = sum(self.model.plan().values())
-        assert planned == 0 or len(seen["workers"]) + planned <= LIMITS.max_workers
-
-    def who_wants_a_fresh_worker_gets_one(self, wanted: bool, worker: str, fresh: str) -> None:
+    def a_fresh_worker_holds_no_function(self, wanted: bool, worker: str, fresh: str) -> None:
         assert fresh == "1" or not wanted
 
     @contextlib.contextmanager
@@ -561,70 +400,6 @@ class PoolMachine(RuleBasedStateMachine):
         for runtime, warm in self.model.runtimes.items():
             left = len(seen[f"warm:{runtime}"])
             assert left >= min(before[runtime], warm) - 1
-
-    def nobody_waits_beside_a_free_worker(self, seen: dict[str, Any]) -> None:
-        for waiter in self.model.waiters:  # the model is what Redis has: checked above
-            assert not (self.model.permitted(waiter.wanted) and self.model.fitting(waiter.wanted))
-
-    def who_waits_is_in_the_queue_or_told(self, seen: dict[str, Any]) -> None:
-        queued = set(seen["waiters"])
-        for holder in self.holders:
-            told = {json.loads(message)[0] for message in self.call("LRANGE", keys.grants(holder.name), 0, -1)}
-            mine = {name for name in queued if name.startswith(f"{holder.name}/")}
-            assert not told & mine
-            assert mine <= holder.waiting
-            if holder.name in self.model.holders:  # else its next heartbeat tells it to ask again
-                assert holder.waiting <= told | mine
-
-    def each_lost_lease_is_handed_out_once(self, seen: dict[str, Any]) -> None:
-        assert not self.handed_out or max(self.handed_out.values()) == 1
-
-    def nothing_is_left_over(self, seen: dict[str, Any]) -> None:
-        """Every key is one that the snapshot explains, or belongs to a process or the pool as a whole."""
-        for key in self.call("KEYS", "qf:{pool}:*"):
-            name = key.decode().removeprefix("qf:{pool}:")
-            assert name in seen or name.split(":")[0] in OF_PROCESSES, f"{name} is left over"
-
-    def run(self, name: str, *args: Any) -> Any:
-        reply = self.scripts.run(name, *args)
-        if not isinstance(reply, list):
-            return reply
-        return [part.decode() if isinstance(part, bytes) else part for part in reply]
-
-    def call(self, *args: Any) -> Any:
-        return self.connection.call(*args)
-
-    def beat(self, holder: Holder) -> None:
-        held = set(holder.leases)
-        now, unknown = self.run("heartbeat", holder.name, holder.as_of, *(f"{name}:{token}" for name, token in held))
-        assert bool(unknown) == (holder.name not in self.model.holders)
-        self.model.heartbeat(holder.name, holder.as_of, held)
-        holder.as_of = int(now)
-        if unknown:  # all that wait leave and ask again
-            for waiter in sorted(holder.waiting):
-                assert bool(self.run("leave", waiter)) == self.model.leave(waiter)
-            holder.waiting.clear()
-
-    def release_with(self, held: tuple[str, int], destroy: bool) -> None:
-        worker, token = held
-        assert bool(self.run("release", worker, token, int(destroy))) == self.model.release(worker, token, destroy)
-
-    def make_ready(self, name: str, runtime: str, image: str) -> None:
-        self.registry.ready(StartedWorker(name, f"address {name}", f"secret {name}"), runtime, image)
-        self.model.make_ready(name, runtime, image)
-
-    def resolve(self, what: str) -> None:
-        fresh = f"g{next(self.numbers)}"
-        [seen] = self.run("generations", what, fresh)
-        if self.model.generation(what) is None:
-            self.model.changing.pop(what, None)
-            self.model.generations[what] = fresh
-        assert seen == self.model.generation(what)
-        self.cached[what] = seen
-
-
-def one_of(options: Any, which: int) -> Any:
-    return options[which % len(options)]
 
 
 @pytest.mark.timeout(0)
