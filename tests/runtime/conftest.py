@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.client import Worker, Zygote
+from tests.runtime.client import MIB, Answer, Worker, Zygote
 from tests.support.disks import mounted_disk
 
 MakeWorker = Callable[..., Worker]
+Harm = Callable[..., Answer]
 _UID_BASE = 390_000
 
 
@@ -121,3 +122,28 @@ def small_disk() -> Iterator[Path]:
     """A file system of 4 MiB."""
     with mounted_disk("size=4m,mode=1777") as folder:
         yield folder
+
+
+@pytest.fixture
+def harm(make_worker: MakeWorker) -> Harm:
+    """Runs a hostile function body once, and then the harmless branch of the same function in the same worker.
+
+    The function runs the body when its input says so, and else returns 'fine'.
+    """
+
+    def run(
+        body: str, before: str = "", timeout_s: float = 10, memory_size: int = 32 * MIB, **config: object
+    ) -> Answer:
+        worker = make_worker(**config)
+        lines = "\n".join("        " + line for line in body.strip("\n").splitlines())
+        source = f"{before}\ndef main(do='nothing', **kwargs):\n    if do == 'harm':\n{lines}\n    return 'fine'\n"
+        assert worker.load(source, memory_size=memory_size)[0] == 200
+        assert worker.execute().output == "fine"
+        answer = worker.execute('{"do": "harm"}', timeout_s=timeout_s)
+        for _ in range(2):
+            after = worker.execute()
+            assert (after.status, after.output, after.printed) == ("success", "fine", "")
+        assert worker.process.poll() is None
+        return answer
+
+    return run

@@ -2,200 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import time
-import unicodedata
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.client import MIB, OUT_OF_RESOURCES, Answer, Worker, wait_until
+from tests.runtime.client import MIB, OUT_OF_RESOURCES, Worker, wait_until
 from tests.runtime.conftest import MakeWorker
-
-_FINE = "def main(): return 'fine'\n"
-
-
-def failure(worker: Worker, code: object, given: str | None = None, entry: str = "main.main") -> Answer:
-    """Load a function and call it once. Returns the answer, which must be a failure."""
-    assert worker.load(code, entry=entry)[0] == 200  # type: ignore[arg-type]
-    answer = worker.execute(given)
-    assert answer.status == "failed"
-    return answer
-
-
-def not_loaded(worker: Worker, code: object, entry: str) -> str:
-    """The reason why an entry can't be loaded. The answer's message and output must be the same."""
-    answer = failure(worker, code, entry=entry)
-    begin = f"Function {entry!r} can't be loaded. "
-    assert (answer.reason, answer.message) == ("load", answer.output)
-    assert answer.output.startswith(begin)
-    return str(answer.output).removeprefix(begin)
-
-
-# Entries
-
-
-def test_a_missing_module_is_named_beside_what_there_is(worker: Worker) -> None:
-    files = {"main.py": _FINE, "lib/tools.py": "", "__MACOSX/._main.py": "", ".DS_Store": ""}
-    said = not_loaded(worker, files, "hello.main")
-    there = "at its top level are: lib/, main.py."
-    assert said == f"There is no module 'hello' (hello.py or hello/__init__.py) in the package; {there}"
-
-
-def test_what_is_missing_is_in_the_log_without_a_traceback(worker: Worker) -> None:
-    answer = failure(worker, _FINE, entry="hello.main")
-    assert answer.printed.startswith("There is no module 'hello'")
-    assert "Traceback" not in answer.printed
-
-
-def test_a_package_of_one_folder_is_told_to_be_zipped_differently(worker: Worker) -> None:
-    files = {"hello/": "", "hello/main.py": _FINE, "__MACOSX/hello/._main.py": ""}
-    said = not_loaded(worker, files, "main.main")
-    assert "at its top level are: hello/." in said
-    advice = "All files are in the folder hello/, which has main.py: zip what is in the folder, not the folder itself."
-    assert said.endswith(advice)
-
-
-def test_a_package_that_was_zipped_with_its_path_is_told_so(worker: Worker) -> None:
-    said = not_loaded(worker, {"home/ada/hello/main.py": _FINE, "home/ada/hello/lib.py": ""}, "main.main")
-    assert "All files are in the folder home/ada/hello/, which has main.py: zip what is in the folder" in said
-
-
-def test_a_module_in_another_folder_is_found(worker: Worker) -> None:
-    said = not_loaded(worker, {"README": "", "src/hello.py": _FINE, "tests/x.py": ""}, "hello.main")
-    assert said.endswith("at its top level are: README, src/, tests/. The folder src/ has hello.py.")
-
-
-def test_a_missing_module_of_a_folder_shows_the_folder_too(worker: Worker) -> None:
-    said = not_loaded(worker, {"pkg/__init__.py": "", "pkg/tools.py": "", "main.py": ""}, "pkg.mod.main")
-    assert said.startswith("There is no module 'pkg.mod' (pkg/mod.py or pkg/mod/__init__.py) in the package; ")
-    assert "in its folder pkg/ are: __init__.py, tools.py; at its top level are: main.py, pkg/." in said
-
-
-@pytest.mark.parametrize(
-    ("files", "entry", "said"),
-    [
-        ({"hello.py": _FINE}, "hello.py.main", "The entry names the file hello.py instead of the module: write hello."),
-        (
-            {"main.py": "class H:\n    def run(self): pass\n"},
-            "main.H.run",
-            "'main' is a module, not a folder. The entry must be module.function; a method can't be one. The package"
-            " has at its top level: main.py.",
-        ),
-        ({"hello/main.py": _FINE}, "hello.main", "'hello.main' is a module, not a function: write the function's name"),
-        ({"p/__init__.py": "from . import m", "p/m.py": _FINE}, "p.m", "such as p.m.main."),
-        ({"lib/a.py": "", "main.py": ""}, "lib.run", "'lib' is a folder without a file __init__.py"),
-        ({"random.py": _FINE}, "random.main", "rename random.py."),
-        (
-            {"hello.py": _FINE},
-            "random.main",
-            "'random' is a module of the standard library, and has no function 'main'; at the",
-        ),
-        ({"main.py": "main = 3"}, "main.main", "'main' in module 'main' is not a function; it is of type int."),
-        ({"hello.py": _FINE}, "main", "The entry must be module.function, such as main.main, not 'main'."),
-    ],
-    ids=[
-        "file",
-        "method",
-        "module",
-        "imported module",
-        "folder",
-        "shadowed",
-        "Python's own",
-        "no function",
-        "one word",
-    ],
-)
-def test_other_entries_that_name_nothing_say_what_they_name(
-    worker: Worker, files: dict[str, str | bytes], entry: str, said: str
-) -> None:
-    assert said in not_loaded(worker, files, entry)
-
-
-@pytest.mark.parametrize(("file", "entry"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_a_name_that_unicode_composes_differently_is_told_so(worker: Worker, file: str, entry: str) -> None:
-    name = unicodedata.normalize(entry, "größe")
-    said = not_loaded(worker, {unicodedata.normalize(file, "größe.py"): _FINE}, f"{name}.main")
-    assert "looks like the entry's" in said
-    assert f"the package's name is in Unicode's {file}, the entry's in {entry}. Write both in the same form" in said
-
-
-def test_an_archive_of_a_stream_says_what_to_zip(worker: Worker) -> None:
-    said = not_loaded(worker, {"-": _FINE}, "main.main")
-    assert said.endswith("Zip the file itself: zip out.zip main.py.")
-
-
-def test_a_missing_function_is_named_beside_those_that_the_module_has(worker: Worker) -> None:
-    code = "from os.path import join\ndef hello(): pass\nclass Main: pass\ndef _start(): pass\n"
-    said = not_loaded(worker, code, "main.main")
-    assert said == "Module 'main' has no function 'main'; its functions are: _start, hello."
-
-
-def test_a_module_without_functions_says_so(worker: Worker) -> None:
-    said = not_loaded(worker, "from os.path import join\n", "main.main")
-    assert said == "Module 'main' has no function 'main'; it has no functions of its own."
-
-
-def test_lists_of_names_are_bounded(make_worker: MakeWorker) -> None:
-    files: dict[str, str | bytes] = {f"{'x' * 180}{number:02}.py": "" for number in range(60)}
-    files["main.py"] = "".join(f"def {'f' * 5000}{number}(): pass\n" for number in range(500))
-    said = not_loaded(make_worker(), files, "hello.main")
-    assert said.endswith("and 41 more.")
-    assert len(said) < 2000
-    said = not_loaded(make_worker(), files, "main.main")
-    assert said.endswith("and 480 more.")
-    assert len(said) < 2000
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import os\nos.scandir = os.path.isdir = os.path.isfile = os.path.join = None\n",
-        "import builtins as b\nb.sorted = b.any = None\n",
-    ],
-)
-def test_a_module_that_spoils_what_messages_need_gets_a_message(make_worker: MakeWorker, code: str) -> None:
-    assert not_loaded(make_worker(), code, "main.main")
-    files = {"pkg/__init__.py": code}
-    assert not_loaded(make_worker(), files, "pkg.mod.main")
-
-
-# Imports
-
-
-def test_a_missing_import_of_the_module_is_not_a_missing_entry(worker: Worker) -> None:
-    said = not_loaded(worker, "import os\nimport requests\n" + _FINE, "main.main")
-    assert said.startswith("ModuleNotFoundError: No module named 'requests' (main.py, line 2). Neither the package nor")
-
-
-def test_a_module_that_fails_to_import_itself_under_another_name_is_no_missing_entry(worker: Worker) -> None:
-    said = not_loaded(worker, {"pkg/__init__.py": "import pkg.mod\n"}, "pkg.mod.main")
-    assert said.startswith("ModuleNotFoundError: No module named 'pkg.mod' (pkg/__init__.py, line 1).")
-
-
-def test_an_import_that_the_only_folder_has_is_a_package_to_zip_differently(worker: Worker) -> None:
-    files = {"hello/main.py": "import helper\n" + _FINE, "hello/helper.py": ""}
-    said = not_loaded(worker, files, "hello.main.main")
-    assert (
-        "No module named 'helper' (hello/main.py, line 1). All files are in the folder hello/, which has helper" in said
-    )
-
-
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        ("x = 1\ndef main(:\n", "SyntaxError: invalid syntax (main.py, line 2)."),
-        ("x = 1\nx.y\n", "AttributeError: 'int' object has no attribute 'y' (main.py, line 2)."),
-        ("raise ImportError\n", "ImportError (main.py, line 1)."),
-        ("raise SystemExit(3)\n", "SystemExit: 3 (main.py, line 1)."),
-    ],
-)
-def test_an_import_that_raises_says_where(worker: Worker, code: str, said: str) -> None:
-    assert not_loaded(worker, code, "main.main") == said
-
+from tests.runtime.messages import FINE, failure, not_loaded
 
 # Exceptions
 
@@ -297,7 +113,7 @@ def test_a_timeout_names_the_limit(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "when"), [("def main(): {}\n", ""), ("{}\n" + _FINE, ", while its module was imported")]
+    ("code", "when"), [("def main(): {}\n", ""), ("{}\n" + FINE, ", while its module was imported")]
 )
 def test_too_much_memory_names_the_limit(worker: Worker, code: str, when: str) -> None:
     worker.load(code.format("x = b'x' * 100_000_000"), memory_size=48 * MIB)
@@ -447,12 +263,3 @@ def test_a_failure_of_the_encoder_is_forgotten(worker: Worker) -> None:
     assert worker.execute("{1}").reason == "result"
     for _ in range(2):
         assert worker.execute().output == {"a": [1], "b": [1]}
-
-
-def test_a_package_of_many_files_is_listed_in_part(make_worker: MakeWorker) -> None:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for number in range(3000):
-            archive.writestr(f"file{number:04}.txt", "")
-    said = not_loaded(make_worker(max_package_files=5000), buffer.getvalue(), "main.main")
-    assert said.endswith(", and at least 980 more.")
