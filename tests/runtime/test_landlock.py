@@ -75,8 +75,12 @@ os.symlink('a', 'link'); os.link('a/b/file', 'hard'); os.mkfifo('fifo'); socket.
 os.unlink('a/b/file'); os.rmdir('a/b'); answer = sorted(os.listdir())
 """
     assert attempt(worker, scratch) == ["a", "fifo", "hard", "link", "socket"]
-    used = "open('/dev/null', 'w').write('x'); open('/proc/self/comm', 'w').write('x'); answer = 'used'"
-    assert attempt(worker, used) == "used"
+    assert attempt(worker, "open('/dev/null', 'w').write('x'); answer = 'used'") == "used"
+
+
+def test_a_function_stays_the_first_that_the_kernel_kills_when_memory_runs_out(worker: Worker) -> None:
+    assert attempt(worker, "open('/proc/self/oom_score_adj', 'w')") == {"errno": 13}
+    assert attempt(worker, "answer = int(open('/proc/self/oom_score_adj').read())") == 1000
 
 
 def test_only_named_files_can_be_read(make_worker: MakeWorker, outside: Path) -> None:

@@ -40,11 +40,12 @@ WRITE = (
 )  # fmt: skip
 _USE = _READ_FILE | _WRITE_FILE | _READ_DIR | _TRUNCATE | _IOCTL_DEV  # use existing files, make none
 
-# Every Linux program may expect to use these. /proc must be writable, because a process sets its own name there; the
-# owners of its files keep other processes' files safe.
-_USED = ("/proc", "/dev")
+# Every Linux program may expect to use these. Nothing in /proc can be written: a function could lower its
+# `oom_score_adj` there, so that the kernel would rather kill other processes when memory runs out.
+_SEEN = ("/proc",)
+_USED = ("/dev",)
 _USED_OF_HOST = (
-    "/proc", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts",
+    "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts",
 )  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def make_rules(readable: Collection[str], writable: Iterable[str]) -> int | None
     rights_of: dict[str, int] = {}
     boxed = "/" in readable
     # There are few rules, because each start of a worker makes them.
-    read, used = (("/",), _USED) if boxed else (readable, _USED_OF_HOST)
+    read, used = (("/",), _USED) if boxed else ((*readable, *_SEEN), _USED_OF_HOST)
     for paths, rights in ((read, READ), (used, _USE), (writable, WRITE)):
         for path in paths:
             rights_of[path] = rights_of.get(path, 0) | rights & handled

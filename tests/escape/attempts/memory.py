@@ -26,6 +26,12 @@ def attempt():
     time.sleep(0.1)
     return written > 50 << 20
 """
+_OOM = """
+def attempt():
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("0")
+    return open("/proc/self/oom_score_adj").read() == "0\\n"
+"""
 
 
 def _memory(name: str, source: str) -> Attempt:
@@ -35,4 +41,5 @@ def _memory(name: str, source: str) -> Attempt:
 ATTEMPTS = [
     _memory("memory in a file without a name", _MEMFD),
     _memory("memory in pipes", _PIPES),
+    Attempt("not to be killed first when memory runs out", _OOM, ("landlock",)),
 ]
