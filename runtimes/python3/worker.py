@@ -1,4 +1,4 @@
-"""Entry point of a Python runtime worker: `python -I -S -B worker.py --listen-fd N --config-fd M`.
+"""Entry point of a Python runtime worker: `python -I -S -B worker.py --listen-fd N --config-fd M [--group-fd G]`.
 
 With `--zygote-fd N` instead, it becomes a zygote, from which workers are forked.
 """

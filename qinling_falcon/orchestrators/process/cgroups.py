@@ -77,7 +77,7 @@ class Group:
 
     Args:
         folders: the folders of the groups with limits.
-        freezer: the folder in the hierarchy of version 2 without controllers. A process can only be forked into it.
+        freezer: the folder in the hierarchy of version 2 without controllers.
     """
 
     def __init__(self, folders: Iterable[Path], freezer: Path | None = None):
@@ -106,6 +106,13 @@ class Group:
                 os.close(entrance)
             raise
         return entrances
+
+    def open_freezer_entrance(self) -> int | None:
+        """A descriptor like those of `open_entrances`, of the group without controllers; None if this user can't."""
+        try:
+            return open_entrance(self._freezer) if self._freezer else None
+        except OSError:
+            return None
 
     def open_folder(self) -> tuple[int, bool] | None:
         """A descriptor of the version 2 group that a process can be forked into, and whether the group has limits."""

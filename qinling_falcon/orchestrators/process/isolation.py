@@ -178,7 +178,7 @@ def _control_groups() -> list[Feature]:
         for name, without in _CGROUPS.items()
     ]
     if freezer is not None:
-        return [*features, Feature("freezer cgroup", True, "v2, for workers that are forked")]
+        return [*features, Feature("freezer cgroup", True, "v2")]
     return [*features, Feature("freezer cgroup", False, "functions are stopped by signals between their calls")]
 
 

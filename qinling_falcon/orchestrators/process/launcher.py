@@ -56,7 +56,8 @@ class Launcher:
         if form is sandbox.Form.RLIMITS:
             program = worker.home.make_plain(program)
         mark = leftovers.mark(self._install.install_id, worker.worker_id)
-        words = sandbox.worker_words(form, runtime, program, mark, handover.listen_fd, handover.config_fd)
+        numbers = handover.listen_fd, handover.config_fd, handover.group_fd
+        words = sandbox.worker_words(form, runtime, program, mark, *numbers)
         box = Box(worker.slot, worker.home.code, None, program.parent, runtime.interpreter, (self._install.folder,))
         report_end, own_report_end = os.pipe()
         with os.fdopen(report_end, "rb") as reports:

@@ -5,6 +5,7 @@ A worker's process is executed here or forked by a zygote (`zygotes.py`); both k
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -54,6 +55,7 @@ def execute(command: Command, group: Group, descriptors: Sequence[int], stdin: i
         OSError: the program can't be executed.
     """
     entrances = group.open_entrances()
+    freezer = group.open_freezer_entrance()
     try:
         return subprocess.Popen(
             command.words,
@@ -65,14 +67,14 @@ def execute(command: Command, group: Group, descriptors: Sequence[int], stdin: i
             stderr=output,
             cwd="/",
             start_new_session=True,  # a Ctrl-C in the service's terminal must not reach its workers
-            preexec_fn=_entering(entrances),
+            preexec_fn=_entering(entrances, freezer),
         )
     finally:
-        for entrance in entrances:
+        for entrance in [*entrances, *([] if freezer is None else [freezer])]:
             os.close(entrance)
 
 
-def _entering(entrances: Sequence[int]) -> Callable[[], None]:
+def _entering(entrances: Sequence[int], freezer: int | None) -> Callable[[], None]:
     """A function for the forked process to call before it executes the command."""
     manager = os.getpid()
 
@@ -82,6 +84,9 @@ def _entering(entrances: Sequence[int]) -> Callable[[], None]:
             os._exit(1)
         for entrance in entrances:
             os.write(entrance, b"0")
+        if freezer is not None:
+            with contextlib.suppress(OSError):  # the function is then stopped by signals
+                os.write(freezer, b"0")
         os.umask(0o022)
         # With the limit 0 the kernel would still start the host's handler of core dumps; with 1 it does not.
         core = 0 if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else 1

@@ -99,14 +99,15 @@ def find_tools() -> Tools:
 
 
 def worker_words(
-    form: Form, runtime: LocalRuntime, program: Path, mark: str, listen_fd: int, config_fd: int
+    form: Form, runtime: LocalRuntime, program: Path, mark: str, listen_fd: int, config_fd: int, group_fd: int | None
 ) -> list[str]:
     """The command that runs a runtime's program, as it is seen inside; `program` is where plain workers see it.
 
     It first writes a line to descriptor 0. bwrap's process 1 binds its life to the manager's only when the sandbox
     stands: a manager that was killed before would leave it behind, but then this line finds no reader.
 
-    The mark is an -X option, which Python ignores: it stays in the command line of everything that is forked.
+    The mark is an -X option, which Python ignores: it stays in the command line of everything that is forked. The group
+    is passed to Python programs, which fork their template into it.
     """
     python = runtime.interpreter.program
     if form is not Form.RLIMITS:
@@ -114,7 +115,10 @@ def worker_words(
         program = _RUNTIME / program.name
     flags = ["-X", mark, "-I", "-S", "-B"]
     reporting = ["/bin/sh", "-c", _REPORT, "sh"]
-    return [*reporting, str(python), *flags, str(program), "--listen-fd", str(listen_fd), "--config-fd", str(config_fd)]
+    options = ["--listen-fd", str(listen_fd), "--config-fd", str(config_fd)]
+    if group_fd is not None and runtime.zygote:
+        options += ["--group-fd", str(group_fd)]
+    return [*reporting, str(python), *flags, str(program), *options]
 
 
 def zygote_words(runtime: LocalRuntime, program: Path, mark: str, control_fd: int) -> list[str]:

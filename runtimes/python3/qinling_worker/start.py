@@ -23,13 +23,14 @@ Supervise: TypeAlias = "Callable[[int, int, socket.socket, int], int]"
 
 
 def main(argv: list[str]) -> int:
-    """Run a worker (`--listen-fd N --config-fd M`) or a zygote (`--zygote-fd N`). Returns the exit status."""
+    """Run a worker (`--listen-fd`, `--config-fd`, `--group-fd`) or a zygote (`--zygote-fd`). Returns its status."""
     # Importing argparse would take longer than the rest of the start.
     options = {argv[at]: int(argv[at + 1]) for at in range(0, len(argv) - 1, 2)}
     keyrings.join_new_session()  # once for all workers of a zygote
     if "--zygote-fd" in options:
         _run_zygote(options["--zygote-fd"])
-    return _work(options["--listen-fd"], options["--config-fd"], None, _import_and_run_template, _import_and_supervise)
+    descriptors = options["--listen-fd"], options["--config-fd"], options.get("--group-fd")
+    return _work(*descriptors, _import_and_run_template, _import_and_supervise)
 
 
 def _work(listen_fd: int, config_fd: int, group_fd: int | None, run_template: RunTemplate, supervise: Supervise) -> int:
