@@ -92,3 +92,6 @@ def unicode_path(raw: bytes, text: bytes, *, checksum: int | None = None, versio
     """Info-ZIP's extra field that says what a name is in UTF-8."""
     field = struct.pack("<BL", version, zlib.crc32(raw) if checksum is None else checksum) + text
     return struct.pack("<2H", 0x7075, len(field)) + field
+
+
+MAIN = Raw(b"main.py", b"x")

@@ -8,27 +8,11 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from qinling_falcon.errors import BadRequest, TooLarge
-from qinling_falcon.storage.archive import ArchiveLimits, check_zip
 from tests.storage.archives import make_zip
-
-LIMITS = ArchiveLimits(max_files=100, max_unpacked_size=1_000_000)
-
-
-@pytest.fixture
-def check(tmp_path: Path) -> Callable[[bytes], None]:
-    def run(data: bytes) -> None:
-        path = tmp_path / "package"
-        path.write_bytes(data)
-        check_zip(path, LIMITS)
-        assert [entry.name for entry in tmp_path.iterdir()] == ["package"]
-
-    return run
-
 
 Check = Callable[[bytes], None]
 

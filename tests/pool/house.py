@@ -1,0 +1,177 @@
+"""A pool manager on a real Valkey and SQLite, with workers that are only names."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from qinling_falcon.models import runtime
+from qinling_falcon.models.scope import Context
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.pool.claim import Claim
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.leases import Lease, LeaseRequest
+from qinling_falcon.pool.lua import ANCHOR
+from qinling_falcon.pool.manager import Manager
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.registry import Registry
+from qinling_falcon.pool.runtimes import Runtimes
+from qinling_falcon.settings import Settings
+from tests.pool.side import wait_until
+
+STOCK, MOST = 2, 5
+ADMIN = Context("admins", is_admin=True)
+
+
+class FeignedOrchestrator:
+    """Workers that are only names; `look` is called whenever one comes or goes."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, str] = {}
+        self.broken: dict[str, Exception] = {}
+        self.held_up: dict[str, Event] = {}
+        self.begun: Counter[str] = Counter()
+        self.destroyed: Counter[str] = Counter()
+        self.look: Callable[[], None] = lambda: None
+
+    def check(self, image: str) -> None:
+        pass
+
+    def start(self, worker_id: str, image: str) -> StartedWorker:
+        self.begun[image] += 1
+        self.look()
+        if image in self.held_up:
+            self.held_up[image].wait()
+        gevent.sleep(0.002)
+        if image in self.broken:
+            raise self.broken[image]
+        self.images[worker_id] = image
+        return StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret")
+
+    def destroy(self, worker_id: str) -> None:
+        self.look()
+        gevent.sleep(0.001)
+        if worker_id in self.images:
+            self.destroyed[self.images.pop(worker_id)] += 1
+
+    def exited(self) -> list[str]:
+        return []
+
+    def workers(self) -> list[str]:
+        return list(self.images)
+
+    def close(self) -> None:
+        self.images.clear()
+
+
+class Life:
+    """A process, which dies after some acts: each later one ends the greenlet that attempts it."""
+
+    acts_left = float("inf")
+
+    def act(self) -> None:
+        self.acts_left -= 1
+        if self.acts_left < 0:
+            raise gevent.GreenletExit
+
+    def of(self, thing: Any) -> Any:
+        """The thing as the process has it: it may die just before each call, and after it."""
+        life = self
+
+        class Mortal:
+            def __getattr__(self, name: str) -> Any:
+                def call(*args: Any) -> Any:
+                    life.act()
+                    answer = getattr(thing, name)(*args)
+                    life.act()
+                    return answer
+
+                return call
+
+        return Mortal()
+
+
+class House:
+    """A manager, its workers, and a process that leases them."""
+
+    def __init__(self, url: str, settings: Settings):
+        self.url, self.settings = url, settings
+        self.orchestrator = FeignedOrchestrator()
+        self.connection = PipelinedConnection(url)
+        self.pool = Pool(self.connection, "web-1", settings)
+        self.pool.start()
+        self.lost: dict[str, str] = {}
+        self.stopping = Event()
+        self.executions = (f"e{number}" for number in itertools.count())
+        self.manage()
+        self.runtime_id = runtime.create(ADMIN, image="old").id
+        self.pool.wake()
+
+    def await_stock(self) -> None:
+        """Wait until the runtime is available, and its stock is full."""
+        wait_until(lambda: self.row().status == "available" and self.warm() == STOCK)
+
+    def manage(self) -> None:
+        """A manager begins its work, when the claim of the one before has expired."""
+        self.connection.call("DEL", f"{ANCHOR}:manager")
+        self.life = Life()
+        self.registry = Registry(PipelinedConnection(self.url), self.settings)
+        registry, orchestrator = self.life.of(self.registry), self.life.of(self.orchestrator)
+        runtimes, claim = Runtimes(registry, STOCK), Claim(registry, self.settings)
+        manager = Manager(registry, orchestrator, runtimes, self.settings, self.record_lost, claim)
+        self.manager = gevent.spawn(manager.run, self.stopping)
+
+    def record_lost(self, details: Mapping[str, str]) -> None:
+        self.lost.update(details)
+
+    def close(self) -> None:
+        self.stopping.set()
+        self.registry.wake()
+        self.manager.join(10)
+        self.pool.close()
+        self.registry.close()
+        self.connection.close()
+
+    def row(self) -> runtime.Runtime:
+        return runtime.get(ADMIN, self.runtime_id)
+
+    def change_image(self, image: str) -> None:
+        runtime.update(ADMIN, self.runtime_id, {"image": image})
+        self.pool.wake()
+
+    def available(self) -> bool:
+        return self.row().status == "available"
+
+    def snapshot(self) -> dict[str, Any]:
+        return Registry(self.connection, self.settings).snapshot()
+
+    def warm(self) -> int:
+        return len(self.snapshot().get(f"warm:{self.runtime_id}", ()))
+
+    def states(self, image: str) -> Counter[str]:
+        """The workers made from an image by their state; doomed ones are `ending`."""
+        records = [value for key, value in self.snapshot().items() if key.startswith("worker:")]
+        return Counter(
+            "ending" if "doomed" in record else record["state"] for record in records if record["image"] == image
+        )
+
+    def lease(self, function: str = "f", wait_s: float = 10) -> Lease:
+        request = LeaseRequest(
+            target=f"{function}:0:digest",
+            runtime_id=self.runtime_id,
+            function_id=function,
+            project_id="p",
+            execution_id=next(self.executions),
+            generations=tuple(self.pool.generations([f"function:{function}"]).items()),
+            run_s=60,
+            detail="detail",
+        )
+        return self.pool.lease(request, wait_s)
+
+    def image_of(self, lease: Lease) -> str:
+        return self.orchestrator.images[lease.worker_id]
