@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -26,6 +27,9 @@ def package(source: str = "def main():\n    return 'Hello'\n", name: str = "main
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(zipfile.ZipInfo(name), source)
     return buffer.getvalue()
+
+
+PACKAGE_MD5 = hashlib.md5(package()).hexdigest()
 
 
 def multipart(parts: list[tuple[str, str | bytes]], *, end: bool = True) -> bytes:

@@ -139,3 +139,15 @@ def client_with(services: Services) -> Callable[..., Client]:
         return Client(create_app(replace(services, settings=settings)), settings)
 
     return make
+
+
+@pytest.fixture
+def function_id(client: Client) -> str:
+    """A function with the versions 1 and 2, and an alias of the second."""
+    function_id = str(client.function()["id"])
+    for number in (1, 2):
+        assert client.form("PUT", f"/v1/functions/{function_id}", [("timeout", str(5 + number))]).status_code == 200
+        assert client.simulate_post(f"/v1/functions/{function_id}/versions").status_code == 201
+    alias = {"name": "hq-production-function", "function_id": function_id, "function_version": 2}
+    assert client.simulate_post("/v1/aliases", json=alias).status_code == 201
+    return function_id
