@@ -4,23 +4,23 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import dataclasses  # noqa: E402
-import io  # noqa: E402
-import json  # noqa: E402
-import logging  # noqa: E402
-import statistics  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-import urllib.request  # noqa: E402
-import zipfile  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import dataclasses
+import io
+import json
+import logging
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import Any
 
-import gevent  # noqa: E402
+import gevent
 
-from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator  # noqa: E402
-from qinling_falcon.settings import Settings  # noqa: E402
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings import Settings
 
 _MEASURED = 50  # workers that are alive when memory is measured
 

@@ -142,7 +142,7 @@ class _SqliteConnection(sqlite3.Connection):
     file: tuple[int, int] | None = None
 
 
-class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]
+class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]  # the base is Any: see above
     """SQLite in WAL mode. Reading connections are read-only."""
 
     begin_sql = "BEGIN IMMEDIATE"
@@ -238,7 +238,7 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]
         return peewee.fn.LENGTH(peewee.Cast(text, "BLOB"))
 
 
-class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]
+class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]  # the base is Any: see above
     """PostgreSQL with psycopg2. Reading connections are read-only."""
 
     begin_sql = "BEGIN"

@@ -122,7 +122,7 @@ def test_a_function_that_is_made_during_the_change_of_its_runtime_is_reached(
     def updated(*args: object, **more: object) -> object:
         made = client.function(runtime_id=runtime_id)
         targets.append(resolver.resolve(CALLER, made["id"], 0))
-        return update(*args, **more)  # type: ignore[arg-type]
+        return update(*args, **more)
 
     monkeypatch.setattr(runtime, "update", updated)
     change_runtime(client, runtime_id, "per_call")

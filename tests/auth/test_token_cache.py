@@ -13,19 +13,10 @@ from qinling_falcon.auth import token_cache
 from qinling_falcon.auth.token_cache import Known, Question, Refused, TokenCache
 from qinling_falcon.errors import Forbidden, QinlingError, Unauthorized, Unavailable
 from qinling_falcon.models.scope import Context
+from tests.support.clock import Clock
 
 KEEP_S = 60.0
 REFUSED_S = 5.0
-
-
-class Clock:
-    """Stands in for the module `time`."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Keystone:

@@ -61,7 +61,7 @@ def workers(service: Service) -> set[Any]:
     """Ids of the workers that Redis knows."""
     client = redis.Redis.from_url(service.environ["REDIS_URL"])
     try:
-        return set(client.smembers("qf:{pool}:workers"))  # type: ignore[arg-type]
+        return set(client.smembers("qf:{pool}:workers"))
     finally:
         client.close()
 

@@ -29,6 +29,7 @@ from tests.models.factories import make_function, make_runtime
 from tests.servers.fake_swift import TOKEN, FakeSwift, answer, fake_swift
 from tests.servers.valkey import valkey
 from tests.storage.archives import make_zip
+from tests.support.clock import Clock
 
 OWNER = Context("project-a")
 HERE = {"container": "c", "object": "o"}
@@ -37,15 +38,6 @@ OLD, NEW, NEWER = (make_zip({"main.py": f"def main():\n    return {word!r}\n".en
 
 def md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
-
-
-class Clock:
-    """Stands for `time`."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Rights:

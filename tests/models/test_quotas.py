@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ def new_version(context: Context, function_id: str) -> version.Version:
     return version.create(context, function_id, most=99)
 
 
+_numbers = itertools.count()
+
+
 def unique() -> str:
-    unique.number = getattr(unique, "number", 0) + 1  # type: ignore[attr-defined]
-    return f"name-{unique.number}"  # type: ignore[attr-defined]
+    return f"name-{next(_numbers)}"
 
 
 def used(kind: str, project_id: str = "project-a") -> int:

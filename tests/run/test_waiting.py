@@ -93,7 +93,7 @@ def missing_database() -> Iterator[dict[str, str]]:
     ],
 )
 def test_what_it_waits_for_is_said(folder: Path, neighbour: object, words: tuple[str, ...]) -> None:
-    with neighbour() as settings:  # type: ignore[operator]
+    with neighbour() as settings:
         running = MakeRun(folder, settings)
         try:
             running.launch()

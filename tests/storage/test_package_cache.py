@@ -12,6 +12,7 @@ from qinling_falcon.errors import BadGateway, Unavailable
 from qinling_falcon.storage import package_cache
 from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import PackageMissing
+from tests.support.clock import Clock
 
 
 class Storage:
@@ -32,13 +33,6 @@ class Storage:
         if self.error is not None:
             raise self.error
         return key.encode() * 10
-
-
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -59,8 +59,10 @@ def troubled(server: FakeSwift, act: Callable[[], object], trouble: Callable[[Ba
 def test_troubles_that_stay_are_a_503_after_three_tries(
     server: FakeSwift, swift: Swift, account: Account, status: int
 ) -> None:
-    trouble = lambda handler: answer(handler, status, b"<html>" * 1000)  # noqa: E731
-    assert troubled(server, lambda: fetch(swift, account), trouble) == 3
+    def fail(handler: BaseHTTPRequestHandler) -> None:
+        answer(handler, status, b"<html>" * 1000)
+
+    assert troubled(server, lambda: fetch(swift, account), fail) == 3
 
 
 @pytest.mark.parametrize("status", [429, 498])

@@ -32,7 +32,7 @@ def cut_after(server: FakeSwift, size: int, times: int) -> None:
     def serve(handler: BaseHTTPRequestHandler) -> None:
         write = handler.wfile.write
         if len(server.seen) <= times:
-            handler.wfile.write = lambda data: write(data[:size] if len(data) > size else data)  # type: ignore[method-assign]
+            handler.wfile.write = lambda data: write(data[:size] if len(data) > size else data)
             handler.close_connection = True
         server.behave(handler)
 

@@ -151,7 +151,10 @@ def test_few_wait(bounds: OpenAnswers, keep_reading: Callable[..., None], monkey
     for answer in answers:
         keep_reading(answer)
     rooms: list[Any] = []
-    ask = lambda: rooms.append(bounds.open(request()))  # noqa: E731
+
+    def ask() -> None:
+        rooms.append(bounds.open(request()))
+
     waiting = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
     for thread in waiting:
         thread.start()

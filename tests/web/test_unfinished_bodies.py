@@ -11,14 +11,7 @@ import pytest
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.resources import unfinished
 from qinling_falcon.resources.unfinished import UnfinishedBodies, UnfinishedBody
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ class Api:
             raise Away(f"GET /v1/runtimes answered 503: {text}")
         if status >= 400:
             raise StartError(f"GET /v1/runtimes answered {status}: {text}", log="web")
-        return json.loads(text)  # type: ignore[no-any-return]
+        found: list[dict[str, Any]] = json.loads(text)
+        return found
 
     def available_workers(self, runtime_id: str) -> int | None:
         """Workers of a runtime that wait for their first function; None: the policy doesn't let us know."""
