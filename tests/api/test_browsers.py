@@ -60,7 +60,7 @@ def test_requests_for_another_host_are_refused(client_with: Callable[..., Client
     assert client.simulate_get("/v1/runtimes").json == []
 
 
-def test_where_all_addresses_of_a_machine_are_served_each_is_known(client_with: Callable[..., Client]) -> None:
+def test_every_ip_address_is_known_where_all_addresses_are_served(client_with: Callable[..., Client]) -> None:
     """An IP address in `Host` is safe, because DNS rebinding needs a name."""
     for everywhere in ("0.0.0.0", "::"):
         client = client_with(host=everywhere, allow_remote_noauth=True)
@@ -149,7 +149,7 @@ def test_a_link_of_another_site_shows_the_page_of_the_document_and_nothing_else(
             assert_error(client.simulate_get(path, headers=LINK), 403)
 
 
-def test_what_an_operation_says_of_other_sites_counts_not_its_path(
+def test_an_operations_own_rule_for_other_sites_counts_not_its_path(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call of a webhook will be such an operation."""

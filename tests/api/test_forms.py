@@ -174,7 +174,7 @@ HEADERS = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="name"\r\n'
         (HEADERS + "\r\nn\r\n" + f"--{BOUNDARY}", ["boundary before part 2"]),
     ],
 )
-def test_a_refused_form_is_told_which_part_is_wrong_and_why(client: Client, body: str, words: list[str]) -> None:
+def test_a_refused_form_names_the_wrong_part_and_the_reason(client: Client, body: str, words: list[str]) -> None:
     end = "" if body.endswith(BOUNDARY) or not body.startswith("--") else f"--{BOUNDARY}--\r\n"
     answer = client.form("POST", "/v1/functions", (body + end).encode("latin-1"))
     assert_error(answer, 400, *words)
@@ -232,7 +232,7 @@ def test_text_that_can_not_be_stored_is_named(client: Client, path: str, body: s
     assert set(answer.json["errors"]) == {field}
 
 
-def test_text_that_can_not_be_stored_is_named_in_the_code_of_a_form_too(client: Client) -> None:
+def test_text_that_can_not_be_stored_is_named_in_the_code_of_a_form(client: Client) -> None:
     answer = client.upload(code='{"source": "package", "swift": {"object": "\\ud800"}}')
     assert_error(answer, 400, "code.swift.object holds NUL")
     assert set(answer.json["errors"]) == {"code.swift.object"}

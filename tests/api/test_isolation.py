@@ -138,7 +138,7 @@ def test_a_version_keeps_the_isolation_that_its_function_asked_for(client: Clien
     assert client.simulate_post(f"/v1/functions/{function_id}/versions", json={}).status_code == 201
 
 
-def test_a_function_from_an_image_has_none(client: Client) -> None:
+def test_a_function_from_an_image_has_no_isolation(client: Client) -> None:
     body = {"name": "n", "code": {"source": "image", "image": "i"}, "isolation": "per_call"}
     assert_error(client.simulate_post("/v1/functions", json=body), 400, "isolation", "image")
     del body["isolation"]

@@ -114,7 +114,7 @@ def test_it_is_counted_until_it_is_closed(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_head_nothing_stays(client: Client, bounds: OpenAnswers, paths: dict[str, str], kind: str) -> None:
+def test_a_head_request_holds_nothing(client: Client, bounds: OpenAnswers, paths: dict[str, str], kind: str) -> None:
     ask(client, paths[kind], "HEAD")
     assert bounds.held() == NOTHING
     got, head = client.simulate_get(paths[kind]), client.simulate_head(paths[kind])

@@ -56,7 +56,7 @@ def test_no_peer_is_trusted_by_default(client: Client) -> None:
         assert location(client, FORWARDED, peer) == "http://localhost:7070"
 
 
-def test_of_a_list_what_the_trusted_proxy_has_added_counts(behind: Client) -> None:
+def test_the_last_value_of_a_list_counts_because_the_trusted_proxy_added_it(behind: Client) -> None:
     headers = {
         "X-Forwarded-Proto": "http, https",
         "X-Forwarded-Host": "spoofed.example, engine.example",

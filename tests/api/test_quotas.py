@@ -60,7 +60,7 @@ def test_an_admin_names_another_project(client: Client, act_as: Callable[[Contex
     assert shown(client, "project-a")["webhooks"]["limit"] == 7
 
 
-def test_nobody_else_sets_limits_or_sees_those_of_others(client: Client, act_as: Callable[[Context], None]) -> None:
+def test_only_admins_set_limits_and_see_those_of_others(client: Client, act_as: Callable[[Context], None]) -> None:
     act_as(USER)
     assert_error(put(client, webhooks=7), 403, "quota:update")
     assert_error(client.simulate_get("/v1/quotas", params={"project_id": "default"}), 403, "only an admin")
@@ -91,7 +91,7 @@ def test_limits_that_make_no_sense_are_refused(
 
 
 @pytest.mark.parametrize("query", ["project_id=a&project_id=b", f"project_id={'x' * 256}", "project_id=%00"])
-def test_a_project_id_that_is_none_is_refused(client: Client, query: str) -> None:
+def test_an_invalid_project_id_is_refused(client: Client, query: str) -> None:
     assert_error(client.simulate_get("/v1/quotas", query_string=query), 400, "project_id")
 
 

@@ -54,7 +54,7 @@ def test_POST_v1_functions_id_scale_down_answers_202(user: User) -> None:
 
 
 @pytest.mark.parametrize("count", [13, 10**30, 1e30, "1" + "0" * 30], ids=["above", "integer", "float", "text"])
-def test_a_scale_down_takes_any_count_and_a_scale_up_none_above_the_maximum(user: User, count: object) -> None:
+def test_a_scale_down_takes_any_count_and_a_scale_up_at_most_the_maximum(user: User, count: object) -> None:
     function_id = user.function()
     path = f"/v1/functions/{function_id}"
     error(user.post(f"{path}/scale_up", count=count), 400, "12", field="count")

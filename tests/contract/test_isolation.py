@@ -43,7 +43,7 @@ def test_each_call_of_a_strict_runtime_is_the_first_one(user: User, strict: str)
     assert outputs(user, user.function(COUNT, runtime_id=strict)) == [FRESH] * 3
 
 
-def test_a_function_asks_for_it_and_its_workers_follow(user: User) -> None:
+def test_a_functions_isolation_applies_to_its_workers(user: User) -> None:
     function_id = user.function(COUNT)
     assert [calls for calls, _ in outputs(user, function_id)] == [1, 2, 3]
     assert user.put(f"/v1/functions/{function_id}", isolation="per_call").status_code == 200

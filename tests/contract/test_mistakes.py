@@ -63,14 +63,14 @@ def test_a_function_without_its_package(user: User) -> None:
         assert answer.json()["faultstring"] == f"package: the package's file is missing. {_UPLOAD}"
 
 
-def test_a_function_in_a_runtime_that_failed_is_told_why(user: User) -> None:
+def test_a_function_in_a_failed_runtime_is_refused_with_the_reason(user: User) -> None:
     made = user.made("/v1/runtimes", image="node:20")
     wait_until("it fails", lambda: user.get(f"/v1/runtimes/{made['id']}").json()["status"] == "error")
     answer = create(user, runtime_id=made["id"])
     error(answer, 409, "is not available: it is error (image node:20 is not a local runtime;", field="runtime_id")
 
 
-def test_a_version_of_what_has_not_changed_is_told_what_must(user: User) -> None:
+def test_a_version_of_an_unchanged_function_is_refused_with_what_must_change(user: User) -> None:
     function_id = user.function()
     user.version(function_id)
     answer = user.post(f"/v1/functions/{function_id}/versions")

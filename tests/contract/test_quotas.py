@@ -65,7 +65,7 @@ def test_PUT_v1_quotas_answers_200(user: User, elsewhere: str) -> None:
 
 
 @pytest.mark.parametrize("body", [{"colours": 1}, {"jobs": -2}, {"jobs": "some"}, {"jobs": 0.5}])
-def test_a_kind_or_a_limit_that_there_is_not_is_refused(user: User, elsewhere: str, body: dict[str, Any]) -> None:
+def test_unknown_kinds_and_invalid_limits_are_refused(user: User, elsewhere: str, body: dict[str, Any]) -> None:
     error(user.put("/v1/quotas", project_id=elsewhere, aliases=1, **body), 400, field=next(iter(body)))
     assert quotas_of(user, project_id=elsewhere)["aliases"]["limit"] != 1
 

@@ -123,7 +123,7 @@ def test_hostile_function_gets_its_error_and_its_next_call_works(service: Servic
 
 
 @pytest.mark.parametrize("name", BY_CALL)
-def test_with_isolation_by_call_too(service: Service, bystander: str, name: str) -> None:
+def test_attacks_with_isolation_by_call(service: Service, bystander: str, name: str) -> None:
     attack(service, bystander, name, "per_call")
 
 

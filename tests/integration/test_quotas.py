@@ -28,7 +28,7 @@ def function_id(service: Service) -> str:
     return service.function("def main():\n    print('ran')\n")
 
 
-def test_of_many_requests_at_once_as_many_succeed_as_the_limit_allows(service: Service, function_id: str) -> None:
+def test_many_requests_at_once_do_not_exceed_the_limit(service: Service, function_id: str) -> None:
     assert service.request("PUT", "/v1/quotas", json={"webhooks": 10}).status_code == 200
 
     def post(_: int) -> int:

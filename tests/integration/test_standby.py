@@ -72,7 +72,7 @@ def call(service: Service, function_id: str) -> bool:
 
 
 @pytest.mark.parametrize("folder", ["the same", "another"])
-def test_a_second_one_says_for_whom_it_stands_by_and_takes_over(service: Service, folder: str, tmp_path: Path) -> None:
+def test_a_second_manager_stands_by_and_takes_over(service: Service, folder: str, tmp_path: Path) -> None:
     function_id = service.function(HELLO)
     first = service.processes["pool"].pid
     settings = {} if folder == "the same" else {"VAR_DIR": str(tmp_path)}
@@ -106,7 +106,7 @@ def test_a_standby_that_stops_leaves_the_workers_of_the_active_one_alone(service
     assert not [event for event in events(service, "pool") if event["event"].startswith("worker")]
 
 
-def test_one_that_ended_in_order_is_followed_at_once(service: Service) -> None:
+def test_a_manager_that_stopped_in_order_is_followed_at_once(service: Service) -> None:
     start_another(service, "second")
     standing_by(service, "second")
     service.stop("pool")
@@ -117,7 +117,7 @@ def test_one_that_ended_in_order_is_followed_at_once(service: Service) -> None:
     )
 
 
-def test_one_that_was_stopped_for_long_ends_its_workers_and_stands_by(service: Service, tmp_path: Path) -> None:
+def test_a_manager_that_was_stopped_for_long_ends_its_workers_and_stands_by(service: Service, tmp_path: Path) -> None:
     """SIGSTOP stands for a machine that slept. When it wakes up, the other manager is active."""
     function_id = service.function(HELLO)
     start_another(service, "second", VAR_DIR=str(tmp_path))

@@ -14,7 +14,7 @@ CROWD = 300
 MOST_GROWTH = 40 * 1024 * 1024
 
 
-def test_unfinished_bodies_hold_little_memory_and_keep_nobody_out() -> None:
+def test_unfinished_bodies_hold_little_memory_and_keep_no_other_request_out() -> None:
     limits = {"max_unfinished_bodies": 60, "max_unfinished_body_bytes": 8 * 1024 * 1024, "web_connections": 50}
     with running_service(max_workers=2, web_concurrency=1, body_grace_s=4, **limits) as service:
         function = service.function("def main(): return 'served'")

@@ -101,7 +101,7 @@ def test_scaling_up_says_why_and_ends_no_worker(service: Service) -> None:
     assert service.request("GET", f"/v1/functions/{function_id}/workers").json() == []
 
 
-def test_an_import_that_fails_is_told_once_and_ends_no_other_worker(service: Service) -> None:
+def test_an_import_that_fails_is_reported_once_and_ends_no_other_worker(service: Service) -> None:
     function_id = service.function("import nothing_of_this_name\ndef main(): pass\n")
     before = workers(service)
     for _ in range(2):

@@ -81,7 +81,7 @@ def test_a_call_far_from_the_limit_asks_the_database_nothing(quota: ExecutionQuo
     assert statements == []
 
 
-def test_so_it_is_without_a_limit(quota: ExecutionQuota, statements: list[str]) -> None:
+def test_a_call_without_a_limit_asks_the_database_nothing(quota: ExecutionQuota, statements: list[str]) -> None:
     quotas.change(PROJECT, {quotas.EXECUTIONS: quotas.UNLIMITED})
     check(quota)
     statements.clear()
@@ -90,7 +90,7 @@ def test_so_it_is_without_a_limit(quota: ExecutionQuota, statements: list[str]) 
     assert statements == []
 
 
-def test_one_call_after_the_other_the_limit_is_exact_in_several_processes(quota: ExecutionQuota) -> None:
+def test_the_limit_is_exact_for_successive_calls_of_several_processes(quota: ExecutionQuota) -> None:
     other = ExecutionQuota()
     quotas.change(PROJECT, {quotas.EXECUTIONS: 9})
     for place in range(9):
@@ -112,7 +112,7 @@ def test_a_deletion_makes_room(quota: ExecutionQuota) -> None:
         check(quota)
 
 
-def test_a_new_limit_holds_for_whoever_resolves_a_target_anew(quota: ExecutionQuota) -> None:
+def test_a_new_limit_applies_once_the_process_has_forgotten_the_old_one(quota: ExecutionQuota) -> None:
     run(quota)
     quotas.change(PROJECT, {quotas.EXECUTIONS: 1})
     check(quota)  # a call of a target that was not stale yet

@@ -73,7 +73,7 @@ def test_a_project_gets_as_many_as_its_limit_and_after_a_deletion_one_more(
 
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("kind", MAKE)
-def test_a_quota_is_one_projects_own(kind: str, owner: Context, stranger: Context, function_id: str) -> None:
+def test_a_quota_applies_to_one_project_alone(kind: str, owner: Context, stranger: Context, function_id: str) -> None:
     quotas.change(owner.project_id, {kind: 0})
     its = make_function(stranger, function.get(owner, function_id).runtime_id or "").id
     MAKE[kind](stranger, its)
@@ -93,7 +93,7 @@ def test_settings_are_the_limits_of_projects_without_others(settings: Settings, 
 
 
 @pytest.mark.usefixtures("settings")
-def test_no_limit_is_no_limit(owner: Context, function_id: str) -> None:
+def test_unlimited_quotas_refuse_nothing(owner: Context, function_id: str) -> None:
     quotas.change(owner.project_id, dict.fromkeys(QUOTAS, quotas.UNLIMITED))
     for make in MAKE.values():
         make(owner, function_id)

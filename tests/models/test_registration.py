@@ -20,7 +20,7 @@ from tests.models.factories import make_runtime
 WANTED = [("python3", "image-a"), ("python3-old", "image-b")]
 
 
-def test_what_is_missing_is_made_in_the_project_of_whoever_registers(settings: Settings, owner: Context) -> None:
+def test_missing_runtimes_are_made_in_the_project_that_registers_them(settings: Settings, owner: Context) -> None:
     assert runtime.unregistered(owner, WANTED) == WANTED
     assert runtime.register(owner, WANTED[:1]) == ["python3"]
     assert runtime.unregistered(owner, WANTED) == WANTED[1:]
@@ -40,7 +40,7 @@ def test_public_runtimes_of_others_count_and_private_ones_do_not(
     assert runtime.register(owner, WANTED) == ["python3-old"]
 
 
-def test_what_another_release_has_not_committed_yet_is_waited_for(settings: Settings, owner: Context) -> None:
+def test_a_registration_waits_for_the_uncommitted_one_of_another_release(settings: Settings, owner: Context) -> None:
     make_runtime(owner, name="draft")
     if settings.database_url:
         other: Any = psycopg2.connect(settings.database_url)

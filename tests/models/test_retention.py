@@ -58,7 +58,7 @@ def test_executions_of_all_projects_are_deleted_by_age(settings: Settings) -> No
     assert left() == running | ids(kept)
 
 
-def test_of_each_project_so_many_are_kept(settings: Settings) -> None:
+def test_each_project_keeps_its_newest_executions(settings: Settings) -> None:
     mine, its = ran(12), ran(3, "project-b")
     running = ran(2, status="running")
     mine += ran(4, status="failed")

@@ -27,7 +27,7 @@ def test_a_changed_target_is_not_run(side: Side) -> None:
     assert side.pool.lease(side.request(), 1)
 
 
-def test_what_was_resolved_before_a_change_is_stale_amid_the_next_one(side: Side) -> None:
+def test_what_was_resolved_before_a_change_is_stale_during_the_next_one(side: Side) -> None:
     side.start()
     with side.pool.changing("function:f"):
         during = side.request()
@@ -35,7 +35,7 @@ def test_what_was_resolved_before_a_change_is_stale_amid_the_next_one(side: Side
         side.pool.lease(during, 1)
 
 
-def test_of_two_changes_at_once_each_makes_stale_what_was_resolved_before_its_end(side: Side) -> None:
+def test_each_of_two_changes_at_once_makes_stale_what_was_resolved_before_its_end(side: Side) -> None:
     side.start()
     first, second = side.pool.changing("function:f"), side.pool.changing("function:f")
     with first:
@@ -59,7 +59,7 @@ def test_a_change_that_fails_makes_what_is_cached_stale_too(side: Side) -> None:
         side.pool.lease(old, 1)
 
 
-def test_a_waiter_whose_target_changed_is_told(side: Side) -> None:
+def test_a_waiter_whose_target_changed_is_notified(side: Side) -> None:
     caller = side.waiting()
     with side.pool.changing("function:f"):
         pass
@@ -69,7 +69,7 @@ def test_a_waiter_whose_target_changed_is_told(side: Side) -> None:
     assert side.pool.capacity("python3") == Capacity(total=1, available=1)
 
 
-def test_no_generation_survives_a_restart_of_the_server_for_it_may_be_an_older_one() -> None:
+def test_no_generation_survives_a_restart_of_the_server_because_it_may_be_an_older_one() -> None:
     with valkey_server("--appendonly", "yes", "--appendfsync", "always") as server:
         side = Side(server.url)
         side.registry.configure("python3", 1)

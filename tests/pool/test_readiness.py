@@ -96,7 +96,7 @@ def test_a_pool_manager_of_another_machine_is_a_fault_that_names_its_host(side: 
 
 
 @pytest.mark.parametrize("name", [Claim(None, LIMITS).name, "far-host:17:0123abcd"], ids=["new", "old"])
-def test_a_pool_manager_of_this_machine_or_of_an_older_release_is_none(side: Side, name: str) -> None:
+def test_a_pool_manager_of_this_machine_or_of_an_older_release_is_no_fault(side: Side, name: str) -> None:
     side.registry.claim_manager(name, 600)
     assert PoolReadiness(side.connection, LIMITS).faults() == {}
 

@@ -37,7 +37,7 @@ def test_a_fresh_lease_gets_a_worker_that_holds_nothing(side: Side) -> None:
     assert {side.pool.lease(side.request(), 1).worker_id for _ in range(2)} == {"w0", "w1"}
 
 
-def test_a_loaded_lease_takes_no_worker_that_holds_nothing_and_waits_for_none(side: Side) -> None:
+def test_a_loaded_lease_takes_only_a_worker_with_the_target_and_does_not_wait(side: Side) -> None:
     side.start()
     assert side.pool.lease_loaded(side.request()) is None
     held = side.pool.lease(side.request(), 1)
@@ -67,7 +67,7 @@ def test_a_worker_that_is_given_back_is_what_it_was(side: Side) -> None:
     assert side.pool.workers("f", 0) == [lease.worker_id]
 
 
-def test_who_waits_for_a_fresh_worker_leaves_idle_ones_to_calls(side: Side) -> None:
+def test_a_waiter_for_a_fresh_worker_leaves_idle_ones_to_calls(side: Side) -> None:
     side.start()
     held = side.pool.lease(side.request(), 1)
     grower = side.waiting(fresh=True, detail="")

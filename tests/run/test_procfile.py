@@ -85,7 +85,7 @@ def test_a_wrong_table_of_runtimes_is_named(environ: dict[str, str], tmp_path: P
     assert "Traceback" not in done.stderr
 
 
-def test_whom_the_policy_does_not_let_register_is_told(environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_user_that_the_policy_forbids_to_register_gets_a_message(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text("runtime:create: role:nobody")
     refused = environ | {"POLICY_FILE": str(tmp_path / "policy.yaml")}
     done = subprocess.run(LINES["release"], cwd=ROOT, env=refused, text=True, capture_output=True, timeout=90)

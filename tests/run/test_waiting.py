@@ -92,7 +92,7 @@ def missing_database() -> Iterator[dict[str, str]]:
         (missing_database, ("Waiting for the database at ", "(DATABASE_URL)", "does not exist")),
     ],
 )
-def test_what_it_waits_for_is_said(folder: Path, neighbour: object, words: tuple[str, ...]) -> None:
+def test_the_message_names_what_it_waits_for(folder: Path, neighbour: object, words: tuple[str, ...]) -> None:
     with neighbour() as settings:
         running = MakeRun(folder, settings)
         try:
@@ -126,7 +126,7 @@ def test_what_it_waits_for_is_said(folder: Path, neighbour: object, words: tuple
         ("redis://[s3cret", "?"),
     ],
 )
-def test_where_it_is_is_shown_without_secrets(url: str, shown: str) -> None:
+def test_a_servers_address_is_shown_without_secrets(url: str, shown: str) -> None:
     assert place(url) == shown
 
 
@@ -148,7 +148,7 @@ def test_a_database_url_that_can_not_be_read_is_refused_at_once(folder: Path) ->
         running.close()
 
 
-def test_it_goes_on_when_what_it_waited_for_is_there(folder: Path) -> None:
+def test_the_start_goes_on_when_redis_is_there(folder: Path) -> None:
     with valkey_server() as server:
         server.kill()
         running = MakeRun(folder, {"REDIS_URL": server.url})

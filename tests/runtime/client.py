@@ -44,8 +44,8 @@ def package(source: str | dict[str, str | bytes]) -> bytes:
 def command(folder: Path, uid: int | None, *options: str, is_zygote: bool = False) -> list[str]:
     """How the program is started: as it is, or under a uid of its own with the capabilities to make `uid` the child's.
 
-    Python and program are then mounted where these uids can read them, for they may lie below a private home. A zygote
-    stays root: its workers change their uid themselves.
+    Python and program are then mounted where these uids can read them, because they may lie below a private home. A
+    zygote stays root: its workers change their uid themselves.
     """
     python = Path(os.path.realpath(PYTHON))
     prefix = python.parents[1]

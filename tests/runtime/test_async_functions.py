@@ -340,7 +340,7 @@ def test_a_copy_that_comes_out_of_an_async_function_ends(worker: Worker) -> None
         assert answer.printed.count("Cancelled") == 1
 
 
-def test_asyncio_is_imported_for_those_who_need_it_and_before_the_call(make_worker: MakeWorker) -> None:
+def test_asyncio_is_imported_before_the_call_if_the_function_needs_it(make_worker: MakeWorker) -> None:
     plain, decorated = make_worker(), make_worker()
     plain.load("import sys\ndef main(): return 'asyncio' in sys.modules\n")
     assert plain.execute().output is False

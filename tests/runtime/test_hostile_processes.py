@@ -99,7 +99,7 @@ def test_a_process_that_is_always_another_one_is_ended(worker: Worker) -> None:
     ],
     ids=["exit", "kill", "abort", "segfault", "daemonize", "close channel", "spoil channel"],
 )
-def test_a_process_that_died_is_said_so(harm: Harm, body: str) -> None:
+def test_a_process_that_died_is_reported(harm: Harm, body: str) -> None:
     assert_failed(harm(body), "exited", OUT_OF_RESOURCES)
 
 

@@ -1,4 +1,4 @@
-"""A worker does not share the session keyring of whoever started the service."""
+"""A worker does not share the session keyring of the user who started the service."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def found():
         return False
 
 try:
-    system_call(KEYCTL, JOIN, None)  # so that the test leaves nothing in the keyring of whoever runs it
+    system_call(KEYCTL, JOIN, None)  # so that the test leaves nothing in the keyring of the user who runs it
 except OSError as error:
     sys.exit(f"skip: {error}")
 system_call(ADD_KEY, b"user", b"qf-note", b"note", 4, SESSION)

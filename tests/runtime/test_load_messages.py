@@ -28,7 +28,7 @@ def test_what_is_missing_is_in_the_log_without_a_traceback(worker: Worker) -> No
     assert "Traceback" not in answer.printed
 
 
-def test_a_package_of_one_folder_is_told_to_be_zipped_differently(worker: Worker) -> None:
+def test_the_message_says_how_to_zip_a_package_of_one_folder(worker: Worker) -> None:
     files = {"hello/": "", "hello/main.py": FINE, "__MACOSX/hello/._main.py": ""}
     said = not_loaded(worker, files, "main.main")
     assert "at its top level are: hello/." in said
@@ -36,7 +36,7 @@ def test_a_package_of_one_folder_is_told_to_be_zipped_differently(worker: Worker
     assert said.endswith(advice)
 
 
-def test_a_package_that_was_zipped_with_its_path_is_told_so(worker: Worker) -> None:
+def test_the_message_says_that_a_package_was_zipped_with_its_path(worker: Worker) -> None:
     said = not_loaded(worker, {"home/ada/hello/main.py": FINE, "home/ada/hello/lib.py": ""}, "main.main")
     assert "All files are in the folder home/ada/hello/, which has main.py: zip what is in the folder" in said
 
@@ -93,7 +93,7 @@ def test_other_entries_that_name_nothing_say_what_they_name(
 
 
 @pytest.mark.parametrize(("file", "entry"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_a_name_that_unicode_composes_differently_is_told_so(worker: Worker, file: str, entry: str) -> None:
+def test_the_message_says_that_unicode_composes_a_name_differently(worker: Worker, file: str, entry: str) -> None:
     name = unicodedata.normalize(entry, "größe")
     said = not_loaded(worker, {unicodedata.normalize(file, "größe.py"): FINE}, f"{name}.main")
     assert "looks like the entry's" in said

@@ -178,7 +178,7 @@ def test_a_loaded_process_that_is_gone_or_stopped_is_replaced(worker: Worker, si
 
     def is_replaced() -> bool:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(loaded, signum)  # again each time, for the template stops and resumes it as well
+            os.kill(loaded, signum)  # again each time, because the template stops and resumes it as well
         answer = worker.execute()  # of the process that was there already, or of a new one
         assert answer.status == "success"
         return bool(answer.output[1] != loaded)

@@ -99,7 +99,7 @@ def test_links_in_the_package_work(worker: Worker) -> None:
     assert worker.execute().output == "found"
 
 
-def test_a_full_disk_is_said_and_the_worker_can_load_something_smaller(
+def test_a_full_disk_is_reported_and_the_worker_can_load_something_smaller(
     make_worker: MakeWorker, small_disk: Path
 ) -> None:
     worker = make_worker(max_unpacked_size=64 * MIB, code_dir=str(small_disk))

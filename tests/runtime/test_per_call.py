@@ -133,7 +133,7 @@ def test_a_call_that_goes_on_after_its_answer_is_ended_soon(worker: Worker, then
     assert imports.count == 2
 
 
-def test_a_call_that_has_closed_its_channel_is_told(worker: Worker) -> None:
+def test_a_call_that_has_closed_its_channel_gets_a_message(worker: Worker) -> None:
     worker.load("import os\ndef main(do=None):\n    if do: os.closerange(3, 256)\n    return os.getppid()\n")
     loaded = worker.execute().output
     assert "has closed or corrupted its connection" in (worker.execute("x").message or "")

@@ -62,7 +62,7 @@ def test_there_is_room_for_each_call_of_a_function_that_removes_nothing(
     assert max(served) == next(n for n in range(50) if 4096 - n * size < max(409.6, size if n > 1 else 0)), served
 
 
-def test_quick_calls_that_take_something_are_looked_at_each(small_disk: Path) -> None:
+def test_the_folder_is_checked_after_each_quick_call_that_takes_space(small_disk: Path) -> None:
     space = ScratchSpace([str(small_disk)])
     assert space.shortage(always=True) is None
     for fills in range(3):

@@ -256,7 +256,7 @@ def main():
 
 
 @pytest.mark.parametrize("child_uid", [None])
-def test_what_functions_do_goes_on(make_worker: MakeWorker) -> None:
+def test_what_functions_usually_do_still_works(make_worker: MakeWorker) -> None:
     worker = make_worker(max_processes=128)
     assert worker.load(LIVELY, memory_size=256 << 20)[0] == 200
     answer = worker.execute(timeout_s=60)

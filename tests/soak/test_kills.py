@@ -102,7 +102,7 @@ def test_kills_of_a_supervisor(victim: Victim) -> None:
     victim.report("supervisor")
 
 
-def test_kills_of_the_manager_amid_starts(victim: Victim) -> None:
+def test_kills_of_the_manager_during_starts(victim: Victim) -> None:
     for number in range(KILLS):
         # Functions that are called for the first time: workers are being started for them, and for the stock.
         codes = [f"def main(): return {json.dumps(f'{number} {each}')}" for each in range(3)]

@@ -193,7 +193,7 @@ def test_upload_and_worker_agree_on_damaged_archives(disk: Path, name: str) -> N
     assert agreed(disk, GOOD[name])
     dice = random.Random(name)
     outcomes = [agreed(disk, damaged(GOOD[name], dice)) is not None for _ in range(800)]
-    assert set(outcomes) == {True, False}  # some damage is in what nobody reads
+    assert set(outcomes) == {True, False}  # some damage is in bytes that no reader reads
 
 
 @pytest.mark.skipif(UNZIP is None, reason="unzip is not installed")

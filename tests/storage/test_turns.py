@@ -117,7 +117,7 @@ def test_a_wait_is_bounded_and_leaves_nothing(uploads: Uploads) -> None:
     assert uploads.checked == ["a1", "a3"]
 
 
-def test_a_turn_that_nobody_takes_any_more_goes_to_the_next(uploads: Uploads) -> None:
+def test_the_turn_of_a_killed_upload_goes_to_the_next_one(uploads: Uploads) -> None:
     uploads.begin("a1", "a2", "a3", "a4", "b1")
     uploads.greenlets["a3"].kill()  # while it waits
     uploads.ends["a1"].set()

@@ -76,6 +76,6 @@ def test_the_api_document_says_the_same(text: str) -> None:
     assert refused == (text in _WRONG)
 
 
-def test_what_was_advised_is_taken() -> None:
+def test_suggested_entries_are_accepted() -> None:
     for advised in set(_WRONG.values()):
         assert _Holder().load({"entry": advised}) == {"entry": advised}

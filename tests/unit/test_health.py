@@ -77,7 +77,7 @@ def test_hung_neighbours_are_waited_for_together_and_no_longer_than_the_deadline
     assert health.faults() == {}
 
 
-def test_whoever_asks_meanwhile_shares_the_answer(health: Health, redis: Neighbour) -> None:
+def test_requests_during_a_run_share_its_answer(health: Health, redis: Neighbour) -> None:
     redis.hangs = True
     asking = [gevent.spawn(health.faults) for _ in range(50)]
     gevent.sleep(0.1)

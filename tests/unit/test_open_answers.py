@@ -144,7 +144,9 @@ def test_a_new_answer_is_refused_while_all_others_are_read(
     bounds.open(request("b")).give_back()
 
 
-def test_few_wait(bounds: OpenAnswers, keep_reading: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_answers_wait(
+    bounds: OpenAnswers, keep_reading: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many answers may wait as may be open. One more is refused at once."""
     monkeypatch.setattr(open_answers, "WAIT_S", 5.0)
     answers = [read(bounds) for _ in range(2)]

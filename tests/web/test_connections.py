@@ -168,7 +168,7 @@ def test_broken_chunks_that_nothing_reads_get_one_answer(server: Server) -> None
     assert text.endswith(b"ok")
 
 
-def test_a_flood_of_tiny_chunks_is_ended_and_keeps_nobody_waiting(server: Server) -> None:
+def test_a_flood_of_tiny_chunks_is_ended_and_delays_no_other_request(server: Server) -> None:
     head = b"POST /ignore HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     answered, ended = [], threading.Event()
 
@@ -188,7 +188,7 @@ def test_a_flood_of_tiny_chunks_is_ended_and_keeps_nobody_waiting(server: Server
     assert server.answers()
 
 
-def test_who_pipelines_gives_others_their_turn(server: Server) -> None:
+def test_a_client_that_pipelines_gives_others_their_turn(server: Server) -> None:
     stop = threading.Event()
 
     def pipeline() -> None:
