@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
 
-from .conftest import REPOSITORY, left_of, request
+from .conftest import REPOSITORY, left_of, processes_of, request
 
 FUNCTION = """
 import os, time
@@ -82,3 +85,28 @@ def test_a_function_runs_confined(
     assert orchestrator.exited() == []
     orchestrator.destroy("w1")
     assert left_of(settings) == []
+
+
+@pytest.mark.parametrize("sandbox", ["auto", "rlimits"])
+def test_a_loaded_worker_can_not_write_to_its_code_any_more_and_answers_further_loads(
+    settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator], sandbox: Any
+) -> None:
+    shipped = REPOSITORY / "config" / "runtimes.toml"
+    orchestrator = make_orchestrator(dataclasses.replace(settings, runtimes_file=shipped, sandbox=sandbox))
+    worker = loaded(orchestrator.start("w1", "python3"))
+    execute(worker, 1, "look")  # the template closes what it has inherited before it makes a child
+    # bubblewrap's own processes have the descriptor, too, and never use it.
+    pids = [process.pid for process in processes_of(orchestrator, "w1") if not process.words.startswith("bwrap ")]
+    assert not [link for pid in pids for link in links_of(pid) if link.endswith("/code")]
+    loaded(worker)
+    assert execute(worker, 2, "look")["status"] == "success"
+
+
+def links_of(pid: int) -> set[str]:
+    """What the descriptors of a process lead to."""
+    found = set()
+    with contextlib.suppress(OSError):  # the process may end meanwhile
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(path))
+    return found

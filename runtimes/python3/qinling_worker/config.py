@@ -35,7 +35,7 @@ class Config(NamedTuple):
 
     secret: str
     child: ChildConfig
-    code_fd: int | None = None  # the folder of `code_dir`, where that is mounted read-only
+    code_fd: int | None = None  # the folder of `code_dir`, where that is mounted read-only; open until it is full
     cpu_shares_fd: int | None = None
     cpu_shares_format: str = "shares"
     memory_fds: Mapping[str, int] = {}  # memory files of the child's control group, by their use

@@ -49,7 +49,7 @@ class Endpoints:
                 b"POST /shutdown": self._shutdown,
             },
             frozenset({b"GET /ping"}),
-            (b"POST /load", config.max_unpacked_size + _UPLOAD_SLACK, lambda: open_upload(config.writable_code_dir)),
+            (b"POST /load", config.max_unpacked_size + _UPLOAD_SLACK, self._open_upload),
         )
 
     def _ping(self, connection: Connection, _head: Head, _body: bytes) -> None:
@@ -77,8 +77,14 @@ class Endpoints:
                 except DiskError as error:
                     connection.refuse(INSUFFICIENT_STORAGE, str(error))
                     return
+                if self._config.code_fd is not None:
+                    os.close(self._config.code_fd)  # nothing writes to the folder from now on
                 self._supervisor.load(target)
         connection.answer(200, b'{"loaded": true}')
+
+    def _open_upload(self) -> io.FileIO:
+        # A loaded worker answers without the package, but reads it first.
+        return io.FileIO(os.devnull, "r+") if self._supervisor.target else open_upload(self._config.writable_code_dir)
 
     def _unpack(self, file: io.FileIO) -> None:
         """Unpack the package. If this fails and the folder can't be emptied, the worker ends.
