@@ -15,11 +15,15 @@ import pytest
 from qinling_falcon.orchestrators.process.cgroups import Subtree, hierarchies
 from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.settings import MIB, Settings, SettingsError
 
 from .conftest import Manager, attempt, eventually, groups_of, install_id, left_of, marked, processes
 
 MakeOrchestrator = Callable[[Settings], ProcessOrchestrator]
+
+
+def groups_can_be_made() -> bool:
+    return any(os.access(hierarchy.parent, os.W_OK) for hierarchy in hierarchies())
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_own_leftovers_are_swept_and_others_are_not(
     leftovers: list[subprocess.Popen[bytes]],
     in_group: bool,
 ) -> None:
-    if in_group and not any(os.access(hierarchy.parent, os.W_OK) for hierarchy in hierarchies()):
+    if in_group and not groups_can_be_made():
         pytest.skip("no control groups that this user may make")
     others = dataclasses.replace(settings, var_dir=settings.var_dir.with_name("other"))
     for each in (settings, others):
@@ -94,3 +98,25 @@ def test_what_outlives_a_plain_worker_is_swept(
     assert eventually(lambda: len(marked(settings)) == 1)
     make_orchestrator(settings)
     assert left_of(settings) == []
+
+
+@pytest.mark.skipif(not groups_can_be_made(), reason="no control groups that this user may make")
+@pytest.mark.parametrize("what", ["subtree", "worker's group"])
+def test_empty_groups_of_a_killed_manager_are_removed(
+    settings: Settings, make_orchestrator: MakeOrchestrator, what: str
+) -> None:
+    make_orchestrator(settings).close()
+    subtree = Subtree(install_id(settings), hierarchies())
+    if what == "worker's group":
+        subtree.make_group("w9", Limits(64 * MIB, 10), Limits(64 * MIB, 10))
+    make_orchestrator(settings).close()
+    assert not [folder for folder in subtree.folders if folder.exists()]
+
+
+@pytest.mark.skipif(not groups_can_be_made(), reason="no control groups that this user may make")
+def test_an_orchestrator_that_can_not_start_leaves_no_groups(settings: Settings) -> None:
+    settings.runtimes_file.write_text("wrong")
+    with pytest.raises(SettingsError):
+        ProcessOrchestrator(settings)
+    subtree = f"qinling-falcon-{install_id(settings)}"
+    assert not [path for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(subtree)]

@@ -17,9 +17,13 @@ import pytest
 from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
 from qinling_falcon.orchestrators.process import orchestrator as orchestrator_module
 from qinling_falcon.orchestrators.process.cgroups import Hierarchy
+from qinling_falcon.orchestrators.process.handover import Handover
+from qinling_falcon.orchestrators.process.images import LocalRuntime
 from qinling_falcon.orchestrators.process.isolation import examine
+from qinling_falcon.orchestrators.process.launcher import Launcher
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.sandbox import Form
+from qinling_falcon.orchestrators.process.worker import Worker
 from qinling_falcon.settings import MIB, Settings, SettingsError
 
 from .conftest import (
@@ -265,6 +269,34 @@ def test_the_mark_of_an_install_is_in_every_command_line(
     assert eventually(lambda: len(processes_of(orchestrator, "w1")) == 3)
     of_worker = {process.pid for process in processes_of(orchestrator, "w1")}
     assert of_worker <= {process.pid for process in marked(settings)}
+
+
+def test_a_zygote_that_did_not_work_is_tried_again_after_a_while(
+    settings: Settings, make_orchestrator: MakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    fork = Launcher.fork
+
+    def fork_late(self: Launcher, worker: Worker, runtime: LocalRuntime, handover: Handover) -> None:
+        tried.append(worker.worker_id)
+        if len(tried) < 3:
+            raise StartFailed("the host is too busy")
+        fork(self, worker, runtime, handover)
+
+    monkeypatch.setattr(Launcher, "fork", fork_late)
+    monkeypatch.setattr(orchestrator_module, "_TRIAL_INTERVAL_S", 3600)
+    orchestrator = make_orchestrator(dataclasses.replace(settings, worker_start="auto"))
+    orchestrator.start("w1", "python3")
+    assert len(tried) == 1  # too early for another trial
+    monkeypatch.setattr(orchestrator_module, "_TRIAL_INTERVAL_S", 0)
+    orchestrator._next_trials = dict.fromkeys(orchestrator._next_trials, 0.0)
+    orchestrator.start("w2", "python3")
+    assert not orchestrator.zygote.available
+    orchestrator.start("w3", "python3")
+    assert orchestrator.zygote.available
+    assert [len(processes_of(orchestrator, name)) for name in ("w1", "w2", "w3")] == [4, 4, 2]
+    orchestrator.start("w4", "python3")
+    assert len(tried) == 5  # the trial that has succeeded is the last one
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make groups there")

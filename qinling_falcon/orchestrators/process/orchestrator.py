@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import resource
 import secrets
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ _BASE_MEMORY = 64 * MIB  # the supervisor, its template process, and the interpr
 _CHILD_MEMORY = 16 * MIB  # more than a child uses before it runs user code
 _CHILD_PROCESSES = 8  # room for processes of an earlier child that are ending
 _BASE_PROCESSES = 16  # bubblewrap's two, the supervisor, its template, and children that are being replaced
+_TRIAL_INTERVAL_S = 60.0
 _WITHOUT_ZYGOTE = "each worker is started anew, at ten times the CPU"
 _WORKER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -56,9 +59,11 @@ class ProcessOrchestrator:
     def __init__(self, settings: Settings):
         self._settings = settings
         self._install = Install(settings.var_dir, wait_s=settings.shutdown_grace_s)
+        self._subtree = Subtree(self._install.install_id, hierarchies())
         try:
             self._prepare()
         except BaseException:
+            self._subtree.remove()
             self._install.close()
             raise
         try:
@@ -82,7 +87,6 @@ class ProcessOrchestrator:
         self._table = RuntimeTable(settings.runtimes_file, foreign_uid=foreign)
         self._slots = Slots(settings.sandbox_uid_base)
         self._homes = Homes(self._install.workers_dir, install_id, foreign_uid=foreign)
-        self._subtree = Subtree(install_id, hierarchies())
         sweep(self._install, self._subtree, self._homes, self._slots)
         try:
             self._subtree.limit_memory(settings.workers_memory or _four_fifths_of_memory())
@@ -90,6 +94,7 @@ class ProcessOrchestrator:
             _log.warning("workers_memory_not_limited why=%r", f"{error.filename}: {error.strerror}")
         self._launcher = Launcher(settings, self._install, self._isolation, self._homes, self._subtree)
         self._forking: dict[tuple[Path, Path], Feature] = {}
+        self._next_trials: dict[tuple[Path, Path], float] = {}
         self._trial_lock = threading.Lock()
         self._guard = Guard(install_id, self._install.lock)
 
@@ -180,12 +185,18 @@ class ProcessOrchestrator:
         self._install.close()
 
     def _can_fork(self, runtime: LocalRuntime) -> bool:
-        """Whether workers of a runtime can be forked from a zygote. Each runtime is tried once."""
+        """Whether workers of a runtime can be forked from a zygote. Each runtime is tried once.
+
+        If its trial has failed, it is tried again after a minute, because the host may only have been too busy.
+        """
         key = runtime.program, runtime.interpreter.program
         with self._trial_lock:
             if key not in self._forking:
                 self._forking[key] = self._try_forking(runtime)
-            return self._forking[key].available
+        if time.monotonic() >= self._next_trials.get(key, math.inf):
+            del self._next_trials[key]  # other starts at the same time do not wait for the trial
+            self._forking[key] = self._try_forking(runtime)
+        return self._forking[key].available
 
     def _try_forking(self, runtime: LocalRuntime) -> Feature:
         if self._settings.worker_start == "exec":
@@ -197,6 +208,8 @@ class ProcessOrchestrator:
             self._start(trial, runtime, forks=True)
         except StartFailed as error:
             _log.warning("zygote_unusable program=%s why=%r", runtime.program, str(error))
+            key = runtime.program, runtime.interpreter.program
+            self._next_trials[key] = time.monotonic() + _TRIAL_INTERVAL_S
             return Feature("zygote", False, f"{error}: {_WITHOUT_ZYGOTE}")
         self.destroy(trial)
         return Feature("zygote", True, "workers are forked in milliseconds")

@@ -71,7 +71,8 @@ class Sandbox(NamedTuple):
         if self.uid is None:
             _hide_keys()
         code = f"{WORKERS}/{self.folder}/code"
-        # The supervisor writes to it by a descriptor, until a package is loaded. A function must not, even if it has the supervisor's user id.
+        # The supervisor writes to it by a descriptor, until a package is loaded. A function must not, even if it has
+        # the supervisor's user id.
         _show_read_only(code, _CODE, _PLAIN | os.statvfs(code).f_flag & linux.MS_NOEXEC)
         linux.detach(WORKERS)
         if self.child_uid is not None:
