@@ -19,6 +19,7 @@ from typing import Any
 import requests
 
 from tests.servers.valkey import valkey
+from tests.support.control_groups import remove_groups_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,3 +171,4 @@ def running_service(database_url: str = "", root: Path = ROOT, **settings: Any) 
             yield service
         finally:
             service.close()
+            remove_groups_of(Path(folder))

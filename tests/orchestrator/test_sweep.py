@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from qinling_falcon.orchestrators.process.cgroups import Subtree, hierarchies
 from qinling_falcon.orchestrators.process.child_group import Limits
+from qinling_falcon.orchestrators.process.install import Install
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings, SettingsError
+from tests.support.control_groups import remove_groups_of
 
 from .conftest import Manager, attempt, eventually, groups_of, install_id, left_of, marked, processes
 
@@ -120,3 +123,14 @@ def test_an_orchestrator_that_can_not_start_leaves_no_groups(settings: Settings)
         ProcessOrchestrator(settings)
     subtree = f"qinling-falcon-{install_id(settings)}"
     assert not [path for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(subtree)]
+
+
+@pytest.mark.skipif(not groups_can_be_made(), reason="no control groups that this user may make")
+def test_groups_of_this_sessions_installs_are_removed_at_its_end(settings: Settings, tmp_path: Path) -> None:
+    install = Install(settings.var_dir, wait_s=0)
+    subtree = Subtree(install.install_id, hierarchies())
+    install.remember_groups(subtree.folders)
+    install.close()
+    subtree.make_group("w1", Limits(64 * MIB, 10), Limits(64 * MIB, 10))
+    remove_groups_of(tmp_path)
+    assert not [folder for folder in subtree.folders if folder.exists()]

@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.integration.service import ROOT, Service, free_port, wait_until
 from tests.run import processes
+from tests.support.control_groups import remove_groups_of
 
 _MARK = "QINLING_TEST_MARK"
 _CALL = re.compile(r"\s*((?:[A-Z]+=\$\()?curl .*)")
@@ -193,6 +194,7 @@ def var_dir() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        remove_groups_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
