@@ -62,6 +62,9 @@ DEFENCES: dict[str, Defence] = {
          Replacement(f"{_SERVICE}/sandbox.py", '["--ro-bind", str(box.code_dir)', '["--bind", str(box.code_dir)')),
         "mount namespace", _BOXED,
     ),
+    "read-only devices": Defence(
+        _of_worker("start", "    protect_devices()\n", ""), "mount namespace", frozenset({"root fork", "user fork"})
+    ),
     # Defences without a change here have tests of their own in tests/orchestrator/test_sandbox.py.
     "mount namespace": Defence((), "mount namespace", _BOXED),
     "net namespace": Defence(

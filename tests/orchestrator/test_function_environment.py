@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -112,3 +113,22 @@ def test_pseudo_terminals_are_refused_clearly_in_a_sandbox(
     else:
         assert "Functions have no pseudo terminals; use pipes" in answer["log"]
         assert answer["reason"] == "exception"
+
+
+def test_devices_can_be_used(function: Call) -> None:
+    answer = function(
+        """
+seen = []
+for name in ("null", "zero", "urandom", "random"):
+    with open(f"/dev/{name}", "r+b", buffering=0) as file:
+        seen.append([file.write(b"x"), len(file.read(8))])
+open("/dev/null", "w").close()
+subprocess.run("echo x >/dev/null </dev/null", shell=True, check=True)
+try:
+    os.write(os.open("/dev/full", os.O_WRONLY), b"x")
+except OSError as error:
+    seen.append(error.errno)
+return seen
+"""
+    )
+    assert answer["output"] == [[1, 0], [1, 8], [1, 8], [1, 8], errno.ENOSPC], answer

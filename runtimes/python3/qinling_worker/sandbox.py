@@ -18,6 +18,7 @@ from . import clone, linux, memory
 WORKERS = "/workers"  # the folders of all workers; each worker mounts its own as /code, and then unmounts this
 _CODE = "/code"
 _KERNEL_SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _KEYS = ("/proc/keys", "/proc/key-users")
 _PLAIN = linux.MS_NOSUID | linux.MS_NODEV
 _SIOCSIFFLAGS = 0x8914
@@ -77,6 +78,18 @@ class Sandbox(NamedTuple):
         linux.detach(WORKERS)
         if self.child_uid is not None:
             _name_user(self.child_uid)
+
+
+def protect_devices() -> None:
+    """Make the zygote's mounts of the host's devices read-only, so that no function sets the times of their files.
+
+    Devices on a read-only mount can be opened and written.
+    """
+    folder = os.stat("/dev").st_dev
+    for path in _DEVICES:
+        if os.stat(path).st_dev != folder:  # it is a mount
+            flags = linux.MS_NOSUID | os.statvfs(path).f_flag & linux.MS_NOEXEC
+            linux.mount("", path, "", linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | flags)
 
 
 def count_alone() -> bool:

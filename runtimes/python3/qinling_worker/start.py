@@ -89,6 +89,7 @@ def _run_zygote(control_fd: int) -> NoReturn:
     from . import warm
 
     run_child = warm.import_child()
+    from .sandbox import protect_devices
     from .supervise import supervise
     from .template import Template
     from .zygote import Zygote
@@ -96,6 +97,7 @@ def _run_zygote(control_fd: int) -> NoReturn:
     def work(listen_fd: int, config_fd: int, group_fd: int | None) -> int:
         return _work(listen_fd, config_fd, group_fd, lambda commands: Template(commands, run_child).run(), supervise)
 
+    protect_devices()
     zygote = Zygote(socket.socket(fileno=control_fd), work)
     warm.hide_others()  # not in each template: there, each page that this changes would be copied for the worker
     _freeze_memory()

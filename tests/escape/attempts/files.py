@@ -27,6 +27,7 @@ ATTEMPTS = [
           "folder = os.path.dirname(__file__)\nos.chmod(folder, 0o755)\nopen(f'{folder}/json.py', 'w').close()\n"
           "os.unlink(f'{folder}/json.py')\nreturn True", *_CODE, "landlock"),
     # Landlock does not limit these calls.
+    _file("the times of a device, which other workers see", "os.utime('/dev/null')\nreturn True", "read-only devices"),
     _file("the mode of the code, for later calls", "os.chmod(os.path.dirname(__file__), 0o755)\nreturn True", *_CODE),
     _file("the times of the code, for later calls", "os.utime(__file__, (5, 5))\nreturn True", *_CODE),
     _file("a note on the code, for later calls",
