@@ -52,7 +52,7 @@ def test_what_is_no_zip_is_refused(client: Client, data: bytes) -> None:
 def test_a_package_that_waits_too_long_for_the_rest_of_its_form_is_not_taken(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the sweep might delete the package before its row is written."""
+    """Otherwise the sweep could delete the package before its row is written."""
     times = iter([0.0, ORPHAN_AGE_S / 2 + 1])
     monkeypatch.setattr(forms, "time", SimpleNamespace(monotonic=lambda: next(times)))
     assert_error(client.upload(), 400, "Send the package as the last part")

@@ -68,7 +68,7 @@ def test_calls_over_the_quota_are_refused_before_they_run(service: Service, func
 
 
 def test_calls_at_once_never_exceed_the_quota_in_one_process() -> None:
-    """Those that have a row while they run count once, and those that end without a record give their place back."""
+    """A call that has a row while it runs counts once. A call that ends without a record gives its place back."""
     code = "import time\ndef main(seconds=0):\n    time.sleep(seconds)\n"
     with running_service("", web_concurrency=1, max_workers=1, warm_workers=1, invoke_queue_timeout_s=3.0) as service:
         function_id = service.function(code)

@@ -65,7 +65,7 @@ def run(quota: ExecutionQuota, project_id: str = PROJECT) -> str:
 
 
 def check(quota: ExecutionQuota, project_id: str = PROJECT) -> None:
-    """What a call does that ends without a record."""
+    """Take a place and release it, as a call does that ends without a record."""
     with Place(quota) as place:
         place.take(project_id)
 

@@ -20,7 +20,7 @@ def names(context: Context, *filters: tuple[str, str], **params: Any) -> list[st
 
 
 def scattered(count: int, functions: list[str]) -> list[dict[str, Any]]:
-    """Rows of two projects whose times are unlike each other, and whose failures lie close together."""
+    """Rows of two projects in order of creation. Ids and update times have other orders; failed rows lie together."""
     rows = []
     for number in range(count):
         status = "failed" if number // 20 % 10 == 3 else "error" if number % 100 == 99 else "success"

@@ -21,7 +21,7 @@ STEPS_OF_A_ROW = 40
 def test_a_page_of_executions_costs_the_same_in_a_large_table(
     owner: Context, admin: Context, function_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 3,000 rows, a page of 10 reads few: from an index, in order, the right part."""
+    """In a table of 3,000 rows, a page of 10 reads few: one part of an index, in its order."""
     busy, rare = function_id, str(uuid.UUID(int=7))
     transact(lambda: insert(scattered(3000, [busy] * 60 + [rare])))
     if engine().for_update:
@@ -66,7 +66,7 @@ def test_a_page_of_executions_costs_the_same_in_a_large_table(
 
 
 def rows_read(sql: str, params: Any) -> int:
-    """How many rows and entries of indexes a query looks at, about."""
+    """About how many rows and index entries a query reads."""
     with reading():
         if engine().for_update:
             # Reading so small a table as a whole would be as quick; a large one it must not come to.

@@ -70,7 +70,7 @@ class FeignedOrchestrator:
 
 
 class Life:
-    """A process, which dies after some acts: each later one ends the greenlet that attempts it."""
+    """A process that dies after `acts_left` acts: each later act ends its greenlet."""
 
     acts_left = float("inf")
 
@@ -80,7 +80,7 @@ class Life:
             raise gevent.GreenletExit
 
     def of(self, thing: Any) -> Any:
-        """The thing as the process has it: it may die just before each call, and after it."""
+        """`thing` as this process uses it: the process may die just before or just after each call."""
         life = self
 
         class Mortal:

@@ -1,4 +1,4 @@
-"""What always holds for the pool's records in Redis, after each step."""
+"""Checks that must hold for the pool's records in Redis after each step."""
 
 from __future__ import annotations
 

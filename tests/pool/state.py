@@ -1,4 +1,4 @@
-"""What the warm pool holds, in plain Python, and what follows from it."""
+"""The state of the warm pool in plain Python, and what the pool derives from it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class State:
         return Counter(wanted.runtime for wanted in self.runnable())
 
     def runnable(self) -> list[Wanted]:
-        """What waiters want that could run if they had a worker."""
+        """The requests of the waiters that could run if they had a worker."""
         lines: dict[tuple[str | bool, ...], list[Waiter]] = {}
         for waiter in self.waiters:
             lines.setdefault(waiter.wanted.line, []).append(waiter)

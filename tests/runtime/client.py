@@ -132,7 +132,7 @@ class Zygote:
 
 
 class ForkedProcess:
-    """A worker's supervisor that a zygote has forked; of `subprocess.Popen`, what these tests need."""
+    """A worker's supervisor that a zygote has forked, with the methods of `subprocess.Popen` that tests use."""
 
     def __init__(self, zygote: Zygote, name: str, pid: int) -> None:
         self.pid = pid
@@ -140,18 +140,18 @@ class ForkedProcess:
         self._name = name
 
     def poll(self) -> int | None:
-        """Its exit status, once it has ended."""
+        """The exit status, once the process has ended."""
         return self._zygote.status_of(self._name)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end."""
+        """Wait for the end of the process. Returns its exit status."""
         wait_until(lambda: self.poll() is not None, timeout or 20)
         status = self.poll()
         assert status is not None
         return status
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         os.kill(self.pid, number)
 
     def kill(self) -> None:

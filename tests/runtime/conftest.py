@@ -71,7 +71,7 @@ def zygotes() -> Iterator[Callable[[], Zygote]]:
 
 @pytest.fixture
 def zygote(request: pytest.FixtureRequest, zygotes: Callable[[], Zygote]) -> Iterator[Zygote | None]:
-    """What forks a test's workers; None: they are executed."""
+    """The zygote that forks a test's workers; None: the workers are executed."""
     if not hasattr(request.node, "callspec") or request.node.callspec.params.get("child_uid") != "forked":
         yield None
     elif disks := {"small_disk", "few_files"} & set(request.fixturenames):

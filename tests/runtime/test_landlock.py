@@ -46,7 +46,7 @@ def worker(make_worker: MakeWorker) -> Worker:
 
 @pytest.fixture
 def outside() -> Iterator[Path]:
-    """A folder for everybody, outside of `/tmp`."""
+    """A folder outside of `/tmp` that every user may write to."""
     with tempfile.TemporaryDirectory(prefix="qf-landlock-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o777)

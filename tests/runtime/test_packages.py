@@ -126,7 +126,7 @@ def test_unpacking_is_bounded_in_time(make_worker: MakeWorker) -> None:
 
 
 def test_reading_the_directory_is_bounded_in_time(make_worker: MakeWorker) -> None:
-    """The last name is bad, which is the message of a reader that does not look at the clock."""
+    """The last name is bad. A reader that did not look at the clock would report it."""
     worker = make_worker(unpack_timeout_s=0.0001, max_package_files=10_000)
     status, answer = worker.load(package({f"{number}": "" for number in range(3000)} | {"../x": ""}))
     assert (status, answer["error"]) == (422, "The package was not unpacked within 0.0001 s.")
@@ -156,7 +156,7 @@ def test_a_package_with_many_implied_folders_that_an_earlier_release_took_still_
 
 def test_a_worker_that_can_not_empty_itself_ends(make_worker: MakeWorker, child_uid: int | None) -> None:
     if child_uid is None:
-        pytest.skip("as root, it can")
+        pytest.skip("a supervisor with the uid of the test can empty it")
     worker = make_worker()
     (worker.code_dir / "foreign").mkdir()
     (worker.code_dir / "foreign" / "file").touch()

@@ -203,7 +203,7 @@ def test_a_scratch_folder_that_a_call_has_locked_is_empty_and_open_for_the_next(
     make_worker: MakeWorker, child_uid: int | None
 ) -> None:
     if child_uid is not None:
-        pytest.skip("there the folder is not the function's own")
+        pytest.skip("a function with a uid of its own can't change the mode of this folder")
     worker = make_worker()
     worker.load(
         "import os\npath = os.environ['HOME']\ndef main():\n    seen = os.listdir(path), oct(os.stat(path).st_mode)\n"

@@ -30,7 +30,7 @@ UTF8 = 0x800
 
 @dataclass(frozen=True)
 class Raw:
-    """An entry as bytes: whatever a program may write, and `zipfile` does not.
+    """An entry as bytes, for contents that other programs write and `zipfile` does not.
 
     Attributes:
         name: the name's bytes.

@@ -49,7 +49,7 @@ def test_deep_names_cost_little_memory(tmp_path: Path, depth: int) -> None:
 
 
 def test_the_depth_of_a_link_is_checked_before_the_next_entry_is_read(check: Check) -> None:
-    """The entries after it are broken, which would be the message of a reader that collects links first."""
+    """The entry after it is broken. A reader that collected the links first would report that entry."""
     data = raw_zip([MAIN, Raw(b"a/" * 11 + b"link", b"x", mode=LINK), Raw(b"evil\0")])
     with pytest.raises(BadRequest, match="11 folders deep"):
         check(data)

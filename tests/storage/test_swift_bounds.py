@@ -49,7 +49,7 @@ def test_bytes_count_whatever_the_header_says(server: FakeSwift, swift: Swift, a
 
 @pytest.fixture(scope="module")
 def cooperative() -> Iterator[Callable[..., dict[str, Any]]]:
-    """Does something in a process whose waits can be ended, as in the service: its error, and the memory."""
+    """Makes a transfer in a process with gevent's patches, as `web` has. Returns the error, the memory and the size."""
     script = """
 from gevent import monkey
 monkey.patch_all()
@@ -98,14 +98,14 @@ for line in sys.stdin:
 
 
 def _drip(handler: BaseHTTPRequestHandler, ending: Any) -> None:
-    """Never silent for long, and never done."""
+    """Send a byte at a time, without end."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nETag: e\r\n\r\n")
     while not ending.wait(0.1):
         handler.wfile.write(b"x")
 
 
 def _trickle(handler: BaseHTTPRequestHandler, ending: Any) -> None:
-    """Each read ends soon, and there are many."""
+    """Send many pieces, with a pause after each."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\nETag: e\r\n\r\n")
     for _ in range(30):
         handler.wfile.write(bytes(64 * 1024))

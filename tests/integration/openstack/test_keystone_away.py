@@ -136,7 +136,7 @@ def test_wrong_settings_are_told_in_the_log_and_by_readyz(cloud: Cloud) -> None:
 
 
 def _tells(web: Web, token: str, cause: str) -> bool:
-    """Ask once more; whether all that the log then says about Keystone is this cause."""
+    """Send one more request. Returns whether the log then names this cause for Keystone, and no other one."""
     before = len(web.log())
     assert_away(web.get(token))
     told = [line for line in web.log()[before:].splitlines() if "Keystone can't be asked: " in line]
