@@ -47,7 +47,7 @@ WRITTEN = {
     # The pool manager's, for all projects.
     "models.runtime.settle": ["Runtime.update"],
     "models.runtime.rolled": ["Runtime.update"],
-    "models.runtime.register": ["engine().execute_sql", "_new(context, image=image, name=name).save"],
+    "models.runtime.register": ["engine().execute_sql", "Runtime.create"],
     "models.runtime.remove": ["Runtime.delete"],
     # What was run, with the project of the one who ran it; and the count of what was reached to be run.
     "models.records._upsert": ["database.execute_sql", "database.execute_sql"],
@@ -119,7 +119,7 @@ def test_whoever_sees_all_projects_is_known() -> None:
 
 
 def test_a_table_has_no_other_name() -> None:
-    """For the tests above know tables by their names."""
+    """The tests above know tables by their names."""
     for path in ROOT.glob("qinling_falcon/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
