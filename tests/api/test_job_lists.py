@@ -1,4 +1,4 @@
-"""Lists of jobs, and the jobs of other projects."""
+"""Lists of jobs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from qinling_falcon.models.scope import Context
 from tests.api.client import Client, assert_error
 from tests.api.jobs import make, put
 
@@ -67,32 +66,3 @@ def test_settings_reach_the_locations(client_with: Callable[..., Client], functi
     location = f"https://engine.example/qinling/v1/jobs/{answer.json['id']}"
     assert answer.headers["location"] == location
     assert put(client, answer.json, name="n").headers["location"] == location
-
-
-def test_other_projects_jobs_are_not_found_and_admins_only_see_them(
-    client: Client, function_id: str, act_as: Callable[[Context], None]
-) -> None:
-    made = make(client, function_id)
-    one = f"/v1/jobs/{made['id']}"
-    other = {"function_id": function_id, "pattern": "* * * * *"}
-
-    act_as(Context("theirs"))
-    assert client.simulate_get("/v1/jobs").json == []
-    assert client.simulate_get("/v1/jobs?project_id=default").json == []
-    refused = client.simulate_get("/v1/jobs?all_projects=true").json["faultstring"]
-    assert refused == "Operation not allowed: job:get_all:all_projects."
-    for method in ("GET", "PUT", "DELETE"):
-        body = b'{"status": "cancelled"}' if method == "PUT" else b""
-        assert_error(client.send(method, one, body), 404, "job")
-    assert_error(client.send("PUT", one), 404, "job")
-    assert_error(client.simulate_post("/v1/jobs", json=other), 404, "function_id")
-
-    act_as(Context("admins", is_admin=True, roles=("admin",)))
-    assert client.simulate_get("/v1/jobs").json == []
-    for query in ("all_projects=true", "project_id=default"):
-        assert client.simulate_get("/v1/jobs", query_string=query).json == [made]
-    assert client.simulate_get(one).json == made
-    assert_error(client.simulate_put(one, json={"status": "cancelled"}), 403, "owner")
-    assert_error(client.simulate_delete(one), 403, "owner")
-    assert_error(client.simulate_post("/v1/jobs", json=other), 404, "function_id")
-    assert client.simulate_get(one).json == made

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from falcon import testing
 
-from qinling_falcon.models.scope import Context
 from tests.api.client import REFERENCE_CLIENT, Client, assert_error
 
 FIELDS = {
@@ -261,32 +260,3 @@ def test_pages_and_envelopes(client_with: Callable[..., Client], client: Client,
     assert answer.json["webhooks"] == rows[:2]
     following = answer.json["next"]
     assert client.simulate_get(following[following.index("/v1/") :]).json == {"webhooks": rows[2:]}
-
-
-def test_other_projects_webhooks_are_not_found_and_admins_only_see_them(
-    client: Client, function_id: str, act_as: Callable[[Context], None]
-) -> None:
-    made = make(client, function_id=function_id)
-    one = f"/v1/webhooks/{made['id']}"
-    other = {"function_id": function_id}
-
-    act_as(Context("theirs"))
-    assert client.simulate_get("/v1/webhooks").json == []
-    assert client.simulate_get("/v1/webhooks?project_id=default").json == []
-    refused = client.simulate_get("/v1/webhooks?all_projects=true").json["faultstring"]
-    assert refused == "Operation not allowed: webhook:get_all:all_projects."
-    for method in ("GET", "PUT", "DELETE"):
-        body = b'{"description": "mine"}' if method == "PUT" else b""
-        assert_error(client.send(method, one, body), 404, "webhook")
-    assert_error(client.send("PUT", one), 404, "webhook")
-    assert_error(client.simulate_post("/v1/webhooks", json=other), 404, "function_id")
-
-    act_as(Context("admins", is_admin=True, roles=("admin",)))
-    assert client.simulate_get("/v1/webhooks").json == []
-    for query in ("all_projects=true", "project_id=default"):
-        assert client.simulate_get("/v1/webhooks", query_string=query).json == [made]
-    assert client.simulate_get(one).json == made
-    assert_error(client.simulate_put(one, json={"description": "mine"}), 403, "owner")
-    assert_error(client.simulate_delete(one), 403, "owner")
-    assert_error(client.simulate_post("/v1/webhooks", json=other), 404, "function_id")
-    assert client.simulate_get(one).json == made
