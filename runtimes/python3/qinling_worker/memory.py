@@ -132,11 +132,13 @@ def used_below(root: int, baseline: int, limit: int) -> int:
 def _share_of(pid: int) -> int | None:
     """The proportional set size of a process: each of its pages divided by the number of processes that share it.
 
-    None if it can't be read: the process has ended, has another user id, or is not dumpable.
+    0 if the process has ended. None if this can't be read: the process has another user id, or is not dumpable.
     """
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as file:
             return _bytes_in(file.read(4096), b"Pss")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # what it shared is now in the shares of the others
     except OSError:
         return None
 

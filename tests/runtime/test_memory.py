@@ -1,0 +1,52 @@
+"""The memory of several processes is counted as what they use together, also while some of them end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from runtimes.python3.qinling_worker import memory
+from tests.runtime.client import MIB
+
+SIZE = 32 * MIB
+
+
+@pytest.fixture
+def pids() -> Iterator[list[int]]:
+    """Four processes, each of which has SIZE bytes of its own."""
+    read, write = os.pipe()
+    found = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            data = b"x" * SIZE
+            os.write(write, data[:1])
+            signal.pause()
+            os._exit(0)
+        found.append(pid)
+        os.read(read, 1)
+    yield found
+    for pid in found:
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+    os.close(read)
+    os.close(write)
+
+
+def test_processes_that_have_ended_do_not_count(pids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may end after they were listed, before their shares are read."""
+    listed = [process for process in memory.processes() if process.pid in pids]
+    monkeypatch.setattr(memory, "descendants", lambda _root: listed)
+    assert memory.used_below(os.getpid(), 0, 2 * SIZE) >= 4 * SIZE
+    for pid in pids[:3]:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    os.waitpid(pids[0], 0)  # the other two have ended, but are not reaped
+    listed_size = max(process.resident for process in listed)
+    assert memory.used_below(os.getpid(), 0, 2 * SIZE) <= listed_size
