@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.runtime import client
 from tests.runtime.client import MIB, Worker, wait_until
 from tests.runtime.conftest import MakeWorker
 from tests.runtime.per_call import ASK, Imports, is_gone
@@ -131,6 +134,32 @@ def test_a_call_that_goes_on_after_its_answer_is_ended_soon(worker: Worker, then
     assert worker.execute().output == "fine"
     assert not survived.exists()
     assert imports.count == 2
+
+
+@pytest.mark.parametrize("child_uid", [None])
+def test_a_call_that_takes_memory_after_its_answer_is_ended(
+    make_worker: MakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    shutil.copytree(client.PROGRAM.parent, program)
+    # A copy of the program without the deadlines, which would end the call, too.
+    supervisor = program / "qinling_worker" / "supervisor.py"
+    text, count = re.subn(r"(?m)^(_(?:END|FORK)_TIMEOUT_S) = [0-9.]+", r"\1 = 600", supervisor.read_text())
+    assert count == 2
+    supervisor.write_text(text)
+    monkeypatch.setattr(client, "PROGRAM", program / client.PROGRAM.name)
+    worker = make_worker()
+    imports = Imports(worker)
+    worker.load(
+        f"{_FORGE}{imports.source}import time\ndef main(mib=None):\n    if mib is None: return 'fine'\n"
+        "    forge()\n    for fd in range(3, 64):\n"
+        "        try:\n            while os.read(fd, 1): pass\n"  # until the supervisor closes the channel
+        "        except OSError: continue\n"
+        "    held = b'x' * (int(mib) << 20)\n    time.sleep(600)\n"
+    )
+    assert worker.execute("100").output == "forged"
+    wait_until(lambda: imports.count == 2)
+    assert worker.execute().output == "fine"
 
 
 def test_a_call_that_has_closed_its_channel_gets_a_message(worker: Worker) -> None:
