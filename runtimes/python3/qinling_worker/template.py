@@ -140,7 +140,8 @@ class Template:
             _forget_signals()
             random.seed()  # from the kernel, as after `os.fork`
             # The template does not enter this group: if a function used up its memory, the kernel could kill the
-            # template. The kernel would not let it fork the child into this group (docs/architecture.md, "The sandbox").
+            # template. The kernel does not let it fork the child into this group ("The sandbox" in
+            # docs/architecture.md).
             for entrance in self._entrances:
                 os.write(entrance, b"0")
             _open_null()
