@@ -125,6 +125,59 @@ class BothPools(RuleBasedStateMachine):
         self.registry.forget(runtime)
         self.model.forget(runtime)
 
+    def time_out(self, who: int) -> None:
+        waiting = [(holder, name) for holder in self.holders for name in sorted(holder.waiting)]
+        if not waiting:
+            return
+        holder, waiter = one_of(waiting, who)
+        left = bool(self.run("leave", waiter))
+        assert left == self.model.leave(waiter)
+        if left:
+            holder.waiting.discard(waiter)
+
+    def release_late(self, which: int, destroy: bool) -> None:
+        """A token that was released, declined or reaped already does nothing; so does one that never was."""
+        held = {lease for holder in self.holders for lease in holder.leases}
+        if not self.tokens:
+            return
+        worker, token = one_of(self.tokens, which)
+        for old in (token, token - 1):
+            if (worker, old) not in held:
+                self.release_with((worker, old), destroy)
+
+    def lose_lease(self, who: int) -> None:
+        """A server that came back without its last writes forgot a lease that its process has."""
+        holder = one_of(self.holders, who)
+        if self.model.workers:
+            worker = self.model.workers[one_of(sorted(self.model.workers), who)]
+            forgotten = (worker.name, worker.token + 1 + who % 3)
+            holder.leases.add(forgotten)
+            self.beat(holder)
+            holder.leases.discard(forgotten)
+
+    def heartbeat(self, who: int) -> None:
+        self.beat(one_of(self.holders, who))
+
+    def crash(self, who: int) -> None:
+        self.holders[who % len(self.holders)] = self.new_holder()
+
+    def gone(self, which: int) -> None:
+        if not self.model.workers:
+            return
+        name = one_of(sorted(self.model.workers), which)
+        self.registry.gone(name)
+        self.model.gone(name)
+
+    def empty_redis(self) -> None:
+        self.connection.call("FLUSHALL")
+        model = self.model
+        for part in (
+            model.runtimes, model.workers, model.waiters, model.grants, model.generations, model.changing,
+            model.holders, model.reported, model.lost, model.bare,
+        ):  # fmt: skip
+            part.clear()
+        model.reaper = None
+
     def run(self, name: str, *args: Any) -> Any:
         reply = self.scripts.run(name, *args)
         if not isinstance(reply, list):

@@ -136,16 +136,6 @@ class PoolMachine(BothPools):
         elif how == "decline":
             assert bool(self.run("decline", worker, token)) == self.model.decline(worker, int(token))
 
-    def time_out(self, who: int) -> None:
-        waiting = [(holder, name) for holder in self.holders for name in sorted(holder.waiting)]
-        if not waiting:
-            return
-        holder, waiter = one_of(waiting, who)
-        left = bool(self.run("leave", waiter))
-        assert left == self.model.leave(waiter)
-        if left:
-            holder.waiting.discard(waiter)
-
     @precondition(lambda self: any(holder.leases for holder in self.holders))
     @rule(who=pick, destroy=st.sampled_from([False, False, False, True]))
     def release(self, who: int, destroy: bool) -> None:
@@ -175,16 +165,6 @@ class PoolMachine(BothPools):
                     self.lease(who, call, 3000)
                 self.promises_hold()
 
-    def release_late(self, which: int, destroy: bool) -> None:
-        """A token that was released, declined or reaped already does nothing; so does one that never was."""
-        held = {lease for holder in self.holders for lease in holder.leases}
-        if not self.tokens:
-            return
-        worker, token = one_of(self.tokens, which)
-        for old in (token, token - 1):
-            if (worker, old) not in held:
-                self.release_with((worker, old), destroy)
-
     def lose_answer(self, who: int) -> None:
         """The answer to a lease was lost on the wire: its process does not know that it has it."""
         holder = one_of(self.holders, who)
@@ -192,22 +172,6 @@ class PoolMachine(BothPools):
             holder.leases.discard(min(holder.leases))
             if who % 2:
                 self.pass_time_alive()
-
-    def lose_lease(self, who: int) -> None:
-        """A server that came back without its last writes forgot a lease that its process has."""
-        holder = one_of(self.holders, who)
-        if self.model.workers:
-            worker = self.model.workers[one_of(sorted(self.model.workers), who)]
-            forgotten = (worker.name, worker.token + 1 + who % 3)
-            holder.leases.add(forgotten)
-            self.beat(holder)
-            holder.leases.discard(forgotten)
-
-    def heartbeat(self, who: int) -> None:
-        self.beat(one_of(self.holders, who))
-
-    def crash(self, who: int) -> None:
-        self.holders[who % len(self.holders)] = self.new_holder()
 
     @rule(call=st.sampled_from(CALLS), count=st.integers(0, 4))
     def shrink(self, call: tuple[str, str, str, str], count: int) -> None:
@@ -303,13 +267,6 @@ class PoolMachine(BothPools):
         worker = one_of(starting, which)
         self.make_ready(worker.name, worker.runtime, worker.image)
 
-    def gone(self, which: int) -> None:
-        if not self.model.workers:
-            return
-        name = one_of(sorted(self.model.workers), which)
-        self.registry.gone(name)
-        self.model.gone(name)
-
     @rule()
     def end_doomed(self) -> None:
         doomed = self.registry.doomed()
@@ -365,16 +322,6 @@ class PoolMachine(BothPools):
             for holder in self.holders:
                 self.beat(holder)
             self.reap()
-
-    def empty_redis(self) -> None:
-        self.connection.call("FLUSHALL")
-        model = self.model
-        for part in (
-            model.runtimes, model.workers, model.waiters, model.grants, model.generations, model.changing,
-            model.holders, model.reported, model.lost, model.bare,
-        ):  # fmt: skip
-            part.clear()
-        model.reaper = None
 
     # What always holds
 
