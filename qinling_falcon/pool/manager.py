@@ -76,7 +76,8 @@ class Manager:
             try:
                 if self._claim.take():
                     self._pass()
-                    self._registry.wait_for_work(self._settings.reap_interval_s)
+                    work = gevent.spawn(self._registry.wait_for_work, self._settings.reap_interval_s)
+                    gevent.wait([work, stopping], count=1)
                 else:
                     self._end_all()
                     stopping.wait(self._settings.reap_interval_s)

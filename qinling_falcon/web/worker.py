@@ -20,6 +20,7 @@ from typing import Any
 import gevent
 import gunicorn.http.errors
 import gunicorn.util
+from gevent.event import Event
 from gunicorn.workers.ggevent import GeventWorker
 
 from qinling_falcon.errors import RequestTimeout
@@ -48,6 +49,10 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
 
     alive: bool
     nr: int
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._ending = Event()
 
     def run(self) -> None:
         """Serve until Gunicorn stops this process, then let open requests finish for up to `graceful_timeout`."""
@@ -80,12 +85,11 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         helpers = [gevent.spawn(connections.accept_forever, listener) for listener in self.sockets]
         helpers.append(gevent.spawn(connections.expire_forever))
         for second in itertools.count(1):
-            if not self.alive:
-                break
             self.notify()
             if second % _TRIM_EVERY_S == 0:
                 _return_memory()
-            gevent.sleep(1.0)
+            if self._ending.wait(1.0):
+                break
         connections.stop()
         for listener in self.sockets:
             listener.close()
@@ -97,6 +101,11 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         if len(connections):
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
             connections.kill(1.0)
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Handle SIGTERM: end the wait in `run`. A signal handler must not do this itself, as it may run anywhere."""
+        self.alive = False
+        gevent.spawn(self._ending.set)
 
     def _serve(self, connection: Connection) -> bool:
         """Serve the next request, and the requests that the client has already pipelined after it.
@@ -139,6 +148,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
+            self._ending.set()
         response = Answer(request, connection.writer, self._frozen_cfg)
         if not self.alive:
             response.force_close()
