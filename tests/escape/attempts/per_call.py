@@ -15,7 +15,7 @@ ATTEMPTS = [
     _parent("a signal by pidfd to the process", "signal.pidfd_send_signal(os.pidfd_open(parent()), 0)",
             "landlock of a call"),
     _parent("the memory of the process", "open(f'/proc/{parent()}/mem', 'r+b').close()",
-            "landlock of a call", "loaded process not dumpable"),
+            "landlock of a call", "landlock", "loaded process not dumpable"),
     _parent("the descriptors of the process", "os.readlink(f'/proc/{parent()}/fd/0')",
             "landlock of a call", "loaded process not dumpable"),
     _parent("the limits of the process",
