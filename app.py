@@ -1,4 +1,4 @@
-"""The WSGI entry point: Gunicorn loads it in each web process, after the fork."""
+"""The WSGI entry point: Gunicorn loads it in each web process, after the fork; its modules are imported before."""
 
 from __future__ import annotations
 

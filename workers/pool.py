@@ -8,6 +8,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -71,6 +72,7 @@ def main() -> None:
         from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
 
         _start_periodic_task("trusts of no function", Trusts(settings).sweep)
+    gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     Manager(registry, orchestrator, runtimes, settings, record_lost, claim).run(stopping)
 
 
