@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def package(**modules: str) -> bytes:
-    """A zip with one module for each keyword: name to source."""
+    """A zip with one module for each keyword, name to source: the same bytes at any time."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, source in modules.items():
-            archive.writestr(f"{name}.py", source)
+            archive.writestr(zipfile.ZipInfo(f"{name}.py"), source)
     return buffer.getvalue()
 
 
