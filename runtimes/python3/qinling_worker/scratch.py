@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 _LOW = 0.1  # the part of the space, or of the entries, below which a folder is nearly full
 _INTERVAL_S = 0.01
-_LOOK_SHARE = 20  # measuring a folder of the host takes at most one twentieth of the time
+_LOOK_SHARE = 20  # measuring a folder of the host takes at most one twentieth of a processor's time
 _MAX_ENTRIES = 10_000  # the most entries in a folder of the host
 
 
@@ -61,9 +61,10 @@ class ScratchSpace:
         # If a call has taken something, measure after the next call, too.
         self._next = now if any(levels.was_taken_from for levels in self._mount_levels) else now + _INTERVAL_S
         if self._plain_levels and now >= self._next_plain:
+            used = time.process_time()  # not the time that passes, which on a busy host is mostly that of others
             low += [levels.end_call() for levels in self._plain_levels]
-            after = time.monotonic()
-            self._next_plain = after + max(_INTERVAL_S, _LOOK_SHARE * (after - now))
+            used = time.process_time() - used
+            self._next_plain = time.monotonic() + max(_INTERVAL_S, _LOOK_SHARE * used)
         return next((reason for reason in low if reason is not None), None)
 
     def observe(self) -> None:
