@@ -29,7 +29,7 @@ fuzz: .venv/dev.stamp ## try the API with made-up requests for minutes (FUZZ_EXA
 
 soak: .venv/dev.stamp ## 10,000 calls of good and hostile functions, and 50 kills of each part of the workers; about 15 minutes, as root
 	RUNTIME_FORMS=all $(BIN)/python -m pytest tests/runtime -n 3
-	SOAK=1 $(BIN)/python -m pytest tests/soak -n 0 -rP
+	SOAK=1 $(BIN)/python -m pytest tests/soak -n 0 -rP --timeout 3600
 
 lint: .venv/dev.stamp ## check style, types, layers, and that docs/settings.md is current
 	$(BIN)/python -m ruff check .
