@@ -95,6 +95,7 @@ def unzipped(disk: Path, data: bytes) -> Tree:
             timeout=30,
         )
         assert done.returncode in (0, 1), done  # 1: it has warned of something, and unpacked everything
+        subprocess.run(["chmod", "-R", "u+rX", code], check=True)  # also files of mode 0
         return on_disk(code)
 
 
