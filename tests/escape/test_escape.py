@@ -42,7 +42,7 @@ def run_without(form: str, defences: frozenset[str], out: frozenset[str]) -> Run
 
 
 def defences_in_force(form: str, name: str) -> frozenset[str]:
-    """The defences against an attempt that this form has on this host. Skips the test if there are none."""
+    """The defences against an attempt that this form has on this host. Without any, the test is skipped."""
     if problem(form):
         pytest.skip(problem(form))
     found = frozenset(run_all(form).in_force(form, ATTEMPTS[name]))

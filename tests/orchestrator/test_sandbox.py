@@ -219,7 +219,7 @@ def test_only_scratch_folders_can_be_written(worker: StartedWorker) -> None:
         assert attempt(worker, f"open('{path}', 'w')")["errno"] in (2, 13, 30), path
     for path in ("/tmp/x", "/dev/shm/x", "/dev/null"):
         assert attempt(worker, f"open('{path}', 'w').write('1'); answer = 'written'") == "written", path
-    system = ["/", "/usr", "/runtime", "/code"]  # whoever writes, and whatever the permissions there
+    system = ["/", "/usr", "/runtime", "/code"]  # no user may write there, whatever the permissions are
     code = f"import os; answer = [bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in {system}]"
     assert attempt(worker, code) == [True] * len(system)
 
