@@ -126,13 +126,13 @@ class Chaos:
         if answer.status_code != 200:
             return False
         capacity = answer.json()["capacity"]
-        return bool(capacity["total"] == len(self.service.worker_ids()) and capacity["available"] == 2)
+        return bool(capacity["total"] == self.service.workers_alive() and capacity["available"] == 2)
 
     def _pool_knows_who_lives(self) -> bool:
         """One that is gone would take a place among the most workers that there may be, for ever."""
         with self.redis() as connection:
             known = {worker.decode() for worker in connection.smembers(keys.WORKERS)}
-        return known == self.service.worker_ids()
+        return self.service.lives_exactly(known)
 
     def _all_final(self) -> bool:
         answer = self.service.request("GET", f"/v1/executions?function_id={self._sleeper}")

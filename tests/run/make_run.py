@@ -151,8 +151,21 @@ class MakeRun(Service):
                 lost[pid] = words
         return lost
 
-    def worker_ids(self) -> set[str]:
-        """The workers with a live process, by control groups: forked workers have their zygote's command line."""
+    def lives_exactly(self, worker_ids: set[str]) -> bool:
+        """Whether these workers have live processes, and no others.
+
+        Only control groups tell names: forked workers have their zygote's command line. An ordinary user has none, so
+        there workers are counted.
+        """
+        named = self._worker_ids()
+        return worker_ids == named if named else len(worker_ids) == self.workers_alive()
+
+    def workers_alive(self) -> int:
+        """How many workers have a live process: each is the first process of a PID namespace below its zygote's."""
+        namespaces = (processes.ids_in_namespaces(pid) for pid in processes.sandboxed(self.install_id))
+        return sum(len(ids) == 3 and ids[-1] == 1 for ids in namespaces)
+
+    def _worker_ids(self) -> set[str]:
         pattern = re.compile(rf"/qinling-falcon-{self.install_id}/([^/\n]+)")
         found = set()
         for pid in processes.sandboxed(self.install_id):

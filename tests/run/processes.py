@@ -62,6 +62,15 @@ def sandboxed(install_id: str) -> set[int]:
     return found
 
 
+def ids_in_namespaces(pid: int) -> list[int]:
+    """The ids of a process in all its PID namespaces, from ours inwards; empty when it has ended."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    return next((list(map(int, line.split()[1:])) for line in lines if line.startswith("NSpid:")), [])
+
+
 def ancestors(pid: int) -> list[int]:
     """Parent, its parent and so on up to process 1."""
     parents = table()
