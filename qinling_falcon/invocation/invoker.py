@@ -12,7 +12,6 @@ If this process crashes:
 
 from __future__ import annotations
 
-import enum
 import logging
 import time
 from collections.abc import Mapping
@@ -44,29 +43,14 @@ from qinling_falcon.models import clock
 from qinling_falcon.models.records import ExecutionRecord, begin, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, StaleTarget
-from qinling_falcon.pool.place import WorkersElsewhere
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import PackageMissing
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _MOMENT_S = 1.0
-
-
-class _Then(enum.Enum):
-    """What the invoker does with a worker after a call; the value is the reason."""
-
-    RELEASE = "it serves on"
-    GIVE_BACK = "it is warm again: it could not load the function"
-    DESTROY = "its state is unknown"
-    DISCARD = "it could not load the function, and its state is unknown"
-
-    @property
-    def was_sent(self) -> bool:
-        """Whether the worker got the call."""
-        return self in (_Then.RELEASE, _Then.DESTROY)
 
 
 class Invoker:
@@ -168,7 +152,17 @@ class Invoker:
                     deadline += time.monotonic() - since  # reading a package is no waiting in the queue
                 if lease is None:
                     lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
-                package = self._loading.package(lease, target) if lease.needs_load else None
+                with lease:
+                    package = self._loading.package(target) if lease.worker.needs_load else None
+                    final, was_sent = self._serve(lease, target, package, call, begun, place, arrived, openstack)
+                    # The worker runs the next call already.
+                    final = settled(final, was_sent=was_sent)
+                    lease.committed()
+                    place.recorded()
+                    return final
+            except NotSent as error:
+                logger.warning("a worker was given up", extra={"reason": str(error)})
+                tries += 1
             except (StaleTarget, PackageMissing) as error:
                 # Somebody keeps changing it, which is no reason to give up: as read anew it names another package, or
                 # is gone.
@@ -178,29 +172,6 @@ class Invoker:
                 missing = target.package if isinstance(error, PackageMissing) else missing
                 if time.monotonic() > deadline:
                     break
-                continue
-            try:
-                final, then = self._serve(lease, target, package, call, begun, place, arrived, openstack)
-                # Before the release: once the lease is gone, nothing but the record knows of this execution.
-                final = settled(final, was_sent=then.was_sent)
-                place.recorded()
-            except WorkersElsewhere:
-                self._pool.give_back(lease)
-                raise
-            except NotSent as error:
-                log.warning("worker %s was given up: %s", lease.worker_id, error)
-                self._pool.release(lease, destroy=True)
-                tries += 1
-                continue
-            except BaseException:
-                # The database is away, or this process is being stopped: the reaper has it recorded.
-                self._pool.abandon(lease)
-                raise
-            if then is _Then.GIVE_BACK:
-                self._pool.give_back(lease)
-            else:
-                self._pool.release_soon(lease, destroy=then is not _Then.RELEASE)
-            return final
         raise Unavailable("No worker could take this call; it has not run. Try again.", retry_after_s=1)
 
     def _resolve(self, context: Context, call: Call) -> Target:
@@ -219,30 +190,53 @@ class Invoker:
         place: Place,
         arrived: float,
         openstack: Mapping[str, Any] | None,
-    ) -> tuple[ExecutionRecord, _Then]:
-        """Call the leased worker. Returns the final record and what to do with the worker.
+    ) -> tuple[ExecutionRecord, bool]:
+        """Call the leased worker. Returns the final record, and whether the worker got the call.
 
         Raises:
             NotSent: the function has not run; another worker may be tried.
             WorkersElsewhere: this process can't reach the worker, which got no request.
         """
-        settings = self._settings
-        if not self._workers.knows(lease):
+        settings, worker = self._settings, lease.worker
+        if not self._workers.knows(worker):
             self._pool.check_reach(lease)
-        if lease.needs_load:
-            assert package is not None
-            try:
-                self._workers.load(lease, package, about(target), settings.unpack_timeout_s)
-            except NotLoaded as error:
-                # The package is at fault, so no other worker could load it either.
-                log.info("function %s can't be loaded: %s", target.function_id, error)
-                final = not_loaded(begun, str(error), lease.cold, _milliseconds(arrived))
-                return final, _Then.GIVE_BACK if error.is_reusable else _Then.DISCARD
-            except DiskFull as error:
-                # Not tried on another worker: the workers share the disk, and each try would fill it again.
-                log.warning("worker %s can't store function %s: %s", lease.worker_id, target.function_id, error)
-                reason = f"{error} The function has not run; try again later."
-                return failed(begun, reason, lease.cold, _milliseconds(arrived)), _Then.GIVE_BACK
+        lease.used()
+        try:
+            if worker.needs_load:
+                assert package is not None
+                try:
+                    self._workers.load(worker, package, about(target), settings.unpack_timeout_s)
+                except NotLoaded as error:
+                    # The package is at fault, so no other worker could load it either.
+                    if error.is_reusable:
+                        lease.unused()
+                    else:
+                        lease.finished(destroy=True)
+                    return not_loaded(begun, str(error), lease.cold, _milliseconds(arrived)), False
+                except DiskFull as error:
+                    # Not tried on another worker: the workers share the disk, and each try would fill it again.
+                    logger.warning("a worker can't store a function", extra=_about(lease, target, error))
+                    lease.unused()
+                    reason = f"{error} The function has not run; try again later."
+                    return failed(begun, reason, lease.cold, _milliseconds(arrived)), False
+            return self._execute(lease, target, call, begun, place, arrived, openstack), True
+        except NotSent:
+            lease.finished(destroy=True)
+            lease.withdrawn()
+            raise
+
+    def _execute(
+        self,
+        lease: Lease,
+        target: Target,
+        call: Call,
+        begun: ExecutionRecord,
+        place: Place,
+        arrived: float,
+        openstack: Mapping[str, Any] | None,
+    ) -> ExecutionRecord:
+        """Run the function on a worker that holds it."""
+        settings = self._settings
         if is_inline(call.input):
             self._running[begun.id] = time.monotonic(), begun, place
         else:
@@ -250,7 +244,7 @@ class Invoker:
             place.recorded()
         queued_ms = _milliseconds(arrived)
         execution: dict[str, Any] = {
-            "token": lease.token,
+            "token": lease.worker.token,
             "execution_id": begun.id,
             "timeout_s": target.timeout_s,
             "input": call.input,
@@ -266,13 +260,15 @@ class Invoker:
             execution["openstack"] = openstack  # a secret: it goes to the worker and nowhere else
         longest_s = target.timeout_s + settings.load_timeout_s + settings.lease_grace_s / 2
         try:
-            answer = self._workers.execute(lease, execution, longest_s)
+            answer = self._workers.execute(lease.worker, execution, longest_s)
         except WorkerLost as error:
-            log.warning("worker %s was lost in execution %s: %s", lease.worker_id, begun.id, error)
-            return failed(begun, WORKER_LOST, lease.cold, queued_ms), _Then.DESTROY
+            logger.warning("a worker was lost", extra=_about(lease, target, error))
+            lease.finished(destroy=True)
+            return failed(begun, WORKER_LOST, lease.cold, queued_ms)
         finally:
             self._running.pop(begun.id, None)
-        return finished(begun, answer, lease.cold, queued_ms), _Then.RELEASE
+        lease.finished()
+        return finished(begun, answer, lease.cold, queued_ms)
 
     def _begin_long_ones(self) -> None:
         """Write the rows of executions that run for more than a moment; most end before, and cost no second write."""
@@ -285,7 +281,16 @@ class Invoker:
                         begin(begun)
                         place.recorded()
                     except Exception:
-                        log.exception("execution %s is not listed while it runs", execution_id)
+                        logger.exception("execution %s is not listed while it runs", execution_id)
+
+
+def _about(lease: Lease, target: Target, error: Exception) -> dict[str, str]:
+    return {
+        "worker_id": lease.worker.worker_id,
+        "execution_id": lease.execution_id,
+        "function_id": target.function_id,
+        "reason": str(error),
+    }
 
 
 def _milliseconds(since: float) -> float:

@@ -10,7 +10,7 @@ import gevent
 
 from qinling_falcon.errors import BadGateway, Unavailable
 from qinling_falcon.invocation.targets import Target
-from qinling_falcon.pool.leases import Lease, LeaseRequest
+from qinling_falcon.pool.leases import Kind, Lease, LeaseRequest
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
@@ -76,17 +76,13 @@ class Loading:
         """
         self._packages.can_read(target.package, target.project_id)
 
-    def package(self, lease: Lease, target: Target) -> bytes:
-        """Read the package for a leased worker. On an error the worker is returned to the pool unused.
+    def package(self, target: Target) -> bytes:
+        """Read the package for a leased worker.
 
         Raises:
             PackageMissing, Unavailable, BadGateway: the package can't be read.
         """
-        try:
-            return self._packages.read(target.package, target.project_id)
-        except BaseException:
-            self._pool.give_back(lease)
-            raise
+        return self._packages.read(target.package, target.project_id)
 
 
 def package_lost(target: Target, settings: Settings) -> Unavailable:
@@ -102,7 +98,7 @@ def longest_reading_s(settings: Settings) -> float:
 
 
 def lease_request(
-    target: Target, settings: Settings, execution_id: str, detail: str, timeout_s: float, *, fresh: bool = False
+    target: Target, settings: Settings, execution_id: str, detail: str, timeout_s: float, *, kind: Kind = "any"
 ) -> LeaseRequest:
     """The lease request for running `target` for up to `timeout_s`; the lease also covers loading the package."""
     return LeaseRequest(
@@ -118,7 +114,7 @@ def lease_request(
         + timeout_s
         + settings.lease_grace_s,
         detail=detail,
-        fresh=fresh,
+        kind=kind,
     )
 
 

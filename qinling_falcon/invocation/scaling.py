@@ -16,8 +16,7 @@ from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, NotSent, WorkerClient
 from qinling_falcon.models.scope import Context
-from qinling_falcon.pool.leases import StaleTarget
-from qinling_falcon.pool.place import WorkersElsewhere
+from qinling_falcon.pool.leases import Lease, StaleTarget
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
@@ -120,7 +119,7 @@ class Scaler:
             target = self._resolver.resolve(context, function_id, version)
             if target.package == missing:
                 raise package_lost(target, self._settings)
-            request = lease_request(target, settings, str(uuid.uuid4()), "", 0.0, fresh=True)
+            request = lease_request(target, settings, str(uuid.uuid4()), "", 0.0, kind="warm")
             try:
                 since = time.monotonic()
                 try:
@@ -128,39 +127,41 @@ class Scaler:
                 finally:
                     deadline += time.monotonic() - since
                 lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
-                package = self._loading.package(lease, target)
+                with lease:
+                    if self._load(lease, target, self._loading.package(target)):
+                        return
+            except NotSent as error:
+                log.warning("a worker did not load a function", extra={"reason": str(error)})
             except (StaleTarget, PackageMissing) as error:
                 self._resolver.forget(target)
                 missing = target.package if isinstance(error, PackageMissing) else missing
                 tries += time.monotonic() > deadline
                 continue
-            loaded = is_reusable = False
-            try:
-                self._pool.check_reach(lease)
-                self._workers.load(lease, package, about(target), settings.unpack_timeout_s)
-                loaded = self._is_current(target)
-            except NotLoaded as error:
-                is_reusable = error.is_reusable
-                raise Conflict(f"Function {function_id} can't be loaded: {error}") from error
-            except WorkersElsewhere:
-                is_reusable = True
-                raise
-            except DiskFull as error:
-                is_reusable = True
-                log.warning("worker %s can't store function %s: %s", lease.worker_id, function_id, error)
-                raise Unavailable(f"{error} Try again later.", retry_after_s=1) from error
-            except NotSent as error:
-                log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
-            finally:
-                if is_reusable:
-                    self._pool.give_back(lease)
-                else:
-                    self._pool.release_soon(lease, destroy=not loaded)
-            if loaded:
-                return
             self._resolver.forget(target)
             tries += 1
         raise Unavailable("No worker could load it.", retry_after_s=1)
+
+    def _load(self, lease: Lease, target: Target, package: bytes) -> bool:
+        """Load a leased worker. Returns whether a call would find it: nothing was changed meanwhile."""
+        self._pool.check_reach(lease)
+        lease.used()
+        try:
+            self._workers.load(lease.worker, package, about(target), self._settings.unpack_timeout_s)
+        except NotLoaded as error:
+            if error.is_reusable:
+                lease.unused()
+            else:
+                lease.finished(destroy=True)
+            raise Conflict(f"Function {target.function_id} can't be loaded: {error}") from error
+        except DiskFull as error:
+            lease.unused()
+            raise Unavailable(f"{error} Try again later.", retry_after_s=1) from error
+        except NotSent:
+            lease.finished(destroy=True)
+            raise
+        is_current = self._is_current(target)
+        lease.finished(destroy=not is_current)
+        return is_current
 
     def _is_current(self, target: Target) -> bool:
         """Whether nothing was changed while it was being loaded, so that a call would find it."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from qinling_falcon.pool.leases import Lease
+from qinling_falcon.pool.leases import LeasedWorker
 
 _LONGEST_IDLE_S = 60.0
 _GRACE_S = 2.0
@@ -66,15 +66,15 @@ class WorkerClient:
     def __init__(self) -> None:
         self._idle: dict[str, tuple[socket.socket, float]] = {}
 
-    def knows(self, lease: Lease) -> bool:
+    def knows(self, worker: LeasedWorker) -> bool:
         """Whether there is a connection to this worker."""
-        return lease.worker_id in self._idle
+        return worker.worker_id in self._idle
 
-    def load(self, lease: Lease, package: bytes, about: dict[str, Any], timeout_s: float) -> None:
+    def load(self, worker: LeasedWorker, package: bytes, about: dict[str, Any], timeout_s: float) -> None:
         """Send a worker the package of its target. If this raises, the function has not run.
 
         Args:
-            lease: the worker.
+            worker: the worker.
             package: the zip archive.
             about: the metadata of the target.
             timeout_s: the time limit for unpacking, in seconds. The client waits a little longer for the answer.
@@ -86,7 +86,7 @@ class WorkerClient:
         """
         head = f"X-Load: {json.dumps(about)}\r\n"
         try:
-            answer = self._call(lease, "/load", head, package, timeout_s + _GRACE_S)
+            answer = self._call(worker, "/load", head, package, timeout_s + _GRACE_S)
         except WorkerLost as error:
             if isinstance(error.__cause__, TimeoutError):
                 raise NotLoaded(f"The package was not loaded within {timeout_s:g} s.", is_reusable=False) from error
@@ -98,22 +98,22 @@ class WorkerClient:
         if answer.status != 200:
             raise NotSent(f"the worker did not load the package: {answer.body.get('error')}")
 
-    def execute(self, lease: Lease, execution: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def execute(self, worker: LeasedWorker, execution: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Run one execution on a leased worker and return what it answered.
 
         Raises:
             NotSent: it has not run.
             WorkerLost: it may have run.
         """
-        answer = self._call(lease, "/execute", "", orjson.dumps(execution), timeout_s)
+        answer = self._call(worker, "/execute", "", orjson.dumps(execution), timeout_s)
         if answer.status != 200:
             raise NotSent(f"the worker refused: {answer.body.get('error')}")
         return answer.body
 
-    def _call(self, lease: Lease, path: str, head: str, body: bytes, timeout_s: float) -> Answer:
-        connection = self._connect(lease)
+    def _call(self, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float) -> Answer:
+        connection = self._connect(worker)
         request = (
-            f"POST {path} HTTP/1.1\r\nHost: worker\r\nX-Worker-Secret: {lease.secret}\r\n{head}"
+            f"POST {path} HTTP/1.1\r\nHost: worker\r\nX-Worker-Secret: {worker.secret}\r\n{head}"
             f"Content-Length: {len(body)}\r\n\r\n"
         ).encode("ascii")
         try:
@@ -132,16 +132,16 @@ class WorkerClient:
             raise
         if len(self._idle) >= _SWEEP_AT:
             self._sweep()
-        self._idle[lease.worker_id] = (connection, time.monotonic())
+        self._idle[worker.worker_id] = (connection, time.monotonic())
         return answer
 
-    def _connect(self, lease: Lease) -> socket.socket:
-        kept = self._idle.pop(lease.worker_id, None)
+    def _connect(self, worker: LeasedWorker) -> socket.socket:
+        kept = self._idle.pop(worker.worker_id, None)
         if kept is not None:
             if _is_quiet(kept[0]):
                 return kept[0]
             kept[0].close()
-        host, _, port = lease.address.rpartition(":")
+        host, _, port = worker.address.rpartition(":")
         try:
             connection = socket.create_connection((host, int(port)), timeout=2.0)
         except OSError as error:

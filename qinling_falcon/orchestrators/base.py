@@ -30,7 +30,13 @@ class StartedWorker:
 
 
 class Orchestrator(Protocol):
-    """Makes, watches and destroys workers. All calls come from one process, its main thread."""
+    """Makes, watches and destroys workers. All calls come from one process, its main thread.
+
+    Attributes:
+        concurrent_starts: how many starts may run at once.
+    """
+
+    concurrent_starts: int
 
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""

@@ -8,7 +8,11 @@ WAKEUPS = f"{ANCHOR}:wakeups"
 DRAINING = f"{ANCHOR}:draining"
 LOST = f"{ANCHOR}:lost"
 MANAGER = f"{ANCHOR}:manager"
+RUNTIMES = f"{ANCHOR}:runtimes"
 WORKERS = f"{ANCHOR}:workers"
+
+CHANGED = "changed"
+"""The note in `wakeups` that makes the manager look at everything; others make it look at what wants to grow."""
 
 
 def grants(holder: str) -> str:

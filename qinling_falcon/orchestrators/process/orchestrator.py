@@ -57,6 +57,7 @@ class ProcessOrchestrator:
     """
 
     def __init__(self, settings: Settings):
+        self.concurrent_starts = os.cpu_count() or 1
         self._settings = settings
         self._install = Install(settings.var_dir, wait_s=settings.shutdown_grace_s)
         self._subtree = Subtree(self._install.install_id, hierarchies())

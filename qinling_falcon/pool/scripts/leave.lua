@@ -1,10 +1,6 @@
--- leave: a waiter that waits no longer.
--- ARGV    5 waiter's name
--- reads   waiter:<name>      writes  waiter:<name>, waiters, waiting:*, lines, line:<line>
--- returns 1: it was in the queue and is out of it; 0: it was not, so it has been told something already
--- promises  a waiter is granted a worker or leaves, never both
+-- leave: how many calls of a process still wait in a queue, after some of them were served in the process or gave up.
+-- include: limits workers queues
+-- ARGV    2 holder  3 queue  4 how many of its calls wait  5 for how many ms the oldest of them has waited
 
-local line = call('HGET', P .. 'waiter:' .. ARGV[5], 'line')
-if not line then return 0 end
-remove_waiter(ARGV[5], line)
+update_entry(ARGV[3], ARGV[2], tonumber(ARGV[4]), now - tonumber(ARGV[5]))
 return 1

@@ -1,0 +1,18 @@
+-- escalate: the oldest call of a process has waited in vain for a worker that holds its target; it wants one more.
+-- include: limits workers queues leases
+-- ARGV    2 holder  3 queue  4 how many of its calls wait  5 for how many ms the oldest of them has waited
+-- returns 1: the queue is among those that want a worker, or was given one; 0: a limit holds it back
+-- promises  a target without a worker gets a warm one; others get one while more than one warm worker remains
+
+local runtime, target, project_id = parse_queue(ARGV[3])
+set_entry(ARGV[3], ARGV[2], tonumber(ARGV[4]), now - tonumber(ARGV[5]))
+local how = serve(ARGV[3])
+if how == 'held back' then
+  block(ARGV[3], runtime, project_id)
+  return 0
+end
+if how == 'short' or call('EXISTS', P .. 'queue:' .. ARGV[3]) == 1 then
+  escalate(ARGV[3])
+  give_warm(runtime, 1)
+end
+return 1

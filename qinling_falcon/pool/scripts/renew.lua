@@ -1,0 +1,54 @@
+-- renew: begins the next execution of the same target on a lease, after an answer or on an offer.
+-- include: generations limits workers queues leases
+-- ARGV    2 worker  3 token  4 holder  5 execution  6 run_ms  7 detail, empty when there is no execution  8 for how
+--         many ms this call has waited  9 how many calls of the holder wait in Redis's queue after this one, empty when
+--         it has no entry  10 for how many ms the oldest of those has waited  11 executions to acknowledge
+--         12… pairs of (cache key, generation)
+-- returns {'ok', token}: the new token; the old one is worth nothing any more
+--         {'stale'}: a generation differs or is missing; the lease stays as it was
+--         {'ended'}: the worker drains, a limit was lowered, or somebody has waited longer: the lease is over
+--         {'lost'}: the lease was not the caller's any more
+-- promises  an execution begins under current generations only; no other process waits much longer than this call;
+--           an offer is accepted or passed on, never both
+
+local LATER_MS = 5  -- calls that arrived within so short a time count as having arrived together
+
+acknowledge(ARGV[4], ARGV[11])
+local worker = ARGV[2]
+local is = call('HMGET', record(worker), 'state', 'token', 'runtime', 'target', 'project', 'drain', 'recalled', 'kept',
+  'accepted', 'new')
+if is[1] ~= 'leased' or is[2] ~= ARGV[3] then return {'lost'} end
+local runtime, target, project_id = is[3], is[4], is[5]
+if not current(ARGV, 12) then return {'stale'} end
+
+local queue = queue_of(runtime, target, project_id, 'any')
+if ARGV[9] ~= '' then update_entry(queue, ARGV[4], tonumber(ARGV[9]), now - tonumber(ARGV[10])) end
+
+if is[9] == '1' then
+  local arrival = now - tonumber(ARGV[8])
+  local counts = read_counts(function_of(target), project_id, runtime)
+  local drains = is[6] or (tonumber(is[7]) or 0) > now
+  local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
+  local passes = first[1] and first[1] ~= ARGV[4] and tonumber(first[2]) + LATER_MS < arrival
+  if not drains and not passes and counts.projects >= counts.project_limit then
+    first = call('ZRANGE', P .. 'blocked:project:' .. project_id, 0, 0, 'WITHSCORES')
+    passes = first[1] and first[1] ~= queue and tonumber(first[2]) + LATER_MS < arrival
+  end
+  if drains or passes or not is_kept(counts) then
+    local before = end_lease(worker, target, project_id, runtime)
+    if drains then
+      drain_assigned(worker, runtime, target, project_id)
+      serve_limits(before, project_id, runtime)
+    else
+      free(worker, runtime, target, project_id, is[8], before)
+    end
+    return {'ended'}
+  end
+end
+
+local token = text(math.max(tonumber(is[2]) + 1, now))
+call('HSET', record(worker), 'token', token, 'execution', ARGV[5], 'holder', ARGV[4], 'granted', text(now), 'accepted',
+  '1', 'new', is[9] == '1' and '0' or is[10])
+call('ZADD', LEASES, now + tonumber(ARGV[6]), worker)
+if ARGV[7] ~= '' then call('HSET', journal_of(ARGV[4]), ARGV[5], ARGV[7]) end
+return {'ok', token}

@@ -1,0 +1,7 @@
+-- set_limits: the limits that hold from now on, by the manager's settings and its measurements.
+-- include: limits workers queues
+-- ARGV    2 leases of a function  3 of a project  4 of a runtime  5 max_workers  6 the cost of a start, in ms
+
+call('HSET', CONCURRENCY, 'limit function', ARGV[2], 'limit project', ARGV[3], 'limit runtime', ARGV[4])
+call('HSET', POLICY, 'max_workers', ARGV[5], 'start_ms', ARGV[6])
+return 1
