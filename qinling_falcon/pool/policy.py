@@ -2,7 +2,7 @@
 
 The manager reads a `View` of bounded size from Redis, asks `Policy.decide`, and carries the decision out. All times
 are multiples of S, the measured cost of a start: with cheap starts the pool moves quickly, with dear ones it is
-patient. The rules are numbered as in docs/architecture.md.
+patient. docs/pool.md explains the rules.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
-_UNUSED = 20  # rule 7: an idle worker that was unused for so many S is evicted at once
-_HOT_WAIT = 5  # rule 8: a call that waited so many S may take a worker that is still in use now and then,
+_UNUSED = 20  # an idle worker that was unused for so many S is evicted at once
+_HOT_WAIT = 5  # a call that waited so many S may take a worker that is still in use now and then,
 _HOT_GAP = 2  # one in so many S,
 _HOT_AGE = 1  # the longest idle one, if it was unused for so many S
-_TENURE = 10  # rule 9: or, for a target without a worker, one of who has its last one for so many S
-_HELD_WEIGHT = 2  # rule 5: who has a worker counts as having waited so many S less
-_FIRST_CALLS_S = 0.4  # rule 10: the stock covers the first calls of so many seconds,
+_TENURE = 10  # or, for a target without a worker, one of who has its last one for so many S
+_HELD_WEIGHT = 2  # who has a worker counts as having waited so many S less
+_FIRST_CALLS_S = 0.4  # the stock covers the first calls of so many seconds,
 _MOST_STOCK = 8  # up to so many workers
 _RECALL_MS = 10_000.0
 _LEAST_START_MS = 5.0
@@ -220,7 +220,7 @@ class Policy:
     def _fill_stocks(
         self, view: View, room: int, slots: int, coming: dict[str, int], passed_over: Set[str], decision: Decision
     ) -> None:
-        """Rule 10: start workers for the stocks, one each in turn, so that no runtime takes all the room."""
+        """Start workers for the stocks, one each in turn, so that no runtime takes all the room."""
         most = max(len(view.runtimes), self.max_workers // 4)
         short = {}
         all_warm = sum(runtime.warm for runtime in view.runtimes)
@@ -242,7 +242,7 @@ class Policy:
                     self._evict_unused(view, decision)
 
     def _stock(self, runtime: RuntimeView, now: float) -> int:
-        """Rule 10: how many warm workers the runtime keeps, by its first calls a second: quickly up, slowly down."""
+        """How many warm workers the runtime keeps, by its first calls a second: quickly up, slowly down."""
         count, at, rate = self._rates.get(runtime.id, (runtime.first_calls, now, 0.0))
         passed_s = (now - at) / 1000
         if passed_s >= 1:
@@ -256,7 +256,7 @@ class Policy:
         return max(runtime.stock, min(_MOST_STOCK, math.ceil(rate * _FIRST_CALLS_S - 0.1) + runtime.stock))
 
     def _evict_unused(self, view: View, decision: Decision) -> bool:
-        """Rule 7."""
+        """The longest idle worker that was unused for long."""
         taken = {eviction.worker for eviction in decision.evictions}
         least_ms = _UNUSED * self.start_ms
         for worker in view.idle:
@@ -266,7 +266,7 @@ class Policy:
         return False
 
     def _make_room(self, view: View, queue: Growing, share: int, decision: Decision) -> bool:
-        """Rules 7 to 9: find a worker that makes room for the queue."""
+        """Find a worker that makes room for the queue."""
         if self._evict_unused(view, decision):
             return True
         waited_ms = view.now - queue.arrival - _HELD_WEIGHT * self.start_ms * queue.held
@@ -299,7 +299,7 @@ class Policy:
         return False
 
     def _take_from_largest(self, view: View, queue: Growing, decision: Decision) -> bool:
-        """Rule 9."""
+        """A worker of the largest target, or for a target without one, of the one that got its last worker longest ago."""
         victims = [one for one in view.largest if one.worker and one.held - one.recalled >= queue.held + 2]
         victims.sort(key=lambda one: one.recalled - one.held)
         reason = "of the target with the most workers"
