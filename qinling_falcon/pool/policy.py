@@ -299,7 +299,7 @@ class Policy:
         return False
 
     def _take_from_largest(self, view: View, queue: Growing, decision: Decision) -> bool:
-        """A worker of the largest target, or for a target without one, of the one that got its last worker longest ago."""
+        """A worker of the target with the most workers, or of the one that got its last worker the longest ago."""
         victims = [one for one in view.largest if one.worker and one.held - one.recalled >= queue.held + 2]
         victims.sort(key=lambda one: one.recalled - one.held)
         reason = "of the target with the most workers"
