@@ -118,9 +118,9 @@ class Manager:
         self._registry.reap()
         workers = self._reconcile()
         self._settle_lost()
-        pools = self._registry.runtimes()
+        stocks = {runtime_id: self._policy.stocks.get(runtime_id, 0) for runtime_id in self._registry.runtimes()}
         is_crowded = len(workers) >= self._policy.max_workers
-        for trial in self._runtimes.reconcile(pools, workers.values(), is_crowded=is_crowded):
+        for trial in self._runtimes.reconcile(stocks, workers.values(), is_crowded=is_crowded):
             if trial.runtime_id not in self._trials:
                 self._trials[trial.runtime_id] = trial.image
                 gevent.spawn(self._try_image, trial)

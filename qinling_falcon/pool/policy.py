@@ -168,6 +168,10 @@ class Decision:
 class Policy:
     """Decides who grows and who makes room.
 
+    Attributes:
+        start_ms: the mean cost of a start, `S`.
+        stocks: how many warm workers each runtime keeps at the moment.
+
     Args:
         max_workers: the most workers in all states.
         concurrent_starts: how many starts may run at once.
@@ -177,6 +181,7 @@ class Policy:
     def __init__(self, max_workers: int, concurrent_starts: int, start_ms: float):
         self.max_workers = max_workers
         self.start_ms = start_ms
+        self.stocks: dict[str, int] = {}
         self._concurrent_starts = concurrent_starts
         self._hot_at = -math.inf
         self._rates: dict[str, tuple[int, float, float]] = {}
@@ -193,6 +198,7 @@ class Policy:
             slots: how many more starts may begin now.
             passed_over: runtimes of which no worker can be started now.
         """
+        self.stocks = self._divide(view)
         decision = Decision()
         room = self.max_workers - view.workers
         share = self.max_workers // max(1, view.targets)
@@ -221,13 +227,11 @@ class Policy:
         self, view: View, room: int, slots: int, coming: dict[str, int], passed_over: Set[str], decision: Decision
     ) -> None:
         """Start workers for the stocks, one each in turn, so that no runtime takes all the room."""
-        most = max(len(view.runtimes), self.max_workers // 4)
-        short = {}
-        all_warm = sum(runtime.warm for runtime in view.runtimes)
-        for runtime in view.runtimes:
-            target = min(self._stock(runtime, view.now), most - all_warm + runtime.warm)
-            if runtime.id not in passed_over:
-                short[runtime.id] = target - runtime.warm - coming[runtime.id]
+        short = {
+            runtime.id: self.stocks[runtime.id] - runtime.warm - coming[runtime.id]
+            for runtime in view.runtimes
+            if runtime.id not in passed_over
+        }
         given = True
         while given:
             given = False
@@ -240,6 +244,18 @@ class Policy:
                     room, slots, given = room - 1, slots - 1, True
                 elif room <= 0 and not view.draining and not decision.evictions:
                     self._evict_unused(view, decision)
+
+    def _divide(self, view: View) -> dict[str, int]:
+        """The stock of each runtime. All together have a quarter of all workers, or what one runtime is to keep."""
+        wanted = {runtime.id: self._stock(runtime, view.now) for runtime in view.runtimes}
+        left = max([self.max_workers // 4, *(runtime.stock for runtime in view.runtimes)])
+        stocks = dict.fromkeys(wanted, 0)
+        while left > 0 and stocks != wanted:
+            for runtime_id in stocks:
+                if left > 0 and stocks[runtime_id] < wanted[runtime_id]:
+                    stocks[runtime_id] += 1
+                    left -= 1
+        return stocks
 
     def _stock(self, runtime: RuntimeView, now: float) -> int:
         """How many warm workers the runtime keeps, by its first calls a second: quickly up, slowly down."""

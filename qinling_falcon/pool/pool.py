@@ -43,9 +43,7 @@ class Pool(Generations):
         clock: for tests.
     """
 
-    def __init__(
-        self, connection: PipelinedConnection, holder: str, settings: Settings, *, clock: Clock | None = None
-    ):
+    def __init__(self, connection: PipelinedConnection, holder: str, settings: Settings, *, clock: Clock | None = None):
         self.holder = holder
         self._connection = connection
         super().__init__(ScriptRunner(connection, clock))

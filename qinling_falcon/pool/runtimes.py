@@ -12,7 +12,7 @@ the old ones can get a call. A runtime that is `deleting` ends its pool, then it
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Set
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gevent.lock import BoundedSemaphore
@@ -57,11 +57,13 @@ class Runtimes:
         self.images: dict[str, str] = {}
         self.rolling: set[str] = set()
 
-    def reconcile(self, pools: Set[str], workers: Collection[WorkerRecord], *, is_crowded: bool) -> list[Trial]:
+    def reconcile(
+        self, stocks: Mapping[str, int], workers: Collection[WorkerRecord], *, is_crowded: bool
+    ) -> list[Trial]:
         """Compare the rows with the runtimes that have a pool, and act on the differences.
 
         Args:
-            pools: ids of the runtimes that have a pool.
+            stocks: how many warm workers each runtime that has a pool keeps.
             workers: all workers that the pool knows.
             is_crowded: whether these are `max_workers`.
 
@@ -69,7 +71,7 @@ class Runtimes:
             Images that are on trial; `proved` or `refuted` ends that.
         """
         with self._comparing:
-            return self._compare(pools, workers, is_crowded)
+            return self._compare(stocks, workers, is_crowded)
 
     def start_failed(self, runtime_id: str, image: str) -> int:
         """A worker of the runtime did not start from the image; how many in a row that makes."""
@@ -100,7 +102,7 @@ class Runtimes:
         with self._comparing:
             rows.settle(trial.runtime_id, trial.image, failure=str(error))
 
-    def _compare(self, pools: Set[str], workers: Collection[WorkerRecord], is_crowded: bool) -> list[Trial]:
+    def _compare(self, stocks: Mapping[str, int], workers: Collection[WorkerRecord], is_crowded: bool) -> list[Trial]:
         trials = []
         images = {}
         proved = set()
@@ -120,21 +122,25 @@ class Runtimes:
                     self._registry.forget(runtime.id)
                     rows.remove(runtime.id)
         self.images = images
-        for runtime_id in images.keys() - pools:
+        for runtime_id in images.keys() - stocks.keys():
             self._registry.configure(runtime_id, self._warm)
-        for runtime_id in pools - images.keys():
+        for runtime_id in stocks.keys() - images.keys():
             self._registry.forget(runtime_id)
         # For all of them: a Redis that came back without its last writes may hold an old worker that was ending.
-        self.rolling = {runtime_id for runtime_id in images if self._roll(runtime_id, workers, is_crowded)}
+        self.rolling = {
+            runtime_id
+            for runtime_id in images
+            if self._roll(runtime_id, workers, stocks.get(runtime_id, 0), is_crowded)
+        }
         for runtime_id in proved - self.rolling:
             if rows.rolled(runtime_id, images[runtime_id]):
                 log.info("runtime %s is available: all its workers are of image %s", runtime_id, images[runtime_id])
         return trials
 
-    def _roll(self, runtime_id: str, workers: Collection[WorkerRecord], is_crowded: bool) -> bool:
+    def _roll(self, runtime_id: str, workers: Collection[WorkerRecord], stock: int, is_crowded: bool) -> bool:
         """Go one step on in a rollout. Returns whether some workers of older images may get a call yet."""
         its_own = [worker for worker in workers if worker.runtime_id == runtime_id]
-        step = next_step(its_own, self.images[runtime_id], self._warm, is_crowded=is_crowded)
+        step = next_step(its_own, self.images[runtime_id], stock, is_crowded=is_crowded)
         self._registry.defer(runtime_id, step.defer)
         self._registry.drain(step.drain)
         return step.left > 0

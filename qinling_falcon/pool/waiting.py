@@ -253,9 +253,7 @@ class WaitingRoom:
         match reply[0]:
             case b"ok":
                 self.held.discard(worker.name)
-                worker = LeasedWorker(
-                    worker.worker_id, worker.address, worker.secret, int(reply[1]), worker.needs_load
-                )
+                worker = LeasedWorker(worker.worker_id, worker.address, worker.secret, int(reply[1]), worker.needs_load)
                 self.held.add(worker.name)
                 lease = self._lease(queue, waiter.request, worker, cold)
                 if waiter.is_gone:
