@@ -19,6 +19,7 @@ _HOT_AGE = 1  # the longest idle one, if it was unused for so many S
 _TENURE = 10  # or, for a target without a worker, one of who has its last one for so many S
 _HELD_WEIGHT = 2  # who has a worker counts as having waited so many S less
 _FIRST_CALLS_S = 0.4  # the stock covers the first calls of so many seconds,
+_UNUSED_FOR_STOCK_MS = 2000.0  # nobody waits for the stock: workers that were called or loaded just now stay
 _MOST_STOCK = 8  # up to so many workers
 _RECALL_MS = 10_000.0
 _LEAST_START_MS = 5.0
@@ -243,7 +244,7 @@ class Policy:
                     short[runtime_id] -= 1
                     room, slots, given = room - 1, slots - 1, True
                 elif room <= 0 and not view.draining and not decision.evictions:
-                    self._evict_unused(view, decision)
+                    self._evict_unused(view, max(_UNUSED * self.start_ms, _UNUSED_FOR_STOCK_MS), None, decision)
 
     def _divide(self, view: View) -> dict[str, int]:
         """The stock of each runtime. All together have a quarter of all workers, or what one runtime is to keep."""
@@ -271,19 +272,18 @@ class Policy:
         # The rate never quite returns to 0.
         return max(runtime.stock, min(_MOST_STOCK, math.ceil(rate * _FIRST_CALLS_S - 0.1) + runtime.stock))
 
-    def _evict_unused(self, view: View, decision: Decision) -> bool:
-        """The longest idle worker that was unused for long."""
+    def _evict_unused(self, view: View, least_ms: float, target: str | None, decision: Decision) -> bool:
+        """The longest idle worker that was unused for long, and holds another target."""
         taken = {eviction.worker for eviction in decision.evictions}
-        least_ms = _UNUSED * self.start_ms
         for worker in view.idle:
-            if worker.id not in taken and view.now - worker.used > least_ms:
+            if worker.id not in taken and worker.target != target and view.now - worker.used > least_ms:
                 decision.evictions.append(Eviction(worker.id, least_ms, "unused"))
                 return True
         return False
 
     def _make_room(self, view: View, queue: Growing, share: int, decision: Decision) -> bool:
         """Find a worker that makes room for the queue."""
-        if self._evict_unused(view, decision):
+        if self._evict_unused(view, _UNUSED * self.start_ms, queue.target, decision):
             return True
         waited_ms = view.now - queue.arrival - _HELD_WEIGHT * self.start_ms * queue.held
         if waited_ms < _HOT_WAIT * self.start_ms or view.now - self._hot_at < _HOT_GAP * self.start_ms:
