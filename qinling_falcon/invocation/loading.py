@@ -114,6 +114,7 @@ def lease_request(
         + timeout_s
         + settings.lease_grace_s,
         detail=detail,
+        concurrency=target.concurrency,
         kind=kind,
     )
 

@@ -50,6 +50,7 @@ class Target:
         cpu: millicores.
         timeout_s: seconds that one execution may take.
         isolation: the stricter of the function's and its runtime's.
+        concurrency: the most executions of this version at once; None: only the limits of the service apply.
         generations: what the target was resolved under, for the lease script.
         trust_id: by which the function gets an OpenStack session.
         swift: where the object is that `package` is a copy of, and its etag; None: it is none's.
@@ -70,6 +71,7 @@ class Target:
     trust_id: str | None = None
     swift: SwiftSource | None = None
     isolation: Isolation = Isolation.WARM
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ class Resolver:
             trust_id=source.trust_id,
             swift=_swift_source(function),
             isolation=isolation,
+            concurrency=source.concurrency,
         )
 
     def _read_alias(self, context: Context, name: str, what: str) -> _Meaning:

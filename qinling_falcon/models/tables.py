@@ -121,6 +121,8 @@ class Function(Row):
     `trust_id` is the Keystone trust with which the function acts for the user who
     uploaded the code; null: the function has no session.
     `isolation` is what the function asks for; null: its runtime's applies. Calls get the stricter of the two.
+    `concurrency` is the most executions at once; null: only the limits of the service apply. `min_warm` is how many
+    workers are kept assigned.
     """
 
     name = peewee.CharField(null=True)
@@ -139,6 +141,8 @@ class Function(Row):
     source_etag = peewee.CharField(null=True)
     trust_id = peewee.CharField(max_length=64, null=True)
     isolation = peewee.CharField(max_length=32, null=True)
+    concurrency = peewee.IntegerField(null=True)
+    min_warm = peewee.IntegerField(default=0)
 
     class Meta:
         table_name = "functions"
@@ -196,6 +200,8 @@ class Version(Row):
     package_size = peewee.BigIntegerField(null=True)
     trust_id = peewee.CharField(max_length=64, null=True)
     isolation = peewee.CharField(max_length=32, null=True)
+    concurrency = peewee.IntegerField(null=True)
+    min_warm = peewee.IntegerField(default=0)
 
     class Meta:
         table_name = "function_versions"

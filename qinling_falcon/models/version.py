@@ -44,8 +44,10 @@ LISTS = ListSpec(
 # What a version fixes; it is made when one of these is another than in the latest version.
 _FIXED = (
     "runtime_id", "code", "entry", "cpu", "memory_size", "timeout", "digest", "package_key", "package_size", "trust_id",
-    "isolation",
+    "isolation", "concurrency", "min_warm",
 )  # fmt: skip
+# The digest stands for all others of these.
+_COMPARED = ("digest", "timeout", "concurrency", "min_warm")
 
 
 def create(
@@ -80,7 +82,7 @@ def create(
             raise Forbidden(f"Function {function_id} has no package: only functions with one have versions.")
         versions = project_of(function).versions().where(Version.function_id == function_id)
         latest = versions.where(Version.version_number == function.latest_version).get_or_none()
-        if latest and (latest.digest, latest.timeout) == (function.digest, function.timeout):
+        if latest and all(getattr(latest, name) == getattr(function, name) for name in _COMPARED):
             same = f"Function {function_id} has not changed since its version {latest.version_number}"
             raise Forbidden(f"{same}: a version needs another package, entry, limit or runtime.")
         if versions.count() >= most:

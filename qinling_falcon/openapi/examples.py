@@ -22,6 +22,8 @@ _SHOWN_FUNCTION = {
     "memory_size": 33554432,
     "timeout": 5,
     "isolation": None,
+    "concurrency": None,
+    "min_warm": 0,
     "count": 0,
     "latest_version": 0,
     **_NEW,
