@@ -119,7 +119,7 @@ def main() -> None:
         finally:
             relay.send_signal(signal.SIGTERM)
             relay.wait(20)
-            orchestrator.close()
+            orchestrator.detach()
     sys.exit(report(rows, cpu))
 
 

@@ -311,6 +311,9 @@ class Settings:
     reap_interval_s: float = _setting(1.0, "Time between two passes of the pool manager.", low=0.05)
 
     # Runtime workers
+    orchestrator: Literal["process"] = _setting(
+        "process", "What makes the workers. `process`: sandboxed processes on the machine of the pool manager."
+    )
     runtimes_file: Path = _setting(Path("config/runtimes.toml"), "Table of local runtimes: image name to program.")
     register_runtimes: bool = _setting(
         True, "The `release` step registers missing local runtimes that have `register = true`."

@@ -22,8 +22,8 @@ from qinling_falcon.invocation.calls import record_lost, record_overdue
 from qinling_falcon.models import package_keys, retention
 from qinling_falcon.models.database import connect
 from qinling_falcon.observability.logs import setup_logging
-from qinling_falcon.orchestrators.process.install import AlreadyRunning
-from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.orchestrators.base import AlreadyRunning
+from qinling_falcon.orchestrators.choice import make_orchestrator
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.manager import Manager
@@ -56,7 +56,7 @@ def main() -> None:
     if not claim.wait(stopping):
         return
     try:
-        orchestrator = ProcessOrchestrator(settings)
+        orchestrator = make_orchestrator(settings)
     except (AlreadyRunning, SettingsError) as error:
         with contextlib.suppress(Unavailable):
             claim.resign()

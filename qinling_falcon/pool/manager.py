@@ -19,19 +19,19 @@ from collections.abc import Callable, Iterable, Mapping
 
 import gevent
 from gevent.event import Event
-from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import Orchestrator, StartedWorker, StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import Happening, Orchestrator, StartedWorker, StartFailed, UnknownImage
+from qinling_falcon.pool.adoption import Adoption
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.policy import Policy, View
 from qinling_falcon.pool.registry import Registry, WorkerRecord
 from qinling_falcon.pool.runtimes import Runtimes, Trial
+from qinling_falcon.pool.starts import Starts
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_BACKOFF_S = 30.0
 # The cost of a start until one was measured.
 _FIRST_START_MS = 20.0
 
@@ -59,21 +59,17 @@ class Manager:
         self._runtimes = runtimes
         self._settings = settings
         self._record_lost = record_lost
-        # Workers that are being started by a greenlet of this process, with their runtimes; those that are being ended;
-        # and images on trial by runtime.
-        self._starting: dict[str, str] = {}
+        # Workers that are being ended by a greenlet of this process, and images on trial by runtime.
         self._ending: set[str] = set()
         self._trials: dict[str, str] = {}
-        self._retry_at: dict[tuple[str, str], float] = {}
-        self._slots = orchestrator.concurrent_starts
-        self._trial_slots = BoundedSemaphore(self._slots)
-        self._policy = Policy(settings.max_workers, self._slots, _FIRST_START_MS)
+        self._policy = Policy(settings.max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
+        self._starts = Starts(orchestrator.concurrent_starts, lambda: self._policy.start_ms)
+        self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
         self._full_pass_at = 0.0
-        self._failing: set[str] = set()
         self._claim = claim
 
     def run(self, stopping: Event) -> None:
-        """Run passes until `stopping` is set, then end all workers."""
+        """Run passes until `stopping` is set, then end all workers, unless they outlive their manager."""
         try:
             self._work(stopping)
             self._close()
@@ -89,8 +85,7 @@ class Manager:
                     work = gevent.spawn(self._wait_for_work)
                     gevent.wait([work, stopping], count=1)
                 else:
-                    # Another manager is active, and has removed this one's workers from Redis.
-                    self._end_workers(self._orchestrator.workers())
+                    self._stand_by()
                     stopping.wait(self._settings.reap_interval_s)
                 if not healthy:
                     logger.info("the pool manager is back at work")
@@ -105,6 +100,11 @@ class Manager:
                 logger.exception("a pass of the pool manager failed")
                 stopping.wait(self._settings.reap_interval_s)
 
+    def _stand_by(self) -> None:
+        """Another manager is active. It has removed this one's workers from Redis, unless it has adopted them."""
+        if not self._orchestrator.workers_outlive_manager:
+            self._end_workers(worker.worker_id for worker in self._orchestrator.list())
+
     def _wait_for_work(self) -> None:
         if self._registry.wait_for_work(max(0.01, self._full_pass_at - time.monotonic())):
             self._full_pass_at = 0.0
@@ -116,21 +116,21 @@ class Manager:
         self._full_pass_at = time.monotonic() + self._settings.reap_interval_s
         self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
         self._registry.reap()
-        workers = self._reconcile()
+        workers, unknown = self._reconcile()
         self._settle_lost()
         stocks = {runtime_id: self._policy.stocks.get(runtime_id, 0) for runtime_id in self._registry.runtimes()}
         is_crowded = len(workers) >= self._policy.max_workers
         for trial in self._runtimes.reconcile(stocks, workers.values(), is_crowded=is_crowded):
-            if trial.runtime_id not in self._trials:
-                self._trials[trial.runtime_id] = trial.image
-                gevent.spawn(self._try_image, trial)
+            if trial.runtime_id not in self._trials and self._starts.free_trial_slots > 0:
+                self._begin_trial(trial)
+        # Only now, because Redis may have been emptied and the runtimes' pools were configured just now.
+        self._adoption.adopt(unknown)
         self._grow()
 
     def _grow(self) -> None:
         """Begin the starts that the policy wants now, make room for the next ones, and end what drains."""
         view = self._registry.view()
-        busy = sum(runtime_id not in self._failing for runtime_id in self._starting.values())
-        decision = self._policy.decide(view, self._slots - busy, self._unable_to_start(view))
+        decision = self._policy.decide(view, max(0, self._starts.free_slots), self._unable_to_start(view))
         for runtime_id in decision.starts:
             self._begin_start(runtime_id, self._runtimes.images[runtime_id])
         for eviction in decision.evictions:
@@ -139,44 +139,60 @@ class Manager:
         for recall in decision.recalls:
             if self._registry.recall(recall.worker, recall.stands_ms):
                 logger.info("recalled a worker", extra={"worker_id": recall.worker, "reason": recall.reason})
-        self._end_workers(set(self._registry.draining()) & set(self._orchestrator.workers()))
+        alive = {worker.worker_id for worker in self._orchestrator.list()}
+        self._end_workers(alive.intersection(self._registry.draining()))
 
     def _unable_to_start(self, view: View) -> set[str]:
         """Runtimes of which no worker can be started now.
 
-        There are three kinds: those without an image, those on trial, and those of which the last start failed. The
-        last ones try again after a while, one start at a time, which takes no slot from other runtimes.
+        There are three kinds: those without an image, those on trial, and those of which a start has failed or hangs
+        (see `Starts`).
         """
-        now = time.monotonic()
         unable = {runtime.id for runtime in view.runtimes} - self._runtimes.images.keys()
         for runtime_id, image in self._runtimes.images.items():
             # While an image is proved, the worker that does so is one of those that are missing.
             is_on_trial = self._trials.get(runtime_id) == image
-            is_resting = now < self._retry_at.get((runtime_id, image), 0.0)
-            if is_on_trial or is_resting or (runtime_id in self._failing and runtime_id in self._starting.values()):
+            if is_on_trial or self._starts.must_wait(runtime_id, image):
                 unable.add(runtime_id)
         return unable
 
-    def _reconcile(self) -> dict[str, WorkerRecord]:
+    def _reconcile(self) -> tuple[dict[str, WorkerRecord], list[StartedWorker]]:
         """Make registry and orchestrator agree: what is in one of them alone goes, and what nobody starts any more.
 
         Returns:
-            The workers that the registry knows.
+            The workers that the registry knows, and the live workers that are to be adopted.
         """
-        for worker_id in self._orchestrator.exited():
-            logger.warning("a worker ended by itself", extra={"worker_id": worker_id})
-            self._registry.gone(worker_id)
-        starting = set(self._starting)
+        self._note_events()
+        starting = self._starts.workers
         known = self._registry.workers()
-        starting |= self._starting.keys()  # some of them may have come or gone while we asked
-        alive = set(self._orchestrator.workers())
-        for worker_id in known.keys() - alive - starting:
+        starting |= self._starts.workers  # some of them may have come or gone while we asked
+        alive = {worker.worker_id: worker for worker in self._orchestrator.list()}
+        for worker_id in known.keys() - alive.keys() - starting:
             self._registry.gone(worker_id)
         draining = {worker_id for worker_id, worker in known.items() if worker.state == "draining"}
         # Its manager died, or Redis was away, before the worker was said to be ready.
         forsaken = {worker_id for worker_id, worker in known.items() if worker.state == "starting"} - starting
-        self._end_workers((alive - known.keys() - starting) | (alive & (draining | forsaken)))
-        return known
+        unknown = (alive.keys() - known.keys() - starting) | (alive.keys() & forsaken)
+        self._end_workers(alive.keys() & draining)
+        if not self._orchestrator.workers_outlive_manager:
+            self._end_workers(unknown)
+            return known, []
+        return known, [alive[worker_id] for worker_id in unknown - self._ending]
+
+    def _note_events(self) -> None:
+        for event in self._orchestrator.events():
+            extra = {"worker_id": event.worker_id, "reason": event.reason}
+            match event.happening:
+                case Happening.ENDED:
+                    logger.warning("a worker ended by itself", extra=extra)
+                    self._registry.gone(event.worker_id)
+                case Happening.FAILED:
+                    logger.warning("a worker failed", extra=extra)
+                    self._registry.gone(event.worker_id)
+                    self._end_workers([event.worker_id])
+                case Happening.CHANGED:
+                    logger.warning("a worker has changed, and gets no further call", extra=extra)
+                    self._registry.drain([event.worker_id])
 
     def _end_workers(self, worker_ids: Iterable[str]) -> None:
         for worker_id in worker_ids:
@@ -194,7 +210,7 @@ class Manager:
     def _begin_start(self, runtime_id: str, image: str) -> None:
         worker_id = str(uuid.uuid4())
         if self._registry.starting(worker_id, runtime_id, image):
-            self._starting[worker_id] = runtime_id
+            self._starts.begin(worker_id, runtime_id)
             gevent.spawn(self._start, worker_id, runtime_id, image)
 
     def _start(self, worker_id: str, runtime_id: str, image: str) -> None:
@@ -202,26 +218,25 @@ class Manager:
             since = time.monotonic()
             worker = self._start_wanted(worker_id, runtime_id, image)
             if worker is not None:
-                self._policy.note_start((time.monotonic() - since) * 1000 / self._slots)
+                wall_ms = (time.monotonic() - since) * 1000
+                self._policy.note_start(max(worker.cpu_ms, wall_ms / self._orchestrator.concurrent_starts))
                 self._registry.ready(worker, runtime_id, image)
                 self._runtimes.started(runtime_id, image)
-                self._failing.discard(runtime_id)
-                self._retry_at.pop((runtime_id, image), None)
+                self._starts.succeeded(runtime_id, image)
             else:
                 self._registry.gone(worker_id)
             self._roll_on()
         except (UnknownImage, StartFailed) as error:
             failures = self._runtimes.start_failed(runtime_id, image)
-            self._failing.add(runtime_id)
+            self._starts.failed(runtime_id, image, failures)
             with contextlib.suppress(Unavailable):
                 self._registry.gone(worker_id)
-            self._retry_at[runtime_id, image] = time.monotonic() + min(_LONGEST_BACKOFF_S, 0.25 * 2**failures)
             logger.warning("a worker of runtime %s did not start (%d in a row): %s", runtime_id, failures, error)
         except Unavailable as error:
             logger.warning("worker %s could not be made known: %s", worker_id, error)
         finally:
             # From here on a pass finds it in registry and orchestrator, or ends what is in one of them alone.
-            self._starting.pop(worker_id, None)
+            self._starts.end(worker_id)
             self._wake_soon()
 
     def _wake_soon(self) -> None:
@@ -232,7 +247,7 @@ class Manager:
     def _start_wanted(self, worker_id: str, runtime_id: str, image: str) -> StartedWorker | None:
         """Start a worker; None when its image was replaced meanwhile, and nothing of it is left then."""
         if self._runtimes.images.get(runtime_id) == image:
-            worker = self._orchestrator.start(worker_id, image)
+            worker = self._orchestrator.start(worker_id, image, runtime_id)
             if self._runtimes.images.get(runtime_id) == image:
                 return worker
         self._orchestrator.destroy(worker_id)
@@ -243,13 +258,16 @@ class Manager:
         if self._runtimes.rolling:
             self._registry.wake()
 
-    def _try_image(self, trial: Trial) -> None:
-        """Start one worker from an image that is on trial; if it answers, it is the first to serve."""
+    def _begin_trial(self, trial: Trial) -> None:
         worker_id = str(uuid.uuid4())
-        self._starting[worker_id] = trial.runtime_id
+        self._trials[trial.runtime_id] = trial.image
+        self._starts.begin(worker_id, trial.runtime_id, is_trial=True)
+        gevent.spawn(self._try_image, worker_id, trial)
+
+    def _try_image(self, worker_id: str, trial: Trial) -> None:
+        """Start one worker from an image that is on trial; if it answers, it is the first to serve."""
         try:
-            with self._trial_slots:
-                worker = self._orchestrator.start(worker_id, trial.image)
+            worker = self._orchestrator.start(worker_id, trial.image, trial.runtime_id)
             is_wanted = self._runtimes.proved(trial)
             if is_wanted and self._registry.starting(worker_id, trial.runtime_id, trial.image):
                 self._registry.ready(worker, trial.runtime_id, trial.image)
@@ -260,7 +278,7 @@ class Manager:
         except Unavailable as error:
             logger.warning("image %s of runtime %s is tried again: %s", trial.image, trial.runtime_id, error)
         finally:
-            self._starting.pop(worker_id, None)
+            self._starts.end(worker_id)
             self._trials.pop(trial.runtime_id)
         with contextlib.suppress(Unavailable):
             self._roll_on()
@@ -276,12 +294,13 @@ class Manager:
             self._ending.discard(worker_id)
 
     def _close(self) -> None:
-        self._orchestrator.close()
+        self._orchestrator.detach()
         if not self._claim.held:
             return  # the workers in Redis belong to another manager
         try:
-            for worker_id in self._registry.workers():
-                self._registry.gone(worker_id)
+            if not self._orchestrator.workers_outlive_manager:
+                for worker_id in self._registry.workers():
+                    self._registry.gone(worker_id)
             self._settle_lost()
             self._claim.resign()
         except Unavailable as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from qinling_falcon.models import runtime
 from qinling_falcon.models.scope import Context
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import StartedWorker, WorkerEvent
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.leases import Lease, LeaseRequest
@@ -31,8 +31,12 @@ ADMIN = Context("admins", is_admin=True)
 class FeignedOrchestrator:
     """Workers that are only names; `look` is called whenever one comes or goes."""
 
+    concurrent_starts = 2
+    workers_outlive_manager = False
+
     def __init__(self) -> None:
         self.images: dict[str, str] = {}
+        self.happened: list[WorkerEvent] = []
         self.broken: dict[str, Exception] = {}
         self.held_up: dict[str, Event] = {}
         self.begun: Counter[str] = Counter()
@@ -42,7 +46,7 @@ class FeignedOrchestrator:
     def check(self, image: str) -> None:
         pass
 
-    def start(self, worker_id: str, image: str) -> StartedWorker:
+    def start(self, worker_id: str, image: str, runtime_id: str = "") -> StartedWorker:
         self.begun[image] += 1
         self.look()
         if image in self.held_up:
@@ -59,13 +63,14 @@ class FeignedOrchestrator:
         if worker_id in self.images:
             self.destroyed[self.images.pop(worker_id)] += 1
 
-    def exited(self) -> list[str]:
-        return []
+    def events(self) -> list[WorkerEvent]:
+        happened, self.happened = self.happened, []
+        return happened
 
-    def workers(self) -> list[str]:
-        return list(self.images)
+    def list(self) -> Sequence[StartedWorker]:
+        return [StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret") for worker_id in self.images]
 
-    def close(self) -> None:
+    def detach(self) -> None:
         self.images.clear()
 
 
@@ -85,6 +90,9 @@ class Life:
 
         class Mortal:
             def __getattr__(self, name: str) -> Any:
+                if not callable(getattr(thing, name)):
+                    return getattr(thing, name)
+
                 def call(*args: Any) -> Any:
                     life.act()
                     answer = getattr(thing, name)(*args)
