@@ -56,6 +56,7 @@ class LocalQueue:
         asking: how many calls ask Redis at the moment.
         leased: how many workers of the target this process has leased.
         hold_s: how long an execution holds a worker, as a moving mean; None: not known yet.
+        is_overcounted: whether Redis was told of calls that were asking then, and that may have got a worker since.
         has_entry: whether Redis has an entry of this process in the queue.
         is_escalated: whether that entry has asked for one more worker.
         is_watched: whether a timer will look at the queue.
@@ -68,6 +69,7 @@ class LocalQueue:
     asking: int = 0
     leased: int = 0
     hold_s: float | None = None
+    is_overcounted: bool = False
     has_entry: bool = False
     is_escalated: bool = False
     is_watched: bool = False
@@ -95,6 +97,11 @@ class LocalQueue:
             self.waiters.append(waiter)
         else:
             insort(self.waiters, waiter, key=attrgetter("arrived"))
+
+    def count(self) -> int:
+        """How many calls wait, as Redis is told now; those that are asking count, too."""
+        self.is_overcounted = self.asking > 0
+        return len(self.waiters) + self.asking
 
     def waited_ms(self) -> int:
         """For how long the oldest call has waited."""

@@ -201,7 +201,7 @@ class Pool(Generations):
                 request.execution_id,
                 int(request.run_s * 1000),
                 request.detail,
-                len(queue.waiters) + queue.asking if waits else 0,
+                int(waits),
                 max(queue.waited_ms(), int((time.monotonic() - waiter.arrived) * 1000)),
                 self._bounds.of_all,
                 self._bounds.of_project,

@@ -97,6 +97,7 @@ class WaitingRoom:
         """
         queue.enter(waiter)
         self.use_offers(queue)
+        self._correct(queue)
         self._watch(queue)
         try:
             return cast("Lease | Word", waiter.place.get())
@@ -113,6 +114,7 @@ class WaitingRoom:
         """A call that asked Redis was not told to wait."""
         queue.asking -= 1
         self.use_offers(queue)
+        self._correct(queue)
         self.discard_unused(queue)
 
     def take_back(self, lease: Lease) -> None:
@@ -136,7 +138,7 @@ class WaitingRoom:
             return
         waiter = queue.waiters.popleft()
         request = waiter.request
-        count = len(queue.waiters) + queue.asking
+        count = queue.count()
         had_entry = queue.has_entry
         queue.has_entry = had_entry and count > 0
         taken = self._journal.take()
@@ -184,7 +186,7 @@ class WaitingRoom:
 
     def update_entry(self, queue: LocalQueue) -> None:
         """Say to Redis how many calls of this process still wait."""
-        count = len(queue.waiters) + queue.asking
+        count = queue.count()
         queue.has_entry = count > 0
         self._scripts.cast("leave", self._holder, queue.name, count, queue.waited_ms())
         self.discard_unused(queue)
@@ -292,6 +294,11 @@ class WaitingRoom:
         while queue.waiters:
             queue.waiters.popleft().place.set(Word.AGAIN)
 
+    def _correct(self, queue: LocalQueue) -> None:
+        """Tell Redis the right number, once no call is asking any more."""
+        if queue.is_overcounted and not queue.asking:
+            self.update_entry(queue)
+
     def _remove(self, queue: LocalQueue, waiter: Waiter) -> None:
         if waiter in queue.waiters:
             queue.waiters.remove(waiter)
@@ -323,7 +330,7 @@ class WaitingRoom:
 
         queue.has_entry = queue.is_escalated = True
         queue.said = time.monotonic()
-        count = len(queue.waiters) + queue.asking
+        count = queue.count()
         self._cast("", answered, "escalate", self._holder, queue.name, count, queue.waited_ms())
 
 

@@ -2,8 +2,8 @@
 -- include: generations limits workers queues leases
 -- ARGV    2 holder  3 'any', 'loaded' (only an idle worker that holds the target will do) or 'warm' (only a warm one)
 --         4 runtime  5 target  6 project  7 the function's own limit, or ''  8 execution  9 run_ms  10 detail, empty
---         when there is no execution  11 how many calls of the holder wait for the target, this one too; 0: this call
---         does not wait  12 for how many ms the oldest of them has waited  13 most waiting calls of all projects
+--         when there is no execution  11 '1': the call waits if no worker is free  12 for how many ms the oldest call
+--         of the holder has waited  13 most waiting calls of all projects
 --         14 of one project  15 of one function  16 executions to acknowledge  17… pairs of (cache key, generation)
 -- returns {'stale'}: a generation differs or is missing; nothing was changed
 --         {'lease', worker, address, secret, token, cold, needs_load}
@@ -50,8 +50,7 @@ if not is_held_back then
   end
 end
 
-local count = tonumber(ARGV[11])
-if count == 0 then return {'busy'} end
+if ARGV[11] ~= '1' then return {'busy'} end
 
 -- A function may have at most as many waiting calls as its project has free places, and a project at most as many as
 -- there are in all. The first project to fill the queues gets at most half of all places, the next one half of the
@@ -65,7 +64,8 @@ if of_function >= most_of_project - of_project then return {'full', 'project', o
 if of_project >= most_of_all - of_all then return {'full', 'all', of_all} end
 
 local queue = queue_of(runtime, target, project_id, kind == 'warm' and 'warm' or 'any')
-set_entry(queue, ARGV[2], count, now - tonumber(ARGV[12]))
+local before = tonumber(call('HGET', P .. 'counts:' .. queue, ARGV[2])) or 0
+set_entry(queue, ARGV[2], before + 1, now - tonumber(ARGV[12]))
 if is_held_back then
   block(queue, runtime, project_id)
 elseif held == 0 or kind == 'warm' then
