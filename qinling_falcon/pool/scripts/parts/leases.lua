@@ -91,21 +91,24 @@ local function serve_blocked(blocked)
   end
 end
 
--- Gives warm workers to the first of the queues that want one more. While at most `reserve` warm workers remain, they
--- go to targets without a worker. Targets that have their share of all workers come last.
+-- Gives a warm worker to the first of the queues that want one more. While at most `reserve` warm workers remain, they
+-- go to targets without a worker, and where there are `max_workers` also to queues of kind 'warm'. Targets that have
+-- their share of all workers come last.
 local function give_warm(runtime, reserve)
   local warm = P .. 'warm:' .. runtime
   local count = call('ZCARD', warm)
   if count == 0 then return end
-  local share = math.floor((tonumber(call('HGET', POLICY, 'max_workers')) or 0) / math.max(1, call('ZCARD', HELD)))
+  local most = tonumber(call('HGET', POLICY, 'max_workers')) or 0
+  local share = math.floor(most / math.max(1, call('ZCARD', HELD)))
+  local is_full = call('SCARD', WORKERS) >= most
   local later
   for _, queue in ipairs(call('ZRANGE', P .. 'escalated:' .. runtime, 0, LOOK_AT - 1)) do
-    local _, target, project_id = parse_queue(queue)
+    local _, target, project_id, kind = parse_queue(queue)
     local held = held_by(target)
     local counts = read_counts(function_of(target), project_id, runtime)
     if not is_below(counts) then
       block(queue, runtime, project_id)
-    elseif count > reserve or held == 0 then
+    elseif count > reserve or held == 0 or kind == 'warm' and is_full then
       if share < 2 or held < share then
         return offer(queue, call('ZRANGE', warm, 0, 0)[1], true, counts)
       end
