@@ -31,7 +31,7 @@ class LeaseRequest:
         run_s: longest run: timeout, load time and grace; the lease's deadline is the start of the lease + `run_s`.
         detail: JSON text, which the holder's journal has until the execution is committed: what its record needs.
             Empty: there is no execution, the worker is loaded ahead of calls.
-        concurrency: the function's own limit of executions at once; None: the limit of the service alone.
+        concurrency: the version's own limit of executions at once; None: the limits of the service alone.
         kind: which worker will do.
     """
 

@@ -1,7 +1,7 @@
 -- lease: leases a worker for a call, or queues the process of the call.
 -- include: generations limits workers queues leases
 -- ARGV    2 holder  3 'any', 'loaded' (only an idle worker that holds the target will do) or 'warm' (only a warm one)
---         4 runtime  5 target  6 project  7 the function's own limit, or ''  8 execution  9 run_ms  10 detail, empty
+--         4 runtime  5 target  6 project  7 the version's own limit, or ''  8 execution  9 run_ms  10 detail, empty
 --         when there is no execution  11 '1': the call waits if no worker is free  12 for how many ms the oldest call
 --         of the holder has waited  13 most waiting calls of all projects
 --         14 of one project  15 of one function  16 executions to acknowledge  17… pairs of (cache key, generation)
@@ -11,23 +11,23 @@
 --         {'busy'}: no worker is free, and the call does not wait
 --         {'full', bound, waiting}: no worker is free, and the queue has no place for the call; bound is 'function',
 --         'project' or 'all', and waiting is the number of waiting calls that this limit counts
--- promises  leases and waiting calls never exceed the limits of function, project and runtime; a call never gets a worker of another
---           target; a project without waiting calls gets a place if the queues have one; a function without waiting calls gets a
---           place if its project has one
+-- promises  leases and waiting calls never exceed the limits of version, function, project and runtime; a call never
+--           gets a worker of another target; a project without waiting calls gets a place if the queues have one; a
+--           function without waiting calls gets a place if its project has one
 
 acknowledge(ARGV[2], ARGV[16])
 if not current(ARGV, 17) then return {'stale'} end
 
 local kind, runtime, target, project_id = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local function_id = function_of(target)
-local counts = read_counts(function_id, project_id, runtime)
+local counts = read_counts(target, project_id, runtime)
 if (counts.own or '') ~= ARGV[7] then
   if ARGV[7] == '' then
-    call('HDEL', CONCURRENCY, 'own ' .. function_id)
+    call('HDEL', CONCURRENCY, 'own ' .. version_of(target))
   else
-    call('HSET', CONCURRENCY, 'own ' .. function_id, ARGV[7])
+    call('HSET', CONCURRENCY, 'own ' .. version_of(target), ARGV[7])
   end
-  counts = read_counts(function_id, project_id, runtime)
+  counts = read_counts(target, project_id, runtime)
 end
 
 local is_held_back = not is_below(counts)
@@ -43,8 +43,8 @@ if not is_held_back then
   end
   if worker then
     local address, secret, token = begin_lease(worker, is_warm, {
-      runtime = runtime, target = target, function_id = function_id, project_id = project_id, holder = ARGV[2],
-      execution = ARGV[8], run_ms = ARGV[9], detail = ARGV[10],
+      runtime = runtime, target = target, project_id = project_id, holder = ARGV[2], execution = ARGV[8],
+      run_ms = ARGV[9], detail = ARGV[10],
     }, counts)
     return {'lease', worker, address, secret, token, is_warm and 'assign' or 'none', is_warm and '1' or '0'}
   end

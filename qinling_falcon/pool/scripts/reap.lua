@@ -85,14 +85,15 @@ for at = 1, #runtimes, 2 do
   end
 end
 
--- 5. Counts that are 0, a page at a time.
+-- 5. Counts that are 0, a page at a time. A version's own limit stays while calls of the function wait.
 local counts = call('HSCAN', CONCURRENCY, was[4] or '0', 'COUNT', PAGE)
 for at = 1, #counts[2], 2 do
   local field = counts[2][at]
-  if counts[2][at + 1] == '0' and not string.match(field, '^limit ') then
+  local version = string.match(field, '^version (.*)$')
+  if counts[2][at + 1] == '0' and not string.match(field, '^limit ')
+    and not (version and (tonumber(call('HGET', WAITING, 'function ' .. function_of(version))) or 0) > 0) then
     call('HDEL', CONCURRENCY, field)
-    local function_id = string.match(field, '^function (.*)$')
-    if function_id then call('HDEL', CONCURRENCY, 'own ' .. function_id) end
+    if version then call('HDEL', CONCURRENCY, 'own ' .. version) end
   end
 end
 for _, field in ipairs(call('HRANDFIELD', WAITING, PAGE)) do

@@ -26,7 +26,7 @@ if ARGV[9] ~= '' then update_entry(queue, ARGV[4], tonumber(ARGV[9]), now - tonu
 
 if is[9] == '1' then
   local arrival = now - tonumber(ARGV[8])
-  local counts = read_counts(function_of(target), project_id, runtime)
+  local counts = read_counts(target, project_id, runtime)
   local drains = is[6] or (tonumber(is[7]) or 0) > now
   local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
   local passes = first[1] and first[1] ~= ARGV[4] and tonumber(first[2]) + LATER_MS < arrival

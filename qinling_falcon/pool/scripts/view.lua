@@ -19,7 +19,7 @@ for at = 1, #configured, 2 do
   local found = 0
   for _, queue in ipairs(call('ZRANGE', P .. 'escalated:' .. runtime, 0, tonumber(ARGV[2]) - 1)) do
     local _, target, project_id, kind = parse_queue(queue)
-    local counts = read_counts(function_of(target), project_id, runtime)
+    local counts = read_counts(target, project_id, runtime)
     if not is_below(counts) then
       block(queue, runtime, project_id)
     elseif found < tonumber(ARGV[3]) then
@@ -29,8 +29,7 @@ for at = 1, #configured, 2 do
       growing[#growing + 1] = {
         runtime = runtime, target = target, kind = kind, arrival = oldest(queue), held = held_by(target),
         rank = tonumber(call('ZSCORE', P .. 'escalated:' .. runtime, queue)), waiting = waiting,
-        room = math.min(counts.function_limit - counts.functions, counts.project_limit - counts.projects,
-          counts.runtime_limit - counts.runtimes),
+        room = room_of(counts),
       }
     end
   end

@@ -18,7 +18,7 @@ local function acknowledge(holder, executions)
   call('HDEL', journal_of(holder), unpack(ids))
 end
 
--- Leases a free worker. `wanted` has runtime, target, function_id, project_id and holder; also execution, run_ms and
+-- Leases a free worker. `wanted` has runtime, target, project_id and holder; also execution, run_ms and
 -- detail, unless this is an offer. Without a detail there is no execution: the worker is loaded ahead of calls.
 -- Returns address, secret and token.
 local function begin_lease(worker, is_warm, wanted, counts)
@@ -39,7 +39,7 @@ local function begin_lease(worker, is_warm, wanted, counts)
     wanted.project_id, 'holder', wanted.holder, 'execution', wanted.execution or '', 'granted', text(now),
     'accepted', accepted and '1' or '0', 'new', is_warm and '1' or '0')
   call('ZADD', LEASES, now + (accepted and tonumber(wanted.run_ms) or ACCEPT_MS), worker)
-  count_leases(counts, 1, wanted.function_id, wanted.project_id, wanted.runtime)
+  count_leases(counts, 1, wanted.target, wanted.project_id, wanted.runtime)
   if accepted and wanted.detail ~= '' then call('HSET', journal_of(wanted.holder), wanted.execution, wanted.detail) end
   return is[1], is[2], token
 end
@@ -52,7 +52,7 @@ local function offer(queue, worker, is_warm, counts)
   local cold = 'none'
   if is_warm then cold = tonumber(call('HGET', record(worker), 'ready')) >= arrival and 'start' or 'assign' end
   local address, secret, token = begin_lease(worker, is_warm, {
-    runtime = runtime, target = target, function_id = function_of(target), project_id = project_id, holder = holder,
+    runtime = runtime, target = target, project_id = project_id, holder = holder,
   }, counts)
   set_entry(queue, holder, tonumber(call('HGET', P .. 'counts:' .. queue, holder)) - 1, arrival)
   notify(holder, queue, 'lease', worker, address, secret, token, cold, is_warm and '1' or '0')
@@ -62,7 +62,7 @@ end
 -- 'served', 'held back' (by a limit), or 'short' (of workers).
 local function serve(queue)
   local runtime, target, project_id, kind = parse_queue(queue)
-  local counts = read_counts(function_of(target), project_id, runtime)
+  local counts = read_counts(target, project_id, runtime)
   if not is_below(counts) then return 'held back' end
   local worker = kind == 'any' and call('ZREVRANGE', P .. 'idle:' .. target, 0, 0)[1]
   if worker then
@@ -105,7 +105,7 @@ local function give_warm(runtime, reserve)
   for _, queue in ipairs(call('ZRANGE', P .. 'escalated:' .. runtime, 0, LOOK_AT - 1)) do
     local _, target, project_id, kind = parse_queue(queue)
     local held = held_by(target)
-    local counts = read_counts(function_of(target), project_id, runtime)
+    local counts = read_counts(target, project_id, runtime)
     if not is_below(counts) then
       block(queue, runtime, project_id)
     elseif count > reserve or held == 0 or kind == 'warm' and is_full then
@@ -122,13 +122,12 @@ end
 -- the counts from before.
 local function end_lease(worker, target, project_id, runtime)
   call('ZREM', LEASES, worker)
-  local function_id = function_of(target)
-  local counts = read_counts(function_id, project_id, runtime)
+  local counts = read_counts(target, project_id, runtime)
   local before = {
-    function_full = counts.functions >= counts.function_limit,
+    function_full = counts.functions >= counts.function_limit or counts.versions >= counts.version_limit,
     project_full = counts.projects >= counts.project_limit, runtime_full = counts.runtimes >= counts.runtime_limit,
   }
-  count_leases(counts, -1, function_id, project_id, runtime)
+  count_leases(counts, -1, target, project_id, runtime)
   before.counts = counts
   return before
 end
