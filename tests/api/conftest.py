@@ -75,6 +75,7 @@ def connection(settings: Settings) -> Iterator[PipelinedConnection]:
     """To an empty Valkey."""
     connection = PipelinedConnection(settings.effective_redis_url)
     connection.call("FLUSHALL")
+    connection.close()  # the next one notes which server this is, which was erased
     yield connection
     connection.close()
 
@@ -90,7 +91,9 @@ def pool(connection: PipelinedConnection, settings: Settings) -> Iterator[Pool]:
 @pytest.fixture
 def registry(connection: PipelinedConnection, settings: Settings) -> Registry:
     """The pool manager's side."""
-    return Registry(connection, settings)
+    registry = Registry(connection, settings)
+    registry.set_limits(max_workers=48, start_ms=100)
+    return registry
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from qinling_falcon.invocation.loading import Loading, lease_request
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.models.scope import Context
-from qinling_falcon.pool.leases import Lease, LeaseRequest
+from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseRequest
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
@@ -69,10 +69,8 @@ class NoWorkers:
         self.asked.append("loaded")
         if self.free_at is None or len(self.asked) < self.free_at:
             return None
-        return Lease("w", "a:1", "s", 1, request.execution_id, request.target, "r", "none", needs_load=False)
-
-    def give_back(self, lease: Lease) -> None:
-        self.asked.append(f"gave back {lease.worker_id}")
+        worker = LeasedWorker("w", "a:1", "s", 1, needs_load=False)
+        return Lease(cast(Any, self), worker, request.execution_id, request.queue, "none", 0.0, is_journaled=True)
 
     def lease(self, request: LeaseRequest, wait_s: float) -> None:
         self.asked.append("any")
@@ -171,12 +169,3 @@ def test_what_the_storage_said_is_told_when_no_worker_gets_free_either() -> None
     made, request = loading(pool, Storage(Unavailable("the storage is away")), invoke_queue_timeout_s=0.3)
     with pytest.raises(Unavailable, match="storage is away"):
         made.loaded_worker(TARGET, request)
-
-
-def test_a_worker_for_which_there_is_no_package_after_all_is_given_back() -> None:
-    pool = NoWorkers()
-    made, _ = loading(pool, Storage(Unavailable("away")))
-    lease = Lease("w", "a:1", "s", 1, "e", TARGET.key, "r", "assign", needs_load=True)
-    with pytest.raises(Unavailable):
-        made.package(lease, TARGET)
-    assert pool.asked == ["gave back w"]

@@ -10,9 +10,9 @@ import pytest
 
 from qinling_falcon.invocation import worker_client
 from qinling_falcon.invocation.worker_client import NotLoaded, NotSent, WorkerClient
-from qinling_falcon.pool.leases import Lease
+from qinling_falcon.pool.leases import LeasedWorker
 
-Answers = Callable[[bytes | None], Lease]
+Answers = Callable[[bytes | None], LeasedWorker]
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def answers() -> Iterator[Answers]:
     """Starts a fake worker that gives this answer to a request, closes at once (b""), or never answers (None)."""
     stops: list[Callable[[], object]] = []
 
-    def start(answer: bytes | None) -> Lease:
+    def start(answer: bytes | None) -> LeasedWorker:
         listener = socket.create_server(("127.0.0.1", 0))
         over = threading.Event()
 
@@ -38,7 +38,7 @@ def answers() -> Iterator[Answers]:
         thread = threading.Thread(target=serve)
         thread.start()
         stops.extend([over.set, thread.join, listener.close])
-        return Lease("w", f"127.0.0.1:{listener.getsockname()[1]}", "s", 1, "e", "t", "r", "assign", needs_load=True)
+        return LeasedWorker("w", f"127.0.0.1:{listener.getsockname()[1]}", "s", 1, needs_load=True)
 
     yield start
     for stop in stops:
@@ -53,8 +53,8 @@ def answered(status: int, body: bytes) -> bytes:
     )
 
 
-def load(lease: Lease) -> None:
-    WorkerClient().load(lease, b"the package", {"target": "t"}, 0.2)
+def load(worker: LeasedWorker) -> None:
+    WorkerClient().load(worker, b"the package", {"target": "t"}, 0.2)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 431])
