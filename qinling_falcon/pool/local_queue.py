@@ -27,6 +27,7 @@ class Waiter:
         arrived: when it came, on the monotonic clock.
         deadline: until when it waits.
         place: gets a `Lease`, or a `Word`.
+        is_counted: whether the entry in Redis counts it: it has asked Redis, or has waited for `PATIENCE_S`.
         is_gone: nobody reads `place` any more.
     """
 
@@ -34,6 +35,7 @@ class Waiter:
     arrived: float
     deadline: float
     place: AsyncResult = field(default_factory=AsyncResult)
+    is_counted: bool = False
     is_gone: bool = False
 
 
@@ -55,6 +57,7 @@ class LocalQueue:
         offers: workers that came before the call that asked for them was told to wait.
         asking: how many calls ask Redis at the moment.
         leased: how many workers of the target this process has leased.
+        counted: how many of the waiters are counted in Redis.
         hold_s: how long an execution holds a worker, as a moving mean; None: not known yet.
         is_overcounted: whether Redis was told of calls that were asking then, and that may have got a worker since.
         has_entry: whether Redis has an entry of this process in the queue.
@@ -68,6 +71,7 @@ class LocalQueue:
     offers: deque[Offer] = field(default_factory=deque)
     asking: int = 0
     leased: int = 0
+    counted: int = 0
     hold_s: float | None = None
     is_overcounted: bool = False
     has_entry: bool = False
@@ -93,15 +97,37 @@ class LocalQueue:
 
     def enter(self, waiter: Waiter) -> None:
         """Add a call at its place by arrival."""
+        self.counted += waiter.is_counted
         if not self.waiters or self.waiters[-1].arrived <= waiter.arrived:
             self.waiters.append(waiter)
         else:
             insort(self.waiters, waiter, key=attrgetter("arrived"))
 
+    def take(self) -> Waiter:
+        """Take the oldest call out of the queue."""
+        waiter = self.waiters.popleft()
+        self.counted -= waiter.is_counted
+        return waiter
+
+    def remove(self, waiter: Waiter) -> None:
+        """Take a call out of the queue, if it is there."""
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+            self.counted -= waiter.is_counted
+
     def count(self) -> int:
-        """How many calls wait, as Redis is told now; those that are asking count, too."""
+        """How many calls Redis is told of now; those that are asking count, too."""
         self.is_overcounted = self.asking > 0
-        return len(self.waiters) + self.asking
+        return self.counted + self.asking
+
+    def count_impatient(self) -> None:
+        """From now on, all calls that have waited for `PATIENCE_S` are counted."""
+        since = time.monotonic() - PATIENCE_S
+        for waiter in self.waiters:
+            if waiter.arrived > since:
+                break
+            self.counted += not waiter.is_counted
+            waiter.is_counted = True
 
     def waited_ms(self) -> int:
         """For how long the oldest call has waited."""

@@ -216,7 +216,7 @@ class Pool(Generations):
             raise
         if reply[0] == b"queued":
             queue.asking -= 1
-            queue.has_entry = True
+            queue.has_entry = waiter.is_counted = True
             return self._waiting.wait(queue, waiter)
         if reply[0] == b"lease":
             lease = self._waiting.hold(queue, request, *_worker(reply))

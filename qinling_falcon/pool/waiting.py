@@ -136,7 +136,7 @@ class WaitingRoom:
             else:
                 self.release(queue, worker, destroy=False)
             return
-        waiter = queue.waiters.popleft()
+        waiter = queue.take()
         request = waiter.request
         count = queue.count()
         had_entry = queue.has_entry
@@ -188,6 +188,7 @@ class WaitingRoom:
         """Say to Redis how many calls of this process still wait."""
         count = queue.count()
         queue.has_entry = count > 0
+        queue.is_escalated = queue.is_escalated and queue.has_entry
         self._scripts.cast("leave", self._holder, queue.name, count, queue.waited_ms())
         self.discard_unused(queue)
 
@@ -219,7 +220,7 @@ class WaitingRoom:
             for queue in list(self._queues.values()):
                 late = [waiter for waiter in queue.waiters if waiter.deadline <= now]
                 for waiter in late:
-                    queue.waiters.remove(waiter)
+                    queue.remove(waiter)
                     waiter.place.set(Word.LATE)
                 if late and queue.has_entry:
                     self.update_entry(queue)
@@ -292,7 +293,7 @@ class WaitingRoom:
     def _tell_all(self, queue: LocalQueue) -> None:
         queue.has_entry = queue.is_escalated = False
         while queue.waiters:
-            queue.waiters.popleft().place.set(Word.AGAIN)
+            queue.take().place.set(Word.AGAIN)
 
     def _correct(self, queue: LocalQueue) -> None:
         """Tell Redis the right number, once no call is asking any more."""
@@ -300,10 +301,9 @@ class WaitingRoom:
             self.update_entry(queue)
 
     def _remove(self, queue: LocalQueue, waiter: Waiter) -> None:
-        if waiter in queue.waiters:
-            queue.waiters.remove(waiter)
-            if queue.has_entry:
-                self.update_entry(queue)
+        queue.remove(waiter)
+        if queue.has_entry:
+            self.update_entry(queue)
 
     def _watch(self, queue: LocalQueue) -> None:
         """See to it that a call that waits for long makes its queue ask for one more worker."""
@@ -328,6 +328,7 @@ class WaitingRoom:
             if isinstance(reply, PoolUnavailable):
                 self._tell_all(queue)
 
+        queue.count_impatient()
         queue.has_entry = queue.is_escalated = True
         queue.said = time.monotonic()
         count = queue.count()

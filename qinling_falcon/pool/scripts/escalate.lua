@@ -6,12 +6,16 @@
 
 local runtime, target, project_id = parse_queue(ARGV[3])
 set_entry(ARGV[3], ARGV[2], tonumber(ARGV[4]), now - tonumber(ARGV[5]))
-local how = serve(ARGV[3])
+local how = 'served'
+for _ = 1, LOOK_AT do
+  how = serve(ARGV[3])
+  if how ~= 'served' or call('EXISTS', P .. 'queue:' .. ARGV[3]) == 0 then break end
+end
 if how == 'held back' then
   block(ARGV[3], runtime, project_id)
   return 0
 end
-if how == 'short' or call('EXISTS', P .. 'queue:' .. ARGV[3]) == 1 then
+if call('EXISTS', P .. 'queue:' .. ARGV[3]) == 1 then
   escalate(ARGV[3])
   give_warm(runtime, 1)
 end

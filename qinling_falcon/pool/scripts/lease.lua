@@ -33,7 +33,7 @@ end
 local is_held_back = not is_below(counts)
 local held
 if not is_held_back then
-  local worker = kind ~= 'warm' and call('ZREVRANGE', P .. 'idle:' .. target, 0, 0)[1]
+  local worker = kind ~= 'warm' and take_latest_idle(target)
   local is_warm = false
   if not worker and kind ~= 'loaded' then
     held = held_by(target)

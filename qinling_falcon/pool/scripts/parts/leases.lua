@@ -18,7 +18,7 @@ local function acknowledge(holder, executions)
   call('HDEL', journal_of(holder), unpack(ids))
 end
 
--- Leases a free worker. `wanted` has runtime, target, project_id and holder; also execution, run_ms and
+-- Leases a warm worker, or an idle one that was taken out of its sets. `wanted` has runtime, target, project_id and holder; also execution, run_ms and
 -- detail, unless this is an offer. Without a detail there is no execution: the worker is loaded ahead of calls.
 -- Returns address, secret and token.
 local function begin_lease(worker, is_warm, wanted, counts)
@@ -31,8 +31,6 @@ local function begin_lease(worker, is_warm, wanted, counts)
     rank_anew(wanted.runtime, wanted.target, wanted.project_id)
     -- The stock is refilled by the manager's next pass: a start at once would take its CPU from this very call.
     if call('ZCARD', P .. 'warm:' .. wanted.runtime) == 0 then wake() end
-  else
-    take_idle(worker, wanted.target)
   end
   local accepted = wanted.execution ~= nil
   call('HSET', record(worker), 'state', 'leased', 'token', token, 'target', wanted.target, 'project',
@@ -44,7 +42,7 @@ local function begin_lease(worker, is_warm, wanted, counts)
   return is[1], is[2], token
 end
 
--- Offers a free worker to the process whose call in the queue is the oldest.
+-- Offers a worker, as `begin_lease` takes it, to the process whose call in the queue is the oldest.
 local function offer(queue, worker, is_warm, counts)
   local runtime, target, project_id = parse_queue(queue)
   local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
@@ -64,7 +62,7 @@ local function serve(queue)
   local runtime, target, project_id, kind = parse_queue(queue)
   local counts = read_counts(target, project_id, runtime)
   if not is_below(counts) then return 'held back' end
-  local worker = kind == 'any' and call('ZREVRANGE', P .. 'idle:' .. target, 0, 0)[1]
+  local worker = kind == 'any' and take_latest_idle(target)
   if worker then
     offer(queue, worker, false, counts)
     return 'served'

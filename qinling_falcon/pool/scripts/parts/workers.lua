@@ -63,3 +63,10 @@ local function take_idle(worker, target)
   call('ZREM', IDLE, worker)
   call('ZREM', P .. 'idle:' .. target, worker)
 end
+
+-- Takes the most recently used idle worker of a target, so that the others can age. Nil: there is none.
+local function take_latest_idle(target)
+  local worker = call('ZPOPMAX', P .. 'idle:' .. target)[1]
+  if worker then call('ZREM', IDLE, worker) end
+  return worker
+end
