@@ -2,10 +2,12 @@
 -- include: limits workers queues leases
 -- ARGV    2 holder  3 queue  4 how many of its calls wait  5 for how many ms the oldest of them has waited
 -- returns 1: the queue is among those that want a worker, or was given one; 0: a limit holds it back
--- promises  a target without a worker gets a warm one; others get one while more than one warm worker remains
+-- promises  the calls get all idle workers of their target before it gets a warm one; a target without a worker gets a
+--           warm one; others get one while more than one warm worker remains
 
 local runtime, target, project_id = parse_queue(ARGV[3])
 set_entry(ARGV[3], ARGV[2], tonumber(ARGV[4]), now - tonumber(ARGV[5]))
+-- Calls that waited for a worker of their own process did not ask for idle workers, so there may be several.
 local how = 'served'
 for _ = 1, LOOK_AT do
   how = serve(ARGV[3])
