@@ -16,11 +16,12 @@ from qinling_falcon.storage.turns import TooManyWait, Turns, WaitedTooLong
 log = logging.getLogger(__name__)
 
 # Packages are in memory while they are read, so only this many are read at once. One project may have `_SHARE` of
-# these reads, so that its slow reads don't block other projects. `_MOST_OF_PROJECT` of its reads may run or wait, each
-# for at most `_PATIENCE_S`.
+# these reads, so that its slow reads don't block other projects. Each read waits for at most `_PATIENCE_S`. A read that
+# waits costs little, and a burst of first calls needs one for each function: `invocation.admission` limits the calls of
+# a project, and `_MOST_OF_PROJECT` is above its default.
 _MOST_AT_ONCE = 8
 _SHARE = 4
-_MOST_OF_PROJECT = 64
+_MOST_OF_PROJECT = 1000
 _PATIENCE_S = 5.0
 # A failed read is not repeated for this long, so that repeated calls cost the storage and the pool nothing.
 _FAILED_S = 1.0
