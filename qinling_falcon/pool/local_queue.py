@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import insort
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -18,6 +20,43 @@ PATIENCE_S = 0.005
 _NEW_HOLD_WEIGHT = 0.1
 
 
+class Gate:
+    """Whether a call may load a warm worker: not before the package of its target is readable.
+
+    While its gate is closed, a call waits without a deadline for a worker that holds the target already. Whoever reads
+    the package opens the gate, or fails it.
+
+    Attributes:
+        is_open: whether the call is an ordinary waiting call.
+        error: what the call raises instead of waiting longer.
+    """
+
+    __slots__ = ("_changed", "error", "is_open")
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.error: Exception | None = None
+        self._changed: Callable[[], None] | None = None
+
+    def open(self) -> None:
+        """The package is readable."""
+        self.is_open = True
+        self._tell()
+
+    def fail(self, error: Exception) -> None:
+        """The package can't be read, and the call is to wait no longer."""
+        self.error = error
+        self._tell()
+
+    def watch(self, changed: Callable[[], None] | None) -> None:
+        """Call this at each change."""
+        self._changed = changed
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed()
+
+
 @dataclass(slots=True, eq=False)
 class Waiter:
     """A call that waits.
@@ -25,6 +64,8 @@ class Waiter:
     Attributes:
         request: what it waits for.
         arrived: when it came, on the monotonic clock.
+        wait_s: for how long it waits, not counting the time with a closed gate.
+        gate: whether it may load a worker; None: it may.
         deadline: until when it waits.
         place: gets a `Lease`, or a `Word`.
         is_counted: whether the entry in Redis counts it: it has asked Redis, or has waited for `PATIENCE_S`.
@@ -33,10 +74,26 @@ class Waiter:
 
     request: LeaseRequest
     arrived: float
-    deadline: float
+    wait_s: float
+    gate: Gate | None = None
+    deadline: float = field(init=False)
     place: AsyncResult = field(default_factory=AsyncResult)
     is_counted: bool = False
     is_gone: bool = False
+
+    def __post_init__(self) -> None:
+        self.deadline = self.arrived + self.wait_s if self.may_load else math.inf
+
+    @property
+    def may_load(self) -> bool:
+        """Whether a warm worker will do."""
+        return self.gate is None or self.gate.is_open
+
+    def again(self) -> Waiter:
+        """The same call, with a new place."""
+        waiter = Waiter(self.request, self.arrived, self.wait_s, self.gate)
+        waiter.deadline = self.deadline
+        return waiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +165,19 @@ class LocalQueue:
         waiter = self.waiters.popleft()
         self.counted -= waiter.is_counted
         return waiter
+
+    def take_for(self, worker: LeasedWorker) -> Waiter | None:
+        """Take the oldest call for which this worker will do out of the queue."""
+        if not worker.needs_load:
+            return self.take() if self.waiters else None
+        waiter = self.first_that_may_load()
+        if waiter is not None:
+            self.remove(waiter)
+        return waiter
+
+    def first_that_may_load(self) -> Waiter | None:
+        """The oldest call for which a warm worker will do."""
+        return next((waiter for waiter in self.waiters if waiter.may_load), None)
 
     def remove(self, waiter: Waiter) -> None:
         """Take a call out of the queue, if it is there."""

@@ -17,7 +17,7 @@ from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.generations import Generations
 from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Capacity, Cold, Kind, Lease, LeasedWorker, LeaseRequest, StaleTarget
-from qinling_falcon.pool.local_queue import LocalQueue, Waiter
+from qinling_falcon.pool.local_queue import Gate, LocalQueue, Waiter
 from qinling_falcon.pool.place import WorkersElsewhere, elsewhere
 from qinling_falcon.pool.queue_bounds import QueueBounds
 from qinling_falcon.pool.runner import Clock, ScriptRunner
@@ -68,21 +68,28 @@ class Pool(Generations):
         self._greenlets = []
         self._listening.close()
 
-    def lease(self, request: LeaseRequest, wait_s: float) -> Lease:
+    def lease(self, request: LeaseRequest, wait_s: float, gate: Gate | None = None) -> Lease:
         """Lease a worker for `request`, waiting up to `wait_s` for one.
+
+        Args:
+            request: what is needed.
+            wait_s: the longest wait, not counting the time with a closed gate.
+            gate: while it is closed, only a worker that holds the target will do; None: the call may load one.
 
         Raises:
             StaleTarget: the target was resolved under an older generation.
+            Exception: the gate was failed with it.
             Unavailable: no worker was free in time, no place was left in the queue, or Redis is away
                 (`PoolUnavailable`).
         """
-        waiter = Waiter(request, time.monotonic(), time.monotonic() + wait_s)
+        waiter = Waiter(request, time.monotonic(), wait_s, gate)
         queue = self._waiting.queue_of(request)
         while True:
             if wait_s > 0 and request.kind == "any" and queue.will_serve_soon():
                 news: Lease | Word = self._waiting.wait(queue, waiter)
             else:
-                news = self._ask(queue, waiter, waits=wait_s > 0)
+                kind = request.kind if waiter.may_load else "loaded"
+                news = self._ask(queue, waiter, kind, waits=wait_s > 0 or not waiter.may_load)
             if isinstance(news, Lease):
                 return news
             if news is Word.STALE:
@@ -90,7 +97,7 @@ class Pool(Generations):
             if news is Word.LATE or time.monotonic() >= waiter.deadline:
                 raise Unavailable(_NOT_IN_TIME, retry_after_s=1)
             queue = self._waiting.queue_of(request)
-            waiter = Waiter(request, waiter.arrived, waiter.deadline)
+            waiter = waiter.again()
 
     def lease_loaded(self, request: LeaseRequest) -> Lease | None:
         """Lease a worker that holds the target and is idle, if there is one. Nobody's worker is evicted for that.
@@ -100,8 +107,7 @@ class Pool(Generations):
             PoolUnavailable: Redis is away.
         """
         queue = self._waiting.queue_of(request)
-        now = time.monotonic()
-        news = self._ask(queue, Waiter(request, now, now), waits=False, kind="loaded")
+        news = self._ask(queue, Waiter(request, time.monotonic(), 0.0), "loaded", waits=False)
         if news is Word.STALE:
             raise StaleTarget(request.target)
         return news if isinstance(news, Lease) else None
@@ -184,7 +190,7 @@ class Pool(Generations):
         """Tell the pool manager that there is something to do: a runtime has come, changed or gone."""
         self._connection.call("RPUSH", keys.WAKEUPS, keys.CHANGED)
 
-    def _ask(self, queue: LocalQueue, waiter: Waiter, *, waits: bool, kind: Kind | None = None) -> Lease | Word:
+    def _ask(self, queue: LocalQueue, waiter: Waiter, kind: Kind, *, waits: bool) -> Lease | Word:
         """Ask Redis for a worker, and wait for one if there is none and the call waits."""
         request = waiter.request
         queue.asking += 1
@@ -193,7 +199,7 @@ class Pool(Generations):
             reply = self._scripts.run(
                 "lease",
                 self.holder,
-                kind or request.kind,
+                kind,
                 request.runtime_id,
                 request.target,
                 request.project_id,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -94,8 +95,12 @@ class WaitingRoom:
 
         Raises:
             PoolUnavailable: Redis is away.
+            Exception: the call's gate was failed with it.
         """
         queue.enter(waiter)
+        if waiter.gate is not None:
+            waiter.gate.watch(lambda: self._gate_changed(queue, waiter))
+            self._gate_changed(queue, waiter)
         self.use_offers(queue)
         self._correct(queue)
         self._watch(queue)
@@ -130,13 +135,14 @@ class WaitingRoom:
 
     def pass_on(self, queue: LocalQueue, worker: LeasedWorker, cold: Cold = "none") -> None:
         """Give a worker of this process to its oldest waiting call; without one, give it back to the pool."""
-        if not queue.waiters:
+        waiter = queue.take_for(worker)
+        if waiter is None:
             if worker.needs_load:
+                self._leave_for_now(queue)
                 self.return_unused(queue, worker)
             else:
                 self.release(queue, worker, destroy=False)
             return
-        waiter = queue.take()
         request = waiter.request
         count = queue.count()
         had_entry = queue.has_entry
@@ -225,7 +231,7 @@ class WaitingRoom:
                 if late and queue.has_entry:
                     self.update_entry(queue)
                 if queue.waiters and queue.waiters[0].arrived < now - _SAY_AGAIN_S and queue.said < now - _SAY_AGAIN_S:
-                    self._escalate(queue)  # in case that an entry or a notification was lost
+                    self._say_again(queue)
 
     def _lease(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: Cold) -> Lease:
         if request.detail:
@@ -307,19 +313,53 @@ class WaitingRoom:
 
     def _watch(self, queue: LocalQueue) -> None:
         """See to it that a call that waits for long makes its queue ask for one more worker."""
-        if queue.waiters and not queue.is_watched and not queue.is_escalated:
+        oldest = queue.first_that_may_load()
+        if oldest is not None and not queue.is_watched and not queue.is_escalated:
             queue.is_watched = True
-            wait_s = queue.waiters[0].arrived + PATIENCE_S - time.monotonic()
+            wait_s = oldest.arrived + PATIENCE_S - time.monotonic()
             gevent.spawn_later(max(0.0, wait_s), self._look_at, queue)
 
     def _look_at(self, queue: LocalQueue) -> None:
         queue.is_watched = False
-        if not queue.waiters or queue.is_escalated:
+        oldest = queue.first_that_may_load()
+        if oldest is None or queue.is_escalated:
             return
-        if time.monotonic() - queue.waiters[0].arrived < PATIENCE_S:
+        if time.monotonic() - oldest.arrived < PATIENCE_S:
             self._watch(queue)
             return
         self._escalate(queue)
+
+    def _gate_changed(self, queue: LocalQueue, waiter: Waiter) -> None:
+        """The package of a waiting call is readable, or it was given up."""
+        assert waiter.gate is not None
+        if waiter not in queue.waiters:
+            return
+        if waiter.gate.error is not None:
+            waiter.place.set_exception(waiter.gate.error)
+            self._remove(queue, waiter)
+        elif waiter.gate.is_open and waiter.deadline == math.inf:
+            waiter.deadline = time.monotonic() + waiter.wait_s
+            self._watch(queue)
+
+    def _leave_for_now(self, queue: LocalQueue) -> None:
+        """A warm worker was offered, and no call here may load it: others need it, and it must not come back at once.
+
+        The calls still get workers of this process. They enter Redis's queue again with `_say_again`.
+        """
+        if queue.waiters and queue.has_entry:
+            queue.has_entry = queue.is_escalated = False
+            queue.said = time.monotonic()
+            self._scripts.cast("leave", self._holder, queue.name, 0, 0)
+
+    def _say_again(self, queue: LocalQueue) -> None:
+        """Repeat to Redis what it should know, in case that an entry or a notification was lost."""
+        if queue.first_that_may_load() is not None:
+            self._escalate(queue)
+        elif queue.has_entry:
+            queue.said = time.monotonic()
+            self.update_entry(queue)
+        else:
+            self._tell_all(queue)
 
     def _escalate(self, queue: LocalQueue) -> None:
         """Say to Redis that calls wait and want one more worker; also that they still wait."""
