@@ -128,7 +128,8 @@ def test_a_gate_that_fails_ends_the_wait_with_its_reason(sides: tuple[Side, Side
 def test_a_warm_worker_that_another_process_asked_for_goes_there(sides: tuple[Side, Side]) -> None:
     """The older entry has only calls with closed gates: the offer to it passes on, and its calls still get a worker."""
     one, other = sides
-    held = holder(other)
+    one.start()
+    held = other.pool.lease(other.request(), 5)
     closed = gated(one, Gate())
     opened = gevent.spawn(other.pool.lease, other.request(), 20)
     wait_until(lambda: escalated(other) == 1)
