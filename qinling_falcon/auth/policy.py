@@ -72,6 +72,11 @@ RULES: Mapping[str, str] = {
     "job:delete": _OWNER,
     "quota:get": _OWNER,
     "quota:update": _ADMIN,
+    "pool:get": _ADMIN,
+    "pool_worker:get_all": _ADMIN,
+    "pool_queue:get_all": _ADMIN,
+    "pool_event:get_all": _ADMIN,
+    "pool_execution:get": _ADMIN,
 }
 """Every rule and its default, in the syntax of oslo.policy."""
 

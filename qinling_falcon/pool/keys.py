@@ -9,6 +9,8 @@ DRAINING = f"{ANCHOR}:draining"
 LOST = f"{ANCHOR}:lost"
 MANAGER = f"{ANCHOR}:manager"
 RUNTIMES = f"{ANCHOR}:runtimes"
+EVENTS = f"{ANCHOR}:events"
+HOST = f"{ANCHOR}:host"
 WORKERS = f"{ANCHOR}:workers"
 
 CHANGED = "changed"

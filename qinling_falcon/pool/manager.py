@@ -134,10 +134,10 @@ class Manager:
         for runtime_id in decision.starts:
             self._begin_start(runtime_id, self._runtimes.images[runtime_id])
         for eviction in decision.evictions:
-            if self._registry.evict(eviction.worker, eviction.unused_ms):
+            if self._registry.evict(eviction.worker, eviction.unused_ms, eviction.reason):
                 logger.info("evicted a worker", extra={"worker_id": eviction.worker, "reason": eviction.reason})
         for recall in decision.recalls:
-            if self._registry.recall(recall.worker, recall.stands_ms):
+            if self._registry.recall(recall.worker, recall.stands_ms, recall.reason):
                 logger.info("recalled a worker", extra={"worker_id": recall.worker, "reason": recall.reason})
         alive = {worker.worker_id for worker in self._orchestrator.list()}
         self._end_workers(alive.intersection(self._registry.draining()))

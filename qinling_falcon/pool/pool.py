@@ -13,8 +13,10 @@ import gevent
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool import keys
+from qinling_falcon.pool.call_counts import CallCounts
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.generations import Generations
+from qinling_falcon.pool.inspection import Inspection
 from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Capacity, Cold, Kind, Lease, LeasedWorker, LeaseRequest, StaleTarget
 from qinling_falcon.pool.local_queue import Gate, LocalQueue, Waiter
@@ -41,16 +43,21 @@ class Pool(Generations):
         holder: this process's name, which no other process has or had.
         settings: limits and times.
         clock: for tests.
+
+    Attributes:
+        inspection: reads the pool for the operator.
     """
 
     def __init__(self, connection: PipelinedConnection, holder: str, settings: Settings, *, clock: Clock | None = None):
         self.holder = holder
         self._connection = connection
         super().__init__(ScriptRunner(connection, clock))
+        self.inspection = Inspection(self._scripts, connection)
         self._listening = connection.another()
         self._journal = JournalChanges()
         self._waiting = WaitingRoom(self, self._listening, self._scripts, holder, self._journal)
         self._bounds = QueueBounds.of(settings)
+        self._calls = CallCounts()
         self._heartbeat_s = settings.holder_ttl_s / _HEARTBEATS_PER_TTL
         self._as_of: str = "0"
         self._greenlets: list[gevent.Greenlet] = []
@@ -91,10 +98,13 @@ class Pool(Generations):
                 kind = request.kind if waiter.may_load else "loaded"
                 news = self._ask(queue, waiter, kind, waits=wait_s > 0 or not waiter.may_load)
             if isinstance(news, Lease):
+                if request.detail:
+                    self._calls.served(request.runtime_id, news.cold, time.monotonic() - waiter.arrived)
                 return news
             if news is Word.STALE:
                 raise StaleTarget(request.target)
             if news is Word.LATE or time.monotonic() >= waiter.deadline:
+                self._calls.refused(request.runtime_id)
                 raise Unavailable(_NOT_IN_TIME, retry_after_s=1)
             queue = self._waiting.queue_of(request)
             waiter = waiter.again()
@@ -233,6 +243,7 @@ class Pool(Generations):
             case b"stale":
                 return Word.STALE
             case b"full":
+                self._calls.refused(request.runtime_id)
                 raise self._bounds.refusal(request, reply[1].decode(), int(reply[2]))
         return Word.LATE
 
@@ -272,6 +283,8 @@ class Pool(Generations):
         except PoolUnavailable:
             self._journal.put_back(taken, self._waiting.running)
             raise
+        if counts := self._calls.take():
+            self._scripts.cast("count", *counts)
         self._as_of = now.decode()
         if unknown:
             self._waiting.ask_again()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
 
 _PAGE = 200
+_HOST_TTL_S = 300
 # The queues that are looked at, those that are returned, and the idle workers and targets that are returned.
 _VIEW = (64, 16, 8)
 
@@ -102,13 +103,13 @@ class Registry:
         """A worker answers. It drains at once when there is no place for it any more."""
         self._scripts.run("ready", worker.worker_id, runtime_id, image, worker.address, worker.secret)
 
-    def evict(self, worker_id: str, unused_ms: float = 0) -> bool:
+    def evict(self, worker_id: str, unused_ms: float = 0, reason: str = "") -> bool:
         """Drain a free worker to make room, unless it was used within `unused_ms`. False: it was, or is not free."""
-        return bool(self._scripts.run("evict", worker_id, str(unused_ms)))
+        return bool(self._scripts.run("evict", worker_id, str(unused_ms), reason))
 
-    def recall(self, worker_id: str, stands_ms: float) -> bool:
+    def recall(self, worker_id: str, stands_ms: float, reason: str = "") -> bool:
         """Ask the holder of a busy worker to give it up at its next renewal or release. False: it is not busy."""
-        return bool(self._scripts.run("recall", worker_id, int(stands_ms)))
+        return bool(self._scripts.run("recall", worker_id, int(stands_ms), reason))
 
     def drain(self, worker_ids: Sequence[str]) -> None:
         """These workers get no further call, and end."""
@@ -120,9 +121,14 @@ class Registry:
         if worker_ids:
             self._scripts.run("defer", runtime_id, *worker_ids)
 
-    def gone(self, worker_id: str) -> None:
-        """A worker exists no longer. A lease that is lost by it is among the `lost` ones."""
-        self._scripts.run("gone", worker_id)
+    def gone(self, worker_id: str, reason: str = "") -> None:
+        """A worker exists no longer. A lease that is lost by it is among the `lost` ones.
+
+        Args:
+            worker_id: the worker.
+            reason: why it ended by itself or did not start; empty: it was asked to end.
+        """
+        self._scripts.run("gone", worker_id, reason)
 
     def reap(self) -> None:
         """End what nobody will end: lost leases, offers that were not accepted, workers idle for too long."""
@@ -188,6 +194,17 @@ class Registry:
     def snapshot(self) -> dict[str, Any]:
         """Everything at one moment, by the names of docs/redis-keys.md (see `read_snapshot`)."""
         return read_snapshot(self._scripts.run("snapshot"))
+
+    def describe_host(self, isolation: str, missing: Iterable[tuple[str, str]]) -> None:
+        """Write how local workers are confined, for `GET /v1/pool`. It is to be said again within five minutes.
+
+        Args:
+            isolation: the form of isolation.
+            missing: (feature, what it means) of what this host can't give.
+        """
+        features = [{"feature": feature, "note": note} for feature, note in missing]
+        described = orjson.dumps({"isolation": isolation, "missing": features})
+        self._connection.call("SET", keys.HOST, described, "EX", _HOST_TTL_S)
 
     def close(self) -> None:
         """Close the connection that waits for work."""

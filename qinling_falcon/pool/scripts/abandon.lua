@@ -5,7 +5,9 @@
 
 for at = 3, #ARGV, 3 do
   local is = call('HMGET', record(ARGV[at + 1]), 'state', 'token')
-  if is[1] == 'leased' and is[2] == ARGV[at + 2] then lose(ARGV[at + 1]) end
+  if is[1] == 'leased' and is[2] == ARGV[at + 2] then
+    lose(ARGV[at + 1], 'its process could not tell the state of the worker')
+  end
   lose_execution(ARGV[2], ARGV[at])
 end
 return 1

@@ -8,7 +8,7 @@ local count = 0
 for _, worker in ipairs(call('SMEMBERS', P .. 'assigned:' .. ARGV[2])) do
   local target = call('HGET', record(worker), 'target')
   if target and string.sub(target, 1, #ARGV[3]) == ARGV[3] then
-    drain(worker)
+    drain(worker, 'ended', 'the function was changed, deleted or detached')
     count = count + 1
   end
 end

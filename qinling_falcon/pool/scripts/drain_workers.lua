@@ -8,7 +8,7 @@ for at = 2, #ARGV do
     call('ZREM', P .. 'starting:' .. runtime, ARGV[at])
     put_draining(ARGV[at], runtime)
   else
-    drain(ARGV[at])
+    drain(ARGV[at], 'ended', 'the runtime has another image')
   end
 end
 return 1

@@ -1,6 +1,6 @@
 -- evict: a free worker ends, to make room for another one.
 -- include: limits workers queues leases
--- ARGV    2 worker  3 the longest time since its last use that spares it, in ms
+-- ARGV    2 worker  3 the longest time since its last use that spares it, in ms  4 the reason, for the operator
 -- returns 1; 0: it is not free, or was used meanwhile
 
 local is = call('HMGET', record(ARGV[2]), 'state', 'runtime', 'target')
@@ -11,5 +11,5 @@ elseif is[1] == 'warm' then
   since = call('ZSCORE', P .. 'warm:' .. is[2], ARGV[2])
 end
 if not since or now - tonumber(since) < tonumber(ARGV[3]) then return 0 end
-drain(ARGV[2])
+drain(ARGV[2], 'evicted', ARGV[4])
 return 1

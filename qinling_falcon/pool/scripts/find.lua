@@ -4,8 +4,10 @@
 -- returns the execution's detail, or nil
 -- cost      one command for each process that leases
 
-for _, holder in ipairs(call('ZRANGE', HOLDERS, 0, -1)) do
-  local detail = call('HGET', journal_of(holder), ARGV[2])
-  if detail then return detail end
+for _, set in ipairs({HOLDERS, P .. 'former'}) do
+  for _, holder in ipairs(call('ZRANGE', set, 0, -1)) do
+    local detail = call('HGET', journal_of(holder), ARGV[2])
+    if detail then return detail end
+  end
 end
 return nil

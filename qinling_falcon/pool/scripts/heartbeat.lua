@@ -18,6 +18,8 @@ for at = 5, #ARGV do
   call('SADD', held, ARGV[at])
   local worker, token = string.match(ARGV[at], '^(.*):(%d+)$')
   local known = call('HMGET', record(worker), 'state', 'token')
-  if known[1] and known[1] ~= 'starting' and (tonumber(known[2]) or 0) < tonumber(token) then drain(worker) end
+  if known[1] and known[1] ~= 'starting' and (tonumber(known[2]) or 0) < tonumber(token) then
+    drain(worker, 'ended', 'Redis had lost its lease')
+  end
 end
 return {text(now), new}

@@ -5,12 +5,13 @@
 --           knows nothing of (it was emptied meanwhile) is known from now on, and drains where it has no place
 
 local worker, runtime = ARGV[2], ARGV[3]
-local state = call('HGET', record(worker), 'state')
-if state and state ~= 'starting' then return 0 end
+local is = call('HMGET', record(worker), 'state', 'started')
+if is[1] and is[1] ~= 'starting' then return 0 end
 call('ZREM', P .. 'starting:' .. runtime, worker)
 call('SADD', WORKERS, worker)
 call('HSET', record(worker), 'runtime', runtime, 'image', ARGV[4], 'address', ARGV[5], 'secret', ARGV[6], 'ready',
   text(now))
+note('started', is[2] and 'ready after ' .. text(now - is[2]) .. ' ms', {worker = worker, runtime = runtime})
 if call('SCARD', WORKERS) > (tonumber(call('HGET', POLICY, 'max_workers')) or 0) then
   put_draining(worker, runtime)
   return 1

@@ -30,6 +30,9 @@ end
 for _, worker in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, PAGE)) do
   local is = call('HMGET', record(worker), 'accepted', 'holder', 'runtime', 'target', 'project')
   if is[1] == '0' then
+    note('offer_expired', 'its process has not accepted it in time', {
+      worker = worker, runtime = is[3], target = is[4], holder = is[2],
+    })
     -- The process does not read its notifications, or one was lost: its entry would take the next worker, too.
     for _, kind in ipairs({'any', 'warm'}) do
       local queue = queue_of(is[3], is[4], is[5], kind)
@@ -40,7 +43,7 @@ for _, worker in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, P
     end
     return_unused(worker)
   else
-    lose(worker)
+    lose(worker, 'its deadline has passed')
   end
 end
 
@@ -57,7 +60,8 @@ for _, worker in ipairs(page) do
     local reported = tonumber(call('ZSCORE', REPORTED, holder) or 0)
     local is_unknown = granted < reported and now - granted > UNKNOWN_AFTER_MS
       and call('SISMEMBER', P .. 'held:' .. holder, worker .. ':' .. is[2]) == 0
-    if is_dead or is_unknown then lose(worker) end
+    if is_dead then lose(worker, 'its process is silent') end
+    if is_unknown and not is_dead then lose(worker, 'its process does not know it') end
   end
 end
 local next_lease = #page == PAGE and first + PAGE or 0
@@ -65,7 +69,10 @@ local next_lease = #page == PAGE and first + PAGE or 0
 -- 3. Dead holders: a page of the journal and of the entries of each.
 for holder in pairs(dead) do
   for _, queue in ipairs(call('SPOP', ENTRIES_OF .. holder, PAGE)) do set_entry(queue, holder, 0, now) end
-  for _, execution in ipairs(call('HRANDFIELD', journal_of(holder), PAGE)) do lose_execution(holder, execution) end
+  for _, execution in ipairs(call('HRANDFIELD', journal_of(holder), PAGE)) do
+    note('lost', 'its process is silent', {holder = holder, execution = execution})
+    lose_execution(holder, execution)
+  end
   if call('EXISTS', journal_of(holder), ENTRIES_OF .. holder) == 0 then
     for _, set in ipairs({HOLDERS, FORMER, REPORTED}) do call('ZREM', set, holder) end
     call('DEL', P .. 'held:' .. holder, P .. 'grants:' .. holder)
@@ -75,13 +82,17 @@ for holder in pairs(dead) do
 end
 
 -- 4. Workers that nobody uses.
-for _, worker in ipairs(call('ZRANGEBYSCORE', IDLE, '-inf', now - idle, 'LIMIT', 0, PAGE)) do drain(worker) end
+for _, worker in ipairs(call('ZRANGEBYSCORE', IDLE, '-inf', now - idle, 'LIMIT', 0, PAGE)) do
+  drain(worker, 'ended', 'unused for longer than WORKER_IDLE_S')
+end
 local runtimes = call('HGETALL', RUNTIMES)
 for at = 1, #runtimes, 2 do
   local warm = P .. 'warm:' .. runtimes[at]
   local surplus = math.min(PAGE, call('ZCARD', warm) - runtimes[at + 1])
   if surplus > 0 then
-    for _, worker in ipairs(call('ZRANGEBYSCORE', warm, '-inf', now - idle, 'LIMIT', 0, surplus)) do drain(worker) end
+    for _, worker in ipairs(call('ZRANGEBYSCORE', warm, '-inf', now - idle, 'LIMIT', 0, surplus)) do
+      drain(worker, 'ended', 'surplus warm worker, unused for longer than WORKER_IDLE_S')
+    end
   end
 end
 

@@ -7,5 +7,5 @@
 
 local workers = workers_of(ARGV[2], ARGV[3])
 local count = math.max(0, math.min(tonumber(ARGV[4]), #workers - 1))
-for at = 1, count do drain(workers[at]) end
+for at = 1, count do drain(workers[at], 'ended', 'scaled down') end
 return count

@@ -2,7 +2,7 @@
 --
 -- A lease begins as an offer (from a queue) or with an execution at once. Each holder has a journal: the executions
 -- that it has begun and whose final record is not committed, also those whose worker runs the next one already.
--- include: workers limits queues
+-- include: workers limits queues events
 
 local LOST = P .. 'lost'
 
@@ -146,8 +146,8 @@ local function drain_assigned(worker, runtime, target, project_id)
   put_draining(worker, runtime)
 end
 
--- A worker gets no further call; one that is leased ends after its call.
-local function drain(worker)
+-- A worker gets no further call; one that is leased ends after its call. `event` and `reason` are for the operator.
+local function drain(worker, event, reason)
   local is = call('HMGET', record(worker), 'state', 'runtime', 'target', 'project')
   if is[1] == 'idle' then
     take_idle(worker, is[3])
@@ -155,9 +155,10 @@ local function drain(worker)
   elseif is[1] == 'warm' then
     take_warm(worker, is[2])
     put_draining(worker, is[2])
-  elseif is[1] == 'leased' then
-    call('HSET', record(worker), 'drain', '1')
+  elseif is[1] ~= 'leased' or call('HSETNX', record(worker), 'drain', '1') == 0 then
+    return
   end
+  if event then note(event, reason, {worker = worker, runtime = is[2], target = is[3]}) end
 end
 
 -- Makes a worker, whose lease has ended, free again and gives it to the oldest call of its target, or to nobody.
@@ -198,10 +199,13 @@ local function lose_execution(holder, execution)
 end
 
 -- Ends a lease whose holder will not release it. The worker's state is unknown: it drains.
-local function lose(worker)
+local function lose(worker, reason)
   local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution')
   local before = end_lease(worker, is[2], is[3], is[1])
   drain_assigned(worker, is[1], is[2], is[3])
+  note('lost', reason, {
+    worker = worker, runtime = is[1], target = is[2], holder = is[4], execution = is[5],
+  })
   lose_execution(is[4], is[5])
   serve_limits(before, is[3], is[1])
 end
