@@ -22,7 +22,7 @@ from qinling_falcon.invocation.calls import record_lost, record_overdue
 from qinling_falcon.models import package_keys, retention
 from qinling_falcon.models.database import connect
 from qinling_falcon.observability.logs import setup_logging
-from qinling_falcon.orchestrators.base import AlreadyRunning
+from qinling_falcon.orchestrators.base import AlreadyRunning, Orchestrator
 from qinling_falcon.orchestrators.choice import make_orchestrator
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -72,6 +72,7 @@ def main() -> None:
         from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
 
         _start_periodic_task("trusts of no function", Trusts(settings).sweep)
+    _start_periodic_task("descriptions of the host", lambda: _describe_host(registry, orchestrator))
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     Manager(registry, orchestrator, runtimes, settings, record_lost, claim).run(stopping)
 
@@ -96,6 +97,13 @@ def _start_periodic_task(what: str, sweep: Callable[[], list[str]]) -> None:
 def _pruned(settings: Settings) -> list[str]:
     deleted = retention.prune(settings)
     return [str(deleted)] if deleted else []
+
+
+def _describe_host(registry: Registry, orchestrator: Orchestrator) -> list[str]:
+    """Write how workers are confined for `GET /v1/pool`, also after Redis was emptied."""
+    confinement = orchestrator.confinement()
+    registry.describe_host(confinement.form, confinement.missing)
+    return []
 
 
 if __name__ == "__main__":

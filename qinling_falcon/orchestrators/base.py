@@ -69,6 +69,19 @@ class WorkerEvent:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """How an orchestrator confines its workers.
+
+    Attributes:
+        form: the kind of isolation.
+        missing: what the host can't give: pairs of the feature and what its absence means.
+    """
+
+    form: str
+    missing: tuple[tuple[str, str], ...] = ()
+
+
 class Orchestrator(Protocol):
     """Makes, watches and destroys workers. All calls come from one process, its main thread.
 
@@ -80,6 +93,9 @@ class Orchestrator(Protocol):
 
     concurrent_starts: int
     workers_outlive_manager: bool
+
+    def confinement(self) -> Confinement:
+        """How the workers are confined, for the operator."""
 
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""

@@ -185,14 +185,14 @@ class Manager:
             match event.happening:
                 case Happening.ENDED:
                     logger.warning("a worker ended by itself", extra=extra)
-                    self._registry.gone(event.worker_id)
+                    self._registry.gone(event.worker_id, event.reason)
                 case Happening.FAILED:
                     logger.warning("a worker failed", extra=extra)
-                    self._registry.gone(event.worker_id)
+                    self._registry.gone(event.worker_id, event.reason)
                     self._end_workers([event.worker_id])
                 case Happening.CHANGED:
                     logger.warning("a worker has changed, and gets no further call", extra=extra)
-                    self._registry.drain([event.worker_id])
+                    self._registry.drain([event.worker_id], event.reason)
 
     def _end_workers(self, worker_ids: Iterable[str]) -> None:
         for worker_id in worker_ids:
@@ -230,7 +230,7 @@ class Manager:
             failures = self._runtimes.start_failed(runtime_id, image)
             self._starts.failed(runtime_id, image, failures)
             with contextlib.suppress(Unavailable):
-                self._registry.gone(worker_id)
+                self._registry.gone(worker_id, str(error))
             logger.warning("a worker of runtime %s did not start (%d in a row): %s", runtime_id, failures, error)
         except Unavailable as error:
             logger.warning("worker %s could not be made known: %s", worker_id, error)

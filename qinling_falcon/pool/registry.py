@@ -111,10 +111,10 @@ class Registry:
         """Ask the holder of a busy worker to give it up at its next renewal or release. False: it is not busy."""
         return bool(self._scripts.run("recall", worker_id, int(stands_ms), reason))
 
-    def drain(self, worker_ids: Sequence[str]) -> None:
-        """These workers get no further call, and end."""
+    def drain(self, worker_ids: Sequence[str], reason: str = "the runtime has another image") -> None:
+        """These workers get no further call, and end. `reason` is for the operator."""
         if worker_ids:
-            self._scripts.run("drain_workers", *worker_ids)
+            self._scripts.run("drain_workers", reason, *worker_ids)
 
     def defer(self, runtime_id: str, worker_ids: Sequence[str]) -> None:
         """Calls take other warm workers of the runtime before these."""

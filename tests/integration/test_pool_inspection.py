@@ -69,6 +69,13 @@ def test_an_eviction_is_seen_with_its_reason() -> None:
         assert "evicted" in {event["event"] for event in explained["events"]}
 
 
+def test_what_the_host_cannot_give_is_seen(service: Service) -> None:
+    host = seen(service)["host"]
+
+    assert host["isolation"]
+    assert all(feature["feature"] and feature["note"] for feature in host["missing"])
+
+
 def test_calls_are_counted(service: Service) -> None:
     function_id = service.function(QUICK)
     before = seen(service)["calls"]

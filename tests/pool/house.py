@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from qinling_falcon.models import runtime
 from qinling_falcon.models.scope import Context
-from qinling_falcon.orchestrators.base import StartedWorker, WorkerEvent
+from qinling_falcon.orchestrators.base import Confinement, StartedWorker, WorkerEvent
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.leases import Lease, LeaseRequest
@@ -42,6 +42,9 @@ class FeignedOrchestrator:
         self.begun: Counter[str] = Counter()
         self.destroyed: Counter[str] = Counter()
         self.look: Callable[[], None] = lambda: None
+
+    def confinement(self) -> Confinement:
+        return Confinement("feigned")
 
     def check(self, image: str) -> None:
         pass

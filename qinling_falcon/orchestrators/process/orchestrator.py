@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qinling_falcon.orchestrators.base import Happening, StartedWorker, StartFailed, WorkerEvent
+from qinling_falcon.orchestrators.base import Confinement, Happening, StartedWorker, StartFailed, WorkerEvent
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.cgroups import Subtree, await_removed, hierarchies
 from qinling_falcon.orchestrators.process.child_group import Limits
@@ -119,6 +119,11 @@ class ProcessOrchestrator:
         """Whether the workers of all runtimes with `zygote = true` are forked from zygotes, and if not, why."""
         found = sorted(self._forking.values(), key=lambda feature: feature.available)
         return found[0] if found else Feature("zygote", False, f"no runtime with `zygote = true`: {_WITHOUT_ZYGOTE}")
+
+    def confinement(self) -> Confinement:
+        """How the workers are confined on this host."""
+        missing = tuple((feature, note) for feature, _, note in self._isolation.missing())
+        return Confinement(str(self._form), missing)
 
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""
