@@ -57,11 +57,11 @@ local function offer(queue, worker, is_warm, counts)
 end
 
 -- Gives the queue a worker that holds its target, or a warm one where the target has none, if there is one. Returns
--- 'served', 'held back' (by a limit), or 'short' (of workers).
+-- 'served', 'held back' (by a limit; then also the counts), or 'short' (of workers).
 local function serve(queue)
   local runtime, target, project_id, kind = parse_queue(queue)
   local counts = read_counts(target, project_id, runtime)
-  if not is_below(counts) then return 'held back' end
+  if not is_below(counts) then return 'held back', counts end
   local worker = kind == 'any' and take_latest_idle(target)
   if worker then
     offer(queue, worker, false, counts)
@@ -74,19 +74,26 @@ local function serve(queue)
   return 'served'
 end
 
--- A lease has ended by which a limit was reached: the oldest queue that this limit held back goes on.
-local function serve_blocked(blocked)
-  for _, queue in ipairs(call('ZRANGE', blocked, 0, LOOK_AT - 1)) do
-    local runtime, _, project_id = parse_queue(queue)
-    local how = serve(queue)
+-- A lease has ended by which a limit was reached: the oldest queue of a project or runtime that was held back goes on.
+-- `counted` is 'project' or 'runtime'. Returns whether a queue went on. Queues whose workers are all busy get the next
+-- one of these; they want one more only if the limit is not reached again.
+local function serve_blocked(counted, id)
+  local busy = {}
+  for _, queue in ipairs(call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1)) do
+    local runtime, target, project_id = parse_queue(queue)
+    local how, counts = serve(queue)
     if how == 'served' then
       if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
-      return
+      return true
     elseif how == 'short' then
       leave_sets(queue, runtime, project_id)
-      escalate(queue)
+      if held_by(target) == 0 then escalate(queue) else busy[#busy + 1] = queue end
+    elseif counts[counted .. 's'] >= counts[counted .. '_limit'] then
+      return false
     end
   end
+  for _, queue in ipairs(busy) do escalate(queue) end
+  return false
 end
 
 -- Gives a warm worker to the first of the queues that want one more. While at most `reserve` warm workers remain, they
@@ -130,10 +137,12 @@ local function end_lease(worker, target, project_id, runtime)
   return before
 end
 
--- After the end of a lease: the queues that its limits held back.
+-- After the end of a lease: the queues that its limits held back. Returns whether one of them went on.
 local function serve_limits(before, project_id, runtime)
-  if before.function_full or before.project_full then serve_blocked(P .. 'blocked:project:' .. project_id) end
-  if before.runtime_full then serve_blocked(P .. 'blocked:runtime:' .. runtime) end
+  local served = false
+  if before.function_full or before.project_full then served = serve_blocked('project', project_id) end
+  if before.runtime_full then served = serve_blocked('runtime', runtime) or served end
+  return served
 end
 
 -- A worker that holds a target gets no further call.
@@ -161,14 +170,19 @@ local function drain(worker, event, reason)
   if event then note(event, reason, {worker = worker, runtime = is[2], target = is[3]}) end
 end
 
--- Makes a worker, whose lease has ended, free again and gives it to the oldest call of its target, or to nobody.
+-- Makes a worker, whose lease has ended, free again and gives it to the oldest call of its target, or to nobody. At the
+-- limit of its project or runtime, the target's queue takes its turn among the queues that are held back.
 local function free(worker, runtime, target, project_id, kept, before)
   local queue = queue_of(runtime, target, project_id, 'any')
   put_idle(worker, target, kept)
-  if call('EXISTS', P .. 'queue:' .. queue) == 1 and serve(queue) == 'held back' then
-    block(queue, runtime, project_id)
+  local is_waiting = call('EXISTS', P .. 'queue:' .. queue) == 1
+  local is_at_limit = before.project_full or before.runtime_full
+  if is_at_limit then
+    if is_waiting then block(queue, runtime, project_id) end
+    if serve_limits(before, project_id, runtime) then return end
   end
-  serve_limits(before, project_id, runtime)
+  if is_waiting and serve(queue) == 'held back' then block(queue, runtime, project_id) end
+  if not is_at_limit then serve_limits(before, project_id, runtime) end
 end
 
 -- Takes back a lease whose worker was neither loaded nor called: a worker that was only assigned is warm again.
