@@ -114,10 +114,10 @@ class LocalQueue:
         offers: workers that came before the call that asked for them was told to wait.
         asking: how many calls ask Redis at the moment.
         leased: how many workers of the target this process has leased.
-        counted: how many of the waiters are counted in Redis.
+        counted: how many of the waiters are to be counted in Redis.
+        entry: how many calls of this process Redis counts in the queue, without those that are asking.
         hold_s: how long an execution holds a worker, as a moving mean; None: not known yet.
-        is_overcounted: whether Redis was told of calls that were asking then, and that may have got a worker since.
-        has_entry: whether Redis has an entry of this process in the queue.
+        is_unsure: whether a message to Redis may have been lost, so that `entry` may be wrong.
         is_escalated: whether that entry has asked for one more worker.
         is_watched: whether a timer will look at the queue.
         said: when Redis was last told that calls wait for long, on the monotonic clock.
@@ -129,9 +129,9 @@ class LocalQueue:
     asking: int = 0
     leased: int = 0
     counted: int = 0
+    entry: int = 0
     hold_s: float | None = None
-    is_overcounted: bool = False
-    has_entry: bool = False
+    is_unsure: bool = False
     is_escalated: bool = False
     is_watched: bool = False
     said: float = 0.0
@@ -144,7 +144,7 @@ class LocalQueue:
     @property
     def is_unused(self) -> bool:
         """Whether nothing needs this object any more."""
-        return not (self.waiters or self.offers or self.asking or self.leased or self.has_entry)
+        return not (self.waiters or self.offers or self.asking or self.leased or self.entry or self.is_unsure)
 
     def will_serve_soon(self) -> bool:
         """Whether one more call is likely to get a worker of this process within `PATIENCE_S`."""
@@ -185,10 +185,27 @@ class LocalQueue:
             self.waiters.remove(waiter)
             self.counted -= waiter.is_counted
 
-    def count(self) -> int:
-        """How many calls Redis is told of now; those that are asking count, too."""
-        self.is_overcounted = self.asking > 0
-        return self.counted + self.asking
+    def change(self) -> str:
+        """The change of the entry for Redis, as the scripts read it; it counts as made.
+
+        Changes and asking calls travel on one connection, so the number in Redis is exact. Only a lost message makes it
+        wrong: then the whole number is said, when no call is asking.
+        """
+        if self.is_unsure and not self.asking:
+            self.is_unsure = False
+            change = f"={self.counted}"
+        else:
+            change = f"{self.counted - self.entry:+d}"
+        self.entry = self.counted
+        self.is_escalated = self.is_escalated and self.entry > 0
+        return change
+
+    def uncount(self) -> None:
+        """No waiting call is counted in Redis any more."""
+        self.counted = self.entry = 0
+        self.is_escalated = False
+        for waiter in self.waiters:
+            waiter.is_counted = False
 
     def count_impatient(self) -> None:
         """From now on, all calls that have waited for `PATIENCE_S` are counted."""

@@ -226,13 +226,15 @@ class Pool(Generations):
                 *itertools.chain.from_iterable(request.generations),
                 abandoned=lambda reply: self._undo(queue, reply),
             )
-        except BaseException:
+        except BaseException as error:
+            queue.is_unsure = queue.is_unsure or isinstance(error, PoolUnavailable)
             self._journal.put_back(taken, self._waiting.running)
             self._waiting.end_asking(queue)
             raise
         if reply[0] == b"queued":
             queue.asking -= 1
-            queue.has_entry = waiter.is_counted = True
+            queue.entry += 1
+            waiter.is_counted = True
             return self._waiting.wait(queue, waiter)
         if reply[0] == b"lease":
             lease = self._waiting.hold(queue, request, *_worker(reply))
@@ -254,6 +256,8 @@ class Pool(Generations):
         if reply[0] == b"lease":
             self._scripts.cast("return_unused", reply[1], reply[4])
         elif reply[0] == b"queued":
+            queue = self._waiting.queue_named(queue.name)
+            queue.entry += 1
             self._waiting.update_entry(queue)
 
     def _hand_on_abandoned(self) -> None:

@@ -102,7 +102,6 @@ class WaitingRoom:
             waiter.gate.watch(lambda: self._gate_changed(queue, waiter))
             self._gate_changed(queue, waiter)
         self.use_offers(queue)
-        self._correct(queue)
         self._watch(queue)
         try:
             return cast("Lease | Word", waiter.place.get())
@@ -119,7 +118,6 @@ class WaitingRoom:
         """A call that asked Redis was not told to wait."""
         queue.asking -= 1
         self.use_offers(queue)
-        self._correct(queue)
         self.discard_unused(queue)
 
     def take_back(self, lease: Lease) -> None:
@@ -144,9 +142,7 @@ class WaitingRoom:
                 self.release(queue, worker, destroy=False)
             return
         request = waiter.request
-        count = queue.count()
-        had_entry = queue.has_entry
-        queue.has_entry = had_entry and count > 0
+        has_entry = queue.entry > 0 or queue.counted > 0
         taken = self._journal.take()
         self._cast(
             taken,
@@ -159,12 +155,13 @@ class WaitingRoom:
             int(request.run_s * 1000),
             request.detail,
             int((time.monotonic() - waiter.arrived) * 1000),
-            count if had_entry else "",
+            queue.name if has_entry else "",
+            queue.change() if has_entry else "",
             queue.waited_ms(),
             taken,
             *(word for pair in request.generations for word in pair),
         )
-        if not queue.has_entry or queue.waited_ms() < PATIENCE_S * 1000:
+        if queue.waited_ms() < PATIENCE_S * 1000:
             queue.is_escalated = False
         self._watch(queue)
 
@@ -192,10 +189,7 @@ class WaitingRoom:
 
     def update_entry(self, queue: LocalQueue) -> None:
         """Say to Redis how many calls of this process still wait."""
-        count = queue.count()
-        queue.has_entry = count > 0
-        queue.is_escalated = queue.is_escalated and queue.has_entry
-        self._scripts.cast("leave", self._holder, queue.name, count, queue.waited_ms())
+        self._cast("", self._unless_lost(queue), "leave", self._holder, queue.name, queue.change(), queue.waited_ms())
         self.discard_unused(queue)
 
     def ask_again(self) -> None:
@@ -228,10 +222,12 @@ class WaitingRoom:
                 for waiter in late:
                     queue.remove(waiter)
                     waiter.place.set(Word.LATE)
-                if late and queue.has_entry:
+                if late and queue.entry:
                     self.update_entry(queue)
                 if queue.waiters and queue.waiters[0].arrived < now - _SAY_AGAIN_S and queue.said < now - _SAY_AGAIN_S:
                     self._say_again(queue)
+                elif queue.is_unsure and not queue.waiters and not queue.asking:
+                    self.update_entry(queue)
 
     def _lease(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: Cold) -> Lease:
         if request.detail:
@@ -255,6 +251,7 @@ class WaitingRoom:
         """What Redis said to a renewal for a waiting call. Runs in the reader of the connection: it must not wait."""
         if isinstance(reply, PoolUnavailable):
             # The lease may have the old token or the new one: the reaper ends it.
+            queue.is_unsure = True
             self.drop(queue, worker)
             waiter.place.set_exception(reply)
             self._tell_all(queue)
@@ -286,6 +283,7 @@ class WaitingRoom:
         worker = LeasedWorker(worker_id, address, secret, int(token), needs_load == "1")
         queue = self.queue_named(name)
         queue.leased += 1
+        queue.entry -= 1  # the script has counted the call that gets it as served
         self.held.add(worker.name)
         queue.offers.append(Offer(worker, cold))  # type: ignore[arg-type]  # the script sends no other word
         self.use_offers(queue)
@@ -297,18 +295,24 @@ class WaitingRoom:
             self.pass_on(queue, offer.worker, offer.cold)
 
     def _tell_all(self, queue: LocalQueue) -> None:
-        queue.has_entry = queue.is_escalated = False
+        """The entry in Redis is gone, or what it says is not known: the calls ask again."""
+        queue.uncount()
         while queue.waiters:
             queue.take().place.set(Word.AGAIN)
 
-    def _correct(self, queue: LocalQueue) -> None:
-        """Tell Redis the right number, once no call is asking any more."""
-        if queue.is_overcounted and not queue.asking:
-            self.update_entry(queue)
+    def _unless_lost(self, queue: LocalQueue) -> Callable[[Any], None]:
+        """What to do with the answer to a change of the entry: nothing, unless the connection broke."""
+
+        def answered(reply: Any) -> None:
+            if isinstance(reply, PoolUnavailable):
+                queue.is_unsure = True
+                self._tell_all(queue)
+
+        return answered
 
     def _remove(self, queue: LocalQueue, waiter: Waiter) -> None:
         queue.remove(waiter)
-        if queue.has_entry:
+        if queue.entry:
             self.update_entry(queue)
 
     def _watch(self, queue: LocalQueue) -> None:
@@ -346,16 +350,17 @@ class WaitingRoom:
 
         The calls still get workers of this process. They enter Redis's queue again with `_say_again`.
         """
-        if queue.waiters and queue.has_entry:
-            queue.has_entry = queue.is_escalated = False
+        if queue.waiters and queue.entry:
             queue.said = time.monotonic()
-            self._scripts.cast("leave", self._holder, queue.name, 0, 0)
+            self._scripts.cast("leave", self._holder, queue.name, f"{-queue.entry:+d}", 0)
+            queue.uncount()
 
     def _say_again(self, queue: LocalQueue) -> None:
         """Repeat to Redis what it should know, in case that an entry or a notification was lost."""
+        queue.is_unsure = True
         if queue.first_that_may_load() is not None:
             self._escalate(queue)
-        elif queue.has_entry:
+        elif queue.entry:
             queue.said = time.monotonic()
             self.update_entry(queue)
         else:
@@ -363,16 +368,11 @@ class WaitingRoom:
 
     def _escalate(self, queue: LocalQueue) -> None:
         """Say to Redis that calls wait and want one more worker; also that they still wait."""
-
-        def answered(reply: Any) -> None:
-            if isinstance(reply, PoolUnavailable):
-                self._tell_all(queue)
-
         queue.count_impatient()
-        queue.has_entry = queue.is_escalated = True
         queue.said = time.monotonic()
-        count = queue.count()
-        self._cast("", answered, "escalate", self._holder, queue.name, count, queue.waited_ms())
+        change = queue.change()
+        queue.is_escalated = True
+        self._cast("", self._unless_lost(queue), "escalate", self._holder, queue.name, change, queue.waited_ms())
 
 
 def _ignore(reply: Any) -> None:

@@ -1,6 +1,8 @@
--- leave: how many calls of a process still wait in a queue, after some of them were served in the process or gave up.
+-- leave: calls of a process that wait no more, after they were served in the process or gave up.
 -- include: limits workers queues
--- ARGV    2 holder  3 queue  4 how many of its calls wait  5 for how many ms the oldest of them has waited
+-- ARGV    2 holder  3 queue  4 the change of its number of waiting calls: '+n', '-n' or '=n'  5 for how many ms the
+--         oldest of them has waited
 
-update_entry(ARGV[3], ARGV[2], tonumber(ARGV[4]), now - tonumber(ARGV[5]))
+change_entry(ARGV[3], ARGV[2], ARGV[4], now - tonumber(ARGV[5]))
+calm(ARGV[3])
 return 1

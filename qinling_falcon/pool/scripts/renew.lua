@@ -1,9 +1,9 @@
 -- renew: begins the next execution of the same target on a lease, after an answer or on an offer.
 -- include: generations limits workers queues leases
 -- ARGV    2 worker  3 token  4 holder  5 execution  6 run_ms  7 detail, empty when there is no execution  8 for how
---         many ms this call has waited  9 how many calls of the holder wait in Redis's queue after this one, empty when
---         it has no entry  10 for how many ms the oldest of those has waited  11 executions to acknowledge
---         12… pairs of (cache key, generation)
+--         many ms this call has waited  9 queue, empty when the holder has no entry in it  10 the change of its number
+--         of waiting calls, as in leave  11 for how many ms the oldest of those that are left has waited
+--         12 executions to acknowledge  13… pairs of (cache key, generation)
 -- returns {'ok', token}: the new token; the old one is worth nothing any more
 --         {'stale'}: a generation differs or is missing; the lease stays as it was
 --         {'ended'}: the worker drains, a limit was lowered, or somebody has waited longer: the lease is over
@@ -13,16 +13,19 @@
 
 local LATER_MS = 5  -- calls that arrived within so short a time count as having arrived together
 
-acknowledge(ARGV[4], ARGV[11])
+acknowledge(ARGV[4], ARGV[12])
+if ARGV[9] ~= '' then
+  change_entry(ARGV[9], ARGV[4], ARGV[10], now - tonumber(ARGV[11]))
+  calm(ARGV[9])
+end
 local worker = ARGV[2]
 local is = call('HMGET', record(worker), 'state', 'token', 'runtime', 'target', 'project', 'drain', 'recalled', 'kept',
   'accepted', 'new')
 if is[1] ~= 'leased' or is[2] ~= ARGV[3] then return {'lost'} end
 local runtime, target, project_id = is[3], is[4], is[5]
-if not current(ARGV, 12) then return {'stale'} end
+if not current(ARGV, 13) then return {'stale'} end
 
 local queue = queue_of(runtime, target, project_id, 'any')
-if ARGV[9] ~= '' then update_entry(queue, ARGV[4], tonumber(ARGV[9]), now - tonumber(ARGV[10])) end
 
 if is[9] == '1' then
   local arrival = now - tonumber(ARGV[8])

@@ -61,10 +61,18 @@ local function set_entry(queue, holder, count, arrival)
   call('HINCRBY', WAITING, 'function ' .. function_of(target), count - before)
 end
 
--- As set_entry, when calls of the entry were served or gave up: where no call is left that has waited for long, the queue
--- wants no further worker for now. The processes escalate it again if need be.
-local function update_entry(queue, holder, count, arrival)
-  set_entry(queue, holder, count, arrival)
+-- Changes the count of an entry: '+n' or '-n' by so many calls, '=n' to so many.
+local function change_entry(queue, holder, change, arrival)
+  local number = tonumber(string.sub(change, 2))
+  if string.sub(change, 1, 1) ~= '=' then
+    number = math.max(0, (tonumber(call('HGET', P .. 'counts:' .. queue, holder)) or 0) + tonumber(change))
+  end
+  set_entry(queue, holder, number, arrival)
+end
+
+-- Where no call is left that has waited for long, the queue wants no further worker for now. The processes escalate it
+-- again if need be.
+local function calm(queue)
   local first = oldest(queue)
   if first and now - first < PATIENCE_MS then
     call('ZREM', P .. 'escalated:' .. string.match(queue, '^[^|]*'), queue)
@@ -104,5 +112,8 @@ end
 -- The target has lost its last worker, so nothing will be released to its queue: the processes ask again.
 local function ask_again(runtime, target, project_id)
   local queue = queue_of(runtime, target, project_id, 'any')
-  for _, holder in ipairs(call('ZRANGE', P .. 'queue:' .. queue, 0, -1)) do notify(holder, queue, 'again') end
+  for _, holder in ipairs(call('ZRANGE', P .. 'queue:' .. queue, 0, -1)) do
+    set_entry(queue, holder, 0, now)
+    notify(holder, queue, 'again')
+  end
 end
