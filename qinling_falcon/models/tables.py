@@ -93,14 +93,15 @@ class Row(peewee.Model):
 class Runtime(Row):
     """A language environment with a warm pool of its own.
 
-    `image` is the one that was asked for last; while it is tried, `previous_image`
-    is the one to go back to.
+    `image` is the one that was asked for last. `previous_image` is the one before while `image` is on trial, and
+    `fallback_image` is the one before during the rollout that follows (see `models/rollout.py`).
     """
 
     name = peewee.CharField(null=True)
     description = peewee.CharField(null=True)
     image = peewee.CharField()
     previous_image = peewee.CharField(null=True)
+    fallback_image = peewee.CharField(null=True)
     is_public = peewee.BooleanField(default=True)
     trusted = peewee.BooleanField(default=True)
     status = peewee.CharField(max_length=32, default=RuntimeStatus.CREATING.value)

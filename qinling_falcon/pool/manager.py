@@ -132,7 +132,9 @@ class Manager:
         view = self._registry.view()
         decision = self._policy.decide(view, max(0, self._starts.free_slots), self._unable_to_start(view))
         for runtime_id in decision.starts:
-            self._begin_start(runtime_id, self._runtimes.images[runtime_id])
+            image = self._runtimes.images[runtime_id]
+            if not self._starts.must_wait(runtime_id, image):  # for a start that began just before
+                self._begin_start(runtime_id, image)
         for eviction in decision.evictions:
             if self._registry.evict(eviction.worker, eviction.unused_ms, eviction.reason):
                 logger.info("evicted a worker", extra={"worker_id": eviction.worker, "reason": eviction.reason})
@@ -150,7 +152,7 @@ class Manager:
         """
         unable = {runtime.id for runtime in view.runtimes} - self._runtimes.images.keys()
         for runtime_id, image in self._runtimes.images.items():
-            # While an image is proved, the worker that does so is one of those that are missing.
+            # The worker of the trial is one of those that are missing.
             is_on_trial = self._trials.get(runtime_id) == image
             if is_on_trial or self._starts.must_wait(runtime_id, image):
                 unable.add(runtime_id)
@@ -210,7 +212,7 @@ class Manager:
     def _begin_start(self, runtime_id: str, image: str) -> None:
         worker_id = str(uuid.uuid4())
         if self._registry.starting(worker_id, runtime_id, image):
-            self._starts.begin(worker_id, runtime_id)
+            self._starts.begin(worker_id, runtime_id, image)
             gevent.spawn(self._start, worker_id, runtime_id, image)
 
     def _start(self, worker_id: str, runtime_id: str, image: str) -> None:
@@ -227,11 +229,12 @@ class Manager:
                 self._registry.gone(worker_id)
             self._roll_on()
         except (UnknownImage, StartFailed) as error:
-            failures = self._runtimes.start_failed(runtime_id, image)
-            self._starts.failed(runtime_id, image, failures)
+            logger.warning("a worker of runtime %s did not start: %s", runtime_id, error)
+            self._starts.failed(runtime_id, image)
             with contextlib.suppress(Unavailable):
                 self._registry.gone(worker_id, str(error))
-            logger.warning("a worker of runtime %s did not start (%d in a row): %s", runtime_id, failures, error)
+                self._runtimes.start_failed(runtime_id, image, error)
+                self._roll_on()
         except Unavailable as error:
             logger.warning("worker %s could not be made known: %s", worker_id, error)
         finally:
@@ -261,20 +264,20 @@ class Manager:
     def _begin_trial(self, trial: Trial) -> None:
         worker_id = str(uuid.uuid4())
         self._trials[trial.runtime_id] = trial.image
-        self._starts.begin(worker_id, trial.runtime_id, is_trial=True)
+        self._starts.begin(worker_id, trial.runtime_id, trial.image, is_trial=True)
         gevent.spawn(self._try_image, worker_id, trial)
 
     def _try_image(self, worker_id: str, trial: Trial) -> None:
         """Start one worker from an image that is on trial; if it answers, it is the first to serve."""
         try:
             worker = self._orchestrator.start(worker_id, trial.image, trial.runtime_id)
-            is_wanted = self._runtimes.proved(trial)
+            is_wanted = self._runtimes.promote(trial)
             if is_wanted and self._registry.starting(worker_id, trial.runtime_id, trial.image):
                 self._registry.ready(worker, trial.runtime_id, trial.image)
         except (UnknownImage, StartFailed) as error:
             logger.warning("image %s of runtime %s failed: %s", trial.image, trial.runtime_id, error)
             with contextlib.suppress(Unavailable):
-                self._runtimes.refuted(trial, error)
+                self._runtimes.start_failed(trial.runtime_id, trial.image, error)
         except Unavailable as error:
             logger.warning("image %s of runtime %s is tried again: %s", trial.image, trial.runtime_id, error)
         finally:

@@ -23,7 +23,9 @@ class RolloutStep:
     left: int
 
 
-def next_step(workers: Iterable[WorkerRecord], image: str, stock: int, *, is_crowded: bool) -> RolloutStep:
+def next_step(
+    workers: Iterable[WorkerRecord], image: str, stock: int, *, is_crowded: bool, is_failing: bool = False
+) -> RolloutStep:
     """The next step of a runtime's rollout.
 
     A worker of an older image that is starting never serves. Those that serve end one after another, the next one when
@@ -37,6 +39,7 @@ def next_step(workers: Iterable[WorkerRecord], image: str, stock: int, *, is_cro
         image: what its workers are made from now.
         stock: how many warm workers it keeps.
         is_crowded: whether there are `max_workers` workers.
+        is_failing: whether the last start from the image failed. Then no worker that serves ends.
     """
     everyone = sorted(workers, key=lambda one: (one.granted_ms, one.worker_id))
     old: dict[str, list[str]] = {"starting": [], "warm": [], "idle": [], "leased": []}
@@ -49,7 +52,7 @@ def next_step(workers: Iterable[WorkerRecord], image: str, stock: int, *, is_cro
     drain = list(old["starting"])
     serving = len(old["warm"]) + len(old["idle"]) + len(old["leased"])
     is_full = warm >= stock
-    if not is_ending and (is_full or (is_crowded and not is_starting)):
+    if not is_ending and not is_failing and (is_full or (is_crowded and not is_starting)):
         for state in ("warm", "idle", "leased") if is_full else ("idle", "leased", "warm"):
             if old[state]:
                 ended = old[state][: max(1, warm) if state == "leased" else 1]

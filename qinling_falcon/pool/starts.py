@@ -23,6 +23,7 @@ _LEAST_HANGING_S = 1.0
 @dataclass(frozen=True, slots=True)
 class _Start:
     runtime_id: str
+    image: str
     is_trial: bool
     since: float
 
@@ -39,7 +40,7 @@ class Starts:
         self._slots = slots
         self._cost_ms = cost_ms
         self._running: dict[str, _Start] = {}
-        self._failing: set[str] = set()
+        self._failures: dict[tuple[str, str], int] = {}
         self._rests_until: dict[tuple[str, str], float] = {}
 
     @property
@@ -57,9 +58,9 @@ class Starts:
         """How many more trials of images may begin now. They have slots of their own."""
         return self._slots - sum(one.is_trial and self._holds_slot(one) for one in self._running.values())
 
-    def begin(self, worker_id: str, runtime_id: str, *, is_trial: bool = False) -> None:
+    def begin(self, worker_id: str, runtime_id: str, image: str, *, is_trial: bool = False) -> None:
         """A start begins."""
-        self._running[worker_id] = _Start(runtime_id, is_trial, time.monotonic())
+        self._running[worker_id] = _Start(runtime_id, image, is_trial, time.monotonic())
 
     def end(self, worker_id: str) -> None:
         """A start has ended, in whatever way."""
@@ -67,13 +68,13 @@ class Starts:
 
     def succeeded(self, runtime_id: str, image: str) -> None:
         """A worker of the runtime has started from the image."""
-        self._failing.discard(runtime_id)
+        self._failures.pop((runtime_id, image), None)
         self._rests_until.pop((runtime_id, image), None)
 
-    def failed(self, runtime_id: str, image: str, failures: int) -> None:
-        """A worker of the runtime did not start from the image, so many times in a row."""
-        self._failing.add(runtime_id)
-        rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2**failures)
+    def failed(self, runtime_id: str, image: str) -> None:
+        """A worker of the runtime did not start from the image."""
+        failures = self._failures[runtime_id, image] = self._failures.get((runtime_id, image), 0) + 1
+        rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2 ** min(failures, 10))
         self._rests_until[runtime_id, image] = time.monotonic() + rest_s
 
     def must_wait(self, runtime_id: str, image: str) -> bool:
@@ -81,10 +82,11 @@ class Starts:
         if time.monotonic() < self._rests_until.get((runtime_id, image), 0.0):
             return True
         return any(
-            one.runtime_id == runtime_id and not one.is_trial and not self._holds_slot(one)
+            (one.runtime_id, one.image) == (runtime_id, image) and not one.is_trial and not self._holds_slot(one)
             for one in self._running.values()
         )
 
     def _holds_slot(self, start: _Start) -> bool:
         hanging_s = max(_LEAST_HANGING_S, _HANGING * self._slots * self._cost_ms() / 1000)
-        return start.runtime_id not in self._failing and time.monotonic() - start.since < hanging_s
+        is_failing = (start.runtime_id, start.image) in self._failures
+        return not is_failing and time.monotonic() - start.since < hanging_s

@@ -45,8 +45,7 @@ WRITTEN = {
     "models.retention._delete": ["Execution.delete"],
     "models.package_keys._write_size": ["Function.update", "Version.update"],
     # The pool manager's, for all projects.
-    "models.runtime.settle": ["Runtime.update"],
-    "models.runtime.rolled": ["Runtime.update"],
+    "models.rollout._write": ["Runtime.update"],
     "models.runtime.register": ["engine().execute_sql", "Runtime.create"],
     "models.runtime.remove": ["Runtime.delete"],
     # What was run, with the project of the one who ran it; and the count of what was reached to be run.
@@ -77,9 +76,9 @@ SYSTEM = {
     "models.package_keys.unused": 1,
     "models.retention._projects": 1,  # each project keeps so many
     "models.retention.prune": 1,  # records of all projects grow old
+    "models.rollout._read": 1,  # the pool manager
     "models.runtime.delete": 1,  # functions of others keep a runtime
     "models.runtime.everything": 1,  # the pool manager
-    "models.runtime.settle": 1,
     "models.trusts._is_named": 1,  # a trust is of the rows that name it
 }
 """Who sees the rows of all projects, and how often in its code. A new one has to say why, here too."""

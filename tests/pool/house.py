@@ -161,20 +161,20 @@ class House:
     def snapshot(self) -> dict[str, Any]:
         return Registry(self.connection, self.settings).snapshot()
 
-    def warm(self) -> int:
-        return len(self.snapshot().get(f"warm:{self.runtime_id}", ()))
+    def warm(self, runtime_id: str = "") -> int:
+        return len(self.snapshot().get(f"warm:{runtime_id or self.runtime_id}", ()))
 
     def states(self, image: str) -> Counter[str]:
-        """The workers made from an image by their state; doomed ones are `ending`."""
+        """The workers made from an image by their state; leased ones that drain are `ending`."""
         records = [value for key, value in self.snapshot().items() if key.startswith("worker:")]
         return Counter(
-            "ending" if "doomed" in record else record["state"] for record in records if record["image"] == image
+            "ending" if "drain" in record else record["state"] for record in records if record["image"] == image
         )
 
-    def lease(self, function: str = "f", wait_s: float = 10) -> Lease:
+    def lease(self, function: str = "f", wait_s: float = 10, runtime_id: str = "") -> Lease:
         request = LeaseRequest(
             target=f"{function}:0:digest",
-            runtime_id=self.runtime_id,
+            runtime_id=runtime_id or self.runtime_id,
             function_id=function,
             project_id="p",
             execution_id=next(self.executions),
@@ -184,5 +184,12 @@ class House:
         )
         return self.pool.lease(request, wait_s)
 
+    def end(self, lease: Lease, *, destroy: bool = False) -> None:
+        """A worker has answered, and the record is committed."""
+        with lease:
+            lease.used()
+            lease.finished(destroy=destroy)
+            lease.committed()
+
     def image_of(self, lease: Lease) -> str:
-        return self.orchestrator.images[lease.worker_id]
+        return self.orchestrator.images[lease.worker.worker_id]
