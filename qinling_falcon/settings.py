@@ -37,7 +37,7 @@ _REQUIRED = " Required with `AUTH_MODE=keystone` or `PACKAGE_STORAGE=swift`."
 
 
 # The kinds of quotas, as the API names them.
-QUOTAS = ("functions", "package_bytes", "versions", "aliases", "webhooks", "jobs", "executions")
+QUOTAS = ("functions", "package_bytes", "versions", "aliases", "webhooks", "jobs", "executions", "kept_workers")
 _UNLIMITED = " -1: no limit."
 
 
@@ -261,6 +261,13 @@ class Settings:
         "Most execution records of a project, calls that run included. At the limit, calls are refused before they run."
         " Records beyond `EXECUTIONS_KEPT` are deleted once a minute, so this limit must exceed `EXECUTIONS_KEPT` by "
         f"more than the calls of a minute.{_UNLIMITED}",
+        low=-1,
+    )
+
+    quota_kept_workers: int = _setting(
+        8,
+        "Most workers that are kept for a project: the sum of `min_warm` of its functions and versions. For all "
+        f"projects together, at most half of `MAX_WORKERS` are kept.{_UNLIMITED}",
         low=-1,
     )
 

@@ -10,8 +10,11 @@ monkey.patch_all()
 import contextlib
 import gc
 import logging
+import os
 import signal
+import socket
 import sys
+import uuid
 from collections.abc import Callable
 
 import gevent
@@ -19,6 +22,9 @@ from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.calls import record_lost, record_overdue
+from qinling_falcon.invocation.scaling import Scaler
+from qinling_falcon.invocation.targets import Resolver
+from qinling_falcon.invocation.worker_keeper import WorkerKeeper
 from qinling_falcon.models import package_keys, retention
 from qinling_falcon.models.database import connect
 from qinling_falcon.observability.logs import setup_logging
@@ -27,10 +33,12 @@ from qinling_falcon.orchestrators.choice import make_orchestrator
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.manager import Manager
+from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
 from qinling_falcon.settings import Settings, SettingsError, get_settings
-from qinling_falcon.storage.packages import ORPHAN_AGE_S
+from qinling_falcon.storage.package_cache import PackageCache
+from qinling_falcon.storage.packages import ORPHAN_AGE_S, PackageStore
 from qinling_falcon.storage.stores import make_packages
 
 log = logging.getLogger(__name__)
@@ -73,6 +81,7 @@ def main() -> None:
 
         _start_periodic_task("trusts of no function", Trusts(settings).sweep)
     _start_periodic_task("descriptions of the host", lambda: _describe_host(registry, orchestrator))
+    gevent.spawn(_make_keeper(settings, packages).run, lambda: claim.held)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     Manager(registry, orchestrator, runtimes, settings, record_lost, claim).run(stopping)
 
@@ -97,6 +106,15 @@ def _start_periodic_task(what: str, sweep: Callable[[], list[str]]) -> None:
 def _pruned(settings: Settings) -> list[str]:
     deleted = retention.prune(settings)
     return [str(deleted)] if deleted else []
+
+
+def _make_keeper(settings: Settings, packages: PackageStore) -> WorkerKeeper:
+    """What loads functions ahead of calls, with a connection to the pool of its own."""
+    name = f"keeper:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    pool = Pool(PipelinedConnection(settings.effective_redis_url), name, settings)
+    pool.start()
+    package_cache = PackageCache(packages, settings.package_cache_size)
+    return WorkerKeeper(pool, Scaler(pool, Resolver(pool), package_cache, settings))
 
 
 def _describe_host(registry: Registry, orchestrator: Orchestrator) -> list[str]:

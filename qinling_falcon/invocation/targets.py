@@ -156,9 +156,9 @@ class Resolver:
             image = function.code.get("image")
             isolation = Isolation.WARM
             if image is None:
-                isolation = _isolation(_available_runtime(scope, source), source)
+                isolation = stricter(_available_runtime(scope, source).isolation, source.isolation)
         return Target(
-            key=f"{function_id}:{version}:{source.digest}:{isolation}",
+            key=target_key(function_id, version, source.digest, isolation),
             function_id=function_id,
             version=version,
             runtime_id=source.runtime_id or "",
@@ -184,6 +184,16 @@ class Resolver:
         return _Meaning(alias.function_id, alias.function_version, alias.routing, (what, generation), {})
 
 
+def target_key(function_id: str, version: int, digest: str, isolation: Isolation) -> str:
+    """The key of a target; a worker that holds this key can serve it."""
+    return f"{function_id}:{version}:{digest}:{isolation}"
+
+
+def stricter(runtime: str, source: str | None) -> Isolation:
+    """The isolation that calls get, from the runtime's and the one that the function or version asks for."""
+    return Isolation.PER_CALL if Isolation.PER_CALL in (runtime, source) else Isolation.WARM
+
+
 def alias_generation(project_id: str, name: str) -> str:
     """What the generation of an alias is called."""
     return f"alias:{len(project_id)}:{project_id}:{name}"  # both may hold colons
@@ -192,10 +202,6 @@ def alias_generation(project_id: str, name: str) -> str:
 def _swift_source(function: Function) -> SwiftSource | None:
     where = function.code.get("swift")
     return None if where is None else SwiftSource(where["container"], where["object"], function.source_etag)
-
-
-def _isolation(runtime: Runtime, source: Function | Version) -> Isolation:
-    return Isolation.PER_CALL if Isolation.PER_CALL in (runtime.isolation, source.isolation) else Isolation.WARM
 
 
 def _available_runtime(scope: Scope, source: Function | Version) -> Runtime:

@@ -107,7 +107,7 @@ def create(
         BadRequest: `isolation` is less strict than the runtime's, or `min_warm` is greater than `concurrency`.
         NotFound: the runtime does not exist, or is neither the caller's nor public.
         Conflict: the runtime is not available.
-        QuotaExceeded: the project has reached its quota of functions or of package bytes.
+        QuotaExceeded: the project has reached its quota of functions, of package bytes or of kept workers.
     """
     function = Function(
         id=function_id or str(uuid.uuid4()),
@@ -137,7 +137,7 @@ def create(
         quotas.check(context.project_id, quotas.FUNCTIONS)
         if runtime_id is not None:
             _check_isolation(_check_runtime(context, runtime_id), isolation)
-        with quotas.packages_checked(context.project_id):
+        with quotas.packages_checked(context.project_id), _kept_workers_checked(context, min_warm > 0):
             function.save(force_insert=True)
         named(trust_id)
 
@@ -183,14 +183,15 @@ def update(
         Forbidden: the function belongs to another project; or a live job refers to it, and `changes` has other columns
             than `name, description, timeout, concurrency, min_warm`.
         Conflict: the new runtime is not available; or the function's location in Swift has changed meanwhile.
-        QuotaExceeded: the new package is larger than the old one and exceeds the quota of package bytes.
+        QuotaExceeded: the new package is larger than the old one and exceeds the quota of package bytes; or the new
+            `min_warm` exceeds the quota of kept workers.
     """
 
     def write() -> Updated:
         packages_checked = (
             quotas.packages_checked(context.project_id) if "package_key" in changes else contextlib.nullcontext()
         )
-        with packages_checked:
+        with packages_checked, _kept_workers_checked(context, "min_warm" in changes):
             return write_checked()
 
     def write_checked() -> Updated:
@@ -335,6 +336,10 @@ def _check_isolation(runtime: Runtime, isolation: str | None) -> None:
     if isolation == Isolation.WARM and runtime.isolation == Isolation.PER_CALL:
         message = f"Runtime {runtime.id} has isolation per_call; a function in it can't have warm."
         raise BadRequest(f"isolation: {message}", errors={"isolation": [message]})
+
+
+def _kept_workers_checked(context: Context, changes: bool) -> contextlib.AbstractContextManager[None]:
+    return quotas.kept_workers_checked(context.project_id) if changes else contextlib.nullcontext()
 
 
 def _check_min_warm(concurrency: int | None, min_warm: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import uuid
 
@@ -71,7 +72,8 @@ def create(
         NotFound: the function does not exist, or is not visible to the caller.
         Forbidden: the function belongs to another project, has no package, has not changed since its latest version,
             or has `most` versions.
-        QuotaExceeded: the project has reached its quota of versions.
+        QuotaExceeded: the project has reached its quota of versions, or the version's `min_warm` exceeds the quota of
+            kept workers.
     """
 
     def write() -> Version:
@@ -96,7 +98,9 @@ def create(
             description=description,
             **{name: getattr(function, name) for name in _FIXED},
         )
-        version.save(force_insert=True)
+        kept = quotas.kept_workers_checked(context.project_id) if version.min_warm else contextlib.nullcontext()
+        with kept:
+            version.save(force_insert=True)
         change(function, {"latest_version": version.version_number})
         return version
 

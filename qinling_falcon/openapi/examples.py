@@ -206,6 +206,7 @@ EXAMPLES: Mapping[str, Any] = {
             "webhooks": {"limit": 1000, "used": 2},
             "jobs": {"limit": 1000, "used": 1},
             "executions": {"limit": -1, "used": 4711},
+            "kept_workers": {"limit": 8, "used": 2},
         }
     },
     "WebhookCreate": {"function_id": _FUNCTION, "description": "From the build server"},

@@ -191,6 +191,22 @@ class Pool(Generations):
         found = self._scripts.run("workers", function_id, _beginning(function_id, version))
         return sorted(worker.decode() for worker in found)
 
+    def keep(self, target: str, count: int) -> int:
+        """Keep `count` workers of a target: they are not evicted, and not ended because they are idle.
+
+        Returns:
+            How many are kept now: fewer, if the target has fewer workers.
+        """
+        return int(self._scripts.run("keep", target, count))
+
+    def kept(self) -> set[str]:
+        """The targets of which workers are to be kept."""
+        return {target.decode() for target in self._connection.call("HKEYS", keys.KEPT)}
+
+    def max_workers(self) -> int:
+        """The most workers in any state; 0: no manager has written it yet."""
+        return int(self._connection.call("HGET", keys.POLICY, "max_workers") or 0)
+
     def capacity(self, runtime_id: str) -> Capacity | None:
         """How many workers a runtime has; None when it has no pool."""
         reply = self._scripts.run("capacity", runtime_id)

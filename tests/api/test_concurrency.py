@@ -161,6 +161,16 @@ def test_a_function_from_an_image_has_none(client: Client, field: str) -> None:
     assert_error(client.simulate_put(path_of(made["id"]), json={field: 1}), 400, field)
 
 
+def test_kept_workers_have_a_quota(client: Client) -> None:
+    assert client.simulate_put("/v1/quotas", json={"kept_workers": 2}).status_code == 200
+    path = path_of(client.function(min_warm=1)["id"])
+
+    assert_error(client.upload(min_warm=2), 403, "kept_workers: limit 2, used 1, and this request adds 2")
+    assert_error(client.simulate_put(path, json={"min_warm": 3}), 403, "kept_workers")
+    assert client.simulate_put(path, json={"min_warm": 2}).status_code == 200
+    assert client.simulate_get("/v1/quotas").json["quotas"]["kept_workers"] == {"limit": 2, "used": 2}
+
+
 def test_the_reference_client_neither_sends_nor_misses_them(client: Client) -> None:
     made = client.upload(headers=REFERENCE_CLIENT).json
 
