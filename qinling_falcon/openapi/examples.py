@@ -263,6 +263,7 @@ MESSAGES: Mapping[int, str] = {
     500: "Internal error; the log has it under request id req-4b1f0c52-9a0e-4f0e-8a35-1d2c3b4a5968.",
     501: "sync: asynchronous executions are not supported yet.",
     502: "The object could not be read from Swift.",
-    503: "No worker was free in time; the function has not run. Try again.",
+    503: "No worker was free in time: this call waited for 10.0 s. All workers are busy. The function has not run. "
+    "Try again.",
 }
 """What `faultstring` may say, by status."""

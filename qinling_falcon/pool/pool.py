@@ -21,7 +21,7 @@ from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Capacity, Cold, Kind, Lease, LeasedWorker, LeaseRequest, StaleTarget
 from qinling_falcon.pool.local_queue import Gate, LocalQueue, Waiter
 from qinling_falcon.pool.place import WorkersElsewhere, elsewhere
-from qinling_falcon.pool.queue_bounds import QueueBounds
+from qinling_falcon.pool.queue_bounds import QueueBounds, not_in_time
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import WaitingRoom, Word
 from qinling_falcon.pool.wire import PoolUnavailable
@@ -30,7 +30,6 @@ from qinling_falcon.settings import Settings
 logger = logging.getLogger(__name__)
 
 _HEARTBEATS_PER_TTL = 5
-_NOT_IN_TIME = "No worker was free in time; the function has not run. Try again."
 
 
 class Pool(Generations):
@@ -105,7 +104,7 @@ class Pool(Generations):
                 raise StaleTarget(request.target)
             if news is Word.LATE or time.monotonic() >= waiter.deadline:
                 self._calls.refused(request.runtime_id)
-                raise Unavailable(_NOT_IN_TIME, retry_after_s=1)
+                raise self._not_in_time(request, time.monotonic() - waiter.arrived)
             queue = self._waiting.queue_of(request)
             waiter = waiter.again()
 
@@ -264,6 +263,15 @@ class Pool(Generations):
                 self._calls.refused(request.runtime_id)
                 raise self._bounds.refusal(request, reply[1].decode(), int(reply[2]))
         return Word.LATE
+
+    def _not_in_time(self, request: LeaseRequest, waited_s: float) -> Unavailable:
+        """The error for a call that got no worker in time, with the limit that holds it back."""
+        try:
+            reached = self._scripts.run("reached", request.runtime_id, request.target, request.project_id)
+        except PoolUnavailable as error:
+            return error
+        limit, most = (reached[0].decode(), int(reached[1])) if reached else (None, 0)
+        return not_in_time(request, waited_s, limit, most)
 
     def _undo(self, queue: LocalQueue, reply: Any) -> None:
         """The answer to a lease came when its greenlet had gone. Runs in the reader: it must not wait."""

@@ -1,4 +1,4 @@
-"""The limits of the queue for workers: how many calls may wait by function, by project and in total."""
+"""The limits of the queue for workers: how many calls may wait, and what is said to those that get no worker."""
 
 from __future__ import annotations
 
@@ -58,3 +58,26 @@ class QueueBounds:
             case _:  # no number, because it would reveal the load of other projects
                 message = "Too many calls wait for a worker (MAX_WAITERS). One project never gets all of these places."
         return Unavailable(f"{message} {_NOT_RUN}", retry_after_s=_RETRY_AFTER_S)
+
+
+def not_in_time(request: LeaseRequest, waited_s: float, limit: str | None, most: int) -> Unavailable:
+    """The error for a call that got no worker in time.
+
+    Args:
+        request: the lease request of the call.
+        waited_s: how long it waited.
+        limit: the limit that holds the function back now: `version`, `function`, `project` or `runtime`, as the script
+            `reached` says; None: none does.
+        most: the value of this limit.
+    """
+    match limit:
+        case "version":
+            reason = f"Function {request.function_id} has reached its concurrency of {most}."
+        case "function":
+            reason = f"Function {request.function_id} has reached FUNCTION_CONCURRENCY, {most} calls at once."
+        case "project":
+            reason = f"Project {request.project_id} has reached PROJECT_CONCURRENCY, {most} calls at once."
+        case _:  # no number, because it would reveal the load of other projects
+            reason = "All workers are busy."
+    message = f"No worker was free in time: this call waited for {waited_s:.1f} s. {reason}"
+    return Unavailable(f"{message} The function has not run. Try again.", retry_after_s=_RETRY_AFTER_S)
