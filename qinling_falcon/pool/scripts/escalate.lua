@@ -21,5 +21,5 @@ if how == 'held back' then
 end
 if call('EXISTS', P .. 'queue:' .. ARGV[3]) == 0 then return 1 end
 escalate(ARGV[3])
-give_warm(runtime, 1)
+give_all_warm(runtime, 1)
 return 1

@@ -4,7 +4,7 @@
 -- returns the execution's detail, or nil
 -- cost      one command for each process that leases
 
-for _, set in ipairs({HOLDERS, P .. 'former'}) do
+for _, set in ipairs({HOLDERS, FORMER}) do
   for _, holder in ipairs(call('ZRANGE', set, 0, -1)) do
     local detail = call('HGET', journal_of(holder), ARGV[2])
     if detail then return detail end

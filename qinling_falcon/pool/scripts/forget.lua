@@ -5,6 +5,7 @@
 
 call('HDEL', RUNTIMES, ARGV[2])
 call('HDEL', BARE, ARGV[2])
+call('HDEL', POLICY, 'first ' .. ARGV[2])
 for _, worker in ipairs(call('SMEMBERS', P .. 'live:' .. ARGV[2])) do
   drain(worker, 'ended', 'the runtime has no pool any more')
 end

@@ -5,14 +5,17 @@
 --         5… worker:token of its leases
 -- returns {now, 1 when the holder was not known: Redis was emptied or lost writes, or the reaper took it for dead, so
 --         its calls may be in no queue any more}
--- promises  a worker whose record is older than a lease that its holder has (the lease was lost with Redis's last
+-- promises  a holder that was not known has no entry left, because its calls ask again; a worker whose record is older than a lease that its holder has (the lease was lost with Redis's last
 --           writes) gets no further call: it may still be running
 
 acknowledge(ARGV[2], ARGV[4])
-call('ZREM', P .. 'former', ARGV[2])
+call('ZREM', FORMER, ARGV[2])
 local held = P .. 'held:' .. ARGV[2]
 local new = call('ZADD', HOLDERS, now, ARGV[2])
 call('ZADD', P .. 'reported', ARGV[3], ARGV[2])
+if new == 1 then
+  for _, queue in ipairs(call('SMEMBERS', ENTRIES_OF .. ARGV[2])) do set_entry(queue, ARGV[2], 0, now) end
+end
 call('DEL', held)
 for at = 5, #ARGV do
   call('SADD', held, ARGV[at])

@@ -4,7 +4,7 @@
 -- returns JSON: detail and holder, if a journal has the execution; worker, if its lease is among those looked at
 
 local answer = {found = false}
-for _, set in ipairs({HOLDERS, P .. 'former'}) do
+for _, set in ipairs({HOLDERS, FORMER}) do
   for _, holder in ipairs(call('ZRANGE', set, 0, -1)) do
     local detail = call('HGET', journal_of(holder), ARGV[2])
     if detail then answer = {found = true, detail = detail, holder = holder} end

@@ -35,7 +35,7 @@ local function show_queue(queue, entries)
 end
 
 local holders, seen = {}, {}
-for _, set in ipairs({HOLDERS, P .. 'former'}) do
+for _, set in ipairs({HOLDERS, FORMER}) do
   for _, holder in ipairs(call('ZRANGE', set, 0, -1)) do
     if holder >= ARGV[2] and not seen[holder] then
       seen[holder] = true

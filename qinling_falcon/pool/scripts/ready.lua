@@ -20,5 +20,5 @@ call('SADD', P .. 'live:' .. runtime, worker)
 call('HDEL', BARE, runtime)
 put_warm(worker, runtime)
 give_warm(runtime, 0)
-give_warm(runtime, 1)
+give_all_warm(runtime, 1)
 return 1

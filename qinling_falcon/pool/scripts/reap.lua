@@ -10,7 +10,7 @@
 
 local PAGE = 100
 local UNKNOWN_AFTER_MS = 2000
-local REAPER, FORMER, REPORTED = P .. 'reaper', P .. 'former', P .. 'reported'
+local REAPER, REPORTED = P .. 'reaper', P .. 'reported'
 local ttl, idle = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local was = call('HMGET', REAPER, 'last', 'since', 'lease', 'count')
@@ -54,6 +54,7 @@ for _, worker in ipairs(page) do
   local is = call('HMGET', record(worker), 'holder', 'token', 'accepted', 'granted')
   local holder, granted = is[1], tonumber(is[4])
   local is_dead = dead[holder] or not alive[holder] and math.max(granted, since) + ttl < now
+  watch_holder(holder)
   if is[3] == '0' then
     if is_dead then return_unused(worker) end
   else
@@ -96,16 +97,18 @@ for at = 1, #runtimes, 2 do
   end
 end
 
--- 5. Counts that are 0, a page at a time. A version's own limit stays while calls of the function wait.
+-- 5. Counts that are 0, a page at a time. A version's own limit stays while calls of it run or of its
+-- function wait.
 local counts = call('HSCAN', CONCURRENCY, was[4] or '0', 'COUNT', PAGE)
 for at = 1, #counts[2], 2 do
   local field = counts[2][at]
-  local version = string.match(field, '^version (.*)$')
-  if counts[2][at + 1] == '0' and not string.match(field, '^limit ')
-    and not (version and (tonumber(call('HGET', WAITING, 'function ' .. function_of(version))) or 0) > 0) then
-    call('HDEL', CONCURRENCY, field)
-    if version then call('HDEL', CONCURRENCY, 'own ' .. version) end
+  local version = string.match(field, '^own (.*)$')
+  local is_unused = counts[2][at + 1] == '0' and not string.match(field, '^limit ')
+  if version then
+    is_unused = (call('HGET', CONCURRENCY, 'version ' .. version) or '0') == '0'
+      and (call('HGET', WAITING, 'function ' .. function_of(version)) or '0') == '0'
   end
+  if is_unused then call('HDEL', CONCURRENCY, field) end
 end
 for _, field in ipairs(call('HRANDFIELD', WAITING, PAGE)) do
   if call('HGET', WAITING, field) == '0' then call('HDEL', WAITING, field) end

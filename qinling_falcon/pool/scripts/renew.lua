@@ -27,10 +27,10 @@ if not current(ARGV, 13) then return {'stale'} end
 
 local queue = queue_of(runtime, target, project_id, 'any')
 
+local drains = is[6] or (tonumber(is[7]) or 0) > now
 if is[9] == '1' then
   local arrival = now - tonumber(ARGV[8])
   local counts = read_counts(target, project_id, runtime)
-  local drains = is[6] or (tonumber(is[7]) or 0) > now
   local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
   local passes = first[1] and first[1] ~= ARGV[4] and tonumber(first[2]) + LATER_MS < arrival
   if not drains and not passes and counts.projects >= counts.project_limit then
@@ -47,6 +47,9 @@ if is[9] == '1' then
     end
     return {'ended'}
   end
+elseif drains then
+  return_unused(worker)
+  return {'ended'}
 end
 
 local token = text(math.max(tonumber(is[2]) + 1, now))

@@ -32,7 +32,7 @@ for _, worker in ipairs(call('SMEMBERS', WORKERS)) do
     show('SMEMBERS', 'assigned:' .. function_of(is[2]))
   end
 end
-for _, set in ipairs({HOLDERS, P .. 'former'}) do
+for _, set in ipairs({HOLDERS, FORMER}) do
   for _, holder in ipairs(call('ZRANGE', set, 0, -1)) do
     show('HGETALL', 'journal:' .. holder)
     show('SMEMBERS', 'entries:' .. holder)

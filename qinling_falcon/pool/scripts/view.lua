@@ -2,13 +2,18 @@
 -- include: limits workers queues leases
 -- ARGV    2 the most queues to look at  3 the most queues to return  4 the most idle workers and targets to return
 -- returns JSON (see `pool/policy.py`)
--- promises  queues that a limit holds back are not among those that want a worker any more
+-- reads   runtimes, policy, the heads of warm:, escalated:, idle, held and assigned_at, the workers named there
+-- writes  for queues that are served now: their entries, what lease writes, grants:<holder>; escalated:, blocked:
+-- promises  queues that a limit holds back are not among those that want a worker any more, and the other way round;
+--           queues that want a worker have got warm ones before others are started for them
 
 local runtimes, growing = {}, {}
 local configured = call('HGETALL', RUNTIMES)
 for at = 1, #configured, 2 do
   local runtime = configured[at]
   local warm = P .. 'warm:' .. runtime
+  serve_unblocked(runtime)
+  give_all_warm(runtime, 1)
   runtimes[#runtimes + 1] = {
     id = runtime, stock = tonumber(configured[at + 1]), warm = call('ZCARD', warm),
     starting = call('ZCARD', P .. 'starting:' .. runtime),

@@ -18,9 +18,9 @@ local function acknowledge(holder, executions)
   call('HDEL', journal_of(holder), unpack(ids))
 end
 
--- Leases a warm worker, or an idle one that was taken out of its sets. `wanted` has runtime, target, project_id and holder; also execution, run_ms and
--- detail, unless this is an offer. Without a detail there is no execution: the worker is loaded ahead of calls.
--- Returns address, secret and token.
+-- Leases a warm worker, or an idle one that was taken out of its sets. `wanted` has runtime, target, project_id and
+-- holder; also execution, run_ms and detail, unless this is an offer. Without a detail there is no execution: the worker
+-- is loaded ahead of calls. Returns address, secret and token.
 local function begin_lease(worker, is_warm, wanted, counts)
   local is = call('HMGET', record(worker), 'address', 'secret', 'token')
   local token = text(math.max((tonumber(is[3]) or 0) + 1, now))
@@ -98,11 +98,11 @@ end
 
 -- Gives a warm worker to the first of the queues that want one more. While at most `reserve` warm workers remain, they
 -- go to targets without a worker, and where there are `max_workers` also to queues of kind 'warm'. Targets that have
--- their share of all workers come last.
+-- their share of all workers come last. Returns whether there was one.
 local function give_warm(runtime, reserve)
   local warm = P .. 'warm:' .. runtime
   local count = call('ZCARD', warm)
-  if count == 0 then return end
+  if count == 0 then return false end
   local most = tonumber(call('HGET', POLICY, 'max_workers')) or 0
   local share = math.floor(most / math.max(1, call('ZCARD', HELD)))
   local is_full = call('SCARD', WORKERS) >= most
@@ -115,12 +115,34 @@ local function give_warm(runtime, reserve)
       block(queue, runtime, project_id)
     elseif count > reserve or held == 0 or kind == 'warm' and is_full then
       if share < 2 or held < share then
-        return offer(queue, call('ZRANGE', warm, 0, 0)[1], true, counts)
+        offer(queue, call('ZRANGE', warm, 0, 0)[1], true, counts)
+        return true
       end
       later = later or {queue, counts}
     end
   end
-  if later then offer(later[1], call('ZRANGE', warm, 0, 0)[1], true, later[2]) end
+  if not later then return false end
+  offer(later[1], call('ZRANGE', warm, 0, 0)[1], true, later[2])
+  return true
+end
+
+-- Gives warm workers to the queues that want one more, while more than `reserve` remain or a target has none.
+local function give_all_warm(runtime, reserve)
+  for _ = 1, LOOK_AT do
+    if not give_warm(runtime, reserve) then return end
+  end
+end
+
+-- Looks at some of the queues of a runtime that are held back: a limit was raised, or so many waited for it that the end
+-- of one lease did not reach all of them.
+local function serve_unblocked(runtime)
+  for _, queue in ipairs(call('ZRANDMEMBER', P .. 'blocked:runtime:' .. runtime, 4 * LOOK_AT)) do
+    local _, target, project_id = parse_queue(queue)
+    if is_below(read_counts(target, project_id, runtime)) then
+      leave_sets(queue, runtime, project_id)
+      if serve(queue) ~= 'served' or call('EXISTS', P .. 'queue:' .. queue) == 1 then escalate(queue) end
+    end
+  end
 end
 
 -- Ends the lease of a leased worker, which is in no state's sets then; `is` has target, project and runtime. Returns
@@ -187,17 +209,18 @@ end
 
 -- Takes back a lease whose worker was neither loaded nor called: a worker that was only assigned is warm again.
 local function return_unused(worker)
-  local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution', 'new', 'drain', 'kept')
+  local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution', 'new', 'drain', 'kept',
+    'recalled')
   local runtime, target, project_id = is[1], is[2], is[3]
   local before = end_lease(worker, target, project_id, runtime)
   call('HDEL', journal_of(is[4]), is[5])
-  if is[7] then
+  if is[7] or is[6] == '0' and (tonumber(is[9]) or 0) > now then
     drain_assigned(worker, runtime, target, project_id)
   elseif is[6] == '1' then
     if unassign(worker, target) then ask_again(runtime, target, project_id) end
-    call('HDEL', record(worker), 'target', 'project')
+    call('HDEL', record(worker), 'target', 'project', 'recalled')
     put_warm(worker, runtime)
-    give_warm(runtime, 0)
+    give_all_warm(runtime, 0)
   else
     return free(worker, runtime, target, project_id, is[8], before)
   end
@@ -221,5 +244,6 @@ local function lose(worker, reason)
     worker = worker, runtime = is[1], target = is[2], holder = is[4], execution = is[5],
   })
   lose_execution(is[4], is[5])
+  watch_holder(is[4])  -- its journal may have more
   serve_limits(before, is[3], is[1])
 end

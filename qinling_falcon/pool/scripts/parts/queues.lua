@@ -6,6 +6,7 @@
 -- include: workers limits
 
 local ENTRIES_OF, WAITING, POLICY, HOLDERS = P .. 'entries:', P .. 'waiting', P .. 'policy', P .. 'holders'
+local FORMER = P .. 'former'
 local PATIENCE_MS = 5            -- calls wait so long for a worker of their own target alone
 local ACCEPT_MS = 1000          -- an offer that its process has not accepted by then passes on
 local GRANTS_TTL_MS = 60000     -- a process's list of notifications outlives it for so long
@@ -32,6 +33,11 @@ end
 -- When the oldest call of a queue arrived, in ms.
 local function oldest(queue)
   return tonumber(call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')[2])
+end
+
+-- The reaper looks after a process also when it has not reported yet: Redis was emptied, or it has just begun.
+local function watch_holder(holder)
+  if not call('ZSCORE', HOLDERS, holder) then call('ZADD', FORMER, 'NX', now, holder) end
 end
 
 local function leave_sets(queue, runtime, project_id)
@@ -70,13 +76,13 @@ local function change_entry(queue, holder, change, arrival)
   set_entry(queue, holder, number, arrival)
 end
 
--- Where no call is left that has waited for long, the queue wants no further worker for now. The processes escalate it
--- again if need be.
+-- Where no call is left that has waited for long, the queue wants no further worker for now, unless its target has none.
+-- The processes escalate it again if need be.
 local function calm(queue)
   local first = oldest(queue)
-  if first and now - first < PATIENCE_MS then
-    call('ZREM', P .. 'escalated:' .. string.match(queue, '^[^|]*'), queue)
-  end
+  if not first or now - first >= PATIENCE_MS then return end
+  local runtime, target, _, kind = parse_queue(queue)
+  if kind == 'any' and held_by(target) > 0 then call('ZREM', P .. 'escalated:' .. runtime, queue) end
 end
 
 -- The order in which queues grow: the oldest arrival, later by twice the cost of a start for each worker that the
