@@ -28,6 +28,6 @@ def connection(server: ValkeyServer) -> Iterator[PipelinedConnection]:
 def side(connection: PipelinedConnection) -> Iterator[Side]:
     """A process that leases workers of the runtime `python3`, of which two are kept warm."""
     side = Side(connection.url)
-    side.registry.configure("python3", 2)
+    side.configure()
     yield side
     side.close()

@@ -34,10 +34,16 @@ class Call:
 
 @dataclass
 class Waiting:
-    """A call of a process that waits. `generation` is what it was resolved under."""
+    """A call of a process that waits.
+
+    Attributes:
+        generation: what it was resolved under.
+        is_counted: whether Redis counts it: it has asked Redis, or waited for long in the process.
+    """
 
     arrived: int
     generation: str
+    is_counted: bool
 
 
 @dataclass
@@ -75,6 +81,10 @@ class Holder:
     answered: list[str] = field(default_factory=list)
     committed: list[str] = field(default_factory=list)
     as_of: int = 0
+
+    def counted(self, queue: str) -> str:
+        """The number of its calls in a queue, as Redis is told."""
+        return f"={sum(one.is_counted for one in self.waiting[queue])}"
 
     def oldest(self, queue: str, now: int) -> int:
         """For how many ms the oldest call in a queue has waited."""

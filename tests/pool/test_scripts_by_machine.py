@@ -47,7 +47,7 @@ class PoolMachine(Machine):
     def wait_in_the_process(self, who: int, call: Call) -> None:
         holder = one_of(self.holders, who)
         if any(held.queue == call.queue("any") for held in holder.leases.values()):
-            self.enter(holder, call.queue("any"), Waiting(self.now, self.resolve(call)))
+            self.enter(holder, call.queue("any"), Waiting(self.now, self.resolve(call), is_counted=False))
 
     @rule(who=pick, how=st.sampled_from(["accept", "accept", "accept", "lose"]))
     def hear_one(self, who: int, how: str) -> None:
