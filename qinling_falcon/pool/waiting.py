@@ -283,7 +283,8 @@ class WaitingRoom:
         worker = LeasedWorker(worker_id, address, secret, int(token), needs_load == "1")
         queue = self.queue_named(name)
         queue.leased += 1
-        queue.entry -= 1  # the script has counted the call that gets it as served
+        if queue.entry > 0 or queue.asking:  # else the call that it was for has left, and was counted as that
+            queue.entry -= 1
         self.held.add(worker.name)
         queue.offers.append(Offer(worker, cold))  # type: ignore[arg-type]  # the script sends no other word
         self.use_offers(queue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 
@@ -68,7 +68,8 @@ class Holder:
     Attributes:
         leases: by worker.
         waiting: its waiting calls by queue, the oldest first.
-        unsure: queues where Redis may have an entry of it, because an answer was lost.
+        entries: how many of its calls Redis counts in each queue, by what it knows.
+        unsure: queues where Redis may count other numbers, because an answer was lost.
         answered: executions whose worker has answered, and whose record is not committed.
         committed: executions that Redis has not heard of yet that they are committed.
         as_of: Redis's time in the answer to the last heartbeat.
@@ -77,14 +78,19 @@ class Holder:
     name: str
     leases: dict[str, Held] = field(default_factory=dict)
     waiting: defaultdict[str, list[Waiting]] = field(default_factory=lambda: defaultdict(list))
+    entries: Counter[str] = field(default_factory=Counter)
     unsure: set[str] = field(default_factory=set)
     answered: list[str] = field(default_factory=list)
     committed: list[str] = field(default_factory=list)
     as_of: int = 0
 
-    def counted(self, queue: str) -> str:
-        """The number of its calls in a queue, as Redis is told."""
-        return f"={sum(one.is_counted for one in self.waiting[queue])}"
+    def change(self, queue: str) -> str:
+        """The change of its number of calls in a queue, as Redis is told. See `LocalQueue.change`."""
+        counted = sum(one.is_counted for one in self.waiting[queue])
+        change = f"={counted}" if queue in self.unsure else f"{counted - self.entries[queue]:+d}"
+        self.unsure.discard(queue)
+        self.entries[queue] = counted
+        return change
 
     def oldest(self, queue: str, now: int) -> int:
         """For how many ms the oldest call in a queue has waited."""

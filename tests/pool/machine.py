@@ -122,6 +122,7 @@ class Machine(RuleBasedStateMachine):
             assert needs_load == "0" if kind == "loaded" else True
             holder.leases[worker] = Held(worker, int(token), queue, execution, needs_load == "1")
         elif word == "queued":
+            holder.entries[queue] += 1
             self.enter(holder, queue, Waiting(arrived, generation, is_counted=True))
         return word
 
@@ -138,14 +139,19 @@ class Machine(RuleBasedStateMachine):
         if how == "lose":
             return True
         if word == "again":
-            waiting, holder.waiting[queue] = holder.waiting[queue], []
-            for one in waiting:
-                self.ask_again(holder, queue, one)
+            self.all_ask_again(holder, queue)
             return True
         worker, _, _, token, _, needs_load = lease
+        holder.entries[queue] = max(0, holder.entries[queue] - 1)
         held = holder.leases[worker] = Held(worker, int(token), queue, None, needs_load == "1")
         self.pass_on(holder, held)
         return True
+
+    def all_ask_again(self, holder: Holder, queue: str) -> None:
+        waiting, holder.waiting[queue] = holder.waiting[queue], []
+        holder.entries[queue] = 0
+        for one in waiting:
+            self.ask_again(holder, queue, one)
 
     def ask_again(self, holder: Holder, queue: str, waiting: Waiting) -> None:
         kind = "warm" if "|warm|" in queue else "any"
@@ -163,9 +169,10 @@ class Machine(RuleBasedStateMachine):
             is_for_call = "|any|" in held.queue
             detail = f"detail {execution}" if is_for_call else ""
             before = self.seen
+            change = "" if held.queue in holder.unsure else holder.change(held.queue)
             word, *rest = self.run(
                 "renew", held.worker, held.token, holder.name, execution, RUN_MS, detail, self.now - first.arrived,
-                held.queue, holder.counted(held.queue), holder.oldest(held.queue, self.now), self.acknowledged(holder),
+                held.queue if change else "", change, holder.oldest(held.queue, self.now), self.acknowledged(holder),
                 self.calls[held.queue].key, first.generation, begins=(holder, execution, detail),
             )  # fmt: skip
             if is_lost:
@@ -226,21 +233,21 @@ class Machine(RuleBasedStateMachine):
         if holder.waiting[queue]:
             for one in holder.waiting[queue]:
                 one.is_counted = True
-            self.run("escalate", holder.name, queue, holder.counted(queue), holder.oldest(queue, self.now))
+            self.run("escalate", holder.name, queue, holder.change(queue), holder.oldest(queue, self.now))
 
     def leave(self, holder: Holder, queue: str) -> None:
-        holder.unsure.discard(queue)
-        self.run("leave", holder.name, queue, holder.counted(queue), holder.oldest(queue, self.now))
+        if queue in holder.unsure and holder.waiting[queue]:
+            self.escalate(holder, queue)
+            return
+        self.run("leave", holder.name, queue, holder.change(queue), holder.oldest(queue, self.now))
 
     def beat(self, holder: Holder) -> None:
         leases = [held.name for held in holder.leases.values()]
         now, is_new = self.run("heartbeat", holder.name, holder.as_of, self.acknowledged(holder), *leases)
         holder.as_of = int(now)
         if is_new:
-            for queue, waiting in list(holder.waiting.items()):
-                holder.waiting[queue] = []
-                for one in waiting:
-                    self.ask_again(holder, queue, one)
+            for queue in list(holder.waiting):
+                self.all_ask_again(holder, queue)
 
     # The manager
 
