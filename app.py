@@ -41,7 +41,7 @@ def build(settings: Settings) -> Api:
     sessions = None if trusts is None else trusts.tokens
     sources = None if sessions is None else SwiftSources(sessions, packages, pool, settings)
     at_hand = PackageCache(packages, settings.package_cache_size)
-    admission = Admission(settings)
+    admission = Admission(settings, lambda: pool.call_bounds)
     quota = ExecutionQuota()
     invoker = Invoker(pool, resolver, at_hand, settings, sessions, sources, quota, admission)
     invoker.start()

@@ -94,6 +94,10 @@ class Orchestrator(Protocol):
     concurrent_starts: int
     workers_outlive_manager: bool
 
+    @property
+    def most_workers(self) -> int:
+        """How many workers there can be, if `MAX_WORKERS` does not say."""
+
     def confinement(self) -> Confinement:
         """How the workers are confined, for the operator."""
 

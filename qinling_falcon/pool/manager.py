@@ -62,7 +62,8 @@ class Manager:
         # Workers that are being ended by a greenlet of this process, and images on trial by runtime.
         self._ending: set[str] = set()
         self._trials: dict[str, str] = {}
-        self._policy = Policy(settings.max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
+        max_workers = settings.max_workers or orchestrator.most_workers
+        self._policy = Policy(max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
         self._starts = Starts(orchestrator.concurrent_starts, lambda: self._policy.start_ms)
         self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
         self._full_pass_at = 0.0

@@ -19,9 +19,10 @@ from qinling_falcon.pool.generations import Generations
 from qinling_falcon.pool.inspection import Inspection
 from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Capacity, Cold, Kind, Lease, LeasedWorker, LeaseRequest, StaleTarget
+from qinling_falcon.pool.limits import CallBounds
 from qinling_falcon.pool.local_queue import Gate, LocalQueue, Waiter
 from qinling_falcon.pool.place import WorkersElsewhere, elsewhere
-from qinling_falcon.pool.queue_bounds import QueueBounds, not_in_time
+from qinling_falcon.pool.queue_bounds import not_in_time, refusal
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import WaitingRoom, Word
 from qinling_falcon.pool.wire import PoolUnavailable
@@ -45,17 +46,18 @@ class Pool(Generations):
 
     Attributes:
         inspection: reads the pool for the operator.
+        call_bounds: how many calls may run and wait at once, as the manager has written lately.
     """
 
     def __init__(self, connection: PipelinedConnection, holder: str, settings: Settings, *, clock: Clock | None = None):
         self.holder = holder
+        self.call_bounds = CallBounds()
         self._connection = connection
         super().__init__(ScriptRunner(connection, clock))
         self.inspection = Inspection(self._scripts, connection)
         self._listening = connection.another()
         self._journal = JournalChanges()
         self._waiting = WaitingRoom(self, self._listening, self._scripts, holder, self._journal)
-        self._bounds = QueueBounds.of(settings)
         self._calls = CallCounts()
         self._heartbeat_s = settings.holder_ttl_s / _HEARTBEATS_PER_TTL
         self._as_of: str = "0"
@@ -234,9 +236,6 @@ class Pool(Generations):
                 request.detail,
                 int(waits),
                 max(queue.waited_ms(), int((time.monotonic() - waiter.arrived) * 1000)),
-                self._bounds.of_all,
-                self._bounds.of_project,
-                self._bounds.of_function,
                 taken,
                 *itertools.chain.from_iterable(request.generations),
                 abandoned=lambda reply: self._undo(queue, reply),
@@ -261,7 +260,7 @@ class Pool(Generations):
                 return Word.STALE
             case b"full":
                 self._calls.refused(request.runtime_id)
-                raise self._bounds.refusal(request, reply[1].decode(), int(reply[2]))
+                raise refusal(request, reply[1].decode(), int(reply[2]), int(reply[3]))
         return Word.LATE
 
     def _not_in_time(self, request: LeaseRequest, waited_s: float) -> Unavailable:
@@ -316,6 +315,9 @@ class Pool(Generations):
         self._as_of = now.decode()
         if unknown:
             self._waiting.ask_again()
+        bounds = self._connection.call("HMGET", keys.POLICY, "calls of function", "calls of project")
+        if None not in bounds:
+            self.call_bounds = CallBounds(*map(int, bounds))
 
 
 def _worker(reply: list[bytes]) -> tuple[LeasedWorker, Cold]:

@@ -12,6 +12,7 @@ import orjson
 from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.limits import Limits
 from qinling_falcon.pool.policy import View
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.snapshot import read_snapshot
@@ -81,14 +82,17 @@ class Registry:
 
     def set_limits(self, max_workers: int, start_ms: float) -> None:
         """Write the limits that all processes keep, and the measured cost of a start."""
-        settings = self._settings
+        limits = Limits.of(self._settings, max_workers)
         self._scripts.run(
             "set_limits",
-            settings.function_concurrency,
-            settings.project_concurrency,
-            max_workers,
-            max_workers,
+            limits.of_function,
+            limits.of_project,
+            limits.of_runtime,
+            limits.max_workers,
             str(start_ms),
+            limits.waiting,
+            limits.waiting_of_project,
+            limits.waiting_of_function,
         )
 
     def view(self) -> View:

@@ -130,8 +130,8 @@ def test_the_pool_in_numbers(client: Client, house: House) -> None:
     state = seen(client)
 
     assert state["workers"] == {"total": 4, "leased": 2, "draining": 0}
-    assert state["capacity"]["max_workers"] == client.settings.max_workers
-    assert state["capacity"]["function_concurrency"] == client.settings.function_concurrency
+    assert state["capacity"]["max_workers"] == 48
+    assert state["capacity"]["function_concurrency"] == 32, "two thirds of them"
     assert state["demand"] == {
         "waiting_calls": 1, "targets_with_workers": 3, "processes": 1, "unrecorded_losses": 0,
     }  # fmt: skip

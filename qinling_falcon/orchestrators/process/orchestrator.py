@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import re
-import resource
 import secrets
 import subprocess
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 
 from qinling_falcon.orchestrators.base import Confinement, Happening, StartedWorker, StartFailed, WorkerEvent
 from qinling_falcon.orchestrators.process import leftovers
+from qinling_falcon.orchestrators.process.capacity import allow_open_files, host_capacity, memory_for_workers
 from qinling_falcon.orchestrators.process.cgroups import Subtree, await_removed, hierarchies
 from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.orchestrators.process.guard import Guard
@@ -81,7 +81,7 @@ class ProcessOrchestrator:
         self._workers: dict[str, Worker] = {}
         self._closed = False
         settings, install_id = self._settings, self._install.install_id
-        _allow_many_descriptors()
+        self._open_files = allow_open_files()
         self._isolation = examine(settings)
         missing = "; ".join(f"{feature} ({note})" for feature, _, note in self._isolation.missing())
         _log.warning("isolation form=%s missing=%r", self._isolation.form, missing)
@@ -94,7 +94,7 @@ class ProcessOrchestrator:
         self._homes = Homes(self._install.workers_dir, install_id, foreign_uid=foreign)
         sweep(self._install, self._subtree, self._homes, self._slots)
         try:
-            self._subtree.limit_memory(settings.workers_memory or _four_fifths_of_memory())
+            self._subtree.limit_memory(memory_for_workers(settings))
         except OSError as error:
             _log.warning("workers_memory_not_limited why=%r", f"{error.filename}: {error.strerror}")
         self._launcher = Launcher(settings, self._install, self._isolation, self._homes, self._subtree)
@@ -113,6 +113,15 @@ class ProcessOrchestrator:
             can_fork = self._can_fork(runtime)
             if not can_fork and self._settings.worker_start == "fork":
                 raise SettingsError(f"WORKER_START=fork: expected a host where that works, but {self.zygote.note}")
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers this host allows at present."""
+        capacity = host_capacity(
+            self._settings, self._open_files, are_forked=bool(self._forking) and self.zygote.available
+        )
+        _log.info("host_capacity workers=%d bound=%r", capacity.workers, capacity.bound)
+        return capacity.workers
 
     @property
     def zygote(self) -> Feature:
@@ -296,14 +305,3 @@ class ProcessOrchestrator:
                 # Its user ids stay taken; the next manager sweeps it.
                 _log.error("worker_not_gone worker_id=%s", worker.worker_id)
             del self._workers[worker.worker_id]
-
-
-def _allow_many_descriptors() -> None:
-    """Raise this process's limit of open files as far as allowed: the manager holds descriptors for each worker."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _four_fifths_of_memory() -> int:
-    size: int = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return size * 4 // 5

@@ -3,20 +3,19 @@
 -- ARGV    2 holder  3 'any', 'loaded' (only an idle worker that holds the target will do) or 'warm' (only a warm one)
 --         4 runtime  5 target  6 project  7 the version's own limit, or ''  8 execution  9 run_ms  10 detail, empty
 --         when there is no execution  11 '1': the call waits if no worker is free  12 for how many ms the oldest call
---         of the holder has waited  13 most waiting calls of all projects
---         14 of one project  15 of one function  16 executions to acknowledge  17… pairs of (cache key, generation)
+--         of the holder has waited  13 executions to acknowledge  14… pairs of (cache key, generation)
 -- returns {'stale'}: a generation differs or is missing; nothing was changed
 --         {'lease', worker, address, secret, token, cold, needs_load}
 --         {'queued'}: the holder has an entry in the queue of the target, and will be notified
 --         {'busy'}: no worker is free, and the call does not wait
---         {'full', bound, waiting}: no worker is free, and the queue has no place for the call; bound is 'function',
---         'project' or 'all', and waiting is the number of waiting calls that this limit counts
+--         {'full', bound, waiting, most}: no worker is free, and the queue has no place for the call; bound is
+--         'function', 'project' or 'all', waiting is the number of waiting calls that this limit counts, most the limit
 -- promises  leases and waiting calls never exceed the limits of version, function, project and runtime; a call never
 --           gets a worker of another target; a project without waiting calls gets a place if the queues have one; a
 --           function without waiting calls gets a place if its project has one
 
-acknowledge(ARGV[2], ARGV[16])
-if not current(ARGV, 17) then return {'stale'} end
+acknowledge(ARGV[2], ARGV[13])
+if not current(ARGV, 14) then return {'stale'} end
 
 local kind, runtime, target, project_id = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local function_id = function_of(target)
@@ -55,13 +54,15 @@ if ARGV[11] ~= '1' then return {'busy'} end
 -- A function may have at most as many waiting calls as its project has free places, and a project at most as many as
 -- there are in all. The first project to fill the queues gets at most half of all places, the next one half of the
 -- rest, so places remain for others.
-local most_of_all, most_of_project, most_of_function = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
+local most = call('HMGET', POLICY, 'waiting', 'waiting of project', 'waiting of function')
+local most_of_all, most_of_project = tonumber(most[1]) or UNLIMITED, tonumber(most[2]) or UNLIMITED
+local most_of_function = tonumber(most[3]) or UNLIMITED
 local waiting = call('HMGET', WAITING, 'all', 'project ' .. project_id, 'function ' .. function_id)
 local of_all, of_project = tonumber(waiting[1]) or 0, tonumber(waiting[2]) or 0
 local of_function = tonumber(waiting[3]) or 0
-if of_function >= most_of_function then return {'full', 'function', of_function} end
-if of_function >= most_of_project - of_project then return {'full', 'project', of_project} end
-if of_project >= most_of_all - of_all then return {'full', 'all', of_all} end
+if of_function >= most_of_function then return {'full', 'function', of_function, most_of_function} end
+if of_function >= most_of_project - of_project then return {'full', 'project', of_project, most_of_project} end
+if of_project >= most_of_all - of_all then return {'full', 'all', of_all, most_of_all} end
 
 local queue = queue_of(runtime, target, project_id, kind == 'warm' and 'warm' or 'any')
 local before = tonumber(call('HGET', P .. 'counts:' .. queue, ARGV[2])) or 0
