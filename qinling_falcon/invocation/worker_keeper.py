@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import gevent
 from gevent.pool import Group
 
-from qinling_falcon.errors import QinlingError
+from qinling_falcon.errors import QinlingError, Unavailable
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import stricter, target_key
 from qinling_falcon.models import kept, runtime
@@ -114,8 +114,11 @@ class WorkerKeeper:
         except QinlingError as error:
             failures = self._failures.get(target, (0, 0.0))[0] + 1
             wait_s = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(failures - 1, 10))
+            if isinstance(error, Unavailable):  # it says itself when to try again: soon, if no worker was free
+                wait_s = max(_FIRST_BACKOFF_S, error.retry_after_s or 0)
             self._failures[target] = failures, time.monotonic() + wait_s
-            logger.warning("workers of a function can't be kept", extra=extra | {"reason": str(error)})
+            if failures == 1:
+                logger.warning("workers of a function can't be kept", extra=extra | {"reason": str(error)})
         except Exception:
             self._failures[target] = 1, time.monotonic() + _LONGEST_BACKOFF_S
             logger.exception("workers of a function could not be loaded", extra=extra)
