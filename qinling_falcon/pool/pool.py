@@ -175,6 +175,10 @@ class Pool(Generations):
         detail = self._scripts.run("find", execution_id)
         return None if detail is None else detail.decode()
 
+    def drop(self, execution_id: str) -> None:
+        """The record of an execution was deleted: its journal, which may hear late of its end, has it no more."""
+        self._scripts.run("drop", execution_id)
+
     def drain(self, function_id: str, version: int | None = None) -> None:
         """The function's workers (of one version, or all) get no further call and end."""
         self._scripts.run("drain", function_id, _beginning(function_id, version))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import falcon
 
-from qinling_falcon.errors import Conflict, NotFound, NotSupported
+from qinling_falcon.errors import Conflict, NotFound, NotSupported, Unavailable
 from qinling_falcon.invocation.calls import Call, running
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.listing import page
@@ -108,6 +109,8 @@ class OneExecution:
             if _live(self._pool, req.caller, execution_id) is None:
                 raise
             raise Conflict(f"Execution {execution_id} is running.") from None
+        with contextlib.suppress(Unavailable):  # the journal hears of the execution's end soon
+            self._pool.drop(execution_id)
         resp.status = falcon.HTTP_204
 
 
