@@ -10,20 +10,16 @@ monkey.patch_all()
 import contextlib
 import gc
 import logging
-import os
 import signal
-import socket
 import sys
-import uuid
 from collections.abc import Callable
 
 import gevent
 from gevent.event import Event
 
+from qinling_falcon.assembly import Assembly
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.calls import record_lost, record_overdue
-from qinling_falcon.invocation.scaling import Scaler
-from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.invocation.worker_keeper import WorkerKeeper
 from qinling_falcon.models import package_keys, retention
 from qinling_falcon.models.database import connect
@@ -31,15 +27,11 @@ from qinling_falcon.observability.logs import setup_logging
 from qinling_falcon.orchestrators.base import AlreadyRunning, Orchestrator
 from qinling_falcon.orchestrators.choice import make_orchestrator
 from qinling_falcon.pool.claim import Claim
-from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.manager import Manager
-from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
 from qinling_falcon.settings import Settings, SettingsError, get_settings
-from qinling_falcon.storage.package_cache import PackageCache
-from qinling_falcon.storage.packages import ORPHAN_AGE_S, PackageStore
-from qinling_falcon.storage.stores import make_packages
+from qinling_falcon.storage.packages import ORPHAN_AGE_S
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +50,8 @@ def main() -> None:
     gevent.signal_handler(signal.SIGINT, stopping.set)
     retention.warn_if_useless(settings)
     connect(settings)
-    registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
+    parts = Assembly(settings, "pool")
+    registry = Registry(parts.connection, settings)
     claim = Claim(registry, settings)
     # The claim comes first, because a new orchestrator ends the workers of another one in the same VAR_DIR.
     if not claim.wait(stopping):
@@ -70,18 +63,16 @@ def main() -> None:
             claim.resign()
         sys.exit(str(error))
     runtimes = Runtimes(registry, settings.warm_workers)
-    packages = make_packages(settings)
+    packages, trusts = parts.packages, parts.trusts
     _start_periodic_task("executions without a process", lambda: record_overdue(settings))
     # A crash between an upload and the commit of its function leaves the package.
     _start_periodic_task("packages of no function", lambda: packages.sweep(package_keys.in_use, ORPHAN_AGE_S))
     _start_periodic_task("packages of unknown size", lambda: package_keys.fill_sizes(packages.size))
     _start_periodic_task("old executions", lambda: _pruned(settings))
-    if settings.auth_mode == "keystone":
-        from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
-
-        _start_periodic_task("trusts of no function", Trusts(settings).sweep)
+    if trusts is not None:
+        _start_periodic_task("trusts of no function", trusts.sweep)
     _start_periodic_task("descriptions of the host", lambda: _describe_host(registry, orchestrator))
-    gevent.spawn(_make_keeper(settings, packages).run, lambda: claim.held)
+    gevent.spawn(WorkerKeeper(parts.pool, parts.scaler).run, lambda: claim.held)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     Manager(registry, orchestrator, runtimes, settings, record_lost, claim).run(stopping)
 
@@ -106,15 +97,6 @@ def _start_periodic_task(what: str, sweep: Callable[[], list[str]]) -> None:
 def _pruned(settings: Settings) -> list[str]:
     deleted = retention.prune(settings)
     return [str(deleted)] if deleted else []
-
-
-def _make_keeper(settings: Settings, packages: PackageStore) -> WorkerKeeper:
-    """What loads functions ahead of calls, with a connection to the pool of its own."""
-    name = f"keeper:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    pool = Pool(PipelinedConnection(settings.effective_redis_url), name, settings)
-    pool.start()
-    package_cache = PackageCache(packages, settings.package_cache_size)
-    return WorkerKeeper(pool, Scaler(pool, Resolver(pool), package_cache, settings))
 
 
 def _describe_host(registry: Registry, orchestrator: Orchestrator) -> list[str]:

@@ -2,7 +2,7 @@
 
 A call holds its connection from its admission to its record: while its function and package are read, while it waits
 for Keystone, Swift or a worker, and while it runs. The queue in Redis (`pool/queue_bounds.py`) counts only calls that
-wait for a worker. `Invoker` and `Scaler` ask for admission before they wait for anything. Admission asks neither Redis
+wait for a worker. `Engine` and `Scaler` ask for admission before they wait for anything. Admission asks neither Redis
 nor the database; it learns the limits with the heartbeats of the process.
 
 There are three limits:
@@ -34,7 +34,7 @@ _LARGEST_INPUTS = 8
 
 
 class Admission:
-    """Counts the calls in flight in this process. `Invoker` and `Scaler` share one instance.
+    """Counts the calls in flight in this process. `Engine` and `Scaler` share one instance.
 
     Args:
         settings: the limits of this process.

@@ -11,9 +11,9 @@ import random
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from qinling_falcon.errors import NotFound, NotSupported
+from qinling_falcon.errors import NotFound, NotSupported, Unavailable
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.references import alias_named, version_of
 from qinling_falcon.models.rows import find
@@ -23,7 +23,11 @@ from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeSt
 from qinling_falcon.pool.generations import lasting
 from qinling_falcon.pool.pool import Pool
 
+if TYPE_CHECKING:
+    from qinling_falcon.invocation.swift_sources import SwiftSources  # which needs `Target`
+
 _CACHE_SIZE = 10_000
+_MOST_CHANGES = 5
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -86,10 +90,16 @@ class _Meaning:
 
 
 class Resolver:
-    """Resolves functions, versions and aliases to targets, through caches of this process."""
+    """Resolves functions, versions and aliases to targets, through caches of this process.
 
-    def __init__(self, pool: Pool):
+    Args:
+        pool: knows the generations.
+        sources: refreshes the copies of functions in Swift; None: the stored copies are used.
+    """
+
+    def __init__(self, pool: Pool, sources: SwiftSources | None = None):
         self._pool = pool
+        self._sources = sources
         self._targets: OrderedDict[tuple[str, int], Target] = OrderedDict()
         self._meanings: OrderedDict[str, _Meaning] = OrderedDict()
 
@@ -98,8 +108,21 @@ class Resolver:
 
         Raises:
             NotFound: unknown, or another project's.
-            Conflict: the function's runtime is not available.
+            Conflict: the function's runtime is not available, or its object in Swift can't be used.
+            Unavailable: the object changes again and again.
         """
+        target = self._find(context, function_id, version)
+        if target.swift is None or self._sources is None:
+            return target
+        for _ in range(_MOST_CHANGES):
+            if self._sources.is_current(target):
+                return target
+            self.forget(target)
+            target = self._find(context, function_id, version)
+        message = f"The object in Swift of function {function_id} changes again and again; try again later."
+        raise Unavailable(message, retry_after_s=1)
+
+    def _find(self, context: Context, function_id: str, version: int) -> Target:
         key = (function_id, version)
         target = self._targets.get(key)
         if target is None:
@@ -115,7 +138,7 @@ class Resolver:
 
         Raises:
             NotFound: unknown.
-            Conflict: the function's runtime is not available.
+            Conflict, Unavailable: see `resolve`.
         """
         what = alias_generation(context.project_id, name)
         meaning = self._meanings.get(what)

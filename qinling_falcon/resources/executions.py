@@ -50,7 +50,7 @@ class Executions:
         check_input(values["input"], "input", settings.max_input_size)
         if not values["sync"]:
             raise NotSupported("sync: asynchronous executions are not supported yet. Leave it out, or send true.")
-        record = self._services.invoker.invoke(
+        record = self._services.engine.invoke(
             req.caller,
             Call(
                 function_id=values["function_id"],

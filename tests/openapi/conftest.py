@@ -11,7 +11,7 @@ from tests.api.conftest import (  # noqa: F401
     connected,
     connection,
     empty_sqlite,
-    invoker,
+    engine,
     lonely_pool,
     pool,
     redis_url,
