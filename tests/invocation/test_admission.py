@@ -12,7 +12,7 @@ from gevent.event import Event
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.calls import Call
-from qinling_falcon.invocation.invoker import Invoker
+from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.limits import CallBounds, Limits
@@ -166,9 +166,9 @@ class SlowResolver:
 @pytest.mark.parametrize("how", ["calls", "calls by alias", "scale_up"])
 def test_what_a_call_waits_for_is_not_asked_by_those_beyond_the_bound(how: str) -> None:
     resolver, admission = SlowResolver(), make_admission(SMALL)
-    parts = (cast(Any, None), cast(Any, resolver), cast(Any, None), SMALL)
-    invoker = Invoker(*parts, admission=admission)
-    scaler = Scaler(*parts, admission=admission)
+    nothing = cast(Any, None)
+    engine = Engine(nothing, cast(Any, resolver), nothing, SMALL, admission=admission)
+    scaler = Scaler(engine, nothing, cast(Any, resolver), SMALL, admission)
     told: list[str] = []
 
     def ask() -> None:
@@ -177,7 +177,7 @@ def test_what_a_call_waits_for_is_not_asked_by_those_beyond_the_bound(how: str) 
                 scaler.scale_up(Context("p"), "f", 0, 1)
             else:
                 called = Call("f") if how == "calls" else Call(None, function_alias="a")
-                invoker.invoke(Context("p"), called)
+                engine.invoke(Context("p"), called)
         except Unavailable as error:
             told.append(error.message)
 

@@ -13,6 +13,7 @@ from tests.api.conftest import (  # noqa: F401
     empty_sqlite,
     engine,
     lonely_pool,
+    packages,
     pool,
     redis_url,
     registry,
