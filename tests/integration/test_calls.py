@@ -162,7 +162,7 @@ def test_a_lost_package_is_named_until_it_is_uploaded_anew(service: Service, act
     download = service.request("GET", f"/v1/functions/{function}?download=true")
     assert download.status_code == 503
     assert "PACKAGE_STORAGE=swift" in download.json()["faultstring"]
-    assert f"package {lost.name} of function {function} is not in the package storage" in service.logs()
+    assert f'"a package is not in the package storage", "package": "{lost.stem}' in service.logs()
     files = {"package": ("f.zip", package(main=HELLO), "application/zip")}
     assert service.request("PUT", f"/v1/functions/{function}", files=files).status_code == 200
     assert service.request("POST", path, json=body).status_code in (201, 202)
