@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.limits import Limits
 from qinling_falcon.pool.policy import Policy
-from qinling_falcon.pool.queue_bounds import QueueBounds
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.settings import Settings
@@ -28,7 +28,7 @@ LIMITS = Settings(
     function_concurrency=2, function_queue_factor=2, project_concurrency=3, project_queue_factor=2, max_workers=4,
     max_waiters=9, holder_ttl_s=6, worker_idle_s=20,
 )  # fmt: skip
-BOUNDS = QueueBounds.of(LIMITS)
+BOUNDS = Limits.of(LIMITS, 4)
 RUNTIMES = ["A", "B"]
 CALLS = [
     Call("A", "f1:0:d1", "f1", "p1"),
@@ -103,8 +103,8 @@ class Machine(RuleBasedStateMachine):
         self.is_relaxed |= before["concurrency"].get(f"own {call.version}", "") != call.own_limit
         word, *rest = self.run(
             "lease", holder.name, kind, call.runtime, call.target, call.project, call.own_limit, execution, RUN_MS,
-            detail, int(waits), waited, BOUNDS.of_all, BOUNDS.of_project, BOUNDS.of_function, self.acknowledged(holder),
-            call.key, generation, begins=(holder, execution, detail),
+            detail, int(waits), waited, self.acknowledged(holder), call.key, generation,
+            begins=(holder, execution, detail),
         )  # fmt: skip
         if word in ("queued", "full", "busy"):
             promises.no_worker_was_to_be_had(before, call, kind, self.now)
@@ -252,7 +252,8 @@ class Machine(RuleBasedStateMachine):
     # The manager
 
     def set_limits(self, function: int, project: int, workers: int) -> None:
-        self.run("set_limits", function, project, workers, workers, START_MS)
+        waiting = BOUNDS.waiting, BOUNDS.waiting_of_project, BOUNDS.waiting_of_function
+        self.run("set_limits", function, project, workers, workers, START_MS, *waiting)
         self.policy.max_workers = workers
         self.is_relaxed = True
 

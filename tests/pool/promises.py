@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.queue_bounds import QueueBounds
+from qinling_falcon.pool.limits import Limits
 from tests.pool.holders import Call, Held
 
 Snapshot = dict[str, Any]
 
-OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "wakeups", "events", "calls")
+OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "wakeups", "events", "calls", "kept")
 
 
 def every_worker_is_in_the_sets_of_its_state_only(seen: Snapshot) -> None:
@@ -140,14 +140,14 @@ def no_worker_was_to_be_had(before: Snapshot, call: Call, kind: str, now: int) -
     assert kind != "warm" or warm <= 1
 
 
-def the_queue_had_room(before: Snapshot, call: Call, bounds: QueueBounds, *, is_full: bool) -> None:
+def the_queue_had_room(before: Snapshot, call: Call, bounds: Limits, *, is_full: bool) -> None:
     waiting = {name: int(count) for name, count in before["waiting"].items()}
     of_function = waiting.get(f"function {call.function}", 0)
     of_project = waiting.get(f"project {call.project}", 0)
     has_room = (
-        of_function < bounds.of_function
-        and of_function < bounds.of_project - of_project
-        and of_project < bounds.of_all - waiting.get("all", 0)
+        of_function < bounds.waiting_of_function
+        and of_function < bounds.waiting_of_project - of_project
+        and of_project < bounds.waiting - waiting.get("all", 0)
     )
     assert has_room != is_full
 

@@ -19,8 +19,9 @@ from tests.servers.valkey import ValkeyServer
 pick = st.integers(0, 1_000_000)
 calls = st.sampled_from(CALLS)
 UPSETS = [
-    "begin_start", "change", "configure", "crash", "drain", "drain_workers", "empty_redis", "evict", "forget", "gone",
-    "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis", "set_limits",
+    "begin_start", "change", "configure", "crash", "drain", "drain_workers", "drop", "empty_redis", "evict", "forget",
+    "gone", "keep", "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis",
+    "set_limits",
 ]  # fmt: skip
 # So many rounds of work end whatever waits; each is a manager's pass and a quarter of a second.
 ROUNDS = 80
@@ -167,16 +168,20 @@ class PoolMachine(Machine):
             case "drain":
                 self.run("drain", call.function, f"{call.function}:{one_of(['', '0:', '1:'], aside)}")
             case "drain_workers" if worker:
-                self.run("drain_workers", worker)
+                self.run("drain_workers", "a reason", worker)
+            case "drop" if holder.committed:
+                self.drop(one_of(holder.committed, aside))
             case "empty_redis":
                 self.empty_redis()
             case "evict" if worker:
-                self.run("evict", worker, one_of([0, 500], which))
+                self.evict(worker, one_of([0, 500], which))
             case "forget":
                 self.registry.forget(runtime)
                 self.check()
             case "gone" if worker:
                 self.gone(worker)
+            case "keep":
+                self.keep(call, aside % 3)
             case "lose_lease" if worker:
                 self.lose_lease(holder, worker)
             case "ready_unknown":
@@ -212,6 +217,8 @@ class PoolMachine(Machine):
         """Whatever there is: when processes and manager do their work, every call gets a worker, and all ends."""
         for runtime in RUNTIMES:
             self.configure(runtime, 1)
+        for call in CALLS:
+            self.keep(call, 0)  # the manager keeps half of all workers at most
         self.set_limits(LIMITS.function_concurrency, LIMITS.project_concurrency, LIMITS.max_workers)
         for name in self.starting():
             self.make_ready(name, self.seen[f"worker:{name}"]["runtime"])
@@ -255,6 +262,26 @@ class PoolMachine(Machine):
         self.run("change", call.key, owner, "")
         if ends:
             self.run("change", call.key, owner, f"g{next(self.numbers)}")
+
+    def keep(self, call: Call, count: int) -> None:
+        """So many workers of a target are kept, if there are so many."""
+        kept = self.run("keep", call.target, count)
+        marked = [
+            record
+            for record in self.records()
+            if record.get("target") == call.target and "kept" in record and "drain" not in record
+            and record["state"] in ("idle", "leased")
+        ]  # fmt: skip
+        assert len(marked) == kept <= count
+
+    def evict(self, worker: str, unused_ms: int) -> None:
+        is_kept = "kept" in self.seen[f"worker:{worker}"]
+        assert not (self.run("evict", worker, unused_ms) and is_kept)
+
+    def drop(self, execution: str) -> None:
+        """A committed execution is deleted before its journal has heard of its end."""
+        self.begun.pop(execution, None)
+        self.run("drop", execution)
 
     def empty_redis(self) -> None:
         self.connection.call("FLUSHALL")
