@@ -1,4 +1,7 @@
-"""Which orchestrator makes the workers: the setting `ORCHESTRATOR`."""
+"""Which orchestrator makes the workers: the setting `ORCHESTRATOR`.
+
+Another orchestrator needs its name in the setting's type, and a case here.
+"""
 
 from __future__ import annotations
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
 
-from qinling_falcon.orchestrators.base import AlreadyRunning, StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import AlreadyRunning, Happening, StartFailed, UnknownImage, WorkerEvent
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.worker import Worker
@@ -41,6 +43,19 @@ def test_worker_answers_ping(orchestrator: ProcessOrchestrator) -> None:
     worker = orchestrator.start("w1", "probe")
     assert request(worker.address, "GET", "/ping") == (200, {"ready": True})
     assert ids(orchestrator.list()) == ["w1"]
+
+
+def test_the_list_of_workers_has_what_adoption_needs(orchestrator: ProcessOrchestrator) -> None:
+    before = time.time()
+    worker = orchestrator.start("w1", "probe", "a-runtime")
+    assert orchestrator.list() == [worker]
+    assert (worker.runtime_id, worker.image) == ("a-runtime", "probe")
+    assert before <= worker.since <= time.time()
+
+
+def test_a_start_tells_its_cpu_time(orchestrator: ProcessOrchestrator) -> None:
+    worker = orchestrator.start("w1", "probe")
+    assert 0.1 < worker.cpu_ms < 5_000
 
 
 def test_worker_knows_its_secret_and_limits(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
@@ -98,7 +113,9 @@ def test_a_worker_that_ended_by_itself_is_named_once(orchestrator: ProcessOrches
     attempt(dead, LEAVE_PROCESSES)
     assert orchestrator.events() == []
     os.kill(supervisor_of(orchestrator, "dead"), signal.SIGKILL)
-    assert eventually(lambda: ids(orchestrator.events())) == ["dead"]
+    events: list[WorkerEvent] = eventually(orchestrator.events)
+    assert [(event.worker_id, event.happening) for event in events] == [("dead", Happening.ENDED)]
+    assert re.match("ended by SIGKILL|ended with exit status 137", events[0].reason)
     assert orchestrator.events() == []
     assert ids(orchestrator.list()) == ["alive"]
     orchestrator.destroy("alive")

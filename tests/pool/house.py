@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -13,6 +14,7 @@ from gevent.event import Event
 from qinling_falcon.models import runtime
 from qinling_falcon.models.scope import Context
 from qinling_falcon.orchestrators.base import Confinement, StartedWorker, WorkerEvent
+from qinling_falcon.pool import keys
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.leases import Lease, LeaseRequest
@@ -110,14 +112,13 @@ class Life:
 class House:
     """A manager, its workers, and a process that leases them."""
 
-    def __init__(self, url: str, settings: Settings):
+    def __init__(self, url: str, settings: Settings, orchestrator: Any = None):
         self.url, self.settings = url, settings
-        self.orchestrator = FeignedOrchestrator()
+        self.orchestrator = orchestrator or FeignedOrchestrator()
         self.connection = PipelinedConnection(url)
         self.pool = Pool(self.connection, "web-1", settings)
         self.pool.start()
         self.lost: dict[str, str] = {}
-        self.stopping = Event()
         self.executions = (f"e{number}" for number in itertools.count())
         self.manage()
         self.runtime_id = runtime.create(ADMIN, image="old").id
@@ -132,10 +133,44 @@ class House:
         self.connection.call("DEL", f"{ANCHOR}:manager")
         self.life = Life()
         self.registry = Registry(PipelinedConnection(self.url), self.settings)
-        registry, orchestrator = self.life.of(self.registry), self.life.of(self.orchestrator)
+        self.stopping = Event()
+        self.manager = self._spawn_manager(self.registry, self.life, self.stopping)
+
+    def _spawn_manager(self, registry: Any, life: Life, stopping: Event) -> gevent.Greenlet:
+        registry, orchestrator = life.of(registry), life.of(self.orchestrator)
         runtimes, claim = Runtimes(registry, STOCK), Claim(registry, self.settings)
         manager = Manager(registry, orchestrator, runtimes, self.settings, self.record_lost, claim)
-        self.manager = gevent.spawn(manager.run, self.stopping)
+        return gevent.spawn(manager.run, stopping)
+
+    @contextlib.contextmanager
+    def standby(self) -> Iterator[None]:
+        """A second manager, while the first one is active."""
+        registry, stopping = Registry(PipelinedConnection(self.url), self.settings), Event()
+        manager = self._spawn_manager(registry, Life(), stopping)
+        yield
+        stopping.set()
+        manager.join(30)
+        registry.close()
+
+    def stop_manager(self) -> None:
+        """The manager stops in order."""
+        self.stopping.set()
+        self.registry.wake()
+        self.manager.join(30)
+        assert self.manager.dead
+
+    def await_pass(self) -> None:
+        """Wait until the manager has made a full pass that began after this call."""
+        for _ in range(2):
+            self.connection.call("HDEL", keys.POLICY, "start_ms")  # each full pass writes it at its beginning
+            wait_until(lambda: self.connection.call("HGET", keys.POLICY, "start_ms") is not None)
+
+    def kill_manager(self) -> None:
+        """The manager and all its greenlets end at their next act."""
+        self.life.acts_left = 0
+        Registry(self.connection, self.settings).wake()
+        self.manager.join(30)
+        assert self.manager.dead
 
     def record_lost(self, details: Mapping[str, str]) -> None:
         self.lost.update(details)
