@@ -67,6 +67,7 @@ class Manager:
         self._starts = Starts(orchestrator.concurrent_starts, lambda: self._policy.start_ms)
         self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
         self._full_pass_at = 0.0
+        self._is_new = True
         self._claim = claim
 
     def run(self, stopping: Event) -> None:
@@ -103,6 +104,7 @@ class Manager:
 
     def _stand_by(self) -> None:
         """Another manager is active. It has removed this one's workers from Redis, unless it has adopted them."""
+        self._is_new = True
         if not self._orchestrator.workers_outlive_manager:
             self._end_workers(worker.worker_id for worker in self._orchestrator.list())
 
@@ -118,6 +120,9 @@ class Manager:
         self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
         self._registry.reap()
         workers, unknown = self._reconcile()
+        if self._is_new:
+            self._clear_recalls(workers.values())
+            self._is_new = False
         self._settle_lost()
         stocks = {runtime_id: self._policy.stocks.get(runtime_id, 0) for runtime_id in self._registry.runtimes()}
         is_crowded = len(workers) >= self._policy.max_workers
@@ -181,6 +186,12 @@ class Manager:
             self._end_workers(unknown)
             return known, []
         return known, [alive[worker_id] for worker_id in unknown - self._ending]
+
+    def _clear_recalls(self, workers: Iterable[WorkerRecord]) -> None:
+        """Take back what an earlier manager has recalled, because this one does not know for whom."""
+        for worker in workers:
+            if worker.state == "leased":
+                self._registry.recall(worker.worker_id, 0)
 
     def _note_events(self) -> None:
         for event in self._orchestrator.events():
