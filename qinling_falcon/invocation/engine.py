@@ -108,7 +108,7 @@ class Engine:
         self._settings = settings
         self._quota = quota
         self._admission = admission
-        self._workers = WorkerClient() if workers is None else workers
+        self._workers = WorkerClient(settings) if workers is None else workers
         self._long_runs = LongRuns()
         self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs)
 

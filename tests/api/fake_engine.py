@@ -28,7 +28,8 @@ class FakeEngine(Engine):
     """
 
     def __init__(self, pool: Pool, packages: PackageCache, settings: Settings) -> None:
-        super().__init__(cast(Pool, FakeWorkers(pool)), Resolver(pool), packages, settings, workers=FakeClient())
+        workers = cast(Pool, FakeWorkers(pool))
+        super().__init__(workers, Resolver(pool), packages, settings, workers=FakeClient(settings))
         self.calls: list[Call] = []
         self.error: Exception | None = None
 

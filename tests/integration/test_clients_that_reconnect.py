@@ -97,7 +97,7 @@ def worker(number: int, port: int) -> LeasedWorker:
 
 
 def test_the_client_of_workers(tmp_path: Path) -> None:
-    client = WorkerClient()
+    client = WorkerClient(Settings())
     nobody = free_port()
     before = descriptors()
     for number in range(MANY):
