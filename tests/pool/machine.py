@@ -64,6 +64,7 @@ class Machine(RuleBasedStateMachine):
         self.begun: dict[str, str] = {}
         self.recorded: Counter[str] = Counter()
         self.seen: dict[str, Any] = {}
+        self.is_sound = True  # no check has failed
         # The limits may allow more than they did when the manager looked the last time.
         self.is_relaxed = False
         self.saved: dict[str, bytes] = {}
@@ -74,7 +75,7 @@ class Machine(RuleBasedStateMachine):
         for runtime in ("A", "A", "B"):
             self.start(runtime)
 
-    def teardown(self) -> None:
+    def close(self) -> None:
         self.registry.close()
         self.connection.close()
 
@@ -336,6 +337,7 @@ class Machine(RuleBasedStateMachine):
         return reply
 
     def check(self) -> None:
+        self.is_sound = False
         before, self.seen = self.seen, self.registry.snapshot()
         promises.every_worker_is_in_the_sets_of_its_state_only(self.seen)
         promises.counts_are_what_is_there(self.seen)
@@ -347,3 +349,4 @@ class Machine(RuleBasedStateMachine):
         assert max(self.recorded.values(), default=0) <= 1
         known = {holder.name for holder in getattr(self, "holders", [])}
         promises.nothing_is_left_over(self.seen, self.connection, known)
+        self.is_sound = True

@@ -19,12 +19,12 @@ from tests.servers.valkey import ValkeyServer
 pick = st.integers(0, 1_000_000)
 calls = st.sampled_from(CALLS)
 UPSETS = [
-    "begin_start", "change", "configure", "crash", "drain", "drain_workers", "drop", "empty_redis", "evict", "forget",
-    "gone", "keep", "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis",
-    "set_limits",
+    "begin_start", "change", "configure", "drain", "drain_workers", "drop", "empty_redis", "evict", "forget", "gone",
+    "keep", "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis", "set_limits",
 ]  # fmt: skip
-# So many rounds of work end whatever waits; each is a manager's pass and a quarter of a second.
-ROUNDS = 80
+# So many rounds of work end whatever waits. Each is a pass of the manager and half a second. After the first ones,
+# processes that died are known to be dead.
+ROUNDS, LEAST_ROUNDS = 60, 15
 
 
 class PoolMachine(Machine):
@@ -150,6 +150,11 @@ class PoolMachine(Machine):
 
     # The world
 
+    @rule(which=pick)
+    def crash(self, which: int) -> None:
+        """A process dies, and another one begins."""
+        self.holders[which % len(self.holders)] = self.new_holder()
+
     @rule(kind=st.sampled_from(UPSETS), which=pick, aside=pick)
     def upset(self, kind: str, which: int, aside: int) -> None:
         """What happens now and then."""
@@ -162,9 +167,6 @@ class PoolMachine(Machine):
                 self.change(call, ends=aside % 4 > 0)
             case "configure":
                 self.configure(runtime, aside % 3)
-            case "crash":
-                self.holders[which % len(self.holders)] = self.new_holder()
-                self.check()
             case "drain":
                 self.run("drain", call.function, f"{call.function}:{one_of(['', '0:', '1:'], aside)}")
             case "drain_workers" if worker:
@@ -212,6 +214,13 @@ class PoolMachine(Machine):
                 self.beat(holder)
             self.reap()
 
+    def teardown(self) -> None:
+        try:
+            if self.is_sound:
+                self.work_off()
+        finally:
+            self.close()
+
     @rule()
     def work_off(self) -> None:
         """Whatever there is: when processes and manager do their work, every call gets a worker, and all ends."""
@@ -226,13 +235,13 @@ class PoolMachine(Machine):
             for holder in self.holders:
                 self.work(holder)
             self.manager_pass()
-            self.now += 250
-            if turn % 4 == 0:
+            self.now += 500
+            if turn % 2 == 0:
                 for holder in self.holders:
                     self.beat(holder)
                 self.reap()
                 self.record_lost()
-            if turn > 40 and self.is_quiet():
+            if turn > LEAST_ROUNDS and self.is_quiet():
                 break
         assert self.is_quiet(), f"calls wait for ever: {self.seen}"
 
