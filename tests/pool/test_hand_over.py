@@ -147,8 +147,7 @@ def test_an_offered_worker_that_drains_or_is_recalled_meanwhile_gets_no_call(sid
     [(key, generation)] = request.generations
     scripts = ScriptRunner(side.connection)
     asked = scripts.run(
-        "lease", "web-3", "any", "python3", request.target, "p", "", "e", 1000, "detail", 1, 0, 9, 9, 9, "", key,
-        generation,
+        "lease", "web-3", "any", "python3", request.target, "p", "", "e", 1000, "detail", 1, 0, "", key, generation
     )  # fmt: skip
     assert asked == [b"queued"]
     end(lease)

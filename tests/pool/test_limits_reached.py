@@ -23,14 +23,14 @@ class Callers:
         self.connection = connection
         self.scripts = ScriptRunner(connection)
         self.side = side
-        self.scripts.run("set_limits", 100, leases, 100, 100, 20)
+        self.scripts.run("set_limits", 100, leases, 100, 100, 20, 1000, 1000, 1000)
         self.held: dict[str, tuple[bytes, bytes]] = {}
 
     def ask(self, request: LeaseRequest, holder: str, waited_ms: int = 0) -> list[bytes]:
         pairs = [word for pair in request.generations for word in pair]
         reply: list[bytes] = self.scripts.run(
             "lease", holder, "any", request.runtime_id, request.target, request.project_id, "", request.execution_id,
-            30_000, request.detail, 1, waited_ms, 1000, 1000, 1000, "", *pairs,
+            30_000, request.detail, 1, waited_ms, "", *pairs,
         )  # fmt: skip
         return reply
 

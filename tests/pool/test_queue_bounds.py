@@ -115,6 +115,7 @@ def test_calls_of_one_project_wait_up_to_its_bound_however_many_functions_it_has
 
 def test_one_function_takes_no_more_of_its_projects_places_than_it_leaves(connection: PipelinedConnection) -> None:
     side = Side(connection.url, dataclasses.replace(BOUNDS, function_queue_factor=100))
+    side.configure(0)
     callers = crowd(side, OF_PROJECT)
 
     assert len(refusals(callers)) == OF_PROJECT / 2
@@ -128,6 +129,7 @@ def test_one_function_takes_no_more_of_its_projects_places_than_it_leaves(connec
 
 def test_one_project_takes_no_more_of_all_places_than_it_leaves(connection: PipelinedConnection) -> None:
     side = Side(connection.url, dataclasses.replace(BOUNDS, function_queue_factor=100, project_queue_factor=100))
+    side.configure(0)
     callers = crowd(side, OF_ALL)
 
     refused = refusals(callers)
@@ -182,6 +184,7 @@ def test_each_way_out_of_the_queue_frees_a_place(side: Side) -> None:
 
 def test_waiters_of_a_killed_process_are_counted_no_more(connection: PipelinedConnection) -> None:
     side = Side(connection.url, ROOMY)
+    side.configure(0)
     command = [sys.executable, "-c", WAITING_PROCESS, connection.url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "waiting\n"
@@ -202,6 +205,7 @@ def test_waiters_are_counted_anew_when_redis_was_emptied(side: Side) -> None:
     refused = [caller.get(timeout=30) for caller in callers]
 
     assert all(isinstance(error, StaleTarget) for error in refused)  # asked again, under a generation that is gone
+    side.configure(0)
     again = crowd(side, OF_FUNCTION + 1)
     assert len(refusals(again)) == 1
     gevent.killall(again)
@@ -221,6 +225,7 @@ def test_the_count_is_right_after_a_restart_of_redis(options: tuple[str, ...]) -
 
         reap_until(side, lambda: not count_of(side, "function f"))
 
+        side.configure(0)
         again = crowd(side, OF_FUNCTION + 1)
         assert len(refusals(again)) == 1
         gevent.killall(again)
