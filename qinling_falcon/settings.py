@@ -310,8 +310,8 @@ class Settings:
     )
     function_queue_factor: int = _setting(
         3,
-        "Most calls of one function that wait for a worker, as a multiple of `FUNCTION_CONCURRENCY`; further calls are "
-        "refused at once.",
+        "Most calls of one function that wait for a worker, as a multiple of `FUNCTION_CONCURRENCY`, or of at least 32 "
+        "if that is unset; further calls are refused at once.",
         low=1,
         high=1000,
     )
@@ -320,9 +320,9 @@ class Settings:
     )
     project_queue_factor: int = _setting(
         6,
-        "Most calls of one project that wait for a worker, as a multiple of `PROJECT_CONCURRENCY`; further calls are "
-        "refused at once. One function uses at most as many of its project's places as remain free for its other "
-        "functions.",
+        "Most calls of one project that wait for a worker, as a multiple of `PROJECT_CONCURRENCY`, or of at least 40 "
+        "if that is unset; further calls are refused at once. One function uses at most as many of its project's "
+        "places as remain free for its other functions.",
         low=1,
         high=1000,
     )

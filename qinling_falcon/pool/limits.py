@@ -14,6 +14,9 @@ from qinling_falcon.settings import Settings
 
 _FUNCTION_SHARE = Fraction(2, 3)
 _PROJECT_SHARE = Fraction(5, 6)
+# A queue costs little. So a host with few workers has as long queues as one with 48, unless a setting says otherwise.
+_LEAST_QUEUE_BASE_OF_FUNCTION = 32
+_LEAST_QUEUE_BASE_OF_PROJECT = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,10 @@ class Limits:
             of_project=of_project,
             of_runtime=settings.runtime_concurrency or max_workers,
             waiting=settings.max_waiters,
-            waiting_of_project=settings.project_queue_factor * of_project,
-            waiting_of_function=settings.function_queue_factor * of_function,
+            waiting_of_project=settings.project_queue_factor
+            * (settings.project_concurrency or max(of_project, _LEAST_QUEUE_BASE_OF_PROJECT)),
+            waiting_of_function=settings.function_queue_factor
+            * (settings.function_concurrency or max(of_function, _LEAST_QUEUE_BASE_OF_FUNCTION)),
         )
 
     @property
