@@ -11,22 +11,21 @@ There are two kinds of passes:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 
 import gevent
 from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import Happening, Orchestrator, StartedWorker, StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import Happening, Orchestrator, StartedWorker
 from qinling_falcon.pool.adoption import Adoption
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.policy import Policy, View
 from qinling_falcon.pool.registry import Registry, WorkerRecord
-from qinling_falcon.pool.runtimes import Runtimes, Trial
+from qinling_falcon.pool.runtimes import Runtimes
+from qinling_falcon.pool.starter import Starter
 from qinling_falcon.pool.starts import Starts
 from qinling_falcon.settings import Settings
 
@@ -59,12 +58,12 @@ class Manager:
         self._runtimes = runtimes
         self._settings = settings
         self._record_lost = record_lost
-        # Workers that are being ended by a greenlet of this process, and images on trial by runtime.
+        # Workers that are being ended by a greenlet of this process.
         self._ending: set[str] = set()
-        self._trials: dict[str, str] = {}
         max_workers = settings.max_workers or orchestrator.most_workers
         self._policy = Policy(max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
         self._starts = Starts(orchestrator.concurrent_starts, lambda: self._policy.start_ms)
+        self._starter = Starter(registry, orchestrator, runtimes, self._starts, self._policy)
         self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
         self._full_pass_at = 0.0
         self._is_new = True
@@ -127,8 +126,8 @@ class Manager:
         stocks = {runtime_id: self._policy.stocks.get(runtime_id, 0) for runtime_id in self._registry.runtimes()}
         is_crowded = len(workers) >= self._policy.max_workers
         for trial in self._runtimes.reconcile(stocks, workers.values(), is_crowded=is_crowded):
-            if trial.runtime_id not in self._trials and self._starts.free_trial_slots > 0:
-                self._begin_trial(trial)
+            if trial.runtime_id not in self._starter.trials and self._starts.free_trial_slots > 0:
+                self._starter.begin_trial(trial)
         # Only now, because Redis may have been emptied and the runtimes' pools were configured just now.
         self._adoption.adopt(unknown)
         self._grow()
@@ -140,7 +139,7 @@ class Manager:
         for runtime_id in decision.starts:
             image = self._runtimes.images[runtime_id]
             if not self._starts.must_wait(runtime_id, image):  # for a start that began just before
-                self._begin_start(runtime_id, image)
+                self._starter.begin(runtime_id, image)
         for eviction in decision.evictions:
             if self._registry.evict(eviction.worker, eviction.unused_ms, eviction.reason):
                 logger.info("evicted a worker", extra={"worker_id": eviction.worker, "reason": eviction.reason})
@@ -159,7 +158,7 @@ class Manager:
         unable = {runtime.id for runtime in view.runtimes} - self._runtimes.images.keys()
         for runtime_id, image in self._runtimes.images.items():
             # The worker of the trial is one of those that are missing.
-            is_on_trial = self._trials.get(runtime_id) == image
+            is_on_trial = self._starter.trials.get(runtime_id) == image
             if is_on_trial or self._starts.must_wait(runtime_id, image):
                 unable.add(runtime_id)
         return unable
@@ -221,88 +220,12 @@ class Manager:
             self._registry.settled(list(lost))
             logger.warning("recorded lost executions: %s", ", ".join(lost))
 
-    def _begin_start(self, runtime_id: str, image: str) -> None:
-        worker_id = str(uuid.uuid4())
-        if self._registry.starting(worker_id, runtime_id, image):
-            self._starts.begin(worker_id, runtime_id, image)
-            gevent.spawn(self._start, worker_id, runtime_id, image)
-
-    def _start(self, worker_id: str, runtime_id: str, image: str) -> None:
-        try:
-            since = time.monotonic()
-            worker = self._start_wanted(worker_id, runtime_id, image)
-            if worker is not None:
-                wall_ms = (time.monotonic() - since) * 1000
-                self._policy.note_start(max(worker.cpu_ms, wall_ms / self._orchestrator.concurrent_starts))
-                self._registry.ready(worker, runtime_id, image)
-                self._runtimes.started(runtime_id, image)
-                self._starts.succeeded(runtime_id, image)
-            else:
-                self._registry.gone(worker_id)
-            self._roll_on()
-        except (UnknownImage, StartFailed) as error:
-            logger.warning("a worker of runtime %s did not start: %s", runtime_id, error)
-            self._starts.failed(runtime_id, image)
-            with contextlib.suppress(Unavailable):
-                self._registry.gone(worker_id, str(error))
-                self._runtimes.start_failed(runtime_id, image, error)
-                self._roll_on()
-        except Unavailable as error:
-            logger.warning("worker %s could not be made known: %s", worker_id, error)
-        finally:
-            # From here on a pass finds it in registry and orchestrator, or ends what is in one of them alone.
-            self._starts.end(worker_id)
-            self._wake_soon()
-
-    def _wake_soon(self) -> None:
-        """A start slot is free."""
-        with contextlib.suppress(Unavailable):
-            self._registry.wake_to_grow()
-
-    def _start_wanted(self, worker_id: str, runtime_id: str, image: str) -> StartedWorker | None:
-        """Start a worker; None when its image was replaced meanwhile, and nothing of it is left then."""
-        if self._runtimes.images.get(runtime_id) == image:
-            worker = self._orchestrator.start(worker_id, image, runtime_id)
-            if self._runtimes.images.get(runtime_id) == image:
-                return worker
-        self._orchestrator.destroy(worker_id)
-        return None
-
-    def _roll_on(self) -> None:
-        """A worker has come or gone: where workers are being replaced, the next one has its turn now."""
-        if self._runtimes.rolling:
-            self._registry.wake()
-
-    def _begin_trial(self, trial: Trial) -> None:
-        worker_id = str(uuid.uuid4())
-        self._trials[trial.runtime_id] = trial.image
-        self._starts.begin(worker_id, trial.runtime_id, trial.image, is_trial=True)
-        gevent.spawn(self._try_image, worker_id, trial)
-
-    def _try_image(self, worker_id: str, trial: Trial) -> None:
-        """Start one worker from an image that is on trial; if it answers, it is the first to serve."""
-        try:
-            worker = self._orchestrator.start(worker_id, trial.image, trial.runtime_id)
-            is_wanted = self._runtimes.promote(trial)
-            if is_wanted and self._registry.starting(worker_id, trial.runtime_id, trial.image):
-                self._registry.ready(worker, trial.runtime_id, trial.image)
-        except (UnknownImage, StartFailed) as error:
-            logger.warning("image %s of runtime %s failed: %s", trial.image, trial.runtime_id, error)
-            with contextlib.suppress(Unavailable):
-                self._runtimes.start_failed(trial.runtime_id, trial.image, error)
-        except Unavailable as error:
-            logger.warning("image %s of runtime %s is tried again: %s", trial.image, trial.runtime_id, error)
-        finally:
-            self._starts.end(worker_id)
-            self._trials.pop(trial.runtime_id)
-        with contextlib.suppress(Unavailable):
-            self._roll_on()
-
     def _end(self, worker_id: str) -> None:
         try:
             self._orchestrator.destroy(worker_id)
             self._registry.gone(worker_id)
-            self._roll_on()
+            if self._runtimes.rolling:  # the next worker has its turn to be replaced
+                self._registry.wake()
         except Unavailable as error:
             logger.warning("worker %s is gone; the pool will hear of it later: %s", worker_id, error)
         finally:
