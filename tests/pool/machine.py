@@ -264,7 +264,9 @@ class Machine(RuleBasedStateMachine):
 
     def begin_start(self, runtime: str) -> str | None:
         name = f"w{next(self.numbers)}"
+        has_room = len(self.seen["workers"]) < int(self.seen["policy"].get("max_workers", 0))
         is_begun = self.registry.starting(name, runtime, self.images[runtime])
+        assert is_begun == (has_room and runtime in self.seen["runtimes"])
         self.check()
         return name if is_begun else None
 

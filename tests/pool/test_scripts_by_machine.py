@@ -168,7 +168,7 @@ class PoolMachine(Machine):
             case "configure":
                 self.configure(runtime, aside % 3)
             case "drain":
-                self.run("drain", call.function, f"{call.function}:{one_of(['', '0:', '1:'], aside)}")
+                self.drain(call, one_of(["", "0:", "1:"], aside))
             case "drain_workers" if worker:
                 self.run("drain_workers", "a reason", worker)
             case "drop" if holder.committed:
@@ -264,6 +264,18 @@ class PoolMachine(Machine):
         return is_idle and not is_known and not is_starting and not self.seen["lost"] and not self.begun
 
     # Rare events
+
+    def drain(self, call: Call, version: str) -> None:
+        beginning = f"{call.function}:{version}"
+        holding = [
+            worker
+            for worker in self.seen.get(f"assigned:{call.function}", ())
+            if self.seen[f"worker:{worker}"]["target"].startswith(beginning)
+        ]
+        assert self.run("drain", call.function, beginning) == len(holding)
+        for worker in holding:
+            record = self.seen[f"worker:{worker}"]
+            assert record["state"] == "draining" or "drain" in record
 
     def change(self, call: Call, ends: bool) -> None:
         """A change of a function; one that does not end is of a process that died."""
