@@ -39,6 +39,7 @@ class FeignedOrchestrator:
     def __init__(self) -> None:
         self.images: dict[str, str] = {}
         self.happened: list[WorkerEvent] = []
+        self.cpu_ms = 0.0
         self.broken: dict[str, Exception] = {}
         self.held_up: dict[str, Event] = {}
         self.begun: Counter[str] = Counter()
@@ -60,7 +61,7 @@ class FeignedOrchestrator:
         if image in self.broken:
             raise self.broken[image]
         self.images[worker_id] = image
-        return StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret")
+        return StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret", runtime_id, image, cpu_ms=self.cpu_ms)
 
     def destroy(self, worker_id: str) -> None:
         self.look()

@@ -10,6 +10,7 @@ import pytest
 from qinling_falcon.models import database
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.orchestrators.base import Happening, WorkerEvent
+from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.settings import Settings
 from tests.pool.house import MOST, House
@@ -41,6 +42,16 @@ def test_the_call_of_a_worker_that_ended_or_failed_is_recorded_as_lost(house: Ho
 
     wait_until(lambda: set(house.lost) == {lease.execution_id})
     wait_until(lambda: worker_id not in house.registry.workers() and worker_id not in house.orchestrator.images)
+
+
+def test_the_cost_of_a_start_is_its_cpu_time_where_that_is_more_than_its_share_of_the_slots(house: House) -> None:
+    def cost_ms() -> float:
+        return float(house.connection.call("HGET", keys.POLICY, "start_ms") or 0)
+
+    wait_until(lambda: 0 < cost_ms() < 100)  # a start takes some milliseconds
+    house.orchestrator.cpu_ms = 2000.0
+    house.end(house.lease("f"), destroy=True)
+    wait_until(lambda: cost_ms() > 400)  # a fifth of the new one
 
 
 def test_a_worker_that_has_changed_gets_no_further_call(house: House) -> None:
