@@ -165,6 +165,11 @@ class Decision:
     evictions: list[Eviction] = field(default_factory=list)
     recalls: list[Recall] = field(default_factory=list)
 
+    @property
+    def evicted(self) -> set[str]:
+        """The workers in `evictions`: they make room once."""
+        return {eviction.worker for eviction in self.evictions}
+
 
 class Policy:
     """Decides who grows and who makes room.
@@ -274,9 +279,8 @@ class Policy:
 
     def _evict_unused(self, view: View, least_ms: float, target: str | None, decision: Decision) -> bool:
         """The longest idle worker that was unused for long, and holds another target."""
-        taken = {eviction.worker for eviction in decision.evictions}
         for worker in view.idle:
-            if worker.id not in taken and worker.target != target and view.now - worker.used > least_ms:
+            if worker.id not in decision.evicted and worker.target != target and view.now - worker.used > least_ms:
                 decision.evictions.append(Eviction(worker.id, least_ms, "unused"))
                 return True
         return False
@@ -307,7 +311,7 @@ class Policy:
     def _evict_longest_idle(self, view: View, queue: Growing, share: int, decision: Decision) -> bool:
         has_share = share >= 2 and queue.held >= share
         for worker in view.idle:
-            if worker.target == queue.target or (has_share and worker.held < 2):
+            if worker.target == queue.target or (has_share and worker.held < 2) or worker.id in decision.evicted:
                 continue
             if view.now - worker.used >= _HOT_AGE * self.start_ms:
                 decision.evictions.append(Eviction(worker.id, _HOT_AGE * self.start_ms, "longest idle"))
@@ -317,6 +321,7 @@ class Policy:
     def _take_from_largest(self, view: View, queue: Growing, decision: Decision) -> bool:
         """A worker of the target with the most workers, or of the one that got its last worker the longest ago."""
         victims = [one for one in view.largest if one.worker and one.held - one.recalled >= queue.held + 2]
+        victims = [one for one in victims if one.worker not in decision.evicted]
         victims.sort(key=lambda one: one.recalled - one.held)
         reason = "of the target with the most workers"
         if not victims and queue.held == 0:
