@@ -109,3 +109,22 @@ def test_a_limit_that_is_reached_again_is_seen_at_the_first_queue(
     callers.release(requests[0])
     assert callers.commands() - before < 50
     assert len(callers.offered()) == 1
+
+
+def test_after_a_limit_was_raised_the_queues_go_on_at_the_manager_s_next_look(
+    connection: PipelinedConnection, side: Side
+) -> None:
+    callers = Callers(connection, side, leases=1)
+    requests = [side.request(function=f"f{number}") for number in range(3)]
+    for request in requests:
+        side.start()
+        callers.lease(request)
+        callers.release(request)
+    callers.lease(requests[0])
+    for request in requests[1:]:
+        assert callers.ask(request, CALLER) == [b"queued"]
+
+    callers.scripts.run("set_limits", 100, 3, 100, 100, 20, 1000, 1000, 1000)
+    side.registry.view()
+
+    assert sorted(callers.offered()) == sorted(request.queue.encode() for request in requests[1:])

@@ -1,6 +1,8 @@
 -- change: marks a cache key as changing, or ends the change with a new generation.
 -- include: generations
 -- ARGV    2 cache key  3 owner of the change, random  4 a new random generation, or empty: the change begins
+-- reads   generations
+-- writes  generations
 -- promises  while the marker stands (for a minute at most) nobody caches the key; what was resolved before the end of a
 --           change is stale after it, also under the marker of another change that is still under way
 

@@ -1,5 +1,7 @@
 -- claim: one active pool manager.
 -- ARGV    2 manager's name  3 ttl_ms
+-- reads   manager
+-- writes  manager
 -- returns the name of the active manager: the caller's own name (it is active until the ttl ends), or another's
 
 local manager = call('GET', P .. 'manager')

@@ -1,6 +1,7 @@
 -- configure: a runtime has a pool.
 -- include: workers
 -- ARGV    2 runtime  3 how many warm workers it keeps
+-- writes  runtimes, wakeups
 
 call('HSET', RUNTIMES, ARGV[2], ARGV[3])
 wake()

@@ -1,6 +1,9 @@
 -- drain: the workers of a function (or of one version) end, after their call if they have one.
 -- include: limits workers queues leases
 -- ARGV    2 function  3 what their target begins with: 'function:' or 'function:version:'
+-- reads   assigned:<function>, worker:<id>
+-- writes  for each worker: worker:<id>, idle and idle:<target>, draining, live:<runtime>, held,
+--         assigned:<function>; of a leased one only worker:<id>
 -- returns the number of workers
 -- promises  no call that begins later gets one of them
 

@@ -1,6 +1,8 @@
 -- drain_workers: these workers get no further call; those that are leased end after their call.
 -- include: limits workers queues leases
 -- ARGV    2 the reason, for the operator  3… workers
+-- reads   worker:<id>
+-- writes  starting:<runtime>; for each worker what drain writes
 
 for at = 3, #ARGV do
   local runtime = call('HGET', record(ARGV[at]), 'runtime')

@@ -2,6 +2,9 @@
 -- include: limits workers queues leases
 -- ARGV    2 holder  3 queue  4 the change of its number of waiting calls, as in leave
 --         5 for how many ms the oldest of them has waited
+-- reads   concurrency, held, policy, idle:<target>, warm:<runtime>
+-- writes  the entry of the holder, escalated:<runtime> or blocked:, wakeups; for queues that are served now their
+--         entries, what lease writes, grants:<holder>
 -- returns 1: the queue is among those that want a worker, or was given one; 0: a limit holds it back
 -- promises  the calls get all idle workers of their target before it gets a warm one; a target without a worker gets a
 --           warm one; others get one while more than one warm worker remains

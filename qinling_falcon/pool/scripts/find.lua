@@ -1,6 +1,7 @@
 -- find: what the journals hold about an execution that is not committed yet.
 -- include: limits workers queues leases
 -- ARGV    2 execution
+-- reads   holders, former, journal:<holder>, lost
 -- returns the execution's detail, or nil
 -- cost      one command for each process that leases
 

@@ -1,6 +1,8 @@
 -- forget: a runtime has no pool any more.
 -- include: limits workers queues leases
 -- ARGV    2 runtime
+-- reads   live:<runtime>
+-- writes  runtimes, bare, policy; for each worker what drain writes
 -- promises  its workers end: free ones now, leased ones after their call, starting ones when they are ready
 
 call('HDEL', RUNTIMES, ARGV[2])

@@ -1,6 +1,8 @@
 -- generations: the present generation of each cache key, made where there is none.
 -- include: generations
 -- ARGV    2… pairs of (cache key, a new random generation)
+-- reads   generations
+-- writes  generations
 -- returns the generations in order; 'changing …' while a change is under way
 -- promises  a generation that was made here was never in use before; of more than 100,000 generations, one is evicted
 --           for each that is made, and its target is then resolved once more

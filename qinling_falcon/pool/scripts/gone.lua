@@ -1,6 +1,9 @@
 -- gone: a worker exists no longer.
 -- include: limits workers queues leases
 -- ARGV    2 worker  3 the reason, for the operator; empty or missing: it was asked to end
+-- reads   worker:<id>
+-- writes  worker:<id>, workers, live:<runtime>, starting:<runtime>, draining, lost, wakeups; for a lease what release
+--         writes
 -- promises  nothing of the worker is left; an execution that it ran is handed on as lost
 
 local worker = ARGV[2]

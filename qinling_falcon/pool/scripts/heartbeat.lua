@@ -3,10 +3,13 @@
 -- ARGV    2 holder  3 server time in the answer to its heartbeat before: every lease that was granted to it until
 --         then, and whose answer arrived, is in the list or released  4 executions to acknowledge
 --         5… worker:token of its leases
+-- reads   worker:<id> of the leases
+-- writes  holders, former, reported, held:<holder>, journal:<holder>; of a holder that was not known: its entries
 -- returns {now, 1 when the holder was not known: Redis was emptied or lost writes, or the reaper took it for dead, so
 --         its calls may be in no queue any more}
--- promises  a holder that was not known has no entry left, because its calls ask again; a worker whose record is older than a lease that its holder has (the lease was lost with Redis's last
---           writes) gets no further call: it may still be running
+-- promises  a holder that was not known has no entry left, because its calls ask again; a worker whose record is older
+--           than a lease that its holder has (the lease was lost with Redis's last writes) gets no further call: it may
+--           still be running
 
 acknowledge(ARGV[2], ARGV[4])
 call('ZREM', FORMER, ARGV[2])

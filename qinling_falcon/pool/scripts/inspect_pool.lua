@@ -22,7 +22,8 @@ for at = 1, math.min(#configured, 2 * tonumber(ARGV[2])), 2 do
   runtimes[#runtimes + 1] = {
     id = runtime, stock = tonumber(configured[at + 1]), starting = call('ZCARD', P .. 'starting:' .. runtime),
     warm = warm, idle = math.max(0, live - warm - leased), leased = leased,
-    escalated = call('ZCARD', P .. 'escalated:' .. runtime), blocked = call('ZCARD', P .. 'blocked:runtime:' .. runtime),
+    escalated = call('ZCARD', P .. 'escalated:' .. runtime),
+    blocked = call('ZCARD', P .. 'blocked:runtime:' .. runtime),
     first_calls = tonumber(call('HGET', POLICY, 'first ' .. runtime)) or 0, calls = calls_of(runtime),
   }
 end
@@ -33,7 +34,8 @@ return cjson.encode({
   manager = call('GET', P .. 'manager') or nil, host = call('GET', P .. 'host') or nil,
   workers = call('SCARD', WORKERS), leased = call('ZCARD', LEASES), draining = call('ZCARD', DRAINING),
   targets = call('ZCARD', HELD), processes = call('ZCARD', HOLDERS), lost = call('HLEN', LOST),
-  waiting = tonumber(call('HGET', WAITING, 'all')) or 0, max_workers = tonumber(policy[1]), start_ms = tonumber(policy[2]),
+  waiting = tonumber(call('HGET', WAITING, 'all')) or 0, max_workers = tonumber(policy[1]),
+  start_ms = tonumber(policy[2]),
   of_function = tonumber(limits[1]), of_project = tonumber(limits[2]), calls = calls_of('all'), runtimes = runtimes,
   left_out = #configured / 2 - #runtimes,
 })

@@ -4,7 +4,11 @@
 --         4 runtime  5 target  6 project  7 the version's own limit, or ''  8 execution  9 run_ms  10 detail, empty
 --         when there is no execution  11 '1': the call waits if no worker is free  12 for how many ms the oldest call
 --         of the holder has waited  13 executions to acknowledge  14… pairs of (cache key, generation)
--- returns {'stale'}: a generation differs or is missing; nothing was changed
+-- reads   generations, concurrency, idle:<target>, held, warm:<runtime>, worker:<id>, waiting, policy
+-- writes  journal:<holder>, the version's own limit in concurrency; with a lease: worker:<id>, leases, concurrency,
+--         idle and idle:<target>, or warm:<runtime>, held, assigned_at, assigned:<function>, policy, wakeups; with an
+--         entry: queue:<queue>, counts:<queue>, entries:<holder>, waiting, escalated:<runtime> or blocked:, former
+-- returns {'stale'}: a generation differs or is missing; only the acknowledged executions were removed
 --         {'lease', worker, address, secret, token, cold, needs_load}
 --         {'queued'}: the holder has an entry in the queue of the target, and will be notified
 --         {'busy'}: no worker is free, and the call does not wait

@@ -1,7 +1,9 @@
 -- list: a page of the workers that the pool knows.
 -- include: workers
 -- ARGV    2 cursor, '0' at first  3 about how many
--- returns {the next cursor, '0' at the end; then of each worker id, state, runtime, image, target, drain, granted, ready}
+-- reads   workers, worker:<id>
+-- returns {the next cursor, '0' at the end; then of each worker id, state, runtime, image, target, drain, granted,
+--         ready}
 
 local page = call('SSCAN', WORKERS, ARGV[2], 'COUNT', ARGV[3])
 local answer = {page[1]}

@@ -1,6 +1,7 @@
 -- readiness: finds out whether a pool manager is active and which runtimes have had no worker for too long.
 -- include: workers
 -- ARGV    2 longest time that a runtime may be without a worker, in ms
+-- reads   manager, bare
 -- returns {name of the active pool manager, empty if none is active; then pairs of runtime and ms without a worker, for
 --         those over the longest time}
 

@@ -1,6 +1,9 @@
 -- ready: a worker answers.
 -- include: limits workers queues leases
 -- ARGV    2 worker  3 runtime  4 the image that it was made from  5 address  6 secret
+-- reads   worker:<id>, policy, runtimes, escalated:<runtime>
+-- writes  worker:<id>, workers, live:<runtime>, starting:<runtime>, warm:<runtime> or draining, bare; for queues that
+--         are served now what lease writes, their entries, grants:<holder>
 -- promises  the first queue that wants one more worker gets it before it is warm for anybody else; a worker that Redis
 --           knows nothing of (it was emptied meanwhile) is known from now on, and drains where it has no place
 

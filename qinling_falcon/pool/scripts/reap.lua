@@ -1,6 +1,9 @@
 -- reap: ends what nobody will end, in bounded pages; a further pass goes on where this one stopped.
 -- include: limits workers queues leases
 -- ARGV    2 holder_ttl_ms  3 worker_idle_ms
+-- reads   holders, former, reported, held:<holder>, leases, idle, warm:<runtime>, runtimes, policy
+-- writes  reaper, lost, journal:<holder>, entries:<holder>, former, bare; concurrency and waiting (counts of 0); for
+--         workers that are drained or offered what drain and release write
 -- promises  a lease is lost when its deadline has passed, its holder is dead, or its holder lives and does not know
 --           it (the answer was lost on the way); its worker drains, and what its record needs is put into `lost`,
 --           once. An offer that was not accepted in time goes to the next process. What the journal of a dead holder

@@ -1,6 +1,8 @@
 -- recall: the holder of a busy worker gives it up at its next renew or release.
 -- include: workers events
 -- ARGV    2 worker  3 for how many ms the recall stands; 0 takes it back  4 the reason, for the operator
+-- reads   worker:<id>
+-- writes  worker:<id>
 -- returns 1; 0: the worker is not leased
 
 local is = call('HMGET', record(ARGV[2]), 'state', 'runtime', 'target')

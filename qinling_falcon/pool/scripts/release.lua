@@ -1,6 +1,9 @@
 -- release: ends a lease after its execution. The execution stays in the holder's journal until it is acknowledged.
 -- include: limits workers queues leases
 -- ARGV    2 worker  3 token  4 '1': the worker must not be used again  5 holder  6 executions to acknowledge
+-- reads   worker:<id>, concurrency, queue:<queue>, blocked:<limit>
+-- writes  worker:<id>, leases, concurrency, journal:<holder>; idle and idle:<target>, or what drain writes; for a queue
+--         that is served now its entry, what lease writes, grants:<holder>
 -- returns 1, or 0 when the lease is not the caller's any more (only the acknowledged executions were removed)
 -- promises  the oldest call of the target gets the worker before it is idle for anybody else; a queue that the
 --           function's, project's or runtime's limit held back goes on

@@ -4,12 +4,18 @@
 --         many ms this call has waited  9 queue, empty when the holder has no entry in it  10 the change of its number
 --         of waiting calls, as in leave  11 for how many ms the oldest of those that are left has waited
 --         12 executions to acknowledge  13… pairs of (cache key, generation)
+-- reads   worker:<id>, generations, concurrency, queue:<queue>, blocked:project:<id>
+-- writes  worker:<id>, leases, journal:<holder>, the entry of the holder; where the lease is over what release or
+--         return_unused write
 -- returns {'ok', token}: the new token; the old one is worth nothing any more
 --         {'stale'}: a generation differs or is missing; the lease stays as it was
---         {'ended'}: the worker drains, a limit was lowered, or somebody has waited longer: the lease is over
+--         {'ended'}: the worker drains or is recalled, a limit was lowered, or somebody has waited longer: the lease is
+--         over
 --         {'lost'}: the lease was not the caller's any more
--- promises  an execution begins under current generations only; no other process waits much longer than this call;
---           an offer is accepted or passed on, never both
+--         In any case the entry of the holder is as the caller says.
+-- promises  an execution begins under current generations only, and on a worker that is not to drain; no other process
+--           and no queue at the project's limit waits much longer than this call; an offer is accepted or passed on,
+--           never both
 
 local LATER_MS = 5  -- calls that arrived within so short a time count as having arrived together
 

@@ -2,6 +2,8 @@
 --                emptied itself.
 -- include: limits workers queues leases
 -- ARGV    2 worker  3 token
+-- reads   worker:<id>, journal:<holder>
+-- writes  what release writes; warm:<runtime>
 -- returns 1, or 0 when the lease is not the caller's any more (nothing changed)
 -- promises  a worker that was only assigned is warm again: it holds no function. Nothing of the execution is left.
 

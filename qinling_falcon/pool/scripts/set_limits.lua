@@ -2,6 +2,7 @@
 -- include: limits workers queues
 -- ARGV    2 leases of a function  3 of a project  4 of a runtime  5 max_workers  6 the cost of a start, in ms
 --         7 waiting calls of all projects  8 of a project  9 of a function
+-- writes  concurrency, policy
 
 call('HSET', CONCURRENCY, 'limit function', ARGV[2], 'limit project', ARGV[3], 'limit runtime', ARGV[4])
 call('HSET', POLICY, 'max_workers', ARGV[5], 'start_ms', ARGV[6], 'waiting', ARGV[7], 'waiting of project', ARGV[8],

@@ -1,6 +1,8 @@
 -- starting: a worker is about to be started.
 -- include: limits workers queues
 -- ARGV    2 worker  3 runtime  4 the image that it is made from
+-- reads   runtimes, workers, policy
+-- writes  workers, worker:<id>, starting:<runtime>
 -- returns 1, or 0: there is no room or no such pool (or such a worker already), don't start it
 -- promises  never more than max_workers
 

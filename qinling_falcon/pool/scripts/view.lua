@@ -1,9 +1,9 @@
 -- view: what the manager needs to decide who grows and who makes room, of bounded size.
 -- include: limits workers queues leases
 -- ARGV    2 the most queues to look at  3 the most queues to return  4 the most idle workers and targets to return
--- returns JSON (see `pool/policy.py`)
 -- reads   runtimes, policy, the heads of warm:, escalated:, idle, held and assigned_at, the workers named there
--- writes  for queues that are served now: their entries, what lease writes, grants:<holder>; escalated:, blocked:
+-- writes  for queues that are served now their entries, what lease writes, grants:<holder>; escalated:, blocked:
+-- returns JSON (see `pool/policy.py`)
 -- promises  queues that a limit holds back are not among those that want a worker any more, and the other way round;
 --           queues that want a worker have got warm ones before others are started for them
 

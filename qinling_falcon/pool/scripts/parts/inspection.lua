@@ -8,7 +8,8 @@ end
 
 -- A worker as `pool/inspection.py` reads it, or nil when it is gone.
 local function show_worker(worker)
-  local is = call('HMGET', record(worker), 'state', 'runtime', 'image', 'started', 'ready', 'target', 'project', 'drain',
+  local is = call('HMGET', record(worker), 'state', 'runtime', 'image', 'started', 'ready', 'target', 'project',
+    'drain',
     'recalled', 'kept', 'holder', 'execution', 'granted', 'accepted', 'new')
   local state, target = is[1], is[6] or nil
   if not state then return nil end

@@ -19,8 +19,8 @@ local function acknowledge(holder, executions)
 end
 
 -- Leases a warm worker, or an idle one that was taken out of its sets. `wanted` has runtime, target, project_id and
--- holder; also execution, run_ms and detail, unless this is an offer. Without a detail there is no execution: the worker
--- is loaded ahead of calls. Returns address, secret and token.
+-- holder; also execution, run_ms and detail, unless this is an offer. Without a detail there is no execution: the
+-- worker is loaded ahead of calls. Returns address, secret and token.
 local function begin_lease(worker, is_warm, wanted, counts)
   local is = call('HMGET', record(worker), 'address', 'secret', 'token')
   local token = text(math.max((tonumber(is[3]) or 0) + 1, now))
@@ -133,8 +133,8 @@ local function give_all_warm(runtime, reserve)
   end
 end
 
--- Looks at some of the queues of a runtime that are held back: a limit was raised, or so many waited for it that the end
--- of one lease did not reach all of them.
+-- Looks at some of the queues of a runtime that are held back: a limit was raised, or so many waited for it that the
+-- end of one lease did not reach all of them.
 local function serve_unblocked(runtime)
   for _, queue in ipairs(call('ZRANDMEMBER', P .. 'blocked:runtime:' .. runtime, 4 * LOOK_AT)) do
     local _, target, project_id = parse_queue(queue)
@@ -209,8 +209,8 @@ end
 
 -- Takes back a lease whose worker was neither loaded nor called: a worker that was only assigned is warm again.
 local function return_unused(worker)
-  local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution', 'new', 'drain', 'kept',
-    'recalled')
+  local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution', 'new', 'drain',
+    'kept', 'recalled')
   local runtime, target, project_id = is[1], is[2], is[3]
   local before = end_lease(worker, target, project_id, runtime)
   call('HDEL', journal_of(is[4]), is[5])

@@ -76,8 +76,8 @@ local function change_entry(queue, holder, change, arrival)
   set_entry(queue, holder, number, arrival)
 end
 
--- Where no call is left that has waited for long, the queue wants no further worker for now, unless its target has none.
--- The processes escalate it again if need be.
+-- Where no call is left that has waited for long, the queue wants no further worker for now, unless its target has
+-- none. The processes escalate it again if need be.
 local function calm(queue)
   local first = oldest(queue)
   if not first or now - first >= PATIENCE_MS then return end
