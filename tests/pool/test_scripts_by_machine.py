@@ -19,8 +19,8 @@ from tests.servers.valkey import ValkeyServer
 pick = st.integers(0, 1_000_000)
 calls = st.sampled_from(CALLS)
 UPSETS = [
-    "begin_start", "change", "configure", "drain", "drain_workers", "drop", "empty_redis", "evict", "forget", "gone",
-    "keep", "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis", "set_limits",
+    "begin_start", "change", "configure", "drain", "drain_workers", "empty_redis", "evict", "forget", "gone",
+    "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis", "set_limits",
 ]  # fmt: skip
 # So many rounds of work end whatever waits. Each is a pass of the manager and half a second. After the first ones,
 # processes that died are known to be dead.
@@ -128,6 +128,16 @@ class PoolMachine(Machine):
         assert ended == min(count, max(0, len(before) - 1))
         assert len(left) == len(before) - ended and set(left) <= set(before)
 
+    @rule(call=calls, count=st.integers(0, 2))
+    def keep_some(self, call: Call, count: int) -> None:
+        self.keep(call, count)
+
+    @precondition(lambda self: any(holder.committed for holder in self.holders))
+    @rule(which=pick)
+    def drop_one(self, which: int) -> None:
+        committed = [execution for holder in self.holders for execution in holder.committed]
+        self.drop(one_of(committed, which))
+
     # The manager
 
     @rule()
@@ -171,8 +181,6 @@ class PoolMachine(Machine):
                 self.drain(call, one_of(["", "0:", "1:"], aside))
             case "drain_workers" if worker:
                 self.run("drain_workers", "a reason", worker)
-            case "drop" if holder.committed:
-                self.drop(one_of(holder.committed, aside))
             case "empty_redis":
                 self.empty_redis()
             case "evict" if worker:
@@ -182,8 +190,6 @@ class PoolMachine(Machine):
                 self.check()
             case "gone" if worker:
                 self.gone(worker)
-            case "keep":
-                self.keep(call, aside % 3)
             case "lose_lease" if worker:
                 self.lose_lease(holder, worker)
             case "ready_unknown":
