@@ -8,11 +8,11 @@ that a stale target is never run (see `Pool.changing` for the other side).
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import NotFound, NotSupported, Unavailable
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.references import alias_named, version_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _CACHE_SIZE = 10_000
 _MOST_CHANGES = 5
 
-K = TypeVar("K")
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
@@ -100,8 +100,8 @@ class Resolver:
     def __init__(self, pool: Pool, sources: SwiftSources | None = None):
         self._pool = pool
         self._sources = sources
-        self._targets: OrderedDict[tuple[str, int], Target] = OrderedDict()
-        self._meanings: OrderedDict[str, _Meaning] = OrderedDict()
+        self._targets: BoundedCache[tuple[str, int], Target] = BoundedCache(_CACHE_SIZE)
+        self._meanings: BoundedCache[str, _Meaning] = BoundedCache(_CACHE_SIZE)
 
     def resolve(self, context: Context, function_id: str, version: int) -> Target:
         """The target of (function, version), as the caller may see it.
@@ -150,7 +150,7 @@ class Resolver:
             version = meaning.routing[0]
         base = self.resolve(context, meaning.function_id, version)
         if base.image is not None:
-            self._meanings.pop(what, None)  # as above
+            self._meanings.pop(what)  # as above
             return base
         made = meaning.targets.get(version)
         if made is None or made[0] is not base:
@@ -160,9 +160,9 @@ class Resolver:
 
     def forget(self, target: Target) -> None:
         """Drop what made a target that was found stale."""
-        self._targets.pop((target.function_id, target.version), None)
+        self._targets.pop((target.function_id, target.version))
         for what, _ in target.generations:
-            self._meanings.pop(what, None)
+            self._meanings.pop(what)
 
     def _read(self, context: Context, function_id: str, version: int) -> Target:
         what = f"function:{function_id}"
@@ -236,12 +236,10 @@ def _available_runtime(scope: Scope, source: Function | Version) -> Runtime:
     return runtime
 
 
-def _keep(cache: OrderedDict[K, V], key: K, value: V, generations: Iterable[tuple[str, str]]) -> None:
+def _keep(cache: BoundedCache[K, V], key: K, value: V, generations: Iterable[tuple[str, str]]) -> None:
     """Cache what was read under these generations, unless one of them was changing."""
     if all(lasting(generation) for _, generation in generations):
-        cache[key] = value
-        if len(cache) > _CACHE_SIZE:
-            cache.popitem(last=False)
+        cache.put(key, value)
 
 
 def _unknown(function_id: str) -> NotFound:
