@@ -196,6 +196,28 @@ def test_workers_have_pages(client: Client, house: House, count: int, limit: int
     assert (len(rows), set(rows)) == (count, started)
 
 
+def commands_for(connection: PipelinedConnection, client: Client, path: str) -> int:
+    """How many commands Redis runs for an answer, those of scripts too."""
+    connection.call("CONFIG", "RESETSTAT")
+    seen(client, path, "limit=20")
+    stats = connection.call("INFO", "commandstats").decode()
+    return sum(int(line.partition("calls=")[2].partition(",")[0]) for line in stats.splitlines() if "calls=" in line)
+
+
+@pytest.mark.parametrize("path", ["", "/workers", "/events"])
+def test_a_page_costs_no_more_with_more_workers(
+    client: Client, house: House, connection: PipelinedConnection, path: str
+) -> None:
+    house.registry.set_limits(3000, 20.0)
+    costs = []
+    for count in (200, 1800):
+        for _ in range(count):
+            house.start()
+        costs.append(commands_for(connection, client, path))
+
+    assert costs[1] <= costs[0] + 10
+
+
 def test_a_queue_that_a_limit_holds_back(client: Client, house: House) -> None:
     for _ in range(3):
         house.start()

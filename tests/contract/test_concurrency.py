@@ -41,6 +41,7 @@ def test_no_more_calls_run_at_once(user: User) -> None:
     found = spans(user, function_id, 40)
 
     assert (len(found), most_at_once(found)) == (40, 2)
+    assert len(user.workers(function_id)) <= 2
 
 
 def test_a_change_applies_to_the_next_calls(user: User) -> None:
