@@ -14,7 +14,7 @@ from qinling_falcon.pool import keys
 from qinling_falcon.pool.leases import StaleTarget
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.pool.wire import PoolUnavailable
-from tests.pool.side import LIMITS, Side, detail_of, end, reap_until, wait_until
+from tests.pool.side import LIMITS, START_MS, Side, detail_of, end, reap_until, wait_until
 from tests.servers.valkey import valkey_server
 
 
@@ -163,6 +163,21 @@ def test_an_offered_worker_that_drains_or_is_recalled_meanwhile_gets_no_call(sid
     assert answer == [b"ended"] and not side.leased()
     assert side.registry.draining() == ["w0"]
     assert not side.registry.snapshot().get("journal:web-3")
+
+
+def test_after_a_limit_was_lowered_leases_end_at_their_next_renewal(side: Side) -> None:
+    for _ in range(3):
+        side.start()
+    leases = [side.lease(), side.waiting().get(timeout=10)]
+    waiting = side.waiting()  # only the reserve is left
+    ScriptRunner(side.connection).run("set_limits", 1, 5, 6, 6, str(START_MS), 9, 9, 9)
+
+    end(leases[0])
+
+    wait_until(lambda: side.leased() == {leases[1].worker.worker_id} and side.all_waiting() == 1)
+    assert not waiting.ready()
+    end(leases[1])
+    assert waiting.get(timeout=10).worker.worker_id == leases[1].worker.worker_id
 
 
 def test_a_lost_lease_is_not_handed_over(side: Side) -> None:
