@@ -254,9 +254,9 @@ class Machine(RuleBasedStateMachine):
 
     def set_limits(self, function: int, project: int, workers: int) -> None:
         waiting = BOUNDS.waiting, BOUNDS.waiting_of_project, BOUNDS.waiting_of_function
-        self.run("set_limits", function, project, workers, workers, START_MS, *waiting)
-        self.policy.max_workers = workers
         self.is_relaxed = True
+        self.policy.max_workers = workers
+        self.run("set_limits", function, project, workers, workers, START_MS, *waiting)
 
     def configure(self, runtime: str, warm: int) -> None:
         self.registry.configure(runtime, warm)
@@ -288,7 +288,6 @@ class Machine(RuleBasedStateMachine):
 
     def reap(self) -> None:
         self.registry.reap()
-        self.is_relaxed = False
         self.check()
 
     def manager_pass(self) -> None:

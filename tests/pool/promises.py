@@ -162,9 +162,15 @@ def a_renewal_was_right(
         return  # an offer: it was for this process
     others = {name: since for name, since in before.get(f"queue:{held.queue}", {}).items() if name != holder}
     runtime, target, _, project = held.queue.split("|")
-    if f"project:{project}" in _reached(before, target, project, runtime):
-        blocked = before.get(f"blocked:project:{project}", {})
-        others |= {queue: at for queue, at in blocked.items() if queue != held.queue}
+    function = target.split(":")[0]
+    of_project, of_runtime = before.get(f"blocked:project:{project}", {}), before.get(f"blocked:runtime:{runtime}", {})
+    held_back = {
+        f"function:{function}": {queue: at for queue, at in of_project.items() if f"|{function}:" in queue},
+        f"project:{project}": dict(list(of_project.items())[:1]),
+        f"runtime:{runtime}": dict(list(of_runtime.items())[:1]),
+    }
+    for limit in _reached(before, target, project, runtime):
+        others |= {queue: at for queue, at in held_back.get(limit, {}).items() if queue != held.queue}
     assert all(since + later_ms >= arrived for since in others.values()), "somebody has waited longer"
 
 

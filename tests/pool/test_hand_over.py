@@ -266,6 +266,21 @@ def test_an_older_queue_of_the_project_goes_on_at_the_next_renewal(side: Side) -
     assert not ours.ready()
 
 
+def test_an_older_call_of_another_version_goes_on_at_the_next_renewal(side: Side) -> None:
+    """At the function's limit, renewals of one version do not keep another version out."""
+    for _ in range(LIMITS.max_workers):
+        side.start()
+    leases = [side.lease("f") for _ in range(LIMITS.function_concurrency)]
+    theirs = side.waiting(function="f", version=1)
+    time.sleep(0.01)
+    ours = side.waiting(function="f")
+
+    end(leases[0])
+
+    assert theirs.get(timeout=10).queue == side.request("f", version=1).queue
+    assert not ours.ready()
+
+
 def test_a_burst_in_two_processes_keeps_the_concurrency_and_the_order_of_arrival(side: Side, other: Side) -> None:
     for _ in range(LIMITS.max_workers):
         side.start()

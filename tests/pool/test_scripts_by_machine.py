@@ -249,7 +249,7 @@ class PoolMachine(Machine):
                 self.record_lost()
             if turn > LEAST_ROUNDS and self.is_quiet():
                 break
-        assert self.is_quiet(), f"calls wait for ever: {self.seen}"
+        assert self.is_quiet(), f"calls wait for ever: {self.seen}, begun: {self.begun}"
 
     def work(self, holder: Holder) -> None:
         while self.hear(holder):

@@ -14,7 +14,7 @@
 --         {'lost'}: the lease was not the caller's any more
 --         In any case the entry of the holder is as the caller says.
 -- promises  an execution begins under current generations only, and on a worker that is not to drain; no other process
---           and no queue at the project's limit waits much longer than this call; an offer is accepted or passed on,
+--           and no queue at the same limit waits much longer than this call; an offer is accepted or passed on,
 --           never both
 
 local LATER_MS = 5  -- calls that arrived within so short a time count as having arrived together
@@ -39,11 +39,21 @@ if is[9] == '1' then
   local counts = read_counts(target, project_id, runtime)
   local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
   local passes = first[1] and first[1] ~= ARGV[4] and tonumber(first[2]) + LATER_MS < arrival
-  if not drains and not passes and counts.projects >= counts.project_limit then
-    first = call('ZRANGE', P .. 'blocked:project:' .. project_id, 0, 0, 'WITHSCORES')
-    passes = first[1] and first[1] ~= queue and tonumber(first[2]) + LATER_MS < arrival
+  -- Whether a queue that the limit holds back has waited longer than this call.
+  local function is_late(blocked, function_id)
+    local oldest_ones = call('ZRANGE', P .. 'blocked:' .. blocked, 0, function_id and LOOK_AT - 1 or 0, 'WITHSCORES')
+    for at = 1, #oldest_ones, 2 do
+      if tonumber(oldest_ones[at + 1]) + LATER_MS >= arrival then return false end
+      local _, its_target = parse_queue(oldest_ones[at])
+      if oldest_ones[at] ~= queue and (not function_id or function_of(its_target) == function_id) then return true end
+    end
+    return false
   end
-  if drains or passes or not is_kept(counts) then
+  passes = passes or drains or not is_kept(counts)
+    or counts.functions >= counts.function_limit and is_late('project:' .. project_id, function_of(target))
+    or counts.projects >= counts.project_limit and is_late('project:' .. project_id)
+    or counts.runtimes >= counts.runtime_limit and is_late('runtime:' .. runtime)
+  if passes then
     local before = end_lease(worker, target, project_id, runtime)
     if drains then
       drain_assigned(worker, runtime, target, project_id)

@@ -74,28 +74,6 @@ local function serve(queue)
   return 'served'
 end
 
--- A lease has ended by which a limit was reached: the oldest queue of a project or runtime that was held back goes on.
--- `counted` is 'project' or 'runtime'. Returns whether a queue went on. Queues whose workers are all busy get the next
--- one of these; they want one more only if the limit is not reached again.
-local function serve_blocked(counted, id)
-  local busy = {}
-  for _, queue in ipairs(call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1)) do
-    local runtime, target, project_id = parse_queue(queue)
-    local how, counts = serve(queue)
-    if how == 'served' then
-      if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
-      return true
-    elseif how == 'short' then
-      leave_sets(queue, runtime, project_id)
-      if held_by(target) == 0 then escalate(queue) else busy[#busy + 1] = queue end
-    elseif counts[counted .. 's'] >= counts[counted .. '_limit'] then
-      return false
-    end
-  end
-  for _, queue in ipairs(busy) do escalate(queue) end
-  return false
-end
-
 -- Gives a warm worker to the first of the queues that want one more. While at most `reserve` warm workers remain, they
 -- go to targets without a worker, and where there are `max_workers` also to queues of kind 'warm'. Targets that have
 -- their share of all workers come last. Returns whether there was one.
@@ -133,6 +111,31 @@ local function give_all_warm(runtime, reserve)
   end
 end
 
+-- A lease has ended by which a limit was reached: the oldest queue of a project or runtime that was held back goes on.
+-- `counted` is 'project' or 'runtime'. Returns whether a queue went on. Queues whose workers are all busy get the next
+-- one of these; they want one more only if the limit is not reached again.
+local function serve_blocked(counted, id)
+  local busy = {}
+  for _, queue in ipairs(call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1)) do
+    local runtime, target, project_id = parse_queue(queue)
+    local how, counts = serve(queue)
+    if how == 'served' then
+      if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
+      return true
+    elseif how == 'short' then
+      leave_sets(queue, runtime, project_id)
+      if held_by(target) == 0 then escalate(queue) else busy[#busy + 1] = queue end
+    elseif counts[counted .. 's'] >= counts[counted .. '_limit'] then
+      return false
+    end
+  end
+  for _, queue in ipairs(busy) do
+    escalate(queue)
+    give_all_warm(string.match(queue, '^[^|]*'), 1)
+  end
+  return false
+end
+
 -- Looks at some of the queues of a runtime that are held back: a limit was raised, or so many waited for it that the
 -- end of one lease did not reach all of them.
 local function serve_unblocked(runtime)
@@ -151,7 +154,7 @@ local function end_lease(worker, target, project_id, runtime)
   call('ZREM', LEASES, worker)
   local counts = read_counts(target, project_id, runtime)
   local before = {
-    function_full = counts.functions >= counts.function_limit or counts.versions >= counts.version_limit,
+    version_full = counts.versions >= counts.version_limit, function_full = counts.functions >= counts.function_limit,
     project_full = counts.projects >= counts.project_limit, runtime_full = counts.runtimes >= counts.runtime_limit,
   }
   count_leases(counts, -1, target, project_id, runtime)
@@ -162,7 +165,9 @@ end
 -- After the end of a lease: the queues that its limits held back. Returns whether one of them went on.
 local function serve_limits(before, project_id, runtime)
   local served = false
-  if before.function_full or before.project_full then served = serve_blocked('project', project_id) end
+  if before.version_full or before.function_full or before.project_full then
+    served = serve_blocked('project', project_id)
+  end
   if before.runtime_full then served = serve_blocked('runtime', runtime) or served end
   return served
 end
@@ -198,7 +203,7 @@ local function free(worker, runtime, target, project_id, kept, before)
   local queue = queue_of(runtime, target, project_id, 'any')
   put_idle(worker, target, kept)
   local is_waiting = call('EXISTS', P .. 'queue:' .. queue) == 1
-  local is_at_limit = before.project_full or before.runtime_full
+  local is_at_limit = before.function_full or before.project_full or before.runtime_full
   if is_at_limit then
     if is_waiting then block(queue, runtime, project_id) end
     if serve_limits(before, project_id, runtime) then return end

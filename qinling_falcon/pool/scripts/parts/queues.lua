@@ -92,9 +92,11 @@ local function rank(queue, target, kind)
   return oldest(queue) + 2 * start_ms * held_by(target) + (kind == 'warm' and AHEAD_OF_CALLS_MS or 0)
 end
 
--- From now on the queue counts as wanting one more worker for its target.
+-- From now on the queue counts as wanting one more worker for its target, and no limit holds it back.
 local function escalate(queue)
-  local runtime, target, _, kind = parse_queue(queue)
+  local runtime, target, project_id, kind = parse_queue(queue)
+  call('ZREM', P .. 'blocked:project:' .. project_id, queue)
+  call('ZREM', P .. 'blocked:runtime:' .. runtime, queue)
   call('ZADD', P .. 'escalated:' .. runtime, rank(queue, target, kind), queue)
   wake()
 end
