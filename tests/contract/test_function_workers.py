@@ -53,7 +53,9 @@ def test_POST_v1_functions_id_scale_down_answers_202(user: User) -> None:
     error(user.post(f"/v1/functions/{NOBODY}/scale_down"), 404, NOBODY)
 
 
-@pytest.mark.parametrize("count", [MAX_WORKERS + 1, 10**30, 1e30, "1" + "0" * 30], ids=["above", "integer", "float", "text"])
+@pytest.mark.parametrize(
+    "count", [MAX_WORKERS + 1, 10**30, 1e30, "1" + "0" * 30], ids=["above", "integer", "float", "text"]
+)
 def test_a_scale_down_takes_any_count_and_a_scale_up_at_most_the_maximum(user: User, count: object) -> None:
     function_id = user.function()
     path = f"/v1/functions/{function_id}"
