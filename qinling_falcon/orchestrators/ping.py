@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from dataclasses import dataclass
@@ -34,15 +35,13 @@ def ping(worker: StartedWorker, timeout_s: float) -> WorkerState | None:
     Returns:
         None: it did not answer, or not as a worker does.
     """
-    connection = http.client.HTTPConnection(worker.address, timeout=timeout_s)
     try:
-        connection.request("GET", "/ping")
-        response = connection.getresponse()
-        state = json.loads(response.read(_MOST_BYTES))
-        if response.status != 200:
-            return None
-        return WorkerState(is_loaded=state["loaded"] is not False, is_busy=state["busy"] is not False)
+        with contextlib.closing(http.client.HTTPConnection(worker.address, timeout=timeout_s)) as connection:
+            connection.request("GET", "/ping")
+            response = connection.getresponse()
+            state = json.loads(response.read(_MOST_BYTES))
+            if response.status != 200:
+                return None
+            return WorkerState(is_loaded=state["loaded"] is not False, is_busy=state["busy"] is not False)
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return None
-    finally:
-        connection.close()

@@ -104,7 +104,10 @@ class Registry:
         return bool(self._scripts.run("starting", worker_id, runtime_id, image))
 
     def ready(self, worker: StartedWorker, runtime_id: str, image: str = "") -> None:
-        """A worker answers. It drains at once when there is no place for it any more."""
+        """A worker answers. It drains at once when there is no place for it any more.
+
+        Nothing happens if Redis was emptied, until `set_limits`: the worker stays unknown.
+        """
         self._scripts.run("ready", worker.worker_id, runtime_id, image, worker.address, worker.secret)
 
     def evict(self, worker_id: str, unused_ms: float = 0, reason: str = "") -> bool:

@@ -258,6 +258,7 @@ def test_an_old_worker_that_comes_back_with_a_redis_that_lost_its_last_writes_en
 @pytest.mark.parametrize("survive", [True, False])
 def test_a_manager_that_dies_at_any_step_leaves_what_the_next_one_needs(house: House, survive: bool) -> None:
     """`survive`: the workers outlive their manager, as pods do; local ones don't."""
+    house.orchestrator.workers_outlive_manager = survive
     image = "old"
     for step in range(0, 1000, 3):
         old, image = image, f"image {step}"

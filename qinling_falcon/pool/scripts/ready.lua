@@ -5,17 +5,19 @@
 -- writes  worker:<id>, workers, live:<runtime>, starting:<runtime>, warm:<runtime> or draining, bare; for queues that
 --         are served now what lease writes, their entries, grants:<holder>
 -- promises  the first queue that wants one more worker gets it before it is warm for anybody else; a worker that Redis
---           knows nothing of (it was emptied meanwhile) is known from now on, and drains where it has no place
+--           knows nothing of (it was emptied meanwhile) is known from now on, and drains where it has no place; before
+--           the manager has written its limits anew, nothing happens
 
 local worker, runtime = ARGV[2], ARGV[3]
 local is = call('HMGET', record(worker), 'state', 'started')
-if is[1] and is[1] ~= 'starting' then return 0 end
+local max_workers = tonumber(call('HGET', POLICY, 'max_workers'))
+if (is[1] and is[1] ~= 'starting') or not max_workers then return 0 end
 call('ZREM', P .. 'starting:' .. runtime, worker)
 call('SADD', WORKERS, worker)
 call('HSET', record(worker), 'runtime', runtime, 'image', ARGV[4], 'address', ARGV[5], 'secret', ARGV[6], 'ready',
   text(now))
 note('started', is[2] and 'ready after ' .. text(now - is[2]) .. ' ms', {worker = worker, runtime = runtime})
-if call('SCARD', WORKERS) > (tonumber(call('HGET', POLICY, 'max_workers')) or 0) then
+if call('SCARD', WORKERS) > max_workers then
   put_draining(worker, runtime)
   return 1
 end
