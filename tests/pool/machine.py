@@ -201,12 +201,15 @@ class Machine(RuleBasedStateMachine):
         self.run("return_unused", held.worker, held.token, ends=held)
 
     def release(self, holder: Holder, held: Held, *, destroy: bool) -> None:
-        before = self.seen.get(f"worker:{held.worker}", {})
+        all_before = self.seen
+        before = all_before.get(f"worker:{held.worker}", {})
         ended = self.run("release", held.worker, held.token, int(destroy), holder.name, self.acknowledged(holder))
         is_ours = before.get("state") == "leased" and before.get("token") == str(held.token)
         assert bool(ended) == is_ours
         if ended and (destroy or promises.is_to_drain(before, self.now)):
             assert self.seen[f"worker:{held.worker}"]["state"] == "draining"
+        elif ended and "|any|" in held.queue:
+            promises.the_oldest_call_got_the_worker(all_before, self.seen, held)
 
     def answer(self, holder: Holder, held: Held, *, destroy: bool = False, is_lost: bool = False) -> None:
         """The worker has answered: it runs the next call, beside the commit of this one."""
@@ -271,10 +274,14 @@ class Machine(RuleBasedStateMachine):
         return name if is_begun else None
 
     def make_ready(self, name: str, runtime: str) -> None:
+        before = self.seen
         self.registry.ready(
             StartedWorker(name, f"address {name}", f"secret {name}"), runtime, self.images[runtime]
         )
         self.check()
+        is_new = before.get(f"worker:{name}", {"state": "starting"})["state"] == "starting"
+        if is_new and self.seen[f"worker:{name}"]["state"] != "draining":
+            promises.the_first_to_grow_was_served(before, self.seen, runtime)
 
     def start(self, runtime: str) -> None:
         name = self.begin_start(runtime)
@@ -297,6 +304,7 @@ class Machine(RuleBasedStateMachine):
         view = self.registry.view()
         self.is_relaxed = False
         self.check()
+        promises.the_view_is_right(view, self.seen)
         decision = self.policy.decide(view, 2, set(RUNTIMES) - {runtime.id for runtime in view.runtimes})
         for runtime in decision.starts:
             self.start(runtime)

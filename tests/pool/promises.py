@@ -7,6 +7,7 @@ from typing import Any
 
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.limits import Limits
+from qinling_falcon.pool.policy import View
 from tests.pool.holders import Call, Held
 
 Snapshot = dict[str, Any]
@@ -172,6 +173,49 @@ def a_renewal_was_right(
     for limit in _reached(before, target, project, runtime):
         others |= {queue: at for queue, at in held_back.get(limit, {}).items() if queue != held.queue}
     assert all(since + later_ms >= arrived for since in others.values()), "somebody has waited longer"
+
+
+def the_view_is_right(view: View, seen: Snapshot) -> None:
+    """What the manager decides by is what is there."""
+    assert (view.workers, view.draining, view.targets) == (
+        len(seen["workers"]), len(seen["draining"]), len(seen["held"]),
+    )  # fmt: skip
+    for runtime in view.runtimes:
+        sets = [seen[f"{name}:{runtime.id}"] for name in ("warm", "starting", "escalated")]
+        assert [runtime.warm, runtime.starting, runtime.escalated] == [len(one) for one in sets]
+    growing = {f"{one.runtime}|{one.target}|{one.kind}": one for one in view.growing}
+    escalated = [queue for runtime in view.runtimes for queue in seen[f"escalated:{runtime.id}"]]
+    assert set(growing) == {queue.rpartition("|")[0] for queue in escalated}
+    for queue in escalated:
+        one = growing[queue.rpartition("|")[0]]
+        assert one.waiting == sum(map(int, seen[f"counts:{queue}"].values()))
+        assert (one.held, one.arrival) == (seen["held"].get(one.target, 0), min(seen[f"queue:{queue}"].values()))
+        assert one.room > 0
+    assert [one.id for one in view.idle] == list(seen["idle"])[: len(view.idle)]
+
+
+def the_first_to_grow_was_served(before: Snapshot, seen: Snapshot, runtime: str) -> None:
+    """A worker became ready: the first queue that wants one, and that no limit holds back, got a worker."""
+    share = int(before["policy"]["max_workers"]) // max(1, len(before["held"]))
+    queues = [queue for queue in before.get(f"escalated:{runtime}", ()) if not is_held_back(before, *_of(queue))]
+    poor = [queue for queue in queues if share < 2 or before["held"].get(queue.split("|")[1], 0) < share]
+    for first in (poor or queues)[:1]:
+        counts = [sum(map(int, one.get(f"counts:{first}", {}).values())) for one in (before, seen)]
+        assert counts[1] < counts[0], f"{first} was passed over"
+
+
+def the_oldest_call_got_the_worker(before: Snapshot, seen: Snapshot, held: Held) -> None:
+    """A worker was released, and no limit was reached: the oldest entry of its queue was offered it."""
+    entries = before.get(f"queue:{held.queue}", {})
+    if entries and not is_held_back(before, *_of(held.queue)):
+        record = seen[f"worker:{held.worker}"]
+        assert (record["state"], record["accepted"]) == ("leased", "0")
+        assert entries[record["holder"]] == min(entries.values())
+
+
+def _of(queue: str) -> tuple[str, str, str]:
+    runtime, target, _, project = queue.split("|")
+    return target, project, runtime
 
 
 def is_to_drain(record: dict[str, str], now: int) -> bool:

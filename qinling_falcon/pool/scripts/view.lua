@@ -19,7 +19,6 @@ for at = 1, #configured, 2 do
     starting = call('ZCARD', P .. 'starting:' .. runtime),
     first_calls = tonumber(call('HGET', POLICY, 'first ' .. runtime)) or 0,
     oldest_warm = call('ZRANGE', warm, 0, 0)[1],
-    escalated = call('ZCARD', P .. 'escalated:' .. runtime),
   }
   local found = 0
   for _, queue in ipairs(call('ZRANGE', P .. 'escalated:' .. runtime, 0, tonumber(ARGV[2]) - 1)) do
@@ -38,6 +37,7 @@ for at = 1, #configured, 2 do
       }
     end
   end
+  runtimes[#runtimes].escalated = call('ZCARD', P .. 'escalated:' .. runtime)
 end
 
 local idle = {}
