@@ -31,3 +31,11 @@ def side(connection: PipelinedConnection) -> Iterator[Side]:
     side.configure()
     yield side
     side.close()
+
+
+@pytest.fixture
+def other(side: Side) -> Iterator[Side]:
+    """Another process."""
+    other = Side(side.connection.url, holder="web-2")
+    yield other
+    other.close()
