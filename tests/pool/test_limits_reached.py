@@ -72,6 +72,27 @@ def test_at_the_limit_the_oldest_queue_of_the_project_goes_first(connection: Pip
     assert callers.offered() == [idle.queue.encode(), busy.queue.encode()]
 
 
+def test_at_the_limit_a_queue_keeps_its_worker_if_it_has_waited_longest(
+    connection: PipelinedConnection, side: Side
+) -> None:
+    callers = Callers(connection, side, leases=1)
+    own, other = (side.request(function=name) for name in "ab")
+    for request in (other, own):
+        side.start()
+        callers.lease(request)
+        if request is other:
+            callers.release(other)
+    assert callers.ask(own, CALLER, waited_ms=100) == [b"queued"]
+    # As when another lease had ended meanwhile: queues whose workers are all busy leave these sets.
+    connection.call("ZREM", f"{ANCHOR}:blocked:project:p", own.queue)
+    connection.call("ZREM", f"{ANCHOR}:blocked:runtime:python3", own.queue)
+    assert callers.ask(other, CALLER, waited_ms=50) == [b"queued"]
+
+    callers.release(own)
+
+    assert callers.offered() == [own.queue.encode()]
+
+
 def test_a_release_at_the_limit_costs_the_same_for_any_number_of_queues(
     connection: PipelinedConnection, side: Side
 ) -> None:
