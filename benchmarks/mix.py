@@ -109,10 +109,10 @@ def run(service: DefaultService, plan: Plan) -> dict[str, Any] | None:
             _sleep_until(begun + plan.settle)
             first = watch.snapshot()
             _sleep_until(begun + seconds)
-            last, workers = watch.snapshot(), watch.workers
+            last, workers = watch.snapshot(), watch.workers()
         report = json.loads(load.stdout.read())
         if plan.is_burst:
-            last, workers = watch.snapshot(), watch.workers
+            last, workers = watch.snapshot(), watch.workers()
         assert load.wait() == 0
         begin = begun if plan.is_burst else first.at
         row = summary(report, plan, begun, begin, last.at)
