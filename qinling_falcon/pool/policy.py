@@ -95,6 +95,8 @@ class TargetView:
 class View:
     """What the script `view` returns: of the pool as a whole, and the head of each of its lists.
 
+    While there is room for the next starts, the lists of workers and targets that may make room are empty.
+
     Attributes:
         now: Redis's time in ms.
         workers: in any state.

@@ -4,7 +4,8 @@
 -- reads   runtimes, policy, the heads of warm:, escalated:, idle, held and assigned_at, the workers named there
 -- writes  for queues that are served now their entries, what lease writes, grants:<holder>; escalated:, blocked:
 -- returns JSON (see `pool/policy.py`)
--- promises  queues that a limit holds back are not among those that want a worker any more, and the other way round;
+-- promises  queues that a limit holds back are not among the first of those that want a worker, and queues that no limit
+--           holds back any more are among those that want one;
 --           queues that want a worker have got warm ones before others are started for them
 
 local runtimes, growing = {}, {}
@@ -20,13 +21,14 @@ for at = 1, #configured, 2 do
     first_calls = tonumber(call('HGET', POLICY, 'first ' .. runtime)) or 0,
     oldest_warm = call('ZRANGE', warm, 0, 0)[1],
   }
-  local found = 0
+  local found, most = 0, tonumber(ARGV[3])
   for _, queue in ipairs(call('ZRANGE', P .. 'escalated:' .. runtime, 0, tonumber(ARGV[2]) - 1)) do
+    if found == most then break end
     local _, target, project_id, kind = parse_queue(queue)
     local counts = read_counts(target, project_id, runtime)
     if not is_below(counts) then
       block(queue, runtime, project_id)
-    elseif found < tonumber(ARGV[3]) then
+    else
       found = found + 1
       local waiting = 0
       for _, count in ipairs(call('HVALS', P .. 'counts:' .. queue)) do waiting = waiting + count end
@@ -40,17 +42,20 @@ for at = 1, #configured, 2 do
   runtimes[#runtimes].escalated = call('ZCARD', P .. 'escalated:' .. runtime)
 end
 
-local idle = {}
-local oldest_idle = call('ZRANGE', IDLE, 0, tonumber(ARGV[4]) - 1, 'WITHSCORES')
-for at = 1, #oldest_idle, 2 do
-  local target = call('HGET', record(oldest_idle[at]), 'target')
-  idle[#idle + 1] = {
-    id = oldest_idle[at], used = tonumber(oldest_idle[at + 1]), target = target, held = held_by(target),
-  }
+-- Workers that may make room: none has to while there is room for the next starts.
+local idle, largest, longest = {}, {}, {}
+
+local function show_idle()
+  local oldest_idle = call('ZRANGE', IDLE, 0, tonumber(ARGV[4]) - 1, 'WITHSCORES')
+  for at = 1, #oldest_idle, 2 do
+    local target = call('HGET', record(oldest_idle[at]), 'target')
+    idle[#idle + 1] = {
+      id = oldest_idle[at], used = tonumber(oldest_idle[at + 1]), target = target, held = held_by(target),
+    }
+  end
 end
 
 -- Targets by the number of their workers, each with one of its workers: an idle one, or else one that is busy.
-local largest, longest = {}, {}
 local function show(target, since)
   local function_id = function_of(target)
   local worker, state, recalled
@@ -67,11 +72,16 @@ local function show(target, since)
   return {target = target, held = held_by(target), recalled = recalled or 0, worker = worker, state = state,
     since = since}
 end
-for _, target in ipairs(call('ZREVRANGE', HELD, 0, tonumber(ARGV[4]) - 1)) do largest[#largest + 1] = show(target) end
-local assigned = call('ZRANGE', ASSIGNED_AT, 0, tonumber(ARGV[4]) - 1, 'WITHSCORES')
-for at = 1, #assigned, 2 do longest[#longest + 1] = show(assigned[at], tonumber(assigned[at + 1])) end
+
+local workers = call('SCARD', WORKERS)
+if workers + LOOK_AT > (tonumber(call('HGET', POLICY, 'max_workers')) or 0) then
+  show_idle()
+  for _, target in ipairs(call('ZREVRANGE', HELD, 0, tonumber(ARGV[4]) - 1)) do largest[#largest + 1] = show(target) end
+  local assigned = call('ZRANGE', ASSIGNED_AT, 0, tonumber(ARGV[4]) - 1, 'WITHSCORES')
+  for at = 1, #assigned, 2 do longest[#longest + 1] = show(assigned[at], tonumber(assigned[at + 1])) end
+end
 
 return cjson.encode({
-  now = now, workers = call('SCARD', WORKERS), draining = call('ZCARD', DRAINING), targets = call('ZCARD', HELD),
+  now = now, workers = workers, draining = call('ZCARD', DRAINING), targets = call('ZCARD', HELD),
   runtimes = runtimes, growing = growing, idle = idle, largest = largest, longest = longest,
 })
