@@ -76,7 +76,9 @@ end
 local workers = call('SCARD', WORKERS)
 if workers + LOOK_AT > (tonumber(call('HGET', POLICY, 'max_workers')) or 0) then
   show_idle()
-  for _, target in ipairs(call('ZREVRANGE', HELD, 0, tonumber(ARGV[4]) - 1)) do largest[#largest + 1] = show(target) end
+  for _, target in ipairs(call('ZREVRANGE', HELD, 0, tonumber(ARGV[4]) - 1)) do
+    largest[#largest + 1] = show(target)
+  end
   local assigned = call('ZRANGE', ASSIGNED_AT, 0, tonumber(ARGV[4]) - 1, 'WITHSCORES')
   for at = 1, #assigned, 2 do longest[#longest + 1] = show(assigned[at], tonumber(assigned[at + 1])) end
 end
