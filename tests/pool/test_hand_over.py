@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import gevent
 import pytest
@@ -35,24 +36,21 @@ def test_the_next_call_gets_the_worker_before_the_first_is_committed(side: Side)
 
 
 def test_a_call_that_waits_in_its_process_does_not_ask_redis(side: Side) -> None:
-    for _ in range(3):
-        side.start()
-    kept, lease = side.lease(), side.waiting().get(timeout=10)
-    end(lease)
-    for _ in range(20):
-        end(side.lease())  # how long a worker is held is known now
-    lease = side.lease()
-    request = side.request()
+    side.start()
+    lease, request = side.lease(), side.request()
+    queue = side.pool._waiting.queue_of(request)
+    queue.note_hold(0.001)  # so the call expects its turn within its patience
+    before = notifications(side)
 
     waiting = gevent.spawn(side.pool.lease, request, 5)
     gevent.sleep(0)
-    assert side.pool._waiting.queue_of(request).waiters and not side.all_waiting()
+    assert queue.waiters and not queue.asking
     end(lease)
 
     second = waiting.get(timeout=10)
     assert second.worker.worker_id == lease.worker.worker_id
+    assert notifications(side) == before, "Redis has offered the worker"
     end(second)
-    end(kept)
 
 
 def test_no_old_code_runs_after_a_change(side: Side) -> None:
@@ -224,3 +222,8 @@ def test_a_call_that_came_too_late_is_told_so(side: Side) -> None:
     end(lease)
     side.run()
 
+
+def notifications(side: Side) -> int:
+    """How many notes have been written to lists, for processes and for the manager."""
+    stats = side.connection.call("INFO", "commandstats")
+    return sum(int(calls) for calls in re.findall(rb"cmdstat_rpush:calls=(\d+)", stats))
