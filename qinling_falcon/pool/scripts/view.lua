@@ -4,9 +4,9 @@
 -- reads   runtimes, policy, the heads of warm:, escalated:, idle, held and assigned_at, the workers named there
 -- writes  for queues that are served now their entries, what lease writes, grants:<holder>; escalated:, blocked:
 -- returns JSON (see `pool/policy.py`)
--- promises  queues that a limit holds back are not among the first of those that want a worker, and queues that no limit
---           holds back any more are among those that want one;
---           queues that want a worker have got warm ones before others are started for them
+-- promises  queues that a limit holds back are not among the first of those that want a worker, and queues that no
+--           limit holds back any more are among those that want one; queues that want a worker have got warm ones
+--           before others are started for them
 
 local runtimes, growing = {}, {}
 local configured = call('HGETALL', RUNTIMES)
