@@ -41,6 +41,7 @@ RUN_MS = 4000
 START_MS = 20
 LATER_MS = 5
 PATIENCE_MS = 5
+SAY_AGAIN_MS = 1000  # a process whose call has waited for so long repeats the whole number
 
 
 class Machine(RuleBasedStateMachine):
@@ -237,6 +238,8 @@ class Machine(RuleBasedStateMachine):
         if holder.waiting[queue]:
             for one in holder.waiting[queue]:
                 one.is_counted = True
+            if holder.oldest(queue, self.now) >= SAY_AGAIN_MS:
+                holder.unsure.add(queue)
             self.run("escalate", holder.name, queue, holder.change(queue), holder.oldest(queue, self.now))
 
     def leave(self, holder: Holder, queue: str) -> None:
