@@ -90,20 +90,24 @@ class ScriptedWorker:
 
     def _serve(self, connection: Any, _address: object) -> None:
         self._connections.append(connection)
-        stream = connection.makefile("rb")
-        while line := stream.readline():
-            path = line.split()[1].decode()
-            length = 0
-            while (header := stream.readline()) != b"\r\n":
-                name, _, value = header.partition(b":")
-                if name.lower() == b"content-length":
-                    length = int(value)
-            self.asked.append((path, stream.read(length)))
-            step = {"/load": self._load, "/cancel": self._cancel}.get(path) or self._steps.pop(0)
-            answer = step(connection)
-            if answer is None:
-                break
-            with contextlib.suppress(OSError):  # the client has not waited
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as stream:  # one end has closed it
+            while (request := self._read(stream)) is not None:
+                self.asked.append(request)
+                path = request[0]
+                step = {"/load": self._load, "/cancel": self._cancel}.get(path) or self._steps.pop(0)
+                answer = step(connection)
+                if answer is None:
+                    return
                 connection.sendall(answer)
-        stream.close()
-        connection.close()
+
+    def _read(self, stream: Any) -> tuple[str, bytes] | None:
+        """Path and body of the next request; None: the client has closed the connection."""
+        line = stream.readline()
+        if not line:
+            return None
+        length = 0
+        while (header := stream.readline()) not in (b"\r\n", b""):
+            name, _, value = header.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+        return line.split()[1].decode(), stream.read(length)
