@@ -214,6 +214,24 @@ def test_a_call_that_is_killed_while_its_renewal_is_on_its_way_leaves_nothing(si
     assert side.registry.lost() == {} and side.registry.draining() == []
 
 
+def test_a_call_that_left_before_its_offer_came_is_counted_off_once(side: Side) -> None:
+    side.start()
+    lease = side.lease()
+    caller = side.waiting()
+    queue = side.pool._waiting.queue_of(side.request())
+
+    caller.kill()
+    side.pool._waiting._hear(queue.name, "lease", "w9", "127.0.0.1:9", "secret", "1", "none", "0")
+
+    assert queue.entry == 0 and not side.all_waiting()
+    waiting = [side.waiting() for _ in range(2)]
+    assert side.all_waiting() == 2
+    end(lease)
+    for call in waiting:
+        end(call.get(timeout=10))
+    wait_until(lambda: not side.all_waiting())
+
+
 def test_a_call_that_came_too_late_is_told_so(side: Side) -> None:
     side.start()
     lease = side.lease()
