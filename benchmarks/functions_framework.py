@@ -31,10 +31,11 @@ def install() -> tuple[Path, str]:
     if not python.exists():
         venv.create(folder, with_pip=True)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "-qq", "--no-input"]
-    subprocess.run([*pip, "install", "--upgrade", PACKAGE], check=True)
+    program = folder / "bin" / PACKAGE
+    subprocess.run([*pip, "install", "--upgrade", PACKAGE], check=not program.exists())  # without PyPI, as it is
     ask = f"import importlib.metadata; print(importlib.metadata.version('{PACKAGE}'))"
     version = subprocess.run([str(python), "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
-    return folder / "bin" / PACKAGE, version
+    return program, version
 
 
 @contextlib.contextmanager
