@@ -96,6 +96,8 @@ class Run:
         self._begun = began(target, self._call, self._id, self._created_at)
         if target.image is not None:
             return self._record(failed(self._begun, _NO_IMAGES), was_sent=False)
+        # Anew for each target: the one before may have had a trust.
+        self._openstack = None
         if target.trust_id is not None and parts.sessions is not None:
             self._openstack = parts.sessions.session(target.trust_id)
         described = detail(self._begun, self._accepted)

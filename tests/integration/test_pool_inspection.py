@@ -70,7 +70,7 @@ def test_an_eviction_is_seen_with_its_reason() -> None:
 
 
 def test_what_the_host_cannot_give_is_seen(service: Service) -> None:
-    host = seen(service)["host"]
+    host = wait_until("the manager has described it", lambda: seen(service)["host"])
 
     assert host["isolation"]
     assert all(feature["feature"] and feature["note"] for feature in host["missing"])
