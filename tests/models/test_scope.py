@@ -51,6 +51,8 @@ WRITTEN = {
     # What was run, with the project of the one who ran it; and the count of what was reached to be run.
     "models.records._upsert": ["database.execute_sql", "database.execute_sql"],
     "models.records._count": ["database.execute_sql", "database.execute_sql"],
+    # Rows of executions that were accepted, by their ids.
+    "models.records._end": ["database.execute_sql"],
     # Ids of trusts that no row names, or that Keystone has deleted.
     "models.trusts.expect": ["DoomedTrust.insert"],
     "models.trusts.named": ["DoomedTrust.delete"],
@@ -70,6 +72,7 @@ what keeps it to the rows that its caller may change?"""
 
 SYSTEM = {
     "models.function.ids_in_runtime": 1,  # a runtime's change replaces the targets of all projects in it
+    "models.kept.all_kept": 1,  # workers are kept for functions of all projects
     "models.execution.running_since": 1,  # lost executions
     "models.package_keys.fill_sizes": 1,  # the one store of packages
     "models.package_keys.in_use": 1,
