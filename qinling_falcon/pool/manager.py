@@ -117,7 +117,7 @@ class Manager:
             return
         self._full_pass_at = time.monotonic() + self._settings.reap_interval_s
         self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
-        self._registry.reap()
+        self._registry.reap(self._policy.stocks)
         workers, unknown = self._reconcile()
         if self._is_new:
             self._clear_recalls(workers.values())

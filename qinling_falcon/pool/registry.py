@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,9 +137,15 @@ class Registry:
         """
         self._scripts.run("gone", worker_id, reason)
 
-    def reap(self) -> None:
-        """End what nobody will end: lost leases, offers that were not accepted, workers idle for too long."""
-        self._scripts.run("reap", self._holder_ttl_ms, self._worker_idle_ms)
+    def reap(self, stocks: Mapping[str, int] | None = None) -> None:
+        """End what nobody will end: lost leases, offers that were not accepted, workers idle for too long.
+
+        Args:
+            stocks: how many warm workers each runtime keeps at the moment; those that are not in it keep what they were
+                configured with.
+        """
+        pairs = (word for pair in (stocks or {}).items() for word in pair)
+        self._scripts.run("reap", self._holder_ttl_ms, self._worker_idle_ms, *pairs)
 
     def lost(self) -> dict[str, str]:
         """The details of lost leases by execution id, each until it is `settled`."""

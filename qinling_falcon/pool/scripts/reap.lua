@@ -1,6 +1,6 @@
 -- reap: ends what nobody will end, in bounded pages; a further pass goes on where this one stopped.
 -- include: limits workers queues leases
--- ARGV    2 holder_ttl_ms  3 worker_idle_ms
+-- ARGV    2 holder_ttl_ms  3 worker_idle_ms  4… pairs of (runtime, how many warm workers it keeps at the moment)
 -- reads   holders, former, reported, held:<holder>, leases, idle, warm:<runtime>, runtimes, policy
 -- writes  reaper, lost, journal:<holder>, entries:<holder>, former, bare; concurrency and waiting (counts of 0); for
 --         workers that are drained or offered what drain and release write
@@ -89,10 +89,11 @@ end
 for _, worker in ipairs(call('ZRANGEBYSCORE', IDLE, '-inf', now - idle, 'LIMIT', 0, PAGE)) do
   drain(worker, 'ended', 'unused for longer than WORKER_IDLE_S')
 end
-local runtimes = call('HGETALL', RUNTIMES)
+local runtimes, stocks = call('HGETALL', RUNTIMES), {}
+for at = 4, #ARGV, 2 do stocks[ARGV[at]] = tonumber(ARGV[at + 1]) end
 for at = 1, #runtimes, 2 do
   local warm = P .. 'warm:' .. runtimes[at]
-  local surplus = math.min(PAGE, call('ZCARD', warm) - runtimes[at + 1])
+  local surplus = math.min(PAGE, call('ZCARD', warm) - (stocks[runtimes[at]] or runtimes[at + 1]))
   if surplus > 0 then
     for _, worker in ipairs(call('ZRANGEBYSCORE', warm, '-inf', now - idle, 'LIMIT', 0, surplus)) do
       drain(worker, 'ended', 'surplus warm worker, unused for longer than WORKER_IDLE_S')
