@@ -114,6 +114,7 @@ class LocalQueue:
         offers: workers that came before the call that asked for them was told to wait.
         asking: how many calls ask Redis at the moment.
         leased: how many workers of the target this process has leased.
+        began: of those that run an execution, when it began, on the monotonic clock; the oldest first.
         counted: how many of the waiters are to be counted in Redis.
         entry: how many calls of this process Redis counts in the queue, without those that are asking.
         hold_s: how long an execution holds a worker, as a moving mean; None: not known yet.
@@ -128,6 +129,7 @@ class LocalQueue:
     offers: deque[Offer] = field(default_factory=deque)
     asking: int = 0
     leased: int = 0
+    began: dict[str, float] = field(default_factory=dict)
     counted: int = 0
     entry: int = 0
     hold_s: float | None = None
@@ -147,10 +149,16 @@ class LocalQueue:
         return not (self.waiters or self.offers or self.asking or self.leased or self.entry or self.is_unsure)
 
     def will_serve_soon(self) -> bool:
-        """Whether one more call is likely to get a worker of this process within `PATIENCE_S`."""
-        if not self.leased or self.hold_s is None:
+        """Whether one more call is likely to get a worker of this process within `PATIENCE_S`.
+
+        The worker that began first is likely to be the first to be free. Calls that are asking Redis will have workers.
+        """
+        workers = len(self.began) + self.asking
+        if not workers or self.hold_s is None:
             return False
-        return (len(self.waiters) + 1) * self.hold_s < PATIENCE_S * self.leased
+        now = time.monotonic()
+        first_s = max(0.0, next(iter(self.began.values()), now) + self.hold_s - now)
+        return first_s + len(self.waiters) * self.hold_s / workers < PATIENCE_S
 
     def enter(self, waiter: Waiter) -> None:
         """Add a call at its place by arrival."""

@@ -133,6 +133,7 @@ class WaitingRoom:
 
     def pass_on(self, queue: LocalQueue, worker: LeasedWorker, cold: Cold = "none") -> None:
         """Give a worker of this process to its oldest waiting call; without one, give it back to the pool."""
+        queue.began.pop(worker.worker_id, None)
         waiter = queue.take_for(worker)
         if waiter is None:
             if worker.needs_load:
@@ -179,6 +180,7 @@ class WaitingRoom:
     def drop(self, queue: LocalQueue, worker: LeasedWorker) -> None:
         """Forget a lease, which somebody else ends."""
         self.held.discard(worker.name)
+        queue.began.pop(worker.worker_id, None)
         queue.leased -= 1
         self.discard_unused(queue)
 
@@ -232,6 +234,7 @@ class WaitingRoom:
     def _lease(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: Cold) -> Lease:
         if request.detail:
             self.running.add(request.execution_id)
+            queue.began[worker.worker_id] = time.monotonic()
         return Lease(
             self._keeper, worker, request.execution_id, queue.name, cold, time.monotonic(), bool(request.detail)
         )

@@ -32,15 +32,24 @@ def test_the_oldest_call_is_first_also_if_it_came_back_later(queue: LocalQueue) 
 
 
 def test_a_call_waits_here_while_its_turn_comes_within_its_patience(queue: LocalQueue) -> None:
-    assert not queue.will_serve_soon()  # no worker is leased
-    queue.leased = 2
+    assert not queue.will_serve_soon()  # no worker runs a call
+    long_ago = time.monotonic() - 60
+    queue.began = {"w1": long_ago, "w2": long_ago}
     assert not queue.will_serve_soon()  # how long one is held is not known
-    queue.note_hold(PATIENCE_S * 0.9)
+    queue.note_hold(PATIENCE_S * 1.8)
     assert queue.will_serve_soon()
     queue.enter(waiter())
     assert queue.will_serve_soon()
     queue.enter(waiter())
     assert not queue.will_serve_soon()
+
+
+def test_a_call_does_not_wait_here_for_workers_that_have_only_begun(queue: LocalQueue) -> None:
+    queue.note_hold(60)
+    queue.began = {"w1": time.monotonic()}
+    assert not queue.will_serve_soon()
+    queue.began = {"w1": time.monotonic() - 60, "w2": time.monotonic()}
+    assert queue.will_serve_soon()
 
 
 def test_the_time_that_a_worker_is_held_is_a_moving_mean(queue: LocalQueue) -> None:
