@@ -17,7 +17,11 @@ from qinling_falcon.pool.leases import Cold, LeasedWorker, LeaseRequest
 PATIENCE_S = 0.005
 """So long a call waits for a worker of its own target alone; also in `scripts/parts/queues.lua`."""
 
+SPARE_S = 0.005
+"""So long a process keeps a free worker for the next call of its target, if that is likely to come within this time."""
+
 _NEW_HOLD_WEIGHT = 0.1
+_NEW_GAP_WEIGHT = 0.2
 
 
 class Gate:
@@ -117,6 +121,10 @@ class LocalQueue:
         began: of those that run an execution, when it began, on the monotonic clock; the oldest first.
         counted: how many of the waiters are to be counted in Redis.
         entry: how many calls of this process Redis counts in the queue, without those that are asking.
+        spares: free workers that are kept for the next call, and since when; the oldest first.
+        freed_at: when a worker became free for which no call waited; None: a call has come since.
+        gap_s: how long it takes from then to the next call, as a moving mean; None: not known yet.
+        is_spare_timed: whether a timer will release spare workers.
         hold_s: how long an execution holds a worker, as a moving mean; None: not known yet.
         is_unsure: whether a message to Redis may have been lost, so that `entry` may be wrong.
         is_escalated: whether that entry has asked for one more worker.
@@ -130,6 +138,10 @@ class LocalQueue:
     asking: int = 0
     leased: int = 0
     began: dict[str, float] = field(default_factory=dict)
+    spares: deque[tuple[LeasedWorker, float]] = field(default_factory=deque)
+    freed_at: float | None = None
+    gap_s: float | None = None
+    is_spare_timed: bool = False
     counted: int = 0
     entry: int = 0
     hold_s: float | None = None
@@ -159,6 +171,31 @@ class LocalQueue:
         now = time.monotonic()
         first_s = max(0.0, next(iter(self.began.values()), now) + self.hold_s - now)
         return first_s + len(self.waiters) * self.hold_s / workers < PATIENCE_S
+
+    def expects_call(self) -> bool:
+        """A worker is free and no call waits: whether the next call is likely to come within `SPARE_S`."""
+        self.freed_at = time.monotonic()
+        return self.gap_s is not None and self.gap_s < SPARE_S
+
+    def note_arrival(self) -> None:
+        """A call has come."""
+        if self.freed_at is not None:
+            self._note_gap(time.monotonic() - self.freed_at)
+            self.freed_at = None
+
+    def expired_spares(self) -> list[LeasedWorker]:
+        """Take out the spare workers for which no call came."""
+        since = time.monotonic() - SPARE_S
+        expired = []
+        while self.spares and self.spares[0][1] <= since:
+            expired.append(self.spares.popleft()[0])
+        if expired:
+            self._note_gap(2 * SPARE_S)
+        return expired
+
+    def _note_gap(self, gap_s: float) -> None:
+        gap_s = min(gap_s, 4 * SPARE_S)
+        self.gap_s = gap_s if self.gap_s is None else self.gap_s + _NEW_GAP_WEIGHT * (gap_s - self.gap_s)
 
     def enter(self, waiter: Waiter) -> None:
         """Add a call at its place by arrival."""

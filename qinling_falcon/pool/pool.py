@@ -72,6 +72,7 @@ class Pool(Generations):
 
     def close(self) -> None:
         """Stop that. Leases that are still held will be lost when the holder was silent for its time to live."""
+        self._waiting.close()
         gevent.killall(self._greenlets)
         self._greenlets = []
         self._listening.close()
@@ -92,8 +93,9 @@ class Pool(Generations):
         """
         waiter = Waiter(request, time.monotonic(), wait_s, gate)
         queue = self._waiting.queue_of(request)
+        queue.note_arrival()
         while True:
-            if wait_s > 0 and request.kind == "any" and queue.will_serve_soon():
+            if wait_s > 0 and request.kind == "any" and (queue.spares or queue.will_serve_soon()):
                 news: Lease | Word = self._waiting.wait(queue, waiter)
             else:
                 kind = request.kind if waiter.may_load else "loaded"

@@ -23,7 +23,7 @@ from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Cold, Lease, LeasedWorker, LeaseKeeper, LeaseRequest
-from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue, Offer, Waiter
+from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, Offer, Waiter
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.pool.wire import PoolUnavailable
 
@@ -34,6 +34,8 @@ _BATCH = 100
 _RETRY_S = 0.2
 _SWEEP_S = 0.1
 _SAY_AGAIN_S = 1.0
+# So long a queue that is not in use keeps what it knows of the times of its calls.
+_REMEMBERED_S = 10.0
 
 
 class Word(enum.Enum):
@@ -102,6 +104,8 @@ class WaitingRoom:
             waiter.gate.watch(lambda: self._gate_changed(queue, waiter))
             self._gate_changed(queue, waiter)
         self.use_offers(queue)
+        while queue.spares and queue.waiters:
+            self.pass_on(queue, queue.spares.pop()[0])
         self._watch(queue)
         try:
             return cast("Lease | Word", waiter.place.get())
@@ -139,6 +143,8 @@ class WaitingRoom:
             if worker.needs_load:
                 self._leave_for_now(queue)
                 self.return_unused(queue, worker)
+            elif queue.is_for_calls and queue.expects_call():
+                self._keep_spare(queue, worker)
             else:
                 self.release(queue, worker, destroy=False)
             return
@@ -166,6 +172,26 @@ class WaitingRoom:
             queue.is_escalated = False
         self._watch(queue)
 
+    def _keep_spare(self, queue: LocalQueue, worker: LeasedWorker) -> None:
+        """Keep a free worker for the next call: it saves a release and a lease."""
+        queue.spares.append((worker, time.monotonic()))
+        if not queue.is_spare_timed:
+            queue.is_spare_timed = True
+            gevent.spawn_later(SPARE_S, self._release_spares, queue)
+
+    def _release_spares(self, queue: LocalQueue) -> None:
+        for worker in queue.expired_spares():
+            self.release(queue, worker, destroy=False)
+        queue.is_spare_timed = bool(queue.spares)
+        if queue.spares:
+            gevent.spawn_later(SPARE_S, self._release_spares, queue)
+
+    def close(self) -> None:
+        """Give back what no call uses."""
+        for queue in list(self._queues.values()):
+            while queue.spares:
+                self.release(queue, queue.spares.pop()[0], destroy=False)
+
     def release(self, queue: LocalQueue, worker: LeasedWorker, *, destroy: bool) -> None:
         """End a lease without waiting. If Redis does not hear of it, the reaper ends the lease."""
         taken = self._journal.take()
@@ -186,7 +212,7 @@ class WaitingRoom:
 
     def discard_unused(self, queue: LocalQueue) -> None:
         """Forget a queue that nothing needs any more."""
-        if queue.is_unused and self._queues.get(queue.name) is queue:
+        if queue.is_unused and queue.gap_s is None and self._queues.get(queue.name) is queue:
             del self._queues[queue.name]
 
     def update_entry(self, queue: LocalQueue) -> None:
@@ -220,6 +246,10 @@ class WaitingRoom:
             gevent.sleep(_SWEEP_S)
             now = time.monotonic()
             for queue in list(self._queues.values()):
+                if queue.is_unused:
+                    if queue.freed_at is None or queue.freed_at < now - _REMEMBERED_S:
+                        del self._queues[queue.name]
+                    continue
                 late = [waiter for waiter in queue.waiters if waiter.deadline <= now]
                 for waiter in late:
                     queue.remove(waiter)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from qinling_falcon.pool.leases import LeaseRequest
-from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue, Waiter
+from qinling_falcon.pool.leases import LeasedWorker, LeaseRequest
+from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, Waiter
 
 REQUEST = LeaseRequest("f:0:d", "python3", "f", "p", "e", (), 30, "detail")
 NOW = time.monotonic()
@@ -102,3 +102,31 @@ def test_a_queue_is_forgotten_when_nothing_needs_it(queue: LocalQueue) -> None:
 def test_a_worker_goes_to_the_next_call_only_in_a_queue_of_calls(queue: LocalQueue) -> None:
     assert queue.is_for_calls
     assert not LocalQueue(queue.name.replace("|any|", "|warm|")).is_for_calls
+
+
+def test_a_free_worker_is_kept_while_calls_follow_soon(queue: LocalQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("qinling_falcon.pool.local_queue.time.monotonic", lambda: now)
+    assert not queue.expects_call()  # nothing is known yet
+    now += SPARE_S / 2
+    queue.note_arrival()
+    assert queue.expects_call()
+    now += 100 * SPARE_S
+    queue.note_arrival()
+    assert queue.expects_call()  # one pause says little
+    for _ in range(3):
+        now += 100 * SPARE_S
+        queue.note_arrival()
+        queue.expects_call()
+    assert not queue.expects_call()
+
+
+def test_a_kept_worker_is_given_up_when_no_call_came(queue: LocalQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("qinling_falcon.pool.local_queue.time.monotonic", lambda: now)
+    worker = LeasedWorker("w", "127.0.0.1:1", "secret", 1, needs_load=False)
+    queue.spares.append((worker, now))
+    assert queue.expired_spares() == []
+    now += SPARE_S
+    assert queue.expired_spares() == [worker]
+    assert not queue.spares
