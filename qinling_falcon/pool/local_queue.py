@@ -194,7 +194,7 @@ class LocalQueue:
         return expired
 
     def _note_gap(self, gap_s: float) -> None:
-        gap_s = min(gap_s, 4 * SPARE_S)
+        gap_s = min(gap_s, 2 * SPARE_S)
         self.gap_s = gap_s if self.gap_s is None else self.gap_s + _NEW_GAP_WEIGHT * (gap_s - self.gap_s)
 
     def enter(self, waiter: Waiter) -> None:
