@@ -271,7 +271,7 @@ class Policy:
         passed_s = (now - at) / 1000
         if passed_s >= 1:
             present = max(0, runtime.first_calls - count) / passed_s
-            rate += (0.5 if present > rate else 0.1) * (present - rate)
+            rate += (0.5 if present > rate else 0.25) * (present - rate)
             count, at = runtime.first_calls, now
         self._rates[runtime.id] = count, at, rate
         if runtime.stock == 0:

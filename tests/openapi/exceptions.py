@@ -16,6 +16,7 @@ _LISTED = (
 _RANGE = r"must be (from -?\d+ to \d+|at least 1)\."
 # Pages of the pool go by cursors of Redis.
 _PAGED = "^marker: there is no such page"
+_KEPT = "^min_warm: must not be greater than the function's concurrency"
 _LIMIT = r"resource limitation not within the allowable range: \d+ ~ \d+\(\w+\)\."
 _SAME = "^(version and function_version|memory and memory_size) are the same field, with different values"
 _SOON = "^(first|next)_execution_time: must be at least one minute ahead"
@@ -52,6 +53,7 @@ ACCEPTANCE: Mapping[str, tuple[str, ...]] = {
     "POST /v1/functions": (
         *_CODES,
         _RANGE,
+        _KEPT,
         "^package: the package's file is missing",
         "^runtime_id: Missing data",
         "^entry: a function from an image has no entry",
@@ -59,6 +61,7 @@ ACCEPTANCE: Mapping[str, tuple[str, ...]] = {
     "PUT /v1/functions/{function_id}": (
         *_CODES,
         _RANGE,
+        _KEPT,
         "^code: the source of a function can't change",
         "^package: code can only change together with its package",
         "a function from an image can change its description, name, timeout only",
