@@ -51,7 +51,7 @@ def wrk(url: str, connections: int, seconds: int, body: dict, *, headers: str = 
 
 
 def cpu_seconds(groups: dict[str, list[int]]) -> dict[str, float]:
-    """CPU time by group of processes: each pid with all that is below it."""
+    """CPU time by group of processes: each pid with all that is below it, also what has ended."""
     used = {}
     for name, pids in groups.items():
         total = 0.0
@@ -59,7 +59,7 @@ def cpu_seconds(groups: dict[str, list[int]]) -> dict[str, float]:
             for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     times = process.cpu_times()
-                    total += times.user + times.system
+                    total += times.user + times.system + times.children_user + times.children_system
         used[name] = total
     return used
 

@@ -98,7 +98,7 @@ def main() -> None:
                     rounds.setdefault(f"{kind} median ms", []).append(middle)
                 rounds.setdefault("answer after a timeout ms", []).extend(timeouts(sleeper, 3))
         finally:
-            orchestrator.close()
+            orchestrator.detach()
     found = {name: statistics.median(values) for name, values in rounds.items()}
     bounds = {
         "warm calls/s": (15_000, True), "per_call calls/s": (300, True), "per_call median ms": (4, False),

@@ -36,7 +36,7 @@ def main() -> None:
         try:
             print(json.dumps(_round(orchestrator, Path(folder, "var"), starts)))
         finally:
-            orchestrator.close()
+            orchestrator.detach()
 
 
 def _round(orchestrator: ProcessOrchestrator, var_dir: Path, starts: int) -> dict[str, float]:

@@ -22,6 +22,7 @@ from qinling_falcon.resources import (
     functions,
     health,
     jobs,
+    pool,
     quotas,
     runtimes,
     versions,
@@ -82,6 +83,11 @@ ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
     ("/v1/jobs", jobs.Jobs),
     ("/v1/jobs/{job_id}", jobs.OneJob),
     ("/v1/quotas", quotas.Quotas),
+    ("/v1/pool", pool.Pool),
+    ("/v1/pool/workers", pool.PoolWorkers),
+    ("/v1/pool/queues", pool.PoolQueues),
+    ("/v1/pool/events", pool.PoolEvents),
+    ("/v1/pool/executions/{execution_id}", pool.PoolExecution),
 )
 
 _PREFIX = re.compile(r"(?:/+v1)+(?=/|$)")

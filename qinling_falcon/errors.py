@@ -79,11 +79,14 @@ class QuotaExceeded(Forbidden):
         adds = f", and this request adds {more}" if more != 1 else ""
         super().__init__(
             f"Quota exceeded for {kind}: limit {limit}, used {used}{adds}."
-            f" Delete some {_FREED.get(kind, kind)}, or ask an admin for a higher quota."
+            f" {_ADVICE.get(kind, f'Delete some {kind}')}, or ask an admin for a higher quota."
         )
 
 
-_FREED = {"package_bytes": "functions or versions"}
+_ADVICE = {
+    "package_bytes": "Delete some functions or versions",
+    "kept_workers": "Lower the min_warm of some functions, or delete some versions that have one",
+}
 
 
 class NotFound(QinlingError):

@@ -37,8 +37,12 @@ _REQUIRED = " Required with `AUTH_MODE=keystone` or `PACKAGE_STORAGE=swift`."
 
 
 # The kinds of quotas, as the API names them.
-QUOTAS = ("functions", "package_bytes", "versions", "aliases", "webhooks", "jobs", "executions")
+QUOTAS = ("functions", "package_bytes", "versions", "aliases", "webhooks", "jobs", "executions", "kept_workers")
 _UNLIMITED = " -1: no limit."
+
+
+# The most workers of any orchestrator: a pass of the pool manager looks at each worker.
+MOST_WORKERS = 1000
 
 
 class SettingsError(Exception):
@@ -264,6 +268,13 @@ class Settings:
         low=-1,
     )
 
+    quota_kept_workers: int = _setting(
+        8,
+        "Most workers that are kept for a project: the sum of `min_warm` of its functions and versions. For all "
+        f"projects together, at most half of `MAX_WORKERS` are kept.{_UNLIMITED}",
+        low=-1,
+    )
+
     # Retention of executions and their logs; running executions are never deleted
     execution_retention_s: float = _setting(
         30 * 24 * 3600.0, "Age at which an execution is deleted, counted from its start. 0: never.", low=0
@@ -277,7 +288,12 @@ class Settings:
 
     # The warm pool
     warm_workers: int = _setting(3, "Warm workers that are kept ready for each runtime.", low=0)
-    max_workers: int = _setting(48, "Most workers on this machine, all runtimes together.", low=1)
+    max_workers: int | None = _setting(
+        None,
+        "Most workers, all runtimes together. Unset: what the host has memory, processes and open files for, at most "
+        "1000 (docs/operations.md).",
+        low=1,
+    )
     worker_idle_s: float = _setting(300.0, "An assigned worker that was not used for so long is ended.", low=1)
     worker_start_timeout_s: float = _setting(15.0, "A worker that is not ready after so long has failed.", low=0.5)
     load_timeout_s: float = _setting(10.0, "Time for a function's module to be imported.", low=0.5)
@@ -289,28 +305,38 @@ class Settings:
         "most as many of these places as remain free for other projects.",
         low=0,
     )
-    function_concurrency: int = _setting(32, "Most simultaneous executions of one function.", low=1)
+    function_concurrency: int | None = _setting(
+        None, "Most simultaneous executions of one function. Unset: two thirds of the most workers.", low=1
+    )
     function_queue_factor: int = _setting(
         3,
-        "Most calls of one function that wait for a worker, as a multiple of `FUNCTION_CONCURRENCY`; further calls are "
-        "refused at once.",
+        "Most calls of one function that wait for a worker, as a multiple of `FUNCTION_CONCURRENCY`, or of at least 32 "
+        "if that is unset; further calls are refused at once.",
         low=1,
         high=1000,
     )
-    project_concurrency: int = _setting(40, "Most simultaneous executions of one project.", low=1)
+    project_concurrency: int | None = _setting(
+        None, "Most simultaneous executions of one project. Unset: five sixths of the most workers.", low=1
+    )
     project_queue_factor: int = _setting(
         6,
-        "Most calls of one project that wait for a worker, as a multiple of `PROJECT_CONCURRENCY`; further calls are "
-        "refused at once. One function uses at most as many of its project's places as remain free for its other "
-        "functions.",
+        "Most calls of one project that wait for a worker, as a multiple of `PROJECT_CONCURRENCY`, or of at least 40 "
+        "if that is unset; further calls are refused at once. One function uses at most as many of its project's "
+        "places as remain free for its other functions.",
         low=1,
         high=1000,
+    )
+    runtime_concurrency: int | None = _setting(
+        None, "Most simultaneous executions in workers of one runtime. Unset: as many as there are workers.", low=1
     )
     lease_grace_s: float = _setting(5.0, "Time after a function's timeout until its lease is reaped.", low=0.5)
     holder_ttl_s: float = _setting(6.0, "A process that was silent for so long has lost its leases.", low=1)
     reap_interval_s: float = _setting(1.0, "Time between two passes of the pool manager.", low=0.05)
 
     # Runtime workers
+    orchestrator: Literal["process"] = _setting(
+        "process", "What makes the workers. `process`: sandboxed processes on the machine of the pool manager."
+    )
     runtimes_file: Path = _setting(Path("config/runtimes.toml"), "Table of local runtimes: image name to program.")
     register_runtimes: bool = _setting(
         True, "The `release` step registers missing local runtimes that have `register = true`."

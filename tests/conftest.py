@@ -1,12 +1,21 @@
-"""Removes what the tests of a session have left on the machine."""
+"""Fails tests whose greenlets fail, and removes what the tests of a session have left on the machine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+from unittest import mock
 
 import pytest
+from gevent import Timeout
+from gevent.hub import Hub
+from redis.exceptions import RedisError
 
+from qinling_falcon.errors import QinlingError
+from qinling_falcon.pool.leases import StaleTarget
 from tests.support.control_groups import remove_groups_of
+
+_ON_PURPOSE = (QinlingError, StaleTarget, RedisError, Timeout)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,3 +23,23 @@ def remove_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Remove the control groups of the session's installs: a killed manager leaves them to the next one."""
     yield
     remove_groups_of(tmp_path_factory.getbasetemp())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail the test when an error ends a greenlet that nobody raises on purpose: a failed assertion, a bug.
+
+    Errors of the service and of Redis are outcomes of calls, which tests read with `get`. What goes on while fixtures
+    are taken down does not count. For threads, pytest fails the test (see `filterwarnings` in pyproject.toml).
+    """
+    failed: list[str] = []
+    handle = Hub.handle_error
+
+    def note(hub: Hub, context: object, kind: type[BaseException], value: Any, traceback: Any) -> None:
+        if not issubclass(kind, (*hub.NOT_ERROR, *_ON_PURPOSE)):
+            failed.append(f"{context!r}: {kind.__name__}: {value}")
+        handle(hub, context, kind, value, traceback)
+
+    with mock.patch.object(Hub, "handle_error", note):
+        yield
+    assert not failed, "errors that ended greenlets"

@@ -17,21 +17,21 @@ from collections.abc import Callable
 import gevent
 from gevent.event import Event
 
+from qinling_falcon.assembly import Assembly
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.calls import record_lost, record_overdue
+from qinling_falcon.invocation.worker_keeper import WorkerKeeper
 from qinling_falcon.models import package_keys, retention
 from qinling_falcon.models.database import connect
 from qinling_falcon.observability.logs import setup_logging
-from qinling_falcon.orchestrators.process.install import AlreadyRunning
-from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.orchestrators.base import AlreadyRunning, Orchestrator
+from qinling_falcon.orchestrators.choice import make_orchestrator
 from qinling_falcon.pool.claim import Claim
-from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
 from qinling_falcon.settings import Settings, SettingsError, get_settings
 from qinling_falcon.storage.packages import ORPHAN_AGE_S
-from qinling_falcon.storage.stores import make_packages
 
 log = logging.getLogger(__name__)
 
@@ -50,28 +50,29 @@ def main() -> None:
     gevent.signal_handler(signal.SIGINT, stopping.set)
     retention.warn_if_useless(settings)
     connect(settings)
-    registry = Registry(PipelinedConnection(settings.effective_redis_url), settings)
+    parts = Assembly(settings, "pool")
+    registry = Registry(parts.connection, settings)
     claim = Claim(registry, settings)
     # The claim comes first, because a new orchestrator ends the workers of another one in the same VAR_DIR.
     if not claim.wait(stopping):
         return
     try:
-        orchestrator = ProcessOrchestrator(settings)
+        orchestrator = make_orchestrator(settings)
     except (AlreadyRunning, SettingsError) as error:
         with contextlib.suppress(Unavailable):
             claim.resign()
         sys.exit(str(error))
     runtimes = Runtimes(registry, settings.warm_workers)
-    packages = make_packages(settings)
+    packages, trusts = parts.packages, parts.trusts
     _start_periodic_task("executions without a process", lambda: record_overdue(settings))
     # A crash between an upload and the commit of its function leaves the package.
     _start_periodic_task("packages of no function", lambda: packages.sweep(package_keys.in_use, ORPHAN_AGE_S))
     _start_periodic_task("packages of unknown size", lambda: package_keys.fill_sizes(packages.size))
     _start_periodic_task("old executions", lambda: _pruned(settings))
-    if settings.auth_mode == "keystone":
-        from qinling_falcon.auth.trusts import Trusts  # 800 modules that noauth has no use for
-
-        _start_periodic_task("trusts of no function", Trusts(settings).sweep)
+    if trusts is not None:
+        _start_periodic_task("trusts of no function", trusts.sweep)
+    _start_periodic_task("descriptions of the host", lambda: _describe_host(registry, orchestrator))
+    gevent.spawn(WorkerKeeper(parts.pool, parts.scaler).run, lambda: claim.held)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     Manager(registry, orchestrator, runtimes, settings, record_lost, claim).run(stopping)
 
@@ -96,6 +97,13 @@ def _start_periodic_task(what: str, sweep: Callable[[], list[str]]) -> None:
 def _pruned(settings: Settings) -> list[str]:
     deleted = retention.prune(settings)
     return [str(deleted)] if deleted else []
+
+
+def _describe_host(registry: Registry, orchestrator: Orchestrator) -> list[str]:
+    """Write how workers are confined for `GET /v1/pool`, also after Redis was emptied."""
+    confinement = orchestrator.confinement()
+    registry.describe_host(confinement.form, confinement.missing)
+    return []
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ of `models/scope.py`. The target of a rule (`%(project_id)s`, `%(user_id)s`) is 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from oslo_config import cfg
 from oslo_policy import policy
 
 from qinling_falcon.auth import policy_file
+from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import Forbidden
 from qinling_falcon.models.scope import Context
 
@@ -72,6 +72,11 @@ RULES: Mapping[str, str] = {
     "job:delete": _OWNER,
     "quota:get": _OWNER,
     "quota:update": _ADMIN,
+    "pool:get": _ADMIN,
+    "pool_worker:get_all": _ADMIN,
+    "pool_queue:get_all": _ADMIN,
+    "pool_event:get_all": _ADMIN,
+    "pool_execution:get": _ADMIN,
 }
 """Every rule and its default, in the syntax of oslo.policy."""
 
@@ -93,7 +98,7 @@ class Policy:
         conf([], project="qinling-falcon", default_config_files=[], default_config_dirs=[])
         rules = policy.Rules.from_dict(dict(RULES)) if path is None else policy_file.read(path, RULES)
         self._enforcer = policy.Enforcer(conf, rules=rules, use_conf=False)
-        self._decided: OrderedDict[tuple[Context, str], bool] = OrderedDict()
+        self._decided: BoundedCache[tuple[Context, str], bool] = BoundedCache(_MOST_DECISIONS)
 
     def enforce(self, context: Context, rule: str) -> None:
         """Let the caller pass, or not.
@@ -108,9 +113,8 @@ class Policy:
         """Whether the rule holds for the caller."""
         allowed = self._decided.get((context, rule))
         if allowed is None:
-            allowed = self._decided[context, rule] = self._decide(context, rule)
-            if len(self._decided) > _MOST_DECISIONS:
-                self._decided.popitem(last=False)
+            allowed = self._decide(context, rule)
+            self._decided.put((context, rule), allowed)
         return allowed
 
     def is_admin(self, context: Context) -> bool:

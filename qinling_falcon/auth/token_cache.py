@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-import gevent
-
+from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import QinlingError, Unavailable
+from qinling_falcon.flights import Flights
 from qinling_falcon.models.scope import Context
 
-T = TypeVar("T")
-
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # A token that was refused won't become good; so short, because a refusal may have been about a moment.
 _REFUSED_S = 5.0
@@ -83,11 +79,11 @@ class TokenCache:
         self._ask = ask
         self._keep_s = keep_s
         self._wait_s = wait_s
-        self._good = _Memory[Known](size)
+        self._good = BoundedCache[bytes, Known](size)
         # Apart, and by the request too: one such token, sent to many paths, would drive out all others.
-        self._restricted = _Memory[Known](size)
-        self._refused = _Memory[Refused](size)
-        self._flights: dict[bytes, _Flight] = {}
+        self._restricted = BoundedCache[bytes, Known](size)
+        self._refused = BoundedCache[bytes, Refused](size)
+        self._flights: Flights[bytes, tuple[Question, Known | Refused]] = Flights()
         self._most_waiting = most_waiting
         self._waiting = 0
 
@@ -122,88 +118,44 @@ class TokenCache:
 
     def _ask_together(self, name: bytes, narrow: bytes, question: Question, came: float) -> Known | Refused:
         """Validate the token, once for all requests that wait for it now."""
-        flight = self._flight(name, question, came)
-        answer = self._wait(flight, came)
-        if flight.question == question or (isinstance(answer, Known) and not answer.restricted):
+        asked, answer = self._answer(name, question, came)
+        if asked == question or (isinstance(answer, Known) and not answer.restricted):
             return answer
         # It holds for the other request alone; those that are like this one go on together.
-        return self._wait(self._flight(narrow, question, came), came)
+        return self._answer(narrow, question, came)[1]
 
-    def _flight(self, key: bytes, question: Question, came: float) -> _Flight:
-        """The question that is under way, if its answer will be new enough for a request that came then; or a new one.
+    def _answer(self, key: bytes, question: Question, came: float) -> tuple[Question, Known | Refused]:
+        """The answer to this question, or to the one under way, if it will be new enough for a request that came then.
 
-        In a greenlet of its own: the request that asks may be ended while others wait for the answer.
+        Returns:
+            The question that was asked, and the answer.
         """
         flight = self._flights.get(key)
-        if flight is None or came - flight.asked > self._keep_s:
-            flight = self._flights[key] = _Flight(question, time.monotonic())
-            flight.greenlet = gevent.spawn(self._fly, key, flight)
-        return flight
-
-    def _wait(self, flight: _Flight, came: float) -> Known | Refused:
-        flight.greenlet.join(max(0.0, came + self._wait_s - time.monotonic()))
-        if flight.answer is None:
+        if flight is None or came - flight.began > self._keep_s:
+            flight = self._flights.start(key, lambda: self._fly(question))
+        if not flight.wait(max(0.0, came + self._wait_s - time.monotonic())):
             raise Unavailable("The token could not be validated in time; try again.", retry_after_s=1)
-        if isinstance(flight.answer, Unavailable):  # anew for each, for an error that is raised collects tracebacks
-            raise Unavailable(flight.answer.message, retry_after_s=flight.answer.retry_after_s)
-        return flight.answer
+        return flight.result()
 
-    def _fly(self, key: bytes, flight: _Flight) -> None:
-        """Ask, and remember; errors are values here, for one that goes up in a greenlet is printed."""
+    def _fly(self, question: Question) -> tuple[Question, Known | Refused]:
+        """Ask, and remember."""
+        asked = time.monotonic()
         try:
-            answer = flight.answer = self._ask(flight.question)
-        except Unavailable as error:
-            flight.answer = error
-        except Exception:
-            log.exception("a token could not be asked about")
-            flight.answer = Unavailable("The token could not be validated; try again.", retry_after_s=1)
+            answer = self._ask(question)
+        except Unavailable:
+            raise
+        except Exception as error:
+            logger.exception("a token could not be asked about")
+            raise Unavailable("The token could not be validated; try again.", retry_after_s=1) from error
+        name = hashlib.sha256(question.token.encode("ascii")).digest()
+        narrow = _narrow(name, question)
+        if isinstance(answer, Refused):
+            self._refused.put(narrow, answer, asked + _REFUSED_S)
+        elif answer.restricted:
+            self._restricted.put(narrow, answer, asked + min(self._keep_s, answer.left_s))
         else:
-            name = hashlib.sha256(flight.question.token.encode("ascii")).digest()
-            narrow = _narrow(name, flight.question)
-            if isinstance(answer, Refused):
-                self._refused.put(narrow, answer, flight.asked + _REFUSED_S)
-            elif answer.restricted:
-                self._restricted.put(narrow, answer, flight.asked + min(self._keep_s, answer.left_s))
-            else:
-                self._good.put(name, answer, flight.asked + min(self._keep_s, answer.left_s))
-        finally:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-
-
-class _Flight:
-    """A question that is under way, sent at `asked`; `answer` is set when its greenlet has ended."""
-
-    greenlet: gevent.Greenlet
-
-    def __init__(self, question: Question, asked: float):
-        self.question = question
-        self.asked = asked
-        self.answer: Known | Refused | Unavailable | None = None
-
-
-class _Memory(Generic[T]):
-    """The answers that were used last, each until it ends."""
-
-    def __init__(self, size: int):
-        self._size = size
-        self._kept: OrderedDict[bytes, tuple[T, float]] = OrderedDict()
-
-    def get(self, key: bytes, now: float) -> T | None:
-        kept = self._kept.get(key)
-        if kept is None:
-            return None
-        if kept[1] <= now:
-            del self._kept[key]
-            return None
-        self._kept.move_to_end(key)
-        return kept[0]
-
-    def put(self, key: bytes, value: T, until: float) -> None:
-        self._kept[key] = (value, until)
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+            self._good.put(name, answer, asked + min(self._keep_s, answer.left_s))
+        return question, answer
 
 
 def _narrow(name: bytes, question: Question) -> bytes:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import gevent
 from keystoneauth1.access import AccessInfo
 from keystoneauth1.exceptions import Forbidden, NotFound, Unauthorized
 
 from qinling_falcon.auth.service_account import AWAY, ServiceAccount, is_keystones, odd
+from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import BadGateway, Unavailable
+from qinling_falcon.flights import Flights
 from qinling_falcon.invocation.sessions import Access, TrustGone
 from qinling_falcon.openstack import identity_url, object_store_url
 from qinling_falcon.settings import Settings
@@ -56,8 +56,8 @@ class TrustTokens:
         self._account = account
         self._settings = settings
         self._url_for_functions = identity_url(settings.function_auth_url or str(settings.os_auth_url))
-        self._held: OrderedDict[str, _Held] = OrderedDict()
-        self._flights: dict[str, gevent.Greenlet] = {}
+        self._held: BoundedCache[str, _Held] = BoundedCache(_MOST_HELD)
+        self._flights: Flights[str, _Held] = Flights()
         self._away_until = 0.0
 
     def session(self, trust_id: str) -> Mapping[str, Any]:
@@ -82,7 +82,7 @@ class TrustTokens:
 
     def forget(self, trust_id: str) -> None:
         """Somebody has found the token no good: the next one who asks gets another."""
-        self._held.pop(trust_id, None)
+        self._held.pop(trust_id)
 
     def _find(self, trust_id: str, held: _Held | None) -> _Held:
         """Have a token asked for, and wait for it, for a bounded time, when there is nothing to give meanwhile."""
@@ -91,13 +91,12 @@ class TrustTokens:
         if flight is None:
             if not usable and self._away_until > time.monotonic():
                 return _no_session(AWAY, 0.0)
-            # In a greenlet of its own: the call that asks may be ended while others wait for the answer.
-            flight = self._flights[trust_id] = gevent.spawn(self._fly, trust_id)
+            flight = self._flights.start(trust_id, lambda: self._fly(trust_id))
         if usable:
             assert held is not None
             return held
-        flight.join(self._account.timeout_s + 0.5)  # its own bound comes first, and names the reason
-        return flight.value if flight.successful() else _no_session(AWAY, 0.0)
+        # Its own bound comes first, and names the reason.
+        return flight.result() if flight.wait(self._account.timeout_s + 0.5) else _no_session(AWAY, 0.0)
 
     def _fly(self, trust_id: str) -> _Held:
         """Log in by the trust, and remember what came of it."""
@@ -110,12 +109,10 @@ class TrustTokens:
                 old.fresh_until = self._away_until
                 return old
             found = _no_session(AWAY, RETRY_S)
-        finally:
-            del self._flights[trust_id]
-        self._held[trust_id] = found
-        self._held.move_to_end(trust_id)
-        if len(self._held) > _MOST_HELD:
-            self._held.popitem(last=False)
+        except Exception:  # callers get no error, whatever it is
+            log.exception("no session by trust %s", trust_id)
+            return _no_session(AWAY, 0.0)
+        self._held.put(trust_id, found)
         return found
 
     def _log_in(self, trust_id: str) -> _Held:

@@ -2,8 +2,8 @@
 
 A call holds its connection from its admission to its record: while its function and package are read, while it waits
 for Keystone, Swift or a worker, and while it runs. The queue in Redis (`pool/queue_bounds.py`) counts only calls that
-wait for a worker. `Invoker` and `Scaler` ask for admission before they wait for anything. Admission needs neither Redis
-nor the database.
+wait for a worker. `Engine` and `Scaler` ask for admission before they wait for anything. Admission asks neither Redis
+nor the database; it learns the limits with the heartbeats of the process.
 
 There are three limits:
 
@@ -18,10 +18,11 @@ never takes the last place.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.pool.queue_bounds import QueueBounds
+from qinling_falcon.pool.limits import CallBounds
 from qinling_falcon.settings import Settings
 
 _RETRY_AFTER_S = 1
@@ -33,19 +34,22 @@ _LARGEST_INPUTS = 8
 
 
 class Admission:
-    """Counts the calls in flight in this process. `Invoker` and `Scaler` share one instance.
+    """Counts the calls in flight in this process. `Engine` and `Scaler` share one instance.
+
+    Args:
+        settings: the limits of this process.
+        bounds: how many calls of a function and of a project may run and wait in all processes together (see
+            `Pool.call_bounds`). There is no such limit before the manager has written one.
 
     Attributes:
         calls: the number of calls.
         input_size: bytes of memory that their inputs use.
     """
 
-    def __init__(self, settings: Settings):
-        queue = QueueBounds.of(settings)
+    def __init__(self, settings: Settings, bounds: Callable[[], CallBounds]):
+        self._bounds = bounds
         # A quarter of the connections is left for other requests: health checks, lists, uploads.
         self._most = settings.web_connections * 3 // 4
-        self._most_of_project = settings.project_concurrency + queue.of_project
-        self._most_of_function = settings.function_concurrency + queue.of_function
         self._most_input = max(settings.max_held_input_size, _LARGEST_INPUTS * settings.max_input_size)
         self._projects: dict[str, _Project] = {}
         self.calls = 0
@@ -94,11 +98,12 @@ class Admission:
                 del self._projects[project.id]
 
     def _check(self, project: _Project, function: str, share: _Share, input_size: int) -> None:
-        if share.calls >= self._most_of_function:
+        bounds = self._bounds()
+        if share.calls >= bounds.of_function:
             raise _refused(f"function {function}", share.calls, "FUNCTION_CONCURRENCY and FUNCTION_QUEUE_FACTOR")
-        room = min(self._most_of_project, self._most - self.calls)
+        room = min(bounds.of_project, self._most - self.calls)
         if share.calls >= room - project.calls:
-            of_project = room == self._most_of_project
+            of_project = room == bounds.of_project
             bound = "PROJECT_CONCURRENCY and PROJECT_QUEUE_FACTOR" if of_project else "WEB_CONNECTIONS"
             raise _refused(f"project {project.id}", project.calls, bound)
         if input_size:

@@ -16,7 +16,7 @@ from qinling_falcon.invocation.loading import longest_reading_s
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
 from qinling_falcon.models import execution as executions
-from qinling_falcon.models.records import ExecutionRecord, record
+from qinling_falcon.models.records import ExecutionRecord, end, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.settings import Settings
@@ -50,6 +50,23 @@ class Call:
     source: str = "api"
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An execution that was accepted before it runs. Its row exists, with status `running`.
+
+    Attributes:
+        id: of the execution.
+        project_id: whose it is.
+        created_at: when it was accepted.
+        attempt: how often it was begun, this time included.
+    """
+
+    id: str
+    project_id: str
+    created_at: datetime
+    attempt: int
+
+
 def record_lost(details: Mapping[str, str]) -> None:
     """Record executions whose lease was lost as failed.
 
@@ -62,10 +79,15 @@ def record_lost(details: Mapping[str, str]) -> None:
         Unavailable: the database is away; call this again later.
     """
     for detail in details.values():
-        record(failed(running(detail), f"The process or the worker that ran the function was lost{_PERHAPS}"))
+        begun, attempt = _described(detail)
+        lost = failed(begun, f"The process or the worker that ran the function was lost{_PERHAPS}")
+        if attempt is None:
+            record(lost)
+        else:
+            end(lost)
 
 
-def settled(final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:
+def settled(final: ExecutionRecord, *, was_sent: bool = True, is_accepted: bool = False) -> ExecutionRecord:
     """Commit the final record of an execution.
 
     If the reaper already recorded this execution as lost, return that record instead.
@@ -73,13 +95,15 @@ def settled(final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord
     Args:
         final: the record.
         was_sent: whether a worker got the call, so that the function has run or may have run.
+        is_accepted: whether the execution has a row, which is not made again if it is gone.
 
     Raises:
+        NotFound: the row of an accepted execution is gone.
         NotRecorded: the database is away, and the call was sent.
         Unavailable: the database is away, and the function has not run.
     """
     try:
-        if record(final):
+        if end(final) if is_accepted else record(final):
             return final
         return _as_record(executions.get(Context(final.project_id), final.id))
     except Unavailable as error:
@@ -107,9 +131,15 @@ def record_overdue(settings: Settings) -> list[str]:
 
 def running(detail: str) -> ExecutionRecord:
     """The record of an execution that runs now, from what its lease holds."""
+    return _described(detail)[0]
+
+
+def _described(detail: str) -> tuple[ExecutionRecord, int | None]:
+    """The record and, of an accepted execution, the attempt that `detail` describes."""
     members = json.loads(detail)
+    attempt = members.pop("attempt", None)
     members["created_at"] = clock.from_micros(members["created_at"])
-    return ExecutionRecord(**members, status=ExecutionStatus.RUNNING)
+    return ExecutionRecord(**members, status=ExecutionStatus.RUNNING), attempt
 
 
 def _as_record(row: executions.Execution) -> ExecutionRecord:
@@ -183,11 +213,11 @@ def is_inline(text: str | None) -> bool:
     return text is None or len(text) <= _INLINE_INPUT
 
 
-def detail(begun: ExecutionRecord) -> str:
+def detail(begun: ExecutionRecord, accepted: Accepted | None = None) -> str:
     """The description of an execution that its lease stores in Redis.
 
     It suffices to show the execution as running, and to record it if its holder dies. A large input is not in it: the
-    execution's row has it.
+    execution's row has it. Likewise the row of an accepted execution has its input, and the attempt is here.
     """
     members = {
         "id": begun.id,
@@ -196,10 +226,12 @@ def detail(begun: ExecutionRecord) -> str:
         "function_version": begun.function_version,
         "function_alias": begun.function_alias,
         "description": begun.description,
-        "input": begun.input if is_inline(begun.input) else None,
+        "input": begun.input if accepted is None and is_inline(begun.input) else None,
         "source": begun.source,
         "created_at": clock.to_micros(begun.created_at),
     }
+    if accepted is not None:
+        members["attempt"] = accepted.attempt
     return orjson.dumps(members).decode()
 
 

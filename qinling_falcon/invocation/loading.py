@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
 
-from qinling_falcon.errors import BadGateway, Unavailable
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.targets import Target
-from qinling_falcon.pool.leases import Lease, LeaseRequest
+from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, WorkerClient
+from qinling_falcon.pool.leases import Kind, Lease, LeaseRequest
+from qinling_falcon.pool.local_queue import Gate
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
-from qinling_falcon.storage.packages import PackageMissing, advice_on_missing
+from qinling_falcon.storage.packages import advice_on_missing
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-# While a package is read slowly or can't be read, the pool is asked this often for a worker that holds the function.
-_LOOK_EVERY_S = 0.1
+# A package that is read within this time is one that a call need not queue for.
+_SOON_S = 0.02
+
+
+class Wait:
+    """For how long a task may still wait in queues. The time for reading its package does not count.
+
+    Args:
+        longest_s: from now.
+    """
+
+    def __init__(self, longest_s: float):
+        self._deadline = time.monotonic() + longest_s
+
+    def left_s(self) -> float:
+        """The seconds that are left, at least 0."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time in this block does not count."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._deadline += time.monotonic() - since
 
 
 class Loading:
@@ -32,66 +60,93 @@ class Loading:
     def __init__(self, pool: Pool, packages: PackageCache, settings: Settings):
         self._pool = pool
         self._packages = packages
-        self._longest_s = settings.invoke_queue_timeout_s
+        self._settings = settings
 
-    def loaded_worker(self, target: Target, request: LeaseRequest) -> Lease | None:
-        """Lease a worker that holds the target, until the package is readable.
+    def lease(self, target: Target, request: LeaseRequest, wait: Wait) -> Lease:
+        """Lease a worker for the target, a warm one only when the package is readable.
 
-        While the storage is slow or away, the call waits for one of the workers that hold the function.
-
-        Returns:
-            The lease. None: the package is readable, so the caller may lease any worker and load it.
+        While the storage is slow or away, the call stands in the queue for the workers that hold the target.
 
         Raises:
             StaleTarget: the target was resolved under an older generation.
             PackageMissing, Unavailable, BadGateway: the package can't be read, and no worker that holds the target
-                became free in time.
+                became free in time; or see `Pool.lease`.
         """
         if self._packages.has(target.package):
-            return None
-        failure: Exception | None = None
-        until = time.monotonic() + self._longest_s
-        while True:
-            lease = self._pool.lease_loaded(request)
-            if lease is not None:
-                return lease
-            if failure is not None:
-                if time.monotonic() > until:
-                    raise failure
-                gevent.sleep(_LOOK_EVERY_S)
-                continue
-            try:
-                if self._packages.can_read(target.package, target.project_id, _LOOK_EVERY_S):
-                    return None
-            except (PackageMissing, Unavailable, BadGateway) as error:
-                if not self._pool.workers(target.function_id, target.version):
-                    raise
-                failure = error
+            return self._pool.lease(request, wait.left_s())
+        if request.kind == "warm":
+            with wait.paused():
+                self._packages.can_read(target.package, target.project_id)
+            return self._pool.lease(request, wait.left_s())
+        lease = self._pool.lease_loaded(request)
+        return lease if lease is not None else self._lease_while_reading(target, request, wait)
 
-    def check(self, target: Target) -> None:
-        """Check that the package can be read.
-
-        Raises:
-            PackageMissing, Unavailable, BadGateway: it can't be read.
-        """
-        self._packages.can_read(target.package, target.project_id)
-
-    def package(self, lease: Lease, target: Target) -> bytes:
-        """Read the package for a leased worker. On an error the worker is returned to the pool unused.
+    def package(self, target: Target) -> bytes:
+        """Read the package for a leased worker.
 
         Raises:
             PackageMissing, Unavailable, BadGateway: the package can't be read.
         """
+        return self._packages.read(target.package, target.project_id)
+
+    def load(self, workers: WorkerClient, lease: Lease, target: Target, package: bytes) -> None:
+        """Load the package into a leased worker.
+
+        Raises:
+            NotLoaded, DiskFull: the worker did not take the package, and another one would not either. The lease is
+                unused, or finished if the worker's state is unknown.
+            NotSent: the worker could not be reached, ended or refused; another worker may be tried.
+        """
         try:
-            return self._packages.read(target.package, target.project_id)
-        except BaseException:
-            self._pool.give_back(lease)
+            workers.load(lease.worker, package, _about(target), self._settings.unpack_timeout_s)
+        except NotLoaded as error:
+            if error.is_reusable:
+                lease.unused()
+            else:
+                lease.finished(destroy=True)
             raise
+        except DiskFull:
+            # Not tried on another worker: the workers share the disk, and each try would fill it again.
+            lease.unused()
+            raise
+
+    def _lease_while_reading(self, target: Target, request: LeaseRequest, wait: Wait) -> Lease:
+        gate = Gate()
+        reading = gevent.spawn(self._read, gate, target, wait)
+        try:
+            reading.join(_SOON_S)
+            if gate.error is not None:
+                raise gate.error
+            return self._pool.lease(request, wait.left_s(), gate)
+        finally:
+            reading.kill(block=False)
+
+    def _read(self, gate: Gate, target: Target, wait: Wait) -> None:
+        """Open the gate when the package is readable. If it is not, workers that hold the target may still serve."""
+        try:
+            with wait.paused():
+                self._packages.can_read(target.package, target.project_id)
+        except Exception as error:  # also an odd one, because the call waits for this greenlet
+            gate.fail(self._serving_on(target, error))
+        else:
+            gate.open()
+
+    def _serving_on(self, target: Target, error: Exception) -> Exception:
+        """Wait as long as workers that hold the target may become free. Returns the error for the call."""
+        try:
+            if self._pool.workers(target.function_id, target.version):
+                gevent.sleep(self._settings.invoke_queue_timeout_s)
+        except Unavailable as away:
+            return away
+        return error
 
 
 def package_lost(target: Target, settings: Settings) -> Unavailable:
     """Log that a target's package is missing in the storage, and return the error for the caller."""
-    log.error("package %s of function %s is not in the package storage", target.package, target.function_id)
+    logger.error(
+        "a package is not in the package storage",
+        extra={"package": target.package, "function_id": target.function_id},
+    )
     message = f"The package of function {target.function_id} is not in the package storage; nothing has run."
     return Unavailable(f"{message} {advice_on_missing(settings)}", retry_after_s=60)
 
@@ -102,7 +157,7 @@ def longest_reading_s(settings: Settings) -> float:
 
 
 def lease_request(
-    target: Target, settings: Settings, execution_id: str, detail: str, timeout_s: float, *, fresh: bool = False
+    target: Target, settings: Settings, execution_id: str, detail: str, timeout_s: float, *, kind: Kind = "any"
 ) -> LeaseRequest:
     """The lease request for running `target` for up to `timeout_s`; the lease also covers loading the package."""
     return LeaseRequest(
@@ -118,11 +173,12 @@ def lease_request(
         + timeout_s
         + settings.lease_grace_s,
         detail=detail,
-        fresh=fresh,
+        concurrency=target.concurrency,
+        kind=kind,
     )
 
 
-def about(target: Target) -> dict[str, Any]:
+def _about(target: Target) -> dict[str, Any]:
     """The metadata of a target that a worker gets together with the package."""
     return {
         "target": target.key,

@@ -3,57 +3,43 @@
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 
 import gevent
 
 from qinling_falcon.errors import Conflict, Forbidden, QinlingError, Unavailable
 from qinling_falcon.invocation.admission import Admission
-from qinling_falcon.invocation.calls import TRIES
-from qinling_falcon.invocation.loading import Loading, about, lease_request, package_lost
-from qinling_falcon.invocation.swift_sources import SwiftSources
+from qinling_falcon.invocation.engine import Engine
+from qinling_falcon.invocation.loading import lease_request
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, NotSent, WorkerClient
+from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded
 from qinling_falcon.models.scope import Context
-from qinling_falcon.pool.leases import StaleTarget
-from qinling_falcon.pool.place import WorkersElsewhere
+from qinling_falcon.pool.leases import Lease, LeaseRequest, StaleTarget
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
-from qinling_falcon.storage.package_cache import PackageCache
-from qinling_falcon.storage.packages import PackageMissing
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Scaler:
     """Loads functions into workers ahead of calls, and ends surplus workers.
 
     Args:
-        pool: leases workers.
+        engine: leases and loads the workers.
+        pool: ends workers.
         resolver: resolves a function and version to its target.
-        packages: reads the target's package.
         settings: the limits.
-        sources: refreshes the copies of functions in Swift; None: the stored copies are used.
         admission: limits the requests in flight; None: no limit, for processes that serve no connections.
     """
 
     def __init__(
-        self,
-        pool: Pool,
-        resolver: Resolver,
-        packages: PackageCache,
-        settings: Settings,
-        sources: SwiftSources | None = None,
-        admission: Admission | None = None,
+        self, engine: Engine, pool: Pool, resolver: Resolver, settings: Settings, admission: Admission | None = None
     ):
+        self._engine = engine
         self._pool = pool
         self._resolver = resolver
-        self._loading = Loading(pool, packages, settings)
         self._settings = settings
-        self._sources = sources
         self._admission = admission
-        self._workers = WorkerClient()
 
     def scale_up(self, context: Context, function_id: str, version: int, count: int) -> None:
         """Assign `count` more workers to the target. They hold it when this returns.
@@ -62,7 +48,7 @@ class Scaler:
         lost with its lease and replaced.
 
         Raises:
-            NotFound, Conflict: see `Resolver.resolve`; the object in Swift is gone; or the package can't be loaded.
+            NotFound, Conflict: see `Resolver.resolve`; or the package can't be loaded.
             Forbidden: the function is an image, which workers can't hold.
             Unavailable: there was no room for all workers in time (the message says how many were assigned; they
                 stay), or too many calls and requests of this function or project are in flight.
@@ -74,24 +60,20 @@ class Scaler:
             self._scale_up(context, function_id, version, count)
 
     def _scale_up(self, context: Context, function_id: str, version: int, count: int) -> None:
-        target = self._resolver.resolve(context, function_id, version)
-        if target.image is not None:
+        if self._resolver.resolve(context, function_id, version).image is not None:
             raise Forbidden(f"Function {function_id} is an image: it has no workers.")
-        if target.swift is not None and self._sources is not None and not self._sources.is_current(target):
-            self._resolver.forget(target)  # each worker is loaded with what it is by then
-        deadline = time.monotonic() + self._settings.invoke_queue_timeout_s
-        loads = [gevent.spawn(self._try_one, context, function_id, version, deadline) for _ in range(count)]
+        addition = Addition(self._pool, self._resolver, self._settings, context, function_id, version)
+        additions = [gevent.spawn(self._try_one, addition) for _ in range(count)]
         try:
-            gevent.joinall(loads)
+            gevent.joinall(additions)
         finally:
-            gevent.killall(loads, block=False)
-        refusals = [load.value for load in loads if load.value is not None]
+            gevent.killall(additions, block=False)
+        refusals = [added.value for added in additions if added.value is not None]
         for refusal in refusals:
             if not isinstance(refusal, Unavailable):
                 raise refusal  # it was deleted meanwhile, or its runtime's state has changed
         if refusals:
-            added = count - len(refusals)
-            message = f"{added} of {count} workers were added: {refusals[0].message}"
+            message = f"{count - len(refusals)} of {count} workers were added: {refusals[0].message}"
             raise Unavailable(message, retry_after_s=1)
 
     def scale_down(self, function_id: str, version: int, count: int) -> None:
@@ -102,66 +84,62 @@ class Scaler:
         """
         self._pool.shrink(function_id, version, count)
 
-    def _try_one(self, context: Context, function_id: str, version: int, deadline: float) -> QinlingError | None:
+    def _try_one(self, addition: Addition) -> QinlingError | None:
         """Add one worker; why not, if it was refused. An error that goes up in a greenlet of its own reaches nobody."""
         try:
-            self._add_one(context, function_id, version, deadline)
+            self._engine.serve(addition)
         except QinlingError as error:
             return error
         except Exception:
-            log.exception("function %s: a worker could not be added", function_id)
+            logger.exception("a worker could not be added", extra={"function_id": addition.function_id})
             return Unavailable("A worker could not be added; try again.", retry_after_s=1)
         return None
 
-    def _add_one(self, context: Context, function_id: str, version: int, deadline: float) -> None:
-        settings = self._settings
-        tries, missing = 0, None
-        while tries < TRIES:
-            target = self._resolver.resolve(context, function_id, version)
-            if target.package == missing:
-                raise package_lost(target, self._settings)
-            request = lease_request(target, settings, str(uuid.uuid4()), "", 0.0, fresh=True)
-            try:
-                since = time.monotonic()
-                try:
-                    self._loading.check(target)
-                finally:
-                    deadline += time.monotonic() - since
-                lease = self._pool.lease(request, max(0.0, deadline - time.monotonic()))
-                package = self._loading.package(lease, target)
-            except (StaleTarget, PackageMissing) as error:
-                self._resolver.forget(target)
-                missing = target.package if isinstance(error, PackageMissing) else missing
-                tries += time.monotonic() > deadline
-                continue
-            loaded = is_reusable = False
-            try:
-                self._pool.check_reach(lease)
-                self._workers.load(lease, package, about(target), settings.unpack_timeout_s)
-                loaded = self._is_current(target)
-            except NotLoaded as error:
-                is_reusable = error.is_reusable
-                raise Conflict(f"Function {function_id} can't be loaded: {error}") from error
-            except WorkersElsewhere:
-                is_reusable = True
-                raise
-            except DiskFull as error:
-                is_reusable = True
-                log.warning("worker %s can't store function %s: %s", lease.worker_id, function_id, error)
-                raise Unavailable(f"{error} Try again later.", retry_after_s=1) from error
-            except NotSent as error:
-                log.warning("worker %s did not load function %s: %s", lease.worker_id, function_id, error)
-            finally:
-                if is_reusable:
-                    self._pool.give_back(lease)
-                else:
-                    self._pool.release_soon(lease, destroy=not loaded)
-            if loaded:
-                return
-            self._resolver.forget(target)
-            tries += 1
-        raise Unavailable("No worker could load it.", retry_after_s=1)
 
-    def _is_current(self, target: Target) -> bool:
-        """Whether nothing was changed while it was being loaded, so that a call would find it."""
-        return self._pool.generations([what for what, _ in target.generations]) == dict(target.generations)
+class Addition:
+    """One more worker that holds a target, as a task of the engine. It can be served any number of times."""
+
+    gave_up = "No worker could load it."
+
+    def __init__(
+        self, pool: Pool, resolver: Resolver, settings: Settings, context: Context, function_id: str, version: int
+    ):
+        self._pool = pool
+        self._resolver = resolver
+        self._settings = settings
+        self._context = context
+        self.function_id = function_id
+        self._version = version
+
+    def resolve(self) -> Target:
+        """The target as it is now."""
+        return self._resolver.resolve(self._context, self.function_id, self._version)
+
+    def prepare(self, target: Target) -> LeaseRequest | None:
+        """A warm worker, on which nothing is executed."""
+        return lease_request(target, self._settings, str(uuid.uuid4()), "", 0.0, kind="warm")
+
+    def begin(self) -> None:
+        """Nothing is recorded."""
+
+    def use(self, lease: Lease, target: Target) -> None:
+        """Leave the worker as it is, if a call would find it: nothing was changed while it was loaded.
+
+        Raises:
+            StaleTarget: something was changed.
+        """
+        is_current = self._pool.generations([what for what, _ in target.generations]) == dict(target.generations)
+        lease.finished(destroy=not is_current)
+        if not is_current:
+            raise StaleTarget(target.key)
+
+    def not_loaded(self, lease: Lease, target: Target, error: NotLoaded | DiskFull) -> None:
+        """Say why.
+
+        Raises:
+            Conflict: the package can't be loaded.
+            Unavailable: the disk is full.
+        """
+        if isinstance(error, DiskFull):
+            raise Unavailable(f"{error} Try again later.", retry_after_s=1) from error
+        raise Conflict(f"Function {target.function_id} can't be loaded: {error}") from error

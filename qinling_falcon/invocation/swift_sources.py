@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 
-import gevent
-
+from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import BadGateway, BadRequest, Conflict, NotFound, QuotaExceeded, TooLarge, Unavailable
+from qinling_falcon.flights import Flights
 from qinling_falcon.invocation.sessions import Sessions, TrustGone
 from qinling_falcon.invocation.targets import SwiftSource, Target
 from qinling_falcon.models import function as functions
@@ -56,13 +55,8 @@ class _Look:
     replaced: bool = False
 
 
-class _Flight:
-    """A look under way."""
-
-    def __init__(self, about: tuple[SwiftSource | None, str | None]):
-        self.about = about
-        self.fetching = False
-        self.greenlet: gevent.Greenlet | None = None
+_Key = tuple[str, SwiftSource | None, str | None]
+"""A function, and what a look at its object is about."""
 
 
 class SwiftSources:
@@ -78,8 +72,9 @@ class SwiftSources:
         self._every_s = settings.swift_check_s
         self._longest_s = 2 * (settings.swift_timeout_s + settings.keystone_timeout_s)
         self._swift = Swift(settings)
-        self._looks: OrderedDict[str, _Look] = OrderedDict()
-        self._flights: dict[str, _Flight] = {}
+        self._looks: BoundedCache[str, _Look] = BoundedCache(_REMEMBERED)
+        self._flights: Flights[_Key, _Look] = Flights()
+        self._fetching: set[_Key] = set()
         self._warned = 0.0
 
     def is_current(self, target: Target) -> bool:
@@ -102,36 +97,27 @@ class SwiftSources:
 
     def _wait(self, target: Target, source: SwiftSource) -> _Look:
         """Look, or wait for whoever does; not for long."""
-        name = target.function_id
-        flight = self._flights.get(name)
-        if flight is None or flight.about != _about(target):
-            flight = self._flights[name] = _Flight(_about(target))
-            # In a greenlet of its own: the call that looks may be ended while others wait.
-            flight.greenlet = gevent.spawn(self._fly, target, source, flight)
-        assert flight.greenlet is not None
-        flight.greenlet.join(_PATIENCE_S)
-        if flight.fetching:
-            flight.greenlet.join(self._longest_s)
-        if flight.greenlet.ready():
-            found: _Look = flight.greenlet.value
-            return found
-        return self._keep(name, self._away(target, "no answer in time"))
+        key = (target.function_id, *_about(target))
+        flight = self._flights.share(key, lambda: self._fly(target, source))
+        if flight.wait(_PATIENCE_S) or (key in self._fetching and flight.wait(self._longest_s)):
+            return flight.result()
+        return self._keep(target.function_id, self._away(target, "no answer in time"))
 
-    def _fly(self, target: Target, source: SwiftSource, flight: _Flight) -> _Look:
-        """Look and remember; whatever happens is a value, for an error that goes up in a greenlet reaches nobody."""
+    def _fly(self, target: Target, source: SwiftSource) -> _Look:
+        """Look and remember. Calls run the copy, whatever happens."""
         name = target.function_id
         try:
-            look = self._look(target, source, flight)
+            look = self._look(target, source)
         except (Unavailable, BadGateway) as error:
             look = self._away(target, error.message)
         except Exception as error:
             log.exception("function %s: its object in Swift could not be looked at", name)
             look = self._away(target, type(error).__name__)
-        if self._flights.get(name) is flight:
-            del self._flights[name]
+        finally:
+            self._fetching.discard((name, *_about(target)))
         return self._keep(name, look)
 
-    def _look(self, target: Target, source: SwiftSource, flight: _Flight) -> _Look:
+    def _look(self, target: Target, source: SwiftSource) -> _Look:
         where = f"its object {source.container}/{source.object} in Swift"
         if target.trust_id is None:
             return _refused(target, f"it has no trust by which {where} could be read.")
@@ -149,7 +135,7 @@ class SwiftSources:
             if before is not None and before.bad_etag == etag and before.about == _about(target):
                 assert before.refusal is not None
                 return _refused(target, before.refusal, etag)
-            flight.fetching = True
+            self._fetching.add((target.function_id, *_about(target)))
             try:
                 package, etag = self._fetch(account, source, target.project_id)
                 if etag == source.etag:  # it was changed back meanwhile
@@ -220,10 +206,7 @@ class SwiftSources:
         return _Look(_about(target), now + max(self._every_s, _AWAY_S))
 
     def _keep(self, name: str, look: _Look) -> _Look:
-        self._looks[name] = look
-        self._looks.move_to_end(name)
-        if len(self._looks) > _REMEMBERED:
-            self._looks.popitem(last=False)
+        self._looks.put(name, look)
         return look
 
 

@@ -8,12 +8,12 @@ that a stale target is never run (see `Pool.changing` for the other side).
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from qinling_falcon.errors import NotFound, NotSupported
+from qinling_falcon.bounded import BoundedCache
+from qinling_falcon.errors import NotFound, NotSupported, Unavailable
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.references import alias_named, version_of
 from qinling_falcon.models.rows import find
@@ -23,9 +23,13 @@ from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeSt
 from qinling_falcon.pool.generations import lasting
 from qinling_falcon.pool.pool import Pool
 
-_CACHE_SIZE = 10_000
+if TYPE_CHECKING:
+    from qinling_falcon.invocation.swift_sources import SwiftSources  # which needs `Target`
 
-K = TypeVar("K")
+_CACHE_SIZE = 10_000
+_MOST_CHANGES = 5
+
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
@@ -50,6 +54,7 @@ class Target:
         cpu: millicores.
         timeout_s: seconds that one execution may take.
         isolation: the stricter of the function's and its runtime's.
+        concurrency: the most executions of this version at once; None: only the limits of the service apply.
         generations: what the target was resolved under, for the lease script.
         trust_id: by which the function gets an OpenStack session.
         swift: where the object is that `package` is a copy of, and its etag; None: it is none's.
@@ -70,6 +75,7 @@ class Target:
     trust_id: str | None = None
     swift: SwiftSource | None = None
     isolation: Isolation = Isolation.WARM
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +90,39 @@ class _Meaning:
 
 
 class Resolver:
-    """Resolves functions, versions and aliases to targets, through caches of this process."""
+    """Resolves functions, versions and aliases to targets, through caches of this process.
 
-    def __init__(self, pool: Pool):
+    Args:
+        pool: knows the generations.
+        sources: refreshes the copies of functions in Swift; None: the stored copies are used.
+    """
+
+    def __init__(self, pool: Pool, sources: SwiftSources | None = None):
         self._pool = pool
-        self._targets: OrderedDict[tuple[str, int], Target] = OrderedDict()
-        self._meanings: OrderedDict[str, _Meaning] = OrderedDict()
+        self._sources = sources
+        self._targets: BoundedCache[tuple[str, int], Target] = BoundedCache(_CACHE_SIZE)
+        self._meanings: BoundedCache[str, _Meaning] = BoundedCache(_CACHE_SIZE)
 
     def resolve(self, context: Context, function_id: str, version: int) -> Target:
         """The target of (function, version), as the caller may see it.
 
         Raises:
             NotFound: unknown, or another project's.
-            Conflict: the function's runtime is not available.
+            Conflict: the function's runtime is not available, or its object in Swift can't be used.
+            Unavailable: the object changes again and again.
         """
+        target = self._find(context, function_id, version)
+        if target.swift is None or self._sources is None:
+            return target
+        for _ in range(_MOST_CHANGES):
+            if self._sources.is_current(target):
+                return target
+            self.forget(target)
+            target = self._find(context, function_id, version)
+        message = f"The object in Swift of function {function_id} changes again and again; try again later."
+        raise Unavailable(message, retry_after_s=1)
+
+    def _find(self, context: Context, function_id: str, version: int) -> Target:
         key = (function_id, version)
         target = self._targets.get(key)
         if target is None:
@@ -113,7 +138,7 @@ class Resolver:
 
         Raises:
             NotFound: unknown.
-            Conflict: the function's runtime is not available.
+            Conflict, Unavailable: see `resolve`.
         """
         what = alias_generation(context.project_id, name)
         meaning = self._meanings.get(what)
@@ -125,7 +150,7 @@ class Resolver:
             version = meaning.routing[0]
         base = self.resolve(context, meaning.function_id, version)
         if base.image is not None:
-            self._meanings.pop(what, None)  # as above
+            self._meanings.pop(what)  # as above
             return base
         made = meaning.targets.get(version)
         if made is None or made[0] is not base:
@@ -135,9 +160,9 @@ class Resolver:
 
     def forget(self, target: Target) -> None:
         """Drop what made a target that was found stale."""
-        self._targets.pop((target.function_id, target.version), None)
+        self._targets.pop((target.function_id, target.version))
         for what, _ in target.generations:
-            self._meanings.pop(what, None)
+            self._meanings.pop(what)
 
     def _read(self, context: Context, function_id: str, version: int) -> Target:
         what = f"function:{function_id}"
@@ -154,9 +179,9 @@ class Resolver:
             image = function.code.get("image")
             isolation = Isolation.WARM
             if image is None:
-                isolation = _isolation(_available_runtime(scope, source), source)
+                isolation = stricter(_available_runtime(scope, source).isolation, source.isolation)
         return Target(
-            key=f"{function_id}:{version}:{source.digest}:{isolation}",
+            key=target_key(function_id, version, source.digest, isolation),
             function_id=function_id,
             version=version,
             runtime_id=source.runtime_id or "",
@@ -171,6 +196,7 @@ class Resolver:
             trust_id=source.trust_id,
             swift=_swift_source(function),
             isolation=isolation,
+            concurrency=source.concurrency,
         )
 
     def _read_alias(self, context: Context, name: str, what: str) -> _Meaning:
@@ -179,6 +205,16 @@ class Resolver:
         with reading():
             alias = alias_named(scoped(context), name, field="function_alias")
         return _Meaning(alias.function_id, alias.function_version, alias.routing, (what, generation), {})
+
+
+def target_key(function_id: str, version: int, digest: str, isolation: Isolation) -> str:
+    """The key of a target; a worker that holds this key can serve it."""
+    return f"{function_id}:{version}:{digest}:{isolation}"
+
+
+def stricter(runtime: str, source: str | None) -> Isolation:
+    """The isolation that calls get, from the runtime's and the one that the function or version asks for."""
+    return Isolation.PER_CALL if Isolation.PER_CALL in (runtime, source) else Isolation.WARM
 
 
 def alias_generation(project_id: str, name: str) -> str:
@@ -191,10 +227,6 @@ def _swift_source(function: Function) -> SwiftSource | None:
     return None if where is None else SwiftSource(where["container"], where["object"], function.source_etag)
 
 
-def _isolation(runtime: Runtime, source: Function | Version) -> Isolation:
-    return Isolation.PER_CALL if Isolation.PER_CALL in (runtime.isolation, source.isolation) else Isolation.WARM
-
-
 def _available_runtime(scope: Scope, source: Function | Version) -> Runtime:
     if source.runtime_id is None or source.package_key is None:
         raise NotSupported(f"Function {source.id} has no package: only functions with one can be run.")
@@ -204,12 +236,10 @@ def _available_runtime(scope: Scope, source: Function | Version) -> Runtime:
     return runtime
 
 
-def _keep(cache: OrderedDict[K, V], key: K, value: V, generations: Iterable[tuple[str, str]]) -> None:
+def _keep(cache: BoundedCache[K, V], key: K, value: V, generations: Iterable[tuple[str, str]]) -> None:
     """Cache what was read under these generations, unless one of them was changing."""
     if all(lasting(generation) for _, generation in generations):
-        cache[key] = value
-        if len(cache) > _CACHE_SIZE:
-            cache.popitem(last=False)
+        cache.put(key, value)
 
 
 def _unknown(function_id: str) -> NotFound:

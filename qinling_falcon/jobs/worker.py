@@ -22,7 +22,7 @@ _JOB_MONITORING_INTERVAL_S = 5
 
 
 class NoDeathPenalty(BaseDeathPenalty):
-    """No deadline of RQ's: a signal would hit whichever greenlet runs. Each execution has the invoker's own."""
+    """No deadline of RQ's: a signal would hit whichever greenlet runs. Each execution has the engine's own."""
 
     def setup_death_penalty(self) -> None:
         """Set nothing up."""

@@ -38,6 +38,8 @@ LISTS = ListSpec(
         "memory_size": Column(Function.memory_size, Kind.INTEGER),
         "timeout": Column(Function.timeout, Kind.INTEGER),
         "isolation": Column(Function.isolation, Kind.TEXT),
+        "concurrency": Column(Function.concurrency, Kind.INTEGER),
+        "min_warm": Column(Function.min_warm, Kind.INTEGER),
         "count": Column(Function.count, Kind.INTEGER),
         "latest_version": Column(Function.latest_version, Kind.INTEGER),
         "project_id": Column(Function.project_id, Kind.TEXT),
@@ -57,6 +59,8 @@ _LOADED = ("runtime_id", "code", "entry", "cpu", "memory_size")
 VOUCHED = frozenset({"runtime_id", "code", "entry", "package_key"})
 # These change the row only: nothing that runs, or is going to run, sees another function.
 ROW_ONLY = frozenset({"name", "description", "timeout"})
+# Columns that can change while live jobs refer to the function.
+_FREE_OF_JOBS = ROW_ONLY | {"concurrency", "min_warm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ def create(
     source_etag: str | None = None,
     description: str | None = None,
     isolation: str | None = None,
+    concurrency: int | None = None,
+    min_warm: int = 0,
     function_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Function:
@@ -98,10 +104,10 @@ def create(
     A function from an image has neither entry nor package, and may have no runtime.
 
     Raises:
-        BadRequest: `isolation` is less strict than the runtime's.
+        BadRequest: `isolation` is less strict than the runtime's, or `min_warm` is greater than `concurrency`.
         NotFound: the runtime does not exist, or is neither the caller's nor public.
         Conflict: the runtime is not available.
-        QuotaExceeded: the project has reached its quota of functions or of package bytes.
+        QuotaExceeded: the project has reached its quota of functions, of package bytes or of kept workers.
     """
     function = Function(
         id=function_id or str(uuid.uuid4()),
@@ -119,7 +125,10 @@ def create(
         package_size=package_size,
         source_etag=source_etag,
         isolation=isolation,
+        concurrency=concurrency,
+        min_warm=min_warm,
     )
+    _check_min_warm(concurrency, min_warm)
     if trust_id is not None:
         function.trust_id = trust_id
     function.digest = _digest(function)
@@ -128,7 +137,7 @@ def create(
         quotas.check(context.project_id, quotas.FUNCTIONS)
         if runtime_id is not None:
             _check_isolation(_check_runtime(context, runtime_id), isolation)
-        with quotas.packages_checked(context.project_id):
+        with quotas.packages_checked(context.project_id), _kept_workers_checked(context, min_warm > 0):
             function.save(force_insert=True)
         named(trust_id)
 
@@ -164,24 +173,25 @@ def update(
         context: the caller.
         function_id: the function's id.
         changes: new values of some of the columns `name, description, timeout, runtime_id, code, entry, cpu,
-            memory_size, package_key, package_size, trust_id, source_etag, isolation`.
+            memory_size, package_key, package_size, trust_id, source_etag, isolation, concurrency, min_warm`.
         moved_from: the location of the object in Swift that `changes` are based on.
         now: the time of the change.
 
     Raises:
-        BadRequest: the new isolation is less strict than the runtime's.
+        BadRequest: the new isolation is less strict than the runtime's, or `min_warm` is greater than `concurrency`.
         NotFound: the function or the new runtime does not exist, or is not visible to the caller.
         Forbidden: the function belongs to another project; or a live job refers to it, and `changes` has other columns
-            than `name, description, timeout`.
+            than `name, description, timeout, concurrency, min_warm`.
         Conflict: the new runtime is not available; or the function's location in Swift has changed meanwhile.
-        QuotaExceeded: the new package is larger than the old one and exceeds the quota of package bytes.
+        QuotaExceeded: the new package is larger than the old one and exceeds the quota of package bytes; or the new
+            `min_warm` exceeds the quota of kept workers.
     """
 
     def write() -> Updated:
         packages_checked = (
             quotas.packages_checked(context.project_id) if "package_key" in changes else contextlib.nullcontext()
         )
-        with packages_checked:
+        with packages_checked, _kept_workers_checked(context, "min_warm" in changes):
             return write_checked()
 
     def write_checked() -> Updated:
@@ -189,7 +199,7 @@ def update(
         check_owner(context, function, "change")
         if moved_from is not None and function.code.get("swift") != moved_from:
             raise Conflict(f"Function {function_id} was moved to another object in Swift meanwhile; try again.")
-        if changes.keys() - ROW_ONLY:
+        if changes.keys() - _FREE_OF_JOBS:
             check_no_live_jobs(function)
         columns = dict(changes)
         if columns.get("runtime_id", function.runtime_id) != function.runtime_id:
@@ -197,9 +207,10 @@ def update(
         elif columns.get("isolation") is not None:
             _check_isolation(_locked_runtime(context, function.runtime_id or ""), columns["isolation"])
         old_key, old_digest, old_trust = function.package_key, function.digest, function.trust_id
-        for name in (*_LOADED, "trust_id", "isolation"):
+        for name in (*_LOADED, "trust_id", "isolation", "concurrency", "min_warm"):
             if name in columns:
                 setattr(function, name, columns[name])
+        _check_min_warm(function.concurrency, function.min_warm)
         columns |= {"digest": _digest(function), "updated_at": now or clock.now()}
         change(function, columns)
         named(columns.get("trust_id"))
@@ -325,6 +336,16 @@ def _check_isolation(runtime: Runtime, isolation: str | None) -> None:
     if isolation == Isolation.WARM and runtime.isolation == Isolation.PER_CALL:
         message = f"Runtime {runtime.id} has isolation per_call; a function in it can't have warm."
         raise BadRequest(f"isolation: {message}", errors={"isolation": [message]})
+
+
+def _kept_workers_checked(context: Context, changes: bool) -> contextlib.AbstractContextManager[None]:
+    return quotas.kept_workers_checked(context.project_id) if changes else contextlib.nullcontext()
+
+
+def _check_min_warm(concurrency: int | None, min_warm: int) -> None:
+    if concurrency is not None and min_warm > concurrency:
+        message = f"must not be greater than the function's concurrency, which is {concurrency}."
+        raise BadRequest(f"min_warm: {message}", errors={"min_warm": [message]})
 
 
 def _digest(function: Function) -> str:

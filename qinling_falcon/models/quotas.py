@@ -1,9 +1,9 @@
-"""Quotas: the limits of each project for rows of each kind and for package bytes.
+"""Quotas: the limits of each project for rows of each kind, for package bytes and for workers that are kept.
 
 An admin can set a limit for a project (`project_quotas`); else the setting `QUOTA_…` applies. The use is never stored:
-it is counted from the rows, so a crash can't make it wrong. `check` and `packages_checked` run in the transaction that
-writes the new row. They lock the project's row in `project_quotas` first, so two processes that write at the same time
-count one after the other. SQLite has one writer at a time and needs no lock.
+it is counted from the rows, so a crash can't make it wrong. `check`, `packages_checked` and `kept_workers_checked` run
+in the transaction that writes the new row. They lock the project's row in `project_quotas` first, so two processes that
+write at the same time count one after the other. SQLite has one writer at a time and needs no lock.
 
 Executions are different. Their quota is checked before a call runs, without a statement
 (`invocation/execution_quota.py`). The record of a call that has run is never refused.
@@ -28,7 +28,10 @@ from qinling_falcon.settings import QUOTAS
 
 UNLIMITED = -1
 
-FUNCTIONS, PACKAGE_BYTES, VERSIONS, ALIASES, WEBHOOKS, JOBS, EXECUTIONS = QUOTAS
+FUNCTIONS, PACKAGE_BYTES, VERSIONS, ALIASES, WEBHOOKS, JOBS, EXECUTIONS, KEPT_WORKERS = QUOTAS
+
+# Kinds that are no count of rows that is asked for.
+_MEASURED = (PACKAGE_BYTES, EXECUTIONS, KEPT_WORKERS)
 
 # Index entries that one query counts. This takes SQLite a millisecond, during which no other greenlet runs.
 _STEP = 5_000
@@ -65,16 +68,19 @@ def packages_checked(project_id: str) -> Iterator[None]:
     Raises:
         QuotaExceeded: the change adds package bytes, and the project's packages exceed the limit.
     """
-    limit = _locked_limits(project_id)[PACKAGE_BYTES]
-    if limit == UNLIMITED:
+    with _checked(project_id, PACKAGE_BYTES, _package_bytes):
         yield
-        return
-    scope = scoped(Context(project_id))
-    before = _package_bytes(scope)
-    yield
-    after = _package_bytes(scope)
-    if after > max(limit, before):
-        raise QuotaExceeded(PACKAGE_BYTES, limit, before, after - before)
+
+
+@contextlib.contextmanager
+def kept_workers_checked(project_id: str) -> Iterator[None]:
+    """A context manager for changes of `min_warm`; used inside the transaction. Lowering it is always allowed.
+
+    Raises:
+        QuotaExceeded: the change raises the sum of the project, and the sum exceeds the limit.
+    """
+    with _checked(project_id, KEPT_WORKERS, _kept_workers):
+        yield
 
 
 def of_project(project_id: str, count_executions: Callable[[str], int] | None = None) -> dict[str, Quota]:
@@ -87,8 +93,9 @@ def of_project(project_id: str, count_executions: Callable[[str], int] | None = 
     limits = limits_of(project_id)
     scope = scoped(Context(project_id))
     with reading():
-        used = {kind: _rows(scope, kind).count() for kind in QUOTAS if kind not in (PACKAGE_BYTES, EXECUTIONS)}
+        used = {kind: _rows(scope, kind).count() for kind in QUOTAS if kind not in _MEASURED}
         used[PACKAGE_BYTES] = _package_bytes(scope)
+        used[KEPT_WORKERS] = _kept_workers(scope)
     used[EXECUTIONS] = (count_executions or executions_kept)(project_id)
     return {kind: Quota(limits[kind], used[kind]) for kind in QUOTAS}
 
@@ -165,6 +172,27 @@ def _package_bytes(scope: Scope) -> int:
     )
     sizes = packages.alias("packages")
     return int(sizes.select_from(peewee.fn.SUM(sizes.c.package_size)).scalar() or 0)
+
+
+def _kept_workers(scope: Scope) -> int:
+    """The sum of `min_warm` of the project's functions and versions."""
+    functions = scope.functions().select(peewee.fn.SUM(Function.min_warm)).where(Function.min_warm > 0).scalar()
+    versions = scope.versions().select(peewee.fn.SUM(Version.min_warm)).where(Version.min_warm > 0).scalar()
+    return int(functions or 0) + int(versions or 0)
+
+
+@contextlib.contextmanager
+def _checked(project_id: str, kind: str, measure: Callable[[Scope], int]) -> Iterator[None]:
+    limit = _locked_limits(project_id)[kind]
+    if limit == UNLIMITED:
+        yield
+        return
+    scope = scoped(Context(project_id))
+    before = measure(scope)
+    yield
+    after = measure(scope)
+    if after > max(limit, before):
+        raise QuotaExceeded(kind, limit, before, after - before)
 
 
 def _locked_limits(project_id: str) -> dict[str, int]:

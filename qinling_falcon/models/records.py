@@ -74,6 +74,16 @@ def begin(rec: ExecutionRecord) -> bool:
     return record(dataclasses.replace(rec, status=ExecutionStatus.RUNNING.value))
 
 
+def end(rec: ExecutionRecord) -> bool:
+    """Write the end of an execution that has a row, only if it is `running`; durable on return. Raises as `record`.
+
+    Returns:
+        Whether the row now shows this state; False: it had ended already, or is gone.
+    """
+    won: bool = transact_grouped(_values(rec), _end)
+    return won
+
+
 _COLUMNS = tuple(field.name for field in dataclasses.fields(ExecutionRecord))
 _PLACE = {name: place for place, name in enumerate(_COLUMNS)}
 _ID, _FUNCTION, _VERSION, _STATUS = (_PLACE[name] for name in ("id", "function_id", "function_version", "status"))
@@ -131,6 +141,23 @@ def _write(records: list[Values]) -> list[bool]:
             if values[_STATUS] != ExecutionStatus.RUNNING:
                 counts[values[_FUNCTION], values[_VERSION]] += 1
     _count(counts)
+    return won
+
+
+def _end(records: list[Values]) -> list[bool]:
+    """End rows that are running. Apart from `_write`: a row that exists would make its quick statement fail."""
+    database = engine()
+    won = []
+    counts: Counter[tuple[str, int]] = Counter()
+    sql = (
+        f"UPDATE {_TABLE} SET {', '.join(f'{name} = {database.param}' for name in _ENDED)}"
+        f" WHERE id = {database.param} AND status = 'running'"
+    )
+    for values in records:
+        cursor = database.execute_sql(sql, (*(values[_PLACE[name]] for name in _ENDED), values[_ID]))
+        won.append(cursor.rowcount == 1)
+        counts[values[_FUNCTION], values[_VERSION]] += won[-1]
+    _count(+counts)
     return won
 
 

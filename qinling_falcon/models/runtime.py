@@ -26,8 +26,6 @@ __all__ = [
     "get",
     "register",
     "remove",
-    "rolled",
-    "settle",
     "unregistered",
     "update",
 ]
@@ -131,8 +129,7 @@ def update(
 ) -> Runtime:
     """Change `name`, `description`, `isolation` or `image`. Another image has to prove itself: status `upgrading`.
 
-    It is on trial as long as `previous_image` names the one before. Then that is null, and the status is `upgrading`
-    until no worker made from the one before gets a call any more (`settle`, `rolled`).
+    It is on trial as long as `previous_image` names the one before (see `rollout.py`).
 
     Raises:
         NotFound: as `get`.
@@ -192,63 +189,6 @@ def everything() -> list[Runtime]:
     """All runtimes, in order of creation: what the pool manager compares the pools with."""
     with reading():
         return list(system("the pool manager serves all projects").runtimes().order_by(Runtime.created_at))
-
-
-def settle(runtime_id: str, image: str, *, failure: str | None = None) -> bool:
-    """Say how making workers of an image that is on trial went: it works, or not, for a reason.
-
-    A new runtime is `available` then, or ends in `error`. An old one stays `upgrading` until its workers are `rolled`,
-    or is `available` again with the image before.
-
-    Args:
-        runtime_id: a runtime that is creating or upgrading.
-        image: the image that was tried.
-        failure: why it failed; None: it works.
-
-    Returns:
-        Whether it was waiting for this: False when it is gone, deleted, or has no such image on trial.
-    """
-
-    def write() -> bool:
-        select = system("the pool manager serves all projects").runtimes()
-        runtime = select.where(Runtime.id == runtime_id).get_or_none()
-        if runtime is None:
-            return False
-        before = runtime.previous_image
-        columns: dict[str, Any] = {"status_reason": failure, "previous_image": None}
-        if runtime.status == RuntimeStatus.CREATING:
-            status = RuntimeStatus.AVAILABLE if failure is None else RuntimeStatus.ERROR
-            columns["status"] = status.value
-        elif runtime.status != RuntimeStatus.UPGRADING or before is None:
-            return False
-        elif failure is not None:
-            columns |= {"status": RuntimeStatus.AVAILABLE.value, "image": before}
-        # The conditions again, in the write itself: another process may change the row in between.
-        same = (Runtime.id == runtime_id) & (Runtime.status == runtime.status) & (Runtime.image == image)
-        on_trial = Runtime.previous_image.is_null(before is None)
-        written: int = Runtime.update(columns).where(same & on_trial).execute()
-        return written > 0
-
-    return transact(write)
-
-
-def rolled(runtime_id: str, image: str) -> bool:
-    """Make a runtime `available`: no worker of the image before gets a call any more.
-
-    Returns:
-        Whether it was waiting for this: False when it is gone, deleted, or has no such image that has proved itself.
-    """
-
-    def write() -> bool:
-        waiting = (Runtime.status == RuntimeStatus.UPGRADING.value) & Runtime.previous_image.is_null()
-        written: int = (
-            Runtime.update({"status": RuntimeStatus.AVAILABLE.value})
-            .where((Runtime.id == runtime_id) & (Runtime.image == image) & waiting)
-            .execute()
-        )
-        return written > 0
-
-    return transact(write)
 
 
 def remove(runtime_id: str) -> bool:

@@ -93,14 +93,15 @@ class Row(peewee.Model):
 class Runtime(Row):
     """A language environment with a warm pool of its own.
 
-    `image` is the one that was asked for last; while it is tried, `previous_image`
-    is the one to go back to.
+    `image` is the one that was asked for last. `previous_image` is the one before while `image` is on trial, and
+    `fallback_image` is the one before during the rollout that follows (see `models/rollout.py`).
     """
 
     name = peewee.CharField(null=True)
     description = peewee.CharField(null=True)
     image = peewee.CharField()
     previous_image = peewee.CharField(null=True)
+    fallback_image = peewee.CharField(null=True)
     is_public = peewee.BooleanField(default=True)
     trusted = peewee.BooleanField(default=True)
     status = peewee.CharField(max_length=32, default=RuntimeStatus.CREATING.value)
@@ -121,6 +122,8 @@ class Function(Row):
     `trust_id` is the Keystone trust with which the function acts for the user who
     uploaded the code; null: the function has no session.
     `isolation` is what the function asks for; null: its runtime's applies. Calls get the stricter of the two.
+    `concurrency` is the most executions at once; null: only the limits of the service apply. `min_warm` is how many
+    workers are kept assigned.
     """
 
     name = peewee.CharField(null=True)
@@ -139,6 +142,8 @@ class Function(Row):
     source_etag = peewee.CharField(null=True)
     trust_id = peewee.CharField(max_length=64, null=True)
     isolation = peewee.CharField(max_length=32, null=True)
+    concurrency = peewee.IntegerField(null=True)
+    min_warm = peewee.IntegerField(default=0)
 
     class Meta:
         table_name = "functions"
@@ -196,6 +201,8 @@ class Version(Row):
     package_size = peewee.BigIntegerField(null=True)
     trust_id = peewee.CharField(max_length=64, null=True)
     isolation = peewee.CharField(max_length=32, null=True)
+    concurrency = peewee.IntegerField(null=True)
+    min_warm = peewee.IntegerField(default=0)
 
     class Meta:
         table_name = "function_versions"

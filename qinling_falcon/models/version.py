@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import uuid
 
@@ -44,8 +45,10 @@ LISTS = ListSpec(
 # What a version fixes; it is made when one of these is another than in the latest version.
 _FIXED = (
     "runtime_id", "code", "entry", "cpu", "memory_size", "timeout", "digest", "package_key", "package_size", "trust_id",
-    "isolation",
+    "isolation", "concurrency", "min_warm",
 )  # fmt: skip
+# The digest stands for all others of these.
+_COMPARED = ("digest", "timeout", "concurrency", "min_warm")
 
 
 def create(
@@ -69,7 +72,8 @@ def create(
         NotFound: the function does not exist, or is not visible to the caller.
         Forbidden: the function belongs to another project, has no package, has not changed since its latest version,
             or has `most` versions.
-        QuotaExceeded: the project has reached its quota of versions.
+        QuotaExceeded: the project has reached its quota of versions, or the version's `min_warm` exceeds the quota of
+            kept workers.
     """
 
     def write() -> Version:
@@ -80,7 +84,7 @@ def create(
             raise Forbidden(f"Function {function_id} has no package: only functions with one have versions.")
         versions = project_of(function).versions().where(Version.function_id == function_id)
         latest = versions.where(Version.version_number == function.latest_version).get_or_none()
-        if latest and (latest.digest, latest.timeout) == (function.digest, function.timeout):
+        if latest and all(getattr(latest, name) == getattr(function, name) for name in _COMPARED):
             same = f"Function {function_id} has not changed since its version {latest.version_number}"
             raise Forbidden(f"{same}: a version needs another package, entry, limit or runtime.")
         if versions.count() >= most:
@@ -94,7 +98,9 @@ def create(
             description=description,
             **{name: getattr(function, name) for name in _FIXED},
         )
-        version.save(force_insert=True)
+        kept = quotas.kept_workers_checked(context.project_id) if version.min_warm else contextlib.nullcontext()
+        with kept:
+            version.save(force_insert=True)
         change(function, {"latest_version": version.version_number})
         return version
 

@@ -136,7 +136,7 @@ def success(answer: Answer, ref: dict[str, Any] | None, settings: Settings) -> d
 def _listed(answer: Answer, ref: dict[str, Any], example: Any, settings: Settings) -> dict[str, Any]:
     rows = {"type": "array", "items": ref}
     properties: dict[str, Any] = {answer.envelope: rows}
-    if answer.lists is not None:
+    if "Link" in answer.some_headers:
         properties["next"] = {"type": "string", "format": "uri", "description": "The next page."}
     envelope = {
         "type": "object",

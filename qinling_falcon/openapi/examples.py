@@ -8,6 +8,8 @@ from typing import Any
 
 _FUNCTION = "0197a1c2-5b7e-7c41-8a53-6f1d20b9c7e4"
 _RUNTIME = "0197a1c0-11d2-7f0a-9c35-2e84b1d6a503"
+_EXECUTION = "0197a1c9-90ab-7cde-8f01-23456789abcd"
+_WORKER = "6f1d20b9-c7e4-4a0b-9d3e-2c8f5b1a7e60"
 _WEBHOOK = "0197a1d4-7a90-7e12-b6f8-90c3d5e7f214"
 _NEW = {"project_id": "default", "created_at": "2026-03-02 09:15:00", "updated_at": None}
 _PACKAGE = {"source": "package", "md5sum": "5eb63bbbe01eeed093cb22bb8f5acdc3"}
@@ -22,9 +24,24 @@ _SHOWN_FUNCTION = {
     "memory_size": 33554432,
     "timeout": 5,
     "isolation": None,
+    "concurrency": None,
+    "min_warm": 0,
     "count": 0,
     "latest_version": 0,
     **_NEW,
+}
+_CALLS = {"hit": 5210, "wait": 14, "assign": 7, "start": 2, "refused": 0}
+_EVENT = {
+    "id": "1772442900123-0",
+    "time": "2026-03-02 09:15:00.123",
+    "event": "started",
+    "reason": "ready after 12 ms",
+    "worker_id": _WORKER,
+    "runtime_id": _RUNTIME,
+    "function_id": None,
+    "function_version": None,
+    "execution_id": None,
+    "process": None,
 }
 
 EXAMPLES: Mapping[str, Any] = {
@@ -41,7 +58,7 @@ EXAMPLES: Mapping[str, Any] = {
     },
     "ExecutionCreate": {"function_id": _FUNCTION, "input": {"name": "World"}},
     "ExecutionShown": {
-        "id": "0197a1c9-90ab-7cde-8f01-23456789abcd",
+        "id": _EXECUTION,
         **_LATEST,
         "description": None,
         "input": '{"name": "World"}',
@@ -111,6 +128,73 @@ EXAMPLES: Mapping[str, Any] = {
         "isolation": "warm",
         **_NEW,
     },
+    "PoolStateShown": {
+        "manager": "host-1:4211:6d1f:0c5e-4026531840",
+        "host": {"isolation": "zygote", "missing": [{"feature": "cpu", "note": "a function's `cpu` has no effect"}]},
+        "capacity": {"max_workers": 48, "function_concurrency": 32, "project_concurrency": 40, "start_ms": 11.4},
+        "workers": {"total": 6, "leased": 1, "draining": 0},
+        "demand": {"waiting_calls": 0, "targets_with_workers": 2, "processes": 2, "unrecorded_losses": 0},
+        "calls": _CALLS,
+        "runtimes": [
+            {
+                "id": _RUNTIME,
+                "stock": 3,
+                "workers": {"starting": 0, "warm": 3, "idle": 2, "leased": 1},
+                "queues": {"escalated": 0, "blocked": 0},
+                "first_calls": 7,
+                "calls": _CALLS,
+            }
+        ],
+        "runtimes_left_out": 0,
+    },
+    "PoolWorkerShown": {
+        "id": _WORKER,
+        "state": "leased",
+        "runtime_id": _RUNTIME,
+        "image": "python3",
+        "age_s": 81.2,
+        "unused_s": None,
+        "function_id": _FUNCTION,
+        "function_version": 0,
+        "project_id": "default",
+        "kept": False,
+        "recalled": False,
+        "ends_after_call": False,
+        "lease": {
+            "process": "web:host-1:4188:5ab3",
+            "execution_id": _EXECUTION,
+            "accepted": True,
+            "age_s": 0.8,
+            "left_s": 62.2,
+        },
+    },
+    "PoolQueueShown": {
+        "runtime_id": _RUNTIME,
+        "function_id": _FUNCTION,
+        "function_version": 0,
+        "project_id": "default",
+        "ahead_of_calls": False,
+        "waiting": 12,
+        "processes": 2,
+        "oldest_wait_ms": 214,
+        "workers": 4,
+        "state": "blocked",
+        "blocked_by": {"limit": "version", "is": 4, "used": 4},
+    },
+    "PoolEventShown": _EVENT,
+    "PoolExecutionShown": {
+        "id": _EXECUTION,
+        "project_id": "default",
+        "function_id": _FUNCTION,
+        "function_version": 0,
+        "status": "success",
+        "cold": "start",
+        "queued_ms": 13.1,
+        "explanation": "No worker was free, and the call waited for the start of one. It waited for 13 ms.",
+        "process": None,
+        "worker_id": None,
+        "events": [_EVENT],
+    },
     "PoolShown": {"name": _RUNTIME, "capacity": {"total": 5, "available": 3}},
     "QuotasUpdate": {"aliases": 50, "executions": -1},
     "QuotasShown": {
@@ -122,6 +206,7 @@ EXAMPLES: Mapping[str, Any] = {
             "webhooks": {"limit": 1000, "used": 2},
             "jobs": {"limit": 1000, "used": 1},
             "executions": {"limit": -1, "used": 4711},
+            "kept_workers": {"limit": 8, "used": 2},
         }
     },
     "WebhookCreate": {"function_id": _FUNCTION, "description": "From the build server"},
@@ -178,6 +263,7 @@ MESSAGES: Mapping[int, str] = {
     500: "Internal error; the log has it under request id req-4b1f0c52-9a0e-4f0e-8a35-1d2c3b4a5968.",
     501: "sync: asynchronous executions are not supported yet.",
     502: "The object could not be read from Swift.",
-    503: "No worker was free in time; the function has not run. Try again.",
+    503: "No worker was free in time: this call waited for 10.0 s. All workers are busy. The function has not run. "
+    "Try again.",
 }
 """What `faultstring` may say, by status."""

@@ -15,7 +15,7 @@ from gevent.event import AsyncResult
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from qinling_falcon.pool.lua import ANCHOR, Script, load
+from qinling_falcon.pool.lua import ANCHOR, Script, all_scripts, load
 from qinling_falcon.pool.wire import Abandoned, PoolUnavailable, Wire
 
 logger = logging.getLogger(__name__)
@@ -96,23 +96,32 @@ class PipelinedConnection:
             reply = self._send(command, None, abandoned)
         return _checked(reply)
 
-    def cast(self, script: Script, args: Sequence[Word]) -> bool:
-        """Send a script without waiting for its reply, which is dropped.
+    def cast(self, script: Script, args: Sequence[Word], answered: Abandoned | None = None) -> bool:
+        """Send a script without waiting for its reply.
+
+        A script that Redis does not know is not sent again: commands that were sent after it may rely on their order.
+
+        Args:
+            script: what to run.
+            args: its arguments.
+            answered: gets the reply, or the `PoolUnavailable` with which the connection broke, in the reader's
+                greenlet; must not block nor raise.
 
         Returns:
-            False when there is no connection now: nothing was sent.
+            False when there is no connection now: nothing was sent, and `answered` is not called.
         """
         wire = self._wire
         if wire is None or wire.broken:
             return False
 
-        def answered(reply: Any) -> None:
-            if _unknown_script(reply):
-                gevent.spawn(self._run_quietly, script, args)
-            elif isinstance(reply, hiredis.ReplyError):
-                logger.error("The script %s failed: %s", script.name, reply)
+        def finish(reply: Any) -> None:
+            if isinstance(reply, hiredis.ReplyError):
+                logger.error("a script failed", extra={"script": script.name, "reason": str(reply)})
+                reply = PoolUnavailable(f"Redis refused the script {script.name}")
+            if answered is not None:
+                answered(reply)
 
-        wire.cast(_packed(("EVALSHA", script.sha, 1, ANCHOR, *args)), self.timeout_s, answered)
+        wire.cast(_packed(("EVALSHA", script.sha, 1, ANCHOR, *args)), self.timeout_s, finish)
         return True
 
     def another(self) -> PipelinedConnection:
@@ -130,12 +139,6 @@ class PipelinedConnection:
         if wire is None or wire.broken:
             wire = self._connected()
         return wire.call(command, timeout_s or self.timeout_s, abandoned)
-
-    def _run_quietly(self, script: Script, args: Sequence[Word]) -> None:
-        try:
-            self.run(script, args)
-        except PoolUnavailable as error:
-            logger.info("The script %s was not run: %s", script.name, error)
 
     def _connected(self) -> Wire:
         """The open connection. If there is none, all greenlets that need one share a connection attempt.
@@ -192,6 +195,11 @@ class PipelinedConnection:
         run = info.get("run_id") or secrets.token_hex(8)
         connection.send_command("EVAL", self._settle.source, 1, ANCHOR, "", run)
         connection.read_response()
+        # A cast of a script that Redis does not know would be lost.
+        for script in all_scripts():
+            connection.send_command("SCRIPT", "LOAD", script.source)
+        for _ in all_scripts():
+            connection.read_response()
 
 
 def _unknown_script(reply: Any) -> bool:

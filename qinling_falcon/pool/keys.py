@@ -8,7 +8,15 @@ WAKEUPS = f"{ANCHOR}:wakeups"
 DRAINING = f"{ANCHOR}:draining"
 LOST = f"{ANCHOR}:lost"
 MANAGER = f"{ANCHOR}:manager"
+KEPT = f"{ANCHOR}:kept"
+POLICY = f"{ANCHOR}:policy"
+RUNTIMES = f"{ANCHOR}:runtimes"
+EVENTS = f"{ANCHOR}:events"
+HOST = f"{ANCHOR}:host"
 WORKERS = f"{ANCHOR}:workers"
+
+CHANGED = "changed"
+"""The note in `wakeups` that makes the manager look at everything; others make it look at what wants to grow."""
 
 
 def grants(holder: str) -> str:

@@ -1,34 +1,38 @@
 """The pool manager: keeps the pool's records in Redis and the workers of the orchestrator in agreement.
 
-Each pass compares the two and acts on the differences. It keeps no state between
-passes, so a pass after a crash (of this process, Redis, a worker, or all of them)
-is like any other. A pass takes a few Redis round trips and one SELECT. It runs
-every `REAP_INTERVAL_S`, or at once when the pool is short of workers.
+There are two kinds of passes:
+
+1. A growth pass runs whenever a call wants one more worker, or a worker has come or gone. It starts workers and makes
+   room for them, by the policy. It looks at a bounded part of the pool.
+2. A full pass runs every `REAP_INTERVAL_S`, and when a runtime was changed. It compares Redis, the orchestrator and the
+   rows of runtimes, and acts on the differences. So a pass after a crash (of this process, Redis, a worker, or all of
+   them) is like any other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import gevent
 from gevent.event import Event
-from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import Orchestrator, StartedWorker, StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import Happening, Orchestrator, StartedWorker
+from qinling_falcon.pool.adoption import Adoption
 from qinling_falcon.pool.claim import Claim
-from qinling_falcon.pool.registry import Registry
-from qinling_falcon.pool.runtimes import Runtimes, Trial
+from qinling_falcon.pool.policy import Policy, View
+from qinling_falcon.pool.registry import Registry, WorkerRecord
+from qinling_falcon.pool.runtimes import Runtimes
+from qinling_falcon.pool.starter import Starter
+from qinling_falcon.pool.starts import Starts
 from qinling_falcon.settings import Settings
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_LONGEST_BACKOFF_S = 30.0
+# The cost of a start until one was measured.
+_FIRST_START_MS = 20.0
 
 
 class Manager:
@@ -54,16 +58,19 @@ class Manager:
         self._runtimes = runtimes
         self._settings = settings
         self._record_lost = record_lost
-        # Workers that are being started or ended by a greenlet of this process, and images on trial by runtime.
-        self._starting: set[str] = set()
+        # Workers that are being ended by a greenlet of this process.
         self._ending: set[str] = set()
-        self._trials: dict[str, str] = {}
-        self._retry_at: dict[tuple[str, str], float] = {}
-        self._starts = BoundedSemaphore(os.cpu_count() or 1)
+        max_workers = settings.max_workers or orchestrator.most_workers
+        self._policy = Policy(max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
+        self._starts = Starts(orchestrator.concurrent_starts, lambda: self._policy.start_ms)
+        self._starter = Starter(registry, orchestrator, runtimes, self._starts, self._policy)
+        self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
+        self._full_pass_at = 0.0
+        self._is_new = True
         self._claim = claim
 
     def run(self, stopping: Event) -> None:
-        """Run passes until `stopping` is set, then end all workers."""
+        """Run passes until `stopping` is set, then end all workers, unless they outlive their manager."""
         try:
             self._work(stopping)
             self._close()
@@ -76,67 +83,132 @@ class Manager:
             try:
                 if self._claim.take():
                     self._pass()
-                    work = gevent.spawn(self._registry.wait_for_work, self._settings.reap_interval_s)
+                    work = gevent.spawn(self._wait_for_work)
                     gevent.wait([work, stopping], count=1)
                 else:
-                    self._end_all()
+                    self._stand_by()
                     stopping.wait(self._settings.reap_interval_s)
                 if not healthy:
-                    log.info("the pool manager is back at work")
+                    logger.info("the pool manager is back at work")
                 healthy = True
             except Unavailable as error:
                 if healthy:
-                    log.warning("the pool manager waits: %s", error)
+                    logger.warning("the pool manager waits: %s", error)
                 healthy = False
                 stopping.wait(0.2)
             except Exception:
                 # A worker or row that nobody foresaw must not end all others, as the end of this process would.
-                log.exception("a pass of the pool manager failed")
+                logger.exception("a pass of the pool manager failed")
                 stopping.wait(self._settings.reap_interval_s)
 
-    def _end_all(self) -> None:
-        """End all workers of this manager, because another manager is active and has removed them from Redis."""
-        for worker_id in self._orchestrator.workers():
-            if worker_id not in self._ending:
-                self._ending.add(worker_id)
-                gevent.spawn(self._end, worker_id)
+    def _stand_by(self) -> None:
+        """Another manager is active. It has removed this one's workers from Redis, unless it has adopted them."""
+        self._is_new = True
+        if not self._orchestrator.workers_outlive_manager:
+            self._end_workers(worker.worker_id for worker in self._orchestrator.list())
+
+    def _wait_for_work(self) -> None:
+        if self._registry.wait_for_work(max(0.01, self._full_pass_at - time.monotonic())):
+            self._full_pass_at = 0.0
 
     def _pass(self) -> None:
-        self._start_missing()  # first, because a call may wait for it
-        self._registry.reap()
-        self._reconcile()
+        self._grow()  # first, because a call may wait for it
+        if time.monotonic() < self._full_pass_at:
+            return
+        self._full_pass_at = time.monotonic() + self._settings.reap_interval_s
+        self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
+        self._registry.reap(self._policy.stocks)
+        workers, unknown = self._reconcile()
+        if self._is_new:
+            self._clear_recalls(workers.values())
+            self._is_new = False
         self._settle_lost()
-        for trial in self._runtimes.reconcile(self._registry.plan().keys()):
-            if trial.runtime_id not in self._trials:
-                self._trials[trial.runtime_id] = trial.image
-                gevent.spawn(self._try_image, trial)
-        self._start_missing()
+        stocks = {runtime_id: self._policy.stocks.get(runtime_id, 0) for runtime_id in self._registry.runtimes()}
+        is_crowded = len(workers) >= self._policy.max_workers
+        for trial in self._runtimes.reconcile(stocks, workers.values(), is_crowded=is_crowded):
+            if trial.runtime_id not in self._starter.trials and self._starts.free_trial_slots > 0:
+                self._starter.begin_trial(trial)
+        # Only now, because Redis may have been emptied and the runtimes' pools were configured just now.
+        self._adoption.adopt(unknown)
+        self._grow()
 
-    def _start_missing(self) -> None:
-        """Begin to start the workers that the pool lacks, for all runtimes whose image is known."""
-        for runtime_id, count in self._registry.plan().items():
-            image = self._runtimes.images.get(runtime_id)
-            if self._trials.get(runtime_id) == image:
-                continue  # the image is proved just now, and the worker that did so is one of those that are missing
-            if image is not None and time.monotonic() >= self._retry_at.get((runtime_id, image), 0.0):
-                for _ in range(count):
-                    self._begin_start(runtime_id, image)
+    def _grow(self) -> None:
+        """Begin the starts that the policy wants now, make room for the next ones, and end what drains."""
+        view = self._registry.view()
+        decision = self._policy.decide(view, max(0, self._starts.free_slots), self._unable_to_start(view))
+        for runtime_id in decision.starts:
+            image = self._runtimes.images[runtime_id]
+            if not self._starts.must_wait(runtime_id, image):  # for a start that began just before
+                self._starter.begin(runtime_id, image)
+        for eviction in decision.evictions:
+            if self._registry.evict(eviction.worker, eviction.unused_ms, eviction.reason):
+                logger.info("evicted a worker", extra={"worker_id": eviction.worker, "reason": eviction.reason})
+        for recall in decision.recalls:
+            if self._registry.recall(recall.worker, recall.stands_ms, recall.reason):
+                logger.info("recalled a worker", extra={"worker_id": recall.worker, "reason": recall.reason})
+        alive = {worker.worker_id for worker in self._orchestrator.list()}
+        self._end_workers(alive.intersection(self._registry.draining()))
 
-    def _reconcile(self) -> None:
-        """Make registry and orchestrator agree: what is in one of them alone goes, and what nobody starts any more."""
-        for worker_id in self._orchestrator.exited():
-            log.warning("worker %s ended by itself", worker_id)
+    def _unable_to_start(self, view: View) -> set[str]:
+        """Runtimes of which no worker can be started now.
+
+        There are three kinds: those without an image, those on trial, and those of which a start has failed or hangs
+        (see `Starts`).
+        """
+        unable = {runtime.id for runtime in view.runtimes} - self._runtimes.images.keys()
+        for runtime_id, image in self._runtimes.images.items():
+            # The worker of the trial is one of those that are missing.
+            is_on_trial = self._starter.trials.get(runtime_id) == image
+            if is_on_trial or self._starts.must_wait(runtime_id, image):
+                unable.add(runtime_id)
+        return unable
+
+    def _reconcile(self) -> tuple[dict[str, WorkerRecord], list[StartedWorker]]:
+        """Make registry and orchestrator agree: what is in one of them alone goes, and what nobody starts any more.
+
+        Returns:
+            The workers that the registry knows, and the live workers that are to be adopted.
+        """
+        self._note_events()
+        starting = self._starts.workers
+        known = self._registry.workers()
+        starting |= self._starts.workers  # some of them may have come or gone while we asked
+        alive = {worker.worker_id: worker for worker in self._orchestrator.list()}
+        for worker_id in known.keys() - alive.keys() - starting:
             self._registry.gone(worker_id)
-        starting = set(self._starting)
-        known = self._registry.known()
-        starting |= self._starting  # some of them may have come or gone while we asked
-        alive = set(self._orchestrator.workers())
-        for worker_id in known.keys() - alive - starting:
-            self._registry.gone(worker_id)
-        doomed = {worker_id for worker_id, state in known.items() if state == "draining"}
+        draining = {worker_id for worker_id, worker in known.items() if worker.state == "draining"}
         # Its manager died, or Redis was away, before the worker was said to be ready.
-        forsaken = {worker_id for worker_id, state in known.items() if state == "starting"} - starting
-        for worker_id in (alive - known.keys() - starting) | (alive & (doomed | forsaken)):
+        forsaken = {worker_id for worker_id, worker in known.items() if worker.state == "starting"} - starting
+        unknown = (alive.keys() - known.keys() - starting) | (alive.keys() & forsaken)
+        self._end_workers(alive.keys() & draining)
+        if not self._orchestrator.workers_outlive_manager:
+            self._end_workers(unknown)
+            return known, []
+        return known, [alive[worker_id] for worker_id in unknown - self._ending]
+
+    def _clear_recalls(self, workers: Iterable[WorkerRecord]) -> None:
+        """Take back what an earlier manager has recalled, because this one does not know for whom."""
+        for worker in workers:
+            if worker.state == "leased":
+                self._registry.recall(worker.worker_id, 0)
+
+    def _note_events(self) -> None:
+        for event in self._orchestrator.events():
+            extra = {"worker_id": event.worker_id, "reason": event.reason}
+            match event.happening:
+                case Happening.ENDED:
+                    logger.warning("a worker ended by itself", extra=extra)
+                    self._registry.gone(event.worker_id, event.reason)
+                case Happening.FAILED:
+                    logger.warning("a worker failed", extra=extra)
+                    self._registry.gone(event.worker_id, event.reason)
+                    self._end_workers([event.worker_id])
+                case Happening.CHANGED:
+                    logger.warning("a worker has changed, and gets no further call", extra=extra)
+                    self._registry.drain([event.worker_id], event.reason)
+
+    def _end_workers(self, worker_ids: Iterable[str]) -> None:
+        for worker_id in worker_ids:
             if worker_id not in self._ending:
                 self._ending.add(worker_id)
                 gevent.spawn(self._end, worker_id)
@@ -146,89 +218,28 @@ class Manager:
         if lost:
             self._record_lost(lost)
             self._registry.settled(list(lost))
-            log.warning("recorded lost executions: %s", ", ".join(lost))
-
-    def _begin_start(self, runtime_id: str, image: str) -> None:
-        worker_id = str(uuid.uuid4())
-        if self._registry.starting(worker_id, runtime_id, image):
-            self._starting.add(worker_id)
-            gevent.spawn(self._start, worker_id, runtime_id, image)
-
-    def _start(self, worker_id: str, runtime_id: str, image: str) -> None:
-        try:
-            with self._starts:
-                worker = self._start_wanted(worker_id, runtime_id, image)
-            if worker is not None:
-                self._registry.ready(worker, runtime_id, image)
-                self._runtimes.started(runtime_id, image)
-                self._retry_at.pop((runtime_id, image), None)
-            else:
-                self._registry.gone(worker_id)
-            self._roll_on()
-        except (UnknownImage, StartFailed) as error:
-            failures = self._runtimes.start_failed(runtime_id, image)
-            self._retry_at[runtime_id, image] = time.monotonic() + min(_LONGEST_BACKOFF_S, 0.25 * 2**failures)
-            log.warning("a worker of runtime %s did not start (%d in a row): %s", runtime_id, failures, error)
-        except Unavailable as error:
-            log.warning("worker %s could not be made known: %s", worker_id, error)
-        finally:
-            # From here on a pass finds it in registry and orchestrator, or ends what is in one of them alone.
-            self._starting.discard(worker_id)
-
-    def _start_wanted(self, worker_id: str, runtime_id: str, image: str) -> StartedWorker | None:
-        """Start a worker; None when its image was replaced meanwhile, and nothing of it is left then."""
-        if self._runtimes.images.get(runtime_id) == image:
-            worker = self._orchestrator.start(worker_id, image)
-            if self._runtimes.images.get(runtime_id) == image:
-                return worker
-        self._orchestrator.destroy(worker_id)
-        return None
-
-    def _roll_on(self) -> None:
-        """A worker has come or gone: where workers are being replaced, the next one has its turn now."""
-        if self._runtimes.rolling:
-            self._registry.wake()
-
-    def _try_image(self, trial: Trial) -> None:
-        """Start one worker from an image that is on trial; if it answers, it is the first to serve."""
-        worker_id = str(uuid.uuid4())
-        self._starting.add(worker_id)
-        try:
-            with self._starts:
-                worker = self._orchestrator.start(worker_id, trial.image)
-            is_wanted = self._runtimes.proved(trial)
-            if is_wanted and self._registry.starting(worker_id, trial.runtime_id, trial.image):
-                self._registry.ready(worker, trial.runtime_id, trial.image)
-        except (UnknownImage, StartFailed) as error:
-            log.warning("image %s of runtime %s failed: %s", trial.image, trial.runtime_id, error)
-            with contextlib.suppress(Unavailable):
-                self._runtimes.refuted(trial, error)
-        except Unavailable as error:
-            log.warning("image %s of runtime %s is tried again: %s", trial.image, trial.runtime_id, error)
-        finally:
-            self._starting.discard(worker_id)
-            self._trials.pop(trial.runtime_id)
-        with contextlib.suppress(Unavailable):
-            self._roll_on()
+            logger.warning("recorded lost executions: %s", ", ".join(lost))
 
     def _end(self, worker_id: str) -> None:
         try:
             self._orchestrator.destroy(worker_id)
             self._registry.gone(worker_id)
-            self._roll_on()
+            if self._runtimes.rolling:  # the next worker has its turn to be replaced
+                self._registry.wake()
         except Unavailable as error:
-            log.warning("worker %s is gone; the pool will hear of it later: %s", worker_id, error)
+            logger.warning("worker %s is gone; the pool will hear of it later: %s", worker_id, error)
         finally:
             self._ending.discard(worker_id)
 
     def _close(self) -> None:
-        self._orchestrator.close()
+        self._orchestrator.detach()
         if not self._claim.held:
             return  # the workers in Redis belong to another manager
         try:
-            for worker_id in self._registry.known():
-                self._registry.gone(worker_id)
+            if not self._orchestrator.workers_outlive_manager:
+                for worker_id in self._registry.workers():
+                    self._registry.gone(worker_id)
             self._settle_lost()
             self._claim.resign()
         except Unavailable as error:
-            log.warning("ended with the pool's records as they are; the next manager clears them: %s", error)
+            logger.warning("ended with the pool's records as they are; the next manager clears them: %s", error)

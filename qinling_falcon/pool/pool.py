@@ -3,149 +3,159 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import time
 from typing import Any, cast
 
 import gevent
-from gevent.event import AsyncResult
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool import keys
+from qinling_falcon.pool.call_counts import CallCounts
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.generations import Generations
-from qinling_falcon.pool.leases import Capacity, Cold, Lease, LeaseRequest, StaleTarget, Which
+from qinling_falcon.pool.inspection import Inspection
+from qinling_falcon.pool.journal import JournalChanges
+from qinling_falcon.pool.leases import Capacity, Cold, Kind, Lease, LeasedWorker, LeaseRequest, StaleTarget
+from qinling_falcon.pool.limits import CallBounds
+from qinling_falcon.pool.local_queue import Gate, LocalQueue, Waiter
 from qinling_falcon.pool.place import WorkersElsewhere, elsewhere
-from qinling_falcon.pool.queue_bounds import QueueBounds
+from qinling_falcon.pool.queue_bounds import not_in_time, refusal
 from qinling_falcon.pool.runner import Clock, ScriptRunner
-from qinling_falcon.pool.waiting import News, WaitingRoom
+from qinling_falcon.pool.waiting import WaitingRoom, Word
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_GRANT_ON_ITS_WAY_S = 1.0  # no longer than a grant can be accepted
 _HEARTBEATS_PER_TTL = 5
 
 
 class Pool(Generations):
-    """Leases workers, waits for them, and releases them.
+    """Leases workers and waits for them. A lease ends with its context (see `Lease`).
 
     Make one per process, after forks, and `start` it before the first lease.
 
     Args:
         connection: the process's connection to Redis.
-        holder: this process's name, which no other process has or had; without `/`.
+        holder: this process's name, which no other process has or had.
         settings: limits and times.
         clock: for tests.
+
+    Attributes:
+        inspection: reads the pool for the operator.
+        call_bounds: how many calls may run and wait at once, as the manager has written lately.
     """
 
-    def __init__(
-        self, connection: PipelinedConnection, holder: str, settings: Settings, *, clock: Clock | None = None
-    ):
+    def __init__(self, connection: PipelinedConnection, holder: str, settings: Settings, *, clock: Clock | None = None):
         self.holder = holder
+        self.call_bounds = CallBounds()
         self._connection = connection
-        super().__init__(ScriptRunner(connection, settings, clock))
+        super().__init__(ScriptRunner(connection, clock))
+        self.inspection = Inspection(self._scripts, connection)
         self._listening = connection.another()
-        self._waiting = WaitingRoom(self._listening, self._scripts, holder)
-        self._bounds = QueueBounds.of(settings)
+        self._journal = JournalChanges()
+        self._waiting = WaitingRoom(self, self._listening, self._scripts, holder, self._journal)
+        self._calls = CallCounts()
         self._heartbeat_s = settings.holder_ttl_s / _HEARTBEATS_PER_TTL
-        self._names = (f"{holder}/{number}" for number in itertools.count())
-        self._held: set[str] = set()
         self._as_of: str = "0"
         self._greenlets: list[gevent.Greenlet] = []
 
     def start(self) -> None:
-        """Report to the reaper from now on, and listen for grants."""
+        """Report to the reaper from now on, and listen for workers that Redis offers."""
         with contextlib.suppress(PoolUnavailable):
             self._beat()
-        self._greenlets = [gevent.spawn(self._beat_on), gevent.spawn(self._waiting.listen)]
+        tasks = (self._beat_on, self._waiting.listen, self._waiting.look_after)
+        self._greenlets = [gevent.spawn(task) for task in tasks]
 
     def close(self) -> None:
-        """Stop both. Leases that are still held will be lost when the holder was silent for its time to live."""
+        """Stop that. Leases that are still held will be lost when the holder was silent for its time to live."""
+        self._waiting.close()
         gevent.killall(self._greenlets)
         self._greenlets = []
         self._listening.close()
 
-    def lease(self, request: LeaseRequest, wait_s: float) -> Lease:
+    def lease(self, request: LeaseRequest, wait_s: float, gate: Gate | None = None) -> Lease:
         """Lease a worker for `request`, waiting up to `wait_s` for one.
+
+        Args:
+            request: what is needed.
+            wait_s: the longest wait, not counting the time with a closed gate.
+            gate: while it is closed, only a worker that holds the target will do; None: the call may load one.
 
         Raises:
             StaleTarget: the target was resolved under an older generation.
+            Exception: the gate was failed with it.
             Unavailable: no worker was free in time, no place was left in the queue, or Redis is away
                 (`PoolUnavailable`).
         """
-        until = time.monotonic() + wait_s
+        waiter = Waiter(request, time.monotonic(), wait_s, gate)
+        queue = self._waiting.queue_of(request)
+        queue.note_arrival()
         while True:
-            waiter = next(self._names)
-            place = self._waiting.enter(waiter)
-            try:
-                reply = self._ask(waiter, request, "fresh" if request.fresh else "any", until - time.monotonic())
-                word = reply[0]
-                if word == b"lease":
-                    return self._hold(request, *(part.decode() for part in reply[1:]))
-                if word == b"wait":
-                    news = self._wait(waiter, place, until)
-                    if news.word == "lease":
-                        return self._hold(request, *news.lease)
-                    word = news.word.encode()
-            finally:
-                self._waiting.leave(waiter)
-            if word == b"stale":
+            if wait_s > 0 and request.kind == "any" and (queue.spares or queue.will_serve_soon()):
+                news: Lease | Word = self._waiting.wait(queue, waiter)
+            else:
+                kind = request.kind if waiter.may_load else "loaded"
+                news = self._ask(queue, waiter, kind, waits=wait_s > 0 or not waiter.may_load)
+            if isinstance(news, Lease):
+                if request.detail:
+                    self._calls.served(request.runtime_id, news.cold, time.monotonic() - waiter.arrived)
+                return news
+            if news is Word.STALE:
                 raise StaleTarget(request.target)
-            if word == b"full":
-                raise self._bounds.refusal(request, reply[1].decode(), int(reply[2]))
-            if word == b"again":
-                self._leave_quietly(waiter)
-            if word != b"again" or time.monotonic() >= until:
-                raise Unavailable("No worker was free in time; the function has not run. Try again.", retry_after_s=1)
+            if news is Word.LATE or time.monotonic() >= waiter.deadline:
+                self._calls.refused(request.runtime_id)
+                raise self._not_in_time(request, time.monotonic() - waiter.arrived)
+            queue = self._waiting.queue_of(request)
+            waiter = waiter.again()
 
     def lease_loaded(self, request: LeaseRequest) -> Lease | None:
-        """Lease a worker that holds the target and is idle, if there is one. Nobody's worker makes room for that.
+        """Lease a worker that holds the target and is idle, if there is one. Nobody's worker is evicted for that.
 
         Raises:
             StaleTarget: the target was resolved under an older generation.
             PoolUnavailable: Redis is away.
         """
-        reply = self._ask(next(self._names), request, "loaded", 0.0)
-        if reply[0] == b"stale":
+        queue = self._waiting.queue_of(request)
+        news = self._ask(queue, Waiter(request, time.monotonic(), 0.0), "loaded", waits=False)
+        if news is Word.STALE:
             raise StaleTarget(request.target)
-        return self._hold(request, *(part.decode() for part in reply[1:])) if reply[0] == b"lease" else None
+        return news if isinstance(news, Lease) else None
 
-    def give_back(self, lease: Lease) -> None:
-        """End a lease whose worker was neither loaded nor called: what it was before, it is again.
+    def return_unused(self, lease: Lease) -> None:
+        """End a lease whose worker was neither loaded nor called: what it was before, it is again."""
+        self._waiting.running.discard(lease.execution_id)
+        self._waiting.return_unused(self._waiting.queue_named(lease.queue), lease.worker)
 
-        If Redis is away, the reaper ends the lease, and the worker.
-        """
-        self._waiting.decline(lease.worker_id, str(lease.token))
-        self._held.discard(f"{lease.worker_id}:{lease.token}")
-
-    def release(self, lease: Lease, *, destroy: bool = False) -> bool:
-        """End a lease. With `destroy` its worker is not used again: its state is unknown.
-
-        Returns:
-            False when the lease was not ours any more: it was reaped, and its execution handed on as lost.
-
-        Raises:
-            PoolUnavailable: Redis is away; if the release didn't reach it, the reaper ends the lease.
-        """
-        try:
-            return bool(self._scripts.run("release", lease.worker_id, lease.token, int(destroy)))
-        finally:
-            self._held.discard(f"{lease.worker_id}:{lease.token}")
-
-    def release_soon(self, lease: Lease, *, destroy: bool = False) -> None:
-        """End a lease whose execution is recorded, without waiting: if it goes wrong, the reaper ends the lease."""
-        args = (lease.worker_id, lease.token, int(destroy))
-        if self._scripts.cast("release", *args):  # a later heartbeat is sent after it
-            self._held.discard(f"{lease.worker_id}:{lease.token}")
+    def hand_over(self, lease: Lease, *, destroy: bool) -> None:
+        """A worker is free: it runs the next call of this process, or is released. With `destroy` it drains."""
+        queue = self._waiting.queue_named(lease.queue)
+        if destroy or not queue.is_for_calls:
+            self._waiting.release(queue, lease.worker, destroy=destroy)
+            return
+        worker = lease.worker
+        if worker.needs_load:  # a hold with loading says nothing about the next one
+            worker = dataclasses.replace(worker, needs_load=False)
         else:
-            gevent.spawn(self._release_later, lease, destroy)
+            queue.note_hold(time.monotonic() - lease.since)
+        self._waiting.pass_on(queue, worker)
 
-    def abandon(self, lease: Lease) -> None:
-        """Leave a lease to the reaper, which hands its execution on as lost."""
-        self._held.discard(f"{lease.worker_id}:{lease.token}")
+    def acknowledge(self, execution_id: str) -> None:
+        """The journal needs this execution no longer. Redis hears of it with the next script."""
+        self._waiting.running.discard(execution_id)
+        self._journal.acknowledge(execution_id)
+
+    def abandon(self, lease: Lease, *, worker: bool) -> None:
+        """Hand an execution on as lost, and drain its worker if `worker`. If Redis is away, it hears of it later."""
+        if worker:
+            self._waiting.drop(self._waiting.queue_named(lease.queue), lease.worker)
+        self._waiting.running.discard(lease.execution_id)
+        token = lease.worker.token if worker else 0
+        self._journal.abandoned.append((lease.execution_id, lease.worker.worker_id, token))
+        gevent.spawn(self._hand_on_abandoned)
 
     def check_reach(self, lease: Lease) -> None:
         """Check that this process can reach a leased worker, before the first connection to it.
@@ -154,7 +164,7 @@ class Pool(Generations):
             WorkersElsewhere: the worker runs on another machine or in another network. Return the worker unused: it
                 is healthy, and the processes there need it.
         """
-        if not lease.address.startswith("127."):
+        if not lease.worker.address.startswith("127."):
             return
         with contextlib.suppress(PoolUnavailable):
             manager = self._connection.call("GET", keys.MANAGER)
@@ -163,13 +173,17 @@ class Pool(Generations):
                 raise WorkersElsewhere(f"The function has not run. {far}", retry_after_s=5)
 
     def find(self, execution_id: str) -> str | None:
-        """The detail of the live lease of an execution."""
+        """The detail of an execution that runs, or whose final record is not committed yet."""
         detail = self._scripts.run("find", execution_id)
         return None if detail is None else detail.decode()
 
+    def drop(self, execution_id: str) -> None:
+        """The record of an execution was deleted: its journal, which may hear late of its end, has it no more."""
+        self._scripts.run("drop", execution_id)
+
     def drain(self, function_id: str, version: int | None = None) -> None:
         """The function's workers (of one version, or all) get no further call and end."""
-        self._scripts.run("drain", f"{function_id}:" if version is None else f"{function_id}:{version}:")
+        self._scripts.run("drain", function_id, _beginning(function_id, version))
 
     def shrink(self, function_id: str, version: int, count: int) -> int:
         """End up to `count` workers of one version, never the last: idle ones first, leased ones after their call.
@@ -177,11 +191,28 @@ class Pool(Generations):
         Returns:
             How many end.
         """
-        return int(self._scripts.run("shrink", f"{function_id}:{version}:", count))
+        return int(self._scripts.run("shrink", function_id, _beginning(function_id, version), count))
 
     def workers(self, function_id: str, version: int) -> list[str]:
         """Ids of the workers that hold one version and can get another call."""
-        return sorted(worker.decode() for worker in self._scripts.run("workers", f"{function_id}:{version}:"))
+        found = self._scripts.run("workers", function_id, _beginning(function_id, version))
+        return sorted(worker.decode() for worker in found)
+
+    def keep(self, target: str, count: int) -> int:
+        """Keep `count` workers of a target: they are not evicted, and not ended because they are idle.
+
+        Returns:
+            How many are kept now: fewer, if the target has fewer workers.
+        """
+        return int(self._scripts.run("keep", target, count))
+
+    def kept(self) -> set[str]:
+        """The targets of which workers are to be kept."""
+        return {target.decode() for target in self._connection.call("HKEYS", keys.KEPT)}
+
+    def max_workers(self) -> int:
+        """The most workers in any state; 0: no manager has written it yet."""
+        return int(self._connection.call("HGET", keys.POLICY, "max_workers") or 0)
 
     def capacity(self, runtime_id: str) -> Capacity | None:
         """How many workers a runtime has; None when it has no pool."""
@@ -190,95 +221,116 @@ class Pool(Generations):
 
     def wake(self) -> None:
         """Tell the pool manager that there is something to do: a runtime has come, changed or gone."""
-        self._connection.call("RPUSH", keys.WAKEUPS, "1")
+        self._connection.call("RPUSH", keys.WAKEUPS, keys.CHANGED)
 
-    def _release_later(self, lease: Lease, destroy: bool) -> None:
-        with contextlib.suppress(PoolUnavailable):
-            self.release(lease, destroy=destroy)
-
-    def _ask(self, waiter: str, request: LeaseRequest, which: Which, wait_s: float) -> list[Any]:
-        reply: list[Any] = self._scripts.run(
-            "lease",
-            waiter,
-            self.holder,
-            request.runtime_id,
-            request.target,
-            request.function_id,
-            request.project_id,
-            request.execution_id,
-            int(request.run_s * 1000),
-            request.detail,
-            max(0, int(wait_s * 1000)),
-            self._bounds.of_all,
-            self._bounds.of_project,
-            self._bounds.of_function,
-            which,
-            *itertools.chain.from_iterable(request.generations),
-            abandoned=lambda reply: self._undo(waiter, reply),
-        )
-        return reply
-
-    def _hold(
-        self, request: LeaseRequest, worker: str, address: str, secret: str, token: str, cold: str, fresh: str
-    ) -> Lease:
-        self._held.add(f"{worker}:{token}")
-        return Lease(
-            worker_id=worker,
-            address=address,
-            secret=secret,
-            token=int(token),
-            execution_id=request.execution_id,
-            target=request.target,
-            runtime_id=request.runtime_id,
-            cold=cast(Cold, cold),
-            needs_load=fresh == "1",
-        )
-
-    def _wait(self, waiter: str, place: AsyncResult, until: float) -> News:
+    def _ask(self, queue: LocalQueue, waiter: Waiter, kind: Kind, *, waits: bool) -> Lease | Word:
+        """Ask Redis for a worker, and wait for one if there is none and the call waits."""
+        request = waiter.request
+        queue.asking += 1
+        taken = self._journal.take()
         try:
-            try:
-                return cast(News, place.get(timeout=max(0.0, until - time.monotonic())))
-            except gevent.Timeout:
-                if self._scripts.run("leave", waiter):
-                    return News("late")
-            try:  # it has been told something already, maybe that it has a worker
-                return cast(News, place.get(timeout=_GRANT_ON_ITS_WAY_S))
-            except gevent.Timeout:
-                return News("late")
-        except BaseException:
-            gevent.spawn(self._walk_out, waiter, place)
+            reply = self._scripts.run(
+                "lease",
+                self.holder,
+                kind,
+                request.runtime_id,
+                request.target,
+                request.project_id,
+                "" if request.concurrency is None else request.concurrency,
+                request.execution_id,
+                int(request.run_s * 1000),
+                request.detail,
+                int(waits),
+                max(queue.waited_ms(), int((time.monotonic() - waiter.arrived) * 1000)),
+                taken,
+                *itertools.chain.from_iterable(request.generations),
+                abandoned=lambda reply: self._undo(queue, reply),
+            )
+        except BaseException as error:
+            queue.is_unsure = queue.is_unsure or isinstance(error, PoolUnavailable)
+            self._journal.put_back(taken, self._waiting.running)
+            self._waiting.end_asking(queue)
             raise
+        if reply[0] == b"queued":
+            queue.asking -= 1
+            queue.entry += 1
+            waiter.is_counted = True
+            return self._waiting.wait(queue, waiter)
+        if reply[0] == b"lease":
+            lease = self._waiting.hold(queue, request, *_worker(reply))
+            self._waiting.end_asking(queue)
+            return lease
+        self._waiting.end_asking(queue)
+        match reply[0]:
+            case b"stale":
+                return Word.STALE
+            case b"full":
+                self._calls.refused(request.runtime_id)
+                raise refusal(request, reply[1].decode(), int(reply[2]), int(reply[3]))
+        return Word.LATE
 
-    def _walk_out(self, waiter: str, place: AsyncResult) -> None:
-        """The waiting greenlet was killed (or Redis is away): nothing may be left for it."""
-        if place.ready() and place.value.word == "lease":
-            self._waiting.decline(place.value.lease[0], place.value.lease[3])
-        else:
-            self._leave_quietly(waiter)
+    def _not_in_time(self, request: LeaseRequest, waited_s: float) -> Unavailable:
+        """The error for a call that got no worker in time, with the limit that holds it back."""
+        try:
+            reached = self._scripts.run("reached", request.runtime_id, request.target, request.project_id)
+        except PoolUnavailable as error:
+            return error
+        limit, most = (reached[0].decode(), int(reached[1])) if reached else (None, 0)
+        return not_in_time(request, waited_s, limit, most)
 
-    def _leave_quietly(self, waiter: str) -> None:
-        with contextlib.suppress(PoolUnavailable):
-            self._scripts.run("leave", waiter)
+    def _undo(self, queue: LocalQueue, reply: Any) -> None:
+        """The answer to a lease came when its greenlet had gone. Runs in the reader: it must not wait."""
+        if not isinstance(reply, list):
+            return
+        if reply[0] == b"lease":
+            self._scripts.cast("return_unused", reply[1], reply[4])
+        elif reply[0] == b"queued":
+            queue = self._waiting.queue_named(queue.name)
+            queue.entry += 1
+            self._waiting.update_entry(queue)
 
-    def _undo(self, waiter: str, reply: Any) -> None:
-        """The answer to a lease came when its greenlet had gone."""
-        if isinstance(reply, list) and reply[0] == b"lease":
-            gevent.spawn(self._waiting.decline, reply[1].decode(), reply[4].decode())
-        elif isinstance(reply, list) and reply[0] == b"wait":
-            gevent.spawn(self._leave_quietly, waiter)
+    def _hand_on_abandoned(self) -> None:
+        abandoned, self._journal.abandoned = self._journal.abandoned, []
+        if not abandoned:
+            return
+        try:
+            self._scripts.run("abandon", self.holder, *(word for entry in abandoned for word in entry))
+        except PoolUnavailable:
+            self._journal.abandoned += abandoned
 
     def _beat_on(self) -> None:
         while True:
             gevent.sleep(self._heartbeat_s)
             try:
                 self._beat()
+                self._hand_on_abandoned()
             except PoolUnavailable:
                 pass  # the next one comes soon
             except Exception:
-                logger.exception("The pool's heartbeat failed")
+                logger.exception("the pool's heartbeat failed")
 
     def _beat(self) -> None:
-        now, unknown = self._scripts.run("heartbeat", self.holder, self._as_of, *self._held)
+        taken = self._journal.take()
+        try:
+            now, unknown = self._scripts.run("heartbeat", self.holder, self._as_of, taken, *self._waiting.held)
+        except PoolUnavailable:
+            self._journal.put_back(taken, self._waiting.running)
+            raise
+        if counts := self._calls.take():
+            self._scripts.cast("count", *counts)
         self._as_of = now.decode()
         if unknown:
-            self._waiting.tell_all(News("again"))
+            self._waiting.ask_again()
+        bounds = self._connection.call("HMGET", keys.POLICY, "calls of function", "calls of project")
+        if None not in bounds:
+            self.call_bounds = CallBounds(*map(int, bounds))
+
+
+def _worker(reply: list[bytes]) -> tuple[LeasedWorker, Cold]:
+    _, worker, address, secret, token, cold, needs_load = (part.decode() for part in reply)
+    return LeasedWorker(worker, address, secret, int(token), needs_load == "1"), cast(Cold, cold)
+
+
+def _beginning(function_id: str, version: int | None) -> str:
+    """What the targets of a function, or of one of its versions, begin with."""
+    return f"{function_id}:" if version is None else f"{function_id}:{version}:"

@@ -20,7 +20,7 @@ class PoolReadiness:
     """
 
     def __init__(self, connection: PipelinedConnection, settings: Settings, *, clock: Clock | None = None):
-        self._scripts = ScriptRunner(connection, settings, clock)
+        self._scripts = ScriptRunner(connection, clock)
         self._start_s = settings.worker_start_timeout_s
 
     def faults(self) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-_HASHES = ("runtimes", "executions", "lost", "bare", "worker", "waiter")
-_SETS = ("workers", "live", "running", "waiting")
+_HASHES = (
+    "runtimes", "lost", "bare", "worker", "concurrency", "waiting", "policy", "journal", "counts",
+)  # fmt: skip
+_SETS = ("workers", "live", "assigned", "entries")
 
 
 def read_snapshot(reply: list[Any]) -> dict[str, Any]:

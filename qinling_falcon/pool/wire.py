@@ -22,8 +22,8 @@ _SWEEP_S = 0.1
 _NOTHING = object()
 
 Abandoned = Callable[[Any], None]
-"""Gets the reply (also an error) of a call that no greenlet waits for: killed, out of time, or never did. It runs in
-the reader: it must not block, nor raise."""
+"""Gets the reply (also an error, or the `PoolUnavailable` with which the wire broke) of a call that no greenlet waits
+for: killed, out of time, or never did. It runs in the reader: it must not block, nor raise."""
 
 
 class PoolUnavailable(Unavailable):
@@ -68,7 +68,7 @@ class Wire:
             raise
 
     def cast(self, command: bytes, timeout_s: float, answered: Abandoned) -> None:
-        """Send a packed command without waiting. If the wire breaks, nobody is told."""
+        """Send a packed command without waiting. `answered` gets the reply, or `PoolUnavailable` if the wire breaks."""
         call = _Call(time.monotonic() + timeout_s, answered)
         call.left = True
         self._queue(call, command)
@@ -86,6 +86,8 @@ class Wire:
             call = self._calls.popleft()
             if not call.left:
                 self._run_callback(call.waiter.throw, PoolUnavailable(reason))
+            elif call.abandoned is not None:
+                call.abandoned(PoolUnavailable(reason))
 
     def _queue(self, call: _Call, command: bytes) -> None:
         self._calls.append(call)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import falcon
 
-from qinling_falcon.errors import Conflict, NotFound, NotSupported
+from qinling_falcon.errors import Conflict, NotFound, NotSupported, Unavailable
 from qinling_falcon.invocation.calls import Call, running
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.listing import page
@@ -49,7 +50,7 @@ class Executions:
         check_input(values["input"], "input", settings.max_input_size)
         if not values["sync"]:
             raise NotSupported("sync: asynchronous executions are not supported yet. Leave it out, or send true.")
-        record = self._services.invoker.invoke(
+        record = self._services.engine.invoke(
             req.caller,
             Call(
                 function_id=values["function_id"],
@@ -108,6 +109,8 @@ class OneExecution:
             if _live(self._pool, req.caller, execution_id) is None:
                 raise
             raise Conflict(f"Execution {execution_id} is running.") from None
+        with contextlib.suppress(Unavailable):  # the journal hears of the execution's end soon
+            self._pool.drop(execution_id)
         resp.status = falcon.HTTP_204
 
 

@@ -17,7 +17,7 @@ from qinling_falcon.models.listing import ListParams, ListSpec, Page
 from qinling_falcon.resources.answers import JSON, answer, base_url, encode
 from qinling_falcon.resources.open_answers import OpenAnswer
 from qinling_falcon.resources.request import Request
-from qinling_falcon.schemas.base import Shown
+from qinling_falcon.schemas.base import Shown, unknown_fields
 from qinling_falcon.schemas.fields import parse_flag
 from qinling_falcon.schemas.strict_json import check_text
 from qinling_falcon.settings import Settings
@@ -123,6 +123,53 @@ def answer_page(
         resp.stream = iter(())
         return
     resp.stream = OpenAnswer(room, _parts(head, first, read, tail, req.request_id))
+
+
+MARKED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("limit", {"type": "integer", "minimum": 1, "description": "The most rows of a page; a page may have fewer."}),
+    ("marker", {"type": "string", "description": "Where the page begins, as in the link to it."}),
+)
+"""The query of a list without an order, whose pages begin where a marker says."""
+
+
+def marked_params(req: Request, settings: Settings, *, most: int) -> tuple[str | None, int]:
+    """The marker of the page that is asked for, and how many rows it may have.
+
+    Args:
+        req: the request, of a list with the query `MARKED`.
+        settings: bounds.
+        most: the most rows of a page.
+
+    Raises:
+        BadRequest: a parameter is unknown, or can't be used.
+    """
+    given = dict(_pairs(req))
+    unknown = sorted(given.keys() - {name for name, _ in MARKED})
+    if unknown and not req.reference_client:
+        raise unknown_fields(unknown, [name for name, _ in MARKED])
+    return given.get("marker") or None, min(_limit(given.get("limit"), req, settings) or most, most)
+
+
+def answer_marked(
+    req: Request,
+    resp: falcon.Response,
+    settings: Settings,
+    key: str,
+    rows: Iterable[object],
+    shown: Shown,
+    next_marker: str | None,
+) -> None:
+    """Answer with a short page of rows, and with the link to the page that begins at `next_marker`.
+
+    Other arguments as for `answer_page`.
+    """
+    listed: Any = [shown.show(row) for row in rows]
+    following = None if next_marker is None else _next_url(req, settings, next_marker)
+    if following is not None:
+        resp.set_header("Link", f'<{following}>; rel="next"')
+    if _wants_envelope(req, settings):
+        listed = {key: listed} | ({} if following is None else {"next": following})
+    answer(resp, listed)
 
 
 def answer_list(

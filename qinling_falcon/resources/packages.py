@@ -33,6 +33,9 @@ def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[s
             _refuse("entry", "a function from an image has no entry.")
         if values["isolation"] is not None:
             _refuse("isolation", "a function from an image has no isolation: it does not run in a worker.")
+        for name in ("concurrency", "min_warm"):
+            if values[name]:
+                _refuse(name, f"a function from an image has no {name}: it does not run in a worker.")
         _check_no_package(upload, source)
         return values | {"package_key": None}
     if values["runtime_id"] is None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
-from qinling_falcon.invocation.invoker import Invoker
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.observability.health import Check
 from qinling_falcon.pool.pool import Pool
@@ -26,12 +26,12 @@ class Services:
     Attributes:
         checks: the checks of `GET /readyz`, by the name of the part.
         trusts: the Keystone trusts; None without Keystone.
-        execution_quota: counts the executions of each project; shared with the invoker.
+        execution_quota: counts the executions of each project; shared with the engine.
     """
 
     settings: Settings
     pool: Pool
-    invoker: Invoker
+    engine: Engine
     scaler: Scaler
     packages: PackageStore
     policy: Policy

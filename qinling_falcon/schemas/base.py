@@ -19,11 +19,13 @@ class RequestSchema(Schema):
     Attributes:
         free_if_lenient: required fields that are optional for a client that is read leniently.
         either: groups of fields; a request must have at least one of each group.
+        nullable: fields of which null is a value.
     """
 
     error_messages = {"unknown": _UNKNOWN}
     free_if_lenient: tuple[str, ...] = ()
     either: tuple[tuple[str, ...], ...] = ()
+    nullable: tuple[str, ...] = ()
 
     @validates_schema(skip_on_field_errors=True)
     def _has_either(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -32,7 +34,7 @@ class RequestSchema(Schema):
             raise ValidationError({names[0]: [f"{' or '.join(names)} is required."] for names in missing})
 
     def read(self, data: Mapping[str, Any], *, lenient: bool = False) -> dict[str, Any]:
-        """Validate a request and return its values. A field that is null counts as not given.
+        """Validate a request and return its values. A field that is null counts as not given, unless it is `nullable`.
 
         Args:
             data: the JSON object, or the fields of a form.
@@ -42,7 +44,8 @@ class RequestSchema(Schema):
             BadRequest: some fields are invalid; the error names each one with the reason.
         """
         if None in data.values():
-            data = {name: value for name, value in data.items() if value is not None or name not in self.fields}
+            meant = self.fields.keys() - self.nullable
+            data = {name: value for name, value in data.items() if value is not None or name not in meant}
         try:
             free = self.free_if_lenient if lenient else ()
             loaded: dict[str, Any] = self.load(data, unknown=EXCLUDE if lenient else RAISE, partial=free)

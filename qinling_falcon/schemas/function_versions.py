@@ -6,7 +6,7 @@ import math
 
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Moment, Number, Plain, Text
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings import MOST_WORKERS, Settings
 
 
 class VersionCreate(RequestSchema):
@@ -29,11 +29,11 @@ class VersionShown(Shown):
 
 
 class ScaleUp(RequestSchema):
-    """`POST …/scale_up`: the number of workers to add, at most `MAX_WORKERS`."""
+    """`POST …/scale_up`: the number of workers to add, at most `MAX_WORKERS`, or 1000 if that is not set."""
 
     def __init__(self, settings: Settings):
         super().__init__()
-        self.declared_fields["count"] = Number(lowest=1, highest=settings.max_workers, load_default=1)
+        self.declared_fields["count"] = Number(lowest=1, highest=settings.max_workers or MOST_WORKERS, load_default=1)
         self._init_fields()
 
 

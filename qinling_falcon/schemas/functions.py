@@ -146,6 +146,8 @@ class FunctionCreate(_FunctionRequest):
     code = Code(required=True, error_messages={"required": _CODE_MISSING})
     entry = Entry(longest=80, load_default=None, metadata={"default": DEFAULT_ENTRY})
     isolation = Choice(Isolation, load_default=None)
+    concurrency = Number(lowest=1, load_default=None)
+    min_warm = Number(load_default=0)
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -164,14 +166,17 @@ class FunctionCreate(_FunctionRequest):
 
 
 class FunctionUpdate(_FunctionRequest):
-    """`PUT /v1/functions/{id}`."""
+    """`PUT /v1/functions/{id}`. A `concurrency` of null removes the function's own limit."""
 
+    nullable = ("concurrency",)
     name = Text(shortest=1)
     description = Text()
     runtime_id = Id()
     code = Code()
     entry = Entry(longest=80)
     isolation = Choice(Isolation)
+    concurrency = Number(lowest=1, allow_none=True)
+    min_warm = Number()
     count = Number()  # the reference lists it; it has no effect
 
 
@@ -188,6 +193,8 @@ class FunctionShown(Shown):
     memory_size = Plain(NUMBER)
     timeout = Plain(NUMBER)
     isolation = Plain(one_of(Isolation), null=True)
+    concurrency = Plain(NUMBER, null=True)
+    min_warm = Plain(NUMBER)
     count = Plain(NUMBER)
     latest_version = Plain(NUMBER)
     project_id = Plain(TEXT)

@@ -32,6 +32,7 @@ class QuotasUpdate(RequestSchema):
     webhooks = _limit()
     jobs = _limit()
     executions = _limit()
+    kept_workers = _limit()
 
 
 class QuotasShown(Shown):

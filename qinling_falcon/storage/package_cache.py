@@ -5,22 +5,22 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections import OrderedDict
 
-import gevent
-
+from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import QinlingError, Unavailable
+from qinling_falcon.flights import Flights
 from qinling_falcon.storage.packages import PackageMissing, PackageStore
 from qinling_falcon.storage.turns import TooManyWait, Turns, WaitedTooLong
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Packages are in memory while they are read, so only this many are read at once. One project may have `_SHARE` of
-# these reads, so that its slow reads don't block other projects. `_MOST_OF_PROJECT` of its reads may run or wait, each
-# for at most `_PATIENCE_S`.
+# these reads, so that its slow reads don't block other projects. Each read waits for at most `_PATIENCE_S`. A read that
+# waits costs little, and a burst of first calls needs one for each function: `invocation.admission` limits the calls of
+# a project, and `_MOST_OF_PROJECT` is above its default.
 _MOST_AT_ONCE = 8
 _SHARE = 4
-_MOST_OF_PROJECT = 64
+_MOST_OF_PROJECT = 1000
 _PATIENCE_S = 5.0
 # A failed read is not repeated for this long, so that repeated calls cost the storage and the pool nothing.
 _FAILED_S = 1.0
@@ -37,11 +37,9 @@ class PackageCache:
 
     def __init__(self, packages: PackageStore, size: int):
         self._packages = packages
-        self._size = size
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._kept_size = 0
-        self._failed: OrderedDict[str, tuple[Exception, float]] = OrderedDict()
-        self._readings: dict[str, gevent.Greenlet] = {}
+        self._kept: BoundedCache[str, bytes] = BoundedCache(size, len)
+        self._failed: BoundedCache[str, Exception] = BoundedCache(_MOST_FAILURES)
+        self._readings: Flights[str, bytes] = Flights()
         self._turns = Turns(_MOST_AT_ONCE, _SHARE, _MOST_OF_PROJECT, _PATIENCE_S)
 
     def has(self, key: str) -> bool:
@@ -81,57 +79,31 @@ class PackageCache:
     def _wait(self, key: str, project_id: str, wait_s: float | None) -> bytes | None:
         package = self._kept.get(key)
         if package is not None:
-            self._kept.move_to_end(key)
             return package
-        failed = self._failed.get(key)
-        if failed is not None and failed[1] > time.monotonic():
-            raise copy.copy(failed[0])  # anew for each, for an error that is raised collects tracebacks
-        reading = self._readings.get(key)
-        if reading is None:
-            # In a greenlet of its own: the call that reads may be ended while others wait for the package.
-            reading = self._readings[key] = gevent.spawn(self._read_in_turn, key, project_id)
-        reading.join(wait_s)
-        if not reading.ready():
-            return None
-        outcome: bytes | Exception = reading.value
-        if isinstance(outcome, Exception):
-            raise copy.copy(outcome)
-        return outcome
+        failed = self._failed.get(key, time.monotonic())
+        if failed is not None:
+            raise copy.copy(failed)  # anew for each, for an error that is raised collects tracebacks
+        reading = self._readings.share(key, lambda: self._read_in_turn(key, project_id))
+        return reading.result() if reading.wait(wait_s) else None
 
-    def _read_in_turn(self, key: str, project_id: str) -> bytes | Exception:
-        """Read and cache the package. Errors are returned, because gevent prints an exception that ends a greenlet."""
+    def _read_in_turn(self, key: str, project_id: str) -> bytes:
+        """Read and cache the package, or its error."""
         try:
             with self._turns.turn(project_id):
-                return self._read(key)
+                package = self._read(key)
         except (TooManyWait, WaitedTooLong):
-            return Unavailable("The package storage is slow at the moment; try again.", retry_after_s=1)
-        finally:
-            del self._readings[key]
+            raise Unavailable("The package storage is slow at the moment; try again.", retry_after_s=1) from None
+        except Exception as error:
+            self._failed.put(key, copy.copy(error), time.monotonic() + _FAILED_S)
+            raise
+        self._kept.put(key, package)
+        return package
 
-    def _read(self, key: str) -> bytes | Exception:
+    def _read(self, key: str) -> bytes:
         try:
-            package = self._packages.read(key)
-        except (PackageMissing, QinlingError) as error:
-            return self._fail(key, error)
-        except Exception:
-            log.exception("package %s can't be read", key)
-            return self._fail(key, Unavailable("The package can't be read; try again.", retry_after_s=1))
-        else:
-            self._keep(key, package)
-            return package
-
-    def _fail(self, key: str, error: Exception) -> Exception:
-        self._failed[key] = error.with_traceback(None), time.monotonic() + _FAILED_S
-        self._failed.move_to_end(key)
-        if len(self._failed) > _MOST_FAILURES:
-            self._failed.popitem(last=False)
-        return error
-
-    def _keep(self, key: str, package: bytes) -> None:
-        if len(package) > self._size:
-            return
-        self._kept[key] = package
-        self._kept_size += len(package)
-        while self._kept_size > self._size:
-            _, oldest = self._kept.popitem(last=False)
-            self._kept_size -= len(oldest)
+            return self._packages.read(key)
+        except (PackageMissing, QinlingError):
+            raise
+        except Exception as error:
+            logger.exception("a package can't be read", extra={"package": key})
+            raise Unavailable("The package can't be read; try again.", retry_after_s=1) from error

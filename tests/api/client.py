@@ -13,7 +13,7 @@ from typing import Any
 from falcon import testing
 
 from qinling_falcon.api import Api
-from qinling_falcon.models import runtime
+from qinling_falcon.models import rollout
 from qinling_falcon.settings import Settings
 from tests.openapi.promises import promises
 
@@ -79,7 +79,7 @@ class Client(testing.TestClient):
         answer = self.simulate_post("/v1/runtimes", json={"image": "python3", "name": "python3", **fields})
         assert answer.status_code == 201, answer.text
         if available:
-            assert runtime.settle(answer.json["id"], answer.json["image"])
+            assert rollout.promote(answer.json["id"], answer.json["image"])
         return str(answer.json["id"])
 
     def parts(self, **fields: Any) -> list[tuple[str, str | bytes]]:

@@ -1,4 +1,4 @@
-"""The app in process, on a real database, a real Valkey and real storage; only the invoker runs no workers."""
+"""The app in process, on a real database, a real Valkey and real storage; only the workers are fake."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from qinling_falcon.api import create_app
 from qinling_falcon.auth import noauth
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
@@ -28,7 +29,7 @@ from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import LocalPackages
 from tests.api.client import Client
-from tests.api.fake_invoker import FakeInvoker
+from tests.api.fake_engine import FakeEngine
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import valkey
 
@@ -75,6 +76,7 @@ def connection(settings: Settings) -> Iterator[PipelinedConnection]:
     """To an empty Valkey."""
     connection = PipelinedConnection(settings.effective_redis_url)
     connection.call("FLUSHALL")
+    connection.close()  # the next one notes which server this is, which was erased
     yield connection
     connection.close()
 
@@ -90,7 +92,9 @@ def pool(connection: PipelinedConnection, settings: Settings) -> Iterator[Pool]:
 @pytest.fixture
 def registry(connection: PipelinedConnection, settings: Settings) -> Registry:
     """The pool manager's side."""
-    return Registry(connection, settings)
+    registry = Registry(connection, settings)
+    registry.set_limits(max_workers=48, start_ms=100)
+    return registry
 
 
 @pytest.fixture
@@ -108,15 +112,20 @@ def lonely_pool(settings: Settings, tmp_path: Path) -> Iterator[Pool]:
 
 
 @pytest.fixture
-def invoker(pool: Pool) -> FakeInvoker:
-    return FakeInvoker(pool)
+def packages(connected: Settings) -> LocalPackages:
+    return LocalPackages.from_settings(connected)
 
 
 @pytest.fixture
-def services(connected: Settings, pool: Pool, invoker: FakeInvoker) -> Services:
-    packages = LocalPackages.from_settings(connected)
-    scaler = Scaler(pool, Resolver(pool), PackageCache(packages, connected.package_cache_size), connected)
-    return Services(connected, pool, invoker, scaler, packages, Policy(connected.policy_file))
+def engine(connected: Settings, pool: Pool, packages: LocalPackages) -> FakeEngine:
+    return FakeEngine(pool, PackageCache(packages, connected.package_cache_size), connected)
+
+
+@pytest.fixture
+def services(connected: Settings, pool: Pool, engine: FakeEngine, packages: LocalPackages) -> Services:
+    resolver, at_hand = Resolver(pool), PackageCache(packages, connected.package_cache_size)
+    scaler = Scaler(Engine(pool, resolver, at_hand, connected), pool, resolver, connected)
+    return Services(connected, pool, engine, scaler, packages, Policy(connected.policy_file))
 
 
 @pytest.fixture

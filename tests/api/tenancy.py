@@ -16,7 +16,7 @@ from qinling_falcon import api
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.invocation.calls import detail
 from qinling_falcon.invocation.targets import alias_generation
-from qinling_falcon.models import clock, database, runtime, tables
+from qinling_falcon.models import clock, database, rollout, runtime, tables
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.observability.health import Check
@@ -103,7 +103,7 @@ class World:
         self._services = services
         self._registry = registry
         self.public_runtime_id = str(self._post(ADMIN, "/v1/runtimes", image="python3")["id"])
-        assert runtime.settle(self.public_runtime_id, "python3")
+        assert rollout.promote(self.public_runtime_id, "python3")
         self.things = {context: self._make(context) for context in CALLERS.values()}
 
     def send(
@@ -156,7 +156,7 @@ class World:
         private = {"image": "python3", "is_public": False, "name": mark, "description": mark}
         runtime_id, spare_runtime_id = (runtime.create(context, **private).id for _ in range(2))
         for made in (runtime_id, spare_runtime_id):
-            assert runtime.settle(made, "python3")
+            assert rollout.promote(made, "python3")
         self._registry.configure(runtime_id, warm=1)
         function_id, named_id = (self._function(context, runtime_id, mark) for _ in range(2))
         version = self._post(context, f"/v1/functions/{function_id}/versions", description=mark)

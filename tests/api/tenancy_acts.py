@@ -69,6 +69,14 @@ ACTS: Mapping[tuple[str, str], list[Act]] = {
     ],
     ("DELETE", "/v1/runtimes/{runtime_id}"): [_admins(204, path="/v1/runtimes/{spare_runtime_id}"), _admins(403)],
     ("GET", "/v1/runtimes/{runtime_id}/pool"): [_admins(200)],
+    ("GET", "/v1/pool"): [_admins(200)],
+    ("GET", "/v1/pool/workers"): [_admins(200)],
+    ("GET", "/v1/pool/queues"): [_admins(200)],
+    ("GET", "/v1/pool/events"): [_admins(200)],
+    ("GET", "/v1/pool/executions/{execution_id}"): [
+        _admins(200),
+        _admins(200, path="/v1/pool/executions/{live_id}"),
+    ],
     ("POST", "/v1/functions"): [
         _own_only(201, field="runtime_id", form=_NEW | {"runtime_id": "{runtime_id}"}),
         Act(stranger=201, admin=201, owner=201, form=_NEW | {"runtime_id": "{public_runtime_id}"}),

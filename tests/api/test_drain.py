@@ -12,6 +12,7 @@ from qinling_falcon.pool.leases import LeaseRequest
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
 from tests.api.client import Client, package
+from tests.pool.side import wait_until
 
 
 @dataclass
@@ -39,15 +40,18 @@ def holder(client: Client, pool: Pool, registry: Registry) -> Holder:
         run_s=5.0,
         detail="{}",
     )
-    assert pool.release(pool.lease(request, 1.0))
-    assert registry.doomed() == []
+    with pool.lease(request, 1.0) as lease:
+        lease.used()
+        lease.finished()
+        lease.committed()
+    wait_until(lambda: registry.workers()[worker_id].state == "idle")
     return Holder(function["id"], worker_id)
 
 
 def test_new_code_ends_the_workers_that_hold_the_old(client: Client, registry: Registry, holder: Holder) -> None:
     answer = client.form("PUT", f"/v1/functions/{holder.function_id}", [("package", package("x = 1"))])
     assert answer.status_code == 200
-    assert registry.doomed() == [holder.worker_id]
+    assert registry.draining() == [holder.worker_id]
 
 
 @pytest.mark.parametrize("change", [{"timeout": 9}, {"name": "n"}, {"cpu": 100}, {"entry": "main.main"}])
@@ -55,9 +59,9 @@ def test_what_the_worker_does_not_hold_leaves_it_alone(
     client: Client, registry: Registry, holder: Holder, change: dict[str, object]
 ) -> None:
     assert client.simulate_put(f"/v1/functions/{holder.function_id}", json=change).status_code == 200
-    assert registry.doomed() == []
+    assert registry.draining() == []
 
 
 def test_a_deleted_function_takes_its_workers_along(client: Client, registry: Registry, holder: Holder) -> None:
     assert client.simulate_delete(f"/v1/functions/{holder.function_id}").status_code == 204
-    assert registry.doomed() == [holder.worker_id]
+    assert registry.draining() == [holder.worker_id]

@@ -14,7 +14,7 @@ from qinling_falcon.models import clock
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.pool.pool import Pool
 from tests.api.client import REFERENCE_CLIENT, Client, assert_error
-from tests.api.fake_invoker import FakeInvoker
+from tests.api.fake_engine import FakeEngine
 
 FIELDS = {
     "id", "function_id", "function_version", "function_alias", "description", "input", "result", "status",
@@ -57,7 +57,7 @@ def test_an_execution_is_answered_with_its_result_and_found_again(client: Client
 
 def test_a_synchronous_call_says_where_its_time_went(client: Client, function_id: str) -> None:
     timing = call(client, function_id=function_id).headers["server-timing"]
-    assert re.fullmatch(r"platform;dur=\d+\.\d{3}, queue;dur=1\.500, run;dur=44\.000", timing)
+    assert re.fullmatch(r"platform;dur=\d+\.\d{3}, queue;dur=\d+\.\d{3}, run;dur=44\.000", timing)
 
 
 @pytest.mark.parametrize(
@@ -77,22 +77,22 @@ def test_a_synchronous_call_says_where_its_time_went(client: Client, function_id
     ],
 )
 def test_the_input_arrives_as_text(
-    client: Client, invoker: FakeInvoker, function_id: str, given: Any, text: str | None
+    client: Client, engine: FakeEngine, function_id: str, given: Any, text: str | None
 ) -> None:
     answer = call(client, function_id=function_id, input=given)
     assert answer.json["input"] == text
-    assert invoker.calls[-1].input == text
+    assert engine.calls[-1].input == text
 
 
-def test_a_call_carries_the_id_of_its_request(client: Client, invoker: FakeInvoker, function_id: str) -> None:
+def test_a_call_carries_the_id_of_its_request(client: Client, engine: FakeEngine, function_id: str) -> None:
     client.simulate_post("/v1/executions", json={"function_id": function_id}, headers={"X-Request-Id": "mine-7"})
-    assert invoker.calls[-1].request_id == "mine-7"
+    assert engine.calls[-1].request_id == "mine-7"
 
 
-def test_numbers_and_truth_come_as_text_too(client: Client, invoker: FakeInvoker, function_id: str) -> None:
+def test_numbers_and_truth_come_as_text_too(client: Client, engine: FakeEngine, function_id: str) -> None:
     client.send("POST", f"/v1/functions/{function_id}/versions")
     assert call(client, function_id=function_id.upper(), function_version="1", sync="True").status_code == 201
-    assert (invoker.calls[-1].function_version, invoker.calls[-1].function_id) == (1, function_id)
+    assert (engine.calls[-1].function_version, engine.calls[-1].function_id) == (1, function_id)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_numbers_and_truth_come_as_text_too(client: Client, invoker: FakeInvoker
     ],
 )
 def test_a_call_that_makes_no_sense_is_refused_and_not_made(
-    client: Client, invoker: FakeInvoker, function_id: str, body: Any, status: int, word: str
+    client: Client, engine: FakeEngine, function_id: str, body: Any, status: int, word: str
 ) -> None:
     text = json.dumps(body).replace("OURS", function_id)
     assert_error(client.send("POST", "/v1/executions", text.encode()), status, word)
@@ -140,9 +140,9 @@ def test_an_input_above_the_limit_is_refused(client_with: Any, function_id: str,
 
 
 def test_a_call_without_a_free_worker_says_when_to_come_back(
-    client: Client, invoker: FakeInvoker, function_id: str
+    client: Client, engine: FakeEngine, function_id: str
 ) -> None:
-    invoker.error = Unavailable("No worker was free in time", retry_after_s=3)
+    engine.error = Unavailable("No worker was free in time", retry_after_s=3)
     answer = call(client, function_id=function_id)
     assert_error(answer, 503, "no worker")
     assert answer.headers["retry-after"] == "3"

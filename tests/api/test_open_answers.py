@@ -17,7 +17,7 @@ from qinling_falcon.models.scope import Context
 from qinling_falcon.resources import open_answers
 from qinling_falcon.resources.open_answers import Cost, OpenAnswers
 from tests.api.client import Client, assert_error, package
-from tests.api.fake_invoker import FakeInvoker
+from tests.api.fake_engine import FakeEngine
 
 OWN = Context("default", is_admin=True)
 NOTHING = Cost(0, 0, 0)
@@ -147,7 +147,7 @@ def test_small_answers_are_not_counted(client: Client, bounds: OpenAnswers, path
 
 
 def test_a_call_whose_answer_finds_no_room_says_where_its_result_is(
-    client: Client, bounds: OpenAnswers, paths: dict[str, str], invoker: FakeInvoker
+    client: Client, bounds: OpenAnswers, paths: dict[str, str], engine: FakeEngine
 ) -> None:
     function = client.function()
     held = [ask(client, paths["log"]) for _ in range(2)]

@@ -38,7 +38,7 @@ def test_a_project_sees_its_limits_and_its_use(client: Client, settings: Setting
     for _ in range(2):
         assert client.simulate_post("/v1/executions", json={"function_id": function_id}).status_code == 201
     used = {kind: quota["used"] for kind, quota in shown(client).items()}
-    assert used == dict.fromkeys(QUOTAS, 1) | {"package_bytes": len(package()), "executions": 2}
+    assert used == dict.fromkeys(QUOTAS, 1) | {"package_bytes": len(package()), "executions": 2, "kept_workers": 0}
 
 
 def test_an_admin_sets_limits_and_those_not_named_stay(client: Client, settings: Settings) -> None:

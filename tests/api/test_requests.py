@@ -21,7 +21,7 @@ from qinling_falcon.observability.health import Check
 from qinling_falcon.resources.operation import operations_of
 from qinling_falcon.resources.services import Services
 from tests.api.client import Client, assert_error
-from tests.api.fake_invoker import FakeInvoker
+from tests.api.fake_engine import FakeEngine
 
 BODY = b'{"image": "python3"}'
 
@@ -151,9 +151,9 @@ def test_another_request_id_is_replaced(client: Client, given: str) -> None:
 
 
 def test_an_unexpected_error_is_logged_with_its_request_and_not_shown(
-    client: Client, invoker: FakeInvoker, caplog: pytest.LogCaptureFixture
+    client: Client, engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    invoker.error = RuntimeError("a secret of ours")
+    engine.error = RuntimeError("a secret of ours")
     function_id = client.function()["id"]
     answer = client.simulate_post(
         "/v1/executions", json={"function_id": function_id}, headers={"X-Request-Id": "find-me"}

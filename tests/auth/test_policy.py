@@ -25,6 +25,7 @@ NO_ROLES = Context("mine", user_id="nil")
 FOR_ADMINS = {
     "context_is_admin",
     "runtime:create", "runtime:update", "runtime:delete", "runtime_pool:get_all",
+    "pool:get", "pool_worker:get_all", "pool_queue:get_all", "pool_event:get_all", "pool_execution:get",
     "function:detach", "function:scale_up", "function:scale_down", "function_worker:get_all",
     "function_version:detach", "function_version:scale_up", "function_version:scale_down",
     "function:get_all:all_projects", "function_alias:get_all:all_projects", "execution:get_all:all_projects",

@@ -9,6 +9,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from qinling_falcon import flights
 from qinling_falcon.auth import token_cache
 from qinling_falcon.auth.token_cache import Known, Question, Refused, TokenCache
 from qinling_falcon.errors import Forbidden, QinlingError, Unauthorized, Unavailable
@@ -49,6 +50,7 @@ class Keystone:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(token_cache, "time", clock)
+    monkeypatch.setattr(flights, "time", clock)
     return clock
 
 

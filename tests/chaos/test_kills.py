@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tests.chaos.calls import Chaos, outcome
+from tests.chaos.calls import Chaos, RunningCall, outcome
 from tests.integration.service import wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("make-run"), pytest.mark.timeout(180)]
@@ -33,7 +33,9 @@ def test_worker_supervisor(chaos: Chaos) -> None:
     chaos.kill(call.worker_supervisor)
 
     execution = outcome(call)
-    assert execution is None or execution["status"] == "error"
+    assert execution is not None
+    assert execution["status"] == "error"
+    assert "may have run" in execution["status_reason"]
     chaos.check_back()
 
 
@@ -61,7 +63,8 @@ def test_pool_manager(chaos: Chaos) -> None:
     chaos.kill(chaos.service.pid_of("workers.pool"))
 
     execution = outcome(call)
-    assert execution is None or execution["status"] in ("error", "success")
+    assert execution is not None, "web lives on"
+    assert execution["status"] == "error", "local workers end with their manager"
     chaos.check_back()
 
 
@@ -81,8 +84,19 @@ def test_valkey(chaos: Chaos) -> None:
 
     chaos.kill(chaos.service.pid_of("valkey-server"))
 
+    execution = outcome(call)
+    assert execution is not None
+    assert execution["status"] == "success", "a call that has begun needs no Redis"
     chaos.check_back()
-    assert call.answer.done()
+
+
+def check_answer_after_loss_of_redis(call: RunningCall) -> None:
+    """The caller is answered. The call ends as `error` if the manager's next pass comes before the end of the function:
+    the pass ends the workers that Redis does not know any more.
+    """
+    execution = outcome(call)
+    assert execution is not None
+    assert execution["status"] in ("error", "success")
 
 
 def test_valkey_emptied(chaos: Chaos) -> None:
@@ -90,8 +104,8 @@ def test_valkey_emptied(chaos: Chaos) -> None:
 
     chaos.redis().flushall()
 
+    check_answer_after_loss_of_redis(call)
     chaos.check_back()
-    assert call.answer.done()
 
 
 def test_valkey_killed_with_its_data(chaos: Chaos) -> None:
@@ -100,11 +114,15 @@ def test_valkey_killed_with_its_data(chaos: Chaos) -> None:
 
     chaos.kill(chaos.service.pid_of("valkey-server"))
 
+    check_answer_after_loss_of_redis(call)
     chaos.check_back()
-    assert call.answer.done()
 
 
 def test_everything_still_runs_in_the_end(chaos: Chaos) -> None:
+    """The service of the tests above, which shows that no kill has left anything: it is shared on purpose.
+
+    Alone, this test is one of a service that nothing was done to.
+    """
     for name in ("worker", "scheduler", "pool"):
         assert chaos.service.pid_of(f"workers.{name}"), name
     assert chaos.gunicorn_master()

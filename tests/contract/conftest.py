@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.contract.service import LIST_LIMIT, LIST_LIMIT_MAX, MAX_PACKAGE_SIZE, MAX_VERSIONS, PROXY, User
+from tests.contract.service import LIST_LIMIT, LIST_LIMIT_MAX, MAX_PACKAGE_SIZE, MAX_VERSIONS, MAX_WORKERS, PROXY, User
 from tests.integration.service import running_service
 
 
 @pytest.fixture(scope="session")
 def user() -> Iterator[User]:
     limits: dict[str, Any] = {"list_limit": LIST_LIMIT, "list_limit_max": LIST_LIMIT_MAX, "max_versions": MAX_VERSIONS}
-    limits |= {"max_package_size": MAX_PACKAGE_SIZE, "max_workers": 12, "warm_workers": 2}
+    limits |= {"max_package_size": MAX_PACKAGE_SIZE, "max_workers": MAX_WORKERS, "warm_workers": 2}
     names = {"allowed_hosts": "functions.example", "trusted_proxies": PROXY}
     with running_service(worker_idle_s=600, **names, **limits) as service:
         user = User(service)

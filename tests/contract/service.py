@@ -16,6 +16,8 @@ LIST_LIMIT = 20
 LIST_LIMIT_MAX = 22
 MAX_VERSIONS = 4
 MAX_PACKAGE_SIZE = 1024 * 1024
+# A quarter of them may be warm: enough for three runtimes.
+MAX_WORKERS = 24
 # The address of a proxy that is trusted; all others are not, 127.0.0.1 neither.
 PROXY = "127.0.0.2"
 # The id of nothing.

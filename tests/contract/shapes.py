@@ -110,6 +110,8 @@ FUNCTION_MADE: Shape = {
     **_STAMPS,
     # beyond the reference
     "isolation": optional(one_of("warm", "per_call")),
+    "concurrency": optional(whole),
+    "min_warm": whole,
 }
 
 FUNCTION: Shape = {**FUNCTION_MADE, "code": code_text}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.service import NOBODY, REFERENCE_CLIENT, User, error, located, no_body
+from tests.contract.service import MAX_WORKERS, NOBODY, REFERENCE_CLIENT, User, error, located, no_body
 from tests.contract.shapes import WORKER, check_all
 
 pytestmark = pytest.mark.xdist_group("contract")
@@ -53,11 +53,13 @@ def test_POST_v1_functions_id_scale_down_answers_202(user: User) -> None:
     error(user.post(f"/v1/functions/{NOBODY}/scale_down"), 404, NOBODY)
 
 
-@pytest.mark.parametrize("count", [13, 10**30, 1e30, "1" + "0" * 30], ids=["above", "integer", "float", "text"])
+@pytest.mark.parametrize(
+    "count", [MAX_WORKERS + 1, 10**30, 1e30, "1" + "0" * 30], ids=["above", "integer", "float", "text"]
+)
 def test_a_scale_down_takes_any_count_and_a_scale_up_at_most_the_maximum(user: User, count: object) -> None:
     function_id = user.function()
     path = f"/v1/functions/{function_id}"
-    error(user.post(f"{path}/scale_up", count=count), 400, "12", field="count")
+    error(user.post(f"{path}/scale_up", count=count), 400, str(MAX_WORKERS), field="count")
     assert user.post(f"{path}/scale_up", count=2).status_code == 202
     no_body(user.post(f"{path}/scale_down", count=count), 202)
     assert len(user.workers(function_id)) == 1

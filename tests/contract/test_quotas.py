@@ -13,7 +13,7 @@ from tests.contract.shapes import QUOTA, check
 
 pytestmark = pytest.mark.xdist_group("contract")
 
-KINDS = ["functions", "package_bytes", "versions", "aliases", "webhooks", "jobs", "executions"]
+KINDS = ["functions", "package_bytes", "versions", "aliases", "webhooks", "jobs", "executions", "kept_workers"]
 
 
 @pytest.fixture

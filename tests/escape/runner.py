@@ -127,7 +127,7 @@ def main() -> None:
             for number, attempt in enumerate(plan["attempts"]):
                 print(json.dumps([attempt["name"], runner.run(f"attempt_{number}", attempt)]), flush=True)
         finally:
-            orchestrator.close()
+            orchestrator.detach()
 
 
 def _package(plan: dict[str, Any], host: dict[str, Any]) -> bytes:

@@ -76,14 +76,14 @@ def calls_of(service: Service, function_id: str, token: str = "") -> Iterator[Ca
 
 def waiting(service: Service, function_id: str) -> int:
     """The number of waiting calls of a function."""
-    return _size(service, f"waiting:function:{function_id}")
+    return _count(service, "waiting", function_id)
 
 
 def running(service: Service, function_id: str) -> int:
     """The number of running calls of a function."""
-    return _size(service, f"running:function:{function_id}")
+    return _count(service, "concurrency", function_id)
 
 
-def _size(service: Service, key: str) -> int:
+def _count(service: Service, key: str, function_id: str) -> int:
     with redis.Redis.from_url(service.environ["REDIS_URL"]) as connection:
-        return int(connection.scard(f"qf:{{pool}}:{key}"))
+        return int(connection.hget(f"qf:{{pool}}:{key}", f"function {function_id}") or 0)

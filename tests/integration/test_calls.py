@@ -58,7 +58,7 @@ def test_second_call_finds_the_worker_and_its_module_state(service: Service) -> 
     executions = [service.call(function) for _ in range(3)]
     assert [output_of(execution) for execution in executions] == [1, 2, 3]
     assert [execution["cold"] for execution in executions][1:] == ["none", "none"]
-    assert executions[0]["cold"] in ("assign", "start")
+    assert executions[0]["cold"] in ("assign", "start"), "a warm worker was left by the tests before, or not"
 
 
 @pytest.mark.parametrize(
@@ -162,10 +162,10 @@ def test_a_lost_package_is_named_until_it_is_uploaded_anew(service: Service, act
     download = service.request("GET", f"/v1/functions/{function}?download=true")
     assert download.status_code == 503
     assert "PACKAGE_STORAGE=swift" in download.json()["faultstring"]
-    assert f"package {lost.name} of function {function} is not in the package storage" in service.logs()
+    assert f'"a package is not in the package storage", "package": "{lost.stem}' in service.logs()
     files = {"package": ("f.zip", package(main=HELLO), "application/zip")}
     assert service.request("PUT", f"/v1/functions/{function}", files=files).status_code == 200
-    assert service.request("POST", path, json=body).status_code in (201, 202)
+    assert service.request("POST", path, json=body).status_code == (201 if act == "call" else 202)
     assert output_of(service.call(function)) == "Hello, World"
 
 

@@ -19,7 +19,7 @@ from qinling_falcon.auth.service_account import ServiceAccount
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.worker_client import NotSent, WorkerClient, WorkerLost
 from qinling_falcon.jobs.queues import connect
-from qinling_falcon.pool.leases import Lease
+from qinling_falcon.pool.leases import LeasedWorker
 from qinling_falcon.settings import Settings
 from tests.integration.service import free_port
 from tests.servers.odd_keystone import SETTINGS, odd_keystone
@@ -92,29 +92,19 @@ def worker_that_hangs_up() -> Iterator[int]:
         thread.join(5)
 
 
-def lease(number: int, port: int) -> Lease:
-    return Lease(
-        worker_id=f"w{number}",
-        address=f"127.0.0.1:{port}",
-        secret="s",
-        token=1,
-        execution_id="e",
-        target="f:0:d",
-        runtime_id="r",
-        cold="none",
-        needs_load=False,
-    )
+def worker(number: int, port: int) -> LeasedWorker:
+    return LeasedWorker(f"w{number}", f"127.0.0.1:{port}", "s", 1, needs_load=False)
 
 
 def test_the_client_of_workers(tmp_path: Path) -> None:
-    client = WorkerClient()
+    client = WorkerClient(Settings())
     nobody = free_port()
     before = descriptors()
     for number in range(MANY):
         with pytest.raises(NotSent):
-            client.execute(lease(number, nobody), {}, 5.0)
+            client.execute(worker(number, nobody), {}, 5.0)
     with worker_that_hangs_up() as port:
         for number in range(MANY):
             with pytest.raises(WorkerLost):
-                client.execute(lease(number, port), {}, 5.0)
+                client.execute(worker(number, port), {}, 5.0)
     assert descriptors() <= before + 3

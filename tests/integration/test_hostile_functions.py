@@ -31,19 +31,34 @@ ATTACKS: dict[str, tuple[str, Any]] = {
     "os._exit": ("import os; os._exit(0)", RESOURCES),
     "a segmentation fault": ("import ctypes; ctypes.string_at(0)", RESOURCES),
     "a memory bomb": ("x = []\n    while True: x.append(bytearray(1 << 22))", RESOURCES),
-    "a result that is not JSON": ("return object()", lambda text: "JSON" in text),
-    "a result that holds itself": ("x = []; x.append(x); return x", lambda text: "JSON" in text),
-    "a result of NaN": ("return float('nan')", lambda text: "JSON" in text),
-    "a result above the limit": ("return 'x' * 3_000_000", lambda text: text.startswith("The result is too large")),
-    "a result of 50 MB": ("return 'x' * 50_000_000", lambda text: "large" in text or text == RESOURCES),
-    "an exception with a huge message": ("raise ValueError('y' * 5_000_000)", lambda text: text.startswith("yyy")),
+    "a result that is not JSON": (
+        "return object()", lambda text: text.startswith("The result can't be JSON: result is of type object."),
+    ),
+    "a result that holds itself": (
+        "x = []; x.append(x); return x",
+        lambda text: text.startswith("The result can't be JSON: result[0] refers back to result"),
+    ),
+    "a result of NaN": (
+        "return float('nan')", lambda text: text.startswith("The result can't be JSON: result is nan, a number"),
+    ),
+    "a result above the limit": (
+        "return 'x' * 3_000_000",
+        "The result is too large: 3000002 bytes of JSON, and at most 1048576 are allowed.",
+    ),
+    # It is above the limit of memory, too, which is looked at from time to time.
+    "a result of 50 MB": (
+        "return 'x' * 50_000_000", lambda text: text.startswith("The result is too large") or text == RESOURCES,
+    ),
+    "an exception with a huge message": (
+        "raise ValueError('y' * 5_000_000)", lambda text: text.startswith("yyy") and len(text) < 20_000,
+    ),
     "an exception that can't be shown": (
         "E = type('E', (Exception,), {'__str__': lambda self: 1 / 0}); raise E()",
-        lambda text: len(text) > 0,
+        "E (its text can't be made: its __str__ raised)",
     ),
     "SystemExit": ("import sys; sys.exit('so long')", "so long"),
-    "kill of its parent": ("import os; os.kill(os.getppid(), 9)", lambda text: "not permitted" in text),
-    "kill of everybody": ("import os; os.kill(-1, 9); return 'alive'", None),
+    "kill of its parent": ("import os; os.kill(os.getppid(), 9)", "[Errno 1] Operation not permitted"),
+    "kill of everybody": ("import os; os.kill(-1, 9); return 'alive'", "alive"),
     "patched json": (
         "import json; json.dumps = json.JSONEncoder.encode = None; return {'still': 'json'}",
         {"still": "json"},
@@ -52,23 +67,29 @@ ATTACKS: dict[str, tuple[str, Any]] = {
         "import os\n    for n in range(3, 64):\n"
         "        try: os.write(n, b'garbage' * 100)\n        except OSError: pass\n"
         "    return 'spoiled'",
-        None,
+        RESOURCES,
     ),
-    "every descriptor closed": ("import os; os.closerange(0, 256)", None),
+    "every descriptor closed": ("import os; os.closerange(0, 256)", RESOURCES),
     "a fork that also returns": ("import os; os.fork(); return 'once'", "once"),
+    # Without a file system of its own for /tmp (form rlimits), the supervisor ends the function.
     "a full /tmp": (
         "f = open('/tmp/fill', 'wb')\n    while True: f.write(b'z' * 65536); f.flush()",
         lambda text: "No space left" in text or text == RESOURCES,
     ),
+    # It depends on the machine whether this takes less than the timeout of 3 s.
     "a 1 GB print": (
         "import os; line = b'p' * 65536\n    for _ in range(16384): os.write(1, line)\n    return 'printed'",
         lambda text: text in ("printed", TIMEOUT),
     ),
+    # The forks use more memory than is allowed, unless the limit of processes comes first.
     "a fork bomb": (
         "import os, time\n    try:\n        while True: os.fork()\n    except OSError as e: time.sleep(30)",
         lambda text: text in (TIMEOUT, RESOURCES),
     ),
 }
+
+# Attacks that hit nothing: the function returns.
+HARMLESS = ("kill of everybody", "patched json", "a fork that also returns")
 
 REASONS = {
     "os._exit": "The function's process ended by itself with exit status 0, as by os._exit.",
@@ -137,16 +158,14 @@ def attack(service: Service, bystander: str, name: str, isolation: str) -> None:
     output = output_of(attacked)
     if callable(expected):
         assert expected(output), output
-    elif expected is not None:
+    else:
         assert output == expected
     reason = attacked["status_reason"]
     if output == TIMEOUT:
         assert reason == "The function ran longer than its timeout of 3 s."
     elif name in REASONS:
         assert reason == REASONS[name]
-    assert attacked["status"] == (
-        "success" if output in ("once", "printed", "alive", {"still": "json"}, "spoiled") else "failed"
-    )
+    assert attacked["status"] == ("success" if name in HARMLESS or output == "printed" else "failed")
     again = service.call(function)
     assert output_of(again) == "fine, 0 files in /tmp, 0 other processes"
     assert again["status"] == "success"
@@ -238,10 +257,9 @@ def test_function_sees_nothing_of_the_service_or_of_others(service: Service) -> 
     own = [path for path, content in seen["processes"].items() if not content.startswith("refused")]
     assert len(own) <= 2, own  # its own process, under two names
     assert seen["memory"] == [] or all("self" in path for path in seen["memory"])
-    assert [path for path in seen["files"] if path.startswith("/code/")] in (
-        ["/code/main.py"],
-        ["/code/main.py", "/code/__pycache__"],
-    )
+    assert [path for path in seen["files"] if path.startswith("/code/") and path != "/code/__pycache__"] == [
+        "/code/main.py"
+    ]
     assert seen["uid"] != 0
 
 

@@ -42,7 +42,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     images = ("one", "two", "broken")
     table = "".join(f'[runtimes.{image}]\nimages = ["{image}"]\nprogram = "{image}/worker.py"\n' for image in images)
     (folder / "runtimes.toml").write_text(table)
-    settings: dict[str, Any] = {"max_workers": MOST, "warm_workers": STOCK, "function_concurrency": MOST}
+    settings: dict[str, Any] = {"max_workers": MOST, "warm_workers": STOCK}
+    settings |= {"function_concurrency": MOST, "project_concurrency": MOST}
     with running_service(runtimes_file=folder / "runtimes.toml", **settings) as running:
         yield running
 

@@ -23,7 +23,7 @@ HELLO = "def main():\n    return 'hello'\n"
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    with running_service(max_workers=4, warm_workers=1, web_concurrency=1) as running:
+    with running_service(max_workers=4, warm_workers=2, web_concurrency=1) as running:
         running.runtime()
         try:
             yield running
@@ -148,6 +148,7 @@ def test_web_on_another_machine_than_the_pool_says_so_and_leaves_the_workers_alo
     """The name of a pool manager elsewhere, in Redis, stands for the other machine; the rest is real."""
     function_id = service.function(HELLO)
     assert call(service, function_id)
+    wait_until("the stock is full", lambda: service.capacity(service.runtime())["available"] == 2)
     client = redis.Redis.from_url(service.environ["REDIS_URL"])
     service.stop("web")
     pool = service.processes["pool"]

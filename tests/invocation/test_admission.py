@@ -12,9 +12,10 @@ from gevent.event import Event
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.calls import Call
-from qinling_falcon.invocation.invoker import Invoker
+from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.models.scope import Context
+from qinling_falcon.pool.limits import CallBounds, Limits
 from qinling_falcon.settings import MIB, Settings
 from tests.pool.side import wait_until
 
@@ -27,11 +28,16 @@ LARGE = Settings(
 )
 
 
+def make_admission(settings: Settings) -> Admission:
+    """Admission under the bounds that a manager with these settings and 100 workers writes."""
+    return Admission(settings, lambda: Limits.of(settings, 100).calls)
+
+
 class Process:
     """Calls in flight."""
 
     def __init__(self, settings: Settings):
-        self.admission = Admission(settings)
+        self.admission = make_admission(settings)
         self.held = contextlib.ExitStack()
 
     def fill(self, project: str, function: str, text: str | None = None) -> int:
@@ -125,8 +131,17 @@ def test_a_call_that_has_ended_is_not_counted(error: type[BaseException] | None)
     assert process.admission._projects == {}
 
 
+def test_before_the_manager_has_written_limits_the_process_has_its_own() -> None:
+    admission = Admission(SMALL, CallBounds)
+    for _ in range(4):  # a third of the places of a process
+        admission.admit("p", "f")
+
+    with pytest.raises(Unavailable, match="WEB_CONNECTIONS"):
+        admission.admit("p", "f")
+
+
 def test_a_refused_call_is_not_counted() -> None:
-    admission = Admission(Settings(web_connections=8, max_input_size=1, max_held_input_size=4200))
+    admission = make_admission(Settings(web_connections=8, max_input_size=1, max_held_input_size=4200))
     with pytest.raises(Unavailable):
         admission.admit("p", "f", "x" * 5000)
 
@@ -150,10 +165,10 @@ class SlowResolver:
 
 @pytest.mark.parametrize("how", ["calls", "calls by alias", "scale_up"])
 def test_what_a_call_waits_for_is_not_asked_by_those_beyond_the_bound(how: str) -> None:
-    resolver, admission = SlowResolver(), Admission(SMALL)
-    parts = (cast(Any, None), cast(Any, resolver), cast(Any, None), SMALL)
-    invoker = Invoker(*parts, admission=admission)
-    scaler = Scaler(*parts, admission=admission)
+    resolver, admission = SlowResolver(), make_admission(SMALL)
+    nothing = cast(Any, None)
+    engine = Engine(nothing, cast(Any, resolver), nothing, SMALL, admission=admission)
+    scaler = Scaler(engine, nothing, cast(Any, resolver), SMALL, admission)
     told: list[str] = []
 
     def ask() -> None:
@@ -162,7 +177,7 @@ def test_what_a_call_waits_for_is_not_asked_by_those_beyond_the_bound(how: str) 
                 scaler.scale_up(Context("p"), "f", 0, 1)
             else:
                 called = Call("f") if how == "calls" else Call(None, function_alias="a")
-                invoker.invoke(Context("p"), called)
+                engine.invoke(Context("p"), called)
         except Unavailable as error:
             told.append(error.message)
 

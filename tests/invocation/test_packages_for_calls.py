@@ -6,15 +6,17 @@ from typing import Any, cast
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from qinling_falcon.errors import QinlingError, Unavailable
 from qinling_falcon.invocation.calls import Call
-from qinling_falcon.invocation.invoker import Invoker
-from qinling_falcon.invocation.loading import Loading, lease_request
+from qinling_falcon.invocation.engine import Engine
+from qinling_falcon.invocation.loading import Loading, Wait, lease_request
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.models.scope import Context
-from qinling_falcon.pool.leases import Lease, LeaseRequest
+from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseRequest
+from qinling_falcon.pool.local_queue import Gate
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
@@ -54,29 +56,32 @@ class NoWorkers:
     Attributes:
         asked: which workers were asked for.
         busy: workers that hold the target.
-        free_at: the asking from which on one of them is free; None: never.
+        free_after_s: when one of them is free for a call that waits in the queue; None: never.
     """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.busy: list[str] = []
-        self.free_at: int | None = None
+        self.free_after_s: float | None = None
 
     def workers(self, function_id: str, version: int) -> list[str]:
         return self.busy
 
-    def lease_loaded(self, request: LeaseRequest) -> Lease | None:
+    def lease_loaded(self, request: LeaseRequest) -> None:
         self.asked.append("loaded")
-        if self.free_at is None or len(self.asked) < self.free_at:
-            return None
-        return Lease("w", "a:1", "s", 1, request.execution_id, request.target, "r", "none", needs_load=False)
 
-    def give_back(self, lease: Lease) -> None:
-        self.asked.append(f"gave back {lease.worker_id}")
-
-    def lease(self, request: LeaseRequest, wait_s: float) -> None:
-        self.asked.append("any")
-        raise Unavailable("No worker was free in time")
+    def lease(self, request: LeaseRequest, wait_s: float, gate: Gate | None = None) -> Lease:
+        if gate is None or gate.is_open:
+            self.asked.append("any")
+            raise Unavailable("No worker was free in time")
+        self.asked.append("queued")
+        failed = Event()
+        gate.watch(failed.set)
+        if not failed.wait(self.free_after_s) and self.free_after_s is not None:
+            worker = LeasedWorker("w", "a:1", "s", 1, needs_load=False)
+            return Lease(cast(Any, self), worker, request.execution_id, request.queue, "none", 0.0, is_journaled=True)
+        assert gate.error is not None
+        raise gate.error
 
 
 class Storage:
@@ -96,10 +101,11 @@ def refused(storage: Storage, act: str = "call", *packages: str) -> tuple[list[s
     pool, settings, resolver = NoWorkers(), Settings(), cast(Resolver, Resolves(*packages))
     at_hand = PackageCache(cast(Any, storage), settings.package_cache_size)
     with pytest.raises(QinlingError) as caught:
+        engine = Engine(cast(Pool, pool), resolver, at_hand, settings)
         if act == "call":
-            Invoker(cast(Pool, pool), resolver, at_hand, settings).invoke(OWNER, Call("f"))
+            engine.invoke(OWNER, Call("f"))
         else:
-            Scaler(cast(Pool, pool), resolver, at_hand, settings).scale_up(OWNER, "f", 0, 2)
+            Scaler(engine, cast(Pool, pool), resolver, settings).scale_up(OWNER, "f", 0, 2)
     return pool.asked, caught.value
 
 
@@ -145,11 +151,10 @@ def loading(pool: NoWorkers, storage: Any, **settings: Any) -> tuple[Loading, Le
 
 def test_a_busy_worker_that_holds_the_function_serves_on_while_the_storage_is_away() -> None:
     pool = NoWorkers()
-    pool.busy, pool.free_at = ["w"], 4
+    pool.busy, pool.free_after_s = ["w"], 0.1
     made, request = loading(pool, Storage(Unavailable("away")))
-    lease = made.loaded_worker(TARGET, request)
-    assert lease is not None
-    assert pool.asked == ["loaded"] * 4
+    assert made.lease(TARGET, request, Wait(5)).worker.worker_id == "w"
+    assert pool.asked == ["loaded", "queued"]
 
 
 def test_a_worker_that_gets_free_is_taken_while_the_storage_is_slow() -> None:
@@ -159,10 +164,10 @@ def test_a_worker_that_gets_free_is_taken_while_the_storage_is_slow() -> None:
             return b"zip"
 
     pool = NoWorkers()
-    pool.free_at = 3
+    pool.free_after_s = 0.1
     made, request = loading(pool, Hangs())
-    assert made.loaded_worker(TARGET, request) is not None
-    assert pool.asked == ["loaded"] * 3
+    assert made.lease(TARGET, request, Wait(5)).worker.worker_id == "w"
+    assert pool.asked == ["loaded", "queued"]
 
 
 def test_what_the_storage_said_is_told_when_no_worker_gets_free_either() -> None:
@@ -170,13 +175,18 @@ def test_what_the_storage_said_is_told_when_no_worker_gets_free_either() -> None
     pool.busy = ["w"]
     made, request = loading(pool, Storage(Unavailable("the storage is away")), invoke_queue_timeout_s=0.3)
     with pytest.raises(Unavailable, match="storage is away"):
-        made.loaded_worker(TARGET, request)
+        made.lease(TARGET, request, Wait(0.3))
+    assert pool.asked == ["loaded", "queued"]
 
 
-def test_a_worker_for_which_there_is_no_package_after_all_is_given_back() -> None:
-    pool = NoWorkers()
-    made, _ = loading(pool, Storage(Unavailable("away")))
-    lease = Lease("w", "a:1", "s", 1, "e", TARGET.key, "r", "assign", needs_load=True)
-    with pytest.raises(Unavailable):
-        made.package(lease, TARGET)
-    assert pool.asked == ["gave back w"]
+def test_the_time_of_reading_is_no_waiting() -> None:
+    class Slow(Storage):
+        def read(self, key: str) -> bytes:
+            gevent.sleep(0.1)
+            return super().read(key)
+
+    made, _ = loading(NoWorkers(), Slow())
+    wait = Wait(0.05)
+    with pytest.raises(Unavailable, match="No worker was free"):
+        made.lease(TARGET, lease_request(TARGET, Settings(), "e", "", 5.0, kind="warm"), wait)
+    assert wait.left_s() > 0

@@ -13,7 +13,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from qinling_falcon.errors import Conflict, NotFound
+from qinling_falcon.errors import Conflict, NotFound, Unavailable
 from qinling_falcon.invocation import swift_sources
 from qinling_falcon.invocation.sessions import Access, TrustGone
 from qinling_falcon.invocation.swift_sources import SwiftSources
@@ -286,3 +286,21 @@ def test_simultaneous_calls_make_one_look(world: World) -> None:
     gevent.joinall(calls)
     assert [call.value for call in calls] == [False] * 8
     assert (world.asked(), world.runs()) == (["HEAD", "GET"], NEW)
+
+
+def test_the_resolver_gives_a_target_that_is_current(world: World) -> None:
+    resolver = Resolver(world.pool, world.sources)
+    assert world.packages.read(resolver.resolve(OWNER, world.id, 0).package) == OLD
+    world.server.objects["c", "o"] = NEW
+    world.sources._looks.pop(world.id)  # its time is over
+
+    target = resolver.resolve(OWNER, world.id, 0)
+
+    assert world.packages.read(target.package) == NEW
+    assert world.sources.is_current(target)
+
+
+def test_an_object_that_never_stays_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.sources, "is_current", lambda target: False)
+    with pytest.raises(Unavailable, match="changes again and again"):
+        Resolver(world.pool, world.sources).resolve(OWNER, world.id, 0)

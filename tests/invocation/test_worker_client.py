@@ -1,79 +1,175 @@
-"""The outcomes of a load, with a fake worker, because a real one can't be made to hang or to answer oddly."""
+"""What the client makes of a worker's answers."""
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import gevent
+import gevent.socket
 import pytest
+from gevent.event import Event
 
 from qinling_falcon.invocation import worker_client
-from qinling_falcon.invocation.worker_client import NotLoaded, NotSent, WorkerClient
-from qinling_falcon.pool.leases import Lease
+from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, NotSent, WorkerClient, WorkerLost
+from qinling_falcon.settings import Settings
+from tests.support.scripted_worker import ScriptedWorker, Step, answers, hangs_up, sends, succeeds, waits
 
-Answers = Callable[[bytes | None], Lease]
+LIMITS = Settings(max_result_size=256 * 1024, max_log_size=128 * 1024)
+LARGEST = 6 * (256 + 128) * 1024 + 256 * 1024
+
+Start = Callable[..., ScriptedWorker]
 
 
 @pytest.fixture
-def answers() -> Iterator[Answers]:
-    """Starts a fake worker that gives this answer to a request, closes at once (b""), or never answers (None)."""
-    stops: list[Callable[[], object]] = []
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts scripted workers, in greenlets beside the client, which yields to them as in the service."""
+    monkeypatch.setattr(worker_client, "socket", gevent.socket)
+    workers: list[ScriptedWorker] = []
 
-    def start(answer: bytes | None) -> Lease:
-        listener = socket.create_server(("127.0.0.1", 0))
-        over = threading.Event()
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                received = b""
-                while not received.endswith(b"the package"):
-                    received += connection.recv(65536)
-                if answer is None:
-                    over.wait(30)
-                else:
-                    connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        stops.extend([over.set, thread.join, listener.close])
-        return Lease("w", f"127.0.0.1:{listener.getsockname()[1]}", "s", 1, "e", "t", "r", "assign", needs_load=True)
+    def start(*steps: Step, **more: Step) -> ScriptedWorker:
+        workers.append(ScriptedWorker(*steps, **more))
+        return workers[-1]
 
     yield start
-    for stop in stops:
-        stop()
+    for worker in workers:
+        worker.close()
 
 
-def answered(status: int, body: bytes) -> bytes:
-    return b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
-        status,
-        len(body),
-        body,
-    )
+@pytest.fixture
+def client() -> WorkerClient:
+    return WorkerClient(LIMITS)
 
 
-def load(lease: Lease) -> None:
-    WorkerClient().load(lease, b"the package", {"target": "t"}, 0.2)
+def load(client: WorkerClient, worker: ScriptedWorker) -> None:
+    client.load(worker.leased(needs_load=True), b"the package", {"target": "t"}, 0.2)
+
+
+def execute(client: WorkerClient, worker: ScriptedWorker, timeout_s: float = 5) -> dict[str, Any]:
+    return client.execute(worker.leased(), {"execution_id": "e"}, timeout_s)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 431])
-def test_what_the_package_is_to_blame_for_is_no_reason_to_try_another_worker(answers: Answers, status: int) -> None:
+def test_what_the_package_is_to_blame_for_is_no_reason_to_try_another_worker(
+    start: Start, client: WorkerClient, status: int
+) -> None:
     with pytest.raises(NotLoaded, match="The package is bad") as caught:
-        load(answers(answered(status, b'{"error": "The package is bad."}')))
+        load(client, start(load=answers(status, error="The package is bad.")))
     assert caught.value.is_reusable
 
 
-@pytest.mark.parametrize("answer", [answered(409, b'{"error": "another"}'), answered(500, b"{}"), b""])
-def test_another_worker_is_tried_when_this_one_is_to_blame(answers: Answers, answer: bytes) -> None:
+@pytest.mark.parametrize("answer", [answers(409, error="another"), answers(500), hangs_up()])
+def test_another_worker_is_tried_when_this_one_is_to_blame(start: Start, client: WorkerClient, answer: Step) -> None:
     with pytest.raises(NotSent):
-        load(answers(answer))
+        load(client, start(load=answer))
+
+
+def test_a_full_disk_is_no_reason_to_try_another_worker(start: Start, client: WorkerClient) -> None:
+    with pytest.raises(DiskFull, match="no room"):
+        load(client, start(load=answers(507, error="no room")))
 
 
 def test_a_worker_that_never_answers_is_not_used_again_nor_is_another(
-    answers: Answers, monkeypatch: pytest.MonkeyPatch
+    start: Start, client: WorkerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_client, "_GRACE_S", 0.1)
     with pytest.raises(NotLoaded, match=r"The package was not loaded within 0.2 s\.") as caught:
-        load(answers(None))
+        load(client, start(load=waits(Event(), hangs_up())))
     assert not caught.value.is_reusable
+
+
+def test_a_worker_that_is_gone_has_run_nothing(start: Start, client: WorkerClient) -> None:
+    worker = start(succeeds())
+    execute(client, worker)
+    worker.close()
+    gevent.sleep(0.05)
+
+    with pytest.raises(NotSent, match="no connection"):
+        execute(client, worker)
+
+
+def test_a_refusal_has_run_nothing(start: Start, client: WorkerClient) -> None:
+    with pytest.raises(NotSent, match="stale token"):
+        execute(client, start(answers(409, error="stale token")))
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (hangs_up(), "closed the connection"),
+        (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"), "closed the connection"),
+        (sends(b"HTTP/1.1 200 OK\r\n\r\n"), ""),
+        (sends(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), "at most"),
+        (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"), "no JSON object"),
+        (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{"), ""),
+        (answers(200, status="success"), "lacks a member"),
+    ],
+)
+def test_after_an_answer_that_is_none_the_function_may_have_run(
+    start: Start, client: WorkerClient, step: Step, reason: str
+) -> None:
+    def then_hangs_up(connection: Any) -> None:
+        connection.sendall(step(connection) or b"")
+
+    with pytest.raises(WorkerLost, match=reason):
+        execute(client, start(then_hangs_up))
+
+
+def test_after_a_late_answer_the_function_may_have_run(start: Start, client: WorkerClient) -> None:
+    with pytest.raises(WorkerLost, match="timed out"):
+        execute(client, start(waits(Event(), succeeds())), timeout_s=0.1)
+
+
+def test_an_answer_above_the_bound_is_not_read(start: Start, client: WorkerClient) -> None:
+    """The client waits for none of the bytes that the head announces."""
+    endless = sends(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (LARGEST + 1))
+    with pytest.raises(WorkerLost, match=f"at most {LARGEST} are possible"):
+        execute(client, start(endless), timeout_s=30)
+
+
+def test_the_largest_answer_that_is_possible_is_read(start: Start, client: WorkerClient) -> None:
+    log = "\u0001" * LIMITS.max_log_size
+    step = answers(200, status="success", message=None, result="\u0001" * LIMITS.max_result_size, log=log, duration_s=0)
+    assert execute(client, start(step))["log"] == log
+
+
+def test_an_endless_head_is_not_read(start: Start, client: WorkerClient) -> None:
+    head = sends(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000)
+    with pytest.raises(WorkerLost, match="head of the worker's answer is too large"):
+        execute(client, start(head), timeout_s=30)
+
+
+def test_the_connection_is_kept_after_an_answer_and_not_after_a_fault(start: Start, client: WorkerClient) -> None:
+    worker = start(succeeds(), hangs_up())
+    execute(client, worker)
+    assert client.knows(worker.leased())
+    with pytest.raises(WorkerLost):
+        execute(client, worker)
+    assert not client.knows(worker.leased())
+
+
+@pytest.mark.parametrize(("status", "was_running"), [(202, True), (404, False)])
+def test_an_execution_is_cancelled_while_its_answer_is_awaited(
+    start: Start, client: WorkerClient, status: int, was_running: bool
+) -> None:
+    ended = Event()
+    cancelled = answers(200, status="cancelled", message="m", result="{}", log="", duration_s=1)
+    worker = start(waits(ended, cancelled), cancel=answers(status))
+    call = gevent.spawn(execute, client, worker)
+    while not worker.asked:
+        gevent.sleep(0.01)
+
+    assert client.cancel(worker.leased(), "e") is was_running
+
+    ended.set()
+    assert call.get(timeout=10)["status"] == "cancelled"
+    assert worker.asked[1] == ("/cancel", b'{"execution_id":"e"}')
+    assert client.knows(worker.leased())
+
+
+@pytest.mark.parametrize(("step", "error"), [(answers(403, error="secret"), NotSent), (hangs_up(), WorkerLost)])
+def test_whether_it_was_cancelled_is_unknown(
+    start: Start, client: WorkerClient, step: Step, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        client.cancel(start(cancel=step).leased(), "e")

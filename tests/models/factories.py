@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qinling_falcon.models import clock, database, function, runtime
+from qinling_falcon.models import clock, database, function, rollout, runtime
 from qinling_falcon.models.function import Function
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.runtime import Runtime
@@ -22,7 +22,7 @@ from qinling_falcon.settings import Settings
 def make_runtime(context: Context, *, available: bool = True, **fields: Any) -> Runtime:
     made = runtime.create(context, **({"image": "python3"} | fields))
     if available:
-        assert runtime.settle(made.id, made.image)
+        assert rollout.promote(made.id, made.image)
     return runtime.get(context, made.id)
 
 

@@ -16,7 +16,7 @@ from qinling_falcon.models.quotas import Quota
 from qinling_falcon.models.records import record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import QUOTAS, Settings
-from tests.models.factories import in_one_batch, make_function, make_record, raced
+from tests.models.factories import in_one_batch, make_function, make_record, raced, together
 
 Make = Callable[[Context, str], Any]
 MAKE: dict[str, Make] = {
@@ -224,6 +224,38 @@ def test_two_processes_at_once_do_not_get_past_a_limit_together(
     statement = f"project, runtime, _, second = target.split(); {ELSEWHERE[kind]}"
     outcomes = raced(settings, statement, targets, here)
     assert {tuple(sorted(outcome)) for outcome in outcomes} == {("QuotaExceeded", "done")}
+
+
+@pytest.mark.usefixtures("settings")
+def test_kept_workers_are_those_of_functions_and_versions(owner: Context, runtime_id: str) -> None:
+    quotas.change(owner.project_id, {quotas.KEPT_WORKERS: 5})
+    first = make_function(owner, runtime_id, min_warm=2).id
+    version.create(owner, first, most=9)
+    second = make_function(owner, runtime_id).id
+    assert used(quotas.KEPT_WORKERS) == 4
+
+    with pytest.raises(QuotaExceeded, match="kept_workers: limit 5, used 4, and this request adds 2"):
+        function.update(owner, second, {"min_warm": 2})
+    with pytest.raises(QuotaExceeded):
+        make_function(owner, runtime_id, min_warm=2)
+    function.update(owner, second, {"min_warm": 1})
+    with pytest.raises(QuotaExceeded):
+        version.create(owner, second, most=9)
+
+    quotas.change(owner.project_id, {quotas.KEPT_WORKERS: 0})
+    function.update(owner, first, {"min_warm": 1})
+    function.update(owner, first, {"timeout": 9})
+    version.delete(owner, first, 1)
+    assert used(quotas.KEPT_WORKERS) == 2
+
+
+@pytest.mark.usefixtures("settings")
+def test_at_once_no_more_workers_are_kept_than_the_quota_allows(owner: Context, runtime_id: str) -> None:
+    quotas.change(owner.project_id, {quotas.KEPT_WORKERS: 3})
+
+    outcomes = together([lambda: make_function(owner, runtime_id, min_warm=1)] * 6)
+
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Function"] * 3 + ["QuotaExceeded"] * 3
 
 
 def test_what_is_there_before_the_migration_counts(empty_database: Settings, tmp_path: Path) -> None:

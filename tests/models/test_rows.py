@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qinling_falcon.errors import Conflict, Forbidden, NotFound
-from qinling_falcon.models import clock, execution, function, runtime
+from qinling_falcon.models import clock, execution, function, rollout, runtime
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.records import begin, record
 from qinling_falcon.models.scope import Context, scoped, system
@@ -99,16 +99,16 @@ def test_a_runtime_is_made_available_or_ends_in_error(settings: Settings, admin:
     bad = runtime.create(admin, image="nonsense")
     assert (good.status, bad.status) == ("creating", "creating")
     assert {good.id: "creating", bad.id: "creating"}.items() <= statuses().items()
-    assert runtime.settle(good.id, "python3")
-    assert runtime.settle(bad.id, "nonsense", failure="no such image")
+    assert rollout.promote(good.id, "python3")
+    assert rollout.abort(bad.id, "nonsense", "no such image")
     row = runtime.get(admin, good.id)
     assert (row.status, row.status_reason, row.name, row.description) == ("available", None, "Python", "d")
     assert (row.is_public, row.trusted, row.updated_at) == (False, False, None)
     row = runtime.get(admin, bad.id)
     assert (row.status, row.status_reason) == ("error", "no such image")
     assert {good.id: "available", bad.id: "error"}.items() <= statuses().items()
-    assert not runtime.settle(good.id, "python3", failure="late")
-    assert not runtime.settle(NOBODY, "python3")
+    assert not rollout.abort(good.id, "python3", "late")
+    assert not rollout.promote(NOBODY, "python3")
 
 
 def test_another_image_has_to_prove_itself(admin: Context, runtime_id: str) -> None:
@@ -117,27 +117,39 @@ def test_another_image_has_to_prove_itself(admin: Context, runtime_id: str) -> N
     assert row.updated_at is not None
     with pytest.raises(Conflict, match="upgrading"):
         runtime.update(admin, runtime_id, {"image": "python5"})
-    assert not runtime.settle(runtime_id, "python3")
-    assert runtime.settle(runtime_id, "python4", failure="no such image")
+    assert not rollout.promote(runtime_id, "python3")
+    assert rollout.abort(runtime_id, "python4", "no such image")
     row = runtime.get(admin, runtime_id)
     assert (row.status, row.image, row.status_reason) == ("available", "python3", "no such image")
 
 
 def test_an_image_that_works_is_upgrading_until_the_workers_are_rolled(admin: Context, runtime_id: str) -> None:
     runtime.update(admin, runtime_id, {"image": "python4"})
-    assert not runtime.rolled(runtime_id, "python4")  # on trial yet
-    assert runtime.settle(runtime_id, "python4")
-    for failure in (None, "a trial that ends again"):
-        assert not runtime.settle(runtime_id, "python4", failure=failure)
+    assert not rollout.complete(runtime_id, "python4")  # on trial yet
+    assert rollout.promote(runtime_id, "python4")
+    assert not rollout.promote(runtime_id, "python4")
     row = runtime.get(admin, runtime_id)
     assert (row.status, row.image, row.previous_image) == ("upgrading", "python4", None)
     with pytest.raises(Conflict, match="upgrading"):
         runtime.update(admin, runtime_id, {"image": "python3"})
-    assert not runtime.rolled(runtime_id, "python3")
-    assert runtime.rolled(runtime_id, "python4")
-    assert not runtime.rolled(runtime_id, "python4")
+    assert not rollout.complete(runtime_id, "python3")
+    assert rollout.complete(runtime_id, "python4")
+    assert not rollout.complete(runtime_id, "python4")
     row = runtime.get(admin, runtime_id)
     assert (row.status, row.image, row.status_reason) == ("available", "python4", None)
+    assert not rollout.abort(runtime_id, "python4", "too late")
+    assert runtime.get(admin, runtime_id).image == "python4"
+
+
+def test_a_promoted_image_is_aborted_until_the_rollout_is_complete(admin: Context, runtime_id: str) -> None:
+    runtime.update(admin, runtime_id, {"image": "python4"})
+    rollout.promote(runtime_id, "python4")
+    assert not rollout.abort(runtime_id, "python3", "of another image")
+    assert rollout.abort(runtime_id, "python4", "it does not start any more")
+    row = runtime.get(admin, runtime_id)
+    assert (row.status, row.image, row.status_reason) == ("available", "python3", "it does not start any more")
+    assert not rollout.complete(runtime_id, "python4")
+    assert runtime.update(admin, runtime_id, {"image": "python5"}).status == "upgrading"
 
 
 def test_a_name_changes_in_any_status(settings: Settings, admin: Context) -> None:

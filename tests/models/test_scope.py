@@ -45,13 +45,14 @@ WRITTEN = {
     "models.retention._delete": ["Execution.delete"],
     "models.package_keys._write_size": ["Function.update", "Version.update"],
     # The pool manager's, for all projects.
-    "models.runtime.settle": ["Runtime.update"],
-    "models.runtime.rolled": ["Runtime.update"],
+    "models.rollout._write": ["Runtime.update"],
     "models.runtime.register": ["engine().execute_sql", "Runtime.create"],
     "models.runtime.remove": ["Runtime.delete"],
     # What was run, with the project of the one who ran it; and the count of what was reached to be run.
     "models.records._upsert": ["database.execute_sql", "database.execute_sql"],
     "models.records._count": ["database.execute_sql", "database.execute_sql"],
+    # Rows of executions that were accepted, by their ids.
+    "models.records._end": ["database.execute_sql"],
     # Ids of trusts that no row names, or that Keystone has deleted.
     "models.trusts.expect": ["DoomedTrust.insert"],
     "models.trusts.named": ["DoomedTrust.delete"],
@@ -71,15 +72,16 @@ what keeps it to the rows that its caller may change?"""
 
 SYSTEM = {
     "models.function.ids_in_runtime": 1,  # a runtime's change replaces the targets of all projects in it
+    "models.kept.all_kept": 1,  # workers are kept for functions of all projects
     "models.execution.running_since": 1,  # lost executions
     "models.package_keys.fill_sizes": 1,  # the one store of packages
     "models.package_keys.in_use": 1,
     "models.package_keys.unused": 1,
     "models.retention._projects": 1,  # each project keeps so many
     "models.retention.prune": 1,  # records of all projects grow old
+    "models.rollout._read": 1,  # the pool manager
     "models.runtime.delete": 1,  # functions of others keep a runtime
     "models.runtime.everything": 1,  # the pool manager
-    "models.runtime.settle": 1,
     "models.trusts._is_named": 1,  # a trust is of the rows that name it
 }
 """Who sees the rows of all projects, and how often in its code. A new one has to say why, here too."""

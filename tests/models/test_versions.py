@@ -26,11 +26,14 @@ def test_a_version_keeps_what_it_fixed(owner: Context, function_id: str) -> None
     made = make_version(owner, function_id)
     then = function.get(owner, function_id)
     changes = {"entry": "a.b", "cpu": 200, "memory_size": 1 << 26, "timeout": 99, "package_key": "key-2"}
-    changes |= {"isolation": "per_call"}
+    changes |= {"isolation": "per_call", "concurrency": 3, "min_warm": 1}
     changes |= {"code": {"source": "package", "md5sum": "1" * 32}}
     assert function.update(owner, function_id, changes).unused == set()  # the version has it still
     shown = version.get(owner, function_id, made.version_number)
-    for name in ("runtime_id", "code", "entry", "cpu", "memory_size", "timeout", "digest", "package_key", "isolation"):
+    for name in (
+        "runtime_id", "code", "entry", "cpu", "memory_size", "timeout", "digest", "package_key", "isolation",
+        "concurrency", "min_warm",
+    ):  # fmt: skip
         assert getattr(shown, name) == getattr(then, name)
 
 

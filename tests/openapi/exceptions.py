@@ -14,6 +14,9 @@ _LISTED = (
 )
 # A number as text may be out of its range.
 _RANGE = r"must be (from -?\d+ to \d+|at least 1)\."
+# Pages of the pool go by cursors of Redis.
+_PAGED = "^marker: there is no such page"
+_KEPT = "^min_warm: must not be greater than the function's concurrency"
 _LIMIT = r"resource limitation not within the allowable range: \d+ ~ \d+\(\w+\)\."
 _SAME = "^(version and function_version|memory and memory_size) are the same field, with different values"
 _SOON = "^(first|next)_execution_time: must be at least one minute ahead"
@@ -41,11 +44,16 @@ ACCEPTANCE: Mapping[str, tuple[str, ...]] = {
     "GET /v1/functions/{function_id}": (r"^Function \S+ has no package to download\.$",),
     "GET /v1/functions/{function_id}/versions": _LISTED,
     "GET /v1/jobs": _LISTED,
+    "GET /v1/pool/events": (_PAGED,),
+    "GET /v1/pool/queues": (_PAGED,),
+    "GET /v1/pool/workers": (_PAGED,),
     "GET /v1/runtimes": _LISTED,
     "GET /v1/webhooks": _LISTED,
     # The source of a function rules what its other fields may be.
     "POST /v1/functions": (
         *_CODES,
+        _RANGE,
+        _KEPT,
         "^package: the package's file is missing",
         "^runtime_id: Missing data",
         "^entry: a function from an image has no entry",
@@ -53,6 +61,7 @@ ACCEPTANCE: Mapping[str, tuple[str, ...]] = {
     "PUT /v1/functions/{function_id}": (
         *_CODES,
         _RANGE,
+        _KEPT,
         "^code: the source of a function can't change",
         "^package: code can only change together with its package",
         "a function from an image can change its description, name, timeout only",

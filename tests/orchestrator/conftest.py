@@ -11,15 +11,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qinling_falcon.orchestrators.base import StartedWorker
-from qinling_falcon.orchestrators.process.install import AlreadyRunning
+from qinling_falcon.orchestrators.base import AlreadyRunning, StartedWorker, WorkerEvent
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.zygotes import Forked
 from qinling_falcon.settings import MIB, Settings
@@ -66,7 +65,7 @@ def make_orchestrator() -> Iterator[Callable[[Settings], ProcessOrchestrator]]:
 
     yield make
     for orchestrator in made:
-        orchestrator.close()
+        orchestrator.detach()
 
 
 @pytest.fixture
@@ -136,7 +135,7 @@ def make_manager() -> Iterator[Callable[..., Manager]]:
         manager.stop()
         with contextlib.suppress(AlreadyRunning):
             # A new orchestrator sweeps what a killed manager has left, unless the test has already started one.
-            ProcessOrchestrator(dataclasses.replace(settings, shutdown_grace_s=0)).close()
+            ProcessOrchestrator(dataclasses.replace(settings, shutdown_grace_s=0)).detach()
 
 
 def attempt(worker: StartedWorker, code: str, *, as_child: bool = True) -> Any:
@@ -247,6 +246,11 @@ def left_of(settings: Settings) -> list[Any]:
     folders = [path for path in (settings.var_dir / "workers").iterdir() if len(list(path.rglob("*"))) > 1]
     spare = list(Path("/tmp").glob(f"qinling-falcon-{install_id(settings)}/*"))
     return [*groups, *left, *folders, *spare]
+
+
+def ids(workers: Iterable[StartedWorker | WorkerEvent]) -> list[str]:
+    """The ids of workers, or of those that something happened to."""
+    return [worker.worker_id for worker in workers]
 
 
 def eventually(condition: Callable[[], Any], within_s: float = 10.0) -> Any:

@@ -142,5 +142,5 @@ load(alone, "per_call")
 found["alone"] = [call(alone, "look") for _ in range(3)]
 orchestrator.destroy("w1")
 found["left after"] = len(left())
-orchestrator.close()
+orchestrator.detach()
 print(json.dumps(found))

@@ -23,7 +23,7 @@ from qinling_falcon.orchestrators.process.sandbox import Form
 from qinling_falcon.settings import MIB, Settings
 from tests.support.forks import FORK_AND_WAIT
 
-from .conftest import REPOSITORY, eventually, groups_of, left_of, make_settings, processes_of, request
+from .conftest import REPOSITORY, eventually, groups_of, ids, left_of, make_settings, processes_of, request
 
 MakeOrchestrator = Callable[[Settings], ProcessOrchestrator]
 
@@ -149,7 +149,7 @@ def orchestrator(settings: Settings, make_orchestrator: MakeOrchestrator) -> Pro
 @pytest.fixture
 def function(orchestrator: ProcessOrchestrator) -> Iterator[Function]:
     yield Function(orchestrator.start("w1", "python3"))
-    assert orchestrator.exited() == []
+    assert orchestrator.events() == []
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_a_resting_worker_whose_supervisor_is_killed_is_ended(
     assert eventually(lambda: all(map(_rests, _children(orchestrator))))
     template = _parent(min(_children(orchestrator)))
     os.kill(_parent(template), signal.SIGKILL)
-    assert eventually(orchestrator.exited) == ["w1"]
+    assert eventually(lambda: ids(orchestrator.events())) == ["w1"]
     assert left_of(settings) == []
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
 
-from qinling_falcon.orchestrators.base import StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import AlreadyRunning, Happening, StartFailed, UnknownImage, WorkerEvent
 from qinling_falcon.orchestrators.process import leftovers
-from qinling_falcon.orchestrators.process.install import AlreadyRunning
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.worker import Worker
 from qinling_falcon.settings import Settings
 
-from .conftest import Manager, attempt, eventually, install_id, left_of, marked, processes_of, request
+from .conftest import Manager, attempt, eventually, ids, install_id, left_of, marked, processes_of, request
 
 LEAVE_PROCESSES = """
 import os, time
@@ -41,7 +42,20 @@ def supervisor_of(orchestrator: ProcessOrchestrator, worker_id: str) -> int:
 def test_worker_answers_ping(orchestrator: ProcessOrchestrator) -> None:
     worker = orchestrator.start("w1", "probe")
     assert request(worker.address, "GET", "/ping") == (200, {"ready": True})
-    assert orchestrator.workers() == ["w1"]
+    assert ids(orchestrator.list()) == ["w1"]
+
+
+def test_the_list_of_workers_has_what_adoption_needs(orchestrator: ProcessOrchestrator) -> None:
+    before = time.time()
+    worker = orchestrator.start("w1", "probe", "a-runtime")
+    assert orchestrator.list() == [worker]
+    assert (worker.runtime_id, worker.image) == ("a-runtime", "probe")
+    assert before <= worker.since <= time.time()
+
+
+def test_a_start_tells_its_cpu_time(orchestrator: ProcessOrchestrator) -> None:
+    worker = orchestrator.start("w1", "probe")
+    assert 0.1 < worker.cpu_ms < 5_000
 
 
 def test_worker_knows_its_secret_and_limits(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
@@ -61,7 +75,7 @@ def test_destroy_leaves_nothing(orchestrator: ProcessOrchestrator, settings: Set
     assert left_of(settings)
     orchestrator.destroy("w1")
     assert left_of(settings) == []
-    assert orchestrator.workers() == []
+    assert ids(orchestrator.list()) == []
     with pytest.raises(ConnectionRefusedError):
         request(worker.address, "GET", "/ping")
 
@@ -82,14 +96,14 @@ def test_workers_may_start_while_others_are_looked_at(
 
     orchestrator.start("w1", "probe")
     monkeypatch.setattr(Worker, "has_exited", has_exited)
-    assert orchestrator.exited() == []
-    assert sorted(orchestrator.workers()) == ["w1", "w2"]
+    assert orchestrator.events() == []
+    assert sorted(ids(orchestrator.list())) == ["w1", "w2"]
 
 
 def test_close_ends_all_workers(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
     for worker_id in ("w1", "w2", "w3"):
         orchestrator.start(worker_id, "probe")
-    orchestrator.close()
+    orchestrator.detach()
     assert left_of(settings) == []
 
 
@@ -97,11 +111,13 @@ def test_a_worker_that_ended_by_itself_is_named_once(orchestrator: ProcessOrches
     dead = orchestrator.start("dead", "probe")
     orchestrator.start("alive", "probe")
     attempt(dead, LEAVE_PROCESSES)
-    assert orchestrator.exited() == []
+    assert orchestrator.events() == []
     os.kill(supervisor_of(orchestrator, "dead"), signal.SIGKILL)
-    assert eventually(orchestrator.exited) == ["dead"]
-    assert orchestrator.exited() == []
-    assert orchestrator.workers() == ["alive"]
+    events: list[WorkerEvent] = eventually(orchestrator.events)
+    assert [(event.worker_id, event.happening) for event in events] == [("dead", Happening.ENDED)]
+    assert re.match("ended by SIGKILL|ended with exit status 137", events[0].reason)
+    assert orchestrator.events() == []
+    assert ids(orchestrator.list()) == ["alive"]
     orchestrator.destroy("alive")
     assert left_of(settings) == []
 
@@ -112,7 +128,7 @@ def test_a_program_that_ends_at_once_fails_with_its_last_words(
     with pytest.raises(StartFailed, match="exit status 1: this worker has no will to live"):
         orchestrator.start("w1", "dies")
     assert left_of(settings) == []
-    assert orchestrator.exited() == []
+    assert orchestrator.events() == []
 
 
 def test_a_program_that_never_answers_fails_in_time(
@@ -183,7 +199,7 @@ def test_manager_killed_takes_everything_along(settings: Settings, make_manager:
 def test_manager_killed_amid_starts_leaves_no_process(settings: Settings, make_manager: Callable[..., Manager]) -> None:
     for _ in range(3):
         manager = make_manager(settings)
-        assert manager.call("workers") == []
+        assert manager.call("ids") == []
         manager.send("start_all", [f"w{number}" for number in range(4)], "probe")
         assert eventually(lambda: marked(settings))  # sandboxes are being made
         manager.process.kill()
@@ -200,7 +216,7 @@ def test_what_the_kernel_spares_when_the_manager_is_killed_is_ended(
         ["sh", "-c", "sleep 600; :", leftovers.mark(install_id(settings), "w2")], start_new_session=True
     )
     try:
-        assert manager.call("workers") == ["w1"]
+        assert manager.call("ids") == ["w1"]
         assert stray.poll() is None
         manager.process.kill()
         assert stray.wait(5) == -signal.SIGKILL
@@ -224,6 +240,6 @@ def test_one_manager_at_a_time(
     first.start("w1", "probe")
     with pytest.raises(AlreadyRunning):
         make_orchestrator(settings)
-    assert first.exited() == []
-    first.close()
+    assert first.events() == []
+    first.detach()
     make_orchestrator(settings)

@@ -82,7 +82,7 @@ def test_a_function_runs_confined(
     assert set(seen["environment"]) <= {"HOME", "PATH", "LANG", "LC_CTYPE", "PYTHONUNBUFFERED", "TMPDIR"}
     assert "not permitted" in execute(worker, 2, "kill")["result"]
     assert execute(worker, 3, "leave")["status"] == "success"
-    assert orchestrator.exited() == []
+    assert orchestrator.events() == []
     orchestrator.destroy("w1")
     assert left_of(settings) == []
 

@@ -122,7 +122,7 @@ def test_var_dir_in_usr_is_masked(
         code = f"answer = open('{var_dir / 'qinling.db'}').read()"
         assert "raised" in attempt(worker, code)
         assert attempt(worker, code, as_child=False)["errno"] in (2, 13)
-        orchestrator.close()
+        orchestrator.detach()
 
 
 def test_environment_of_the_service_is_unknown(settings: Settings, make_manager: Callable[..., Manager]) -> None:

@@ -31,6 +31,7 @@ from .conftest import (
     Manager,
     eventually,
     groups_of,
+    ids,
     left_of,
     make_settings,
     make_table,
@@ -86,13 +87,13 @@ def test_a_zygote_that_is_killed_takes_its_workers_along_and_is_replaced(
     orchestrator.start("w2", "python3")
     os.kill(zygotes_of(settings)[victim].pid, signal.SIGKILL)
     ended: list[str] = []
-    assert eventually(lambda: ended.extend(orchestrator.exited()) or len(ended) == 2)
+    assert eventually(lambda: ended.extend(ids(orchestrator.events())) or len(ended) == 2)
     assert sorted(ended) == ["w1", "w2"]
     assert run(orchestrator.start("w3", "python3"), "def main(): return 3") == 3
-    assert orchestrator.workers() == ["w3"]
+    assert ids(orchestrator.list()) == ["w3"]
     orchestrator.destroy("w3")
     assert left_of(settings) == []
-    orchestrator.close()
+    orchestrator.detach()
     assert marked(settings) == groups_of(settings) == []
 
 
@@ -102,9 +103,9 @@ def test_a_supervisor_that_is_killed_ends_alone(settings: Settings, make_orchest
     load(orchestrator.start("w2", "python3"), "def main(): return 2")
     of_first = processes_of(orchestrator, "w1")
     os.kill(of_first[0].pid, signal.SIGKILL)
-    assert eventually(orchestrator.exited) == ["w1"]
+    assert eventually(lambda: ids(orchestrator.events())) == ["w1"]
     assert not {process.pid for process in of_first} & {process.pid for process in processes()}
-    assert orchestrator.workers() == ["w2"]
+    assert ids(orchestrator.list()) == ["w2"]
 
 
 def test_a_manager_that_is_killed_amid_starts_leaves_no_process(
@@ -112,7 +113,7 @@ def test_a_manager_that_is_killed_amid_starts_leaves_no_process(
 ) -> None:
     for _ in range(5):
         manager = make_manager(settings)
-        assert manager.call("workers") == []
+        assert manager.call("ids") == []
         manager.send("start_all", [f"w{number}" for number in range(20)], "python3")
         assert eventually(lambda: len(marked(settings)) > 3)  # workers are being forked
         manager.process.kill()
@@ -239,7 +240,7 @@ def test_the_files_of_the_interpreter_are_those_that_the_zygote_has_imported(
     monkeypatch.setattr(zygotes, "_identity", lambda interpreter: (*files(interpreter), 1))  # an upgrade
     load(orchestrator.start("w2", "python3"), "def main(): return 2")
     assert len(zygotes_of(settings)) == 6  # the old zygote lives as long as its workers do
-    assert sorted(orchestrator.workers()) == ["w1", "w2"]
+    assert sorted(ids(orchestrator.list())) == ["w1", "w2"]
     orchestrator.destroy("w1")
     orchestrator.start("w3", "python3")
     assert len(zygotes_of(settings)) == 3
@@ -324,10 +325,10 @@ def test_a_zygote_that_does_not_answer_is_replaced(settings: Settings, make_orch
     with pytest.raises(StartFailed, match="no answer of the zygote within 3 s"):
         orchestrator.start("w2", "python3")
     assert run(orchestrator.start("w3", "python3"), "def main(): return 3") == 3
-    assert eventually(orchestrator.exited) == ["w1"]
+    assert eventually(lambda: ids(orchestrator.events())) == ["w1"]
     # The new zygote, two of bubblewrap, and of one worker the supervisor, its template and the child.
     assert eventually(lambda: len(marked(settings)) == 6)
-    assert orchestrator.workers() == ["w3"]
+    assert ids(orchestrator.list()) == ["w3"]
 
 
 def test_workers_come_and_go_without_a_trace(settings: Settings, make_orchestrator: MakeOrchestrator) -> None:

@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.pool.machine", "tests.pool.promises")
+pytest.register_assert_rewrite("tests.pool.machine", "tests.pool.promises", "tests.pool.upsets")

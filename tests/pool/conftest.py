@@ -28,6 +28,14 @@ def connection(server: ValkeyServer) -> Iterator[PipelinedConnection]:
 def side(connection: PipelinedConnection) -> Iterator[Side]:
     """A process that leases workers of the runtime `python3`, of which two are kept warm."""
     side = Side(connection.url)
-    side.registry.configure("python3", 2)
+    side.configure()
     yield side
     side.close()
+
+
+@pytest.fixture
+def other(side: Side) -> Iterator[Side]:
+    """Another process."""
+    other = Side(side.connection.url, holder="web-2")
+    yield other
+    other.close()

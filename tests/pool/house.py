@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -12,7 +13,8 @@ from gevent.event import Event
 
 from qinling_falcon.models import runtime
 from qinling_falcon.models.scope import Context
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import Confinement, StartedWorker, WorkerEvent
+from qinling_falcon.pool import keys
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.leases import Lease, LeaseRequest
@@ -31,18 +33,26 @@ ADMIN = Context("admins", is_admin=True)
 class FeignedOrchestrator:
     """Workers that are only names; `look` is called whenever one comes or goes."""
 
+    concurrent_starts = 2
+    workers_outlive_manager = False
+
     def __init__(self) -> None:
         self.images: dict[str, str] = {}
+        self.happened: list[WorkerEvent] = []
+        self.cpu_ms = 0.0
         self.broken: dict[str, Exception] = {}
         self.held_up: dict[str, Event] = {}
         self.begun: Counter[str] = Counter()
         self.destroyed: Counter[str] = Counter()
         self.look: Callable[[], None] = lambda: None
 
+    def confinement(self) -> Confinement:
+        return Confinement("feigned")
+
     def check(self, image: str) -> None:
         pass
 
-    def start(self, worker_id: str, image: str) -> StartedWorker:
+    def start(self, worker_id: str, image: str, runtime_id: str = "") -> StartedWorker:
         self.begun[image] += 1
         self.look()
         if image in self.held_up:
@@ -51,7 +61,7 @@ class FeignedOrchestrator:
         if image in self.broken:
             raise self.broken[image]
         self.images[worker_id] = image
-        return StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret")
+        return StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret", runtime_id, image, cpu_ms=self.cpu_ms)
 
     def destroy(self, worker_id: str) -> None:
         self.look()
@@ -59,13 +69,14 @@ class FeignedOrchestrator:
         if worker_id in self.images:
             self.destroyed[self.images.pop(worker_id)] += 1
 
-    def exited(self) -> list[str]:
-        return []
+    def events(self) -> list[WorkerEvent]:
+        happened, self.happened = self.happened, []
+        return happened
 
-    def workers(self) -> list[str]:
-        return list(self.images)
+    def list(self) -> Sequence[StartedWorker]:
+        return [StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret") for worker_id in self.images]
 
-    def close(self) -> None:
+    def detach(self) -> None:
         self.images.clear()
 
 
@@ -85,6 +96,9 @@ class Life:
 
         class Mortal:
             def __getattr__(self, name: str) -> Any:
+                if not callable(getattr(thing, name)):
+                    return getattr(thing, name)
+
                 def call(*args: Any) -> Any:
                     life.act()
                     answer = getattr(thing, name)(*args)
@@ -99,14 +113,13 @@ class Life:
 class House:
     """A manager, its workers, and a process that leases them."""
 
-    def __init__(self, url: str, settings: Settings):
+    def __init__(self, url: str, settings: Settings, orchestrator: Any = None):
         self.url, self.settings = url, settings
-        self.orchestrator = FeignedOrchestrator()
+        self.orchestrator = orchestrator or FeignedOrchestrator()
         self.connection = PipelinedConnection(url)
         self.pool = Pool(self.connection, "web-1", settings)
         self.pool.start()
         self.lost: dict[str, str] = {}
-        self.stopping = Event()
         self.executions = (f"e{number}" for number in itertools.count())
         self.manage()
         self.runtime_id = runtime.create(ADMIN, image="old").id
@@ -121,10 +134,44 @@ class House:
         self.connection.call("DEL", f"{ANCHOR}:manager")
         self.life = Life()
         self.registry = Registry(PipelinedConnection(self.url), self.settings)
-        registry, orchestrator = self.life.of(self.registry), self.life.of(self.orchestrator)
+        self.stopping = Event()
+        self.manager = self._spawn_manager(self.registry, self.life, self.stopping)
+
+    def _spawn_manager(self, registry: Any, life: Life, stopping: Event) -> gevent.Greenlet:
+        registry, orchestrator = life.of(registry), life.of(self.orchestrator)
         runtimes, claim = Runtimes(registry, STOCK), Claim(registry, self.settings)
         manager = Manager(registry, orchestrator, runtimes, self.settings, self.record_lost, claim)
-        self.manager = gevent.spawn(manager.run, self.stopping)
+        return gevent.spawn(manager.run, stopping)
+
+    @contextlib.contextmanager
+    def standby(self) -> Iterator[None]:
+        """A second manager, while the first one is active."""
+        registry, stopping = Registry(PipelinedConnection(self.url), self.settings), Event()
+        manager = self._spawn_manager(registry, Life(), stopping)
+        yield
+        stopping.set()
+        manager.join(30)
+        registry.close()
+
+    def stop_manager(self) -> None:
+        """The manager stops in order."""
+        self.stopping.set()
+        self.registry.wake()
+        self.manager.join(30)
+        assert self.manager.dead
+
+    def await_pass(self) -> None:
+        """Wait until the manager has made a full pass that began after this call."""
+        for _ in range(2):
+            self.connection.call("HDEL", keys.POLICY, "start_ms")  # each full pass writes it at its beginning
+            wait_until(lambda: self.connection.call("HGET", keys.POLICY, "start_ms") is not None)
+
+    def kill_manager(self) -> None:
+        """The manager and all its greenlets end at their next act."""
+        self.life.acts_left = 0
+        Registry(self.connection, self.settings).wake()
+        self.manager.join(30)
+        assert self.manager.dead
 
     def record_lost(self, details: Mapping[str, str]) -> None:
         self.lost.update(details)
@@ -150,20 +197,20 @@ class House:
     def snapshot(self) -> dict[str, Any]:
         return Registry(self.connection, self.settings).snapshot()
 
-    def warm(self) -> int:
-        return len(self.snapshot().get(f"warm:{self.runtime_id}", ()))
+    def warm(self, runtime_id: str = "") -> int:
+        return len(self.snapshot().get(f"warm:{runtime_id or self.runtime_id}", ()))
 
     def states(self, image: str) -> Counter[str]:
-        """The workers made from an image by their state; doomed ones are `ending`."""
+        """The workers made from an image by their state; leased ones that drain are `ending`."""
         records = [value for key, value in self.snapshot().items() if key.startswith("worker:")]
         return Counter(
-            "ending" if "doomed" in record else record["state"] for record in records if record["image"] == image
+            "ending" if "drain" in record else record["state"] for record in records if record["image"] == image
         )
 
-    def lease(self, function: str = "f", wait_s: float = 10) -> Lease:
+    def lease(self, function: str = "f", wait_s: float = 10, runtime_id: str = "") -> Lease:
         request = LeaseRequest(
             target=f"{function}:0:digest",
-            runtime_id=self.runtime_id,
+            runtime_id=runtime_id or self.runtime_id,
             function_id=function,
             project_id="p",
             execution_id=next(self.executions),
@@ -173,5 +220,12 @@ class House:
         )
         return self.pool.lease(request, wait_s)
 
+    def end(self, lease: Lease, *, destroy: bool = False) -> None:
+        """A worker has answered, and the record is committed."""
+        with lease:
+            lease.used()
+            lease.finished(destroy=destroy)
+            lease.committed()
+
     def image_of(self, lease: Lease) -> str:
-        return self.orchestrator.images[lease.worker_id]
+        return self.orchestrator.images[lease.worker.worker_id]

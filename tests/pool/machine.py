@@ -1,43 +1,51 @@
-"""The real pool and its model side by side, and the steps that are made on both."""
+"""The scripts on a real server, and the steps of the processes that use them.
+
+Every step runs one script. After each one, everything in Redis is compared with what always holds (`promises.py`).
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine
 
 from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.queue_bounds import QueueBounds
+from qinling_falcon.pool.limits import Limits
+from qinling_falcon.pool.policy import Policy
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.settings import Settings
-from tests.pool.model import Model
+from tests.pool import promises
+from tests.pool.holders import Call, Held, Holder, Waiting
 from tests.servers.valkey import ValkeyServer
 
 LIMITS = Settings(
-    function_concurrency=2, function_queue_factor=1, project_concurrency=3, project_queue_factor=2, max_workers=4,
+    function_concurrency=2, function_queue_factor=2, project_concurrency=3, project_queue_factor=2, max_workers=4,
     max_waiters=9, holder_ttl_s=6, worker_idle_s=20,
 )  # fmt: skip
-BOUNDS = QueueBounds.of(LIMITS)
+BOUNDS = Limits.of(LIMITS, 4)
 RUNTIMES = ["A", "B"]
+CALLS = [
+    Call("A", "f1:0:d1", "f1", "p1"),
+    Call("A", "f1:1:d0", "f1", "p1"),
+    Call("A", "f2:0:d2", "f2", "p1", "1"),
+    Call("B", "f3:0:d3", "f3", "p1"),
+    Call("B", "f4:0:d4", "f4", "p2", "2"),
+]
+RUN_MS = 4000
+START_MS = 20
+LATER_MS = 5
+PATIENCE_MS = 5
+SAY_AGAIN_MS = 1000  # a process whose call has waited for so long repeats the whole number
 
 
-@dataclass
-class Holder:
-    """A process that leases, as far as the scripts see it."""
-
-    name: str
-    leases: set[tuple[str, int]] = field(default_factory=set)
-    waiting: set[str] = field(default_factory=set)
-    as_of: int = 0
-
-
-class BothPools(RuleBasedStateMachine):
-    """The scripts on a real server, the model, and the processes that use them."""
+class Machine(RuleBasedStateMachine):
+    """The pool, its processes, its manager and the clock."""
 
     server: ValkeyServer
 
@@ -45,173 +53,312 @@ class BothPools(RuleBasedStateMachine):
         super().__init__()
         self.connection = PipelinedConnection(self.server.url)
         self.connection.call("FLUSHALL")
-        self.model = Model(
-            function_limit=LIMITS.function_concurrency,
-            project_limit=LIMITS.project_concurrency,
-            max_workers=LIMITS.max_workers,
-            max_waiters=BOUNDS.of_all,
-            project_waiters=BOUNDS.of_project,
-            function_waiters=BOUNDS.of_function,
-            holder_ttl=6000,
-            worker_idle=20_000,
-        )
-        self.scripts = ScriptRunner(self.connection, LIMITS, clock=lambda: self.model.now)
-        self.registry = Registry(self.connection, LIMITS, clock=lambda: self.model.now)
+        self.now = 1_700_000_000_000
+        self.scripts = ScriptRunner(self.connection, clock=lambda: self.now)
+        self.registry = Registry(self.connection, LIMITS, clock=lambda: self.now)
+        self.policy = Policy(LIMITS.max_workers, 2, START_MS)
         self.numbers = itertools.count()
-        self.holders = [self.new_holder(), self.new_holder()]
-        self.tokens: list[tuple[str, int]] = []
-        self.cached: dict[str, str] = {}
-        self.growing: set[str] = set()  # waiters that take only a worker that holds no function
         self.images = dict.fromkeys(RUNTIMES, "i0")
-        self.unended: list[tuple[str, str]] = []
-        self.handed_out: Counter[str] = Counter()
+        self.calls = {call.queue(kind): call for call in CALLS for kind in ("any", "warm")}
+        self.cached: dict[str, str] = {}
+        # Executions that have begun, each with its holder, until they are committed, returned or recorded as lost.
+        self.begun: dict[str, str] = {}
+        self.recorded: Counter[str] = Counter()
+        self.seen: dict[str, Any] = {}
+        self.is_sound = True  # no check has failed
+        # The limits may allow more than they did when the manager looked the last time.
+        self.is_relaxed = False
+        self.saved: dict[str, bytes] = {}
+        self.set_limits(LIMITS.function_concurrency, LIMITS.project_concurrency, LIMITS.max_workers)
         for runtime in RUNTIMES:
             self.configure(runtime, 1)
+        self.holders = [self.new_holder(), self.new_holder()]
         for runtime in ("A", "A", "B"):
-            self.ready_unknown(runtime)
+            self.start(runtime)
 
-    def teardown(self) -> None:
+    def close(self) -> None:
         self.registry.close()
         self.connection.close()
+
+    # Processes
 
     def new_holder(self) -> Holder:
         holder = Holder(f"h{next(self.numbers)}")
         self.beat(holder)
         return holder
 
-    def drain(self, function: str, version: str) -> None:
-        self.run("drain", f"{function}:{version}")
-        self.model.drain(f"{function}:{version}")
+    def resolve(self, call: Call) -> str:
+        if call.key not in self.cached:
+            [self.cached[call.key]] = self.run("generations", call.key, f"g{next(self.numbers)}")
+        return self.cached[call.key]
 
-    def workers(self, beginning: str) -> set[str]:
-        found = self.run("workers", beginning)
-        assert found == [worker.name for worker in self.model.holding(beginning)]
-        return set(found)
+    def ask(
+        self, holder: Holder, call: Call, kind: str, *, waits: bool, arrived: int | None = None, is_lost: bool = False
+    ) -> str:
+        """A call asks for a worker. With `is_lost`, the answer is lost on its way."""
+        waits = waits and kind != "loaded"
+        arrived = self.now if arrived is None else arrived
+        queue, execution, generation = call.queue(kind), f"e{next(self.numbers)}", self.resolve(call)
+        before = self.seen
+        waited = max(holder.oldest(queue, self.now), self.now - arrived)
+        detail = "" if kind == "warm" else f"detail {execution}"
+        self.is_relaxed |= before["concurrency"].get(f"own {call.version}", "") != call.own_limit
+        word, *rest = self.run(
+            "lease", holder.name, kind, call.runtime, call.target, call.project, call.own_limit, execution, RUN_MS,
+            detail, int(waits), waited, self.acknowledged(holder), call.key, generation,
+            begins=(holder, execution, detail),
+        )  # fmt: skip
+        if word in ("queued", "full", "busy"):
+            promises.no_worker_was_to_be_had(before, call, kind, self.now)
+        if word in ("queued", "full"):
+            promises.the_queue_had_room(before, call, BOUNDS, is_full=word == "full")
+        if word == "stale":
+            self.cached.pop(call.key)
+        if is_lost:
+            holder.unsure.add(queue)
+        elif word == "lease":
+            worker, address, secret, token, cold, needs_load = rest
+            assert (address, secret) == (f"address {worker}", f"secret {worker}")
+            assert (cold, needs_load) in (("none", "0"), ("assign", "1"))
+            assert needs_load == "1" if kind == "warm" else True
+            assert needs_load == "0" if kind == "loaded" else True
+            holder.leases[worker] = Held(worker, int(token), queue, execution, needs_load == "1")
+        elif word == "queued":
+            holder.entries[queue] += 1
+            self.enter(holder, queue, Waiting(arrived, generation, is_counted=True))
+        return word
 
-    def change(self, function: str, ends: bool) -> None:
-        """A change of a function; one that does not end now ends amid another one, or never: its process died."""
-        what, owner = f"function:{function}", f"o{next(self.numbers)}"
-        self.run("change", what, owner, "")
-        self.model.begin_change(what, owner)
-        if ends:
-            self.end_change(what, owner)
+    def enter(self, holder: Holder, queue: str, waiting: Waiting) -> None:
+        holder.waiting[queue].append(waiting)
+        holder.waiting[queue].sort(key=lambda one: one.arrived)
+
+    def hear(self, holder: Holder, how: str = "accept") -> bool:
+        """A process takes a message from its list; 'lose': it loses it before it uses it."""
+        message = self.connection.call("LPOP", keys.grants(holder.name))
+        if message is None:
+            return False
+        queue, word, *lease = json.loads(message)
+        if how == "lose":
+            return True
+        if word == "again":
+            self.all_ask_again(holder, queue)
+            return True
+        worker, _, _, token, _, needs_load = lease
+        holder.entries[queue] = max(0, holder.entries[queue] - 1)
+        held = holder.leases[worker] = Held(worker, int(token), queue, None, needs_load == "1")
+        self.pass_on(holder, held)
+        return True
+
+    def all_ask_again(self, holder: Holder, queue: str) -> None:
+        waiting, holder.waiting[queue] = holder.waiting[queue], []
+        holder.entries[queue] = 0
+        for one in waiting:
+            self.ask_again(holder, queue, one)
+
+    def ask_again(self, holder: Holder, queue: str, waiting: Waiting) -> None:
+        kind = "warm" if "|warm|" in queue else "any"
+        self.ask(holder, self.calls[queue], kind, waits=True, arrived=waiting.arrived)
+
+    def pass_on(self, holder: Holder, held: Held, *, is_lost: bool = False) -> None:
+        """A worker goes to the oldest waiting call of its process, or back to the pool."""
+        while held.worker in holder.leases:
+            waiting = holder.waiting[held.queue]
+            if not waiting:
+                self.give_back(holder, held)
+                return
+            first = waiting.pop(0)
+            execution = f"e{next(self.numbers)}"
+            is_for_call = "|any|" in held.queue
+            detail = f"detail {execution}" if is_for_call else ""
+            before = self.seen
+            change = "" if held.queue in holder.unsure else holder.change(held.queue)
+            word, *rest = self.run(
+                "renew", held.worker, held.token, holder.name, execution, RUN_MS, detail, self.now - first.arrived,
+                held.queue if change else "", change, holder.oldest(held.queue, self.now), self.acknowledged(holder),
+                self.calls[held.queue].key, first.generation, begins=(holder, execution, detail),
+            )  # fmt: skip
+            if is_lost:
+                holder.leases.pop(held.worker)
+                holder.unsure.add(held.queue)
+            elif word == "ok":
+                promises.a_renewal_was_right(before, holder.name, held, first.arrived, self.now, LATER_MS)
+                is_new = held.is_new and held.execution is None
+                holder.leases[held.worker] = Held(held.worker, int(rest[0]), held.queue, execution, is_new)
+                return
+            elif word == "stale":
+                self.cached.pop(self.calls[held.queue].key, None)
+            else:
+                holder.leases.pop(held.worker)
+                self.ask_again(holder, held.queue, first)
+
+    def give_back(self, holder: Holder, held: Held) -> None:
+        holder.leases.pop(held.worker)
+        if held.execution is None and held.is_new:
+            self.return_unused(held)
         else:
-            self.unended.append((what, owner))
+            self.release(holder, held, destroy=False)
 
-    def end_change(self, what: str, owner: str) -> None:
-        generation = f"g{next(self.numbers)}"
-        self.run("change", what, owner, generation)
-        self.model.end_change(what, owner, generation)
+    def return_unused(self, held: Held) -> None:
+        self.run("return_unused", held.worker, held.token, ends=held)
 
-    def begin_start(self, runtime: str, image: str | None = None) -> None:
-        name, image = f"w{next(self.numbers)}", image or self.images[runtime]
-        assert self.registry.starting(name, runtime, image) == self.model.starting(name, runtime, image)
+    def release(self, holder: Holder, held: Held, *, destroy: bool) -> None:
+        all_before = self.seen
+        before = all_before.get(f"worker:{held.worker}", {})
+        ended = self.run("release", held.worker, held.token, int(destroy), holder.name, self.acknowledged(holder))
+        is_ours = before.get("state") == "leased" and before.get("token") == str(held.token)
+        assert bool(ended) == is_ours
+        if ended and (destroy or promises.is_to_drain(before, self.now)):
+            assert self.seen[f"worker:{held.worker}"]["state"] == "draining"
+        elif ended and "|any|" in held.queue:
+            promises.the_oldest_call_got_the_worker(all_before, self.seen, held)
 
-    def begin_old_start(self, runtime: str) -> None:
-        self.begin_start(runtime, "older")
+    def answer(self, holder: Holder, held: Held, *, destroy: bool = False, is_lost: bool = False) -> None:
+        """The worker has answered: it runs the next call, beside the commit of this one."""
+        if held.execution and "|any|" in held.queue:
+            holder.answered.append(held.execution)
+        if destroy or "|warm|" in held.queue:
+            holder.leases.pop(held.worker)
+            self.release(holder, held, destroy=destroy)
+        else:
+            self.pass_on(holder, held, is_lost=is_lost)
 
-    def new_image(self, runtime: str) -> None:
-        self.images[runtime] = f"i{next(self.numbers)}"
+    def commit(self, holder: Holder) -> None:
+        holder.committed += holder.answered
+        holder.answered = []
 
-    def ready_unknown(self, runtime: str) -> None:
-        """Redis was emptied while the worker started."""
-        self.make_ready(f"w{next(self.numbers)}", runtime, self.images[runtime])
+    def acknowledged(self, holder: Holder) -> str:
+        """The executions that the next script acknowledges."""
+        for execution in holder.committed:
+            if execution not in self.seen["lost"]:  # else it is recorded again, which changes nothing
+                self.begun.pop(execution, None)
+        acknowledged, holder.committed = ",".join(holder.committed), []
+        return acknowledged
+
+    def escalate(self, holder: Holder, queue: str) -> None:
+        if holder.waiting[queue]:
+            for one in holder.waiting[queue]:
+                one.is_counted = True
+            if holder.oldest(queue, self.now) >= SAY_AGAIN_MS:
+                holder.unsure.add(queue)
+            self.run("escalate", holder.name, queue, holder.change(queue), holder.oldest(queue, self.now))
+
+    def leave(self, holder: Holder, queue: str) -> None:
+        if queue in holder.unsure and holder.waiting[queue]:
+            self.escalate(holder, queue)
+            return
+        self.run("leave", holder.name, queue, holder.change(queue), holder.oldest(queue, self.now))
+
+    def beat(self, holder: Holder) -> None:
+        leases = [held.name for held in holder.leases.values()]
+        now, is_new = self.run("heartbeat", holder.name, holder.as_of, self.acknowledged(holder), *leases)
+        holder.as_of = int(now)
+        if is_new:
+            for queue in list(holder.waiting):
+                self.all_ask_again(holder, queue)
+
+    # The manager
+
+    def set_limits(self, function: int, project: int, workers: int) -> None:
+        waiting = BOUNDS.waiting, BOUNDS.waiting_of_project, BOUNDS.waiting_of_function
+        self.is_relaxed = True
+        self.policy.max_workers = workers
+        self.run("set_limits", function, project, workers, workers, START_MS, *waiting)
 
     def configure(self, runtime: str, warm: int) -> None:
         self.registry.configure(runtime, warm)
-        self.model.configure(runtime, warm)
+        self.check()
 
-    def forget(self, runtime: str) -> None:
-        self.registry.forget(runtime)
-        self.model.forget(runtime)
+    def begin_start(self, runtime: str) -> str | None:
+        name = f"w{next(self.numbers)}"
+        has_room = len(self.seen["workers"]) < int(self.seen["policy"].get("max_workers", 0))
+        is_begun = self.registry.starting(name, runtime, self.images[runtime])
+        assert is_begun == (has_room and runtime in self.seen["runtimes"])
+        self.check()
+        return name if is_begun else None
 
-    def time_out(self, who: int) -> None:
-        waiting = [(holder, name) for holder in self.holders for name in sorted(holder.waiting)]
-        if not waiting:
-            return
-        holder, waiter = one_of(waiting, who)
-        left = bool(self.run("leave", waiter))
-        assert left == self.model.leave(waiter)
-        if left:
-            holder.waiting.discard(waiter)
+    def make_ready(self, name: str, runtime: str) -> None:
+        before = self.seen
+        self.registry.ready(
+            StartedWorker(name, f"address {name}", f"secret {name}"), runtime, self.images[runtime]
+        )
+        self.check()
+        is_new = before.get(f"worker:{name}", {"state": "starting"})["state"] == "starting"
+        if is_new and self.seen[f"worker:{name}"]["state"] != "draining":
+            promises.the_first_to_grow_was_served(before, self.seen, runtime)
 
-    def release_late(self, which: int, destroy: bool) -> None:
-        """A token that was released, declined or reaped already does nothing; so does one that never was."""
-        held = {lease for holder in self.holders for lease in holder.leases}
-        if not self.tokens:
-            return
-        worker, token = one_of(self.tokens, which)
-        for old in (token, token - 1):
-            if (worker, old) not in held:
-                self.release_with((worker, old), destroy)
+    def start(self, runtime: str) -> None:
+        name = self.begin_start(runtime)
+        if name:
+            self.make_ready(name, runtime)
 
-    def lose_lease(self, who: int) -> None:
-        """A server that came back without its last writes forgot a lease that its process has."""
-        holder = one_of(self.holders, who)
-        if self.model.workers:
-            worker = self.model.workers[one_of(sorted(self.model.workers), who)]
-            forgotten = (worker.name, worker.token + 1 + who % 3)
-            holder.leases.add(forgotten)
-            self.beat(holder)
-            holder.leases.discard(forgotten)
-
-    def heartbeat(self, who: int) -> None:
-        self.beat(one_of(self.holders, who))
-
-    def crash(self, who: int) -> None:
-        self.holders[who % len(self.holders)] = self.new_holder()
-
-    def gone(self, which: int) -> None:
-        if not self.model.workers:
-            return
-        name = one_of(sorted(self.model.workers), which)
+    def gone(self, name: str) -> None:
         self.registry.gone(name)
-        self.model.gone(name)
+        self.check()
+        assert f"worker:{name}" not in self.seen
 
-    def empty_redis(self) -> None:
-        self.connection.call("FLUSHALL")
-        model = self.model
-        for part in (
-            model.runtimes, model.workers, model.waiters, model.grants, model.generations, model.changing,
-            model.holders, model.reported, model.lost, model.bare,
-        ):  # fmt: skip
-            part.clear()
-        model.reaper = None
+    def reap(self) -> None:
+        self.registry.reap()
+        self.check()
 
-    def run(self, name: str, *args: Any) -> Any:
+    def manager_pass(self) -> None:
+        """What the manager does, with workers that start and end at once."""
+        for name in self.registry.draining():
+            self.gone(name)
+        view = self.registry.view()
+        self.is_relaxed = False
+        self.check()
+        promises.the_view_is_right(view, self.seen)
+        decision = self.policy.decide(view, 2, set(RUNTIMES) - {runtime.id for runtime in view.runtimes})
+        for runtime in decision.starts:
+            self.start(runtime)
+        for eviction in decision.evictions:
+            self.registry.evict(eviction.worker, eviction.unused_ms)
+            self.check()
+        for recall in decision.recalls:
+            self.registry.recall(recall.worker, recall.stands_ms)
+            self.check()
+
+    def record_lost(self) -> None:
+        lost = self.registry.lost()
+        assert all(detail == f"detail {execution}" for execution, detail in lost.items())
+        self.recorded.update(lost.keys())
+        self.registry.settled(list(lost))
+        for execution in lost:
+            self.begun.pop(execution, None)
+        self.check()
+
+    # Redis
+
+    def run(
+        self, name: str, *args: Any, begins: tuple[Holder, str, str] | None = None, ends: Held | None = None
+    ) -> Any:
+        """Run a script, and check everything.
+
+        Args:
+            begins: the holder, execution and detail of an execution that begins if the answer says so.
+            ends: the lease whose execution is gone without a record if the answer says so.
+        """
         reply = self.scripts.run(name, *args)
-        if not isinstance(reply, list):
-            return reply
-        return [part.decode() if isinstance(part, bytes) else part for part in reply]
+        if isinstance(reply, list):
+            reply = [part.decode() if isinstance(part, bytes) else part for part in reply]
+        if begins and begins[2] and reply[0] in ("lease", "ok"):
+            self.begun[begins[1]] = begins[0].name
+        if ends and reply and ends.execution:
+            self.begun.pop(ends.execution, None)
+        self.check()
+        return reply
 
-    def beat(self, holder: Holder) -> None:
-        held = set(holder.leases)
-        now, unknown = self.run("heartbeat", holder.name, holder.as_of, *(f"{name}:{token}" for name, token in held))
-        assert bool(unknown) == (holder.name not in self.model.holders)
-        self.model.heartbeat(holder.name, holder.as_of, held)
-        holder.as_of = int(now)
-        if unknown:  # all that wait leave and ask again
-            for waiter in sorted(holder.waiting):
-                assert bool(self.run("leave", waiter)) == self.model.leave(waiter)
-            holder.waiting.clear()
-
-    def release_with(self, held: tuple[str, int], destroy: bool) -> None:
-        worker, token = held
-        assert bool(self.run("release", worker, token, int(destroy))) == self.model.release(worker, token, destroy)
-
-    def make_ready(self, name: str, runtime: str, image: str) -> None:
-        self.registry.ready(StartedWorker(name, f"address {name}", f"secret {name}"), runtime, image)
-        self.model.make_ready(name, runtime, image)
-
-    def resolve(self, what: str) -> None:
-        fresh = f"g{next(self.numbers)}"
-        [seen] = self.run("generations", what, fresh)
-        if self.model.generation(what) is None:
-            self.model.changing.pop(what, None)
-            self.model.generations[what] = fresh
-        assert seen == self.model.generation(what)
-        self.cached[what] = seen
-
-
-def one_of(options: Any, which: int) -> Any:
-    return options[which % len(options)]
+    def check(self) -> None:
+        self.is_sound = False
+        before, self.seen = self.seen, self.registry.snapshot()
+        promises.every_worker_is_in_the_sets_of_its_state_only(self.seen)
+        promises.counts_are_what_is_there(self.seen)
+        promises.limits_are_not_exceeded_anew(before, self.seen)
+        promises.every_queue_is_in_the_sets_of_its_state_only(self.seen)
+        promises.executions_are_in_one_place(self.seen, self.begun)
+        if not self.is_relaxed:
+            promises.no_queue_waits_beside_a_worker_for_it(self.seen)
+        assert max(self.recorded.values(), default=0) <= 1
+        known = {holder.name for holder in getattr(self, "holders", [])}
+        promises.nothing_is_left_over(self.seen, self.connection, known)
+        self.is_sound = True

@@ -2,98 +2,260 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
-from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
-from tests.pool.machine import BOUNDS, LIMITS, Holder
-from tests.pool.model import Model
+from qinling_falcon.pool.limits import Limits
+from qinling_falcon.pool.policy import View
+from tests.pool.holders import Call, Held
 
-OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "turn", "wakeups")
+Snapshot = dict[str, Any]
 
-
-def everything_is_as_in_the_model(seen: dict[str, Any], model: Model) -> None:
-    assert seen["runtimes"] == {name: str(warm) for name, warm in model.runtimes.items()}
-    assert seen["bare"] == {name: str(since) for name, since in model.bare.items()}
-    assert seen["workers"] == set(model.workers)
-    assert seen["lost"] == {execution: f"detail {execution}" for execution in model.lost}
-    assert seen["waiters"] == {waiter.name: waiter.till for waiter in model.waiters}
-    for name, worker in model.workers.items():
-        record = seen[f"worker:{name}"]
-        assert (record["runtime"], record["state"], record["image"]) == (worker.runtime, worker.state, worker.image)
-        assert record.get("target") == worker.target
-        assert int(record.get("token", 0)) == worker.token
-        if worker.lease:
-            assert record["execution"] == worker.lease.wanted.execution
-            assert record["holder"] == worker.lease.wanted.holder
-            assert record["accepted"] == str(int(worker.lease.accepted))
-            assert record["detail"] == worker.lease.wanted.detail
-            assert ("doomed" in record) == worker.doomed
-            assert seen["leases"][name] == worker.lease.deadline
-        else:
-            assert not {"execution", "holder", "detail"} & set(record)
+OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "wakeups", "events", "calls", "kept")
 
 
-def every_worker_is_in_the_sets_of_its_state_only(seen: dict[str, Any]) -> None:
-    places: dict[str, list[str]] = {name: [] for name in seen["workers"]}
-    for key, members in seen.items():
-        kind = key.split(":")[0]
-        if kind in ("starting", "warm", "draining", "leases") or key == "idle":
-            for name in members:
-                places[name].append(kind)
-    for name, kinds in places.items():
-        record = seen[f"worker:{name}"]
-        assert kinds == [record["state"].replace("leased", "leases")]
-        live = name in seen.get(f"live:{record['runtime']}", ())
-        assert live == (record["state"] in ("warm", "idle", "leased"))
-        if record["state"] == "idle":
-            assert name in seen[f"idle:{record['target']}"]
+def every_worker_is_in_the_sets_of_its_state_only(seen: Snapshot) -> None:
+    places = defaultdict(set)
+    for key, value in seen.items():
+        kind, _, rest = key.partition(":")
+        if kind in ("starting", "warm", "live", "leases", "draining") or (kind == "idle" and rest):
+            for worker in value:
+                places[worker].add(key)
+    held: Counter[str] = Counter()
+    for worker in seen["workers"]:
+        record = seen[f"worker:{worker}"]
+        state, runtime, target = record["state"], record["runtime"], record.get("target")
+        expected = {
+            "starting": {f"starting:{runtime}"},
+            "warm": {f"warm:{runtime}", f"live:{runtime}"},
+            "idle": {f"idle:{target}", f"live:{runtime}"},
+            "leased": {"leases", f"live:{runtime}"},
+            "draining": {"draining"},
+        }[state]
+        assert places.pop(worker, set()) == expected, (worker, record)
+        assert (worker in seen["idle"]) == (state == "idle" and "kept" not in record)
+        assert state != "warm" or target is None
+        if target:
+            is_assigned = state in ("idle", "leased")
+            assert (worker in seen[f"assigned:{target.split(':')[0]}"]) == is_assigned, (worker, record)
+            held[target] += is_assigned
+    assert not places, "workers that nothing knows"
+    assert seen["held"] == {target: count for target, count in held.items() if count}
+    assert set(seen["assigned_at"]) == set(seen["held"])
 
 
-def counts_are_what_is_there_and_within_limits(seen: dict[str, Any], model: Model) -> None:
-    leased = [seen[f"worker:{name}"] for name in seen["leases"]]
-    for attribute, limit in (("function", LIMITS.function_concurrency), ("project", LIMITS.project_concurrency)):
-        expected = Counter(record[attribute] for record in leased)
-        assert not expected or max(expected.values()) <= limit
-        counted = {key.split(":", 2)[2]: len(value) for key, value in seen.items() if f"running:{attribute}" in key}
-        assert Counter({name: count for name, count in counted.items() if count}) == expected
-    assert {record["execution"] for record in leased if record["detail"]} == set(seen["executions"])
-    waiting = [waiter.wanted for waiter in model.waiters]
-    for attribute in ("function", "project"):
-        expected = Counter(getattr(wanted, attribute) for wanted in waiting)
-        prefix = f"waiting:{attribute}:"
-        counted = {key.removeprefix(prefix): len(value) for key, value in seen.items() if key.startswith(prefix)}
-        assert counted == expected
-        bound = BOUNDS.of_function if attribute == "function" else BOUNDS.of_project
-        assert not expected or max(expected.values()) <= bound
-    assert len(waiting) <= BOUNDS.of_all
-    planned = sum(model.plan().values())
-    assert planned == 0 or len(seen["workers"]) + planned <= LIMITS.max_workers
+def counts_are_what_is_there(seen: Snapshot) -> None:
+    """The counts of leases and of waiting calls. A count of 0 may stand there."""
+    leases: Counter[str] = Counter()
+    for worker in seen["leases"]:
+        record = seen[f"worker:{worker}"]
+        function, version = record["target"].split(":")[:2]
+        version_and_function = (f"version {function}:{version}", f"function {function}")
+        leases.update((*version_and_function, f"project {record['project']}", f"runtime {record['runtime']}"))
+    counted = {
+        name: int(value) for name, value in seen["concurrency"].items() if not name.startswith(("limit ", "own "))
+    }
+    assert {name: count for name, count in counted.items() if count} == leases
+
+    waiting: Counter[str] = Counter()
+    entries = defaultdict(set)
+    for key, counts in seen.items():
+        if not key.startswith("counts:"):
+            continue
+        queue = key.removeprefix("counts:")
+        _, target, _, project = queue.split("|")
+        assert set(seen[f"queue:{queue}"]) == set(counts)
+        for holder, count in counts.items():
+            assert int(count) > 0
+            entries[holder].add(queue)
+            for name in ("all", f"project {project}", f"function {target.split(':')[0]}"):
+                waiting[name] += int(count)
+    assert {name: int(count) for name, count in seen["waiting"].items() if count != "0"} == waiting
+    shown = {key.removeprefix("entries:"): value for key, value in seen.items() if key.startswith("entries:") and value}
+    assert shown == entries
 
 
-def no_waiter_waits_beside_a_free_worker(model: Model) -> None:
-    for waiter in model.waiters:  # the model is what Redis has: checked above
-        assert not (model.permitted(waiter.wanted) and model.fitting(waiter.wanted))
+def limits_are_not_exceeded_anew(before: Snapshot, seen: Snapshot) -> None:
+    """No lease is added beyond a limit. A limit may be lowered below the leases that there are."""
+    counts, old = seen["concurrency"], before.get("concurrency", {})
+    for name, count in counts.items():
+        kind, _, rest = name.partition(" ")
+        if kind in ("version", "function", "project", "runtime") and int(count) > _limit(seen, kind, rest):
+            assert int(count) <= int(old.get(name, 0)), f"{name} has {count}"
+    assert "max_workers" not in seen["policy"] or len(seen["workers"]) <= max(
+        int(seen["policy"]["max_workers"]), len(before.get("workers", ())) + 1
+    )
 
 
-def waiters_are_queued_or_notified(
-    seen: dict[str, Any], model: Model, holders: list[Holder], connection: PipelinedConnection
+def every_queue_is_in_the_sets_of_its_state_only(seen: Snapshot) -> None:
+    queues = {key.removeprefix("queue:") for key, value in seen.items() if key.startswith("queue:") and value}
+    escalated = {queue for key, value in seen.items() if key.startswith("escalated:") for queue in value}
+    blocked = {queue for key, value in seen.items() if key.startswith("blocked:") for queue in value}
+    for queue in blocked:
+        runtime, _, _, project = queue.split("|")
+        assert queue in seen[f"blocked:project:{project}"] and queue in seen[f"blocked:runtime:{runtime}"]
+    assert not escalated & blocked
+    assert escalated | blocked <= queues
+
+
+def executions_are_in_one_place(seen: Snapshot, begun: dict[str, str]) -> None:
+    """Every execution that is begun and not committed is in the journal of its holder, or lost: in one of them."""
+    journals = {
+        execution: key.removeprefix("journal:")
+        for key, value in seen.items()
+        if key.startswith("journal:")
+        for execution in value
+    }
+    assert not journals.keys() & seen["lost"].keys()
+    for execution, holder in begun.items():
+        assert execution in seen["lost"] or journals.get(execution, holder) == holder
+    unknown = journals.keys() | seen["lost"].keys()
+    assert unknown == begun.keys() or _of_unknown_holders(seen, begun, unknown), (unknown ^ begun.keys())
+
+
+def no_queue_waits_beside_a_worker_for_it(seen: Snapshot) -> None:
+    """A call may wait beside a warm worker while it is patient, or where that is the reserve."""
+    for key in seen:
+        if not key.startswith("queue:") or not seen[key]:
+            continue
+        queue = key.removeprefix("queue:")
+        runtime, target, kind, project = queue.split("|")
+        if is_held_back(seen, target, project, runtime):
+            continue
+        assert queue not in seen[f"blocked:runtime:{runtime}"], f"no limit holds {queue} back"
+        warm, held = len(seen.get(f"warm:{runtime}", ())), seen["held"].get(target, 0)
+        assert kind == "warm" or not seen.get(f"idle:{target}"), f"{queue} waits beside an idle worker"
+        assert held or not warm, f"{queue} waits beside a warm worker, and its target has none"
+        assert queue not in seen[f"escalated:{runtime}"] or warm <= 1, f"{queue} waits beside warm workers"
+        assert held or queue in seen[f"escalated:{runtime}"], f"{queue} waits for nothing"
+
+
+def no_worker_was_to_be_had(before: Snapshot, call: Call, kind: str, now: int) -> None:
+    """A call that asked got no worker: there was none that it may have."""
+    if is_held_back(before, call.target, call.project, call.runtime, call.own_limit):
+        return
+    warm, held = len(before.get(f"warm:{call.runtime}", ())), before["held"].get(call.target, 0)
+    assert kind == "warm" or not before.get(f"idle:{call.target}")
+    assert kind == "loaded" or not warm or held
+    assert kind != "warm" or warm <= 1
+
+
+def the_queue_had_room(before: Snapshot, call: Call, bounds: Limits, *, is_full: bool) -> None:
+    waiting = {name: int(count) for name, count in before["waiting"].items()}
+    of_function = waiting.get(f"function {call.function}", 0)
+    of_project = waiting.get(f"project {call.project}", 0)
+    has_room = (
+        of_function < bounds.waiting_of_function
+        and of_function < bounds.waiting_of_project - of_project
+        and of_project < bounds.waiting - waiting.get("all", 0)
+    )
+    assert has_room != is_full
+
+
+def a_renewal_was_right(
+    before: Snapshot, holder: str, held: Held, arrived: int, now: int, later_ms: int
 ) -> None:
-    queued = set(seen["waiters"])
-    for holder in holders:
-        messages = connection.call("LRANGE", keys.grants(holder.name), 0, -1)
-        told = {json.loads(message)[0] for message in messages}
-        mine = {name for name in queued if name.startswith(f"{holder.name}/")}
-        assert not told & mine
-        assert mine <= holder.waiting
-        if holder.name in model.holders:  # else its next heartbeat tells it to ask again
-            assert holder.waiting <= told | mine
+    """A worker began another execution: it was not to drain, and nobody has waited longer for it."""
+    record = before[f"worker:{held.worker}"]
+    assert not is_to_drain(record, now)
+    if held.execution is None:
+        return  # an offer: it was for this process
+    others = {name: since for name, since in before.get(f"queue:{held.queue}", {}).items() if name != holder}
+    runtime, target, _, project = held.queue.split("|")
+    function = target.split(":")[0]
+    of_project, of_runtime = before.get(f"blocked:project:{project}", {}), before.get(f"blocked:runtime:{runtime}", {})
+    held_back = {
+        f"function:{function}": {queue: at for queue, at in of_project.items() if f"|{function}:" in queue},
+        f"project:{project}": dict(list(of_project.items())[:1]),
+        f"runtime:{runtime}": dict(list(of_runtime.items())[:1]),
+    }
+    for limit in _reached(before, target, project, runtime):
+        others |= {queue: at for queue, at in held_back.get(limit, {}).items() if queue != held.queue}
+    assert all(since + later_ms >= arrived for since in others.values()), "somebody has waited longer"
 
 
-def nothing_is_left_over(seen: dict[str, Any], connection: PipelinedConnection) -> None:
+def the_view_is_right(view: View, seen: Snapshot) -> None:
+    """What the manager decides by is what is there."""
+    assert (view.workers, view.draining, view.targets) == (
+        len(seen["workers"]), len(seen["draining"]), len(seen["held"]),
+    )  # fmt: skip
+    for runtime in view.runtimes:
+        sets = [seen[f"{name}:{runtime.id}"] for name in ("warm", "starting", "escalated")]
+        assert [runtime.warm, runtime.starting, runtime.escalated] == [len(one) for one in sets]
+    growing = {f"{one.runtime}|{one.target}|{one.kind}": one for one in view.growing}
+    escalated = [queue for runtime in view.runtimes for queue in seen[f"escalated:{runtime.id}"]]
+    assert set(growing) == {queue.rpartition("|")[0] for queue in escalated}
+    for queue in escalated:
+        one = growing[queue.rpartition("|")[0]]
+        assert one.waiting == sum(map(int, seen[f"counts:{queue}"].values()))
+        assert (one.held, one.arrival) == (seen["held"].get(one.target, 0), min(seen[f"queue:{queue}"].values()))
+        assert one.room > 0
+    assert [one.id for one in view.idle] == list(seen["idle"])[: len(view.idle)]
+
+
+def the_first_to_grow_was_served(before: Snapshot, seen: Snapshot, runtime: str) -> None:
+    """A worker became ready: the first queue that wants one, and that no limit holds back, got a worker."""
+    share = int(before["policy"]["max_workers"]) // max(1, len(before["held"]))
+    queues = [queue for queue in before.get(f"escalated:{runtime}", ()) if not is_held_back(before, *_of(queue))]
+    poor = [queue for queue in queues if share < 2 or before["held"].get(queue.split("|")[1], 0) < share]
+    for first in (poor or queues)[:1]:
+        counts = [sum(map(int, one.get(f"counts:{first}", {}).values())) for one in (before, seen)]
+        assert counts[1] < counts[0], f"{first} was passed over"
+
+
+def the_oldest_call_got_the_worker(before: Snapshot, seen: Snapshot, held: Held) -> None:
+    """A worker was released, and no limit was reached: the oldest entry of its queue was offered it."""
+    entries = before.get(f"queue:{held.queue}", {})
+    if entries and not is_held_back(before, *_of(held.queue)):
+        record = seen[f"worker:{held.worker}"]
+        assert (record["state"], record["accepted"]) == ("leased", "0")
+        assert entries[record["holder"]] == min(entries.values())
+
+
+def _of(queue: str) -> tuple[str, str, str]:
+    runtime, target, _, project = queue.split("|")
+    return target, project, runtime
+
+
+def is_to_drain(record: dict[str, str], now: int) -> bool:
+    return "drain" in record or int(record.get("recalled", 0)) > now
+
+
+def is_held_back(seen: Snapshot, target: str, project: str, runtime: str, own: str | None = None) -> bool:
+    return bool(_reached(seen, target, project, runtime, own))
+
+
+def nothing_is_left_over(seen: Snapshot, connection: PipelinedConnection, live: set[str]) -> None:
     """Every key is one that the snapshot explains, or belongs to a process or the pool as a whole."""
     for key in connection.call("KEYS", "qf:{pool}:*"):
         name = key.decode().removeprefix("qf:{pool}:")
-        assert name in seen or name.split(":")[0] in OF_PROCESSES, f"{name} is left over"
+        kind, _, rest = name.partition(":")
+        # A process that Redis does not know since it was emptied says so at its next heartbeat.
+        is_of_live = kind == "journal" and rest in live
+        assert name in seen or kind in OF_PROCESSES or is_of_live, f"{name} is left over"
+
+
+def _of_unknown_holders(seen: Snapshot, begun: dict[str, str], shown: set[str]) -> bool:
+    """Whether the difference is in journals of processes that have not reported since Redis was emptied."""
+    known = seen["holders"].keys() | seen["former"].keys()
+    return shown <= begun.keys() and all(begun[execution] not in known for execution in begun.keys() - shown)
+
+
+def _limit(seen: Snapshot, kind: str, name: str, own: str | None = None) -> int:
+    limits = seen["concurrency"]
+    if kind != "version":
+        return int(limits.get(f"limit {kind}", 10**9))
+    own = limits.get(f"own {name}", "") if own is None else own
+    return int(own or 10**9)
+
+
+def _reached(seen: Snapshot, target: str, project: str, runtime: str, own: str | None = None) -> list[str]:
+    function, version = target.split(":")[:2]
+    counts = seen["concurrency"]
+    of = {"version": f"{function}:{version}", "function": function, "project": project, "runtime": runtime}
+    return [
+        f"{kind}:{name}"
+        for kind, name in of.items()
+        if int(counts.get(f"{kind} {name}", 0)) >= _limit(seen, kind, name, own)
+    ]

@@ -20,6 +20,7 @@ LIMITS = Settings(
     max_workers=6, function_concurrency=4, function_queue_factor=10, project_concurrency=5, project_queue_factor=20,
     max_waiters=200, holder_ttl_s=3.0,
 )  # fmt: skip
+START_MS = 20.0
 
 
 class Side:
@@ -32,12 +33,17 @@ class Side:
         self.pool.start()
         self.registry = Registry(PipelinedConnection(url, timeout_s=2), settings)
         self.names = (f"w{number}" for number in itertools.count())
-        self.executions = (f"e{number}" for number in itertools.count())
+        self.executions = (f"{holder}-e{number}" for number in itertools.count())
 
     def close(self) -> None:
         self.pool.close()
         self.registry.close()
         self.connection.close()
+
+    def configure(self, warm: int = 2) -> None:
+        """What a manager says first: the runtime has a pool, and these are the limits."""
+        self.registry.configure("python3", warm)
+        self.registry.set_limits(self.settings.max_workers, START_MS)
 
     def start(self, runtime: str = "python3") -> str:
         name = next(self.names)
@@ -46,7 +52,7 @@ class Side:
         return name
 
     def request(self, function: str = "f", version: int = 0, project: str = "p", **changes: Any) -> LeaseRequest:
-        what = f"function:{function}"
+        key = f"function:{function}"
         execution = next(self.executions)
         request = LeaseRequest(
             target=f"{function}:{version}:digest",
@@ -54,18 +60,50 @@ class Side:
             function_id=function,
             project_id=project,
             execution_id=execution,
-            generations=tuple(self.pool.generations([what]).items()),
+            generations=tuple(self.pool.generations([key]).items()),
             run_s=30,
             detail=f"detail of {execution}",
         )
         return dataclasses.replace(request, **changes)
 
+    def lease(self, function: str = "f", wait_s: float = 5, **changes: Any) -> Lease:
+        return self.pool.lease(self.request(function, **changes), wait_s)
+
+    def run(self, function: str = "f", wait_s: float = 5, **changes: Any) -> Lease:
+        """A call from its lease to its commit."""
+        lease = self.lease(function, wait_s, **changes)
+        end(lease)
+        return lease
+
     def waiting(self, **changes: Any) -> gevent.Greenlet:
-        """Start a call that waits in the queue."""
-        before = len(self.registry.snapshot()["waiters"])
-        caller = gevent.spawn(self.pool.lease, self.request(**changes), 20)
-        wait_until(lambda: len(self.registry.snapshot()["waiters"]) > before)
+        """Start a call that waits, until Redis knows that it does (or has given it a worker)."""
+        request = self.request(**changes)
+        before = self.in_redis(request)
+        caller = gevent.spawn(self.pool.lease, request, 20)
+        wait_until(lambda: caller.ready() or self.in_redis(request) > before)
         return caller
+
+    def in_redis(self, request: LeaseRequest) -> int:
+        """How many calls wait in the queue of a request, as Redis knows."""
+        return sum(int(count) for count in self.registry.snapshot().get(f"counts:{request.queue}", {}).values())
+
+    def all_waiting(self) -> int:
+        return int(self.registry.snapshot()["waiting"].get("all", 0))
+
+    def leased(self) -> set[str]:
+        return set(self.registry.snapshot()["leases"])
+
+    def settle(self) -> None:
+        """Wait until Redis has done all that this process told it without waiting."""
+        self.connection.call("PING")
+
+
+def end(lease: Lease, *, destroy: bool = False) -> None:
+    """The worker has answered, and the record is committed."""
+    with lease:
+        lease.used()
+        lease.finished(destroy=destroy)
+        lease.committed()
 
 
 def reap_until(side: Side, condition: Callable[[], bool]) -> None:

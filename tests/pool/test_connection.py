@@ -13,7 +13,7 @@ from qinling_falcon.pool.lua import load
 from qinling_falcon.pool.wire import PoolUnavailable
 from tests.servers.valkey import ValkeyServer, valkey_server
 
-NOW = ("", 1, 1, 1)
+NOW = ("",)
 
 
 def test_every_greenlet_gets_its_own_reply(connection: PipelinedConnection) -> None:
@@ -63,10 +63,32 @@ def test_a_script_is_loaded_when_the_server_does_not_know_it(connection: Pipelin
     assert connection.call("HGET", "qf:{pool}:runtimes", "runtime") == b"3"
 
 
-def test_a_script_that_nobody_waits_for_is_loaded_too(connection: PipelinedConnection) -> None:
+def test_a_new_connection_loads_every_script_so_that_one_without_waiting_is_run(server: ValkeyServer) -> None:
+    with PipelinedConnectionTo(server.url) as other:
+        other.call("FLUSHALL")
+        other.call("SCRIPT", "FLUSH")
+    with PipelinedConnectionTo(server.url) as connection:
+        connection.call("PING")
+        assert connection.cast(load("configure"), (*NOW, "runtime", 3))
+        assert connection.call("HGET", "qf:{pool}:runtimes", "runtime") == b"3"
+
+
+def test_a_script_without_waiting_that_the_server_does_not_know_is_not_sent_again(
+    connection: PipelinedConnection,
+) -> None:
+    """Commands that were sent behind it may rely on their order."""
     connection.call("SCRIPT", "FLUSH")
-    assert connection.cast(load("configure"), (*NOW, "runtime", 3))
-    wait_until(lambda: connection.call("HGET", "qf:{pool}:runtimes", "runtime") == b"3")
+    answers: list[object] = []
+    assert connection.cast(load("configure"), (*NOW, "runtime", 3), answers.append)
+    assert connection.call("HGET", "qf:{pool}:runtimes", "runtime") is None
+    assert [type(answer) for answer in answers] == [PoolUnavailable]
+    connection.call("SCRIPT", "LOAD", load("configure").source)
+    assert connection.call("HGET", "qf:{pool}:runtimes", "runtime") is None
+
+
+def test_nothing_is_sent_without_waiting_where_there_is_no_connection(connection: PipelinedConnection) -> None:
+    connection.close()
+    assert not connection.cast(load("configure"), (*NOW, "runtime", 3))
 
 
 def test_an_error_reply_is_raised_to_its_caller_alone(connection: PipelinedConnection) -> None:

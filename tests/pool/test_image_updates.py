@@ -12,10 +12,12 @@ import pytest
 from gevent.event import Event
 
 from qinling_falcon.errors import NotFound
-from qinling_falcon.models import database, runtime
+from qinling_falcon.models import database, rollout, runtime
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.orchestrators.base import StartedWorker, StartFailed, UnknownImage
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.registry import WorkerRecord
+from qinling_falcon.pool.rollout import next_step
 from qinling_falcon.settings import Settings
 from tests.pool.house import ADMIN, MOST, STOCK, House
 from tests.pool.side import wait_until
@@ -44,7 +46,7 @@ def house(connection: PipelinedConnection, settings: Settings, monkeypatch: pyte
 
 
 def test_workers_are_replaced_one_after_another_and_the_stock_is_at_most_one_short(house: House) -> None:
-    house.pool.release(house.lease("f"))
+    house.end(house.lease("f"))
     wait_until(lambda: house.warm() == STOCK)
     seen: list[tuple[int, int]] = []
     house.orchestrator.look = lambda: seen.append((house.warm(), house.states("old")["draining"]))
@@ -63,13 +65,13 @@ def test_it_is_upgrading_until_no_old_worker_can_get_a_call(house: House) -> Non
     house.orchestrator.held_up["new"] = Event()
     house.change_image("new")
     wait_until(lambda: house.orchestrator.begun["new"] == 1)  # the trial
-    house.pool.release(idle_later)
+    house.end(idle_later)
     assert house.image_of(house.lease("g")) == "old"
     assert house.row().previous_image == "old"
     house.orchestrator.held_up.pop("new").set()
     wait_until(house.available)
     assert house.states("old") == Counter(ending=2)  # both serve their call to its end
-    assert house.pool.release(held)
+    house.end(held)
     for function in ("f", "g", "h"):
         assert house.image_of(house.lease(function)) == "new"
     assert house.lost == {}
@@ -77,13 +79,13 @@ def test_it_is_upgrading_until_no_old_worker_can_get_a_call(house: House) -> Non
 
 @pytest.mark.parametrize("count", [1, MOST])
 def test_all_of_max_workers_are_replaced_while_calls_hold_them(house: House, count: int) -> None:
-    leases = [house.lease("f") for _ in range(MOST)]
+    leases = [house.lease(f"f{number}") for number in range(MOST)]
     waiting = [gevent.spawn(house.lease, f"g{number}", 30) for number in range(count)]
     house.change_image("new")
     wait_until(lambda: house.row().previous_image is None)
     wait_until(lambda: house.states("old")["ending"] > 0)
     for lease in leases:
-        assert house.pool.release(lease)
+        house.end(lease)
     gevent.joinall(waiting, timeout=20, raise_error=True)
     assert {house.image_of(waiter.get()) for waiter in waiting} == {"new"}
     wait_until(house.available)
@@ -93,7 +95,7 @@ def test_all_of_max_workers_are_replaced_while_calls_hold_them(house: House, cou
 
 def test_idle_workers_are_replaced_where_there_is_no_room_for_stock(house: House) -> None:
     for lease in [house.lease(f"f{number}") for number in range(MOST)]:
-        house.pool.release(lease)
+        house.end(lease)
     house.change_image("new")
     wait_until(house.available)
     wait_until(lambda: set(house.orchestrator.images.values()) == {"new"})
@@ -105,7 +107,7 @@ def test_a_worker_that_was_starting_with_the_old_image_does_not_serve(house: Hou
     ready = house.registry.ready
     house.registry.ready = lambda *args: known.append(args[-1]) or ready(*args)
     house.orchestrator.held_up["old"] = Event()
-    house.pool.release(house.lease("f"))  # takes one of the stock
+    house.end(house.lease("f"))  # takes one of the stock
     wait_until(lambda: house.states("old")["starting"] == 1)
     house.change_image("new")
     wait_until(house.available)
@@ -119,15 +121,15 @@ def test_a_worker_that_was_starting_with_the_old_image_does_not_serve(house: Hou
     assert set(known) == {"new"}
 
 
-def test_what_waits_for_its_start_is_not_started_with_the_old_image(house: House) -> None:
+def test_nothing_is_started_from_the_old_image_after_the_promotion_of_another(house: House) -> None:
     hold = house.orchestrator.held_up["old"] = Event()
-    begun = house.orchestrator.begun["old"] + 2  # the third waits
+    begun = house.orchestrator.begun["old"] + 2  # as many as may start at once
     waiting = [gevent.spawn(house.lease, f"f{number}") for number in range(STOCK + 3)]
-    wait_until(lambda: house.states("old")["starting"] == 3 and house.orchestrator.begun["old"] == begun)
+    wait_until(lambda: house.states("old")["starting"] == 2 and house.orchestrator.begun["old"] == begun)
     runtime.update(ADMIN, house.runtime_id, {"image": "new"})
-    runtime.settle(house.runtime_id, "new")  # as if a trial had ended just now
+    rollout.promote(house.runtime_id, "new")  # as if a trial had ended just now
     house.pool.wake()
-    wait_until(lambda: house.states("old")["draining"] == 3)
+    wait_until(lambda: house.states("old")["draining"] == 2)
     hold.set()
     gevent.joinall(waiting, timeout=20, raise_error=True)
     assert house.orchestrator.begun["old"] == begun
@@ -152,12 +154,12 @@ def test_a_failing_image_is_given_up_also_while_workers_of_the_old_one_start(hou
     known: list[str] = []
     ready, start = house.registry.ready, house.orchestrator.start
 
-    def start_between_old_ones(worker_id: str, image: str) -> StartedWorker:
+    def start_between_old_ones(worker_id: str, image: str, runtime_id: str = "") -> StartedWorker:
         if image == "new":
             seen = len(known)
-            house.pool.release(house.lease("f"), destroy=True)
+            house.end(house.lease("f"), destroy=True)
             wait_until(lambda: len(known) > seen)
-        return start(worker_id, image)
+        return start(worker_id, image, runtime_id)
 
     house.registry.ready = lambda *args: ready(*args) or known.append(args[-1])
     house.orchestrator.start = start_between_old_ones
@@ -166,6 +168,35 @@ def test_a_failing_image_is_given_up_also_while_workers_of_the_old_one_start(hou
     wait_until(house.available)
     assert house.row().image == "old"
     assert house.orchestrator.begun["new"] == 3
+
+
+@pytest.mark.parametrize("error", [UnknownImage("no such image"), StartFailed("it does not start")])
+def test_a_promoted_image_that_stops_starting_is_aborted_and_the_old_one_serves_on(
+    house: House, error: Exception
+) -> None:
+    held = [house.lease(f"f{number}") for number in range(MOST)]
+    house.change_image("new")
+    wait_until(lambda: house.row().fallback_image == "old")
+    house.orchestrator.broken["new"] = error
+    for lease in held:
+        house.end(lease)  # the workers of the old image end one after another, and none of the new one comes
+    wait_until(house.available)
+    row = house.row()
+    assert (row.image, row.fallback_image, row.status_reason) == ("old", None, str(error))
+    house.end(house.lease("g"))
+    wait_until(lambda: house.warm() == STOCK and not house.states("new"))
+    assert set(house.orchestrator.images.values()) == {"old"}
+    assert house.lost == {}
+
+
+@pytest.mark.parametrize(("is_failing", "ended"), [(False, ["w1"]), (True, [])])
+def test_no_old_worker_is_replaced_while_the_new_image_does_not_start(is_failing: bool, ended: list[str]) -> None:
+    workers = [
+        WorkerRecord(name, "idle", "r", "old", f"{name}:0:digest", drains=False, granted_ms=granted, has_served=True)
+        for name, granted in (("w2", 2), ("w1", 1))
+    ]
+    step = next_step(workers, "new", stock=0, is_crowded=False, is_failing=is_failing)
+    assert step.drain == ended
 
 
 def test_a_runtime_that_is_deleted_in_between_ends(house: House) -> None:
@@ -179,11 +210,11 @@ def test_a_runtime_that_is_deleted_in_between_ends(house: House) -> None:
 
     house.orchestrator.look = delete_amid
     house.change_image("new")
-    wait_until(lambda: set(house.orchestrator.images) == {lease.worker_id})
+    wait_until(lambda: set(house.orchestrator.images) == {lease.worker.worker_id})
     assert seen == ["upgrading"]
     with pytest.raises(NotFound):
         house.row()
-    assert house.pool.release(lease)
+    house.end(lease)
     wait_until(lambda: not house.orchestrator.images)
 
 
@@ -208,7 +239,7 @@ def test_an_image_that_proves_itself_while_rows_are_read_is_not_taken_back(
 
 def test_no_worker_waits_for_the_manager_s_next_look(connection: PipelinedConnection, settings: Settings) -> None:
     house = House(connection.url, dataclasses.replace(settings, reap_interval_s=60))
-    house.pool.release(house.lease())
+    house.end(house.lease())
     house.pool.wake()
     wait_until(lambda: house.warm() == STOCK)
     house.change_image("new")
@@ -227,6 +258,7 @@ def test_an_old_worker_that_comes_back_with_a_redis_that_lost_its_last_writes_en
 @pytest.mark.parametrize("survive", [True, False])
 def test_a_manager_that_dies_at_any_step_leaves_what_the_next_one_needs(house: House, survive: bool) -> None:
     """`survive`: the workers outlive their manager, as pods do; local ones don't."""
+    house.orchestrator.workers_outlive_manager = survive
     image = "old"
     for step in range(0, 1000, 3):
         old, image = image, f"image {step}"
@@ -244,7 +276,7 @@ def test_a_manager_that_dies_at_any_step_leaves_what_the_next_one_needs(house: H
         wait_until(house.available)
         assert house.row().image == image
         assert set(house.states(old)) <= {"draining", "ending"}
-        assert house.pool.release(lease) or not survive
+        house.end(lease)
         wait_until(lambda: set(house.orchestrator.images.values()) == {image} and house.warm() >= STOCK)  # noqa: B023
         if not died:
             return

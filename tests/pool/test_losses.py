@@ -1,80 +1,141 @@
-"""Workers, processes and servers that are lost: what becomes of their leases and waiters."""
+"""Workers, processes and servers that are lost: what becomes of their leases, executions and waiting calls."""
 
 from __future__ import annotations
 
 import pytest
 
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool.leases import StaleTarget
 from qinling_falcon.pool.wire import PoolUnavailable
-from tests.pool.side import Side, detail_of, reap_until
+from tests.pool.side import Side, detail_of, end, reap_until, wait_until
 from tests.servers.valkey import valkey_server
 
 
 def test_a_worker_that_is_gone_loses_its_lease_once(side: Side) -> None:
     worker = side.start()
-    lease = side.pool.lease(side.request(), 1)
+    lease = side.lease()
+
     side.registry.gone(worker)
+
     assert side.registry.lost() == {lease.execution_id: detail_of(lease)}
     side.registry.gone(worker)
     side.registry.settled([lease.execution_id])
     assert side.registry.lost() == {}
-    assert not side.pool.release(lease)
-    assert side.registry.known() == {}
+    end(lease)
+    side.settle()
+    assert side.registry.workers() == {}
 
 
-def test_leases_of_a_process_that_died_are_lost_and_those_of_others_are_not(side: Side) -> None:
-    side.start()
-    side.start()
+def test_everything_in_the_journal_of_a_dead_process_is_lost_and_nothing_of_others(side: Side) -> None:
+    """The dead process had three executions: one was running, and two were answered and not committed."""
+    for _ in range(5):
+        side.start()
     dead = Side(side.connection.url, holder="web-2")
-    theirs = dead.pool.lease(dead.request("g", execution_id="theirs", detail="their detail"), 1)
-    ours = side.pool.lease(side.request("f"), 1)
+    for number in range(2):
+        lease = dead.lease("g", execution_id=f"answered {number}", detail=f"their {number}")
+        lease.used()
+        lease.finished()
+    running = dead.lease("g", execution_id="running", detail="their 2")
+    committed = dead.lease("h", execution_id="committed")
+    end(committed)
+    dead.settle()
+    ours = side.lease("f")
+    dead.pool._beat()
     dead.close()
-    reap_until(side, lambda: side.registry.lost() != {})
-    assert side.registry.lost() == {"theirs": "their detail"}
-    assert side.registry.doomed() == [theirs.worker_id]
-    assert side.pool.release(ours)
+
+    reap_until(side, lambda: len(side.registry.lost()) == 3)
+
+    assert side.registry.lost() == {"answered 0": "their 0", "answered 1": "their 1", "running": "their 2"}
+    assert side.registry.draining() == [running.worker.worker_id]
+    reap_until(side, lambda: "journal:web-2" not in side.registry.snapshot())
+    assert side.leased() == {ours.worker.worker_id}
+    end(ours)
 
 
 def test_a_lease_past_its_deadline_is_lost(side: Side) -> None:
     side.start()
-    lease = side.pool.lease(side.request(run_s=0.01), 1)
+    lease = side.lease(run_s=0.01)
     reap_until(side, lambda: side.registry.lost() != {})
-    assert not side.pool.release(lease)
+    assert side.registry.lost() == {lease.execution_id: detail_of(lease)}
+    assert side.registry.draining() == [lease.worker.worker_id]
+
+
+def test_the_deadline_is_that_of_the_execution_that_runs(side: Side) -> None:
+    side.start()
+    first = side.lease(run_s=0.5)
+    second = side.waiting()
+    end(first)
+    lease = second.get(timeout=10)
+    deadline = side.registry.snapshot()["leases"][lease.worker.worker_id]
+    assert deadline > side.registry.snapshot()["now"] + 20_000
+    end(lease)
 
 
 def test_a_lease_that_its_process_does_not_know_is_lost(side: Side) -> None:
     side.start()
-    lease = side.pool.lease(side.request(), 1)
-    side.pool.abandon(lease)
+    lease = side.lease()
+    side.pool._waiting.held.clear()  # as if the answer had never come
     reap_until(side, lambda: side.registry.lost() != {})
-    assert side.registry.doomed() == [lease.worker_id]
+    assert side.registry.draining() == [lease.worker.worker_id]
+
+
+def test_a_worker_in_an_unknown_state_drains_and_its_execution_is_lost(side: Side) -> None:
+    side.start()
+    with pytest.raises(ZeroDivisionError), side.lease() as lease:
+        lease.used()
+        raise ZeroDivisionError
+    wait_until(lambda: side.registry.lost() == {lease.execution_id: detail_of(lease)})
+    assert side.registry.draining() == [lease.worker.worker_id]
+    assert not side.leased()
+
+
+def test_an_answered_execution_that_is_not_committed_is_lost_and_its_worker_goes_on(side: Side) -> None:
+    side.start()
+    with pytest.raises(ZeroDivisionError), side.lease() as lease:
+        lease.used()
+        lease.finished()
+        raise ZeroDivisionError
+    wait_until(lambda: side.registry.lost() == {lease.execution_id: detail_of(lease)})
+    assert side.registry.draining() == []
+    assert side.run().worker.worker_id == lease.worker.worker_id
+
+
+def test_an_execution_that_was_withdrawn_is_not_lost(side: Side) -> None:
+    side.start()
+    with side.lease() as lease:
+        lease.used()
+        lease.withdrawn()
+        lease.finished()
+    side.run()
+    assert side.pool.find(lease.execution_id) is None
+    assert side.registry.lost() == {}
 
 
 def test_callers_come_through_when_redis_is_emptied_under_them(side: Side) -> None:
     side.start()
-    held = side.pool.lease(side.request(), 1)
+    held = side.lease()
     caller = side.waiting()
     side.connection.call("FLUSHALL")
-    assert not side.pool.release(held)
-    assert side.registry.known() == {}
+    end(held)
+    assert side.registry.workers() == {}
     assert side.pool.find("nothing") is None
     side.registry.reap()
-    with pytest.raises(StaleTarget):  # its heartbeat told it to ask again, and its generation is not there any more
+    with pytest.raises((StaleTarget, Unavailable)):  # it asks again, and its generation is not there any more
         caller.get(timeout=10)
-    side.registry.configure("python3", 2)
+    side.configure()
     side.start()
-    assert side.pool.release(side.pool.lease(side.request(), 5))
+    side.run()
 
 
 def test_a_dead_server_is_unavailable_and_service_comes_back() -> None:
     with valkey_server() as mortal:
         side = Side(mortal.url)
-        side.registry.configure("python3", 1)
+        side.configure(1)
         caller = side.waiting()
         mortal.kill()
         for attempt in (
             side.pool.wake,
-            side.registry.plan,
+            side.registry.view,
             side.registry.reap,
             lambda: side.pool.capacity("python3"),
             lambda: side.pool.generations(["function:f"]),
@@ -82,9 +143,9 @@ def test_a_dead_server_is_unavailable_and_service_comes_back() -> None:
             with pytest.raises(PoolUnavailable):
                 attempt()
         mortal.start()
-        side.registry.configure("python3", 1)
+        side.configure(1)
         side.start()
-        with pytest.raises(StaleTarget):
+        with pytest.raises((StaleTarget, PoolUnavailable)):
             caller.get(timeout=15)
-        assert side.pool.release(side.pool.lease(side.request(), 5))
+        side.run()
         side.close()

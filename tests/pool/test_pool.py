@@ -8,39 +8,54 @@ import pytest
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.leases import Capacity
-from tests.pool.side import LIMITS, Side, detail_of, wait_until
+from qinling_falcon.pool.policy import Policy
+from tests.pool.side import LIMITS, START_MS, Side, detail_of, end, wait_until
 
 
 def test_a_warm_worker_is_assigned_and_then_belongs_to_its_target(side: Side) -> None:
-    worker = side.start()
-    first = side.pool.lease(side.request("f"), 1)
-    assert (first.worker_id, first.address, first.secret) == (worker, f"127.0.0.1:{worker}", f"secret of {worker}")
-    assert (first.cold, first.needs_load) == ("assign", True)
-    assert side.pool.release(first)
-    second = side.pool.lease(side.request("f"), 1)
-    assert (second.worker_id, second.cold, second.needs_load) == (worker, "none", False)
-    assert second.token > first.token
-    side.pool.release(second)
+    name = side.start()
+
+    with side.lease("f") as first:
+        worker = first.worker
+        assert (worker.worker_id, worker.address, worker.secret) == (name, f"127.0.0.1:{name}", f"secret of {name}")
+        assert (first.cold, worker.needs_load) == ("assign", True)
+        end(first)
+    second = side.lease("f")
+
+    assert (second.worker.worker_id, second.cold, second.worker.needs_load) == (name, "none", False)
+    assert second.worker.token > first.worker.token
+    end(second)
     with pytest.raises(Unavailable):
-        side.pool.lease(side.request("g"), 0)
+        side.lease("g", wait_s=0)
 
 
-def test_an_old_token_releases_nothing(side: Side) -> None:
+def test_a_lease_that_is_over_releases_nothing_more(side: Side) -> None:
     side.start()
-    first = side.pool.lease(side.request(), 1)
-    assert side.pool.release(first)
-    second = side.pool.lease(side.request(), 1)
-    assert not side.pool.release(first)
-    assert not side.pool.release(first, destroy=True)
+    first = side.run()
+    second = side.lease()
+
+    for destroy in (False, True):
+        first.finished(destroy=destroy)
+    side.settle()
+
+    assert side.leased() == {second.worker.worker_id}
     assert side.pool.find(second.execution_id) == detail_of(second)
-    assert side.pool.release(second)
+    end(second)
 
 
-def test_a_live_lease_can_be_found_by_its_execution(side: Side) -> None:
+def test_an_execution_is_found_until_it_is_committed(side: Side) -> None:
     side.start()
-    lease = side.pool.lease(side.request(), 1)
+    lease = side.lease()
     assert side.pool.find(lease.execution_id) == detail_of(lease)
-    side.pool.release(lease)
+
+    lease.used()
+    lease.finished()
+    side.settle()
+    assert not side.leased()
+    assert side.pool.find(lease.execution_id) == detail_of(lease)
+
+    lease.committed()
+    side.run()  # the acknowledgement travels with the next script
     assert side.pool.find(lease.execution_id) is None
 
 
@@ -50,54 +65,63 @@ def test_first_calls_at_once_never_exceed_the_limits_and_all_are_served(side: Si
     most = []
 
     def call(function: str) -> None:
-        lease = side.pool.lease(side.request(function), 30)
-        assert lease.worker_id not in running
-        running.add(lease.worker_id)
-        most.append(len(side.registry.snapshot()["running:function:" + function]))
-        gevent.sleep(0.002)
-        running.discard(lease.worker_id)
-        side.pool.release(lease)
+        with side.lease(function, 30) as lease:
+            assert lease.worker.worker_id not in running
+            running.add(lease.worker.worker_id)
+            most.append(int(side.registry.snapshot()["concurrency"][f"function {function}"]))
+            gevent.sleep(0.002)
+            running.discard(lease.worker.worker_id)
+            end(lease)
 
     manager = gevent.spawn(manage, side)
     callers = [gevent.spawn(call, function) for function in ["f"] * 30 + ["g"] * 10]
     gevent.joinall(callers, timeout=40, raise_error=True)
     manager.kill()
+    side.settle()
+
     assert all(caller.successful() for caller in callers)
     assert max(most) <= LIMITS.function_concurrency
     seen = side.registry.snapshot()
-    assert not seen["leases"] and not seen["waiters"] and not seen["lost"]
+    assert not side.leased() and not side.all_waiting() and not seen["lost"]
     assert len(seen["workers"]) <= LIMITS.max_workers
 
 
-def test_a_waiter_gets_the_worker_that_was_started_for_it(side: Side) -> None:
+def test_a_call_gets_the_worker_that_was_started_for_it(side: Side) -> None:
     caller = side.waiting()
-    assert side.registry.plan() == {"python3": 3}  # one for the waiter, two to be warm
+    policy = Policy(LIMITS.max_workers, 2, START_MS)
+    assert policy.decide(side.registry.view(), 2).starts == ["python3"]
+
     side.start()
+
     lease = caller.get(timeout=10)
-    assert (lease.cold, lease.needs_load) == ("start", True)
-    assert side.registry.plan() == {"python3": 2}
-    assert side.pool.release(lease)
+    assert (lease.cold, lease.worker.needs_load) == ("start", True)
+    assert policy.decide(side.registry.view(), 2).starts == ["python3", "python3"]  # two to be warm
+    end(lease)
 
 
-def test_waiters_are_served_in_the_order_they_came(side: Side) -> None:
+def test_calls_of_a_process_are_served_in_the_order_they_came(side: Side) -> None:
     side.start()
-    lease = side.pool.lease(side.request(), 1)
+    lease = side.lease()
     callers = [side.waiting() for _ in range(3)]
+
     for caller in callers:
-        side.pool.release(lease)
+        end(lease)
         lease = caller.get(timeout=10)
         assert lease.cold == "none"
-    side.pool.release(lease)
+
+    end(lease)
 
 
-def test_a_waiter_that_was_killed_gets_nothing_and_the_next_one_does(side: Side) -> None:
+def test_a_call_that_was_killed_gets_nothing_and_the_next_one_does(side: Side) -> None:
     side.start()
-    lease = side.pool.lease(side.request(), 1)
+    lease = side.lease()
     killed, next_one = side.waiting(), side.waiting()
+
     killed.kill()
-    side.pool.release(lease)
-    side.pool.release(next_one.get(timeout=10))
-    wait_until(lambda: not side.registry.snapshot()["leases"])
+    end(lease)
+
+    end(next_one.get(timeout=10))
+    wait_until(lambda: not side.leased())
 
 
 def test_callers_that_are_killed_at_any_moment_leave_no_lease_behind(side: Side) -> None:
@@ -105,13 +129,9 @@ def test_callers_that_are_killed_at_any_moment_leave_no_lease_behind(side: Side)
         side.start()
 
     def call() -> None:
-        lease = None
-        try:
-            lease = side.pool.lease(side.request(), 10)
+        with side.lease(wait_s=10) as lease:
             gevent.sleep(0.001)
-        finally:
-            if lease:
-                side.pool.release(lease)
+            end(lease)
 
     callers = [gevent.spawn(call) for _ in range(40)]
     for count, caller in enumerate(callers):
@@ -119,48 +139,91 @@ def test_callers_that_are_killed_at_any_moment_leave_no_lease_behind(side: Side)
             gevent.sleep(0.0005)
             caller.kill(block=False)
     gevent.joinall(callers, timeout=30)
-    wait_until(lambda: not side.registry.snapshot()["leases"] and not side.registry.snapshot()["waiters"])
+
+    wait_until(lambda: not side.leased() and not side.all_waiting())
     assert side.registry.lost() == {}
+    assert sorted(side.pool.workers("f", 0)) + sorted(side.registry.snapshot()["warm:python3"]) == ["w0", "w1", "w2"]
 
 
 def test_a_call_that_waits_too_long_is_told_and_leaves_the_queue(side: Side) -> None:
     with pytest.raises(Unavailable) as refused:
-        side.pool.lease(side.request(), 0.05)
+        side.lease(wait_s=0.05)
+
     assert refused.value.retry_after_s
-    assert not side.registry.snapshot()["waiters"]
+    wait_until(lambda: not side.all_waiting())
 
 
-def test_a_limit_holds_back_callers_until_a_lease_of_it_ends(side: Side) -> None:
+def test_a_limit_holds_back_calls_until_a_lease_of_it_ends(side: Side) -> None:
     for _ in range(6):
         side.start()
-    leases = [side.pool.lease(side.request("f"), 1) for _ in range(LIMITS.function_concurrency)]
+    leases = [side.lease("f") for _ in range(LIMITS.function_concurrency)]
     held_back = side.waiting(function="f")
-    other = side.pool.lease(side.request("g"), 1)  # of the same project, which is now at its limit too
+    other = side.lease("g")  # of the same project, which is now at its limit too
     same_project = side.waiting(function="h")
-    side.pool.release(other)
-    assert same_project.get(timeout=10).target.startswith("h:")
+
+    end(other)
+
+    assert same_project.get(timeout=10).queue == side.request("h").queue
     assert not held_back.ready()
-    side.pool.release(leases[0])
-    assert held_back.get(timeout=10).worker_id == leases[0].worker_id
+    end(leases[0])
+    assert held_back.get(timeout=10).worker.worker_id == leases[0].worker.worker_id
 
 
-def test_at_max_workers_the_least_recently_used_worker_makes_room(side: Side) -> None:
+def test_a_call_waits_beside_the_last_warm_worker_when_its_target_has_one(side: Side) -> None:
+    """The reserve is for targets without a worker. While more are warm, a call takes one after its patience."""
+    for _ in range(3):
+        side.start()
+    first, second = side.lease(), side.waiting().get(timeout=10)
+
+    third = side.waiting()
+    assert side.request().queue in side.registry.snapshot()["escalated:python3"]
+    assert list(side.registry.snapshot()["warm:python3"]) == ["w2"]
+    assert not third.ready()
+
+    end(side.lease("g"))  # has no worker, so the reserve is for it
+    for lease in (first, second):
+        end(lease)
+    end(third.get(timeout=10))
+
+
+def test_leases_renewals_and_releases_neither_start_nor_evict_workers(side: Side) -> None:
     for number in range(LIMITS.max_workers):
         side.start()
-        side.pool.release(side.pool.lease(side.request(f"f{number}"), 1))
-    side.connection.call("DEL", keys.WAKEUPS)
+        side.run(f"f{number}")
+
     caller = side.waiting(function="new")
-    assert side.registry.doomed() == ["w0"]
-    side.registry.wait_for_work(20)
+    side.run("f0")
+
+    assert side.registry.draining() == []
+    assert len(side.registry.snapshot()["workers"]) == LIMITS.max_workers
+    caller.kill()
+
+
+def test_at_max_workers_the_worker_that_the_manager_evicts_makes_room(side: Side) -> None:
+    for number in range(LIMITS.max_workers):
+        side.start()
+        side.run(f"f{number}")
+    side.settle()
+    caller = side.waiting(function="new")
+    [first, *_] = side.registry.view().idle
+
+    assert first.id == "w0"
+    assert side.registry.evict("w0")
+
+    assert side.registry.draining() == ["w0"]
     side.registry.gone("w0")
     side.start()
     assert caller.get(timeout=10).cold == "start"
 
 
-def test_a_release_that_nobody_waits_for_happens(side: Side) -> None:
+def test_a_worker_that_was_used_meanwhile_is_not_evicted(side: Side) -> None:
     side.start()
-    side.pool.release_soon(side.pool.lease(side.request(), 1))
-    assert side.pool.lease(side.request(), 10).cold == "none"
+    lease = side.lease()
+    assert not side.registry.evict("w0")
+    end(lease)
+    side.settle()
+    assert not side.registry.evict("w0", unused_ms=60_000)
+    assert side.registry.evict("w0")
 
 
 def test_capacity_counts_what_answers(side: Side) -> None:
@@ -168,9 +231,9 @@ def test_capacity_counts_what_answers(side: Side) -> None:
     assert side.pool.capacity("python3") == Capacity(0, 0)
     side.start()
     side.start()
-    lease = side.pool.lease(side.request(), 1)
+    lease = side.lease()
     assert side.pool.capacity("python3") == Capacity(total=2, available=1)
-    side.pool.release(lease, destroy=True)
+    end(lease, destroy=True)
     assert side.pool.capacity("python3") == Capacity(total=1, available=1)
 
 
@@ -194,10 +257,15 @@ def test_a_call_wakes_the_manager_when_it_needs_a_worker(side: Side) -> None:
 
 def manage(side: Side) -> None:
     """A pool manager whose workers start at once."""
+    policy = Policy(LIMITS.max_workers, 2, START_MS)
     while True:
         side.registry.wait_for_work(0.05)
-        for name in side.registry.doomed():
+        for name in side.registry.draining():
             side.registry.gone(name)
-        for runtime, count in side.registry.plan().items():
-            for _ in range(count):
-                side.start(runtime)
+        decision = policy.decide(side.registry.view(), 2)
+        for runtime in decision.starts:
+            side.start(runtime)
+        for eviction in decision.evictions:
+            side.registry.evict(eviction.worker, eviction.unused_ms)
+        for recall in decision.recalls:
+            side.registry.recall(recall.worker, recall.stands_ms)

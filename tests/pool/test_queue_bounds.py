@@ -15,7 +15,7 @@ from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.leases import StaleTarget
 from qinling_falcon.settings import Settings
-from tests.pool.side import Side, reap_until, wait_until
+from tests.pool.side import Side, end, reap_until, wait_until
 from tests.servers.valkey import valkey_server
 
 BOUNDS = Settings(
@@ -27,11 +27,11 @@ OF_FUNCTION, OF_PROJECT, OF_ALL = 4, 12, 30
 WAITING_PROCESS = """
 import sys, gevent, dataclasses
 from tests.pool.side import Side
-from tests.pool.test_queue_bounds import ROOMY, waiting_names
+from tests.pool.test_queue_bounds import ROOMY, count_of
 side = Side(sys.argv[1], ROOMY, holder="web-killed")
 request = side.request("f")
 callers = [gevent.spawn(side.pool.lease, request, 600) for _ in range(500)]
-while len(waiting_names(side, "function:f")) < 500:
+while count_of(side, "function f") < 500:
     gevent.sleep(0.05)
 print("waiting", flush=True)
 gevent.sleep(600)
@@ -42,23 +42,21 @@ ROOMY = dataclasses.replace(BOUNDS, max_waiters=2000, function_queue_factor=250,
 @pytest.fixture
 def side(connection: PipelinedConnection) -> Iterator[Side]:
     side = Side(connection.url, BOUNDS)
-    side.registry.configure("python3", 0)
+    side.configure(0)
     yield side
     side.close()
 
 
-def waiting_names(side: Side, whose: str) -> set[str]:
-    """The names of the waiters that a limit counts."""
-    return set(side.registry.snapshot().get(f"waiting:{whose}", ()))
+def count_of(side: Side, whose: str) -> int:
+    """The number of waiting calls that a limit counts."""
+    return int(side.registry.snapshot()["waiting"].get(whose, 0))
 
 
 def crowd(side: Side, count: int, wait_s: float = 60, **changes: Any) -> list[gevent.Greenlet]:
     """Start calls at the same time, and wait until each one is queued or refused."""
-    before = len(side.registry.snapshot()["waiters"])
+    before = side.all_waiting()
     callers = [gevent.spawn(outcome, side, wait_s, changes) for _ in range(count)]
-    wait_until(
-        lambda: len(side.registry.snapshot()["waiters"]) - before + sum(map(gevent.Greenlet.ready, callers)) == count
-    )
+    wait_until(lambda: side.all_waiting() - before + sum(map(gevent.Greenlet.ready, callers)) == count)
     return callers
 
 
@@ -83,7 +81,7 @@ def test_calls_of_one_function_wait_up_to_its_bound(side: Side) -> None:
         assert (error.status, error.retry_after_s) == (503, 1)
         assert "function f" in error.message and f"{OF_FUNCTION} of at most {OF_FUNCTION}" in error.message
         assert "FUNCTION_QUEUE_FACTOR" in error.message and "has not run" in error.message
-    assert len(waiting_names(side, "function:f")) == OF_FUNCTION
+    assert count_of(side, "function f") == OF_FUNCTION
     gevent.killall(callers)
 
 
@@ -117,11 +115,12 @@ def test_calls_of_one_project_wait_up_to_its_bound_however_many_functions_it_has
 
 def test_one_function_takes_no_more_of_its_projects_places_than_it_leaves(connection: PipelinedConnection) -> None:
     side = Side(connection.url, dataclasses.replace(BOUNDS, function_queue_factor=100))
+    side.configure(0)
     callers = crowd(side, OF_PROJECT)
 
     assert len(refusals(callers)) == OF_PROJECT / 2
     others = crowd(side, OF_PROJECT, function="g")
-    assert len(waiting_names(side, "function:g")) == OF_PROJECT / 4
+    assert count_of(side, "function g") == OF_PROJECT / 4
     third = crowd(side, 1, function="h")
     assert refusals(third) == []
     gevent.killall(callers + others + third)
@@ -130,6 +129,7 @@ def test_one_function_takes_no_more_of_its_projects_places_than_it_leaves(connec
 
 def test_one_project_takes_no_more_of_all_places_than_it_leaves(connection: PipelinedConnection) -> None:
     side = Side(connection.url, dataclasses.replace(BOUNDS, function_queue_factor=100, project_queue_factor=100))
+    side.configure(0)
     callers = crowd(side, OF_ALL)
 
     refused = refusals(callers)
@@ -142,36 +142,36 @@ def test_one_project_takes_no_more_of_all_places_than_it_leaves(connection: Pipe
 
 
 def test_a_full_queue_keeps_no_call_from_an_idle_worker(side: Side) -> None:
-    side.registry.configure("python3", 6)
-    busy = []
-    for _ in range(BOUNDS.function_concurrency):
+    side.configure(6)
+    for _ in range(BOUNDS.function_concurrency + 1):
         side.start()
-        busy.append(side.pool.lease(side.request(), 1))
+    busy = [side.lease("f") for _ in range(BOUNDS.function_concurrency)]
     callers = crowd(side, OF_FUNCTION + 1)
 
-    side.start()
+    side.run("g")
 
-    assert side.pool.release(side.pool.lease(side.request("g"), 1))
     gevent.killall(callers)
+    for lease in busy:
+        end(lease)
 
 
 def test_each_way_out_of_the_queue_frees_a_place(side: Side) -> None:
     late = crowd(side, OF_FUNCTION, wait_s=0.5)
     gevent.joinall(late, timeout=30)
-    assert waiting_names(side, "function:f") == waiting_names(side, "project:p") == set()
+    wait_until(lambda: count_of(side, "function f") == count_of(side, "project p") == 0)
 
     killed = crowd(side, OF_FUNCTION)
     assert refusals(killed) == []
     gevent.killall(killed)
-    wait_until(lambda: not waiting_names(side, "function:f"))
+    wait_until(lambda: not count_of(side, "function f"))
 
     served = crowd(side, OF_FUNCTION)
     assert refusals(served) == []
-    side.registry.configure("python3", 1)
+    side.configure(1)
     side.start()
     for caller in served:
-        side.pool.release(caller.get(timeout=30))
-    assert waiting_names(side, "function:f") == waiting_names(side, "project:p") == set()
+        end(caller.get(timeout=30))
+    wait_until(lambda: count_of(side, "function f") == count_of(side, "project p") == 0)
 
     side.registry.gone("w0")
     stale = crowd(side, OF_FUNCTION)
@@ -179,22 +179,22 @@ def test_each_way_out_of_the_queue_frees_a_place(side: Side) -> None:
         pass
     side.start()
     assert all(isinstance(caller.get(timeout=30), StaleTarget) for caller in stale)
-    assert waiting_names(side, "function:f") == waiting_names(side, "project:p") == set()
+    wait_until(lambda: count_of(side, "function f") == count_of(side, "project p") == 0)
 
 
 def test_waiters_of_a_killed_process_are_counted_no_more(connection: PipelinedConnection) -> None:
     side = Side(connection.url, ROOMY)
+    side.configure(0)
     command = [sys.executable, "-c", WAITING_PROCESS, connection.url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "waiting\n"
         process.kill()
-    assert len(waiting_names(side, "function:f")) == len(waiting_names(side, "project:p")) == 500
+    assert count_of(side, "function f") == count_of(side, "project p") == 500
 
-    reap_until(side, lambda: not waiting_names(side, "function:f"))
+    reap_until(side, lambda: not count_of(side, "function f"))
 
-    assert waiting_names(side, "project:p") == set()
-    assert side.registry.snapshot()["waiters"] == {}
-    assert connection.call("KEYS", "qf:{pool}:waiting:*") == []
+    assert count_of(side, "project p") == side.all_waiting() == 0
+    assert [key for key in connection.call("KEYS", "*") if b"queue:" in key or b"entries:" in key] == []
     side.close()
 
 
@@ -205,6 +205,7 @@ def test_waiters_are_counted_anew_when_redis_was_emptied(side: Side) -> None:
     refused = [caller.get(timeout=30) for caller in callers]
 
     assert all(isinstance(error, StaleTarget) for error in refused)  # asked again, under a generation that is gone
+    side.configure(0)
     again = crowd(side, OF_FUNCTION + 1)
     assert len(refusals(again)) == 1
     gevent.killall(again)
@@ -215,15 +216,16 @@ def test_the_count_is_right_after_a_restart_of_redis(options: tuple[str, ...]) -
     """Waiters ask again, whether Redis has kept or lost them. No waiter is counted twice or for ever."""
     with valkey_server(*options) as server:
         side = Side(server.url, BOUNDS)
-        side.registry.configure("python3", 0)
+        side.configure(0)
         callers = crowd(side, OF_FUNCTION)
         server.kill()
         server.start()
         for caller in callers:
             assert isinstance(caller.get(timeout=30), StaleTarget | Unavailable)
 
-        reap_until(side, lambda: not waiting_names(side, "function:f"))
+        reap_until(side, lambda: not count_of(side, "function f"))
 
+        side.configure(0)
         again = crowd(side, OF_FUNCTION + 1)
         assert len(refusals(again)) == 1
         gevent.killall(again)

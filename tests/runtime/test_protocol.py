@@ -25,7 +25,7 @@ def main(path):
 
 
 def test_ping_is_open_and_everything_else_needs_the_secret(worker: Worker) -> None:
-    assert worker.request("GET", "/ping", secret=None) == (200, {"ready": True})
+    assert worker.request("GET", "/ping", secret=None) == (200, {"ready": True, "loaded": False, "busy": False})
     for method, path in [("POST", "/load"), ("POST", "/execute"), ("POST", "/cancel"), ("POST", "/shutdown")]:
         for secret in (None, "", SECRET + "x", "é"):
             assert worker.request(method, path, b"{}", secret=secret)[0] == 403
@@ -50,7 +50,7 @@ def test_many_requests_share_one_connection(worker: Worker) -> None:
         connection.request("POST", "/execute", worker.execution('{"name": "x"}'), {"X-Worker-Secret": SECRET})
         assert read_answer(json.loads(connection.getresponse().read())).output == "Hello, x"
         connection.request("GET", "/ping")
-        assert connection.getresponse().read() == b'{"ready": true}'
+        assert json.loads(connection.getresponse().read()) == {"ready": True, "loaded": True, "busy": False}
     connection.close()
 
 

@@ -141,6 +141,13 @@ def test_few_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packages.can_read("19", "p")
 
 
+def test_a_burst_of_first_calls_reads_all_packages(storage: Storage) -> None:
+    packages = cache(storage, 100_000)
+    names = [f"package {number}" for number in range(200)]
+    readers = [gevent.spawn(packages.read, name, "p") for name in names]
+    assert [reader.get() for reader in readers] == [name.encode() * 10 for name in names]
+
+
 def test_slow_packages_of_one_project_keep_no_other_waiting() -> None:
     goes_on = Event()
 

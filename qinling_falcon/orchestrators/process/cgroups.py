@@ -72,6 +72,18 @@ def hierarchies(process: Path = Path("/proc/self")) -> list[Hierarchy]:
     return list(found.values())
 
 
+def groups_around(process: Path = Path("/proc/self")) -> list[Path]:
+    """The folders of the groups that a process is in, and of all groups around them that can be seen from here."""
+    own = dict(_own_groups(process))
+    found: list[Path] = []
+    for kind, root, mount, options in _mounts(process):
+        for names, path in own.items():
+            if names == "" if kind == "cgroup2" else set(names.split(",")) & set(options):
+                folder = _below(mount, root, path)
+                found += [folder, *(outer for outer in folder.parents if outer.is_relative_to(mount))]
+    return found
+
+
 class Group:
     """The groups of one worker: a folder in each hierarchy, and the child's groups.
 

@@ -36,7 +36,7 @@ def _try_zygote(settings: Settings) -> Feature:
     """Start an orchestrator with a VAR_DIR of its own, beside the service that may be running; it tries the zygotes."""
     with tempfile.TemporaryDirectory() as folder:
         orchestrator = ProcessOrchestrator(dataclasses.replace(settings, var_dir=Path(folder)))
-        orchestrator.close()
+        orchestrator.detach()
         return orchestrator.zygote
 
 

@@ -9,9 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-
-class AlreadyRunning(Exception):
-    """Another live pool manager has this `VAR_DIR`."""
+from qinling_falcon.orchestrators.base import AlreadyRunning
 
 
 class Install:

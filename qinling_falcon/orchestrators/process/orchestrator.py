@@ -6,16 +6,17 @@ import logging
 import math
 import os
 import re
-import resource
 import secrets
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
+from qinling_falcon.orchestrators.base import Confinement, Happening, StartedWorker, StartFailed, WorkerEvent
 from qinling_falcon.orchestrators.process import leftovers
+from qinling_falcon.orchestrators.process.capacity import allow_open_files, host_capacity, memory_for_workers
 from qinling_falcon.orchestrators.process.cgroups import Subtree, await_removed, hierarchies
 from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.orchestrators.process.guard import Guard
@@ -25,6 +26,7 @@ from qinling_falcon.orchestrators.process.images import LocalRuntime, RuntimeTab
 from qinling_falcon.orchestrators.process.install import Install
 from qinling_falcon.orchestrators.process.isolation import Feature, demand, examine
 from qinling_falcon.orchestrators.process.launcher import Launcher
+from qinling_falcon.orchestrators.process.processes import cpu_ms
 from qinling_falcon.orchestrators.process.sandbox import CODE, SHM, TMP, Form, readable_paths
 from qinling_falcon.orchestrators.process.slots import Slots
 from qinling_falcon.orchestrators.process.sweep import sweep
@@ -46,7 +48,7 @@ class ProcessOrchestrator:
     """Makes, watches and destroys workers on this machine (`orchestrators.base.Orchestrator`).
 
     It ends what an earlier manager of the same `VAR_DIR` left behind. Its workers end with the thread that
-    starts them, so that all calls come from the manager's main thread.
+    starts them, so that all calls come from the manager's main thread, and no worker outlives its manager.
 
     Args:
         settings: the service's settings.
@@ -56,7 +58,10 @@ class ProcessOrchestrator:
         AlreadyRunning: another live manager has this `VAR_DIR`.
     """
 
+    workers_outlive_manager = False
+
     def __init__(self, settings: Settings):
+        self.concurrent_starts = os.cpu_count() or 1
         self._settings = settings
         self._install = Install(settings.var_dir, wait_s=settings.shutdown_grace_s)
         self._subtree = Subtree(self._install.install_id, hierarchies())
@@ -69,14 +74,14 @@ class ProcessOrchestrator:
         try:
             self._start_zygotes()
         except BaseException:
-            self.close()
+            self.detach()
             raise
 
     def _prepare(self) -> None:
         self._workers: dict[str, Worker] = {}
         self._closed = False
         settings, install_id = self._settings, self._install.install_id
-        _allow_many_descriptors()
+        self._open_files = allow_open_files()
         self._isolation = examine(settings)
         missing = "; ".join(f"{feature} ({note})" for feature, _, note in self._isolation.missing())
         _log.warning("isolation form=%s missing=%r", self._isolation.form, missing)
@@ -89,7 +94,7 @@ class ProcessOrchestrator:
         self._homes = Homes(self._install.workers_dir, install_id, foreign_uid=foreign)
         sweep(self._install, self._subtree, self._homes, self._slots)
         try:
-            self._subtree.limit_memory(settings.workers_memory or _four_fifths_of_memory())
+            self._subtree.limit_memory(memory_for_workers(settings))
         except OSError as error:
             _log.warning("workers_memory_not_limited why=%r", f"{error.filename}: {error.strerror}")
         self._launcher = Launcher(settings, self._install, self._isolation, self._homes, self._subtree)
@@ -110,33 +115,55 @@ class ProcessOrchestrator:
                 raise SettingsError(f"WORKER_START=fork: expected a host where that works, but {self.zygote.note}")
 
     @property
+    def most_workers(self) -> int:
+        """How many workers this host allows at present."""
+        capacity = host_capacity(
+            self._settings, self._open_files, are_forked=bool(self._forking) and self.zygote.available
+        )
+        _log.info("host_capacity workers=%d bound=%r", capacity.workers, capacity.bound)
+        return capacity.workers
+
+    @property
     def zygote(self) -> Feature:
         """Whether the workers of all runtimes with `zygote = true` are forked from zygotes, and if not, why."""
         found = sorted(self._forking.values(), key=lambda feature: feature.available)
         return found[0] if found else Feature("zygote", False, f"no runtime with `zygote = true`: {_WITHOUT_ZYGOTE}")
 
+    def confinement(self) -> Confinement:
+        """How the workers are confined on this host."""
+        missing = tuple((feature, note) for feature, _, note in self._isolation.missing())
+        return Confinement(str(self._form), missing)
+
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""
         self._table.resolve(image)
 
-    def start(self, worker_id: str, image: str) -> StartedWorker:
+    def start(self, worker_id: str, image: str, runtime_id: str = "") -> StartedWorker:
         """Make a worker and wait until it answers.
+
+        Args:
+            worker_id: a new id.
+            image: an image of the table.
+            runtime_id: whose worker it is, as `list` shows it.
 
         Raises:
             UnknownImage: the table does not have the image, or its interpreter is not usable.
             StartFailed: it ended or did not answer in time; nothing of it is left.
         """
         runtime = self._table.resolve(image)
-        return self._start(worker_id, runtime, forks=runtime.zygote and self._can_fork(runtime))
+        forks = runtime.zygote and self._can_fork(runtime)
+        return self._start(worker_id, runtime, forks=forks, runtime_id=runtime_id, image=image)
 
-    def _start(self, worker_id: str, runtime: LocalRuntime, *, forks: bool) -> StartedWorker:
+    def _start(
+        self, worker_id: str, runtime: LocalRuntime, *, forks: bool, runtime_id: str = "", image: str = ""
+    ) -> StartedWorker:
         if not _WORKER_ID.fullmatch(worker_id) or worker_id in self._workers:
             raise StartFailed(f"worker id {worker_id!r} is in use or can't be used")
         if self._closed:
             raise StartFailed("the orchestrator is closed")
         mark = leftovers.mark(self._install.install_id, worker_id)
         worker = self._workers[worker_id] = Worker(worker_id, mark, walled=self._form is not Form.RLIMITS)
-        secret = secrets.token_urlsafe(32)
+        secret, since = secrets.token_urlsafe(32), time.time()
         try:
             with worker.lock:
                 port = self._make(worker, runtime, secret, forks=forks)
@@ -147,8 +174,9 @@ class ProcessOrchestrator:
         except BaseException:
             self._remove(worker)
             raise
-        worker.ready = True
-        return StartedWorker(worker_id, f"127.0.0.1:{port}", secret)
+        address, used_ms = f"127.0.0.1:{port}", cpu_ms(worker.group.processes())
+        worker.info = StartedWorker(worker_id, address, secret, runtime_id, image, since, used_ms)
+        return worker.info
 
     def destroy(self, worker_id: str) -> None:
         """End a worker with everything in it, and wait until it is gone. Unknown ids are no error."""
@@ -156,20 +184,20 @@ class ProcessOrchestrator:
         if worker:
             self._remove(worker)
 
-    def exited(self) -> list[str]:
-        """Ids of workers that ended by themselves since the last call; nothing of them is left."""
+    def events(self) -> Sequence[WorkerEvent]:
+        """The workers that ended by themselves since the last call; nothing of them is left."""
         # A look can let other greenlets run, and those start and end workers.
         found = [worker for worker in list(self._workers.values()) if worker.has_exited()]
+        events = [WorkerEvent(worker.worker_id, Happening.ENDED, worker.describe_exit()) for worker in found]
         for worker in found:
-            _log.warning("worker_exited worker_id=%s how=%r", worker.worker_id, worker.describe_exit())
             self._remove(worker)
-        return [worker.worker_id for worker in found]
+        return events
 
-    def workers(self) -> list[str]:
-        """Ids of the live workers that this orchestrator has started."""
-        return [worker.worker_id for worker in self._workers.values() if worker.ready and not worker.ending]
+    def list(self) -> Sequence[StartedWorker]:
+        """The live workers that this orchestrator has started."""
+        return [worker.info for worker in self._workers.values() if worker.info and not worker.ending]
 
-    def close(self) -> None:
+    def detach(self) -> None:
         """End all workers, and let another manager have the install."""
         if self._closed:
             return
@@ -277,14 +305,3 @@ class ProcessOrchestrator:
                 # Its user ids stay taken; the next manager sweeps it.
                 _log.error("worker_not_gone worker_id=%s", worker.worker_id)
             del self._workers[worker.worker_id]
-
-
-def _allow_many_descriptors() -> None:
-    """Raise this process's limit of open files as far as allowed: the manager holds descriptors for each worker."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _four_fifths_of_memory() -> int:
-    size: int = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return size * 4 // 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-_MOST = 4096
+MOST_SLOTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Slots:
 
     def claim(self) -> Slot:
         """The first free pair."""
-        for number in range(_MOST):
+        for number in range(MOST_SLOTS):
             slot = Slot(self._base + 2 * number, self._base + 2 * number + 1)
             if slot not in self._held and self.try_claim(slot):
                 return slot

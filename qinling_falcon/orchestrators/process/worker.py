@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 
-from qinling_falcon.orchestrators.base import StartFailed
+from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.cgroups import Group
 from qinling_falcon.orchestrators.process.homes import Home
@@ -32,7 +32,7 @@ class Worker:
         group: its control groups, falsy without any.
         process: its first process; None before that is made.
         lock: held while it is spawned and while it is ended.
-        ready: it has answered.
+        info: what others need to know of it; None until it has answered.
         ending: it is being ended, or gone.
     """
 
@@ -44,7 +44,7 @@ class Worker:
         self.slot: Slot | None = None
         self.group = Group([])
         self.lock = threading.Lock()
-        self.ready = False
+        self.info: StartedWorker | None = None
         self.ending = False
         self._mark = mark
         self._walled = walled
@@ -84,7 +84,9 @@ class Worker:
 
     def has_exited(self) -> bool:
         """Whether it ended by itself."""
-        return self.ready and not self.ending and self.process is not None and self.process.poll() is not None
+        if self.info is None or self.ending or self.process is None:
+            return False
+        return self.process.poll() is not None
 
     def describe_exit(self) -> str:
         """How it ended, for the log."""

@@ -1,8 +1,8 @@
 -- configure: a runtime has a pool.
--- ARGV    5 runtime  6 how many warm workers it keeps
--- reads   lines      writes  runtimes, wakeups
+-- include: workers
+-- ARGV    2 runtime  3 how many warm workers it keeps
+-- writes  runtimes, wakeups
 
-call('HSET', RUNTIMES, ARGV[5], ARGV[6])
+call('HSET', RUNTIMES, ARGV[2], ARGV[3])
 wake()
-settle_queue()
 return 1

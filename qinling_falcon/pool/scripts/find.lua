@@ -1,7 +1,14 @@
--- find: what the live lease of an execution holds.
--- ARGV    5 execution
--- reads   executions, worker:<id>      writes  nothing
--- returns the lease's detail, or nil
+-- find: what the journals hold about an execution that is not committed yet.
+-- include: limits workers queues leases
+-- ARGV    2 execution
+-- reads   holders, former, journal:<holder>, lost
+-- returns the execution's detail, or nil
+-- cost      one command for each process that leases
 
-local worker = call('HGET', EXECUTIONS, ARGV[5])
-return worker and call('HGET', P .. 'worker:' .. worker, 'detail')
+for _, set in ipairs({HOLDERS, FORMER}) do
+  for _, holder in ipairs(call('ZRANGE', set, 0, -1)) do
+    local detail = call('HGET', journal_of(holder), ARGV[2])
+    if detail then return detail end
+  end
+end
+return nil

@@ -1,14 +1,28 @@
--- generations: the present generation of each what, made where there is none.
--- ARGV    5… pairs of (what, a new random generation)
--- reads   generations      writes  generations
+-- generations: the present generation of each cache key, made where there is none.
+-- include: generations
+-- ARGV    2… pairs of (cache key, a new random generation)
+-- reads   generations
+-- writes  generations
 -- returns the generations in order; 'changing …' while a change is under way
--- promises  a generation that was made here was never in use before
+-- promises  a generation that was made here was never in use before; of more than 100,000 generations, one is evicted
+--           for each that is made, and its target is then resolved once more
 
-if call('HLEN', GENERATIONS) > 100000 then call('DEL', GENERATIONS) end  -- all is resolved once more
+local MOST = 100000
+
+local function evict_one()
+  for _, key in ipairs(call('HRANDFIELD', GENERATIONS, 3)) do
+    -- The marker of a change must stand until the change ends.
+    if not string.match(generation(call('HGET', GENERATIONS, key)) or '', '^changing ') then
+      return call('HDEL', GENERATIONS, key)
+    end
+  end
+end
+
 local answers = {}
-for at = 5, #ARGV, 2 do
+for at = 2, #ARGV, 2 do
   local is = generation(call('HGET', GENERATIONS, ARGV[at]))
   if not is then
+    if call('HLEN', GENERATIONS) >= MOST then evict_one() end
     is = ARGV[at + 1]
     call('HSET', GENERATIONS, ARGV[at], is)
   end

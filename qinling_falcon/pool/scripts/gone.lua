@@ -1,22 +1,30 @@
 -- gone: a worker exists no longer.
--- ARGV    5 worker
--- reads   worker:<id>      writes  all of the worker's keys and sets; lost, when a lease is lost by it
--- promises  nothing of the worker is left
+-- include: limits workers queues leases
+-- ARGV    2 worker  3 the reason, for the operator; empty or missing: it was asked to end
+-- reads   worker:<id>
+-- writes  worker:<id>, workers, live:<runtime>, starting:<runtime>, draining, lost, wakeups; for a lease what release
+--         writes
+-- promises  nothing of the worker is left; an execution that it ran is handed on as lost
 
-local key = P .. 'worker:' .. ARGV[5]
-local is = call('HMGET', key, 'state', 'runtime', 'accepted')
+local worker = ARGV[2]
+local is = call('HMGET', record(worker), 'state', 'runtime', 'accepted', 'target')
 if not is[1] then return 0 end
-if is[1] ~= 'leased' then
-  doom(ARGV[5])
-elseif is[3] == '1' then
-  lose(ARGV[5])
+if is[1] == 'leased' and is[3] == '0' then
+  call('HSET', record(worker), 'drain', '1')
+  return_unused(worker)
+elseif is[1] == 'leased' then
+  lose(worker, 'its worker ended')
 else
-  call('HSET', key, 'doomed', '1')
-  return_unused(ARGV[5])
+  drain(worker)
 end
-call('ZREM', P .. 'starting:' .. is[2], ARGV[5])
-call('ZREM', DRAINING, ARGV[5])
-call('SREM', WORKERS, ARGV[5])
-call('DEL', key)
-settle_queue()
+if (ARGV[3] or '') ~= '' and is[1] ~= 'draining' then
+  local event = is[1] == 'starting' and 'start_failed' or 'gone'
+  note(event, ARGV[3], {worker = worker, runtime = is[2], target = is[4]})
+end
+call('ZREM', P .. 'starting:' .. is[2], worker)
+call('ZREM', DRAINING, worker)
+call('SREM', WORKERS, worker)
+call('SREM', P .. 'live:' .. is[2], worker)
+call('DEL', record(worker))
+wake()
 return 1

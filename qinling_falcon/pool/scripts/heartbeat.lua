@@ -1,20 +1,31 @@
 -- heartbeat: a process that leases is alive, and these are the leases that it knows.
--- ARGV    5 holder  6 server time in the answer to its heartbeat before: every lease that was granted to it until
---         then, and whose answer arrived, is in the list or released  7… worker:token of its leases
--- reads   worker:<id>      writes  holders, reported, held:<holder>; draining when writes were lost
+-- include: limits workers queues leases
+-- ARGV    2 holder  3 server time in the answer to its heartbeat before: every lease that was granted to it until
+--         then, and whose answer arrived, is in the list or released  4 executions to acknowledge
+--         5… worker:token of its leases
+-- reads   worker:<id> of the leases
+-- writes  holders, former, reported, held:<holder>, journal:<holder>; of a holder that was not known: its entries
 -- returns {now, 1 when the holder was not known: Redis was emptied or lost writes, or the reaper took it for dead, so
---         its waiters may be in no queue any more}
--- promises  a worker whose record is older than a lease that its holder has (the lease was lost with Redis's last
---           writes) gets no further call: it may still be running
+--         its calls may be in no queue any more}
+-- promises  a holder that was not known has no entry left, because its calls ask again; a worker whose record is older
+--           than a lease that its holder has (the lease was lost with Redis's last writes) gets no further call: it may
+--           still be running
 
-local held = P .. 'held:' .. ARGV[5]
-local new = call('ZADD', HOLDERS, now, ARGV[5])
-call('ZADD', REPORTED, ARGV[6], ARGV[5])
+acknowledge(ARGV[2], ARGV[4])
+call('ZREM', FORMER, ARGV[2])
+local held = P .. 'held:' .. ARGV[2]
+local new = call('ZADD', HOLDERS, now, ARGV[2])
+call('ZADD', P .. 'reported', ARGV[3], ARGV[2])
+if new == 1 then
+  for _, queue in ipairs(call('SMEMBERS', ENTRIES_OF .. ARGV[2])) do set_entry(queue, ARGV[2], 0, now) end
+end
 call('DEL', held)
-for at = 7, #ARGV do
+for at = 5, #ARGV do
   call('SADD', held, ARGV[at])
   local worker, token = string.match(ARGV[at], '^(.*):(%d+)$')
-  local known = call('HMGET', P .. 'worker:' .. worker, 'state', 'token')
-  if known[1] and known[1] ~= 'starting' and (tonumber(known[2]) or 0) < tonumber(token) then doom(worker) end
+  local known = call('HMGET', record(worker), 'state', 'token')
+  if known[1] and known[1] ~= 'starting' and (tonumber(known[2]) or 0) < tonumber(token) then
+    drain(worker, 'ended', 'Redis had lost its lease')
+  end
 end
 return {text(now), new}

@@ -1,52 +1,80 @@
--- lease: leases a worker to a call, or queues the call.
--- ARGV    5 waiter's name (holder/n)  6 holder  7 runtime  8 target  9 function  10 project  11 execution  12 run_ms
---         13 detail, empty when there is no execution  14 wait_ms  15 most waiters of all projects  16 of one project
---         17 of one function  18 which workers are acceptable: 'any', 'fresh' (only warm, unassigned ones) or 'loaded'
---         (only workers that hold the target; a call never waits for one)  19… pairs of (what, generation)
--- reads   generations, running:*, idle:<target>, warm:<runtime>, worker:<id>, waiters, waiting:*, lines, starting:*,
---         runtimes
--- writes  a lease: worker:<id>, leases, running:*, executions, idle, idle:<target> or warm:<runtime>;
---         a waiter: turn, waiter:<name>, waiters, waiting:*, lines, line:<line>; room: draining, wakeups
--- returns {'stale'}: a generation differs or is missing; nothing was changed
+-- lease: leases a worker for a call, or queues the process of the call.
+-- include: generations limits workers queues leases
+-- ARGV    2 holder  3 'any', 'loaded' (only an idle worker that holds the target will do) or 'warm' (only a warm one)
+--         4 runtime  5 target  6 project  7 the version's own limit, or ''  8 execution  9 run_ms  10 detail, empty
+--         when there is no execution  11 '1': the call waits if no worker is free  12 for how many ms the oldest call
+--         of the holder has waited  13 executions to acknowledge  14… pairs of (cache key, generation)
+-- reads   generations, concurrency, idle:<target>, held, warm:<runtime>, worker:<id>, waiting, policy
+-- writes  journal:<holder>, the version's own limit in concurrency; with a lease: worker:<id>, leases, concurrency,
+--         idle and idle:<target>, or warm:<runtime>, held, assigned_at, assigned:<function>, policy, wakeups; with an
+--         entry: queue:<queue>, counts:<queue>, entries:<holder>, waiting, escalated:<runtime> or blocked:, former
+-- returns {'stale'}: a generation differs or is missing; only the acknowledged executions were removed
 --         {'lease', worker, address, secret, token, cold, needs_load}
---         {'wait'}: the call is queued and will be notified
+--         {'queued'}: the holder has an entry in the queue of the target, and will be notified
 --         {'busy'}: no worker is free, and the call does not wait
---         {'full', bound, waiting}: no worker is free, and the queue has no place for the call; bound is 'function',
---         'project' or 'all', and waiting is the number of waiters that this limit counts
--- promises  leases and waiters never exceed the limits of function and project; a call never gets a worker of another
---           target; a project without waiters gets a place if the queue has one; a function without waiters gets a
---           place if its project has one
+--         {'full', bound, waiting, most}: no worker is free, and the queue has no place for the call; bound is
+--         'function', 'project' or 'all', waiting is the number of waiting calls that this limit counts, most the limit
+-- promises  leases and waiting calls never exceed the limits of version, function, project and runtime; a call never
+--           gets a worker of another target; a project without waiting calls gets a place if the queues have one; a
+--           function without waiting calls gets a place if its project has one
 
-if not current(ARGV, 19) then return {'stale'} end
+acknowledge(ARGV[2], ARGV[13])
+if not current(ARGV, 14) then return {'stale'} end
 
-local wanted = {
-  holder = ARGV[6], runtime = ARGV[7], target = ARGV[8], function_id = ARGV[9], project_id = ARGV[10],
-  execution = ARGV[11], run_ms = ARGV[12], detail = ARGV[13], only_fresh = ARGV[18] == 'fresh',
-}
-if permitted(wanted.function_id, wanted.project_id) then
-  local worker, fresh = fitting(wanted.runtime, wanted.target, wanted.only_fresh, ARGV[18] == 'loaded')
+local kind, runtime, target, project_id = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local function_id = function_of(target)
+local counts = read_counts(target, project_id, runtime)
+if (counts.own or '') ~= ARGV[7] then
+  if ARGV[7] == '' then
+    call('HDEL', CONCURRENCY, 'own ' .. version_of(target))
+  else
+    call('HSET', CONCURRENCY, 'own ' .. version_of(target), ARGV[7])
+  end
+  counts = read_counts(target, project_id, runtime)
+end
+
+local is_held_back = not is_below(counts)
+local held
+if not is_held_back then
+  local worker = kind ~= 'warm' and take_latest_idle(target)
+  local is_warm = false
+  if not worker and kind ~= 'loaded' then
+    held = held_by(target)
+    if held == 0 or (kind == 'warm' and call('ZCARD', P .. 'warm:' .. runtime) > 1) then
+      worker, is_warm = call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true
+    end
+  end
   if worker then
-    local address, secret, token = begin_lease(worker, fresh, wanted, true)
-    return {'lease', worker, address, secret, token, fresh and 'assign' or 'none', fresh and '1' or '0'}
+    local address, secret, token = begin_lease(worker, is_warm, {
+      runtime = runtime, target = target, project_id = project_id, holder = ARGV[2], execution = ARGV[8],
+      run_ms = ARGV[9], detail = ARGV[10],
+    }, counts)
+    return {'lease', worker, address, secret, token, is_warm and 'assign' or 'none', is_warm and '1' or '0'}
   end
 end
 
-local wait_ms = tonumber(ARGV[14])
-if wait_ms <= 0 then return {'busy'} end
+if ARGV[11] ~= '1' then return {'busy'} end
 
--- A function may have at most as many waiters as its project has free places, and a project at most as many as the
--- whole queue has free places. The first project to fill the queue gets at most half of it, the next one half of the rest, so
--- places remain for others.
-local most_of_all, most_of_project, most_of_function = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
-local of_all = call('ZCARD', WAITERS)
-local of_project = call('SCARD', P .. 'waiting:project:' .. wanted.project_id)
-local of_function = call('SCARD', P .. 'waiting:function:' .. wanted.function_id)
-if of_function >= most_of_function then return {'full', 'function', of_function} end
-if of_function >= most_of_project - of_project then return {'full', 'project', of_project} end
-if of_project >= most_of_all - of_all then return {'full', 'all', of_all} end
+-- A function may have at most as many waiting calls as its project has free places, and a project at most as many as
+-- there are in all. The first project to fill the queues gets at most half of all places, the next one half of the
+-- rest, so places remain for others.
+local most = call('HMGET', POLICY, 'waiting', 'waiting of project', 'waiting of function')
+local most_of_all, most_of_project = tonumber(most[1]) or UNLIMITED, tonumber(most[2]) or UNLIMITED
+local most_of_function = tonumber(most[3]) or UNLIMITED
+local waiting = call('HMGET', WAITING, 'all', 'project ' .. project_id, 'function ' .. function_id)
+local of_all, of_project = tonumber(waiting[1]) or 0, tonumber(waiting[2]) or 0
+local of_function = tonumber(waiting[3]) or 0
+if of_function >= most_of_function then return {'full', 'function', of_function, most_of_function} end
+if of_function >= most_of_project - of_project then return {'full', 'project', of_project, most_of_project} end
+if of_project >= most_of_all - of_all then return {'full', 'all', of_all, most_of_all} end
 
-local generations = {}
-for at = 19, #ARGV do generations[#generations + 1] = ARGV[at] end
-enqueue(ARGV[5], wanted, wait_ms, generations)
-make_room()
-return {'wait'}
+local queue = queue_of(runtime, target, project_id, kind == 'warm' and 'warm' or 'any')
+local before = tonumber(call('HGET', P .. 'counts:' .. queue, ARGV[2])) or 0
+set_entry(queue, ARGV[2], before + 1, now - tonumber(ARGV[12]))
+watch_holder(ARGV[2])
+if is_held_back then
+  block(queue, runtime, project_id)
+elseif held == 0 or kind == 'warm' then
+  escalate(queue)
+end
+return {'queued'}

@@ -1,10 +1,9 @@
--- leave: a waiter that waits no longer.
--- ARGV    5 waiter's name
--- reads   waiter:<name>      writes  waiter:<name>, waiters, waiting:*, lines, line:<line>
--- returns 1: it was in the queue and is out of it; 0: it was not, so it has been told something already
--- promises  a waiter is granted a worker or leaves, never both
+-- leave: calls of a process that wait no more, after they were served in the process or gave up.
+-- include: limits workers queues
+-- ARGV    2 holder  3 queue  4 the change of its number of waiting calls: '+n', '-n' or '=n'  5 for how many ms the
+--         oldest of them has waited
+-- writes  the entry of the holder: queue:<queue>, counts:<queue>, entries:<holder>, waiting; escalated:<runtime>
 
-local line = call('HGET', P .. 'waiter:' .. ARGV[5], 'line')
-if not line then return 0 end
-remove_waiter(ARGV[5], line)
+change_entry(ARGV[3], ARGV[2], ARGV[4], now - tonumber(ARGV[5]))
+calm(ARGV[3])
 return 1

@@ -1,22 +1,29 @@
 -- ready: a worker answers.
--- ARGV    5 worker  6 runtime  7 the image that it was made from  8 address  9 secret
--- reads   worker:<id>, runtimes, lines      writes  worker:<id>, workers, live:<runtime>, starting:<runtime>,
---         bare, warm:<runtime> or draining; for a waiter what lease writes
--- promises  a waiter gets it before it is warm for anybody else; a worker that Redis knows nothing of (it was
---           emptied meanwhile) is known from now on, and drains where it has no place
+-- include: limits workers queues leases
+-- ARGV    2 worker  3 runtime  4 the image that it was made from  5 address  6 secret
+-- reads   worker:<id>, policy, runtimes, escalated:<runtime>
+-- writes  worker:<id>, workers, live:<runtime>, starting:<runtime>, warm:<runtime> or draining, bare; for queues that
+--         are served now what lease writes, their entries, grants:<holder>
+-- promises  the first queue that wants one more worker gets it before it is warm for anybody else; a worker that Redis
+--           knows nothing of (it was emptied meanwhile) is known from now on, and drains where it has no place; before
+--           the manager has written its limits anew, nothing happens
 
-local key = P .. 'worker:' .. ARGV[5]
-local state = call('HGET', key, 'state')
-if state and state ~= 'starting' then return 0 end
-call('ZREM', P .. 'starting:' .. ARGV[6], ARGV[5])
-call('SADD', WORKERS, ARGV[5])
-call('HSET', key, 'runtime', ARGV[6], 'image', ARGV[7], 'address', ARGV[8], 'secret', ARGV[9], 'ready', text(now))
-if call('SCARD', WORKERS) > MAX_WORKERS then
-  put_draining(ARGV[5], ARGV[6])
-else
-  call('SADD', P .. 'live:' .. ARGV[6], ARGV[5])
-  call('HDEL', BARE, ARGV[6])
-  put_warm(ARGV[5], ARGV[6])
+local worker, runtime = ARGV[2], ARGV[3]
+local is = call('HMGET', record(worker), 'state', 'started')
+local max_workers = tonumber(call('HGET', POLICY, 'max_workers'))
+if (is[1] and is[1] ~= 'starting') or not max_workers then return 0 end
+call('ZREM', P .. 'starting:' .. runtime, worker)
+call('SADD', WORKERS, worker)
+call('HSET', record(worker), 'runtime', runtime, 'image', ARGV[4], 'address', ARGV[5], 'secret', ARGV[6], 'ready',
+  text(now))
+note('started', is[2] and 'ready after ' .. text(now - is[2]) .. ' ms', {worker = worker, runtime = runtime})
+if call('SCARD', WORKERS) > max_workers then
+  put_draining(worker, runtime)
+  return 1
 end
-settle_queue()
+call('SADD', P .. 'live:' .. runtime, worker)
+call('HDEL', BARE, runtime)
+put_warm(worker, runtime)
+give_warm(runtime, 0)
+give_all_warm(runtime, 1)
 return 1

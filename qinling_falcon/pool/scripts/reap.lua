@@ -1,94 +1,131 @@
--- reap: ends what nobody will end.
--- ARGV    5 holder_ttl_ms  6 worker_idle_ms
--- reads   holders, reported, held:<holder>, leases, worker:<id>, waiters, idle, warm:*, live:*, runtimes
--- writes  what release, decline and leave write; lost, reaper, bare; of dead holders holders, reported, held:, grants:
+-- reap: ends what nobody will end, in bounded pages; a further pass goes on where this one stopped.
+-- include: limits workers queues leases
+-- ARGV    2 holder_ttl_ms  3 worker_idle_ms  4… pairs of (runtime, how many warm workers it keeps at the moment)
+-- reads   holders, former, reported, held:<holder>, leases, idle, warm:<runtime>, runtimes, policy
+-- writes  reaper, lost, journal:<holder>, entries:<holder>, former, bare; concurrency and waiting (counts of 0); for
+--         workers that are drained or offered what drain and release write
 -- promises  a lease is lost when its deadline has passed, its holder is dead, or its holder lives and does not know
 --           it (the answer was lost on the way); its worker drains, and what its record needs is put into `lost`,
---           once. A grant that was not accepted in time goes to the next waiter. Waiters of dead holders, or past
---           their time, leave. Workers that were idle for too long, and warm ones too many, drain; so does an idle
---           one that is in the way of a runtime's stock of warm ones.
+--           once. An offer that was not accepted in time goes to the next process. What the journal of a dead holder
+--           has is put into `lost`, and its entries leave the queues. Workers that were idle for too long, and warm
+--           ones too many, drain.
 --           If no reaper ran for long (Redis was down), holders get time to report first.
 
-local ttl, idle = tonumber(ARGV[5]), tonumber(ARGV[6])
+local PAGE = 100
 local UNKNOWN_AFTER_MS = 2000
-local UNUSED_MS = 2000
+local REAPER, REPORTED = P .. 'reaper', P .. 'reported'
+local ttl, idle = tonumber(ARGV[2]), tonumber(ARGV[3])
 
-local was = call('HMGET', REAPER, 'last', 'since')
+local was = call('HMGET', REAPER, 'last', 'since', 'lease', 'count')
 local last, since = tonumber(was[1]), tonumber(was[2])
 if not last or last > now or now - last > ttl / 2 then since = now end
-call('HSET', REAPER, 'last', text(now), 'since', text(since))
 
 local dead, alive = {}, {}
-local holders = call('ZRANGE', HOLDERS, 0, -1, 'WITHSCORES')
-for at = 1, #holders, 2 do
-  if math.max(tonumber(holders[at + 1]), since) + ttl < now then dead[holders[at]] = true else alive[holders[at]] = true end
+for _, set in ipairs({HOLDERS, FORMER}) do
+  local holders = call('ZRANGE', set, 0, -1, 'WITHSCORES')
+  for at = 1, #holders, 2 do
+    local is_dead = math.max(tonumber(holders[at + 1]), since) + ttl < now
+    if is_dead then dead[holders[at]] = true else alive[holders[at]] = true end
+  end
 end
 
-local leases = call('ZRANGE', LEASES, 0, -1, 'WITHSCORES')
-for at = 1, #leases, 2 do
-  local worker, deadline = leases[at], tonumber(leases[at + 1])
-  local is = call('HMGET', P .. 'worker:' .. worker, 'holder', 'token', 'accepted', 'granted')
+-- 1. Leases past their deadline.
+for _, worker in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, PAGE)) do
+  local is = call('HMGET', record(worker), 'accepted', 'holder', 'runtime', 'target', 'project')
+  if is[1] == '0' then
+    note('offer_expired', 'its process has not accepted it in time', {
+      worker = worker, runtime = is[3], target = is[4], holder = is[2],
+    })
+    -- The process does not read its notifications, or one was lost: its entry would take the next worker, too.
+    for _, kind in ipairs({'any', 'warm'}) do
+      local queue = queue_of(is[3], is[4], is[5], kind)
+      if call('HEXISTS', P .. 'counts:' .. queue, is[2]) == 1 then
+        set_entry(queue, is[2], 0, now)
+        notify(is[2], queue, 'again')
+      end
+    end
+    return_unused(worker)
+  else
+    lose(worker, 'its deadline has passed')
+  end
+end
+
+-- 2. A page of the others: leases of dead holders, and those that their holder does not know.
+local first = tonumber(was[3]) or 0
+local page = call('ZRANGE', LEASES, first, first + PAGE - 1)
+for _, worker in ipairs(page) do
+  local is = call('HMGET', record(worker), 'holder', 'token', 'accepted', 'granted')
   local holder, granted = is[1], tonumber(is[4])
-  if not dead[holder] and not alive[holder] and math.max(granted, since) + ttl < now then dead[holder] = true end
-  local over = deadline <= now or dead[holder]
+  local is_dead = dead[holder] or not alive[holder] and math.max(granted, since) + ttl < now
+  watch_holder(holder)
   if is[3] == '0' then
-    if over then return_unused(worker) end
+    if is_dead then return_unused(worker) end
   else
     local reported = tonumber(call('ZSCORE', REPORTED, holder) or 0)
-    local unknown = granted < reported and now - granted > UNKNOWN_AFTER_MS
+    local is_unknown = granted < reported and now - granted > UNKNOWN_AFTER_MS
       and call('SISMEMBER', P .. 'held:' .. holder, worker .. ':' .. is[2]) == 0
-    if over or unknown then lose(worker) end
+    if is_dead then lose(worker, 'its process is silent') end
+    if is_unknown and not is_dead then lose(worker, 'its process does not know it') end
+  end
+end
+local next_lease = #page == PAGE and first + PAGE or 0
+
+-- 3. Dead holders: a page of the journal and of the entries of each.
+for holder in pairs(dead) do
+  for _, queue in ipairs(call('SPOP', ENTRIES_OF .. holder, PAGE)) do set_entry(queue, holder, 0, now) end
+  for _, execution in ipairs(call('HRANDFIELD', journal_of(holder), PAGE)) do
+    note('lost', 'its process is silent', {holder = holder, execution = execution})
+    lose_execution(holder, execution)
+  end
+  if call('EXISTS', journal_of(holder), ENTRIES_OF .. holder) == 0 then
+    for _, set in ipairs({HOLDERS, FORMER, REPORTED}) do call('ZREM', set, holder) end
+    call('DEL', P .. 'held:' .. holder, P .. 'grants:' .. holder)
+  else
+    wake()
   end
 end
 
-local waiters = call('ZRANGE', WAITERS, 0, -1, 'WITHSCORES')
-for at = 1, #waiters, 2 do
-  local waiter, late = waiters[at], tonumber(waiters[at + 1]) <= now
-  if late or dead[string.match(waiter, '^(.*)/')] then
-    remove_waiter(waiter, call('HGET', P .. 'waiter:' .. waiter, 'line'))
-    if late then tell(waiter, 'late') end
-  end
+-- 4. Workers that nobody uses.
+for _, worker in ipairs(call('ZRANGEBYSCORE', IDLE, '-inf', now - idle, 'LIMIT', 0, PAGE)) do
+  drain(worker, 'ended', 'unused for longer than WORKER_IDLE_S')
 end
-
-for _, worker in ipairs(call('ZRANGEBYSCORE', IDLE, '-inf', now - idle)) do doom(worker) end
-local runtimes = call('HGETALL', RUNTIMES)
+local runtimes, stocks = call('HGETALL', RUNTIMES), {}
+for at = 4, #ARGV, 2 do stocks[ARGV[at]] = tonumber(ARGV[at + 1]) end
 for at = 1, #runtimes, 2 do
   local warm = P .. 'warm:' .. runtimes[at]
-  local surplus = call('ZCARD', warm) - runtimes[at + 1]
+  local surplus = math.min(PAGE, call('ZCARD', warm) - (stocks[runtimes[at]] or runtimes[at + 1]))
   if surplus > 0 then
-    for _, worker in ipairs(call('ZRANGEBYSCORE', warm, '-inf', now - idle, 'LIMIT', 0, surplus)) do doom(worker) end
+    for _, worker in ipairs(call('ZRANGEBYSCORE', warm, '-inf', now - idle, 'LIMIT', 0, surplus)) do
+      drain(worker, 'ended', 'surplus warm worker, unused for longer than WORKER_IDLE_S')
+    end
   end
 end
 
-for holder in pairs(dead) do
-  call('ZREM', HOLDERS, holder)
-  call('ZREM', REPORTED, holder)
-  call('DEL', P .. 'held:' .. holder, P .. 'grants:' .. holder)
+-- 5. Counts that are 0, a page at a time. A version's own limit stays while calls of it run or of its
+-- function wait.
+local counts = call('HSCAN', CONCURRENCY, was[4] or '0', 'COUNT', PAGE)
+for at = 1, #counts[2], 2 do
+  local field = counts[2][at]
+  local version = string.match(field, '^own (.*)$')
+  local is_unused = counts[2][at + 1] == '0' and not string.match(field, '^limit ')
+  if version then
+    is_unused = (call('HGET', CONCURRENCY, 'version ' .. version) or '0') == '0'
+      and (call('HGET', WAITING, 'function ' .. function_of(version)) or '0') == '0'
+  end
+  if is_unused then call('HDEL', CONCURRENCY, field) end
 end
-
-settle_queue()
-
--- A first call should find a warm worker: where max_workers leave no room for stock, the least recently used idle
--- worker makes room, one a pass, as long as more than half of all workers hold a function. One that was used just now
--- stays: under load it is needed again at once, and would come back at the cost of the stock. Nor is there stock to
--- be made while somebody waits: it would be theirs at once, and cost the one who wants more workers one he has.
-local short = 0
-for at = 1, #runtimes, 2 do
-  local coming = call('ZCARD', P .. 'warm:' .. runtimes[at]) + call('ZCARD', P .. 'starting:' .. runtimes[at])
-  short = short + math.max(0, runtimes[at + 1] - coming)
+for _, field in ipairs(call('HRANDFIELD', WAITING, PAGE)) do
+  if call('HGET', WAITING, field) == '0' then call('HDEL', WAITING, field) end
 end
-local room = MAX_WORKERS - call('SCARD', WORKERS) + call('ZCARD', DRAINING)
-if short > room and call('EXISTS', LINES) == 0 and (call('ZCARD', IDLE) + call('ZCARD', LEASES)) * 2 > MAX_WORKERS then
-  local worker = call('ZRANGEBYSCORE', IDLE, '-inf', now - UNUSED_MS, 'LIMIT', 0, 1)[1]
-  if worker then doom(worker) end
-end
+call('HSET', REAPER, 'last', text(now), 'since', text(since), 'lease', next_lease, 'count', counts[1])
 
--- Records for /readyz since when a runtime that should keep warm workers has had no worker in any state. While the pool
--- has max_workers live workers, no runtime is recorded, because the pool is only busy.
+-- 6. Records for /readyz since when a runtime that should keep warm workers has had no worker in any state. While the
+-- pool has max_workers live workers, no runtime is recorded, because the pool is only busy.
 local all = 0
 for at = 1, #runtimes, 2 do all = all + call('SCARD', P .. 'live:' .. runtimes[at]) end
+local most = tonumber(call('HGET', POLICY, 'max_workers')) or 0
 for at = 1, #runtimes, 2 do
-  local without = tonumber(runtimes[at + 1]) > 0 and all < MAX_WORKERS and call('SCARD', P .. 'live:' .. runtimes[at]) == 0
-  if without then call('HSETNX', BARE, runtimes[at], text(now)) else call('HDEL', BARE, runtimes[at]) end
+  local is_bare = tonumber(runtimes[at + 1]) > 0 and all < most and call('SCARD', P .. 'live:' .. runtimes[at]) == 0
+  if is_bare then call('HSETNX', BARE, runtimes[at], text(now)) else call('HDEL', BARE, runtimes[at]) end
 end
 return 1

@@ -1,18 +1,24 @@
--- release: ends a lease after its call.
--- ARGV    5 worker  6 token  7 '1': the worker must not be used again
--- reads   worker:<id>, runtimes, lines, running:*      writes  worker:<id>, leases, running:*, executions, idle,
---         idle:<target> or draining; for waiters that can run now what lease writes
--- returns 1, or 0 when the lease is not the caller's any more (nothing changed)
--- promises  the first permitted waiter of the target gets the worker before it is idle for anybody else; waiters
---           that the function's or project's limit held back are served
+-- release: ends a lease after its execution. The execution stays in the holder's journal until it is acknowledged.
+-- include: limits workers queues leases
+-- ARGV    2 worker  3 token  4 '1': the worker must not be used again  5 holder  6 executions to acknowledge
+-- reads   worker:<id>, concurrency, queue:<queue>, blocked:<limit>
+-- writes  worker:<id>, leases, concurrency, journal:<holder>; idle and idle:<target>, or what drain writes; for a queue
+--         that is served now its entry, what lease writes, grants:<holder>
+-- returns 1, or 0 when the lease is not the caller's any more (only the acknowledged executions were removed)
+-- promises  the oldest call of the target gets the worker before it is idle for anybody else; a queue that the
+--           function's, project's or runtime's limit held back goes on
 
-local is = call('HMGET', P .. 'worker:' .. ARGV[5], 'state', 'token')
-if is[1] ~= 'leased' or is[2] ~= ARGV[6] then return 0 end
-local runtime, target, doomed = end_lease(ARGV[5])
-if doomed or ARGV[7] == '1' then
-  put_draining(ARGV[5], runtime)
+acknowledge(ARGV[5], ARGV[6])
+local is = call('HMGET', record(ARGV[2]), 'state', 'token', 'runtime', 'target', 'project', 'drain', 'recalled', 'kept')
+if is[1] ~= 'leased' or is[2] ~= ARGV[3] then return 0 end
+local runtime, target, project_id = is[3], is[4], is[5]
+local before = end_lease(ARGV[2], target, project_id, runtime)
+if is[6] or ARGV[4] == '1' or (tonumber(is[7]) or 0) > now then
+  local reason = ARGV[4] == '1' and 'its process does not use it again' or is[6] and 'it was to end after its call'
+  note('ended', reason or 'it was recalled', {worker = ARGV[2], runtime = runtime, target = target, holder = ARGV[5]})
+  drain_assigned(ARGV[2], runtime, target, project_id)
+  serve_limits(before, project_id, runtime)
 else
-  put_idle(ARGV[5], runtime, target)
+  free(ARGV[2], runtime, target, project_id, is[8], before)
 end
-settle_queue()
 return 1

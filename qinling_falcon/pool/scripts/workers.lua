@@ -1,6 +1,7 @@
 -- workers: which workers hold a version of a function.
--- ARGV    5 what their target begins with: 'function:version:'
--- reads   idle, leases, worker:<id>      writes  nothing
+-- include: limits workers queues leases versions
+-- ARGV    2 function  3 what their target begins with: 'function:version:'
+-- reads   assigned:<function>, worker:<id>
 -- returns those that can get another call, idle or leased
 
-return holding(ARGV[5])
+return workers_of(ARGV[2], ARGV[3])

@@ -53,7 +53,9 @@ class Endpoints:
         )
 
     def _ping(self, connection: Connection, _head: Head, _body: bytes) -> None:
-        connection.answer(200, b'{"ready": true}')
+        supervisor = self._supervisor
+        state = {"ready": True, "loaded": supervisor.target is not None, "busy": supervisor.is_busy}
+        connection.answer(200, json.dumps(state).encode())
 
     def _load(self, connection: Connection, head: Head, _body: bytes) -> None:
         file, connection.file = connection.file, None

@@ -121,6 +121,11 @@ class Supervisor:
             target.set_cpu(self._config.cpu_shares_fd, self._config.cpu_shares_format)
         self._spawn()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call runs."""
+        return self._call is not None
+
     def execute(self, call: Call) -> str | None:
         """Run a call, which is answered when it has ended.
 

@@ -1,0 +1,220 @@
+"""The engine: the one path on which functions get workers, for calls and for scaling.
+
+`Engine.serve` tells it in the order in which it happens: resolve the target, lease a worker, load it, use it. What is
+tried again, and how often, is decided there alone. A `Task` says what the worker is for: a `Run` calls it and records
+the execution, `scaling.Addition` leaves it loaded.
+
+If this process crashes during a call:
+
+1. Before the lease, nothing is left. The caller gets no answer, and nothing has run.
+2. Between the lease and the commit of the record, the lease and an entry in the holder's journal are left (and for a
+   large input a row with status `running`). The reaper notices that the holder is silent, destroys the worker and
+   records the execution as `error`. If Redis was lost too, `record_overdue` records the row.
+3. After the commit, the lease is left. The record is final and does not change.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol, TypeVar
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.admission import Admission
+from qinling_falcon.invocation.calls import TRIES, Accepted, Call
+from qinling_falcon.invocation.execution_quota import ExecutionQuota, Place
+from qinling_falcon.invocation.loading import Loading, Wait, package_lost
+from qinling_falcon.invocation.long_runs import LongRuns
+from qinling_falcon.invocation.runs import Run, RunParts
+from qinling_falcon.invocation.sessions import Sessions
+from qinling_falcon.invocation.targets import Resolver, Target
+from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, NotSent, WorkerClient
+from qinling_falcon.models.records import ExecutionRecord
+from qinling_falcon.models.scope import Context
+from qinling_falcon.pool.leases import Lease, LeaseRequest, StaleTarget
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.settings import Settings
+from qinling_falcon.storage.package_cache import PackageCache
+from qinling_falcon.storage.packages import PackageMissing
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Task(Protocol[T_co]):
+    """What the engine leases a worker for.
+
+    Attributes:
+        gave_up: the message for the caller when no worker could take the task.
+    """
+
+    gave_up: str
+
+    def resolve(self) -> Target:
+        """The target as it is now."""
+
+    def prepare(self, target: Target) -> LeaseRequest | T_co:
+        """Everything that must be known before there is a lease: no worker waits for it.
+
+        Returns:
+            What to lease; or the result, when no worker is needed.
+        """
+
+    def begin(self) -> None:
+        """A worker is leased. Make durable what must be so before the worker gets a request."""
+
+    def use(self, lease: Lease, target: Target) -> T_co:
+        """Use the worker, which holds the target, and say `finished` to the lease.
+
+        Raises:
+            NotSent: the worker did not do it; another one may be tried. The lease is not finished.
+            StaleTarget: the target was changed meanwhile. The lease is finished.
+        """
+
+    def not_loaded(self, lease: Lease, target: Target, error: NotLoaded | DiskFull) -> T_co:
+        """The worker did not take the package, and another one would not either. The lease is finished or unused."""
+
+
+class Engine:
+    """Runs executions on the warm pool, and gives scaling its workers.
+
+    Args:
+        pool: leases workers.
+        resolver: resolves a call to its target.
+        packages: reads the target's package.
+        settings: the limits.
+        workers: calls workers; None: over HTTP.
+        sessions: makes OpenStack sessions for functions with a trust; None: functions run without a session.
+        quota: checks the quota of executions; None: no check.
+        admission: limits the calls in flight; None: no limit, for processes that serve no connections.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        resolver: Resolver,
+        packages: PackageCache,
+        settings: Settings,
+        *,
+        workers: WorkerClient | None = None,
+        sessions: Sessions | None = None,
+        quota: ExecutionQuota | None = None,
+        admission: Admission | None = None,
+    ):
+        self._pool = pool
+        self._resolver = resolver
+        self._loading = Loading(pool, packages, settings)
+        self._settings = settings
+        self._quota = quota
+        self._admission = admission
+        self._workers = WorkerClient(settings) if workers is None else workers
+        self._long_runs = LongRuns()
+        self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs)
+
+    def start(self) -> None:
+        """Start two background tasks: list long-running executions as running, and count executions for the quota."""
+        self._long_runs.start()
+        if self._quota is not None:
+            self._quota.start()
+
+    def invoke(self, context: Context, call: Call) -> ExecutionRecord:
+        """Run `call` and return its final, durable record. If this raises anything but `NotRecorded`, the function has
+        not run.
+
+        Raises:
+            NotRecorded: the function has run, or may have run, and the database did not record its result.
+            NotFound, Conflict: the function does not exist, its runtime is not available, or its object in Swift is
+                gone.
+            QuotaExceeded: the function's project has reached its quota of executions.
+            Unavailable: too many calls are in flight or wait for a worker, no worker was free in time, or the package
+                is missing in the package storage. `WorkersElsewhere`: the workers are on another machine.
+        """
+        if self._admission is None:
+            return self._run_new(context, call)
+        called = call.function_id or f"alias {call.function_alias}"
+        with self._admission.admit(context.project_id, called, call.input):
+            return self._run_new(context, call)
+
+    def run(self, call: Call, accepted: Accepted) -> ExecutionRecord:
+        """Run an execution that was accepted before: its row exists, with status `running`.
+
+        The row is written only if it still has this status, so what was cancelled or recorded as lost stays so.
+
+        Args:
+            call: what was accepted. It names a function and version; an alias was followed when it was accepted.
+            accepted: the execution.
+
+        Returns:
+            The record as it is now.
+
+        Raises:
+            NotFound: the row, or the function, is gone.
+            The others of `invoke` as well, but for `QuotaExceeded`. The row is left as it is.
+        """
+        with Place(None) as place:
+            return self.serve(Run(self._parts, Context(accepted.project_id), call, place, accepted))
+
+    def serve(self, task: Task[T]) -> T:
+        """Have a worker that holds the task's target do the task.
+
+        There are two reasons to begin again:
+
+        1. The worker did not take the request, so nothing has run: another one is tried, up to `TRIES` of them.
+        2. What was resolved is not current any more. Somebody keeps changing the function, which is no reason to give
+           up before the time for waiting is over. A package that is missing under the same name twice is lost.
+
+        Raises:
+            Unavailable: no worker could do it; nothing has run. Errors of the task's methods are raised, too.
+        """
+        wait = Wait(self._settings.invoke_queue_timeout_s)
+        tries, missing = 0, None
+        while tries < TRIES:
+            target = task.resolve()
+            if target.package == missing:
+                raise package_lost(target, self._settings)
+            request = task.prepare(target)
+            if not isinstance(request, LeaseRequest):
+                return request
+            try:
+                with self._loading.lease(target, request, wait) as lease:
+                    return self._serve_on(lease, task, target)
+            except NotSent as error:
+                logger.warning("a worker was given up", extra={"reason": str(error)})
+                tries += 1
+            except (StaleTarget, PackageMissing) as error:
+                self._resolver.forget(target)
+                if self._quota is not None:
+                    self._quota.forget(target.project_id)
+                missing = target.package if isinstance(error, PackageMissing) else missing
+                if wait.left_s() <= 0:
+                    break
+        raise Unavailable(task.gave_up, retry_after_s=1)
+
+    def _run_new(self, context: Context, call: Call) -> ExecutionRecord:
+        with Place(self._quota) as place:
+            return self.serve(Run(self._parts, context, call, place))
+
+    def _serve_on(self, lease: Lease, task: Task[T], target: Target) -> T:
+        """Do a task on a leased worker.
+
+        Raises:
+            PackageMissing: the package left the cache, and is gone from the storage. The worker got no request.
+            WorkersElsewhere: this process can't reach the worker, which got no request.
+        """
+        package = self._loading.package(target) if lease.worker.needs_load else None
+        if not self._workers.knows(lease.worker):
+            self._pool.check_reach(lease)
+        task.begin()
+        lease.used()
+        try:
+            if package is not None:
+                self._loading.load(self._workers, lease, target, package)
+            return task.use(lease, target)
+        except NotSent:
+            # The worker is not used again. The task goes to another one.
+            lease.finished(destroy=True)
+            lease.withdrawn()
+            raise
+        except (NotLoaded, DiskFull) as error:
+            return task.not_loaded(lease, target, error)

@@ -1,0 +1,89 @@
+"""Adopts workers that have outlived their manager, or that Redis has lost.
+
+Redis knows nothing of such a worker. There are three cases:
+
+1. It says that it holds nothing: it is registered as a warm worker.
+2. It holds a target, and runs no call: it is replaced. Which generations and which token its target has can't be known,
+   so a call that was leased to it could be of code that was replaced meanwhile.
+3. It runs a call: its caller still waits for the answer. It is asked again until the call has ended, for at most as
+   long as the longest call may take. Then it is replaced.
+
+A warm worker may still get a `/load` from a process that leased it before Redis was emptied. The worker refuses a
+second target, and a token that is not above all earlier ones, so code of two functions never meets in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+import gevent
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.ping import ping
+from qinling_falcon.pool.registry import Registry
+from qinling_falcon.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_PING_TIMEOUT_S = 2.0
+_ASK_AGAIN_S = 0.5
+
+
+class Adoption:
+    """Asks unknown workers what they hold, and registers or ends them.
+
+    Args:
+        registry: registers those that hold nothing.
+        end: ends a worker.
+        settings: times.
+    """
+
+    def __init__(self, registry: Registry, end: Callable[[str], None], settings: Settings):
+        self._registry = registry
+        self._end = end
+        self._longest_call_s = (
+            settings.unpack_timeout_s + settings.load_timeout_s + settings.max_timeout + settings.lease_grace_s
+        )
+        self._asking: set[str] = set()
+
+    def adopt(self, workers: Iterable[StartedWorker]) -> None:
+        """Adopt workers. This waits until each one has answered once."""
+        new = [worker for worker in workers if worker.worker_id not in self._asking]
+        self._asking.update(worker.worker_id for worker in new)
+        gevent.joinall([gevent.spawn(self._adopt, worker) for worker in new], timeout=2 * _PING_TIMEOUT_S)
+
+    def _adopt(self, worker: StartedWorker) -> None:
+        state = ping(worker, _PING_TIMEOUT_S)
+        if state is not None and state.is_busy:
+            gevent.spawn(self._outwait, worker)
+            return
+        try:
+            if state is None or state.is_loaded:
+                self._replace(worker)
+                return
+            self._registry.ready(worker, worker.runtime_id, worker.image)
+            logger.info("adopted a worker", extra={"worker_id": worker.worker_id, "runtime_id": worker.runtime_id})
+        except Unavailable as error:
+            logger.warning("worker %s is adopted later: %s", worker.worker_id, error)
+        finally:
+            self._asking.discard(worker.worker_id)
+
+    def _outwait(self, worker: StartedWorker) -> None:
+        """Wait until a call has ended, and then replace its worker."""
+        deadline = time.monotonic() + self._longest_call_s
+        try:
+            while time.monotonic() < deadline:
+                gevent.sleep(_ASK_AGAIN_S)
+                state = ping(worker, _PING_TIMEOUT_S)
+                if state is None or not state.is_busy:
+                    break
+            self._replace(worker)
+        finally:
+            self._asking.discard(worker.worker_id)
+
+    def _replace(self, worker: StartedWorker) -> None:
+        logger.info("replaces a worker that can't be adopted", extra={"worker_id": worker.worker_id})
+        self._end(worker.worker_id)

@@ -1,0 +1,15 @@
+-- abandon: hands on executions whose final record their holder could not commit, and drains the worker of such a lease.
+-- include: limits workers queues leases
+-- ARGV    2 holder  3… triples of (execution, worker, token)
+-- reads   worker:<id>, journal:<holder>
+-- writes  lost, journal:<holder>; for a lease what reap writes for a lost one
+-- promises  what the record of each needs is in `lost`, unless it was acknowledged or handed on before
+
+for at = 3, #ARGV, 3 do
+  local is = call('HMGET', record(ARGV[at + 1]), 'state', 'token')
+  if is[1] == 'leased' and is[2] == ARGV[at + 2] then
+    lose(ARGV[at + 1], 'its process could not tell the state of the worker')
+  end
+  lose_execution(ARGV[2], ARGV[at])
+end
+return 1

@@ -1,0 +1,12 @@
+-- drop: the record of an execution was deleted; no journal has it any more.
+-- include: limits workers queues leases
+-- ARGV    2 execution
+-- returns 1
+-- promises  the execution is not recorded again as lost, should its holder die before it has acknowledged it
+-- cost      one command for each process that leases
+
+call('HDEL', LOST, ARGV[2])
+for _, set in ipairs({HOLDERS, P .. 'former'}) do
+  for _, holder in ipairs(call('ZRANGE', set, 0, -1)) do call('HDEL', journal_of(holder), ARGV[2]) end
+end
+return 1

@@ -1,0 +1,254 @@
+-- leases: who uses which worker, and which executions are not committed yet.
+--
+-- A lease begins as an offer (from a queue) or with an execution at once. Each holder has a journal: the executions
+-- that it has begun and whose final record is not committed, also those whose worker runs the next one already.
+-- include: workers limits queues events
+
+local LOST = P .. 'lost'
+
+local function journal_of(holder)
+  return P .. 'journal:' .. holder
+end
+
+-- Removes committed executions from a journal. `executions` is a list of ids, joined by commas.
+local function acknowledge(holder, executions)
+  if executions == '' then return end
+  local ids = {}
+  for id in string.gmatch(executions, '[^,]+') do ids[#ids + 1] = id end
+  call('HDEL', journal_of(holder), unpack(ids))
+end
+
+-- Leases a warm worker, or an idle one that was taken out of its sets. `wanted` has runtime, target, project_id and
+-- holder; also execution, run_ms and detail, unless this is an offer. Without a detail there is no execution: the
+-- worker is loaded ahead of calls. Returns address, secret and token.
+local function begin_lease(worker, is_warm, wanted, counts)
+  local is = call('HMGET', record(worker), 'address', 'secret', 'token')
+  local token = text(math.max((tonumber(is[3]) or 0) + 1, now))
+  if is_warm then
+    take_warm(worker, wanted.runtime)
+    if held_by(wanted.target) == 0 then call('HINCRBY', POLICY, 'first ' .. wanted.runtime, 1) end
+    assign(worker, wanted.target)
+    rank_anew(wanted.runtime, wanted.target, wanted.project_id)
+    -- The stock is refilled by the manager's next pass: a start at once would take its CPU from this very call.
+    if call('ZCARD', P .. 'warm:' .. wanted.runtime) == 0 then wake() end
+  end
+  local accepted = wanted.execution ~= nil
+  call('HSET', record(worker), 'state', 'leased', 'token', token, 'target', wanted.target, 'project',
+    wanted.project_id, 'holder', wanted.holder, 'execution', wanted.execution or '', 'granted', text(now),
+    'accepted', accepted and '1' or '0', 'new', is_warm and '1' or '0')
+  call('ZADD', LEASES, now + (accepted and tonumber(wanted.run_ms) or ACCEPT_MS), worker)
+  count_leases(counts, 1, wanted.target, wanted.project_id, wanted.runtime)
+  if accepted and wanted.detail ~= '' then call('HSET', journal_of(wanted.holder), wanted.execution, wanted.detail) end
+  return is[1], is[2], token
+end
+
+-- Offers a worker, as `begin_lease` takes it, to the process whose call in the queue is the oldest.
+local function offer(queue, worker, is_warm, counts)
+  local runtime, target, project_id = parse_queue(queue)
+  local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
+  local holder, arrival = first[1], tonumber(first[2])
+  local cold = 'none'
+  if is_warm then cold = tonumber(call('HGET', record(worker), 'ready')) >= arrival and 'start' or 'assign' end
+  local address, secret, token = begin_lease(worker, is_warm, {
+    runtime = runtime, target = target, project_id = project_id, holder = holder,
+  }, counts)
+  set_entry(queue, holder, tonumber(call('HGET', P .. 'counts:' .. queue, holder)) - 1, arrival)
+  notify(holder, queue, 'lease', worker, address, secret, token, cold, is_warm and '1' or '0')
+end
+
+-- Gives the queue a worker that holds its target, or a warm one where the target has none, if there is one. Returns
+-- 'served', 'held back' (by a limit; then also the counts), or 'short' (of workers).
+local function serve(queue)
+  local runtime, target, project_id, kind = parse_queue(queue)
+  local counts = read_counts(target, project_id, runtime)
+  if not is_below(counts) then return 'held back', counts end
+  local worker = kind == 'any' and take_latest_idle(target)
+  if worker then
+    offer(queue, worker, false, counts)
+    return 'served'
+  end
+  if held_by(target) > 0 then return 'short' end
+  worker = call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1]
+  if not worker then return 'short' end
+  offer(queue, worker, true, counts)
+  return 'served'
+end
+
+-- Gives a warm worker to the first of the queues that want one more. While at most `reserve` warm workers remain, they
+-- go to targets without a worker, and where there are `max_workers` also to queues of kind 'warm'. Targets that have
+-- their share of all workers come last. Returns whether there was one.
+local function give_warm(runtime, reserve)
+  local warm = P .. 'warm:' .. runtime
+  local count = call('ZCARD', warm)
+  if count == 0 then return false end
+  local most = tonumber(call('HGET', POLICY, 'max_workers')) or 0
+  local share = math.floor(most / math.max(1, call('ZCARD', HELD)))
+  local is_full = call('SCARD', WORKERS) >= most
+  local later
+  for _, queue in ipairs(call('ZRANGE', P .. 'escalated:' .. runtime, 0, LOOK_AT - 1)) do
+    local _, target, project_id, kind = parse_queue(queue)
+    local held = held_by(target)
+    local counts = read_counts(target, project_id, runtime)
+    if not is_below(counts) then
+      block(queue, runtime, project_id)
+    elseif count > reserve or held == 0 or kind == 'warm' and is_full then
+      if share < 2 or held < share then
+        offer(queue, call('ZRANGE', warm, 0, 0)[1], true, counts)
+        return true
+      end
+      later = later or {queue, counts}
+    end
+  end
+  if not later then return false end
+  offer(later[1], call('ZRANGE', warm, 0, 0)[1], true, later[2])
+  return true
+end
+
+-- Gives warm workers to the queues that want one more, while more than `reserve` remain or a target has none.
+local function give_all_warm(runtime, reserve)
+  for _ = 1, LOOK_AT do
+    if not give_warm(runtime, reserve) then return end
+  end
+end
+
+-- A lease has ended by which a limit was reached: the oldest queue of a project or runtime that was held back goes on.
+-- `counted` is 'project' or 'runtime'. Returns whether a queue went on. Queues whose workers are all busy get the next
+-- one of these; they want one more only if the limit is not reached again.
+local function serve_blocked(counted, id)
+  local busy = {}
+  for _, queue in ipairs(call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1)) do
+    local runtime, target, project_id = parse_queue(queue)
+    local how, counts = serve(queue)
+    if how == 'served' then
+      if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
+      return true
+    elseif how == 'short' then
+      leave_sets(queue, runtime, project_id)
+      if held_by(target) == 0 then escalate(queue) else busy[#busy + 1] = queue end
+    elseif counts[counted .. 's'] >= counts[counted .. '_limit'] then
+      return false
+    end
+  end
+  for _, queue in ipairs(busy) do
+    escalate(queue)
+    give_all_warm(string.match(queue, '^[^|]*'), 1)
+  end
+  return false
+end
+
+-- Looks at some of the queues of a runtime that are held back: a limit was raised, or so many waited for it that the
+-- end of one lease did not reach all of them.
+local function serve_unblocked(runtime)
+  for _, queue in ipairs(call('ZRANDMEMBER', P .. 'blocked:runtime:' .. runtime, 4 * LOOK_AT)) do
+    local _, target, project_id = parse_queue(queue)
+    if is_below(read_counts(target, project_id, runtime)) then
+      leave_sets(queue, runtime, project_id)
+      if serve(queue) ~= 'served' or call('EXISTS', P .. 'queue:' .. queue) == 1 then escalate(queue) end
+    end
+  end
+end
+
+-- Ends the lease of a leased worker, which is in no state's sets then; `is` has target, project and runtime. Returns
+-- the counts from before.
+local function end_lease(worker, target, project_id, runtime)
+  call('ZREM', LEASES, worker)
+  local counts = read_counts(target, project_id, runtime)
+  local before = {
+    version_full = counts.versions >= counts.version_limit, function_full = counts.functions >= counts.function_limit,
+    project_full = counts.projects >= counts.project_limit, runtime_full = counts.runtimes >= counts.runtime_limit,
+  }
+  count_leases(counts, -1, target, project_id, runtime)
+  before.counts = counts
+  return before
+end
+
+-- After the end of a lease: the queues that its limits held back. Returns whether one of them went on.
+local function serve_limits(before, project_id, runtime)
+  local served = false
+  if before.version_full or before.function_full or before.project_full then
+    served = serve_blocked('project', project_id)
+  end
+  if before.runtime_full then served = serve_blocked('runtime', runtime) or served end
+  return served
+end
+
+-- A worker that holds a target gets no further call.
+local function drain_assigned(worker, runtime, target, project_id)
+  if unassign(worker, target) then
+    ask_again(runtime, target, project_id)
+  else
+    rank_anew(runtime, target, project_id)
+  end
+  put_draining(worker, runtime)
+end
+
+-- A worker gets no further call; one that is leased ends after its call. `event` and `reason` are for the operator.
+local function drain(worker, event, reason)
+  local is = call('HMGET', record(worker), 'state', 'runtime', 'target', 'project')
+  if is[1] == 'idle' then
+    take_idle(worker, is[3])
+    drain_assigned(worker, is[2], is[3], is[4])
+  elseif is[1] == 'warm' then
+    take_warm(worker, is[2])
+    put_draining(worker, is[2])
+  elseif is[1] ~= 'leased' or call('HSETNX', record(worker), 'drain', '1') == 0 then
+    return
+  end
+  if event then note(event, reason, {worker = worker, runtime = is[2], target = is[3]}) end
+end
+
+-- Makes a worker, whose lease has ended, free again and gives it to the oldest call of its target, or to nobody. At the
+-- limit of its project or runtime, the target's queue takes its turn among the queues that are held back.
+local function free(worker, runtime, target, project_id, kept, before)
+  local queue = queue_of(runtime, target, project_id, 'any')
+  put_idle(worker, target, kept)
+  local is_waiting = call('EXISTS', P .. 'queue:' .. queue) == 1
+  local is_at_limit = before.function_full or before.project_full or before.runtime_full
+  if is_at_limit then
+    if is_waiting then block(queue, runtime, project_id) end
+    if serve_limits(before, project_id, runtime) then return end
+  end
+  if is_waiting and serve(queue) == 'held back' then block(queue, runtime, project_id) end
+  if not is_at_limit then serve_limits(before, project_id, runtime) end
+end
+
+-- Takes back a lease whose worker was neither loaded nor called: a worker that was only assigned is warm again.
+local function return_unused(worker)
+  local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution', 'new', 'drain',
+    'kept', 'recalled')
+  local runtime, target, project_id = is[1], is[2], is[3]
+  local before = end_lease(worker, target, project_id, runtime)
+  call('HDEL', journal_of(is[4]), is[5])
+  if is[7] or is[6] == '0' and (tonumber(is[9]) or 0) > now then
+    drain_assigned(worker, runtime, target, project_id)
+  elseif is[6] == '1' then
+    if unassign(worker, target) then ask_again(runtime, target, project_id) end
+    call('HDEL', record(worker), 'target', 'project', 'recalled')
+    put_warm(worker, runtime)
+    give_all_warm(runtime, 0)
+  else
+    return free(worker, runtime, target, project_id, is[8], before)
+  end
+  serve_limits(before, project_id, runtime)
+end
+
+-- Hands an execution of a journal on to be recorded as lost.
+local function lose_execution(holder, execution)
+  local detail = call('HGET', journal_of(holder), execution)
+  if not detail then return end
+  call('HDEL', journal_of(holder), execution)
+  call('HSET', LOST, execution, detail)
+end
+
+-- Ends a lease whose holder will not release it. The worker's state is unknown: it drains.
+local function lose(worker, reason)
+  local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution')
+  local before = end_lease(worker, is[2], is[3], is[1])
+  drain_assigned(worker, is[1], is[2], is[3])
+  note('lost', reason, {
+    worker = worker, runtime = is[1], target = is[2], holder = is[4], execution = is[5],
+  })
+  lose_execution(is[4], is[5])
+  watch_holder(is[4])  -- its journal may have more
+  serve_limits(before, is[3], is[1])
+end

@@ -1,0 +1,51 @@
+-- limits: how many leases a version, a function, a project and a runtime may have, and how many they have.
+--
+-- The hash `concurrency` has the limits (written by the manager), a version's own limit (written by lease; the function
+-- itself is version 0) and the counts, so that one command reads all that a lease needs. A count of 0 may stay; the
+-- reaper removes it.
+-- include: workers
+
+local CONCURRENCY = P .. 'concurrency'
+local UNLIMITED = 1e9  -- also before the manager has written the limits
+
+-- `function:version` of a target.
+local function version_of(target)
+  return string.match(target, '^[^:]*:?[^:]*')
+end
+
+-- The limits and counts of a target's version and function, of its project and its runtime.
+local function read_counts(target, project_id, runtime)
+  local version = version_of(target)
+  local is = call('HMGET', CONCURRENCY, 'limit function', 'limit project', 'limit runtime', 'own ' .. version,
+    'version ' .. version, 'function ' .. function_of(target), 'project ' .. project_id, 'runtime ' .. runtime)
+  return {
+    own = is[4],
+    version_limit = tonumber(is[4]) or UNLIMITED, function_limit = tonumber(is[1]) or UNLIMITED,
+    project_limit = tonumber(is[2]) or UNLIMITED, runtime_limit = tonumber(is[3]) or UNLIMITED,
+    versions = tonumber(is[5]) or 0, functions = tonumber(is[6]) or 0, projects = tonumber(is[7]) or 0,
+    runtimes = tonumber(is[8]) or 0,
+  }
+end
+
+-- How many more leases keep all limits; negative where a limit was lowered below its count.
+local function room_of(counts)
+  return math.min(counts.version_limit - counts.versions, counts.function_limit - counts.functions,
+    counts.project_limit - counts.projects, counts.runtime_limit - counts.runtimes)
+end
+
+-- Whether one more lease keeps all limits.
+local function is_below(counts)
+  return room_of(counts) > 0
+end
+
+-- Whether no limit is exceeded by the leases that there are. A limit can be lowered below its count.
+local function is_kept(counts)
+  return room_of(counts) >= 0
+end
+
+local function count_leases(counts, by, target, project_id, runtime)
+  counts.versions, counts.functions = counts.versions + by, counts.functions + by
+  counts.projects, counts.runtimes = counts.projects + by, counts.runtimes + by
+  call('HSET', CONCURRENCY, 'version ' .. version_of(target), counts.versions, 'function ' .. function_of(target),
+    counts.functions, 'project ' .. project_id, counts.projects, 'runtime ' .. runtime, counts.runtimes)
+end

@@ -1,0 +1,12 @@
+-- reached: which limit holds back the calls of a target now.
+-- include: limits
+-- ARGV    2 runtime  3 target  4 project
+-- returns {'version', 'function', 'project' or 'runtime', the limit, the leases that it counts}, or {}: none does
+
+local counts = read_counts(ARGV[3], ARGV[4], ARGV[2])
+for _, limit in ipairs({'version', 'function', 'project', 'runtime'}) do
+  if counts[limit .. 's'] >= counts[limit .. '_limit'] then
+    return {limit, counts[limit .. '_limit'], counts[limit .. 's']}
+  end
+end
+return {}

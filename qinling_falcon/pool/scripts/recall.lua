@@ -1,0 +1,16 @@
+-- recall: the holder of a busy worker gives it up at its next renew or release.
+-- include: workers events
+-- ARGV    2 worker  3 for how many ms the recall stands; 0 takes it back  4 the reason, for the operator
+-- reads   worker:<id>
+-- writes  worker:<id>
+-- returns 1; 0: the worker is not leased
+
+local is = call('HMGET', record(ARGV[2]), 'state', 'runtime', 'target')
+if is[1] ~= 'leased' then return 0 end
+if ARGV[3] == '0' then
+  call('HDEL', record(ARGV[2]), 'recalled')
+else
+  call('HSET', record(ARGV[2]), 'recalled', text(now + tonumber(ARGV[3])))
+  note('recalled', ARGV[4], {worker = ARGV[2], runtime = is[2], target = is[3]})
+end
+return 1

@@ -1,0 +1,136 @@
+"""An engine on a real Valkey and a real SQLite, over workers that play scripts."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent.socket
+import pytest
+
+from qinling_falcon.invocation import worker_client
+from qinling_falcon.invocation.calls import Call
+from qinling_falcon.invocation.engine import Engine
+from qinling_falcon.invocation.scaling import Scaler
+from qinling_falcon.invocation.targets import Resolver
+from qinling_falcon.models import database, execution
+from qinling_falcon.models.execution import Execution
+from qinling_falcon.models.migrate import migrate
+from qinling_falcon.models.scope import Context
+from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.registry import Registry
+from qinling_falcon.settings import Settings
+from qinling_falcon.storage.package_cache import PackageCache
+from qinling_falcon.storage.packages import LocalPackages
+from tests.api.client import package
+from tests.models.factories import make_function, make_runtime
+from tests.pool.side import wait_until
+from tests.servers.valkey import valkey
+from tests.support.scripted_worker import ScriptedWorker, Step
+
+OWNER = Context("project-a")
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with valkey() as url:
+        yield url
+
+
+class House:
+    """The engine of one process, a function, and the pool manager's side.
+
+    Attributes:
+        function_id: a function that no worker holds yet.
+    """
+
+    def __init__(self, url: str, settings: Settings):
+        self.settings = settings
+        self.connection = PipelinedConnection(url, timeout_s=2)
+        self.connection.call("FLUSHALL")
+        self.connection.close()  # the next one notes which server this is, which was erased
+        self.registry = Registry(self.connection, settings)
+        self.registry.set_limits(20, 100)
+        self.pool = Pool(self.connection, f"web-{uuid.uuid4().hex}", settings)
+        self.pool.start()
+        self.storage = LocalPackages.from_settings(settings)
+        runtime_id = make_runtime(OWNER).id
+        self.runtime_id = runtime_id
+        self.registry.configure(runtime_id, 2)
+        stored = self.storage.save(io.BytesIO(package("x = 1")), 1000, project_id="project-a")
+        self.function_id = make_function(OWNER, runtime_id, package_key=stored.key).id
+        self.resolver = Resolver(self.pool)
+        self.engine = Engine(self.pool, self.resolver, PackageCache(self.storage, 1 << 20), settings)
+        self.scaler = Scaler(self.engine, self.pool, self.resolver, settings)
+        self.workers: dict[str, ScriptedWorker] = {}
+        self._names = (f"w{number}" for number in itertools.count())
+
+    def start(self, *steps: Step, **more: Step) -> str:
+        """Start a warm worker with this script. Returns its id."""
+        name, worker = next(self._names), ScriptedWorker(*steps, **more)
+        self.workers[name] = worker
+        assert self.registry.starting(name, self.runtime_id)
+        self.registry.ready(StartedWorker(name, worker.address, "s"), self.runtime_id)
+        return name
+
+    def call(self, text: str | None = None) -> Any:
+        return self.engine.invoke(OWNER, Call(self.function_id, input=text))
+
+    def states(self) -> dict[str, str]:
+        """The state of each worker, once every lease has ended."""
+        wait_until(lambda: self.connection.call("ZCARD", "qf:{pool}:leases") == 0)
+        return {name: record.state for name, record in self.registry.workers().items()}
+
+    def rows(self) -> list[Execution]:
+        with database.reading():
+            return list(Execution.select().order_by(Execution.id))
+
+    def journal(self) -> dict[str, str]:
+        """What the journal holds when Redis has heard everything."""
+        self.pool._beat()
+        words = iter(self.connection.call("HGETALL", f"qf:{{pool}}:journal:{self.pool.holder}"))
+        return {key.decode(): value.decode() for key, value in zip(words, words, strict=True)}
+
+    def lost(self) -> dict[str, str]:
+        """What was handed on to be recorded as lost."""
+        return self.registry.lost()
+
+    def recorded(self, execution_id: str) -> Execution:
+        return execution.get(OWNER, execution_id)
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+        self.pool.close()
+        self.registry.close()
+        self.connection.close()
+
+
+@pytest.fixture
+def make_house(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., House]]:
+    """Makes houses with other settings."""
+    monkeypatch.setattr(worker_client, "socket", gevent.socket)  # as after `patch_all`
+    houses: list[House] = []
+
+    def make(**changes: Any) -> House:
+        settings = Settings(var_dir=tmp_path, redis_url=redis_url, **changes)
+        migrate(settings)
+        database.connect(settings)
+        houses.append(House(redis_url, settings))
+        return houses[-1]
+
+    yield make
+    for house in houses:
+        house.close()
+    database.disconnect()
+
+
+@pytest.fixture
+def house(make_house: Callable[..., House]) -> House:
+    return make_house()

@@ -1,0 +1,303 @@
+"""Random steps of callers, manager, crashes and clock, on a real server: what always holds, holds after each of them.
+
+`POOL_EXAMPLES` and `POOL_STEPS` make it search longer; `POOL_SHRINK=0` shows the first failure as it was found.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+
+from tests.pool.holders import Call, Held, Holder, Waiting
+from tests.pool.machine import CALLS, LIMITS, PATIENCE_MS, RUNTIMES
+from tests.pool.upsets import Upsets
+from tests.servers.valkey import ValkeyServer
+
+pick = st.integers(0, 1_000_000)
+calls = st.sampled_from(CALLS)
+UPSETS = [
+    "begin_start", "change", "configure", "drain", "drain_workers", "empty_redis", "evict", "forget", "gone",
+    "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis", "set_limits",
+]  # fmt: skip
+# So many rounds of work end whatever waits. Each is a pass of the manager and half a second. After the first ones,
+# processes that died are known to be dead.
+ROUNDS, LEAST_ROUNDS = 60, 15
+
+
+class PoolMachine(Upsets):
+    # Callers
+
+    @rule(who=pick, call=calls, kind=st.sampled_from(["any"] * 4 + ["warm", "loaded"]), waits=st.booleans())
+    def lease(self, who: int, call: Call, kind: str, waits: bool) -> None:
+        self.ask(one_of(self.holders, who), call, kind, waits=waits)
+
+    @rule(who=pick, call=calls)
+    def lose_the_answer_to_a_lease(self, who: int, call: Call) -> None:
+        self.ask(one_of(self.holders, who), call, "any", waits=True, is_lost=True)
+
+    @rule(asking=st.lists(st.tuples(pick, calls), min_size=2, max_size=6))
+    def lease_many(self, asking: list[tuple[int, Call]]) -> None:
+        for who, call in asking:
+            self.ask(one_of(self.holders, who), call, "any", waits=True)
+            self.now += who % 4
+
+    @rule(who=pick, call=calls)
+    def wait_in_the_process(self, who: int, call: Call) -> None:
+        holder = one_of(self.holders, who)
+        if any(held.queue == call.queue("any") for held in holder.leases.values()):
+            self.enter(holder, call.queue("any"), Waiting(self.now, self.resolve(call), is_counted=False))
+
+    @rule(who=pick, how=st.sampled_from(["accept", "accept", "accept", "lose"]))
+    def hear_one(self, who: int, how: str) -> None:
+        self.hear(one_of(self.holders, who), how)
+
+    @rule()
+    def hear_all(self) -> None:
+        for holder in self.holders:
+            while self.hear(holder):
+                pass
+
+    @precondition(lambda self: any(holder.leases for holder in self.holders))
+    @rule(which=pick, how=st.sampled_from(["well", "well", "well", "destroy", "lost"]))
+    def answer_one(self, which: int, how: str) -> None:
+        holder, held = self.a_lease(which)
+        self.answer(holder, held, destroy=how == "destroy", is_lost=how == "lost")
+
+    @precondition(lambda self: any(holder.leases for holder in self.holders))
+    @rule()
+    def answer_all(self) -> None:
+        for holder in self.holders:
+            for held in list(holder.leases.values()):
+                self.answer(holder, held)
+
+    @rule(who=pick)
+    def commit_all(self, who: int) -> None:
+        self.commit(one_of(self.holders, who))
+
+    @precondition(lambda self: any(holder.leases for holder in self.holders))
+    @rule(which=pick)
+    def give_back_unused(self, which: int) -> None:
+        """There was no package for the worker, which was neither loaded nor called."""
+        holder, held = self.a_lease(which)
+        holder.leases.pop(held.worker)
+        self.return_unused(held)
+
+    @precondition(lambda self: any(holder.leases for holder in self.holders))
+    @rule(which=pick, is_answered=st.booleans())
+    def abandon(self, which: int, is_answered: bool) -> None:
+        """A process could not record an execution, before or after the worker went on."""
+        holder, held = self.a_lease(which)
+        if is_answered:
+            self.answer(holder, held)
+            for execution in holder.answered:
+                self.run("abandon", holder.name, execution, held.worker, 0)
+            holder.answered = []
+        else:
+            holder.leases.pop(held.worker)
+            self.run("abandon", holder.name, held.execution or "", held.worker, held.token)
+
+    @rule(which=pick)
+    def escalate_one(self, which: int) -> None:
+        holder = one_of(self.holders, which)
+        for queue in sorted(holder.waiting):
+            if holder.oldest(queue, self.now) >= PATIENCE_MS:
+                self.escalate(holder, queue)
+
+    @rule(which=pick, of_waiting=pick)
+    def give_up(self, which: int, of_waiting: int) -> None:
+        holder = one_of(self.holders, which)
+        queues = sorted(queue for queue, waiting in holder.waiting.items() if waiting)
+        if queues:
+            queue = one_of(queues, which)
+            holder.waiting[queue].pop(of_waiting % len(holder.waiting[queue]))
+            self.leave(holder, queue)
+
+    @rule(who=pick)
+    def heartbeat(self, who: int) -> None:
+        self.beat(one_of(self.holders, who))
+
+    @rule(call=calls, count=st.integers(0, 3))
+    def shrink(self, call: Call, count: int) -> None:
+        beginning = f"{call.target.rpartition(':')[0]}:"
+        before = self.run("workers", call.function, beginning)
+        ended = self.run("shrink", call.function, beginning, count)
+        left = self.run("workers", call.function, beginning)
+        assert ended == min(count, max(0, len(before) - 1))
+        assert len(left) == len(before) - ended and set(left) <= set(before)
+
+    @rule(call=calls, count=st.integers(0, 2))
+    def keep_some(self, call: Call, count: int) -> None:
+        self.keep(call, count)
+
+    @precondition(lambda self: any(holder.committed for holder in self.holders))
+    @rule(which=pick)
+    def drop_one(self, which: int) -> None:
+        committed = [execution for holder in self.holders for execution in holder.committed]
+        self.drop(one_of(committed, which))
+
+    # The manager
+
+    @rule()
+    def a_pass(self) -> None:
+        self.manager_pass()
+
+    @rule()
+    def reap_now(self) -> None:
+        self.reap()
+
+    @rule()
+    def record_all_lost(self) -> None:
+        self.record_lost()
+
+    @precondition(lambda self: self.starting())
+    @rule(which=pick)
+    def ready(self, which: int) -> None:
+        name = one_of(self.starting(), which)
+        self.make_ready(name, self.seen[f"worker:{name}"]["runtime"])
+
+    # The world
+
+    @rule(which=pick)
+    def crash(self, which: int) -> None:
+        """A process dies, and another one begins."""
+        self.holders[which % len(self.holders)] = self.new_holder()
+
+    @rule(kind=st.sampled_from(UPSETS), which=pick, aside=pick)
+    def upset(self, kind: str, which: int, aside: int) -> None:
+        """What happens now and then."""
+        call, runtime, holder = one_of(CALLS, which), one_of(RUNTIMES, which), one_of(self.holders, which)
+        worker = one_of(sorted(self.seen["workers"]), aside) if self.seen["workers"] else None
+        match kind:
+            case "begin_start":
+                self.begin_start(runtime)
+            case "change":
+                self.change(call, ends=aside % 4 > 0)
+            case "configure":
+                self.configure(runtime, aside % 3)
+            case "drain":
+                self.drain(call, one_of(["", "0:", "1:"], aside))
+            case "drain_workers" if worker:
+                self.run("drain_workers", "a reason", worker)
+            case "empty_redis":
+                self.empty_redis()
+            case "evict" if worker:
+                self.evict(worker, one_of([0, 500], which))
+            case "forget":
+                self.registry.forget(runtime)
+                self.check()
+            case "gone" if worker:
+                self.gone(worker)
+            case "lose_lease" if worker:
+                self.lose_lease(holder, worker)
+            case "ready_unknown":
+                self.make_ready(f"w{next(self.numbers)}", runtime)
+            case "recall" if worker:
+                self.run("recall", worker, one_of([10_000, 10_000, 0], which))
+            case "release_late" if worker:
+                token = int(self.seen[f"worker:{worker}"].get("token", 1))
+                old = Held(worker, token - 1, call.queue("any"), None, is_new=False)
+                self.release(holder, old, destroy=aside % 2 > 0)
+            case "restart_redis":
+                self.restart_redis()
+            case "save_redis":
+                self.save_redis()
+            case "set_limits":
+                self.set_limits(1 + which % 3, 1 + aside % 4, 2 + which % 4)
+
+    @rule(ms=st.sampled_from([1, 4, 6, 30, 500, 1000, 2500, 5000, 30_000, 70_000, -1, -4000]))
+    def pass_time(self, ms: int) -> None:
+        self.now += ms
+
+    @rule()
+    def pass_time_alive(self) -> None:
+        """Some seconds in which everybody reports and the manager reaps."""
+        for _ in range(4):
+            self.now += 900
+            for holder in self.holders:
+                self.beat(holder)
+            self.reap()
+
+    def teardown(self) -> None:
+        try:
+            if self.is_sound:
+                self.work_off()
+        finally:
+            self.close()
+
+    @rule()
+    def work_off(self) -> None:
+        """Whatever there is: when processes and manager do their work, every call gets a worker, and all ends."""
+        for runtime in RUNTIMES:
+            self.configure(runtime, 1)
+        for call in CALLS:
+            self.keep(call, 0)  # the manager keeps half of all workers at most
+        self.set_limits(LIMITS.function_concurrency, LIMITS.project_concurrency, LIMITS.max_workers)
+        for name in self.starting():
+            self.make_ready(name, self.seen[f"worker:{name}"]["runtime"])
+        for turn in range(ROUNDS):
+            for holder in self.holders:
+                self.work(holder)
+            self.manager_pass()
+            self.now += 500
+            if turn % 2 == 0:
+                for holder in self.holders:
+                    self.beat(holder)
+                self.reap()
+                self.record_lost()
+            if turn > LEAST_ROUNDS and self.is_quiet():
+                break
+        assert self.is_quiet(), f"calls wait for ever: {self.seen}, begun: {self.begun}"
+
+    def work(self, holder: Holder) -> None:
+        while self.hear(holder):
+            pass
+        for held in list(holder.leases.values()):
+            self.answer(holder, held)
+        self.commit(holder)
+        for queue in sorted(holder.unsure):
+            self.leave(holder, queue)
+        for queue in sorted(holder.waiting):
+            if holder.oldest(queue, self.now) >= PATIENCE_MS:
+                self.escalate(holder, queue)
+
+    def is_quiet(self) -> bool:
+        is_idle = not any(holder.leases or any(holder.waiting.values()) for holder in self.holders)
+        is_known = any(key.startswith(("queue:", "journal:")) and value for key, value in self.seen.items())
+        is_starting = any(record["state"] in ("starting", "leased") for record in self.records())
+        return is_idle and not is_known and not is_starting and not self.seen["lost"] and not self.begun
+
+    def a_lease(self, which: int) -> tuple[Holder, Held]:
+        held: tuple[Holder, Held] = one_of(
+            [(holder, holder.leases[worker]) for holder in self.holders for worker in sorted(holder.leases)], which
+        )
+        return held
+
+    def starting(self) -> list[str]:
+        return [name for name in sorted(self.seen["workers"]) if self.seen[f"worker:{name}"]["state"] == "starting"]
+
+    def records(self) -> list[dict[str, str]]:
+        return [value for key, value in self.seen.items() if key.startswith("worker:")]
+
+
+def one_of(options: list, which: int):  # type: ignore[no-untyped-def, type-arg]
+    return options[which % len(options)]
+
+
+@pytest.mark.timeout(0)
+def test_what_always_holds_holds_after_each_step(server: ValkeyServer) -> None:
+    PoolMachine.server = server
+    run_state_machine_as_test(
+        PoolMachine,
+        settings=settings(
+            max_examples=int(os.environ.get("POOL_EXAMPLES", "60")),
+            stateful_step_count=int(os.environ.get("POOL_STEPS", "40")),
+            deadline=None,
+            phases=tuple(Phase) if os.environ.get("POOL_SHRINK", "1") == "1" else (Phase.generate,),
+            print_blob=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,94 @@
+"""What happens to the pool now and then: changes, losses of Redis, and leases that Redis forgot."""
+
+from __future__ import annotations
+
+from tests.pool.holders import Call, Held, Holder
+from tests.pool.machine import CALLS, LIMITS, Machine
+
+
+class Upsets(Machine):
+    """Rare steps, each of them alone."""
+
+    def drain(self, call: Call, version: str) -> None:
+        beginning = f"{call.function}:{version}"
+        holding = [
+            worker
+            for worker in self.seen.get(f"assigned:{call.function}", ())
+            if self.seen[f"worker:{worker}"]["target"].startswith(beginning)
+        ]
+        assert self.run("drain", call.function, beginning) == len(holding)
+        for worker in holding:
+            record = self.seen[f"worker:{worker}"]
+            assert record["state"] == "draining" or "drain" in record
+
+    def change(self, call: Call, ends: bool) -> None:
+        """A change of a function; one that does not end is of a process that died."""
+        owner = f"o{next(self.numbers)}"
+        self.run("change", call.key, owner, "")
+        if ends:
+            self.run("change", call.key, owner, f"g{next(self.numbers)}")
+
+    def keep(self, call: Call, count: int) -> None:
+        """So many workers of a target are kept, if there are so many."""
+        kept = self.run("keep", call.target, count)
+        marked = [
+            record
+            for record in self.records()
+            if record.get("target") == call.target and "kept" in record and "drain" not in record
+            and record["state"] in ("idle", "leased")
+        ]  # fmt: skip
+        assert len(marked) == kept <= count
+
+    def evict(self, worker: str, unused_ms: int) -> None:
+        is_kept = "kept" in self.seen[f"worker:{worker}"]
+        assert not (self.run("evict", worker, unused_ms) and is_kept)
+
+    def drop(self, execution: str) -> None:
+        """A committed execution is deleted before its journal has heard of its end."""
+        self.begun.pop(execution, None)
+        self.run("drop", execution)
+
+    def empty_redis(self) -> None:
+        self.connection.call("FLUSHALL")
+        self.begun.clear()
+        self.cached.clear()
+        self.seen = {}
+        self.set_limits(LIMITS.function_concurrency, LIMITS.project_concurrency, LIMITS.max_workers)
+
+    def save_redis(self) -> None:
+        """What a restart without the last writes comes back with."""
+        names = self.connection.call("KEYS", "qf:{pool}:*")
+        self.saved = {name: self.connection.call("DUMP", name) for name in names}
+
+    def restart_redis(self) -> None:
+        if not self.saved:
+            return
+        self.connection.call("FLUSHALL")
+        for name, dump in self.saved.items():
+            self.connection.call("RESTORE", name, 0, dump)
+        # Recorded ones may come back as lost ones: their record is there, and stays.
+        self.recorded.clear()
+        self.is_relaxed = True
+        self.seen = self.registry.snapshot()
+        self.begun = {
+            execution: key.removeprefix("journal:")
+            for key, value in self.seen.items()
+            if key.startswith("journal:")
+            for execution in value
+        } | dict.fromkeys(self.seen["lost"], "")
+        self.cached.clear()
+        self.run("settle", f"run {next(self.numbers)}")
+
+    def lose_lease(self, holder: Holder, worker: str) -> None:
+        """A server that came back without its last writes forgot a lease that its process has."""
+        state = self.seen[f"worker:{worker}"]["state"]
+        token = int(self.seen[f"worker:{worker}"].get("token", 0)) + 1
+        was = holder.leases.get(worker)
+        holder.leases[worker] = Held(worker, token, CALLS[0].queue("any"), None, is_new=False)
+        self.beat(holder)
+        now = self.seen.get(f"worker:{worker}", {})
+        assert state == "starting" or now["state"] == "draining" or "drain" in now
+        if was:
+            holder.leases[worker] = was
+        else:
+            holder.leases.pop(worker, None)

@@ -1,0 +1,132 @@
+"""The calls of one process that wait for a worker of one target."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from qinling_falcon.pool.leases import LeasedWorker, LeaseRequest
+from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, Waiter
+
+REQUEST = LeaseRequest("f:0:d", "python3", "f", "p", "e", (), 30, "detail")
+NOW = time.monotonic()
+
+
+def waiter(age_s: float = 0.0, *, is_counted: bool = False) -> Waiter:
+    made = Waiter(REQUEST, NOW - age_s, NOW + 60)
+    made.is_counted = is_counted
+    return made
+
+
+@pytest.fixture
+def queue() -> LocalQueue:
+    return LocalQueue(REQUEST.queue)
+
+
+def test_the_oldest_call_is_first_also_if_it_came_back_later(queue: LocalQueue) -> None:
+    calls = [waiter(3), waiter(1), waiter(2)]
+    for call in calls:
+        queue.enter(call)
+    assert [queue.take() for _ in range(3)] == [calls[0], calls[2], calls[1]]
+
+
+def test_a_call_waits_here_while_its_turn_comes_within_its_patience(queue: LocalQueue) -> None:
+    assert not queue.will_serve_soon()  # no worker runs a call
+    long_ago = time.monotonic() - 60
+    queue.began = {"w1": long_ago, "w2": long_ago}
+    assert not queue.will_serve_soon()  # how long one is held is not known
+    queue.note_hold(PATIENCE_S * 1.8)
+    assert queue.will_serve_soon()
+    queue.enter(waiter())
+    assert queue.will_serve_soon()
+    queue.enter(waiter())
+    assert not queue.will_serve_soon()
+
+
+def test_a_call_does_not_wait_here_for_workers_that_have_only_begun(queue: LocalQueue) -> None:
+    queue.note_hold(60)
+    queue.began = {"w1": time.monotonic()}
+    assert not queue.will_serve_soon()
+    queue.began = {"w1": time.monotonic() - 60, "w2": time.monotonic()}
+    assert queue.will_serve_soon()
+
+
+def test_the_time_that_a_worker_is_held_is_a_moving_mean(queue: LocalQueue) -> None:
+    queue.note_hold(1.0)
+    queue.note_hold(2.0)
+    assert queue.hold_s == pytest.approx(1.1)
+
+
+def test_redis_is_told_of_each_change_of_the_number_of_calls_that_asked_it(queue: LocalQueue) -> None:
+    for _ in range(2):  # as after two answers 'queued'
+        queue.enter(waiter(is_counted=True))
+        queue.entry += 1
+    queue.enter(waiter())  # has not asked
+    assert queue.change() == "+0"
+    queue.take()
+    assert queue.change() == "-1"
+    assert queue.change() == "+0"
+
+
+def test_calls_that_have_waited_for_long_are_counted(queue: LocalQueue) -> None:
+    for age_s in (1.0, 0.5, 0.0):
+        queue.enter(waiter(age_s))
+    queue.waiters[-1].arrived = time.monotonic() + 60
+    queue.count_impatient()
+    assert queue.counted == 2 and queue.change() == "+2"
+
+
+def test_after_a_lost_message_the_whole_number_is_said_once_no_call_is_asking(queue: LocalQueue) -> None:
+    queue.enter(waiter(is_counted=True))
+    queue.entry, queue.is_unsure, queue.asking = 5, True, 1
+    assert queue.change() == "-4"
+    queue.asking = 0
+    assert queue.change() == "=1"
+    assert queue.change() == "+0"
+
+
+def test_a_queue_is_forgotten_when_nothing_needs_it(queue: LocalQueue) -> None:
+    assert queue.is_unused
+    for name in ("asking", "leased", "entry", "is_unsure"):
+        setattr(queue, name, 1)
+        assert not queue.is_unused
+        setattr(queue, name, 0)
+    call = waiter()
+    queue.enter(call)
+    assert not queue.is_unused
+    queue.remove(call)
+    assert queue.is_unused
+
+
+def test_a_worker_goes_to_the_next_call_only_in_a_queue_of_calls(queue: LocalQueue) -> None:
+    assert queue.is_for_calls
+    assert not LocalQueue(queue.name.replace("|any|", "|warm|")).is_for_calls
+
+
+def test_a_free_worker_is_kept_while_calls_follow_soon(queue: LocalQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("qinling_falcon.pool.local_queue.time.monotonic", lambda: now)
+    assert not queue.expects_call()  # nothing is known yet
+    now += SPARE_S / 2
+    queue.note_arrival()
+    assert queue.expects_call()
+    now += 100 * SPARE_S
+    queue.note_arrival()
+    assert queue.expects_call()  # one pause says little
+    for _ in range(3):
+        now += 100 * SPARE_S
+        queue.note_arrival()
+        queue.expects_call()
+    assert not queue.expects_call()
+
+
+def test_a_kept_worker_is_given_up_when_no_call_came(queue: LocalQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("qinling_falcon.pool.local_queue.time.monotonic", lambda: now)
+    worker = LeasedWorker("w", "127.0.0.1:1", "secret", 1, needs_load=False)
+    queue.spares.append((worker, now))
+    assert queue.expired_spares() == []
+    now += SPARE_S
+    assert queue.expired_spares() == [worker]
+    assert not queue.spares
