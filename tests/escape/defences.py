@@ -56,6 +56,9 @@ DEFENCES: dict[str, Defence] = {
         _of_worker("template", '                os.write(entrance, b"0")\n', "                pass\n"),
         "memory cgroup", _ROOT,
     ),
+    "no files in memory": Defence(
+        _of_worker("seccomp", '        rules["memfd_create"] = refuse(errno.ENOSYS)', "        pass"), "seccomp", _USER
+    ),
     "read-only code": Defence(
         (*_of_worker("sandbox", "_show_read_only(code, _CODE, _PLAIN | os.statvfs(code).f_flag & linux.MS_NOEXEC)",
                      'linux.mount(code, _CODE, "", linux.MS_BIND)'),

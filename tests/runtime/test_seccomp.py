@@ -158,17 +158,34 @@ CHANGES = pytest.mark.parametrize(
 @CHANGES
 def test_others_can_not_be_changed(machine: str, name: str, arguments: Sequence[int], answer: int) -> None:
     number, architecture = syscalls.NUMBERS[machine][name], MACHINES[machine]
-    assert decide(seccomp.assemble_for_child(machine, (0, 7)), number, arguments, architecture) == answer
-    assert decide(seccomp.assemble_for_child(machine, None), number, arguments, architecture) == ALLOWED
+    assert decide(seccomp.assemble_for_child(machine, (0, 7), True), number, arguments, architecture) == answer
+    assert decide(seccomp.assemble_for_child(machine, None, True), number, arguments, architecture) == ALLOWED
 
 
 @pytest.mark.parametrize("changeable", [None, (0,)])
 def test_a_child_loads_no_filter_of_its_own(machine: str, changeable: tuple[int, ...] | None) -> None:
-    program, numbers = seccomp.assemble_for_child(machine, changeable), syscalls.NUMBERS[machine]
+    program, numbers = seccomp.assemble_for_child(machine, changeable, True), syscalls.NUMBERS[machine]
     assert decide(program, numbers["seccomp"], (), MACHINES[machine]) == errno.EPERM
     assert decide(program, numbers["prctl"], (22, 2), MACHINES[machine]) == errno.EPERM
     assert decide(program, numbers["prctl"], (38, 1), MACHINES[machine]) == ALLOWED
     assert decide(program, OTHERS[machine]["read"], (), MACHINES[machine]) == ALLOWED
+
+
+@pytest.mark.parametrize(("has_memory_group", "answer"), [(True, ALLOWED), (False, errno.ENOSYS)])
+def test_files_in_memory_are_made_only_where_they_count(machine: str, has_memory_group: bool, answer: int) -> None:
+    program = seccomp.assemble_for_child(machine, (0,), has_memory_group)
+    number = syscalls.NUMBERS[machine]["memfd_create"]
+    assert decide(program, number, (1, 0), MACHINES[machine]) == answer
+
+
+def test_a_function_makes_no_file_in_memory_that_nothing_counts(make_worker: MakeWorker) -> None:
+    worker = make_worker(memory_fds={})
+    worker.load("import os\ndef main():\n    os.memfd_create('x')\n")
+
+    answer = worker.execute()
+
+    assert answer.status == "failed"
+    assert "Function not implemented" in str(answer.output)
 
 
 CHANGE_ITSELF = """

@@ -19,6 +19,7 @@ class ChildConfig(NamedTuple):
     max_processes: int = 128
     max_open_files: int = 1024
     max_file_size: int = 500 << 20
+    has_memory_group: bool = False  # whether memory that belongs to no process is counted
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -64,4 +65,5 @@ class Config(NamedTuple):
         """Read the JSON object that the orchestrator wrote into the configuration pipe."""
         given = json.loads(data)
         own = {name: given.pop(name) for name in cls._fields if name in given}
-        return cls(child=ChildConfig(**given), **own)
+        has_memory_group = "usage" in own.get("memory_fds", {})
+        return cls(child=ChildConfig(**given, has_memory_group=has_memory_group), **own)

@@ -128,10 +128,14 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
     return rules
 
 
-def _calls_of_child(machine: str, changeable: Sequence[int] | None) -> dict[int, list[Instruction]]:
+def _calls_of_child(
+    machine: str, changeable: Sequence[int] | None, has_memory_group: bool
+) -> dict[int, list[Instruction]]:
     denied = refuse(errno.EPERM)
     # A function must not load a filter of its own.
     rules = {"seccomp": denied, "prctl": argument_in(0, (_PR_SET_SECCOMP,), denied, allow())}
+    if not has_memory_group:
+        rules["memfd_create"] = refuse(errno.ENOSYS)  # a file in memory is in no process, so nothing would limit it
     if changeable is not None:
         first, second = (argument_in(index, changeable, allow(), denied) for index in (0, 1))
         rules.update(dict.fromkeys(_SCHEDULING, first))
@@ -149,10 +153,11 @@ def assemble(machine: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def assemble_for_child(machine: str, changeable: tuple[int, ...] | None) -> bytes:
-    """The child's own filter; `changeable` as `load_for_child` takes it."""
+def assemble_for_child(machine: str, changeable: tuple[int, ...] | None, has_memory_group: bool) -> bytes:
+    """The child's own filter; the arguments as `load_for_child` takes them."""
     missing = refuse(errno.ENOSYS)
-    return program(_ARCHITECTURES[machine], missing, _calls_of_child(machine, changeable), LAST, missing)
+    rules = _calls_of_child(machine, changeable, has_memory_group)
+    return program(_ARCHITECTURES[machine], missing, rules, LAST, missing)
 
 
 class _Program(ctypes.Structure):
@@ -164,7 +169,8 @@ _program = assemble(_machine) if _machine in _ARCHITECTURES else b""
 if _program:
     # The programs for children of a zygote's workers, whose templates have the pid 2: not to be assembled after a fork.
     for _changeable in (None, (0,), (0, 2)):
-        assemble_for_child(_machine, _changeable)
+        for _has_memory_group in (False, True):
+            assemble_for_child(_machine, _changeable, _has_memory_group)
 
 
 def load() -> None:
@@ -178,17 +184,18 @@ def load() -> None:
     _load(_program)
 
 
-def load_for_child(changeable: tuple[int, ...] | None) -> None:
+def load_for_child(changeable: tuple[int, ...] | None, *, has_memory_group: bool) -> None:
     """Load the child's own filter, after `load`.
 
     Args:
         changeable: the pids whose limits, processors and priorities the child and its processes may change; 0 is the
             caller. None: of all that the kernel allows, because no process of the platform has the child's uid.
+        has_memory_group: whether memory that belongs to no process is counted. If not, the child gets none.
 
     Raises:
         OSError: the kernel refuses it.
     """
-    _load(assemble_for_child(_machine, changeable))
+    _load(assemble_for_child(_machine, changeable, has_memory_group))
 
 
 def _load(assembled: bytes) -> None:

@@ -152,7 +152,8 @@ class Template:
             linux.close_all_but([0, 1, 2, channel, log] + ([] if self._rules is None else [self._rules]))
             become_child(config, self._rules, self._counted_alone)
             if self._filtered:
-                seccomp.load_for_child(_changeable(config, command["per_call"]))
+                changeable = _changeable(config, command["per_call"])
+                seccomp.load_for_child(changeable, has_memory_group=config.has_memory_group)
             if command["per_call"]:
                 prepare_for_forks()
             sys.modules["__main__"] = types.ModuleType("__main__")

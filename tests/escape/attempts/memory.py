@@ -34,12 +34,12 @@ def attempt():
 """
 
 
-def _memory(name: str, source: str) -> Attempt:
-    return Attempt(name, source, ("child's control group",), ("memory",), (("memory_size", 32 << 20),))
+def _memory(name: str, source: str, *defences: str) -> Attempt:
+    return Attempt(name, source, ("child's control group", *defences), ("memory",), (("memory_size", 32 << 20),))
 
 
 ATTEMPTS = [
-    _memory("memory in a file without a name", _MEMFD),
+    _memory("memory in a file without a name", _MEMFD, "no files in memory"),
     _memory("memory in pipes", _PIPES),
     Attempt("not to be killed first when memory runs out", _OOM, ("landlock",)),
 ]

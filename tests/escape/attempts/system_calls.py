@@ -82,7 +82,8 @@ ATTEMPTS = [
     _call("a descriptor of another process", 'call("pidfd_getfd", os.pidfd_open(os.getpid()), 0, 0) >= 0'),
     _call("secret memory", 'call("memfd_secret", 0) >= 0'),
     _call("cachestat, which tells what is in the page cache", 'call("cachestat", descriptor, span, room, 0) == 0',
-          _ROOM + "\nspan = (ctypes.c_uint64 * 2)(0, 4096)\ndescriptor = os.memfd_create('own')"),
+          _ROOM + "\nspan = (ctypes.c_uint64 * 2)(0, 4096)\n"
+          "import tempfile\nown = tempfile.TemporaryFile()\ndescriptor = own.fileno()"),
     _call("adjtimex, which can set the clock", 'call("adjtimex", room) >= 0', _ROOM),
     _call("a sibling process (CLONE_PARENT)", 'call("clone", 0x8011, 0, 0, 0, 0) >= 0 or os._exit(0)', in_child=True),
     # Descriptor 0 is not a terminal. ENOTTY shows that the call has reached the kernel.
