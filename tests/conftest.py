@@ -18,6 +18,11 @@ from tests.support.control_groups import remove_groups_of
 _ON_PURPOSE = (QinlingError, StaleTarget, RedisError, Timeout)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: "soak" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def remove_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Remove the control groups of the session's installs: a killed manager leaves them to the next one."""
