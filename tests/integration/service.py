@@ -159,6 +159,7 @@ def running_service(database_url: str = "", root: Path = ROOT, **settings: Any) 
             "REDIS_URL": redis_url,
             "DATABASE_URL": database_url,
             "TZ": "UTC",
+            "SHUTDOWN_GRACE_S": "2",  # calls that tests hold do not delay their end
         }
         environ |= {name.upper(): str(value) for name, value in settings.items()}
         migrate = [sys.executable, "-m", "qinling_falcon.models.migrate"]

@@ -69,7 +69,7 @@ def test_reads_killed_at_any_moment_cost_no_connection(postgres: PostgresServer,
 
     chance = random.Random(1)
     with connected(few(tmp_path, postgres.create_database())):
-        for _ in range(150):
+        for _ in range(60):
             victims = [gevent.spawn(read_slowly) for _ in range(PLACES)]
             gevent.sleep(chance.random() * 0.012)  # connecting takes about 5 ms
             gevent.killall(victims)
@@ -82,7 +82,7 @@ def test_reads_that_run_out_of_time_cost_no_connection(postgres: PostgresServer,
 
     chance = random.Random(2)
     with connected(few(tmp_path, postgres.create_database())):
-        for _ in range(300):
+        for _ in range(120):
             with gevent.Timeout(chance.random() * 0.012, False):
                 read_slowly()
         assert all_places_are_there(read)

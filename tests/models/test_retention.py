@@ -97,7 +97,7 @@ def test_two_machines_at_once_delete_no_more_than_one(settings: Settings) -> Non
 
 
 def test_many_are_deleted_in_many_small_transactions(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran(450, log="x" * 5000)
+    ran(425, log="x" * 5000)
     sizes = []
     delete = retention._delete
 
@@ -107,7 +107,7 @@ def test_many_are_deleted_in_many_small_transactions(settings: Settings, monkeyp
         return deleted, 0.1  # as on a slow disk
 
     monkeypatch.setattr(retention, "_delete", noted)
-    assert prune(replace(settings, **NEVER | {"executions_kept": 400})) == 50
+    assert prune(replace(settings, **NEVER | {"executions_kept": 400})) == 25
     # It begins with few, and takes fewer and fewer until a transaction is short enough.
     assert sizes[:4] == [20, 2, 1, 1]
 

@@ -6,6 +6,7 @@ import pytest
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool.leases import StaleTarget
+from qinling_falcon.pool.lua import ANCHOR
 from qinling_falcon.pool.wire import PoolUnavailable
 from tests.pool.side import Side, detail_of, end, reap_until, wait_until
 from tests.servers.valkey import valkey_server
@@ -58,6 +59,19 @@ def test_a_lease_past_its_deadline_is_lost(side: Side) -> None:
     reap_until(side, lambda: side.registry.lost() != {})
     assert side.registry.lost() == {lease.execution_id: detail_of(lease)}
     assert side.registry.draining() == [lease.worker.worker_id]
+
+
+def test_entries_of_a_process_that_dies_before_redis_knows_it_leave_the_queue(side: Side) -> None:
+    """Redis was emptied, and all that it heard of the process since then was that a call wants one more worker."""
+    entry = "python3|f:0:digest|any|p"
+    side.connection.call("FLUSHALL")
+    side.configure(warm=0)
+    side.pool._scripts.run("escalate", "dead", entry, "=1", 2000)
+    assert side.registry.snapshot()[f"counts:{entry}"] == {"dead": "1"}
+
+    reap_until(side, lambda: f"counts:{entry}" not in side.registry.snapshot())
+
+    assert side.connection.call("HGET", f"{ANCHOR}:waiting", "all") in (None, b"0")
 
 
 def test_the_deadline_is_that_of_the_execution_that_runs(side: Side) -> None:

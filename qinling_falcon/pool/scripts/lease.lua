@@ -71,7 +71,6 @@ if of_project >= most_of_all - of_all then return {'full', 'all', of_all, most_o
 local queue = queue_of(runtime, target, project_id, kind == 'warm' and 'warm' or 'any')
 local before = tonumber(call('HGET', P .. 'counts:' .. queue, ARGV[2])) or 0
 set_entry(queue, ARGV[2], before + 1, now - tonumber(ARGV[12]))
-watch_holder(ARGV[2])
 if is_held_back then
   block(queue, runtime, project_id)
 elseif held == 0 or kind == 'warm' then

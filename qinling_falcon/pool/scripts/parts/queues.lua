@@ -53,7 +53,10 @@ local function set_entry(queue, holder, count, arrival)
   if count > 0 then
     call('HSET', counts, holder, count)
     call('ZADD', P .. 'queue:' .. queue, arrival, holder)
-    if before == 0 then call('SADD', ENTRIES_OF .. holder, queue) end
+    if before == 0 then
+      call('SADD', ENTRIES_OF .. holder, queue)
+      watch_holder(holder)
+    end
   elseif before > 0 then
     call('HDEL', counts, holder)
     call('ZREM', P .. 'queue:' .. queue, holder)
