@@ -123,7 +123,7 @@ class Run:
             lease.finished(destroy=True)
             final = failed(self._begun, WORKER_LOST, lease.cold, queued_ms)
         else:
-            lease.finished()
+            lease.finished(busy_s=answer.get("busy_s"))
             final = finished(self._begun, answer, lease.cold, queued_ms)
         finally:
             self._parts.long_runs.remove(self._id)

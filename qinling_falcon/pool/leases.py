@@ -83,7 +83,7 @@ class LeaseKeeper(Protocol):
     def return_unused(self, lease: Lease) -> None:
         """End a lease whose worker was neither loaded nor called."""
 
-    def hand_over(self, lease: Lease, *, destroy: bool) -> None:
+    def hand_over(self, lease: Lease, *, destroy: bool, busy_s: float | None) -> None:
         """The worker is free: it runs the next call of this process, or is released."""
 
     def acknowledge(self, execution_id: str) -> None:
@@ -145,10 +145,15 @@ class Lease:
         """The worker is what it was before: it could not load the package, and has emptied itself."""
         self._is_used = False
 
-    def finished(self, *, destroy: bool = False) -> None:
-        """The worker is free for the next execution. With `destroy` it is not used again: its state is unknown."""
+    def finished(self, *, destroy: bool = False, busy_s: float | None = None) -> None:
+        """The worker is free for the next execution. With `destroy` it is not used again: its state is unknown.
+
+        Args:
+            destroy: whether it ends.
+            busy_s: how long the execution took in the worker; None: not known.
+        """
         self._is_finished = True
-        self._keeper.hand_over(self, destroy=destroy)
+        self._keeper.hand_over(self, destroy=destroy, busy_s=busy_s)
 
     def committed(self) -> None:
         """The execution's final record is durable."""

@@ -20,7 +20,15 @@ PATIENCE_S = 0.005
 SPARE_S = 0.005
 """So long a process keeps a free worker for the next call of its target, if that is likely to come within this time."""
 
-_NEW_HOLD_WEIGHT = 0.1
+# While a process uses fewer workers for a quick function, one more is of use: calls that end together are committed
+# together.
+_FEWEST_WORKERS = 4
+_QUICK_S = 0.001
+# Calls that wait for workers of their own process, and not for slow functions, are left alone for so long.
+_LONGEST_S = 0.1
+# An execution that takes so much longer than most says nothing about when its worker is free.
+_LATE_S = 0.02
+_NEW_BUSY_WEIGHT = 0.1
 _NEW_GAP_WEIGHT = 0.2
 
 
@@ -125,7 +133,7 @@ class LocalQueue:
         freed_at: when a worker became free for which no call waited; None: a call has come since.
         gap_s: how long it takes from then to the next call, as a moving mean; None: not known yet.
         is_spare_timed: whether a timer will release spare workers.
-        hold_s: how long an execution holds a worker, as a moving mean; None: not known yet.
+        busy_s: how long an execution takes in the worker, as a moving mean; None: not known yet.
         is_unsure: whether a message to Redis may have been lost, so that `entry` may be wrong.
         is_escalated: whether that entry has asked for one more worker.
         is_watched: whether a timer will look at the queue.
@@ -144,7 +152,7 @@ class LocalQueue:
     is_spare_timed: bool = False
     counted: int = 0
     entry: int = 0
-    hold_s: float | None = None
+    busy_s: float | None = None
     is_unsure: bool = False
     is_escalated: bool = False
     is_watched: bool = False
@@ -160,17 +168,34 @@ class LocalQueue:
         """Whether nothing needs this object any more."""
         return not (self.waiters or self.offers or self.asking or self.leased or self.entry or self.is_unsure)
 
-    def will_serve_soon(self) -> bool:
-        """Whether one more call is likely to get a worker of this process within `PATIENCE_S`.
+    def expected_wait_s(self) -> float:
+        """How long one more call is likely to wait for a worker of this process; infinite where that is not known.
 
-        The worker that began first is likely to be the first to be free. Calls that are asking Redis will have workers.
+        What counts is how long workers are busy, and not how long this process holds them: more workers do not help
+        where this process is slow. The worker that began first is likely to be the first to be free. Calls that are
+        asking Redis will have workers.
         """
-        workers = len(self.began) + self.asking
-        if not workers or self.hold_s is None:
-            return False
+        if self.busy_s is None:
+            return math.inf
         now = time.monotonic()
-        first_s = max(0.0, next(iter(self.began.values()), now) + self.hold_s - now)
-        return first_s + len(self.waiters) * self.hold_s / workers < PATIENCE_S
+        late, first_s = 0, self.busy_s
+        for began in self.began.values():
+            if now - began <= 2 * self.busy_s + _LATE_S:
+                first_s = max(0.0, began + self.busy_s - now)
+                break
+            late += 1
+        workers = self.leased - len(self.spares) - len(self.offers) - late + self.asking
+        if workers < (_FEWEST_WORKERS if self.busy_s < _QUICK_S else 1):
+            return math.inf
+        return first_s + len(self.waiters) * self.busy_s / workers
+
+    def will_serve_soon(self) -> bool:
+        """Whether one more call is likely to get a worker of this process within `PATIENCE_S`."""
+        return self.expected_wait_s() < PATIENCE_S
+
+    def is_served_soon(self) -> bool:
+        """Whether the waiting calls are likely to get workers of this process soon, though one has lost patience."""
+        return self.expected_wait_s() < PATIENCE_S and time.monotonic() - self.waiters[0].arrived < _LONGEST_S
 
     def expects_call(self) -> bool:
         """A worker is free and no call waits: whether the next call is likely to come within `SPARE_S`."""
@@ -265,6 +290,6 @@ class LocalQueue:
         """For how long the oldest call has waited."""
         return int((time.monotonic() - self.waiters[0].arrived) * 1000) if self.waiters else 0
 
-    def note_hold(self, hold_s: float) -> None:
+    def note_busy(self, busy_s: float) -> None:
         """Take one more execution into the mean."""
-        self.hold_s = hold_s if self.hold_s is None else self.hold_s + _NEW_HOLD_WEIGHT * (hold_s - self.hold_s)
+        self.busy_s = busy_s if self.busy_s is None else self.busy_s + _NEW_BUSY_WEIGHT * (busy_s - self.busy_s)

@@ -120,7 +120,13 @@ class Pool(Generations):
             PoolUnavailable: Redis is away.
         """
         queue = self._waiting.queue_of(request)
-        news = self._ask(queue, Waiter(request, time.monotonic(), 0.0), "loaded", waits=False)
+        queue.note_arrival()
+        waiter = Waiter(request, time.monotonic(), 0.0)
+        news: Lease | Word = Word.AGAIN
+        if queue.spares and not queue.waiters:
+            news = self._waiting.wait(queue, waiter)
+        if news is Word.AGAIN:
+            news = self._ask(queue, waiter.again(), "loaded", waits=False)
         if news is Word.STALE:
             raise StaleTarget(request.target)
         return news if isinstance(news, Lease) else None
@@ -130,17 +136,17 @@ class Pool(Generations):
         self._waiting.running.discard(lease.execution_id)
         self._waiting.return_unused(self._waiting.queue_named(lease.queue), lease.worker)
 
-    def hand_over(self, lease: Lease, *, destroy: bool) -> None:
+    def hand_over(self, lease: Lease, *, destroy: bool, busy_s: float | None) -> None:
         """A worker is free: it runs the next call of this process, or is released. With `destroy` it drains."""
         queue = self._waiting.queue_named(lease.queue)
         if destroy or not queue.is_for_calls:
             self._waiting.release(queue, lease.worker, destroy=destroy)
             return
         worker = lease.worker
-        if worker.needs_load:  # a hold with loading says nothing about the next one
+        if worker.needs_load:  # a call that waited for the import says nothing about the next one
             worker = dataclasses.replace(worker, needs_load=False)
-        else:
-            queue.note_hold(time.monotonic() - lease.since)
+        elif busy_s is not None:
+            queue.note_busy(busy_s)
         self._waiting.pass_on(queue, worker)
 
     def acknowledge(self, execution_id: str) -> None:

@@ -212,7 +212,7 @@ class WaitingRoom:
 
     def discard_unused(self, queue: LocalQueue) -> None:
         """Forget a queue that nothing needs any more."""
-        if queue.is_unused and queue.gap_s is None and self._queues.get(queue.name) is queue:
+        if queue.is_unused and queue.freed_at is None and self._queues.get(queue.name) is queue:
             del self._queues[queue.name]
 
     def update_entry(self, queue: LocalQueue) -> None:
@@ -364,8 +364,11 @@ class WaitingRoom:
             return
         if time.monotonic() - oldest.arrived < PATIENCE_S:
             self._watch(queue)
-            return
-        self._escalate(queue)
+        elif queue.is_served_soon():
+            queue.is_watched = True
+            gevent.spawn_later(PATIENCE_S, self._look_at, queue)
+        else:
+            self._escalate(queue)
 
     def _gate_changed(self, queue: LocalQueue, waiter: Waiter) -> None:
         """The package of a waiting call is readable, or it was given up."""

@@ -39,7 +39,7 @@ def test_a_call_that_waits_in_its_process_does_not_ask_redis(side: Side) -> None
     side.start()
     lease, request = side.lease(), side.request()
     queue = side.pool._waiting.queue_of(request)
-    queue.note_hold(0.001)  # so the call expects its turn within its patience
+    queue.note_busy(0.0015)  # so the call expects its turn within its patience
     before = notifications(side)
 
     waiting = gevent.spawn(side.pool.lease, request, 5)
@@ -109,7 +109,7 @@ def test_a_recall_expires_and_can_be_taken_back(side: Side) -> None:
     side.registry.recall("w0", 10_000)
     side.registry.recall("w0", 0)
     end(lease)
-    side.settle()
+    wait_until(lambda: not side.leased())
     assert side.registry.draining() == []
     assert not side.registry.recall("w0", 10_000)  # nobody has it
 

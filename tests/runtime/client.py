@@ -340,10 +340,10 @@ class Worker:
 
 def read_answer(answer: dict[str, Any]) -> Answer:
     """The JSON of an /execute's answer, checked for its shape."""
-    assert set(answer) == {"status", "reason", "message", "duration_s", "result", "log"}
+    assert set(answer) == {"status", "reason", "message", "duration_s", "busy_s", "result", "log"}
     result = json.loads(answer["result"])
     assert set(result) == {"duration", "output"}
-    assert answer["duration_s"] >= 0
+    assert 0 <= answer["duration_s"] <= answer["busy_s"] + 1e-6
     assert (answer["message"] is None) == (answer["status"] == "success")
     duration, log = result["duration"], answer["log"]
     return Answer(answer["status"], answer["reason"], result["output"], duration, log, answer["message"])

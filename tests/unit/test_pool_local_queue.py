@@ -31,31 +31,88 @@ def test_the_oldest_call_is_first_also_if_it_came_back_later(queue: LocalQueue) 
     assert [queue.take() for _ in range(3)] == [calls[0], calls[2], calls[1]]
 
 
+def run(queue: LocalQueue, *ages_s: float) -> None:
+    """The process has leased workers that have run a call for so long."""
+    queue.leased = len(ages_s)
+    queue.began = {f"w{number}": time.monotonic() - age_s for number, age_s in enumerate(ages_s)}
+
+
 def test_a_call_waits_here_while_its_turn_comes_within_its_patience(queue: LocalQueue) -> None:
+    queue.note_busy(PATIENCE_S * 1.8)
     assert not queue.will_serve_soon()  # no worker runs a call
-    long_ago = time.monotonic() - 60
-    queue.began = {"w1": long_ago, "w2": long_ago}
-    assert not queue.will_serve_soon()  # how long one is held is not known
-    queue.note_hold(PATIENCE_S * 1.8)
+    run(queue, PATIENCE_S * 1.7, PATIENCE_S * 1.7)
     assert queue.will_serve_soon()
     queue.enter(waiter())
     assert queue.will_serve_soon()
     queue.enter(waiter())
+    assert not queue.will_serve_soon()
+
+
+def test_a_call_asks_redis_while_it_is_not_known_how_long_calls_take(queue: LocalQueue) -> None:
+    run(queue, 0, 0)
     assert not queue.will_serve_soon()
 
 
 def test_a_call_does_not_wait_here_for_workers_that_have_only_begun(queue: LocalQueue) -> None:
-    queue.note_hold(60)
-    queue.began = {"w1": time.monotonic()}
+    queue.note_busy(60)
+    run(queue, 0)
     assert not queue.will_serve_soon()
-    queue.began = {"w1": time.monotonic() - 60, "w2": time.monotonic()}
+    run(queue, 59.999, 0)
     assert queue.will_serve_soon()
 
 
-def test_the_time_that_a_worker_is_held_is_a_moving_mean(queue: LocalQueue) -> None:
-    queue.note_hold(1.0)
-    queue.note_hold(2.0)
-    assert queue.hold_s == pytest.approx(1.1)
+def test_a_call_does_not_wait_here_for_workers_whose_calls_take_much_longer_than_others(queue: LocalQueue) -> None:
+    queue.note_busy(PATIENCE_S / 2)
+    run(queue, 0)
+    assert queue.will_serve_soon()
+    run(queue, 60)
+    assert not queue.will_serve_soon()
+
+
+def test_spare_workers_shorten_no_wait(queue: LocalQueue) -> None:
+    queue.note_busy(PATIENCE_S / 2)
+    run(queue, 0)
+    queue.leased = 2
+    queue.enter(waiter())
+    assert queue.will_serve_soon()
+    queue.enter(waiter())
+    assert queue.expected_wait_s() == pytest.approx(PATIENCE_S, rel=0.1)
+    queue.spares.append((LeasedWorker("w9", "127.0.0.1:1", "", 1, False), time.monotonic()))
+    assert queue.expected_wait_s() == pytest.approx(PATIENCE_S * 1.5, rel=0.1)
+
+
+def test_a_quick_function_gets_some_workers_before_its_calls_wait(queue: LocalQueue) -> None:
+    queue.note_busy(PATIENCE_S / 100)
+    run(queue, 0, 0, 0)
+    assert not queue.will_serve_soon()
+    run(queue, 0, 0, 0, 0)
+    assert queue.will_serve_soon()
+
+
+def test_calls_want_no_further_worker_while_those_of_their_process_are_quick(queue: LocalQueue) -> None:
+    """Such calls wait for their process, which more workers do not make faster."""
+    queue.note_busy(PATIENCE_S / 8)
+    for _ in range(3):
+        queue.enter(waiter(2 * PATIENCE_S))
+    run(queue, 0, 0, 0, 0)
+    assert queue.is_served_soon()
+    for _ in range(40):
+        queue.enter(waiter())
+    assert not queue.is_served_soon()
+
+
+def test_calls_that_have_waited_for_very_long_want_a_further_worker_in_any_case(queue: LocalQueue) -> None:
+    run(queue, 0, 0, 0, 0)
+    queue.note_busy(PATIENCE_S / 100)
+    assert queue.will_serve_soon()
+    queue.enter(waiter(60))
+    assert not queue.is_served_soon()
+
+
+def test_the_time_that_a_worker_is_busy_is_a_moving_mean(queue: LocalQueue) -> None:
+    queue.note_busy(1.0)
+    queue.note_busy(2.0)
+    assert queue.busy_s == pytest.approx(1.1)
 
 
 def test_redis_is_told_of_each_change_of_the_number_of_calls_that_asked_it(queue: LocalQueue) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from json.scanner import make_scanner
@@ -24,7 +25,8 @@ class Call:
     """An accepted execution that has not been answered yet."""
 
     __slots__ = (
-        "body", "connection", "duration_s", "execution_id", "outcome", "restarts", "started", "timeout_s", "token"
+        "body", "connection", "duration_s", "execution_id", "outcome", "received", "restarts", "started", "timeout_s",
+        "token",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, body: bytes) -> None:
@@ -50,6 +52,7 @@ class Call:
             raise BadCall("not an execution: a value has a wrong type")
         self.connection = connection
         self.body = body.strip(b" \t\n\r")
+        self.received = time.monotonic()
         self.started = 0.0
         self.duration_s = 0.0
         self.restarts = 0
@@ -64,7 +67,7 @@ class Call:
         message = "null" if outcome.message is None else encode_basestring_ascii(outcome.message)
         body = (
             f'{{"status": "{outcome.status}", "reason": {reason}, "message": {message}, '
-            f'"duration_s": {self.duration_s:.6f}, '
+            f'"duration_s": {self.duration_s:.6f}, "busy_s": {time.monotonic() - self.received:.6f}, '
             f'"result": {encode_basestring_ascii(result)}, "log": {encode_basestring_ascii(log)}}}'
         )
         self.connection.answer(200, body.encode("ascii"))
