@@ -52,7 +52,7 @@ class FakeWorkers:
         since = time.monotonic()
         return Lease(cast(Any, self), WORKER, request.execution_id, request.queue, "none", since, is_journaled=True)
 
-    def hand_over(self, lease: Lease, *, destroy: bool) -> None:
+    def hand_over(self, lease: Lease, *, destroy: bool, busy_s: float | None) -> None:
         assert not destroy
 
     def acknowledge(self, execution_id: str) -> None:
