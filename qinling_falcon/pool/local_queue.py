@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import time
 from bisect import insort
@@ -30,6 +31,14 @@ _LONGEST_S = 0.1
 _LATE_S = 0.02
 _NEW_BUSY_WEIGHT = 0.1
 _NEW_GAP_WEIGHT = 0.2
+
+
+class Word(enum.Enum):
+    """What a waiting call is told when it gets no worker."""
+
+    STALE = "its target was resolved under another generation"
+    LATE = "its time is over"
+    AGAIN = "it has no place in a queue any more, and asks Redis again"
 
 
 class Gate:
@@ -276,6 +285,12 @@ class LocalQueue:
         self.is_escalated = False
         for waiter in self.waiters:
             waiter.is_counted = False
+
+    def ask_again(self) -> None:
+        """The entry in Redis is gone, or what it says is not known: the waiting calls ask again."""
+        self.uncount()
+        while self.waiters:
+            self.take().place.set(Word.AGAIN)
 
     def count_impatient(self) -> None:
         """From now on, all calls that have waited for `PATIENCE_S` are counted."""

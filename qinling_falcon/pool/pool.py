@@ -20,11 +20,11 @@ from qinling_falcon.pool.inspection import Inspection
 from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Capacity, Cold, Kind, Lease, LeasedWorker, LeaseRequest, StaleTarget
 from qinling_falcon.pool.limits import CallBounds
-from qinling_falcon.pool.local_queue import Gate, LocalQueue, Waiter
+from qinling_falcon.pool.local_queue import Gate, LocalQueue, Waiter, Word
 from qinling_falcon.pool.place import WorkersElsewhere, elsewhere
 from qinling_falcon.pool.queue_bounds import not_in_time, refusal
 from qinling_falcon.pool.runner import Clock, ScriptRunner
-from qinling_falcon.pool.waiting import WaitingRoom, Word
+from qinling_falcon.pool.waiting import WaitingRoom
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
 

@@ -9,7 +9,6 @@ A call gets a worker in one of three ways:
 
 from __future__ import annotations
 
-import enum
 import json
 import logging
 import math
@@ -21,9 +20,10 @@ import gevent
 
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.entries import Entries
 from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Cold, Lease, LeasedWorker, LeaseKeeper, LeaseRequest
-from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, Offer, Waiter
+from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, Offer, Waiter, Word
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.pool.wire import PoolUnavailable
 
@@ -36,14 +36,6 @@ _SWEEP_S = 0.1
 _SAY_AGAIN_S = 1.0
 # So long a queue that is not in use keeps what it knows of the times of its calls.
 _REMEMBERED_S = 10.0
-
-
-class Word(enum.Enum):
-    """What a waiting call is told when it gets no worker."""
-
-    STALE = "its target was resolved under another generation"
-    LATE = "its time is over"
-    AGAIN = "it has no place in a queue any more, and asks Redis again"
 
 
 class WaitingRoom:
@@ -70,6 +62,7 @@ class WaitingRoom:
         self._scripts = scripts
         self._holder = holder
         self._journal = journal
+        self._entries = Entries(scripts, holder)
         self._notifications = keys.grants(holder)
         self._queues: dict[str, LocalQueue] = {}
         self.held: set[str] = set()
@@ -106,7 +99,7 @@ class WaitingRoom:
         self.use_offers(queue)
         while queue.spares and queue.waiters:
             self.pass_on(queue, queue.spares.pop()[0])
-        self._watch(queue)
+        self._entries.watch(queue)
         try:
             return cast("Lease | Word", waiter.place.get())
         except PoolUnavailable:
@@ -141,7 +134,7 @@ class WaitingRoom:
         waiter = queue.take_for(worker)
         if waiter is None:
             if worker.needs_load:
-                self._leave_for_now(queue)
+                self._entries.leave_for_now(queue)
                 self.return_unused(queue, worker)
             elif queue.is_for_calls and queue.expects_call():
                 self._keep_spare(queue, worker)
@@ -170,7 +163,7 @@ class WaitingRoom:
         )
         if queue.waited_ms() < PATIENCE_S * 1000:
             queue.is_escalated = False
-        self._watch(queue)
+        self._entries.watch(queue)
 
     def _keep_spare(self, queue: LocalQueue, worker: LeasedWorker) -> None:
         """Keep a free worker for the next call: it saves a release and a lease."""
@@ -217,13 +210,13 @@ class WaitingRoom:
 
     def update_entry(self, queue: LocalQueue) -> None:
         """Say to Redis how many calls of this process still wait."""
-        self._cast("", self._unless_lost(queue), "leave", self._holder, queue.name, queue.change(), queue.waited_ms())
+        self._entries.update(queue)
         self.discard_unused(queue)
 
     def ask_again(self) -> None:
         """Every waiting call asks Redis again: the queues there are not what they were."""
         for queue in list(self._queues.values()):
-            self._tell_all(queue)
+            queue.ask_again()
 
     def listen(self) -> None:
         """Use what Redis offers, for ever."""
@@ -257,7 +250,7 @@ class WaitingRoom:
                 if late and queue.entry:
                     self.update_entry(queue)
                 if queue.waiters and queue.waiters[0].arrived < now - _SAY_AGAIN_S and queue.said < now - _SAY_AGAIN_S:
-                    self._say_again(queue)
+                    self._entries.repeat(queue)
                 elif queue.is_unsure and not queue.waiters and not queue.asking:
                     self.update_entry(queue)
 
@@ -287,7 +280,7 @@ class WaitingRoom:
             queue.is_unsure = True
             self.drop(queue, worker)
             waiter.place.set_exception(reply)
-            self._tell_all(queue)
+            queue.ask_again()
             return
         match reply[0]:
             case b"ok":
@@ -310,7 +303,7 @@ class WaitingRoom:
         queue = self._queues.get(name)
         if word == "again":
             if queue is not None:
-                self._tell_all(queue)
+                queue.ask_again()
             return
         worker_id, address, secret, token, cold, needs_load = rest
         worker = LeasedWorker(worker_id, address, secret, int(token), needs_load == "1")
@@ -328,47 +321,10 @@ class WaitingRoom:
             offer = queue.offers.popleft()
             self.pass_on(queue, offer.worker, offer.cold)
 
-    def _tell_all(self, queue: LocalQueue) -> None:
-        """The entry in Redis is gone, or what it says is not known: the calls ask again."""
-        queue.uncount()
-        while queue.waiters:
-            queue.take().place.set(Word.AGAIN)
-
-    def _unless_lost(self, queue: LocalQueue) -> Callable[[Any], None]:
-        """What to do with the answer to a change of the entry: nothing, unless the connection broke."""
-
-        def answered(reply: Any) -> None:
-            if isinstance(reply, PoolUnavailable):
-                queue.is_unsure = True
-                self._tell_all(queue)
-
-        return answered
-
     def _remove(self, queue: LocalQueue, waiter: Waiter) -> None:
         queue.remove(waiter)
         if queue.entry:
             self.update_entry(queue)
-
-    def _watch(self, queue: LocalQueue) -> None:
-        """See to it that a call that waits for long makes its queue ask for one more worker."""
-        oldest = queue.first_that_may_load()
-        if oldest is not None and not queue.is_watched and not queue.is_escalated:
-            queue.is_watched = True
-            wait_s = oldest.arrived + PATIENCE_S - time.monotonic()
-            gevent.spawn_later(max(0.0, wait_s), self._look_at, queue)
-
-    def _look_at(self, queue: LocalQueue) -> None:
-        queue.is_watched = False
-        oldest = queue.first_that_may_load()
-        if oldest is None or queue.is_escalated:
-            return
-        if time.monotonic() - oldest.arrived < PATIENCE_S:
-            self._watch(queue)
-        elif queue.is_served_soon():
-            queue.is_watched = True
-            gevent.spawn_later(PATIENCE_S, self._look_at, queue)
-        else:
-            self._escalate(queue)
 
     def _gate_changed(self, queue: LocalQueue, waiter: Waiter) -> None:
         """The package of a waiting call is readable, or it was given up."""
@@ -380,37 +336,7 @@ class WaitingRoom:
             self._remove(queue, waiter)
         elif waiter.gate.is_open and waiter.deadline == math.inf:
             waiter.deadline = time.monotonic() + waiter.wait_s
-            self._watch(queue)
-
-    def _leave_for_now(self, queue: LocalQueue) -> None:
-        """A warm worker was offered, and no call here may load it: others need it, and it must not come back at once.
-
-        The calls still get workers of this process. They enter Redis's queue again with `_say_again`.
-        """
-        if queue.waiters and queue.entry:
-            queue.said = time.monotonic()
-            self._scripts.cast("leave", self._holder, queue.name, f"{-queue.entry:+d}", 0)
-            queue.uncount()
-
-    def _say_again(self, queue: LocalQueue) -> None:
-        """Repeat to Redis what it should know, in case that an entry or a notification was lost."""
-        queue.is_unsure = True
-        if queue.first_that_may_load() is not None:
-            self._escalate(queue)
-        elif queue.entry:
-            queue.said = time.monotonic()
-            self.update_entry(queue)
-        else:
-            self._tell_all(queue)
-
-    def _escalate(self, queue: LocalQueue) -> None:
-        """Say to Redis that calls wait and want one more worker; also that they still wait."""
-        queue.count_impatient()
-        queue.said = time.monotonic()
-        change = queue.change()
-        queue.is_escalated = True
-        self._cast("", self._unless_lost(queue), "escalate", self._holder, queue.name, change, queue.waited_ms())
-
+            self._entries.watch(queue)
 
 def _ignore(reply: Any) -> None:
     """The reply says nothing that this process needs."""

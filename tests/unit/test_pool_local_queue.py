@@ -10,11 +10,10 @@ from qinling_falcon.pool.leases import LeasedWorker, LeaseRequest
 from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, Waiter
 
 REQUEST = LeaseRequest("f:0:d", "python3", "f", "p", "e", (), 30, "detail")
-NOW = time.monotonic()
 
 
 def waiter(age_s: float = 0.0, *, is_counted: bool = False) -> Waiter:
-    made = Waiter(REQUEST, NOW - age_s, NOW + 60)
+    made = Waiter(REQUEST, time.monotonic() - age_s, 60)
     made.is_counted = is_counted
     return made
 

@@ -1,0 +1,99 @@
+"""This process's entries in the queues of Redis: how many of its calls wait for each target, and since when.
+
+Redis hears of changes only. What a lost connection may have made wrong is said anew, as the whole number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue
+from qinling_falcon.pool.runner import ScriptRunner
+from qinling_falcon.pool.wire import PoolUnavailable
+
+
+class Entries:
+    """Tells Redis of the waiting calls of this process, without waiting for its answers.
+
+    Args:
+        scripts: runs scripts.
+        holder: this process.
+    """
+
+    def __init__(self, scripts: ScriptRunner, holder: str):
+        self._scripts = scripts
+        self._holder = holder
+
+    def update(self, queue: LocalQueue) -> None:
+        """Say how many calls still wait."""
+        self._cast("leave", queue, queue.change())
+
+    def escalate(self, queue: LocalQueue) -> None:
+        """Say that calls wait and want one more worker; also that they still wait."""
+        queue.count_impatient()
+        queue.said = time.monotonic()
+        change = queue.change()
+        queue.is_escalated = True
+        self._cast("escalate", queue, change)
+
+    def repeat(self, queue: LocalQueue) -> None:
+        """Say anew what Redis should know, in case that an entry or a notification was lost."""
+        queue.is_unsure = True
+        if queue.first_that_may_load() is not None:
+            self.escalate(queue)
+        elif queue.entry:
+            queue.said = time.monotonic()
+            self.update(queue)
+        else:
+            queue.ask_again()
+
+    def leave_for_now(self, queue: LocalQueue) -> None:
+        """A warm worker was offered, and no call here may load it: others need it, and it must not come back at once.
+
+        The calls still get workers of this process. They enter Redis's queue again with `repeat`.
+        """
+        if queue.waiters and queue.entry:
+            queue.said = time.monotonic()
+            self._scripts.cast("leave", self._holder, queue.name, f"{-queue.entry:+d}", 0)
+            queue.uncount()
+
+    def watch(self, queue: LocalQueue) -> None:
+        """See to it that a call that waits for long makes its queue ask for one more worker."""
+        oldest = queue.first_that_may_load()
+        if oldest is not None and not queue.is_watched and not queue.is_escalated:
+            self._look_in(queue, oldest.arrived + PATIENCE_S - time.monotonic())
+
+    def _look_in(self, queue: LocalQueue, wait_s: float) -> None:
+        queue.is_watched = True
+        gevent.spawn_later(max(0.0, wait_s), self._look_at, queue)
+
+    def _look_at(self, queue: LocalQueue) -> None:
+        queue.is_watched = False
+        oldest = queue.first_that_may_load()
+        if oldest is None or queue.is_escalated:
+            return
+        if time.monotonic() - oldest.arrived < PATIENCE_S:
+            self.watch(queue)
+        elif queue.is_served_soon():
+            self._look_in(queue, PATIENCE_S)
+        else:
+            self.escalate(queue)
+
+    def _cast(self, name: str, queue: LocalQueue, change: str) -> None:
+        """Run a script that changes the entry. Unless the connection breaks, there is nothing to do with its answer."""
+        answered = _unless_lost(queue)
+        if not self._scripts.cast(name, self._holder, queue.name, change, queue.waited_ms(), answered=answered):
+            answered(PoolUnavailable("Redis can't be reached"))
+
+
+def _unless_lost(queue: LocalQueue) -> Callable[[Any], None]:
+    def answered(reply: Any) -> None:
+        if isinstance(reply, PoolUnavailable):
+            queue.is_unsure = True
+            queue.ask_again()
+
+    return answered
