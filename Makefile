@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 # More workers than cores: most tests wait, for processes that start or stop.
-PYTEST_ARGS ?= -n 3 --dist loadgroup
+PYTEST_ARGS ?= -n 4 --dist loadgroup
 PIP_FLAGS := --disable-pip-version-check --quiet --no-input
 PIP := $(BIN)/python -m pip $(PIP_FLAGS)
 CLIENT_PIP := .client/bin/python -m pip $(PIP_FLAGS)
