@@ -30,9 +30,11 @@ def need_wrk() -> str:
     return found
 
 
-def wrk(url: str, connections: int, seconds: int, body: dict, *, headers: str = "", addresses: list = ()) -> dict:
+def wrk(
+    url: str, connections: int, seconds: int, body: dict | str, *, headers: str = "", addresses: list = ()
+) -> dict:
     """One run: requests a second and percentiles in ms. `addresses`: [(host:port, secret)], one a connection."""
-    environ = os.environ | {"BODY": json.dumps(body).replace('"%TOKEN%"', "%TOKEN%"), "HEADERS": headers}
+    environ = os.environ | {"BODY": body if isinstance(body, str) else json.dumps(body), "HEADERS": headers}
     threads = min(connections, 2)
     if addresses:
         threads = connections

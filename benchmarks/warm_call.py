@@ -102,7 +102,7 @@ def main() -> None:
         try:
             function = service.function(HELLO)
             call = {"function_id": function, "input": None}
-            execution = {"token": "%TOKEN%", "execution_id": "direct", "timeout_s": 5, "input": None, "context": {}}
+            execution = '%TOKEN% direct 5\n{"context": {}}'
             warm_up(service, call)
             groups = {
                 "web": [service.processes["web"].pid],

@@ -49,7 +49,7 @@ class Client:
         assert answer.startswith(b"HTTP/1.1 200"), answer
 
     def call(self, timeout_s: float = 5) -> bytes:
-        body = b'{"token": %d, "execution_id": "e", "timeout_s": %g, "input": null}' % (next(self._tokens), timeout_s)
+        body = b'%d e %g\n{"context": {}}' % (next(self._tokens), timeout_s)
         return self._send("/execute", body)
 
     def _send(self, path: str, body: bytes, head: str = "") -> bytes:

@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import orjson
 
 from qinling_falcon.errors import NotRecorded, Unavailable
 from qinling_falcon.invocation.loading import longest_reading_s
 from qinling_falcon.invocation.targets import Target
+from qinling_falcon.invocation.worker_client import Ran
 from qinling_falcon.models import clock
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.records import ExecutionRecord, end, record
@@ -163,18 +163,17 @@ def began(target: Target, call: Call, execution_id: str, now: datetime) -> Execu
     )
 
 
-def finished(begun: ExecutionRecord, answer: dict[str, Any], cold: str, queued_ms: float) -> ExecutionRecord:
-    """The final record of an execution from the worker's answer."""
+def finished(begun: ExecutionRecord, ran: Ran, cold: str, queued_ms: float) -> ExecutionRecord:
+    """The final record of an execution that a worker has run."""
     return dataclasses.replace(
         begun,
-        status=answer["status"],
-        # A worker of an older release sends only the kind of a failure, no message.
-        status_reason=answer.get("message", answer.get("reason")),
-        result=answer["result"],
-        log=answer["log"],
+        status=ran.status,
+        status_reason=ran.message,
+        result=ran.result,
+        log=ran.log,
         cold=cold,
         queued_ms=queued_ms,
-        run_ms=round(answer["duration_s"] * 1000, 3),
+        run_ms=round(ran.duration_s * 1000, 3),
         updated_at=clock.now(),
     )
 
@@ -198,14 +197,8 @@ def failed(
 
 def not_loaded(begun: ExecutionRecord, reason: str, cold: str, queued_ms: float) -> ExecutionRecord:
     """The final record of an execution whose package could not be loaded: the function's failure, status `failed`."""
-    answer = {
-        "status": ExecutionStatus.FAILED,
-        "message": reason,
-        "result": json.dumps({"duration": 0.0, "output": reason}),
-        "log": _empty_log(begun),
-        "duration_s": 0.0,
-    }
-    return finished(begun, answer, cold, queued_ms)
+    result = json.dumps({"duration": 0.0, "output": reason})
+    return finished(begun, Ran(ExecutionStatus.FAILED, reason, result, _empty_log(begun), 0.0), cold, queued_ms)
 
 
 def is_inline(text: str | None) -> bool:

@@ -25,7 +25,7 @@ from qinling_falcon.invocation.loading import lease_request
 from qinling_falcon.invocation.long_runs import LongRuns
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, WorkerClient, WorkerLost
+from qinling_falcon.invocation.worker_client import DiskFull, Execution, NotLoaded, WorkerClient, WorkerLost
 from qinling_falcon.models import clock
 from qinling_falcon.models.records import ExecutionRecord, begin
 from qinling_falcon.models.scope import Context
@@ -117,14 +117,14 @@ class Run:
         if self._accepted is None and is_inline(self._call.input):
             self._parts.long_runs.add(self._begun, self._place)
         try:
-            answer = self._parts.workers.execute(lease.worker, self._message(lease, target), longest_s)
+            ran = self._parts.workers.execute(lease.worker, self._execution(target), longest_s)
         except WorkerLost as error:
             logger.warning("a worker was lost", extra=_about(lease, target, error))
             lease.finished(destroy=True)
             final = failed(self._begun, WORKER_LOST, lease.cold, queued_ms)
         else:
-            lease.finished(busy_s=answer.get("busy_s"))
-            final = finished(self._begun, answer, lease.cold, queued_ms)
+            lease.finished(busy_s=ran.busy_s)
+            final = finished(self._begun, ran, lease.cold, queued_ms)
         finally:
             self._parts.long_runs.remove(self._id)
         try:
@@ -157,25 +157,18 @@ class Run:
         self._place.recorded()
         return final
 
-    def _message(self, lease: Lease, target: Target) -> dict[str, Any]:
+    def _execution(self, target: Target) -> Execution:
         """What the worker gets."""
-        call = self._call
-        message: dict[str, Any] = {
-            "token": lease.worker.token,
-            "execution_id": self._id,
-            "timeout_s": target.timeout_s,
-            "input": call.input,
+        about: dict[str, Any] = {
             "context": {
-                "execution_id": self._id,
                 "function_id": target.function_id,
                 "function_version": target.version,
-                "request_id": call.request_id,
-                "timeout": target.timeout_s,
-            },
+                "request_id": self._call.request_id,
+            }
         }
         if self._openstack is not None:
-            message["openstack"] = self._openstack  # a secret: it goes to the worker and nowhere else
-        return message
+            about["openstack"] = self._openstack  # a secret: it goes to the worker and nowhere else
+        return Execution(self._id, target.timeout_s, about, self._call.input)
 
 
 def _about(lease: Lease, target: Target, error: Exception) -> dict[str, str]:

@@ -23,12 +23,12 @@ _GRACE_S = 2.0
 _SWEEP_AT = 512
 _BUFFER = 65536
 _LARGEST_HEAD = 16 * 1024
-# In JSON, each byte of a result or log takes at most six, as \u0001 does. The rest of an answer is bounded.
-_BYTES_IN_JSON = 6
+# A byte of a log that is no UTF-8 becomes a replacement character, which has three. The rest of an answer is bounded.
+_BYTES_IN_LOG = 3
 _LARGEST_REST = 256 * 1024
 _CANCEL_TIMEOUT_S = 5.0
-# The members of an answer to `/execute` that are needed.
-_ANSWERED = {"status", "result", "log", "duration_s"}
+# The members of the first line of an answer to `/execute` that are needed.
+_ANSWERED = {"status", "duration_s", "output_size"}
 # The statuses of `/load` for a faulty package or entry. Every other worker would answer the same.
 _BAD_LOADS = frozenset({400, 413, 422, 431})
 # The status of `/load` when the worker's disk can't take the package. Other workers share the disk.
@@ -61,11 +61,57 @@ class WorkerLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a worker answered: HTTP status and the members of its JSON body."""
+class Execution:
+    """What a worker needs to run an execution.
+
+    Attributes:
+        id: of the execution.
+        timeout_s: the function's time limit.
+        about: `context` for the function, and with a trust `openstack`, which is a secret.
+        input: what the function is called with.
+    """
+
+    id: str
+    timeout_s: float
+    about: dict[str, Any]
+    input: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of an execution in a worker.
+
+    Attributes:
+        status: `success`, `failed` or `cancelled`.
+        message: for a failure, what happened.
+        result: the result of the execution record: JSON text with duration and output.
+        log: what the function printed.
+        duration_s: how long the function ran.
+        busy_s: how long the worker had the request; None: a worker of an older release.
+    """
+
+    status: str
+    message: str | None
+    result: str
+    log: str
+    duration_s: float
+    busy_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """HTTP status and body."""
 
     status: int
-    body: dict[str, Any]
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        """The reason of a refusal."""
+        try:
+            return str(orjson.loads(self.body)["error"])
+        except (ValueError, KeyError, TypeError):
+            return f"status {self.status}"
 
 
 class WorkerClient:
@@ -77,7 +123,7 @@ class WorkerClient:
 
     def __init__(self, settings: Settings) -> None:
         self._idle: dict[str, tuple[socket.socket, float]] = {}
-        self._largest = _BYTES_IN_JSON * (settings.max_result_size + settings.max_log_size) + _LARGEST_REST
+        self._largest = settings.max_result_size + _BYTES_IN_LOG * settings.max_log_size + _LARGEST_REST
 
     def knows(self, worker: LeasedWorker) -> bool:
         """Whether there is a connection to this worker."""
@@ -105,25 +151,29 @@ class WorkerClient:
                 raise NotLoaded(f"The package was not loaded within {timeout_s:g} s.", is_reusable=False) from error
             raise NotSent(f"the worker was lost while it loaded: {error}") from error
         if answer.status in _BAD_LOADS:
-            raise NotLoaded(str(answer.body.get("error")), is_reusable=True)
+            raise NotLoaded(answer.error, is_reusable=True)
         if answer.status == _DISK_FULL:
-            raise DiskFull(str(answer.body.get("error")))
+            raise DiskFull(answer.error)
         if answer.status != 200:
-            raise NotSent(f"the worker did not load the package: {answer.body.get('error')}")
+            raise NotSent(f"the worker did not load the package: {answer.error}")
 
-    def execute(self, worker: LeasedWorker, execution: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Run one execution on a leased worker and return what it answered.
+    def execute(self, worker: LeasedWorker, execution: Execution, timeout_s: float) -> Ran:
+        """Run one execution on a leased worker and return what became of it.
 
         Raises:
             NotSent: it has not run.
             WorkerLost: it may have run.
         """
-        answer = self._call(worker, "/execute", "", orjson.dumps(execution), timeout_s)
+        request = f"{worker.token} {execution.id} {execution.timeout_s}\n".encode() + orjson.dumps(execution.about)
+        if execution.input is not None:
+            request += b"\n" + execution.input.encode("utf-8", "replace")
+        answer = self._call(worker, "/execute", "", request, timeout_s)
         if answer.status != 200:
-            raise NotSent(f"the worker refused: {answer.body.get('error')}")
-        if not answer.body.keys() >= _ANSWERED:
-            raise WorkerLost("the worker's answer lacks a member")
-        return answer.body
+            raise NotSent(f"the worker refused: {answer.error}")
+        try:
+            return _read_execution(answer.body)
+        except (ValueError, TypeError) as error:
+            raise WorkerLost(f"the worker's answer can't be read: {error}") from error
 
     def cancel(self, worker: LeasedWorker, execution_id: str) -> bool:
         """End an execution that runs on a worker. Its `execute`, which goes on, then returns status `cancelled`.
@@ -142,10 +192,10 @@ class WorkerClient:
         finally:
             connection.close()
         if answer.status not in (202, 404):
-            raise NotSent(f"the worker refused to cancel: {answer.body.get('error')}")
+            raise NotSent(f"the worker refused to cancel: {answer.error}")
         return answer.status == 202
 
-    def _call(self, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float) -> Answer:
+    def _call(self, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float) -> _Answer:
         """Send a request on the worker's kept connection."""
         connection = self._connect(worker)
         try:
@@ -160,7 +210,7 @@ class WorkerClient:
 
     def _exchange(
         self, connection: socket.socket, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float
-    ) -> Answer:
+    ) -> _Answer:
         request = (
             f"POST {path} HTTP/1.1\r\nHost: worker\r\nX-Worker-Secret: {worker.secret}\r\n{head}"
             f"Content-Length: {len(body)}\r\n\r\n"
@@ -215,7 +265,7 @@ def _is_quiet(connection: socket.socket) -> bool:
     return False
 
 
-def _read_answer(connection: socket.socket, largest: int) -> Answer:
+def _read_answer(connection: socket.socket, largest: int) -> _Answer:
     data = connection.recv(_BUFFER)
     end = data.find(b"\r\n\r\n")
     while end < 0:
@@ -241,14 +291,29 @@ def _read_answer(connection: socket.socket, largest: int) -> Answer:
             raise ConnectionError("the worker closed the connection")
         parts.append(more)
         missing -= len(more)
-    body = _parsed(b"".join(parts)) if length else {}
-    if not isinstance(body, dict):
-        raise ValueError("the worker's answer is no JSON object")  # noqa: TRY004  # as all other malformed ones
-    return Answer(status, body)
+    return _Answer(status, b"".join(parts))
 
 
-def _parsed(body: bytes) -> Any:
+def _read_execution(body: bytes) -> Ran:
+    """An answer to `/execute`: a line of JSON, the output and the log.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    line, _, rest = body.partition(b"\n")
+    head = _parsed(line)
+    if not (isinstance(head, dict) and head.keys() >= _ANSWERED):
+        raise ValueError("a member is missing")
+    size, duration_s = head["output_size"], head["duration_s"]
+    if not 0 <= size <= len(rest):
+        raise ValueError("the output is cut")
+    result = f'{{"duration": {duration_s:.3f}, "output": {rest[:size].decode()}}}'
+    log = rest[size:].decode()
+    return Ran(head["status"], head.get("message"), result, log, duration_s, head.get("busy_s"))
+
+
+def _parsed(line: bytes) -> Any:
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:  # orjson refuses lone surrogates, which a function may print or raise
-        return json.loads(body)
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:  # orjson refuses lone surrogates, which the message of an exception may have
+        return json.loads(line)

@@ -8,7 +8,7 @@ from typing import Any, cast
 from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.targets import Resolver
-from qinling_falcon.invocation.worker_client import WorkerClient
+from qinling_falcon.invocation.worker_client import Execution, Ran, WorkerClient
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseRequest, StaleTarget
@@ -65,11 +65,6 @@ class FakeClient(WorkerClient):
     def knows(self, worker: LeasedWorker) -> bool:
         return True
 
-    def execute(self, worker: LeasedWorker, execution: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        return {
-            "status": "success",
-            "message": None,
-            "result": '{"duration": 0.044, "output": "Hello"}',
-            "log": "Start execution: x\nHällo\nFinished execution: x\n",
-            "duration_s": 0.044,
-        }
+    def execute(self, worker: LeasedWorker, execution: Execution, timeout_s: float) -> Ran:
+        result, log = '{"duration": 0.044, "output": "Hello"}', "Start execution: x\nHällo\nFinished execution: x\n"
+        return Ran("success", None, result, log, 0.044)

@@ -17,7 +17,7 @@ import redis
 
 from qinling_falcon.auth.service_account import ServiceAccount
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.worker_client import NotSent, WorkerClient, WorkerLost
+from qinling_falcon.invocation.worker_client import Execution, NotSent, WorkerClient, WorkerLost
 from qinling_falcon.jobs.queues import connect
 from qinling_falcon.pool.leases import LeasedWorker
 from qinling_falcon.settings import Settings
@@ -26,6 +26,7 @@ from tests.servers.odd_keystone import SETTINGS, odd_keystone
 from tests.servers.valkey import valkey_server
 
 # redis-py's pool makes 100 connections unless it is told otherwise; the service account asks 10 times at once.
+EXECUTION = Execution("e", 5, {"context": {}}, None)
 MANY = 300
 
 
@@ -102,9 +103,9 @@ def test_the_client_of_workers(tmp_path: Path) -> None:
     before = descriptors()
     for number in range(MANY):
         with pytest.raises(NotSent):
-            client.execute(worker(number, nobody), {}, 5.0)
+            client.execute(worker(number, nobody), EXECUTION, 5.0)
     with worker_that_hangs_up() as port:
         for number in range(MANY):
             with pytest.raises(WorkerLost):
-                client.execute(worker(number, port), {}, 5.0)
+                client.execute(worker(number, port), EXECUTION, 5.0)
     assert descriptors() <= before + 3

@@ -11,12 +11,31 @@ import pytest
 from gevent.event import Event
 
 from qinling_falcon.invocation import worker_client
-from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, NotSent, WorkerClient, WorkerLost
+from qinling_falcon.invocation.worker_client import (
+    DiskFull,
+    Execution,
+    NotLoaded,
+    NotSent,
+    Ran,
+    WorkerClient,
+    WorkerLost,
+)
 from qinling_falcon.settings import Settings
-from tests.support.scripted_worker import ScriptedWorker, Step, answers, hangs_up, sends, succeeds, waits
+from tests.support.executions import answer_body
+from tests.support.scripted_worker import (
+    ScriptedWorker,
+    Step,
+    answers,
+    answers_with,
+    hangs_up,
+    sends,
+    succeeds,
+    waits,
+)
 
 LIMITS = Settings(max_result_size=256 * 1024, max_log_size=128 * 1024)
-LARGEST = 6 * (256 + 128) * 1024 + 256 * 1024
+LARGEST = (256 + 3 * 128) * 1024 + 256 * 1024
+ABOUT = {"context": {"function_id": "f"}}
 
 Start = Callable[..., ScriptedWorker]
 
@@ -45,8 +64,8 @@ def load(client: WorkerClient, worker: ScriptedWorker) -> None:
     client.load(worker.leased(needs_load=True), b"the package", {"target": "t"}, 0.2)
 
 
-def execute(client: WorkerClient, worker: ScriptedWorker, timeout_s: float = 5) -> dict[str, Any]:
-    return client.execute(worker.leased(), {"execution_id": "e"}, timeout_s)
+def execute(client: WorkerClient, worker: ScriptedWorker, timeout_s: float = 5, given: str | None = None) -> Ran:
+    return client.execute(worker.leased(token=7), Execution("e", 3, ABOUT, given), timeout_s)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 431])
@@ -100,9 +119,15 @@ def test_a_refusal_has_run_nothing(start: Start, client: WorkerClient) -> None:
         (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"), "closed the connection"),
         (sends(b"HTTP/1.1 200 OK\r\n\r\n"), ""),
         (sends(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), "at most"),
-        (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"), "no JSON object"),
-        (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{"), ""),
-        (answers(200, status="success"), "lacks a member"),
+        (answers_with(b"[]"), "a member is missing"),
+        (answers_with(b"{"), "can't be read"),
+        (answers_with(b""), "can't be read"),
+        (answers(200, status="success"), "a member is missing"),
+        (answers_with(answer_body(log="", output_size=7)), "the output is cut"),
+        (answers_with(answer_body(output_size=-1)), "the output is cut"),
+        (answers_with(answer_body(output_size="1")), "can't be read"),
+        (answers_with(answer_body(duration_s="1")), "can't be read"),
+        (answers_with(answer_body() + b"\xff"), "can't be read"),
     ],
 )
 def test_after_an_answer_that_is_none_the_function_may_have_run(
@@ -128,9 +153,29 @@ def test_an_answer_above_the_bound_is_not_read(start: Start, client: WorkerClien
 
 
 def test_the_largest_answer_that_is_possible_is_read(start: Start, client: WorkerClient) -> None:
-    log = "\u0001" * LIMITS.max_log_size
-    step = answers(200, status="success", message=None, result="\u0001" * LIMITS.max_result_size, log=log, duration_s=0)
-    assert execute(client, start(step))["log"] == log
+    output, log = f'"{"x" * (LIMITS.max_result_size - 2)}"', "\N{REPLACEMENT CHARACTER}" * LIMITS.max_log_size
+    ran = execute(client, start(answers_with(answer_body(output, log))))
+    assert (ran.result, ran.log) == (f'{{"duration": 0.001, "output": {output}}}', log)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [(None, b""), ("", b"\n"), ('{"a": 1}', b'\n{"a": 1}'), ("two\nlines \u00e9", b"\ntwo\nlines \xc3\xa9")],
+)
+def test_the_input_is_sent_as_it_is(start: Start, client: WorkerClient, given: str | None, sent: bytes) -> None:
+    worker = start(succeeds())
+    execute(client, worker, given=given)
+    assert worker.asked == [("/execute", b'7 e 3\n{"context":{"function_id":"f"}}' + sent)]
+
+
+def test_the_output_is_in_the_result_as_it_came(start: Start, client: WorkerClient) -> None:
+    output = '{"é": [1.0, 10000000000000000000001, "\\ud800"]}'
+    ran = execute(client, start(answers_with(answer_body(output, "the\nlog", message="why", busy_s=0.5))))
+    assert ran == Ran("success", "why", f'{{"duration": 0.001, "output": {output}}}', "the\nlog", 0.001, 0.5)
+
+
+def test_a_message_with_a_lone_surrogate_is_read(start: Start, client: WorkerClient) -> None:
+    assert execute(client, start(answers_with(answer_body(message="\ud800")))).message == "\ud800"
 
 
 def test_an_endless_head_is_not_read(start: Start, client: WorkerClient) -> None:
@@ -153,7 +198,7 @@ def test_an_execution_is_cancelled_while_its_answer_is_awaited(
     start: Start, client: WorkerClient, status: int, was_running: bool
 ) -> None:
     ended = Event()
-    cancelled = answers(200, status="cancelled", message="m", result="{}", log="", duration_s=1)
+    cancelled = answers_with(answer_body(status="cancelled", message="m"))
     worker = start(waits(ended, cancelled), cancel=answers(status))
     call = gevent.spawn(execute, client, worker)
     while not worker.asked:
@@ -162,7 +207,7 @@ def test_an_execution_is_cancelled_while_its_answer_is_awaited(
     assert client.cancel(worker.leased(), "e") is was_running
 
     ended.set()
-    assert call.get(timeout=10)["status"] == "cancelled"
+    assert call.get(timeout=10).status == "cancelled"
     assert worker.asked[1] == ("/cancel", b'{"execution_id":"e"}')
     assert client.knows(worker.leased())
 

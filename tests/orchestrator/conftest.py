@@ -22,6 +22,7 @@ from qinling_falcon.orchestrators.base import AlreadyRunning, StartedWorker, Wor
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.zygotes import Forked
 from qinling_falcon.settings import MIB, Settings
+from tests.support.executions import read_answer_body
 
 REPOSITORY = Path(__file__).parents[2]
 WORKER = REPOSITORY / "runtimes" / "python3" / "qinling_worker"
@@ -154,7 +155,7 @@ def request(
     try:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        return response.status, read_answer_body(response.read())
     finally:
         connection.close()
 

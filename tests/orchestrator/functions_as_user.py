@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings
+from tests.support.executions import read_answer_body, request_body
 from tests.support.forks import FORK_AND_WAIT
 
 FUNCTION = """
@@ -92,7 +93,7 @@ def request(worker, path, body, headers):
     connection = http.client.HTTPConnection(worker.address, timeout=60)
     connection.request("POST", path, body, {"X-Worker-Secret": worker.secret, **headers})
     answer = connection.getresponse()
-    return answer.status, json.loads(answer.read())
+    return answer.status, read_answer_body(answer.read())
 
 
 def load(worker, isolation="warm"):
@@ -109,9 +110,7 @@ tokens = iter(range(1, 100))
 
 def call(worker, action):
     given = json.dumps({"action": action})
-    body = {"token": next(tokens), "execution_id": "e", "timeout_s": 20, "input": given, "context": {}}
-    answer = request(worker, "/execute", json.dumps(body), {})[1]
-    return json.loads(answer["result"])["output"]
+    return request(worker, "/execute", request_body(next(tokens), timeout_s=20, given=given), {})[1]["output"]
 
 
 def left():

@@ -21,6 +21,7 @@ from qinling_falcon.orchestrators.process.isolation import examine
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.sandbox import Form
 from qinling_falcon.settings import MIB, Settings
+from tests.support.executions import request_body
 from tests.support.forks import FORK_AND_WAIT
 
 from .conftest import REPOSITORY, eventually, groups_of, ids, left_of, make_settings, processes_of, request
@@ -123,11 +124,11 @@ class Function:
     def call(self, do: str, mib: int = 0) -> Any:
         """What it returns, or the reason of its failure as a text."""
         given = json.dumps({"do": do, "mib": mib})
-        body = {"token": next(self._tokens), "execution_id": "e", "timeout_s": 20, "input": given}
+        body = request_body(next(self._tokens), timeout_s=20, given=given)
         headers = {"X-Worker-Secret": self._worker.secret}
-        status, answer = request(self._worker.address, "POST", "/execute", json.dumps(body).encode(), headers)
+        status, answer = request(self._worker.address, "POST", "/execute", body, headers)
         assert status == 200, answer
-        return answer["reason"] or json.loads(answer["result"])["output"]
+        return answer["reason"] or answer["output"]
 
 
 @pytest.fixture(params=["fork", "exec", "rlimits"])

@@ -18,6 +18,7 @@ from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.orchestrators.process import etc
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
+from tests.support.executions import request_body
 
 from .conftest import REPOSITORY, request
 
@@ -33,11 +34,10 @@ def call(worker: StartedWorker, code: str) -> dict[str, Any]:
     target = {"target": "f:0:x", "entry": "main.main", "memory_size": 64 * MIB, "cpu": 100}
     headers = {"X-Worker-Secret": worker.secret, "X-Load": json.dumps(target)}
     assert request(worker.address, "POST", "/load", archive.getvalue(), headers) == (200, {"loaded": True})
-    execution = {"token": 1, "execution_id": "e", "timeout_s": 10, "input": None, "context": {}}
-    status, answer = request(worker.address, "POST", "/execute", json.dumps(execution).encode(), headers)
+    status, answer = request(worker.address, "POST", "/execute", request_body(), headers)
     assert status == 200, answer
     found: dict[str, Any] = answer
-    return found | {"output": json.loads(found["result"])["output"]}
+    return found
 
 
 @pytest.fixture(params=["auto", "rlimits"])

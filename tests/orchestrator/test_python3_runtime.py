@@ -17,6 +17,7 @@ import pytest
 from qinling_falcon.orchestrators.base import StartedWorker
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
+from tests.support.executions import request_body
 
 from .conftest import REPOSITORY, left_of, processes_of, request
 
@@ -53,15 +54,8 @@ def loaded(worker: StartedWorker) -> StartedWorker:
 
 
 def execute(worker: StartedWorker, token: int, action: str) -> dict[str, Any]:
-    call = {
-        "token": token,
-        "execution_id": "e",
-        "timeout_s": 10,
-        "input": json.dumps({"action": action}),
-        "context": {},
-    }
-    headers = {"X-Worker-Secret": worker.secret}
-    status, answer = request(worker.address, "POST", "/execute", json.dumps(call).encode(), headers)
+    body = request_body(token, given=json.dumps({"action": action}))
+    status, answer = request(worker.address, "POST", "/execute", body, {"X-Worker-Secret": worker.secret})
     assert status == 200, answer
     found: dict[str, Any] = answer
     return found
@@ -75,12 +69,12 @@ def test_a_function_runs_confined(
     settings = dataclasses.replace(settings, runtimes_file=shipped, sandbox=sandbox, max_processes=128)
     orchestrator = make_orchestrator(settings)
     worker = loaded(orchestrator.start("w1", "python3"))
-    seen = json.loads(execute(worker, 1, "look")["result"])["output"]
+    seen = execute(worker, 1, "look")["output"]
     assert seen["uid"] != 0
     assert int(seen["capabilities"], 16) == 0
     assert seen["privileges"] == "1"
     assert set(seen["environment"]) <= {"HOME", "PATH", "LANG", "LC_CTYPE", "PYTHONUNBUFFERED", "TMPDIR"}
-    assert "not permitted" in execute(worker, 2, "kill")["result"]
+    assert "not permitted" in execute(worker, 2, "kill")["output"]
     assert execute(worker, 3, "leave")["status"] == "success"
     assert orchestrator.events() == []
     orchestrator.destroy("w1")

@@ -25,6 +25,7 @@ from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrato
 from qinling_falcon.orchestrators.process.sandbox import Form
 from qinling_falcon.orchestrators.process.worker import Worker
 from qinling_falcon.settings import MIB, Settings, SettingsError
+from tests.support.executions import request_body
 
 from .conftest import (
     REPOSITORY,
@@ -65,9 +66,7 @@ def load(worker: StartedWorker, source: str | dict[str, str], entry: str = "main
 
 
 def execute(worker: StartedWorker) -> tuple[int, Any]:
-    body = {"token": 1, "execution_id": "e", "timeout_s": 10, "input": None}
-    headers = {"X-Worker-Secret": worker.secret}
-    return request(worker.address, "POST", "/execute", json.dumps(body).encode(), headers)
+    return request(worker.address, "POST", "/execute", request_body(), {"X-Worker-Secret": worker.secret})
 
 
 def run(worker: StartedWorker, source: str | dict[str, str], entry: str = "main.main") -> Any:
@@ -75,7 +74,7 @@ def run(worker: StartedWorker, source: str | dict[str, str], entry: str = "main.
     load(worker, source, entry)
     status, answer = execute(worker)
     assert (status, answer["status"]) == (200, "success"), answer
-    return json.loads(answer["result"])["output"]
+    return answer["output"]
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2], ids=["outer bubblewrap", "inner bubblewrap", "zygote"])

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.executions import read_answer_body, request_body
+
 PYTHON = os.environ.get("WORKER_PYTHON", sys.executable)  # workers run on older versions, too
 FIRST_PASSED = 3  # the number that a forked worker gets its first descriptor under
 ZYGOTE = Path(__file__).with_name("zygote.py")
@@ -248,7 +250,7 @@ class Worker:
                 headers["X-Worker-Secret"] = secret
             connection.request(method, path, body, headers)
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            return response.status, read_answer_body(response.read())
         finally:
             connection.close()
 
@@ -262,8 +264,7 @@ class Worker:
     def execution(self, given: str | None = None, **fields: Any) -> bytes:
         """The body of an /execute."""
         token = next(self.tokens)
-        body = {"token": token, "execution_id": f"e{token}", "timeout_s": 10, "input": given, "context": {}}
-        return json.dumps(body | fields).encode()
+        return request_body(**({"token": token, "execution_id": f"e{token}", "given": given} | fields))
 
     def execute(self, given: str | None = None, **fields: Any) -> Answer:
         """POST /execute, which must be accepted."""
@@ -283,7 +284,7 @@ class Worker:
         connection = self.connect()
         try:
             connection.request("POST", "/execute", self.execution(given, **fields), {"X-Worker-Secret": SECRET})
-            yield lambda: read_answer(json.loads(connection.getresponse().read()))
+            yield lambda: read_answer(read_answer_body(connection.getresponse().read()))
         finally:
             connection.close()
 
@@ -339,14 +340,12 @@ class Worker:
 
 
 def read_answer(answer: dict[str, Any]) -> Answer:
-    """The JSON of an /execute's answer, checked for its shape."""
-    assert set(answer) == {"status", "reason", "message", "duration_s", "busy_s", "result", "log"}
-    result = json.loads(answer["result"])
-    assert set(result) == {"duration", "output"}
+    """An /execute's answer, checked for its shape."""
+    assert set(answer) == {"status", "reason", "message", "duration_s", "busy_s", "output", "log"}
     assert 0 <= answer["duration_s"] <= answer["busy_s"] + 1e-6
     assert (answer["message"] is None) == (answer["status"] == "success")
-    duration, log = result["duration"], answer["log"]
-    return Answer(answer["status"], answer["reason"], result["output"], duration, log, answer["message"])
+    members = ("status", "reason", "output", "duration_s", "log", "message")
+    return Answer(*(answer[member] for member in members))
 
 
 def wait_until(condition: Any, timeout_s: float = 20) -> None:

@@ -12,6 +12,7 @@ from gevent.event import Event
 from gevent.server import StreamServer
 
 from qinling_falcon.pool.leases import LeasedWorker
+from tests.support.executions import answer_body
 
 Step = Callable[[Any], bytes | None]
 """What the worker does with one request: given the connection, it returns the answer. None: it hangs up."""
@@ -19,14 +20,17 @@ Step = Callable[[Any], bytes | None]
 
 def answers(code: int, /, **members: Any) -> Step:
     """Answer with a JSON object."""
-    body = json.dumps(members).encode()
+    return answers_with(json.dumps(members).encode(), code)
+
+
+def answers_with(body: bytes, code: int = 200) -> Step:
+    """Answer with this body."""
     return lambda connection: b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (code, len(body), body)
 
 
 def succeeds(output: str = "done") -> Step:
     """The function has returned."""
-    result = json.dumps({"duration": 0.001, "output": output})
-    return answers(200, status="success", reason=None, message=None, result=result, log="the log", duration_s=0.001)
+    return answers_with(answer_body(json.dumps(output)))
 
 
 def sends(text: bytes) -> Step:

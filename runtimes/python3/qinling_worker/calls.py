@@ -1,20 +1,16 @@
-"""One execution inside a worker, and the answer that it ends in."""
+"""One execution inside a worker: the request that it begins with, and the answer that it ends in.
+
+Neither the function's input nor its result is converted here: both travel as they are beside what is about them.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
-from json.scanner import make_scanner
-from typing import Any
 
 from .http_server import Connection
 from .outcomes import Outcome
-
-_make_scanner: Any = make_scanner
-_scan: Callable[[str, int], tuple[Any, int]] = _make_scanner(json.JSONDecoder())
 
 
 class BadCall(Exception):
@@ -22,7 +18,16 @@ class BadCall(Exception):
 
 
 class Call:
-    """An accepted execution that has not been answered yet."""
+    """An accepted execution that has not been answered yet.
+
+    Args:
+        connection: on which the answer goes.
+        body: of the request: lines as in the README, and the input as it is. The child reads the lines after the first
+            one; only it reads the input.
+
+    Raises:
+        BadCall: the body has another form.
+    """
 
     __slots__ = (
         "body", "connection", "duration_s", "execution_id", "outcome", "received", "restarts", "started", "timeout_s",
@@ -31,27 +36,20 @@ class Call:
 
     def __init__(self, connection: Connection, body: bytes) -> None:
         try:
-            text = body.decode("utf-8").strip(" \t\n\r")
-            given, end = _scan(text, 0)
-            if end != len(text):
-                raise ValueError("more than one JSON value")
-            self.token: int = given["token"]
-            self.execution_id: str = given["execution_id"]
-            self.timeout_s: float = given["timeout_s"]
-            given_input, context = given["input"], given.get("context")
-        except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError) as error:
-            raise BadCall(f"not an execution: {type(error).__name__}: {error}") from None
-        if (
-            type(self.token) is not int
-            or type(self.execution_id) is not str
-            or type(self.timeout_s) not in (int, float)
-            or not 0 < self.timeout_s < math.inf
-            or not (given_input is None or type(given_input) is str)
-            or not (context is None or type(context) is dict)
-        ):
-            raise BadCall("not an execution: a value has a wrong type")
+            body.decode("utf-8")
+            first, about, *_ = body.split(b"\n", 2)
+            token, execution_id, timeout_s = first.split(b" ")
+            self.token = int(token)
+            self.execution_id = execution_id.decode("ascii")
+            self.timeout_s = float(timeout_s)
+        except ValueError as error:
+            raise BadCall(f"not an execution: {error}") from None
+        if not self.execution_id or not 0 < self.timeout_s < math.inf:
+            raise BadCall("not an execution: it has no id, or a timeout that is none")
+        if not (about.startswith(b"{") and about.endswith(b"}")):
+            raise BadCall("not an execution: its second line is no JSON object")
         self.connection = connection
-        self.body = body.strip(b" \t\n\r")
+        self.body = body
         self.received = time.monotonic()
         self.started = 0.0
         self.duration_s = 0.0
@@ -62,12 +60,13 @@ class Call:
         """Send the outcome to the caller."""
         outcome = self.outcome
         assert outcome is not None
-        result = f'{{"duration": {self.duration_s:.3f}, "output": {outcome.output}}}'
+        # A lone surrogate becomes its escape, which means the same inside a JSON text.
+        output = outcome.output.encode("utf-8", "backslashreplace")
         reason = "null" if outcome.reason is None else f'"{outcome.reason}"'
         message = "null" if outcome.message is None else encode_basestring_ascii(outcome.message)
-        body = (
+        head = (
             f'{{"status": "{outcome.status}", "reason": {reason}, "message": {message}, '
             f'"duration_s": {self.duration_s:.6f}, "busy_s": {time.monotonic() - self.received:.6f}, '
-            f'"result": {encode_basestring_ascii(result)}, "log": {encode_basestring_ascii(log)}}}'
+            f'"output_size": {len(output)}}}\n'
         )
-        self.connection.answer(200, body.encode("ascii"))
+        self.connection.answer(200, head.encode("ascii") + output + log.encode("utf-8"))

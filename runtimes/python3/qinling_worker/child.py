@@ -180,19 +180,18 @@ def _serve(
 ) -> NoReturn:
     event_loop = EventLoop(log_fd, code_dir)
     while True:
-        request = _scan(channel.receive(), 0)[0]
-        given = request["input"]
+        first, about, *given = channel.receive().split("\n", 2)
         args: tuple[str, ...] = ()
         kwargs: dict[str, Any] = {}
-        if given is not None:
-            parsed = _parse_object(given)
+        if given:
+            parsed = _parse_object(given[0])
             if parsed is None:
-                args = (given,)
+                args = (given[0],)
             else:
                 kwargs = parsed
         started = monotonic()
         if wants_context:
-            kwargs["context"] = _context(request, started)
+            kwargs["context"] = _context(first, about, started)
         try:
             value = function(*args, **kwargs)
             if type(value) not in _PLAIN and is_awaitable(value):
@@ -209,7 +208,7 @@ def _serve(
                 _exit(0)
             kind, payload = encode(value, max_result_size)
             value = None
-        args, kwargs, given, request = (), {}, None, None
+        args, kwargs, given, about = (), {}, [], ""
         printing.flush()
         if getpid() != pid:
             _exit(0)  # the flush or the encoding may have run user code that forked
@@ -228,17 +227,20 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     return value if end == len(text) and type(value) is dict else None
 
 
-def _context(request: dict[str, Any], started: float) -> dict[str, Any]:
-    timeout: float = request["timeout_s"]
+def _context(first: str, about: str, started: float) -> dict[str, Any]:
+    """The `context` of a call, from the first two lines of its request."""
+    _, execution_id, timeout_s = first.split(" ")
+    timeout = int(timeout_s) if timeout_s.isdigit() else float(timeout_s)
+    given = _scan(about, 0)[0]
     context: dict[str, Any] = {"function_id": None, "function_version": None, "request_id": None}
-    context.update(request.get("context") or {})
-    openstack = request.get("openstack")
+    context.update(given["context"])
+    openstack = given.get("openstack")
     if openstack is None:
         context[SESSION] = None
         context[ERROR] = "the function has no trust"
     else:
         context = SessionContext(context, openstack)
-    context["execution_id"] = request["execution_id"]
+    context["execution_id"] = execution_id
     context["timeout"] = timeout
 
     def remaining_s() -> float:
