@@ -19,11 +19,11 @@ def request_body(
     return "\n".join(lines if given is None else [*lines, given]).encode()
 
 
-def read_answer_body(body: bytes) -> dict[str, Any]:
-    """The members of a worker's answer. One to `/execute` has `output`, read from its JSON, and `log` as well."""
+def read_answer_body(body: bytes) -> Any:
+    """The JSON of a worker's answer. One to `/execute` has `output`, read from its JSON, and `log` as well."""
     line, _, rest = body.partition(b"\n")
-    head = dict(json.loads(line))
-    if "output_size" not in head:
+    head = json.loads(line)
+    if not isinstance(head, dict) or "output_size" not in head:
         return head
     size = head.pop("output_size")
     return head | {"output": json.loads(rest[:size]), "log": rest[size:].decode()}
