@@ -21,7 +21,9 @@ from qinling_falcon.models.cooperation import NativeEvent, cooperative, native
 from qinling_falcon.models.engines import Engine, Sqlite
 
 _BATCH_SIZE = 500
-_GATHER_S = 0.001
+# How long the writer waits for as many writes as there were the last time, and how often it looks.
+_GATHER_S = 0.004
+_LOOK_S = 0.001
 _STOP = None
 
 
@@ -40,7 +42,7 @@ class Writer:
         self._queue_size = queue_size
         self._started = False
         self._closed = False
-        self._was_shared = False
+        self._last_size = 0
         self._lane: _Lane = _make_lane(engine)
 
     def submit(self, payload: Any, group: Group | None = None) -> Any:
@@ -110,16 +112,18 @@ class Writer:
     def _gather(self) -> list[Write | None]:
         """Wait for a write, and take it with all others that wait.
 
-        While writes come together, the writer pauses for a moment before it takes them: a commit of many costs little
-        more than a commit of one. A lone caller never waits for that.
+        A commit of many costs little more than a commit of one. So the writer waits for a moment until as many writes
+        have come as were in the last batch: the calls that were committed together often come back together. A lone
+        caller never waits for that.
         """
         gathered = [self._lane.get()]
-        if self._was_shared:
-            self._lane.pause(_GATHER_S)
+        until = time.monotonic() + _GATHER_S
+        while self._lane.waiting() + 1 < self._last_size and time.monotonic() < until:
+            self._lane.pause(_LOOK_S)
         with contextlib.suppress(queue.Empty):
             while len(gathered) < _BATCH_SIZE:
                 gathered.append(self._lane.get_nowait())
-        self._was_shared = len(gathered) > 1
+        self._last_size = len(gathered)
         return gathered
 
     def _answer(self, writes: list[Write], failure: BaseException) -> None:
