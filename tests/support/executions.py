@@ -20,13 +20,17 @@ def request_body(
 
 
 def read_answer_body(body: bytes) -> Any:
-    """The JSON of a worker's answer. One to `/execute` has `output`, read from its JSON, and `log` as well."""
+    """The JSON of a worker's answer. One to `/execute` has `output`, read from its JSON, and `log` as well.
+
+    Integers that Python refuses to read stay text.
+    """
     line, _, rest = body.partition(b"\n")
     head = json.loads(line)
     if not isinstance(head, dict) or "output_size" not in head:
         return head
     size = head.pop("output_size")
-    return head | {"output": json.loads(rest[:size]), "log": rest[size:].decode()}
+    output = json.loads(rest[:size], parse_int=lambda digits: int(digits) if len(digits) < 4000 else digits)
+    return head | {"output": output, "log": rest[size:].decode()}
 
 
 def answer_body(output: str = '"done"', log: str = "the log", **head: Any) -> bytes:

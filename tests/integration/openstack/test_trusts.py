@@ -38,7 +38,7 @@ import glob, json, os, sys
 def main(context, what="who"):
     if what == "exposed":
         print(context, dict(context))
-        seen = [json.dumps(sys._getframe(1).f_locals["request"]), repr(dict(os.environ))]
+        seen = [sys._getframe(1).f_locals["about"], repr(dict(os.environ))]
         for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"):
             try:
                 seen.append(open(path).read())
