@@ -60,6 +60,11 @@ class ChildMemory:
         self._root = self._template
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether the kernel ends processes that take far more than the limit."""
+        return self._group is not None
+
+    @property
     def has_bare_size(self) -> bool:
         """Whether `set_bare` was called for this child."""
         return self._bare is not None

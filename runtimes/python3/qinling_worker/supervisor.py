@@ -38,6 +38,7 @@ from .template_link import TemplateLink
 
 _SHORT_CALL_S = 0.001  # the limits of a shorter call are not checked while it runs
 _CHECK_INTERVAL_S = 0.02
+_LONGEST_INTERVAL_S = 0.5  # for a long call, if the kernel bounds the memory between two checks
 _IDLE_S = 0.1  # a child that has been idle for so long is frozen
 _CLEAN_TIMEOUT_S = 25.0
 _FORK_TIMEOUT_S = 3.0
@@ -478,7 +479,7 @@ class Supervisor:
             # A check is slow on a host with many processes: it may take a twentieth of the time.
             self._scratch.observe()
             took = time.monotonic() - now
-            self._wake = min(self._deadline, now + max(_CHECK_INTERVAL_S, 20 * took))
+            self._wake = min(self._deadline, now + max(self._interval_s(now), 20 * took))
         elif is_renewing:
             self._load_again()
         elif self._state is State.STARTING:
@@ -490,6 +491,12 @@ class Supervisor:
             call.duration_s = max(call.duration_s, call.timeout_s)
         else:
             self._wake = None
+
+    def _interval_s(self, now: float) -> float:
+        """How long until the next check. Many long calls at once would take all processors for their checks."""
+        if self._state is not State.BUSY or self._call is None or not self._memory.is_bounded:
+            return _CHECK_INTERVAL_S
+        return min(max(_CHECK_INTERVAL_S, (now - self._call.started) / 10), _LONGEST_INTERVAL_S)
 
     def _thaw(self) -> None:
         if self._freezer.frozen:
