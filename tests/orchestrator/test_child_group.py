@@ -89,6 +89,11 @@ def leave(mib):
         time.sleep(600)
     return os.getpid()
 
+def late(mib):
+    time.sleep(1)
+    held.append(b"x" * (mib << 20))
+    time.sleep(600)
+
 def start(_):
     def tick():
         global ticks
@@ -170,6 +175,11 @@ def test_memory_of_each_kind_counts(function: Function, kind: str) -> None:
 
 
 @pytest.mark.usefixtures("counted")
+def test_a_call_that_has_run_for_long_is_still_watched(function: Function) -> None:
+    """It takes too much, though not as much as the kernel allows."""
+    assert function.call("late", 40) == "memory"
+
+
 def test_what_does_not_count(function: Function, settings: Settings) -> None:
     assert function.call("file", 50) == 50
     assert function.call("private", 25) == 25  # beside the file
