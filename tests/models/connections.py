@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,16 +44,18 @@ def shared_postgres() -> PostgresServer | None:
 
 def run_patched(postgres: PostgresServer, *paths: str) -> None:
     """Run files of tests in a process that gevent has patched, as web and worker processes are."""
-    options = ["-q", "-p", "no:xdist", "-p", "no:cacheprovider", *paths]
-    script = f"from gevent import monkey; monkey.patch_all(); import pytest, sys; sys.exit(pytest.main({options}))"
-    outcome = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=os.environ | {_PATCHED: str(postgres.folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=110,
-    )
+    with tempfile.TemporaryDirectory(prefix="qf-") as folder:
+        # With a folder of its own, this process does not clean up after other runs beside it.
+        options = ["-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--basetemp", f"{folder}/tests", *paths]
+        script = f"from gevent import monkey; monkey.patch_all(); import pytest, sys; sys.exit(pytest.main({options}))"
+        outcome = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=os.environ | {_PATCHED: str(postgres.folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=110,
+        )
     assert outcome.returncode == 0, outcome.stdout
     assert " passed" in outcome.stdout

@@ -185,7 +185,7 @@ def test_a_process_that_ends_after_its_answer_harms_no_call(worker: Worker) -> N
         f"    with open({str(runs)!r}, 'a') as file: file.write('run\\n')\n"
         "    threading.Timer(float(delay), os._exit, [0]).start()\n    return os.getpid()\n"
     )
-    calls = 0
+    calls = successes = 0
     for delay in ("0.1", "0.02", "0.004", "0.002", "0.001", "0"):
         answer = worker.execute(delay)
         assert answer.status == "success" or answer.reason == "exited"
@@ -195,7 +195,9 @@ def test_a_process_that_ends_after_its_answer_harms_no_call(worker: Worker) -> N
             wait_until(lambda pid=answer.output: pid not in worker.processes())
         assert worker.execute("60").status == "success"
         calls += 3
-    assert len(runs.read_text().splitlines()) == calls
+        successes += 1 + (answer.status == "success") + (following.status == "success")
+    # A process that ends just after it has read a call has not run it. No call runs twice.
+    assert successes <= len(runs.read_text().splitlines()) <= calls
 
 
 def test_a_call_that_was_sent_to_a_dead_child_runs_in_the_next_one(worker: Worker) -> None:
