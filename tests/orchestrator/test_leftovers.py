@@ -29,7 +29,7 @@ def test_a_process_that_is_always_another_one_is_ended(tmp_path: Path, attempt: 
     root = subprocess.Popen([sys.executable, "-X", mark, "-c", _ADOPT, "/bin/sh", str(script)])
     try:
         assert eventually(beats.exists)
-        assert leftovers.end(lambda: leftovers.kill_found([mark]) | (root.poll() is None), 10)
+        assert leftovers.end(lambda: leftovers.kill_found([mark]) | (root.poll() is None), 60)
         size = beats.stat().st_size
         assert not eventually(lambda: beats.stat().st_size > size, within_s=0.3)
     finally:
