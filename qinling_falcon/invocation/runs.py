@@ -158,7 +158,7 @@ class Run:
         return final
 
     def _execution(self, target: Target) -> Execution:
-        """What the worker gets."""
+        """The request for the worker."""
         about: dict[str, Any] = {
             "context": {
                 "function_id": target.function_id,

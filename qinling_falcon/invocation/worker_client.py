@@ -2,7 +2,8 @@
 
 A general HTTP client uses more CPU than the rest of a warm call. The server is
 always our own worker (`runtimes/`), so this client supports only what that worker
-sends: HTTP/1.1 answers with a Content-Length and a JSON body.
+sends: HTTP/1.1 answers with a Content-Length. The body is JSON; the answer to
+`/execute` is a line of JSON, then the output and the log.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ _GRACE_S = 2.0
 _SWEEP_AT = 512
 _BUFFER = 65536
 _LARGEST_HEAD = 16 * 1024
-# A byte of a log that is no UTF-8 becomes a replacement character, which has three. The rest of an answer is bounded.
+# Each byte of a log that is not valid UTF-8 becomes a replacement character of three bytes. `_LARGEST_REST` bounds the
+# first line of the answer.
 _BYTES_IN_LOG = 3
 _LARGEST_REST = 256 * 1024
 _CANCEL_TIMEOUT_S = 5.0
-# The members of the first line of an answer to `/execute` that are needed.
+# Required members of the first line of an answer to `/execute`.
 _ANSWERED = {"status", "duration_s", "output_size"}
 # The statuses of `/load` for a faulty package or entry. Every other worker would answer the same.
 _BAD_LOADS = frozenset({400, 413, 422, 431})
@@ -65,10 +67,10 @@ class Execution:
     """What a worker needs to run an execution.
 
     Attributes:
-        id: of the execution.
+        id: the execution's id.
         timeout_s: the function's time limit.
         about: `context` for the function, and with a trust `openstack`, which is a secret.
-        input: what the function is called with.
+        input: the function's input; None: it is called without one.
     """
 
     id: str
@@ -79,7 +81,7 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What became of an execution in a worker.
+    """The outcome of an execution.
 
     Attributes:
         status: `success`, `failed` or `cancelled`.
@@ -158,7 +160,7 @@ class WorkerClient:
             raise NotSent(f"the worker did not load the package: {answer.error}")
 
     def execute(self, worker: LeasedWorker, execution: Execution, timeout_s: float) -> Ran:
-        """Run one execution on a leased worker and return what became of it.
+        """Run one execution on a leased worker and return its outcome.
 
         Raises:
             NotSent: it has not run.
@@ -298,7 +300,7 @@ def _read_execution(body: bytes) -> Ran:
     """An answer to `/execute`: a line of JSON, the output and the log.
 
     Raises:
-        ValueError, TypeError: it is none.
+        ValueError, TypeError: the body is not such an answer.
     """
     line, _, rest = body.partition(b"\n")
     head = _parsed(line)

@@ -21,7 +21,7 @@ from qinling_falcon.models.cooperation import NativeEvent, cooperative, native
 from qinling_falcon.models.engines import Engine, Sqlite
 
 _BATCH_SIZE = 500
-# How long the writer waits for as many writes as there were the last time, and how often it looks.
+# The writer waits up to `_GATHER_S` for a batch as large as the last one, and looks every `_LOOK_S`.
 _GATHER_S = 0.004
 _LOOK_S = 0.001
 _STOP = None
@@ -112,9 +112,9 @@ class Writer:
     def _gather(self) -> list[Write | None]:
         """Wait for a write, and take it with all others that wait.
 
-        A commit of many costs little more than a commit of one. So the writer waits for a moment until as many writes
-        have come as were in the last batch: the calls that were committed together often come back together. A lone
-        caller never waits for that.
+        A commit of many costs little more than a commit of one, and callers whose writes shared a commit often send
+        the next ones together. So the writer waits for a batch as large as the last one. After a batch of several
+        writes, a lone write waits for `_GATHER_S` once; after a batch of one, the writer does not wait.
         """
         gathered = [self._lane.get()]
         until = time.monotonic() + _GATHER_S

@@ -1,6 +1,6 @@
 """This process's entries in the queues of Redis: how many of its calls wait for each target, and since when.
 
-Redis hears of changes only. What a lost connection may have made wrong is said anew, as the whole number.
+Redis hears of changes only. After a lost connection the entry may be wrong, so the next message sets the whole count.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Entries:
         self._cast("leave", queue, queue.change())
 
     def escalate(self, queue: LocalQueue) -> None:
-        """Say that calls wait and want one more worker; also that they still wait."""
+        """Ask for one more worker for the waiting calls; also, with `repeat`, say that they still wait."""
         queue.count_impatient()
         queue.said = time.monotonic()
         change = queue.change()
@@ -41,7 +41,7 @@ class Entries:
         self._cast("escalate", queue, change)
 
     def repeat(self, queue: LocalQueue) -> None:
-        """Say anew what Redis should know, in case that an entry or a notification was lost."""
+        """Send the entry again, because an entry or a notification may be lost. Without one, the calls ask again."""
         queue.is_unsure = True
         if queue.first_that_may_load() is not None:
             self.escalate(queue)
@@ -51,10 +51,11 @@ class Entries:
         else:
             queue.ask_again()
 
-    def leave_for_now(self, queue: LocalQueue) -> None:
-        """A warm worker was offered, and no call here may load it: others need it, and it must not come back at once.
+    def withdraw(self, queue: LocalQueue) -> None:
+        """Withdraw the entry after Redis offered a warm worker that no waiting call may load.
 
-        The calls still get workers of this process. They enter Redis's queue again with `repeat`.
+        Otherwise Redis would offer the worker to this process again at once. The calls stay in the queue of this
+        process, and `repeat` enters them again.
         """
         if queue.waiters and queue.entry:
             queue.said = time.monotonic()
@@ -62,7 +63,7 @@ class Entries:
             queue.uncount()
 
     def watch(self, queue: LocalQueue) -> None:
-        """See to it that a call that waits for long makes its queue ask for one more worker."""
+        """Set a timer that escalates the queue when its oldest call has waited for `PATIENCE_S`."""
         oldest = queue.first_that_may_load()
         if oldest is not None and not queue.is_watched and not queue.is_escalated:
             self._look_in(queue, oldest.arrived + PATIENCE_S - time.monotonic())
@@ -78,19 +79,19 @@ class Entries:
             return
         if time.monotonic() - oldest.arrived < PATIENCE_S:
             self.watch(queue)
-        elif queue.is_served_soon():
+        elif queue.may_delay_escalation():
             self._look_in(queue, PATIENCE_S)
         else:
             self.escalate(queue)
 
     def _cast(self, name: str, queue: LocalQueue, change: str) -> None:
-        """Run a script that changes the entry. Unless the connection breaks, there is nothing to do with its answer."""
-        answered = _unless_lost(queue)
+        """Run a script that changes the entry. If the connection breaks, the waiting calls ask again."""
+        answered = _ask_again_if_lost(queue)
         if not self._scripts.cast(name, self._holder, queue.name, change, queue.waited_ms(), answered=answered):
             answered(PoolUnavailable("Redis can't be reached"))
 
 
-def _unless_lost(queue: LocalQueue) -> Callable[[Any], None]:
+def _ask_again_if_lost(queue: LocalQueue) -> Callable[[Any], None]:
     def answered(reply: Any) -> None:
         if isinstance(reply, PoolUnavailable):
             queue.is_unsure = True

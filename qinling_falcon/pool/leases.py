@@ -149,8 +149,8 @@ class Lease:
         """The worker is free for the next execution. With `destroy` it is not used again: its state is unknown.
 
         Args:
-            destroy: whether it ends.
-            busy_s: how long the execution took in the worker; None: not known.
+            destroy: whether the worker drains.
+            busy_s: for how many seconds the worker had the request; None: not known.
         """
         self._is_finished = True
         self._keeper.hand_over(self, destroy=destroy, busy_s=busy_s)

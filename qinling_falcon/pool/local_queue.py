@@ -16,19 +16,19 @@ from gevent.event import AsyncResult
 from qinling_falcon.pool.leases import Cold, LeasedWorker, LeaseRequest
 
 PATIENCE_S = 0.005
-"""So long a call waits for a worker of its own target alone; also in `scripts/parts/queues.lua`."""
+"""A call waits so long for a worker of its target before its queue may escalate; also in `scripts/parts/queues.lua`."""
 
 SPARE_S = 0.005
 """So long a process keeps a free worker for the next call of its target, if that is likely to come within this time."""
 
-# While a process uses fewer workers for a quick function, one more is of use: calls that end together are committed
-# together.
+# A process gets at least so many workers for a function quicker than `_QUICK_S`, so that several calls end together and
+# share a commit.
 _FEWEST_WORKERS = 4
 _QUICK_S = 0.001
-# Calls that wait for workers of their own process, and not for slow functions, are left alone for so long.
-_LONGEST_S = 0.1
-# An execution that takes so much longer than most says nothing about when its worker is free.
-_LATE_S = 0.02
+# A call that expects a worker of its process soon does not make its queue escalate before it has waited for so long.
+_LONGEST_PATIENCE_S = 0.1
+# A worker whose execution has run for more than twice the mean and this time is left out of the estimate.
+_OVERDUE_S = 0.02
 _NEW_BUSY_WEIGHT = 0.1
 _NEW_GAP_WEIGHT = 0.2
 
@@ -89,7 +89,8 @@ class Waiter:
         gate: whether it may load a worker; None: it may.
         deadline: until when it waits.
         place: gets a `Lease`, or a `Word`.
-        is_counted: whether the entry in Redis counts it: it has asked Redis, or has waited for `PATIENCE_S`.
+        is_counted: whether the entry in Redis counts it: it has asked Redis, or the queue has escalated after it had
+            waited for `PATIENCE_S`.
         is_gone: nobody reads `place` any more.
     """
 
@@ -178,33 +179,37 @@ class LocalQueue:
         return not (self.waiters or self.offers or self.asking or self.leased or self.entry or self.is_unsure)
 
     def expected_wait_s(self) -> float:
-        """How long one more call is likely to wait for a worker of this process; infinite where that is not known.
+        """The expected wait, in seconds, of one more call for a worker of this process.
 
-        What counts is how long workers are busy, and not how long this process holds them: more workers do not help
-        where this process is slow. The worker that began first is likely to be the first to be free. Calls that are
+        The estimate uses the busy time of the workers, and not the time that this process holds them: if this process
+        is slow, more workers do not help. The worker that began first is likely to be free first. Calls that are
         asking Redis will have workers.
+
+        Returns:
+            Infinite if `busy_s` is not known, if there is no usable worker, or if a quick function has fewer than
+            `_FEWEST_WORKERS`.
         """
         if self.busy_s is None:
             return math.inf
         now = time.monotonic()
-        late, first_s = 0, self.busy_s
+        overdue, first_s = 0, self.busy_s
         for began in self.began.values():
-            if now - began <= 2 * self.busy_s + _LATE_S:
+            if now - began <= 2 * self.busy_s + _OVERDUE_S:
                 first_s = max(0.0, began + self.busy_s - now)
                 break
-            late += 1
-        workers = self.leased - len(self.spares) - len(self.offers) - late + self.asking
+            overdue += 1
+        workers = self.leased - len(self.spares) - len(self.offers) - overdue + self.asking
         if workers < (_FEWEST_WORKERS if self.busy_s < _QUICK_S else 1):
             return math.inf
         return first_s + len(self.waiters) * self.busy_s / workers
 
-    def will_serve_soon(self) -> bool:
+    def expects_worker_soon(self) -> bool:
         """Whether one more call is likely to get a worker of this process within `PATIENCE_S`."""
         return self.expected_wait_s() < PATIENCE_S
 
-    def is_served_soon(self) -> bool:
-        """Whether the waiting calls are likely to get workers of this process soon, though one has lost patience."""
-        return self.expected_wait_s() < PATIENCE_S and time.monotonic() - self.waiters[0].arrived < _LONGEST_S
+    def may_delay_escalation(self) -> bool:
+        """Whether a worker of this process is expected soon, and the oldest call has waited for a bounded time only."""
+        return self.expects_worker_soon() and time.monotonic() - self.waiters[0].arrived < _LONGEST_PATIENCE_S
 
     def expects_call(self) -> bool:
         """A worker is free and no call waits: whether the next call is likely to come within `SPARE_S`."""

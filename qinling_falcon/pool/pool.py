@@ -95,7 +95,7 @@ class Pool(Generations):
         queue = self._waiting.queue_of(request)
         queue.note_arrival()
         while True:
-            if wait_s > 0 and request.kind == "any" and (queue.spares or queue.will_serve_soon()):
+            if wait_s > 0 and request.kind == "any" and (queue.spares or queue.expects_worker_soon()):
                 news: Lease | Word = self._waiting.wait(queue, waiter)
             else:
                 kind = request.kind if waiter.may_load else "loaded"
@@ -113,7 +113,8 @@ class Pool(Generations):
             waiter = waiter.again()
 
     def lease_loaded(self, request: LeaseRequest) -> Lease | None:
-        """Lease a worker that holds the target and is idle, if there is one. Nobody's worker is evicted for that.
+        """Lease a worker that holds the target and is idle, if there is one: a spare one
+        of this process, or one that Redis has. No worker is evicted.
 
         Raises:
             StaleTarget: the target was resolved under an older generation.
@@ -143,7 +144,7 @@ class Pool(Generations):
             self._waiting.release(queue, lease.worker, destroy=destroy)
             return
         worker = lease.worker
-        if worker.needs_load:  # a call that waited for the import says nothing about the next one
+        if worker.needs_load:  # its busy time includes the import
             worker = dataclasses.replace(worker, needs_load=False)
         elif busy_s is not None:
             queue.note_busy(busy_s)

@@ -2,9 +2,10 @@
 
 A call gets a worker in one of three ways:
 
-1. Another call of this process and of the same target ends. `pass_on` renews the lease for the oldest waiting call.
+1. A worker of this process and of the same target is free: another call has just ended, or the worker was kept as a
+   spare one. `pass_on` renews the lease for the oldest waiting call.
 2. Redis offers a worker to this process, on its list of notifications. `pass_on` accepts it for the oldest call.
-3. It asks Redis, which has an idle worker (see `Pool.lease`).
+3. The call asks Redis, which has an idle or a warm worker (see `Pool.lease`).
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class WaitingRoom:
         waiter = queue.take_for(worker)
         if waiter is None:
             if worker.needs_load:
-                self._entries.leave_for_now(queue)
+                self._entries.withdraw(queue)
                 self.return_unused(queue, worker)
             elif queue.is_for_calls and queue.expects_call():
                 self._keep_spare(queue, worker)
@@ -234,7 +235,10 @@ class WaitingRoom:
                 gevent.sleep(_RETRY_S)
 
     def look_after(self) -> None:
-        """Tell calls whose time is over, for ever. One pass for all is cheaper than a timer for each call."""
+        """End the waits that are over, repeat entries that may be lost, and forget unused queues, for ever.
+
+        One pass for all is cheaper than a timer for each call.
+        """
         while True:
             gevent.sleep(_SWEEP_S)
             now = time.monotonic()
@@ -337,6 +341,7 @@ class WaitingRoom:
         elif waiter.gate.is_open and waiter.deadline == math.inf:
             waiter.deadline = time.monotonic() + waiter.wait_s
             self._entries.watch(queue)
+
 
 def _ignore(reply: Any) -> None:
     """The reply says nothing that this process needs."""

@@ -25,8 +25,8 @@ from tests.integration.service import free_port
 from tests.servers.odd_keystone import SETTINGS, odd_keystone
 from tests.servers.valkey import valkey_server
 
-# redis-py's pool makes 100 connections unless it is told otherwise; the service account asks 10 times at once.
 EXECUTION = Execution("e", 5, {"context": {}}, None)
+# redis-py's pool makes 100 connections unless it is told otherwise; the service account asks 10 times at once.
 MANY = 300
 
 

@@ -178,10 +178,11 @@ def test_memory_of_each_kind_counts(function: Function, kind: str) -> None:
 
 @pytest.mark.usefixtures("counted")
 def test_a_call_that_has_run_for_long_is_still_watched(function: Function) -> None:
-    """For a while it takes too much, though not as much as the kernel allows."""
+    """The call exceeds its limit for 5 s, and stays below the limit that the kernel enforces."""
     assert function.call("late", 40) == "memory"
 
 
+@pytest.mark.usefixtures("counted")
 def test_what_does_not_count(function: Function, settings: Settings) -> None:
     assert function.call("file", 50) == 50
     assert function.call("private", 25) == 25  # beside the file

@@ -58,7 +58,7 @@ def test_a_start_tells_its_cpu_time(orchestrator: ProcessOrchestrator, settings:
     if groups_of(settings):
         assert 0.1 < worker.cpu_ms < 5_000
     else:
-        assert worker.cpu_ms == 0, "nothing tells which processes are the worker's"
+        assert worker.cpu_ms == 0, "without a control group, it is not known"
 
 
 def test_worker_knows_its_secret_and_limits(orchestrator: ProcessOrchestrator, settings: Settings) -> None:

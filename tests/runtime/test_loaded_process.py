@@ -180,7 +180,7 @@ def test_a_loaded_process_that_is_gone_or_stopped_is_replaced(worker: Worker, si
         with contextlib.suppress(ProcessLookupError):
             os.kill(loaded, signum)  # again each time, because the template stops and resumes it as well
         answer = worker.execute()  # of the process that was there already, or of a new one
-        if answer.reason == "exited":  # the process of this call has ended with the one that it was forked from
+        if answer.reason == "exited":  # this call's process ended together with its parent
             return False
         assert answer.status == "success", answer
         return bool(answer.output[1] != loaded)

@@ -38,34 +38,34 @@ def run(queue: LocalQueue, *ages_s: float) -> None:
 
 def test_a_call_waits_here_while_its_turn_comes_within_its_patience(queue: LocalQueue) -> None:
     queue.note_busy(PATIENCE_S * 1.8)
-    assert not queue.will_serve_soon()  # no worker runs a call
+    assert not queue.expects_worker_soon()  # no worker runs a call
     run(queue, PATIENCE_S * 1.7, PATIENCE_S * 1.7)
-    assert queue.will_serve_soon()
+    assert queue.expects_worker_soon()
     queue.enter(waiter())
-    assert queue.will_serve_soon()
+    assert queue.expects_worker_soon()
     queue.enter(waiter())
-    assert not queue.will_serve_soon()
+    assert not queue.expects_worker_soon()
 
 
 def test_a_call_asks_redis_while_it_is_not_known_how_long_calls_take(queue: LocalQueue) -> None:
     run(queue, 0, 0)
-    assert not queue.will_serve_soon()
+    assert not queue.expects_worker_soon()
 
 
 def test_a_call_does_not_wait_here_for_workers_that_have_only_begun(queue: LocalQueue) -> None:
     queue.note_busy(60)
     run(queue, 0)
-    assert not queue.will_serve_soon()
+    assert not queue.expects_worker_soon()
     run(queue, 59.999, 0)
-    assert queue.will_serve_soon()
+    assert queue.expects_worker_soon()
 
 
 def test_a_call_does_not_wait_here_for_workers_whose_calls_take_much_longer_than_others(queue: LocalQueue) -> None:
     queue.note_busy(PATIENCE_S / 2)
     run(queue, 0)
-    assert queue.will_serve_soon()
+    assert queue.expects_worker_soon()
     run(queue, 60)
-    assert not queue.will_serve_soon()
+    assert not queue.expects_worker_soon()
 
 
 def test_spare_workers_shorten_no_wait(queue: LocalQueue) -> None:
@@ -73,7 +73,7 @@ def test_spare_workers_shorten_no_wait(queue: LocalQueue) -> None:
     run(queue, 0)
     queue.leased = 2
     queue.enter(waiter())
-    assert queue.will_serve_soon()
+    assert queue.expects_worker_soon()
     queue.enter(waiter())
     assert queue.expected_wait_s() == pytest.approx(PATIENCE_S, rel=0.1)
     queue.spares.append((LeasedWorker("w9", "127.0.0.1:1", "", 1, False), time.monotonic()))
@@ -83,9 +83,9 @@ def test_spare_workers_shorten_no_wait(queue: LocalQueue) -> None:
 def test_a_quick_function_gets_some_workers_before_its_calls_wait(queue: LocalQueue) -> None:
     queue.note_busy(PATIENCE_S / 100)
     run(queue, 0, 0, 0)
-    assert not queue.will_serve_soon()
+    assert not queue.expects_worker_soon()
     run(queue, 0, 0, 0, 0)
-    assert queue.will_serve_soon()
+    assert queue.expects_worker_soon()
 
 
 def test_calls_want_no_further_worker_while_those_of_their_process_are_quick(queue: LocalQueue) -> None:
@@ -94,18 +94,18 @@ def test_calls_want_no_further_worker_while_those_of_their_process_are_quick(que
     for _ in range(3):
         queue.enter(waiter(2 * PATIENCE_S))
     run(queue, 0, 0, 0, 0)
-    assert queue.is_served_soon()
+    assert queue.may_delay_escalation()
     for _ in range(40):
         queue.enter(waiter())
-    assert not queue.is_served_soon()
+    assert not queue.may_delay_escalation()
 
 
 def test_calls_that_have_waited_for_very_long_want_a_further_worker_in_any_case(queue: LocalQueue) -> None:
     run(queue, 0, 0, 0, 0)
     queue.note_busy(PATIENCE_S / 100)
-    assert queue.will_serve_soon()
+    assert queue.expects_worker_soon()
     queue.enter(waiter(60))
-    assert not queue.is_served_soon()
+    assert not queue.may_delay_escalation()
 
 
 def test_the_time_that_a_worker_is_busy_is_a_moving_mean(queue: LocalQueue) -> None:

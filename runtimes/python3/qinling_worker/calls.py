@@ -1,6 +1,6 @@
-"""One execution inside a worker: the request that it begins with, and the answer that it ends in.
+"""One execution inside a worker: reads its request and writes its answer.
 
-Neither the function's input nor its result is converted here: both travel as they are beside what is about them.
+Input and output are not encoded as JSON strings: they follow the lines that describe them, unchanged.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class Call:
 
     Args:
         connection: on which the answer goes.
-        body: of the request: lines as in the README, and the input as it is. The child reads the lines after the first
-            one; only it reads the input.
+        body: of the request, as the README describes it. Only its first line is read here. The child reads all of it.
 
     Raises:
         BadCall: the body has another form.
@@ -45,9 +44,9 @@ class Call:
         except ValueError as error:
             raise BadCall(f"not an execution: {error}") from None
         if not self.execution_id or not 0 < self.timeout_s < math.inf:
-            raise BadCall("not an execution: it has no id, or a timeout that is none")
+            raise BadCall("not an execution: its id is empty, or its timeout is not a positive number")
         if not (about.startswith(b"{") and about.endswith(b"}")):
-            raise BadCall("not an execution: its second line is no JSON object")
+            raise BadCall("not an execution: its second line is not a JSON object")
         self.connection = connection
         self.body = body
         self.received = time.monotonic()

@@ -38,7 +38,7 @@ from .template_link import TemplateLink
 
 _SHORT_CALL_S = 0.001  # the limits of a shorter call are not checked while it runs
 _CHECK_INTERVAL_S = 0.02
-_LONGEST_INTERVAL_S = 0.5  # for a long call, if the kernel bounds the memory between two checks
+_LONGEST_INTERVAL_S = 0.5  # of a long call, where a control group bounds its memory as well
 _IDLE_S = 0.1  # a child that has been idle for so long is frozen
 _CLEAN_TIMEOUT_S = 25.0
 _FORK_TIMEOUT_S = 3.0
@@ -493,7 +493,7 @@ class Supervisor:
             self._wake = None
 
     def _interval_s(self, now: float) -> float:
-        """How long until the next check. Many long calls at once would take all processors for their checks."""
+        """Seconds until the next check. The checks of many long calls would use all processors."""
         if self._state is not State.BUSY or self._call is None or not self._memory.is_bounded:
             return _CHECK_INTERVAL_S
         return min(max(_CHECK_INTERVAL_S, (now - self._call.started) / 10), _LONGEST_INTERVAL_S)
