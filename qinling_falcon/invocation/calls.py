@@ -164,7 +164,7 @@ def began(target: Target, call: Call, execution_id: str, now: datetime) -> Execu
 
 
 def finished(begun: ExecutionRecord, ran: Ran, cold: str, queued_ms: float) -> ExecutionRecord:
-    """The final record of an execution with a known outcome: the worker's, or that of a package that can't be loaded."""
+    """The final record of an execution with a known outcome: the worker's, or that of a package that failed to load."""
     return dataclasses.replace(
         begun,
         status=ran.status,

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import pytest
 
+from qinling_falcon.pool import local_queue
 from qinling_falcon.pool.leases import LeasedWorker, LeaseRequest
 from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, Waiter
 
+NOW = 1000.0
 REQUEST = LeaseRequest("f:0:d", "python3", "f", "p", "e", (), 30, "detail")
 
 
 def waiter(age_s: float = 0.0, *, is_counted: bool = False) -> Waiter:
-    made = Waiter(REQUEST, time.monotonic() - age_s, 60)
+    made = Waiter(REQUEST, NOW - age_s, 60)
     made.is_counted = is_counted
     return made
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time stands still, so that a slow machine does not change what is expected."""
+    monkeypatch.setattr(local_queue, "time", SimpleNamespace(monotonic=lambda: NOW))
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def test_the_oldest_call_is_first_also_if_it_came_back_later(queue: LocalQueue) 
 def run(queue: LocalQueue, *ages_s: float) -> None:
     """The process has leased workers that have run a call for so long."""
     queue.leased = len(ages_s)
-    queue.began = {f"w{number}": time.monotonic() - age_s for number, age_s in enumerate(ages_s)}
+    queue.began = {f"w{number}": NOW - age_s for number, age_s in enumerate(ages_s)}
 
 
 def test_a_call_waits_here_while_its_turn_comes_within_its_patience(queue: LocalQueue) -> None:
@@ -76,7 +84,7 @@ def test_spare_workers_shorten_no_wait(queue: LocalQueue) -> None:
     assert queue.expects_worker_soon()
     queue.enter(waiter())
     assert queue.expected_wait_s() == pytest.approx(PATIENCE_S, rel=0.1)
-    queue.spares.append((LeasedWorker("w9", "127.0.0.1:1", "", 1, False), time.monotonic()))
+    queue.spares.append((LeasedWorker("w9", "127.0.0.1:1", "", 1, False), NOW))
     assert queue.expected_wait_s() == pytest.approx(PATIENCE_S * 1.5, rel=0.1)
 
 
@@ -128,7 +136,7 @@ def test_redis_is_told_of_each_change_of_the_number_of_calls_that_asked_it(queue
 def test_calls_that_have_waited_for_long_are_counted(queue: LocalQueue) -> None:
     for age_s in (1.0, 0.5, 0.0):
         queue.enter(waiter(age_s))
-    queue.waiters[-1].arrived = time.monotonic() + 60
+    queue.waiters[-1].arrived = NOW + 60
     queue.count_impatient()
     assert queue.counted == 2 and queue.change() == "+2"
 
