@@ -198,7 +198,9 @@ class Settings:
     list_limit_max: int = _setting(10000, "Highest `limit` that a caller may name.", low=1)
     max_body_size: int = _setting(2 * MIB, "Largest JSON request body.", low=1024)
     max_json_depth: int = _setting(64, "Deepest nesting of a JSON request body.", low=1, high=500)
-    max_input_size: int = _setting(1 * MIB, "Largest input of an execution.", low=0)
+    max_input_size: int = _setting(
+        1 * MIB, "Largest input of an execution. A worker takes up to 16 MiB, with the context of the call.", low=0, high=15 * MIB
+    )
     max_held_input_size: int = _setting(
         32 * MIB,
         "Memory for the inputs of the calls that run or wait in a web process; at least eight times "

@@ -89,7 +89,7 @@ class Ran:
         result: the result of the execution record: JSON text with duration and output.
         log: what the function printed.
         duration_s: how long the function ran.
-        busy_s: how long the worker had the request; None: a worker of an older release.
+        busy_s: how long the worker had the request; None: not told.
     """
 
     status: str

@@ -29,8 +29,11 @@ class Entries:
         self._holder = holder
 
     def update(self, queue: LocalQueue) -> None:
-        """Say how many calls still wait."""
-        self._cast("leave", queue, queue.change())
+        """Say how many calls still wait. Without an impatient one, the queue there wants no worker any more."""
+        change = queue.change()
+        if queue.waited_ms() < PATIENCE_S * 1000:
+            queue.is_escalated = False
+        self._cast("leave", queue, change)
 
     def escalate(self, queue: LocalQueue) -> None:
         """Ask for one more worker for the waiting calls; also, with `repeat`, say that they still wait."""

@@ -17,6 +17,8 @@ _PROJECT_SHARE = Fraction(5, 6)
 # One project's calls must not take the processors from all others, however many workers the memory allows.
 _MOST_OF_FUNCTION = 32
 _MOST_OF_PROJECT = 40
+# As `scripts/parts/limits.lua` has it. A limit as large as the pool would block a new function, which then never grows.
+_UNLIMITED = 10**9
 # A queue costs little. So a host with few workers has as long queues as one with 48, unless a setting says otherwise.
 _LEAST_QUEUE_BASE_OF_FUNCTION = 32
 _LEAST_QUEUE_BASE_OF_PROJECT = 40
@@ -71,7 +73,7 @@ class Limits:
             max_workers=max_workers,
             of_function=of_function,
             of_project=of_project,
-            of_runtime=settings.runtime_concurrency or max_workers,
+            of_runtime=settings.runtime_concurrency or _UNLIMITED,
             waiting=settings.max_waiters,
             waiting_of_project=settings.project_queue_factor
             * (settings.project_concurrency or max(of_project, _LEAST_QUEUE_BASE_OF_PROJECT)),

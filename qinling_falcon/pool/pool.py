@@ -95,7 +95,7 @@ class Pool(Generations):
         queue = self._waiting.queue_of(request)
         queue.note_arrival()
         while True:
-            if wait_s > 0 and request.kind == "any" and (queue.spares or queue.expects_worker_soon()):
+            if request.kind == "any" and (queue.spares or (wait_s > 0 and queue.expects_worker_soon())):
                 news: Lease | Word = self._waiting.wait(queue, waiter)
             else:
                 kind = request.kind if waiter.may_load else "loaded"
@@ -106,7 +106,7 @@ class Pool(Generations):
                 return news
             if news is Word.STALE:
                 raise StaleTarget(request.target)
-            if news is Word.LATE or time.monotonic() >= waiter.deadline:
+            if news is Word.LATE or (wait_s > 0 and time.monotonic() >= waiter.deadline):
                 self._calls.refused(request.runtime_id)
                 raise self._not_in_time(request, time.monotonic() - waiter.arrived)
             queue = self._waiting.queue_of(request)
@@ -127,7 +127,7 @@ class Pool(Generations):
         if queue.spares and not queue.waiters:
             news = self._waiting.wait(queue, waiter)
         if news is Word.AGAIN:
-            news = self._ask(queue, waiter.again(), "loaded", waits=False)
+            news = self._ask(self._waiting.queue_of(request), waiter.again(), "loaded", waits=False)
         if news is Word.STALE:
             raise StaleTarget(request.target)
         return news if isinstance(news, Lease) else None

@@ -143,7 +143,7 @@ class WaitingRoom:
                 self.release(queue, worker, destroy=False)
             return
         request = waiter.request
-        has_entry = queue.entry > 0 or queue.counted > 0
+        has_entry = queue.entry > 0 or queue.counted > 0 or queue.is_unsure
         taken = self._journal.take()
         self._cast(
             taken,
@@ -178,7 +178,7 @@ class WaitingRoom:
             self.release(queue, worker, destroy=False)
         queue.is_spare_timed = bool(queue.spares)
         if queue.spares:
-            gevent.spawn_later(SPARE_S, self._release_spares, queue)
+            gevent.spawn_later(queue.spares[0][1] + SPARE_S - time.monotonic(), self._release_spares, queue)
 
     def close(self) -> None:
         """Give back what no call uses."""
@@ -307,14 +307,18 @@ class WaitingRoom:
         queue = self._queues.get(name)
         if word == "again":
             if queue is not None:
+                queue.is_unsure = queue.is_unsure or queue.asking > 0  # this may have overtaken the answer to a call
                 queue.ask_again()
             return
         worker_id, address, secret, token, cold, needs_load = rest
         worker = LeasedWorker(worker_id, address, secret, int(token), needs_load == "1")
         queue = self.queue_named(name)
         queue.leased += 1
-        if queue.entry > 0 or queue.asking:  # else the call that it was for has left, and was counted as that
+        if queue.entry > 0 or queue.asking:  # else that call has left, and the count was lowered then
+            # Two messages may have crossed: then Redis may count another number.
+            queue.is_unsure = queue.is_unsure or queue.entry <= 0
             queue.entry -= 1
+            queue.is_escalated = queue.is_escalated and queue.entry > 0
         self.held.add(worker.name)
         queue.offers.append(Offer(worker, cold))  # type: ignore[arg-type]  # the script sends no other word
         self.use_offers(queue)

@@ -53,6 +53,15 @@ def test_a_call_that_waits_in_its_process_does_not_ask_redis(side: Side) -> None
     end(second)
 
 
+def test_a_call_that_may_not_wait_gets_a_spare_worker(side: Side) -> None:
+    side.start()
+    for _ in range(8):
+        side.run()
+    assert side.pool._waiting.queue_of(side.request()).spares
+
+    end(side.lease(wait_s=0))
+
+
 def test_no_old_code_runs_after_a_change(side: Side) -> None:
     side.start()
     lease = side.lease()

@@ -14,7 +14,7 @@ from tests.pool.side import Side, wait_until
 
 def test_limits_that_are_not_set_are_shares_of_all_workers() -> None:
     limits = Limits.of(Settings(), 48)
-    assert (limits.of_function, limits.of_project, limits.of_runtime) == (32, 40, 48)
+    assert (limits.of_function, limits.of_project, limits.of_runtime) == (32, 40, 10**9)
     assert (limits.waiting_of_function, limits.waiting_of_project, limits.waiting) == (96, 240, 2000)
     few, many = Limits.of(Settings(), 1), Limits.of(Settings(), 1000)
     assert (few.of_function, few.of_project, few.waiting_of_function, few.waiting_of_project) == (1, 1, 96, 240)

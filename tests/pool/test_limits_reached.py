@@ -93,6 +93,35 @@ def test_at_the_limit_a_queue_keeps_its_worker_if_it_has_waited_longest(
     assert callers.offered() == [own.queue.encode()]
 
 
+def test_a_function_whose_workers_are_busy_gets_a_warm_one_when_it_is_its_turn(
+    connection: PipelinedConnection, side: Side
+) -> None:
+    callers = Callers(connection, side, leases=2)
+    often, seldom = (side.request(function=name) for name in ("often", "seldom"))
+    for _ in range(4):
+        side.start()
+    for request in (often, seldom):
+        callers.lease(request)
+    assert callers.ask(seldom, CALLER, waited_ms=100) == [b"queued"]
+    assert callers.ask(often, CALLER) == [b"queued"]
+
+    callers.release(often)
+
+    assert callers.offered() == [seldom.queue.encode()]
+
+
+def test_a_new_function_wants_a_worker_when_others_use_all_of_the_runtime(side: Side) -> None:
+    """Only a limit that was set holds it back. So the manager makes room for it."""
+    for number in range(side.settings.max_workers):
+        side.start()
+        side.lease(function=f"f{number}", project=f"p{number % 2}")
+
+    waiting = side.waiting(function="new", project="another")
+
+    assert [one.target for one in side.registry.view().growing] == ["new:0:digest"]
+    waiting.kill()
+
+
 def test_a_release_at_the_limit_costs_the_same_for_any_number_of_queues(
     connection: PipelinedConnection, side: Side
 ) -> None:

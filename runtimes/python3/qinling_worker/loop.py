@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -23,6 +24,15 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        # A signal that arrives just before a wait would otherwise be handled only after the next event.
+        self._signaled, self._signaling = socket.socketpair()
+        self._signaled.setblocking(False)
+        self._signaling.setblocking(False)
+        signal.set_wakeup_fd(self._signaling.fileno(), warn_on_full_buffer=False)
+        self.watch(self._signaled.fileno(), self._drain)
+
+    def _drain(self, _mask: int) -> None:
+        self._signaled.recv(64)
 
     def watch(self, fd: int, handler: Handler) -> None:
         """Call `handler` whenever `fd` is readable."""

@@ -6,6 +6,8 @@ import signal
 from json.encoder import encode_basestring
 from typing import NamedTuple
 
+from .frames import MAX_MESSAGE_SIZE
+
 OUT_OF_RESOURCES = "Function execution failed because of too much resource consumption"
 TIMED_OUT = "Function execution timeout"
 CANCELLED = "Function execution was cancelled"
@@ -32,7 +34,7 @@ class Outcome(NamedTuple):
     def failed(cls, reason: str, output: str, message: str) -> Outcome:
         """The outcome of a failed execution, with a text as its output."""
         message = message[:_MAX_MESSAGE].replace("\0", "\N{REPLACEMENT CHARACTER}")  # databases take no NUL
-        return cls("failed", reason, encode_basestring(output), message)
+        return cls("failed", reason, encode_basestring(output[: 2 * MAX_MESSAGE_SIZE]), message)
 
 
 def succeeded(output: str) -> Outcome:

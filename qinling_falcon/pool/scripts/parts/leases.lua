@@ -112,8 +112,9 @@ local function give_all_warm(runtime, reserve)
 end
 
 -- A lease has ended by which a limit was reached: the oldest queue of a project or runtime that was held back goes on.
--- `counted` is 'project' or 'runtime'. Returns whether a queue went on. Queues whose workers are all busy get the next
--- one of these; they want one more only if the limit is not reached again.
+-- `counted` is 'project' or 'runtime'. Returns whether a queue went on. A queue whose workers are all busy gets a warm
+-- worker if there are several. Else it gets the next of its own, or its process asks again; it wants one more only if
+-- the limit is not reached again.
 local function serve_blocked(counted, id)
   local busy = {}
   for _, queue in ipairs(call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1)) do
@@ -124,7 +125,15 @@ local function serve_blocked(counted, id)
       return true
     elseif how == 'short' then
       leave_sets(queue, runtime, project_id)
-      if held_by(target) == 0 then escalate(queue) else busy[#busy + 1] = queue end
+      if held_by(target) == 0 then
+        escalate(queue)
+      elseif call('ZCARD', P .. 'warm:' .. runtime) > 1 then
+        offer(queue, call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true, read_counts(target, project_id, runtime))
+        if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
+          return true
+      else
+        busy[#busy + 1] = queue
+      end
     elseif counts[counted .. 's'] >= counts[counted .. '_limit'] then
       return false
     end
@@ -164,11 +173,11 @@ end
 
 -- After the end of a lease: the queues that its limits held back. Returns whether one of them went on.
 local function serve_limits(before, project_id, runtime)
-  local served = false
+  -- The runtime's queues first: those of the project would take the place, though others have waited longer.
+  local served = before.runtime_full and serve_blocked('runtime', runtime)
   if before.version_full or before.function_full or before.project_full then
-    served = serve_blocked('project', project_id)
+    served = serve_blocked('project', project_id) or served
   end
-  if before.runtime_full then served = serve_blocked('runtime', runtime) or served end
   return served
 end
 
