@@ -199,7 +199,10 @@ class Settings:
     max_body_size: int = _setting(2 * MIB, "Largest JSON request body.", low=1024)
     max_json_depth: int = _setting(64, "Deepest nesting of a JSON request body.", low=1, high=500)
     max_input_size: int = _setting(
-        1 * MIB, "Largest input of an execution. A worker takes up to 16 MiB, with the context of the call.", low=0, high=15 * MIB
+        1 * MIB,
+        "Largest input of an execution. A worker takes up to 16 MiB, with the context of the call.",
+        low=0,
+        high=15 * MIB,
     )
     max_held_input_size: int = _setting(
         32 * MIB,
