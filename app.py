@@ -31,7 +31,9 @@ def build(settings: Settings) -> Api:
         parts.trusts,
         parts.quota,
     )
-    return create_app(services)
+    app = create_app(services)
+    app.close = parts.close
+    return app
 
 
 def _ask_database() -> None:

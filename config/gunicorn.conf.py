@@ -15,7 +15,7 @@ import gunicorn.util
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import qinling_falcon.api  # noqa: F401 - the web processes are forked from this one, and need not import it each
+import qinling_falcon.api  # the web processes are forked from this one, and need not import it each
 from qinling_falcon.auth.policy import Policy
 from qinling_falcon.observability.logs import EventFormatter
 from qinling_falcon.resources.answers import JSON, encode, error_body
@@ -101,6 +101,13 @@ def when_ready(server):
 def post_worker_init(worker):
     """Keep the garbage collector away from what lives as long as the process: a full collection takes 0.1 s for it."""
     gc.freeze()
+
+
+def worker_exit(server, worker):
+    """Let the application give back what the process holds."""
+    application = getattr(worker, "wsgi", None)
+    if isinstance(application, qinling_falcon.api.Api):  # not in the master, and not if it could not be loaded
+        application.close()
 
 
 def post_fork(server, worker):

@@ -98,9 +98,11 @@ class Api(falcon.App[Request, falcon.Response]):
 
     Attributes:
         proxies: applies the `X-Forwarded-…` headers of trusted proxies; None: no proxy is trusted.
+        close: called once, when all requests have been served and the process is about to end.
     """
 
     proxies: TrustedProxies | None = None
+    close: Callable[[], None] = staticmethod(lambda: None)
 
     def __call__(self, env: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request. Path and host are made canonical first."""

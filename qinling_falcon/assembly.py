@@ -53,6 +53,11 @@ class Assembly:
         pool.start()
         return pool
 
+    def close(self) -> None:
+        """Give back the workers that this process leases and does not use. Call it before the process ends."""
+        if "pool" in vars(self):
+            self.pool.close()
+
     @cached_property
     def packages(self) -> PackageStore:
         """The package storage."""

@@ -100,6 +100,7 @@ class PipelinedConnection:
         """Send a script without waiting for its reply.
 
         A script that Redis does not know is not sent again: commands that were sent after it may rely on their order.
+        The connection is closed instead, because each new one loads all scripts.
 
         Args:
             script: what to run.
@@ -115,6 +116,8 @@ class PipelinedConnection:
             return False
 
         def finish(reply: Any) -> None:
+            if _unknown_script(reply):
+                gevent.spawn(wire.end, "Redis has forgotten the scripts")
             if isinstance(reply, hiredis.ReplyError):
                 logger.error("a script failed", extra={"script": script.name, "reason": str(reply)})
                 reply = PoolUnavailable(f"Redis refused the script {script.name}")

@@ -62,7 +62,11 @@ class Entries:
         """
         if queue.waiters and queue.entry:
             queue.said = time.monotonic()
-            self._scripts.cast("leave", self._holder, queue.name, f"{-queue.entry:+d}", 0)
+            answered = _unsure_if_lost(queue)
+            if not self._scripts.cast(
+                "leave", self._holder, queue.name, f"{-queue.entry:+d}", 0, answered=answered
+            ):
+                queue.is_unsure = True
             queue.uncount()
 
     def watch(self, queue: LocalQueue) -> None:
@@ -92,6 +96,13 @@ class Entries:
         answered = _ask_again_if_lost(queue)
         if not self._scripts.cast(name, self._holder, queue.name, change, queue.waited_ms(), answered=answered):
             answered(PoolUnavailable("Redis can't be reached"))
+
+
+def _unsure_if_lost(queue: LocalQueue) -> Callable[[Any], None]:
+    def answered(reply: Any) -> None:
+        queue.is_unsure = queue.is_unsure or isinstance(reply, PoolUnavailable)
+
+    return answered
 
 
 def _ask_again_if_lost(queue: LocalQueue) -> Callable[[Any], None]:

@@ -148,6 +148,8 @@ class LocalQueue:
         is_escalated: whether that entry has asked for one more worker.
         is_watched: whether a timer will look at the queue.
         said: when Redis was last told that calls wait for long, on the monotonic clock.
+        is_for_calls: whether a worker that is free goes to the next call here: not where each call loads one more
+            worker. The name says it (see `LeaseRequest.queue`).
     """
 
     name: str
@@ -167,11 +169,10 @@ class LocalQueue:
     is_escalated: bool = False
     is_watched: bool = False
     said: float = 0.0
+    is_for_calls: bool = field(init=False)
 
-    @property
-    def is_for_calls(self) -> bool:
-        """Whether a worker that is free goes to the next call here: not where each call loads one more worker."""
-        return "|any|" in self.name
+    def __post_init__(self) -> None:
+        self.is_for_calls = self.name.split("|", 3)[2] == "any"
 
     @property
     def is_unused(self) -> bool:

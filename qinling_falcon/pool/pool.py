@@ -71,11 +71,15 @@ class Pool(Generations):
         self._greenlets = [gevent.spawn(task) for task in tasks]
 
     def close(self) -> None:
-        """Stop that. Leases that are still held will be lost when the holder was silent for its time to live."""
+        """Stop that, and give back what no call uses. Other leases that are still held will be lost when the holder was
+        silent for its time to live.
+        """
         self._waiting.close()
         gevent.killall(self._greenlets)
         self._greenlets = []
         self._listening.close()
+        with contextlib.suppress(PoolUnavailable):
+            self._beat()  # its answer comes after those to all releases, which Redis has then heard of
 
     def lease(self, request: LeaseRequest, wait_s: float, gate: Gate | None = None) -> Lease:
         """Lease a worker for `request`, waiting up to `wait_s` for one.
@@ -287,12 +291,12 @@ class Pool(Generations):
 
     def _undo(self, queue: LocalQueue, reply: Any) -> None:
         """The answer to a lease came when its greenlet had gone. Runs in the reader: it must not wait."""
+        queue = self._waiting.queue_named(queue.name)
         if not isinstance(reply, list):
-            return
-        if reply[0] == b"lease":
+            queue.is_unsure = True  # the call may have been queued
+        elif reply[0] == b"lease":
             self._scripts.cast("return_unused", reply[1], reply[4])
         elif reply[0] == b"queued":
-            queue = self._waiting.queue_named(queue.name)
             queue.entry += 1
             self._waiting.update_entry(queue)
 

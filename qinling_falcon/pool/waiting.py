@@ -241,22 +241,27 @@ class WaitingRoom:
         """
         while True:
             gevent.sleep(_SWEEP_S)
-            now = time.monotonic()
             for queue in list(self._queues.values()):
-                if queue.is_unused:
-                    if queue.freed_at is None or queue.freed_at < now - _REMEMBERED_S:
-                        del self._queues[queue.name]
-                    continue
-                late = [waiter for waiter in queue.waiters if waiter.deadline <= now]
-                for waiter in late:
-                    queue.remove(waiter)
-                    waiter.place.set(Word.LATE)
-                if late and queue.entry:
-                    self.update_entry(queue)
-                if queue.waiters and queue.waiters[0].arrived < now - _SAY_AGAIN_S and queue.said < now - _SAY_AGAIN_S:
-                    self._entries.repeat(queue)
-                elif queue.is_unsure and not queue.waiters and not queue.asking:
-                    self.update_entry(queue)
+                try:
+                    self._look_after(queue, time.monotonic())
+                except Exception:
+                    logger.exception("a queue could not be looked after", extra={"queue": queue.name})
+
+    def _look_after(self, queue: LocalQueue, now: float) -> None:
+        if queue.is_unused:
+            if queue.freed_at is None or queue.freed_at < now - _REMEMBERED_S:
+                self._queues.pop(queue.name, None)
+            return
+        late = [waiter for waiter in queue.waiters if waiter.deadline <= now]
+        for waiter in late:
+            queue.remove(waiter)
+            waiter.place.set(Word.LATE)
+        if late and queue.entry:
+            self.update_entry(queue)
+        if queue.waiters and queue.waiters[0].arrived < now - _SAY_AGAIN_S and queue.said < now - _SAY_AGAIN_S:
+            self._entries.repeat(queue)
+        elif queue.is_unsure and not queue.waiters and not queue.asking:
+            self.update_entry(queue)
 
     def _lease(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: Cold) -> Lease:
         if request.detail:

@@ -62,6 +62,46 @@ def test_a_call_that_may_not_wait_gets_a_spare_worker(side: Side) -> None:
     end(side.lease(wait_s=0))
 
 
+def test_a_process_that_stops_gives_its_spare_workers_back_and_acknowledges_its_executions(side: Side) -> None:
+    worker = side.start()
+    stopping = Side(side.connection.url, holder="web-2")
+    for _ in range(8):
+        stopping.run()
+    assert stopping.pool._waiting.queue_of(stopping.request()).spares
+
+    stopping.close()
+
+    assert not side.leased() and side.registry.draining() == []
+    assert not side.registry.snapshot().get("journal:web-2")
+    assert side.lease(wait_s=0).worker.worker_id == worker
+
+
+def test_workers_are_handed_over_whatever_the_project_is_called(side: Side) -> None:
+    side.start()
+    lease = side.lease(project="a|any|b", kind="warm", detail="")
+    lease.used()
+    lease.finished()
+    side.settle()
+    assert not side.leased()
+    calls = [side.lease(project="a|warm|b")]
+    waiting = side.waiting(project="a|warm|b")
+    end(calls[0])
+    assert waiting.get(timeout=10).worker.worker_id == "w0"
+
+
+def test_a_failure_in_one_queue_ends_the_waits_of_others_all_the_same(side: Side) -> None:
+    side.start()
+    lease = side.lease("f")
+    broken = side.pool._waiting.queue_named("python3|g:0:digest|any|p")
+    broken.is_unsure, broken.waiters = True, None  # type: ignore[assignment]
+
+    with pytest.raises(Unavailable):
+        side.lease("f", wait_s=0.3)
+
+    del side.pool._waiting._queues[broken.name]
+    end(lease)
+
+
 def test_no_old_code_runs_after_a_change(side: Side) -> None:
     side.start()
     lease = side.lease()
