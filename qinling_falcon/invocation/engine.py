@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol, TypeVar
 
-from qinling_falcon.errors import Unavailable
+from qinling_falcon.errors import NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.calls import TRIES, Accepted, Call
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Place
@@ -193,7 +193,14 @@ class Engine:
 
     def _run_new(self, context: Context, call: Call) -> ExecutionRecord:
         with Place(self._quota) as place:
-            return self.serve(Run(self._parts, context, call, place))
+            run = Run(self._parts, context, call, place)
+            try:
+                return self.serve(run)
+            except NotRecorded:
+                raise
+            except QinlingError:
+                run.withdraw()
+                raise
 
     def _serve_on(self, lease: Lease, task: Task[T], target: Target) -> T:
         """Do a task on a leased worker.

@@ -26,7 +26,7 @@ from qinling_falcon.invocation.long_runs import LongRuns
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import DiskFull, Execution, NotLoaded, WorkerClient, WorkerLost
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, execution
 from qinling_falcon.models.records import ExecutionRecord, begin
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeaseRequest
@@ -62,7 +62,8 @@ class Run:
     gave_up = "No worker could take this call; it has not run. Try again."
 
     __slots__ = (
-        "_accepted", "_arrived", "_begun", "_call", "_context", "_created_at", "_id", "_openstack", "_parts", "_place",
+        "_accepted", "_arrived", "_begun", "_call", "_context", "_created_at", "_has_row", "_id", "_openstack",
+        "_parts", "_place",
     )  # fmt: skip
 
     _begun: ExecutionRecord
@@ -79,6 +80,7 @@ class Run:
         self._created_at = clock.now() if accepted is None else accepted.created_at
         self._id = clock.new_id(self._created_at) if accepted is None else accepted.id
         self._openstack: Any = None
+        self._has_row = False
 
     def resolve(self) -> Target:
         """The target of the call."""
@@ -107,6 +109,7 @@ class Run:
         """A large input is not in the journal: its row is written before the worker gets it."""
         if self._accepted is None and not is_inline(self._call.input):
             begin(self._begun)
+            self._has_row = True
             self._place.recorded()
 
     def use(self, lease: Lease, target: Target) -> ExecutionRecord:
@@ -151,6 +154,20 @@ class Run:
             raise
         lease.committed()
         return final
+
+    def withdraw(self) -> None:
+        """The execution has not run, and its caller is told so: its row, if it has one, is deleted.
+
+        If that fails, the row is recorded as an error later (`record_overdue`).
+        """
+        if self._has_row:
+            try:
+                execution.withdraw(self._id)
+            except Unavailable as error:
+                logger.warning(
+                    "an execution that has not run is listed as running",
+                    extra={"execution_id": self._id, "reason": str(error)},
+                )
 
     def _record(self, final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:
         final = settled(final, was_sent=was_sent, is_accepted=self._accepted is not None)

@@ -13,7 +13,7 @@ from qinling_falcon.models.rows import check_owner, find
 from qinling_falcon.models.scope import Context, scoped, system
 from qinling_falcon.models.tables import Execution, ExecutionStatus
 
-__all__ = ["LISTS", "Execution", "ExecutionStatus", "delete", "get", "get_log", "running_since"]
+__all__ = ["LISTS", "Execution", "ExecutionStatus", "delete", "get", "get_log", "running_since", "withdraw"]
 
 LISTS = ListSpec(
     Execution,
@@ -84,6 +84,19 @@ def delete(context: Context, execution_id: str) -> None:
         Execution.delete().where(Execution.id == execution_id).execute()
 
     transact(write)
+
+
+def withdraw(execution_id: str) -> None:
+    """Delete the row of an execution that was begun and has not run, if it is still `running`.
+
+    Raises:
+        Unavailable: the database is away.
+    """
+    transact(
+        lambda: Execution.delete()
+        .where(Execution.id == execution_id, Execution.status == ExecutionStatus.RUNNING)
+        .execute()
+    )
 
 
 def running_since(before: datetime.datetime) -> Iterator[Execution]:

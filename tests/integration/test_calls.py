@@ -61,6 +61,18 @@ def test_second_call_finds_the_worker_and_its_module_state(service: Service) -> 
     assert executions[0]["cold"] in ("assign", "start"), "a warm worker was left by the tests before, or not"
 
 
+def test_a_restart_of_web_right_after_a_call_loses_no_worker(service: Service) -> None:
+    function_id = service.function("import os\ndef main():\n    return os.getpid()\n")
+    before = [output_of(service.call(function_id)) for _ in range(10)]
+
+    service.stop("web")
+    service.start_web()
+
+    wait_until("web is ready", lambda: service.request("GET", "/readyz").status_code == 200)
+    execution = service.call(function_id)
+    assert execution["cold"] == "none" and output_of(execution) in before
+
+
 @pytest.mark.parametrize(
     ("given", "seen"),
     [

@@ -94,6 +94,17 @@ def test_after_five_workers_that_refuse_the_caller_is_told_that_nothing_has_run(
     nothing_left(house)
 
 
+def test_a_call_with_a_large_input_that_has_not_run_leaves_no_row(house: House) -> None:
+    refusing = [house.start(answers(409, error="busy")) for _ in range(5)]
+
+    with pytest.raises(Unavailable, match="has not run"):
+        house.call(LARGE)
+
+    assert {house.states()[name] for name in refusing} == {"draining"}
+    assert house.rows() == []
+    nothing_left(house)
+
+
 @pytest.mark.parametrize(
     "fault",
     [hangs_up(), sends(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n"), answers(200, status="success")],
