@@ -130,7 +130,7 @@ local function serve_blocked(counted, id)
       elseif call('ZCARD', P .. 'warm:' .. runtime) > 1 then
         offer(queue, call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true, read_counts(target, project_id, runtime))
         if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
-          return true
+        return true
       else
         busy[#busy + 1] = queue
       end
