@@ -23,8 +23,9 @@ MIB = 1024 * 1024
 SLOW = 64
 # Of the only project.
 MOST, MOST_BYTES = 20, 16 * MIB
-# What may be in memory beside: rows that are being rendered, greenlets, and what the interpreter keeps.
-BESIDE = 64 * MIB
+# By how much a web process may grow, with the rows that it renders and what the interpreter keeps. Measured: 44, 84, 71
+# and 2 MiB; without limits on open answers 75, 587, 630 and 4 MiB (a package is read from its file).
+MOST_GROWTH = {"jobs": 60 * MIB, "executions": 160 * MIB, "one execution": 160 * MIB, "a package": 30 * MIB}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def large_function(service: Service) -> str:
     return str(service.request("POST", "/v1/functions", data=fields, files=files).json()["id"])
 
 
-@pytest.mark.parametrize("kind", ["jobs", "executions", "one execution", "a package"])
+@pytest.mark.parametrize("kind", MOST_GROWTH)
 def test_their_answers_hold_little_memory_and_end_for_others(service: Service, kind: str) -> None:
     path = {"jobs": "/v1/jobs", "executions": "/v1/executions"}.get(kind)
     if kind == "one execution":
@@ -122,7 +123,7 @@ def test_their_answers_hold_little_memory_and_end_for_others(service: Service, k
     with slow_readers(service, path):
         wait_until("another client gets its answer", served, 120)
         most = max(most, resident(pid))
-    assert most - before < MOST_BYTES + BESIDE, f"{(most - before) // MIB} MiB"
+    assert most - before < MOST_GROWTH[kind], f"{(most - before) // MIB} MiB"
     assert "Traceback" not in service.logs()
 
 
