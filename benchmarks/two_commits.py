@@ -1,10 +1,10 @@
 """The warm synchronous call of this tree beside that of another commit, interleaved in one run.
 
-    python -m benchmarks.two_commits COMMIT [--pairs 9] [--seconds 4]
+    python -m benchmarks.two_commits COMMIT [--pairs 9] [--seconds 4] [--callers 32] [--sleep-ms 0]
 
-Both services run all the time, with databases and a Valkey of their own; a pair is one run of wrk against each, at 32
-callers, in an order that alternates. What counts is the median over the pairs of the ratio of CPU time a call (all
-processes of a service) and of calls a second.
+Both services run all the time, with databases and a Valkey of their own. A pair is one run of wrk against each, in an
+order that alternates. What counts is the median over the pairs of the ratio of CPU time a call (all processes of a
+service), of calls a second and of the median time of a call. `--sleep-ms` is how long the function sleeps.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ def check_out(commit: str, folder: Path) -> Path:
     return tree
 
 
-def run(service: Service, call: dict, seconds: int, headers: str = "") -> dict[str, float]:
-    """CPU ms a call by process, and calls a second; `headers` as `wrk` takes them."""
+def run(
+    service: Service, call: dict, seconds: int, headers: str = "", callers: int = WORKERS
+) -> dict[str, float]:
+    """CPU ms a call by process, calls a second and their median time in ms; `headers` as `wrk` takes them."""
     groups = {
         "web": [service.processes["web"].pid],
         "pool manager and workers": [service.processes["pool"].pid],
         "valkey": [valkey_pid(service.environ["REDIS_URL"])],
     }
     before = cpu_seconds(groups)
-    row = wrk(service.url + "/v1/executions", WORKERS, seconds, call, headers=headers)
+    row = wrk(service.url + "/v1/executions", callers, seconds, call, headers=headers)
     after = cpu_seconds(groups)
     assert not row["errors"], row
     used = {name: (after[name] - before[name]) / row["requests"] * 1000 for name in groups}
-    return used | {"all": sum(used.values()), "calls/s": row["rps"]}
+    return used | {"all": sum(used.values()), "calls/s": row["rps"], "p50 ms": row["p50_ms"]}
 
 
 def main() -> None:
@@ -50,21 +52,28 @@ def main() -> None:
     arguments.add_argument("commit")
     arguments.add_argument("--pairs", type=int, default=9)
     arguments.add_argument("--seconds", type=int, default=4)
+    arguments.add_argument("--callers", type=int, default=WORKERS)
+    arguments.add_argument("--sleep-ms", type=float, default=0)
     options = arguments.parse_args()
     need_wrk()
+    source = HELLO
+    if options.sleep_ms:
+        source = f"import time\n\n\ndef main(name='World'):\n    time.sleep({options.sleep_ms / 1000})\n"
     with contextlib.ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="qf-bench-")))
         services = {
             options.commit: held.enter_context(running_service(root=check_out(options.commit, folder), **LIMITS)),
             "this tree": held.enter_context(running_service(**LIMITS)),
         }
-        calls = {name: {"function_id": service.function(HELLO), "input": None} for name, service in services.items()}
+        calls = {name: {"function_id": service.function(source), "input": None} for name, service in services.items()}
         for name, service in services.items():
             warm_up(service, calls[name])
         pairs: list[dict[str, dict[str, float]]] = []
         for number in range(options.pairs):
             names = list(services) if number % 2 == 0 else list(services)[::-1]
-            pairs.append({name: run(services[name], calls[name], options.seconds) for name in names})
+            pairs.append(
+                {name: run(services[name], calls[name], options.seconds, callers=options.callers) for name in names}
+            )
             print(f"pair {number + 1} of {options.pairs} done", flush=True)
     result = {}
     print(f"\n{'median':28} {options.commit[:12]:>12} {'this tree':>12} {'ratio':>8}   lowest to highest ratio")
