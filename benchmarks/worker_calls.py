@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import HELLO, save
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings
 
@@ -35,7 +35,7 @@ TIMEOUT_S = 0.2
 class Client:
     """One connection to a worker that has loaded a function."""
 
-    def __init__(self, worker: StartedWorker, source: str, isolation: str):
+    def __init__(self, worker: WorkerInfo, source: str, isolation: str):
         host, _, port = worker.address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -21,7 +21,7 @@ class AlreadyRunning(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class StartedWorker:
+class WorkerInfo:
     """A worker that answers.
 
     Attributes:
@@ -104,7 +104,7 @@ class Orchestrator(Protocol):
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""
 
-    def start(self, worker_id: str, image: str, runtime_id: str = "") -> StartedWorker:
+    def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         """Make a worker and wait (cooperatively) until it answers.
 
         Args:
@@ -123,7 +123,7 @@ class Orchestrator(Protocol):
     def events(self) -> Sequence[WorkerEvent]:
         """What happened to workers since the last call, each thing once."""
 
-    def list(self) -> Sequence[StartedWorker]:
+    def list(self) -> Sequence[WorkerInfo]:
         """The live workers, also those that an earlier manager has started and that outlived it."""
 
     def detach(self) -> None:

@@ -7,7 +7,7 @@ import http.client
 import json
 from dataclasses import dataclass
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 
 _MOST_BYTES = 4096
 
@@ -25,7 +25,7 @@ class WorkerState:
     is_busy: bool
 
 
-def ping(worker: StartedWorker, timeout_s: float) -> WorkerState | None:
+def ping(worker: WorkerInfo, timeout_s: float) -> WorkerState | None:
     """Ask a worker for its state.
 
     Args:

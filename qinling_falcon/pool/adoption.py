@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 import gevent
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.ping import ping
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.settings import Settings
@@ -49,13 +49,13 @@ class Adoption:
         )
         self._asking: set[str] = set()
 
-    def adopt(self, workers: Iterable[StartedWorker]) -> None:
+    def adopt(self, workers: Iterable[WorkerInfo]) -> None:
         """Adopt workers. This waits until each one has answered once."""
         new = [worker for worker in workers if worker.worker_id not in self._asking]
         self._asking.update(worker.worker_id for worker in new)
         gevent.joinall([gevent.spawn(self._adopt, worker) for worker in new], timeout=2 * _PING_TIMEOUT_S)
 
-    def _adopt(self, worker: StartedWorker) -> None:
+    def _adopt(self, worker: WorkerInfo) -> None:
         state = ping(worker, _PING_TIMEOUT_S)
         if state is not None and state.is_busy:
             gevent.spawn(self._outwait, worker)
@@ -71,7 +71,7 @@ class Adoption:
         finally:
             self._asking.discard(worker.worker_id)
 
-    def _outwait(self, worker: StartedWorker) -> None:
+    def _outwait(self, worker: WorkerInfo) -> None:
         """Wait until a call has ended, and then replace its worker."""
         deadline = time.monotonic() + self._longest_call_s
         try:
@@ -84,6 +84,6 @@ class Adoption:
         finally:
             self._asking.discard(worker.worker_id)
 
-    def _replace(self, worker: StartedWorker) -> None:
+    def _replace(self, worker: WorkerInfo) -> None:
         logger.info("replaces a worker that can't be adopted", extra={"worker_id": worker.worker_id})
         self._end(worker.worker_id)

@@ -19,7 +19,7 @@ import gevent
 from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import Happening, Orchestrator, StartedWorker
+from qinling_falcon.orchestrators.base import Happening, Orchestrator, WorkerInfo
 from qinling_falcon.pool.adoption import Adoption
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.policy import Policy, View
@@ -163,7 +163,7 @@ class Manager:
                 unable.add(runtime_id)
         return unable
 
-    def _reconcile(self) -> tuple[dict[str, WorkerRecord], list[StartedWorker]]:
+    def _reconcile(self) -> tuple[dict[str, WorkerRecord], list[WorkerInfo]]:
         """Make registry and orchestrator agree: what is in one of them alone goes, and what nobody starts any more.
 
         Returns:

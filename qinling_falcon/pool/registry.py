@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 import orjson
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.limits import Limits
@@ -103,7 +103,7 @@ class Registry:
         """A worker is about to be started from `image`. False: don't, there is no room or no such pool."""
         return bool(self._scripts.run("starting", worker_id, runtime_id, image))
 
-    def ready(self, worker: StartedWorker, runtime_id: str, image: str = "") -> None:
+    def ready(self, worker: WorkerInfo, runtime_id: str, image: str = "") -> None:
         """A worker answers. It drains at once when there is no place for it any more.
 
         Nothing happens if Redis was emptied, until `set_limits`: the worker stays unknown.

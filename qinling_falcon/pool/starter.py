@@ -10,7 +10,7 @@ import uuid
 import gevent
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import Orchestrator, StartedWorker, StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import Orchestrator, StartFailed, UnknownImage, WorkerInfo
 from qinling_falcon.pool.policy import Policy
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes, Trial
@@ -84,7 +84,7 @@ class Starter:
             self._starts.end(worker_id)
             self._wake_soon()
 
-    def _start_wanted(self, worker_id: str, runtime_id: str, image: str) -> StartedWorker | None:
+    def _start_wanted(self, worker_id: str, runtime_id: str, image: str) -> WorkerInfo | None:
         """Start a worker; None when its image was replaced meanwhile, and nothing of it is left then."""
         if self._runtimes.images.get(runtime_id) == image:
             worker = self._orchestrator.start(worker_id, image, runtime_id)

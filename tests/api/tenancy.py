@@ -20,7 +20,7 @@ from qinling_falcon.models import clock, database, rollout, runtime, tables
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.observability.health import Check
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool.leases import LeaseRequest
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.resources.services import Services
@@ -197,7 +197,7 @@ class World:
 
     def _lease(self, context: Context, runtime_id: str, function_id: str) -> str:
         """An execution that runs on the runtime's one worker, and has no row yet."""
-        worker = StartedWorker(str(uuid.uuid4()), "127.0.0.1:1", "secret")
+        worker = WorkerInfo(str(uuid.uuid4()), "127.0.0.1:1", "secret")
         assert self._registry.starting(worker.worker_id, runtime_id)
         self._registry.ready(worker, runtime_id)
         begun = ExecutionRecord(

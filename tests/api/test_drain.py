@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool.leases import LeaseRequest
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
@@ -29,7 +29,7 @@ def holder(client: Client, pool: Pool, registry: Registry) -> Holder:
     worker_id = uuid.uuid4().hex
     registry.configure(function["runtime_id"], 1)
     registry.starting(worker_id, function["runtime_id"])
-    registry.ready(StartedWorker(worker_id, "127.0.0.1:1", "secret"), function["runtime_id"])
+    registry.ready(WorkerInfo(worker_id, "127.0.0.1:1", "secret"), function["runtime_id"])
     request = LeaseRequest(
         target=f"{function['id']}:0:digest",
         runtime_id=function["runtime_id"],

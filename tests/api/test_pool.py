@@ -15,7 +15,7 @@ from qinling_falcon.invocation.calls import detail
 from qinling_falcon.models import clock
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.leases import Lease, LeaseRequest
@@ -42,7 +42,7 @@ class House:
     def start(self) -> str:
         worker_id = str(uuid.uuid4())
         assert self.registry.starting(worker_id, RUNTIME, "python3")
-        self.registry.ready(StartedWorker(worker_id, "127.0.0.1:1", "a-secret"), RUNTIME, "python3")
+        self.registry.ready(WorkerInfo(worker_id, "127.0.0.1:1", "a-secret"), RUNTIME, "python3")
         return worker_id
 
     def request(self, function_id: str | None = None, **changes: Any) -> LeaseRequest:
@@ -414,7 +414,7 @@ def test_the_events_of_an_executions_time(client: Client, house: House, registry
     function = client.function()
     registry.configure(function["runtime_id"], 1)
     assert registry.starting("mine", function["runtime_id"], "python3")
-    registry.ready(StartedWorker("mine", "127.0.0.1:1", "s"), function["runtime_id"], "python3")
+    registry.ready(WorkerInfo("mine", "127.0.0.1:1", "s"), function["runtime_id"], "python3")
     other = house.start()
     made = client.simulate_post("/v1/executions", json={"function_id": function["id"]}).json
 

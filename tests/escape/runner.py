@@ -16,7 +16,7 @@ from typing import Any
 
 from escape.bait import laid_out
 
-from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
+from qinling_falcon.orchestrators.base import StartFailed, WorkerInfo
 from qinling_falcon.orchestrators.process.isolation import isolation_report
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
@@ -57,7 +57,7 @@ class Runner:
     def __init__(self, orchestrator: ProcessOrchestrator, package: bytes):
         self._orchestrator = orchestrator
         self._package = package
-        self._workers: dict[str, StartedWorker] = {}
+        self._workers: dict[str, WorkerInfo] = {}
         self._numbers = itertools.count(1)
 
     def run(self, module: str, attempt: dict[str, Any]) -> str:
@@ -92,14 +92,14 @@ class Runner:
             return str(answer["reason"]), [answer["message"], answer["log"][-1000:]]
         return "returned", answer["output"]
 
-    def _start(self, load: dict[str, Any]) -> StartedWorker:
+    def _start(self, load: dict[str, Any]) -> WorkerInfo:
         worker = self._orchestrator.start(f"w{next(self._numbers)}", "python3")
         target = {"target": "f:0:x", "entry": "main.main", "memory_size": 64 * MIB, "cpu": 100} | load
         self._request(worker, "/load", self._package, {"X-Load": json.dumps(target)})
         return worker
 
     def _request(
-        self, worker: StartedWorker, path: str, body: bytes, headers: dict[str, str] | None = None
+        self, worker: WorkerInfo, path: str, body: bytes, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
         connection = http.client.HTTPConnection(worker.address, timeout=60)
         try:

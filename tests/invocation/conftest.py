@@ -21,7 +21,7 @@ from qinling_falcon.models import database, execution
 from qinling_falcon.models.execution import Execution
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
@@ -76,7 +76,7 @@ class House:
         name, worker = next(self._names), ScriptedWorker(*steps, **more)
         self.workers[name] = worker
         assert self.registry.starting(name, self.runtime_id)
-        self.registry.ready(StartedWorker(name, worker.address, "s"), self.runtime_id)
+        self.registry.ready(WorkerInfo(name, worker.address, "s"), self.runtime_id)
         return name
 
     def call(self, text: str | None = None) -> Any:

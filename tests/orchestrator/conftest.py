@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.orchestrators.base import AlreadyRunning, StartedWorker, WorkerEvent
+from qinling_falcon.orchestrators.base import AlreadyRunning, WorkerEvent, WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.zygotes import Forked
 from qinling_falcon.settings import MIB, Settings
@@ -111,8 +111,8 @@ class Manager:
         assert line, f"the manager ended with {self.process.wait()}"
         return json.loads(line)
 
-    def start(self, *worker_ids: str, image: str = "probe") -> list[StartedWorker]:
-        return [StartedWorker(**found) for found in self.call("start_all", worker_ids, image)]
+    def start(self, *worker_ids: str, image: str = "probe") -> list[WorkerInfo]:
+        return [WorkerInfo(**found) for found in self.call("start_all", worker_ids, image)]
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -139,7 +139,7 @@ def make_manager() -> Iterator[Callable[..., Manager]]:
             ProcessOrchestrator(dataclasses.replace(settings, shutdown_grace_s=0)).detach()
 
 
-def attempt(worker: StartedWorker, code: str, *, as_child: bool = True) -> Any:
+def attempt(worker: WorkerInfo, code: str, *, as_child: bool = True) -> Any:
     """Run code inside the worker, as user code or as its supervisor. Returns the value of its variable `answer`."""
     headers = {"X-Worker-Secret": worker.secret, "X-As": "child" if as_child else "supervisor"}
     status, answer = request(worker.address, "POST", "/try", code.encode(), headers)
@@ -249,7 +249,7 @@ def left_of(settings: Settings) -> list[Any]:
     return [*groups, *left, *folders, *spare]
 
 
-def ids(workers: Iterable[StartedWorker | WorkerEvent]) -> list[str]:
+def ids(workers: Iterable[WorkerInfo | WorkerEvent]) -> list[str]:
     """The ids of workers, or of those that something happened to."""
     return [worker.worker_id for worker in workers]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process.cgroups import Subtree, hierarchies
 from qinling_falcon.orchestrators.process.isolation import examine
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
@@ -118,7 +118,7 @@ def main(do, mib=0):
 class Function:
     """A function in a worker."""
 
-    def __init__(self, worker: StartedWorker, **load: Any):
+    def __init__(self, worker: WorkerInfo, **load: Any):
         self._worker = worker
         self._tokens = itertools.count(1)
         archive = io.BytesIO()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process import etc
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
@@ -25,7 +25,7 @@ from .conftest import REPOSITORY, request
 Call = Callable[[str], dict[str, Any]]
 
 
-def call(worker: StartedWorker, code: str) -> dict[str, Any]:
+def call(worker: WorkerInfo, code: str) -> dict[str, Any]:
     """The answer of a function that has `code` as its body."""
     archive = io.BytesIO()
     body = "".join(f"    {line}\n" for line in code.strip().splitlines())

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
 from tests.support.executions import request_body
@@ -43,7 +43,7 @@ def main(action, **kwargs):
 """
 
 
-def loaded(worker: StartedWorker) -> StartedWorker:
+def loaded(worker: WorkerInfo) -> WorkerInfo:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("main.py", FUNCTION)
@@ -53,7 +53,7 @@ def loaded(worker: StartedWorker) -> StartedWorker:
     return worker
 
 
-def execute(worker: StartedWorker, token: int, action: str) -> dict[str, Any]:
+def execute(worker: WorkerInfo, token: int, action: str) -> dict[str, Any]:
     body = request_body(token, given=json.dumps({"action": action}))
     status, answer = request(worker.address, "POST", "/execute", body, {"X-Worker-Secret": worker.secret})
     assert status == 200, answer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the strongest form of
 
 
 @pytest.fixture
-def worker(orchestrator: ProcessOrchestrator) -> StartedWorker:
+def worker(orchestrator: ProcessOrchestrator) -> WorkerInfo:
     return orchestrator.start("w1", "probe")
 
 
@@ -35,13 +35,13 @@ def connect(port: int) -> str:
     return f"import socket; socket.create_connection(('127.0.0.1', {port}), 2).close(); answer = 'connected'"
 
 
-def test_no_network(worker: StartedWorker, loopback_port: int) -> None:
+def test_no_network(worker: WorkerInfo, loopback_port: int) -> None:
     assert attempt(worker, connect(loopback_port))["raised"].startswith("ConnectionRefusedError")
     assert attempt(worker, "import os; answer = sorted(os.listdir('/sys'))")["errno"] == 2
     assert attempt(worker, "import socket; answer = [name for _, name in socket.if_nameindex()]") == ["lo"]
 
 
-def test_no_abstract_sockets_of_the_host(worker: StartedWorker) -> None:
+def test_no_abstract_sockets_of_the_host(worker: WorkerInfo) -> None:
     name = f"\0qinling-falcon-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(name)
@@ -50,7 +50,7 @@ def test_no_abstract_sockets_of_the_host(worker: StartedWorker) -> None:
         assert attempt(worker, code)["raised"].startswith("ConnectionRefusedError")
 
 
-def test_no_shared_memory_of_the_host(worker: StartedWorker) -> None:
+def test_no_shared_memory_of_the_host(worker: WorkerInfo) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     key = 0x71660000 | os.getpid() & 0xFFFF
     create, remove = 0o1000, 0
@@ -62,7 +62,7 @@ def test_no_shared_memory_of_the_host(worker: StartedWorker) -> None:
         libc.shmctl(segment, remove, None)
 
 
-def test_no_names_of_the_host(worker: StartedWorker) -> None:
+def test_no_names_of_the_host(worker: WorkerInfo) -> None:
     assert attempt(worker, "import socket; answer = socket.gethostname()") == "function"
     groups = attempt(worker, "answer = open('/proc/self/cgroup').read()")
     assert {line.split(":")[2] for line in groups.splitlines()} <= {"/", "/child"}
@@ -75,7 +75,7 @@ def test_network_of_the_host_by_setting(
     assert attempt(orchestrator.start("w1", "probe"), connect(loopback_port)) == "connected"
 
 
-def test_files_of_the_host_do_not_appear(worker: StartedWorker, settings: Settings) -> None:
+def test_files_of_the_host_do_not_appear(worker: WorkerInfo, settings: Settings) -> None:
     for name, kind in (("valkey/valkey.sock", "socket"), ("qinling.db", "database"), ("packages/p.zip", "package")):
         path = settings.var_dir / name
         path.parent.mkdir(exist_ok=True)
@@ -156,14 +156,14 @@ def test_outer_process_has_an_empty_environment(orchestrator: ProcessOrchestrato
 
 
 def test_only_processes_of_the_worker_are_seen(
-    orchestrator: ProcessOrchestrator, worker: StartedWorker, settings: Settings
+    orchestrator: ProcessOrchestrator, worker: WorkerInfo, settings: Settings
 ) -> None:
     orchestrator.start("w2", "probe")
     code = "import os; answer = len([name for name in os.listdir('/proc') if name.isdigit()])"
     assert attempt(worker, code) == (2 if settings.worker_start == "auto" else 3)  # bubblewrap's, as process 1
 
 
-def test_each_worker_has_user_ids_of_its_own(orchestrator: ProcessOrchestrator, worker: StartedWorker) -> None:
+def test_each_worker_has_user_ids_of_its_own(orchestrator: ProcessOrchestrator, worker: WorkerInfo) -> None:
     ids = "import os; answer = [*os.getresuid(), *os.getresgid(), *os.getgroups()]"
     other = orchestrator.start("w2", "probe")
     found = {tuple(attempt(one, ids, as_child=as_child)) for one in (worker, other) for as_child in (True, False)}
@@ -171,7 +171,7 @@ def test_each_worker_has_user_ids_of_its_own(orchestrator: ProcessOrchestrator, 
     assert all(len(set(each)) == 1 and each[0] > 1000 for each in found)
 
 
-def test_user_code_can_not_touch_its_supervisor(worker: StartedWorker) -> None:
+def test_user_code_can_not_touch_its_supervisor(worker: WorkerInfo) -> None:
     parent = "import os, signal; parent = os.getppid(); "
     assert attempt(worker, parent + "os.kill(parent, signal.SIGKILL)")["errno"] == 1
     assert attempt(worker, parent + "answer = open(f'/proc/{parent}/mem', 'rb').read(1)")["errno"] == 13
@@ -179,7 +179,7 @@ def test_user_code_can_not_touch_its_supervisor(worker: StartedWorker) -> None:
     assert attempt(worker, "import os; os.kill(1, 9)")["errno"] == 1
 
 
-def test_user_code_gains_nothing(worker: StartedWorker) -> None:
+def test_user_code_gains_nothing(worker: WorkerInfo) -> None:
     status = "answer = dict(line.split(':\\t') for line in open('/proc/self/status').read().splitlines())"
     child = attempt(worker, status)
     assert {child[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
@@ -191,7 +191,7 @@ def test_user_code_gains_nothing(worker: StartedWorker) -> None:
 
 
 def test_code_of_another_worker_is_unreachable(
-    orchestrator: ProcessOrchestrator, worker: StartedWorker, settings: Settings
+    orchestrator: ProcessOrchestrator, worker: WorkerInfo, settings: Settings
 ) -> None:
     other = orchestrator.start("w2", "probe")
     assert attempt(other, "open('/code/main.py', 'w')", as_child=False)["errno"] == 30  # read-only
@@ -205,7 +205,7 @@ def test_code_of_another_worker_is_unreachable(
     assert attempt(worker, f"answer = open('{path}').read()")["errno"] == 2
 
 
-def test_only_scratch_folders_can_be_written(worker: StartedWorker) -> None:
+def test_only_scratch_folders_can_be_written(worker: WorkerInfo) -> None:
     for path in (
         "/x",
         "/usr/x",
@@ -224,13 +224,13 @@ def test_only_scratch_folders_can_be_written(worker: StartedWorker) -> None:
     assert attempt(worker, code) == [True] * len(system)
 
 
-def test_tmp_is_bounded(worker: StartedWorker, settings: Settings) -> None:
+def test_tmp_is_bounded(worker: WorkerInfo, settings: Settings) -> None:
     fill = "with open('{}/big', 'wb') as file: file.write(bytes({}))"
     assert attempt(worker, fill.format("/tmp", settings.tmp_size + 4096))["errno"] == 28
     assert attempt(worker, fill.format("/dev/shm", settings.shm_size + 4096))["errno"] == 28
 
 
-def test_memory_is_bounded_and_the_supervisor_survives(worker: StartedWorker) -> None:
+def test_memory_is_bounded_and_the_supervisor_survives(worker: WorkerInfo) -> None:
     kills = "import os; answer = os.pread(config['memory_fds']['events'], 4096, 0).decode().split()"
     before = attempt(worker, kills, as_child=False)
     assert attempt(worker, f"hog = bytearray({400 * MIB}); answer = 'taken'") == {"status": 9}
@@ -239,7 +239,7 @@ def test_memory_is_bounded_and_the_supervisor_survives(worker: StartedWorker) ->
     assert [words[words.index("oom_kill") + 1] for words in (before, after)] == ["0", "1"]
 
 
-def test_processes_are_bounded(worker: StartedWorker, settings: Settings) -> None:
+def test_processes_are_bounded(worker: WorkerInfo, settings: Settings) -> None:
     bomb = """
 import os, signal, time
 pids = []
@@ -260,7 +260,7 @@ answer = len(pids)
     assert settings.max_processes <= attempt(worker, bomb) <= settings.max_processes + 16
 
 
-def test_supervisor_sets_its_share_of_the_processors(worker: StartedWorker, settings: Settings) -> None:
+def test_supervisor_sets_its_share_of_the_processors(worker: WorkerInfo, settings: Settings) -> None:
     code = "import os; answer = [os.write(config['cpu_shares_fd'], b'512'), config['cpu_shares_format']]"
     assert attempt(worker, code, as_child=False) == [3, "shares"]
     groups = [group for group in groups_of(settings) if group.name == "w1"]

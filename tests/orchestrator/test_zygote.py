@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
+from qinling_falcon.orchestrators.base import StartFailed, WorkerInfo
 from qinling_falcon.orchestrators.process import orchestrator as orchestrator_module
 from qinling_falcon.orchestrators.process.cgroups import Hierarchy
 from qinling_falcon.orchestrators.process.handover import Handover
@@ -55,7 +55,7 @@ def settings(tmp_path: Path) -> Settings:
     return settings
 
 
-def load(worker: StartedWorker, source: str | dict[str, str], entry: str = "main.main") -> None:
+def load(worker: WorkerInfo, source: str | dict[str, str], entry: str = "main.main") -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         for name, text in ({"main.py": source} if isinstance(source, str) else source).items():
@@ -65,11 +65,11 @@ def load(worker: StartedWorker, source: str | dict[str, str], entry: str = "main
     assert request(worker.address, "POST", "/load", archive.getvalue(), headers) == (200, {"loaded": True})
 
 
-def execute(worker: StartedWorker) -> tuple[int, Any]:
+def execute(worker: WorkerInfo) -> tuple[int, Any]:
     return request(worker.address, "POST", "/execute", request_body(), {"X-Worker-Secret": worker.secret})
 
 
-def run(worker: StartedWorker, source: str | dict[str, str], entry: str = "main.main") -> Any:
+def run(worker: WorkerInfo, source: str | dict[str, str], entry: str = "main.main") -> Any:
     """What a function returns that was just loaded."""
     load(worker, source, entry)
     status, answer = execute(worker)

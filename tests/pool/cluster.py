@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import gevent
 from gevent.event import Event
 
-from qinling_falcon.orchestrators.base import Confinement, StartedWorker, WorkerEvent
+from qinling_falcon.orchestrators.base import Confinement, WorkerEvent, WorkerInfo
 
 
 class ClusterWorker:
@@ -44,7 +44,7 @@ class ClusterWorker:
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         address = f"127.0.0.1:{self._server.server_port}"
-        self.info = StartedWorker(worker_id, address, "secret", runtime_id, image, 1.0)
+        self.info = WorkerInfo(worker_id, address, "secret", runtime_id, image, 1.0)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -70,7 +70,7 @@ class ClusterOrchestrator:
     def check(self, image: str) -> None:
         pass
 
-    def start(self, worker_id: str, image: str, runtime_id: str = "") -> StartedWorker:
+    def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         self.begun[image] += 1
         if image in self.held_up:
             self.held_up[image].wait()
@@ -90,7 +90,7 @@ class ClusterOrchestrator:
     def events(self) -> Sequence[WorkerEvent]:
         return []
 
-    def list(self) -> Sequence[StartedWorker]:
+    def list(self) -> Sequence[WorkerInfo]:
         return [worker.info for worker in self.workers.values()]
 
     def detach(self) -> None:

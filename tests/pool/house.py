@@ -13,7 +13,7 @@ from gevent.event import Event
 
 from qinling_falcon.models import runtime
 from qinling_falcon.models.scope import Context
-from qinling_falcon.orchestrators.base import Confinement, StartedWorker, WorkerEvent
+from qinling_falcon.orchestrators.base import Confinement, WorkerEvent, WorkerInfo
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -52,7 +52,7 @@ class FeignedOrchestrator:
     def check(self, image: str) -> None:
         pass
 
-    def start(self, worker_id: str, image: str, runtime_id: str = "") -> StartedWorker:
+    def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         self.begun[image] += 1
         self.look()
         if image in self.held_up:
@@ -61,7 +61,7 @@ class FeignedOrchestrator:
         if image in self.broken:
             raise self.broken[image]
         self.images[worker_id] = image
-        return StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret", runtime_id, image, cpu_ms=self.cpu_ms)
+        return WorkerInfo(worker_id, f"127.0.0.1:{worker_id}", "secret", runtime_id, image, cpu_ms=self.cpu_ms)
 
     def destroy(self, worker_id: str) -> None:
         self.look()
@@ -73,8 +73,8 @@ class FeignedOrchestrator:
         happened, self.happened = self.happened, []
         return happened
 
-    def list(self) -> Sequence[StartedWorker]:
-        return [StartedWorker(worker_id, f"127.0.0.1:{worker_id}", "secret") for worker_id in self.images]
+    def list(self) -> Sequence[WorkerInfo]:
+        return [WorkerInfo(worker_id, f"127.0.0.1:{worker_id}", "secret") for worker_id in self.images]
 
     def detach(self) -> None:
         self.images.clear()

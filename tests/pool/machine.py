@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.limits import Limits
@@ -279,7 +279,7 @@ class Machine(RuleBasedStateMachine):
     def make_ready(self, name: str, runtime: str) -> None:
         before = self.seen
         self.registry.ready(
-            StartedWorker(name, f"address {name}", f"secret {name}"), runtime, self.images[runtime]
+            WorkerInfo(name, f"address {name}", f"secret {name}"), runtime, self.images[runtime]
         )
         self.check()
         is_new = before.get(f"worker:{name}", {"state": "starting"})["state"] == "starting"

@@ -9,7 +9,7 @@ from typing import Any
 
 import gevent
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.leases import Lease, LeaseRequest
 from qinling_falcon.pool.pool import Pool
@@ -48,7 +48,7 @@ class Side:
     def start(self, runtime: str = "python3") -> str:
         name = next(self.names)
         assert self.registry.starting(name, runtime)
-        self.registry.ready(StartedWorker(name, f"127.0.0.1:{name}", f"secret of {name}"), runtime)
+        self.registry.ready(WorkerInfo(name, f"127.0.0.1:{name}", f"secret of {name}"), runtime)
         return name
 
     def request(self, function: str = "f", version: int = 0, project: str = "p", **changes: Any) -> LeaseRequest:

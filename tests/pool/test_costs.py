@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.orchestrators.base import StartedWorker
+from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runner import ScriptRunner
@@ -71,7 +71,7 @@ def costs_beside(connection: PipelinedConnection, others: int) -> dict[str, int]
     def start() -> None:
         name = f"w{next(numbers)}"
         assert registry.starting(name, "python3")
-        registry.ready(StartedWorker(name, "address", "secret"), "python3")
+        registry.ready(WorkerInfo(name, "address", "secret"), "python3")
 
     for number in range(others):
         commands.scripts.run("heartbeat", f"h{number}", 0, "")

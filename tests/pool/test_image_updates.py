@@ -14,7 +14,7 @@ from gevent.event import Event
 from qinling_falcon.errors import NotFound
 from qinling_falcon.models import database, rollout, runtime
 from qinling_falcon.models.migrate import migrate
-from qinling_falcon.orchestrators.base import StartedWorker, StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import StartFailed, UnknownImage, WorkerInfo
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.registry import WorkerRecord
 from qinling_falcon.pool.rollout import next_step
@@ -154,7 +154,7 @@ def test_a_failing_image_is_given_up_also_while_workers_of_the_old_one_start(hou
     known: list[str] = []
     ready, start = house.registry.ready, house.orchestrator.start
 
-    def start_between_old_ones(worker_id: str, image: str, runtime_id: str = "") -> StartedWorker:
+    def start_between_old_ones(worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         if image == "new":
             seen = len(known)
             house.end(house.lease("f"), destroy=True)
@@ -251,7 +251,7 @@ def test_an_old_worker_that_comes_back_with_a_redis_that_lost_its_last_writes_en
     house.change_image("new")
     wait_until(house.available)
     house.orchestrator.images["revived"] = "old"
-    house.registry.ready(StartedWorker("revived", "127.0.0.1:1", "secret"), house.runtime_id, "old")
+    house.registry.ready(WorkerInfo("revived", "127.0.0.1:1", "secret"), house.runtime_id, "old")
     wait_until(lambda: "revived" not in house.orchestrator.images)
 
 

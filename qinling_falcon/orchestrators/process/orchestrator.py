@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qinling_falcon.orchestrators.base import Confinement, Happening, StartedWorker, StartFailed, WorkerEvent
+from qinling_falcon.orchestrators.base import Confinement, Happening, StartFailed, WorkerEvent, WorkerInfo
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.capacity import allow_open_files, host_capacity, memory_for_workers
 from qinling_falcon.orchestrators.process.cgroups import Subtree, await_removed, hierarchies
@@ -138,7 +138,7 @@ class ProcessOrchestrator:
         """Raise `UnknownImage` when no worker can be made from `image`."""
         self._table.resolve(image)
 
-    def start(self, worker_id: str, image: str, runtime_id: str = "") -> StartedWorker:
+    def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         """Make a worker and wait until it answers.
 
         Args:
@@ -156,7 +156,7 @@ class ProcessOrchestrator:
 
     def _start(
         self, worker_id: str, runtime: LocalRuntime, *, forks: bool, runtime_id: str = "", image: str = ""
-    ) -> StartedWorker:
+    ) -> WorkerInfo:
         if not _WORKER_ID.fullmatch(worker_id) or worker_id in self._workers:
             raise StartFailed(f"worker id {worker_id!r} is in use or can't be used")
         if self._closed:
@@ -175,7 +175,7 @@ class ProcessOrchestrator:
             self._remove(worker)
             raise
         address, used_ms = f"127.0.0.1:{port}", cpu_ms(worker.group.processes())
-        worker.info = StartedWorker(worker_id, address, secret, runtime_id, image, since, used_ms)
+        worker.info = WorkerInfo(worker_id, address, secret, runtime_id, image, since, used_ms)
         return worker.info
 
     def destroy(self, worker_id: str) -> None:
@@ -193,7 +193,7 @@ class ProcessOrchestrator:
             self._remove(worker)
         return events
 
-    def list(self) -> Sequence[StartedWorker]:
+    def list(self) -> Sequence[WorkerInfo]:
         """The live workers that this orchestrator has started."""
         return [worker.info for worker in self._workers.values() if worker.info and not worker.ending]
 

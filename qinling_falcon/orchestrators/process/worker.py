@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 
-from qinling_falcon.orchestrators.base import StartedWorker, StartFailed
+from qinling_falcon.orchestrators.base import StartFailed, WorkerInfo
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.cgroups import Group
 from qinling_falcon.orchestrators.process.homes import Home
@@ -44,7 +44,7 @@ class Worker:
         self.slot: Slot | None = None
         self.group = Group([])
         self.lock = threading.Lock()
-        self.info: StartedWorker | None = None
+        self.info: WorkerInfo | None = None
         self.ending = False
         self._mark = mark
         self._walled = walled
