@@ -94,8 +94,8 @@ class State:
 
     def start(self) -> str:
         worker = str(uuid.uuid4())
-        self.scripts.run("starting", worker, RUNTIME, "python3")
-        self.scripts.run("ready", worker, RUNTIME, "python3", "127.0.0.1:40000", uuid.uuid4().hex)
+        self.scripts.run("register", worker, RUNTIME, "python3")
+        self.scripts.run("mark_ready", worker, RUNTIME, "python3", "127.0.0.1:40000", uuid.uuid4().hex)
         return worker
 
     def request(self) -> LeaseRequest:
@@ -211,7 +211,7 @@ def idle_function_bytes(state: State) -> dict[str, float]:
         )
     idle = state.memory()
     for one in functions:
-        state.scripts.run("gone", one.worker)
+        state.scripts.run("remove", one.worker)
     return {"with an idle worker": (idle - empty) / count, "without a worker": (state.memory() - empty) / count}
 
 

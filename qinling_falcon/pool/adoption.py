@@ -64,7 +64,7 @@ class Adoption:
             if state is None or state.is_loaded:
                 self._replace(worker)
                 return
-            self._registry.ready(worker, worker.runtime_id, worker.image)
+            self._registry.mark_ready(worker, worker.runtime_id, worker.image)
             logger.info("adopted a worker", extra={"worker_id": worker.worker_id, "runtime_id": worker.runtime_id})
         except Unavailable as error:
             logger.warning("worker %s is adopted later: %s", worker.worker_id, error)

@@ -58,7 +58,7 @@ class PipelinedConnection:
         self._log_at = 0.0
         self._wire: Wire | None = None
         self._connecting: AsyncResult | None = None
-        self._settle = load("settle")
+        self._note_server_script = load("note_server")
         # redis-py's pool is only used to parse the URL. Its `make_connection` counts all connections that it has ever
         # made, never decrements the count, and fails at the 101st.
         self._options: Any = redis.ConnectionPool.from_url(
@@ -196,7 +196,7 @@ class PipelinedConnection:
         connection.send_command("INFO", "server")
         info = dict(line.split(":", 1) for line in _text(connection.read_response()).splitlines() if ":" in line)
         run = info.get("run_id") or secrets.token_hex(8)
-        connection.send_command("EVAL", self._settle.source, 1, ANCHOR, "", run)
+        connection.send_command("EVAL", self._note_server_script.source, 1, ANCHOR, "", run)
         connection.read_response()
         # A cast of a script that Redis does not know would be lost.
         for script in all_scripts():

@@ -1,4 +1,4 @@
-"""The keys that Python reads itself; all others are the scripts' own (docs/redis-keys.md)."""
+"""The keys that Python uses itself. Only scripts use the others (docs/redis-keys.md)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HOST = f"{ANCHOR}:host"
 WORKERS = f"{ANCHOR}:workers"
 
 CHANGED = "changed"
-"""The note in `wakeups` that makes the manager look at everything; others make it look at what wants to grow."""
+"""The note in `wakeups` that makes the manager run a full pass. Every other note makes it run a growth pass."""
 
 
 def grants(holder: str) -> str:
-    """The list on which a process's waiters are told."""
+    """The list of notifications for a process: offers of workers for its waiting calls."""
     return f"{ANCHOR}:grants:{holder}"

@@ -122,7 +122,7 @@ class Manager:
         if self._is_new:
             self._clear_recalls(workers.values())
             self._is_new = False
-        self._settle_lost()
+        self._record_lost_executions()
         stocks = {runtime_id: self._policy.stocks.get(runtime_id, 0) for runtime_id in self._registry.runtimes()}
         is_crowded = len(workers) >= self._policy.max_workers
         for trial in self._runtimes.reconcile(stocks, workers.values(), is_crowded=is_crowded):
@@ -175,7 +175,7 @@ class Manager:
         starting |= self._starts.workers  # some of them may have come or gone while we asked
         alive = {worker.worker_id: worker for worker in self._orchestrator.list()}
         for worker_id in known.keys() - alive.keys() - starting:
-            self._registry.gone(worker_id)
+            self._registry.remove(worker_id)
         draining = {worker_id for worker_id, worker in known.items() if worker.state == "draining"}
         # Its manager died, or Redis was away, before the worker was said to be ready.
         forsaken = {worker_id for worker_id, worker in known.items() if worker.state == "starting"} - starting
@@ -198,10 +198,10 @@ class Manager:
             match event.happening:
                 case Happening.ENDED:
                     logger.warning("a worker ended by itself", extra=extra)
-                    self._registry.gone(event.worker_id, event.reason)
+                    self._registry.remove(event.worker_id, event.reason)
                 case Happening.FAILED:
                     logger.warning("a worker failed", extra=extra)
-                    self._registry.gone(event.worker_id, event.reason)
+                    self._registry.remove(event.worker_id, event.reason)
                     self._end_workers([event.worker_id])
                 case Happening.CHANGED:
                     logger.warning("a worker has changed, and gets no further call", extra=extra)
@@ -213,17 +213,17 @@ class Manager:
                 self._ending.add(worker_id)
                 gevent.spawn(self._end, worker_id)
 
-    def _settle_lost(self) -> None:
+    def _record_lost_executions(self) -> None:
         lost = self._registry.lost()
         if lost:
             self._record_lost(lost)
-            self._registry.settled(list(lost))
+            self._registry.acknowledge_lost(list(lost))
             logger.warning("recorded lost executions: %s", ", ".join(lost))
 
     def _end(self, worker_id: str) -> None:
         try:
             self._orchestrator.destroy(worker_id)
-            self._registry.gone(worker_id)
+            self._registry.remove(worker_id)
             if self._runtimes.rolling:  # the next worker has its turn to be replaced
                 self._registry.wake()
         except Unavailable as error:
@@ -238,8 +238,8 @@ class Manager:
         try:
             if not self._orchestrator.workers_outlive_manager:
                 for worker_id in self._registry.workers():
-                    self._registry.gone(worker_id)
-            self._settle_lost()
+                    self._registry.remove(worker_id)
+            self._record_lost_executions()
             self._claim.resign()
         except Unavailable as error:
             logger.warning("ended with the pool's records as they are; the next manager clears them: %s", error)

@@ -283,7 +283,7 @@ class Pool(Generations):
     def _not_in_time(self, request: LeaseRequest, waited_s: float) -> Unavailable:
         """The error for a call that got no worker in time, with the limit that holds it back."""
         try:
-            reached = self._scripts.run("reached", request.runtime_id, request.target, request.project_id)
+            reached = self._scripts.run("reached_limit", request.runtime_id, request.target, request.project_id)
         except PoolUnavailable as error:
             return error
         limit, most = (reached[0].decode(), int(reached[1])) if reached else (None, 0)

@@ -1,7 +1,8 @@
-"""The warm pool, for the pool manager: registers and removes workers."""
+"""The pool's records in Redis, for the pool manager: registers and removes workers and runtimes."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from qinling_falcon.settings import Settings
 
 _PAGE = 200
 _HOST_TTL_S = 300
-# The queues that are looked at, those that are returned, and the idle workers and targets that are returned.
+# Bounds of a view: queues to look at, queues to return, and idle workers and targets to return.
 _VIEW = (64, 16, 8)
 
 
@@ -32,11 +33,11 @@ class WorkerRecord:
     Attributes:
         worker_id: the worker.
         state: `starting`, `warm`, `idle`, `leased` or `draining`.
-        runtime_id: whose worker it is.
-        image: what it was made from.
-        target: what it holds; empty: nothing.
+        runtime_id: its runtime.
+        image: the image that it was made from.
+        target: the target that it holds; empty: none.
         drains: whether it is leased and ends after its call.
-        granted_ms: when it was leased the last time; 0: never.
+        granted_ms: when it was last leased, in ms of Redis's clock; 0: never.
         has_served: whether it has ever been ready.
     """
 
@@ -51,7 +52,7 @@ class WorkerRecord:
 
     @property
     def may_get_calls(self) -> bool:
-        """Whether it serves, or may do so."""
+        """Whether calls can get this worker, now or when it is ready."""
         return self.state != "draining" and not self.drains
 
 
@@ -73,15 +74,15 @@ class Registry:
         self._worker_idle_ms = int(settings.worker_idle_s * 1000)
 
     def configure(self, runtime_id: str, warm: int) -> None:
-        """A runtime has a pool, which keeps `warm` workers ready. May be said again at any time."""
+        """Give a runtime a pool with a stock of `warm` workers, or change its stock."""
         self._scripts.run("configure", runtime_id, warm)
 
     def forget(self, runtime_id: str) -> None:
-        """A runtime has no pool any more; its workers drain."""
+        """Remove the pool of a runtime. Its workers drain."""
         self._scripts.run("forget", runtime_id)
 
     def set_limits(self, max_workers: int, start_ms: float) -> None:
-        """Write the limits that all processes keep, and the measured cost of a start."""
+        """Write the limits for all processes, and the measured cost of a start."""
         limits = Limits.of(self._settings, max_workers)
         self._scripts.run(
             "set_limits",
@@ -96,30 +97,47 @@ class Registry:
         )
 
     def view(self) -> View:
-        """What the policy decides by."""
+        """Read what the policy needs for its decisions."""
         return View.of(orjson.loads(self._scripts.run("view", *_VIEW)))
 
-    def starting(self, worker_id: str, runtime_id: str, image: str = "") -> bool:
-        """A worker is about to be started from `image`. False: don't, there is no room or no such pool."""
-        return bool(self._scripts.run("starting", worker_id, runtime_id, image))
+    def register(self, worker_id: str, runtime_id: str, image: str = "") -> bool:
+        """Register a worker before it is started from `image`.
 
-    def ready(self, worker: WorkerInfo, runtime_id: str, image: str = "") -> None:
-        """A worker answers. It drains at once when there is no place for it any more.
-
-        Nothing happens if Redis was emptied, until `set_limits`: the worker stays unknown.
+        Returns:
+            False: don't start it, because there is no room for it, or the runtime has no pool.
         """
-        self._scripts.run("ready", worker.worker_id, runtime_id, image, worker.address, worker.secret)
+        return bool(self._scripts.run("register", worker_id, runtime_id, image))
+
+    def mark_ready(self, worker: WorkerInfo, runtime_id: str, image: str = "") -> None:
+        """Record that a worker answers. It drains at once if there is no room for it any more.
+
+        After Redis was emptied, this does nothing until `set_limits` was called: the worker stays unknown.
+        """
+        self._scripts.run("mark_ready", worker.worker_id, runtime_id, image, worker.address, worker.secret)
 
     def evict(self, worker_id: str, unused_ms: float = 0, reason: str = "") -> bool:
-        """Drain a free worker to make room, unless it was used within `unused_ms`. False: it was, or is not free."""
+        """Drain an idle or warm worker to make room for another one.
+
+        Returns:
+            False: the worker is not free, or was used within the last `unused_ms`.
+        """
         return bool(self._scripts.run("evict", worker_id, str(unused_ms), reason))
 
     def recall(self, worker_id: str, stands_ms: float, reason: str = "") -> bool:
-        """Ask the holder of a busy worker to give it up at its next renewal or release. False: it is not busy."""
+        """Ask the holder of a busy worker to give it up at its next renewal or release.
+
+        Args:
+            worker_id: the worker.
+            stands_ms: how long the recall is valid; 0 takes it back.
+            reason: for the operator.
+
+        Returns:
+            False: the worker is not busy.
+        """
         return bool(self._scripts.run("recall", worker_id, int(stands_ms), reason))
 
     def drain(self, worker_ids: Sequence[str], reason: str = "the runtime has another image") -> None:
-        """These workers get no further call, and end. `reason` is for the operator."""
+        """Drain these workers. `reason` is for the operator."""
         if worker_ids:
             self._scripts.run("drain_workers", reason, *worker_ids)
 
@@ -128,41 +146,41 @@ class Registry:
         if worker_ids:
             self._scripts.run("defer", runtime_id, *worker_ids)
 
-    def gone(self, worker_id: str, reason: str = "") -> None:
-        """A worker exists no longer. A lease that is lost by it is among the `lost` ones.
+    def remove(self, worker_id: str, reason: str = "") -> None:
+        """Remove a worker that does not exist any more. If it was leased, `lost` has its execution.
 
         Args:
             worker_id: the worker.
-            reason: why it ended by itself or did not start; empty: it was asked to end.
+            reason: why it ended by itself or did not start; empty: the manager ended it.
         """
-        self._scripts.run("gone", worker_id, reason)
+        self._scripts.run("remove", worker_id, reason)
 
     def reap(self, stocks: Mapping[str, int] | None = None) -> None:
-        """End what nobody will end: lost leases, offers that were not accepted, workers idle for too long.
+        """End lost leases, offers that were not accepted, and workers that were idle for too long.
 
         Args:
-            stocks: how many warm workers each runtime keeps at the moment; those that are not in it keep what they were
-                configured with.
+            stocks: the present stock of each runtime; a runtime that is missing here has the stock it was configured
+                with.
         """
-        pairs = (word for pair in (stocks or {}).items() for word in pair)
+        pairs = itertools.chain.from_iterable((stocks or {}).items())
         self._scripts.run("reap", self._holder_ttl_ms, self._worker_idle_ms, *pairs)
 
     def lost(self) -> dict[str, str]:
-        """The details of lost leases by execution id, each until it is `settled`."""
+        """The details of lost executions by id. Each one stays here until `acknowledge_lost`."""
         reply = iter(self._connection.call("HGETALL", keys.LOST))
         return {execution.decode(): detail.decode() for execution, detail in zip(reply, reply, strict=True)}
 
-    def settled(self, execution_ids: Sequence[str]) -> None:
-        """The executions of these lost leases are recorded."""
+    def acknowledge_lost(self, execution_ids: Sequence[str]) -> None:
+        """Remove lost executions that are recorded now."""
         if execution_ids:
             self._connection.call("HDEL", keys.LOST, *execution_ids)
 
     def workers(self) -> dict[str, WorkerRecord]:
-        """All workers that Redis knows, read in pages; one that lives and is not among them belongs to nobody."""
+        """All workers that Redis knows, by id. The pool does not know a live worker that is missing here."""
         return {record.worker_id: record for record in self._pages()}
 
     def draining(self) -> list[str]:
-        """A page of the workers that are to be destroyed, and then said to be `gone`."""
+        """Some of the draining workers. The manager destroys them, and then calls `remove`."""
         return [worker.decode() for worker in self._connection.call("ZRANGE", keys.DRAINING, 0, _PAGE - 1)]
 
     def runtimes(self) -> set[str]:
@@ -170,18 +188,18 @@ class Registry:
         return {runtime.decode() for runtime in self._connection.call("HKEYS", keys.RUNTIMES)}
 
     def wake(self) -> None:
-        """Make the manager look at everything, also when it waits for work only later."""
+        """Make the manager run a full pass, now or as soon as it waits for work."""
         self._connection.call("RPUSH", keys.WAKEUPS, keys.CHANGED)
 
     def wake_to_grow(self) -> None:
-        """Make the manager look at what wants to grow, also when it waits for work only later."""
+        """Make the manager run a growth pass, now or as soon as it waits for work."""
         self._connection.call("RPUSH", keys.WAKEUPS, "1")
 
     def wait_for_work(self, timeout_s: float) -> bool:
-        """Wait until somebody wakes the manager, at most `timeout_s` (also when Redis is away).
+        """Wait until another process or greenlet wakes the manager, for at most `timeout_s` (also when Redis is away).
 
         Returns:
-            Whether it should look at everything.
+            Whether a full pass is needed.
         """
         try:
             note = self._listening.call("BLPOP", keys.WAKEUPS, timeout_s, timeout_s=timeout_s + 3)
@@ -205,11 +223,11 @@ class Registry:
         self._scripts.run("resign", name)
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything at one moment, by the names of docs/redis-keys.md (see `read_snapshot`)."""
+        """All keys of the pool at one moment, by their names in docs/redis-keys.md (see `read_snapshot`)."""
         return read_snapshot(self._scripts.run("snapshot"))
 
     def describe_host(self, isolation: str, missing: Iterable[tuple[str, str]]) -> None:
-        """Write how local workers are confined, for `GET /v1/pool`. It is to be said again within five minutes.
+        """Write how local workers are confined, for `GET /v1/pool`. Repeat this within five minutes.
 
         Args:
             isolation: the form of isolation.
@@ -226,9 +244,9 @@ class Registry:
     def _pages(self) -> Iterator[WorkerRecord]:
         cursor = "0"
         while True:
-            cursor, *words = (word.decode() for word in self._scripts.run("list", cursor, _PAGE))
-            for at in range(0, len(words), 8):
-                worker_id, state, runtime_id, image, target, drains, granted, ready = words[at : at + 8]
+            cursor, *fields = (field.decode() for field in self._scripts.run("list", cursor, _PAGE))
+            for at in range(0, len(fields), 8):
+                worker_id, state, runtime_id, image, target, drains, granted, ready = fields[at : at + 8]
                 if state:
                     yield WorkerRecord(
                         worker_id, state, runtime_id, image, target, drains == "1", int(granted or 0), ready != ""

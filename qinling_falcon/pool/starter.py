@@ -46,7 +46,7 @@ class Starter:
     def begin(self, runtime_id: str, image: str) -> None:
         """Begin to start a worker, if Redis has room for it."""
         worker_id = str(uuid.uuid4())
-        if self._registry.starting(worker_id, runtime_id, image):
+        if self._registry.register(worker_id, runtime_id, image):
             self._starts.begin(worker_id, runtime_id, image)
             gevent.spawn(self._start, worker_id, runtime_id, image)
 
@@ -64,17 +64,17 @@ class Starter:
             if worker is not None:
                 wall_ms = (time.monotonic() - since) * 1000
                 self._policy.note_start(max(worker.cpu_ms, wall_ms / self._orchestrator.concurrent_starts))
-                self._registry.ready(worker, runtime_id, image)
+                self._registry.mark_ready(worker, runtime_id, image)
                 self._runtimes.started(runtime_id, image)
                 self._starts.succeeded(runtime_id, image)
             else:
-                self._registry.gone(worker_id)
+                self._registry.remove(worker_id)
             self._roll_on()
         except (UnknownImage, StartFailed) as error:
             logger.warning("a worker of runtime %s did not start: %s", runtime_id, error)
             self._starts.failed(runtime_id, image)
             with contextlib.suppress(Unavailable):
-                self._registry.gone(worker_id, str(error))
+                self._registry.remove(worker_id, str(error))
                 self._runtimes.start_failed(runtime_id, image, error)
                 self._roll_on()
         except Unavailable as error:
@@ -98,8 +98,8 @@ class Starter:
         try:
             worker = self._orchestrator.start(worker_id, trial.image, trial.runtime_id)
             is_wanted = self._runtimes.promote(trial)
-            if is_wanted and self._registry.starting(worker_id, trial.runtime_id, trial.image):
-                self._registry.ready(worker, trial.runtime_id, trial.image)
+            if is_wanted and self._registry.register(worker_id, trial.runtime_id, trial.image):
+                self._registry.mark_ready(worker, trial.runtime_id, trial.image)
         except (UnknownImage, StartFailed) as error:
             logger.warning("image %s of runtime %s failed: %s", trial.image, trial.runtime_id, error)
             with contextlib.suppress(Unavailable):

@@ -198,8 +198,8 @@ class World:
     def _lease(self, context: Context, runtime_id: str, function_id: str) -> str:
         """An execution that runs on the runtime's one worker, and has no row yet."""
         worker = WorkerInfo(str(uuid.uuid4()), "127.0.0.1:1", "secret")
-        assert self._registry.starting(worker.worker_id, runtime_id)
-        self._registry.ready(worker, runtime_id)
+        assert self._registry.register(worker.worker_id, runtime_id)
+        self._registry.mark_ready(worker, runtime_id)
         begun = ExecutionRecord(
             id=str(uuid.uuid4()),
             project_id=context.project_id,

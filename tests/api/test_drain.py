@@ -28,8 +28,8 @@ def holder(client: Client, pool: Pool, registry: Registry) -> Holder:
     function = client.function()
     worker_id = uuid.uuid4().hex
     registry.configure(function["runtime_id"], 1)
-    registry.starting(worker_id, function["runtime_id"])
-    registry.ready(WorkerInfo(worker_id, "127.0.0.1:1", "secret"), function["runtime_id"])
+    registry.register(worker_id, function["runtime_id"])
+    registry.mark_ready(WorkerInfo(worker_id, "127.0.0.1:1", "secret"), function["runtime_id"])
     request = LeaseRequest(
         target=f"{function['id']}:0:digest",
         runtime_id=function["runtime_id"],

@@ -41,8 +41,8 @@ class House:
 
     def start(self) -> str:
         worker_id = str(uuid.uuid4())
-        assert self.registry.starting(worker_id, RUNTIME, "python3")
-        self.registry.ready(WorkerInfo(worker_id, "127.0.0.1:1", "a-secret"), RUNTIME, "python3")
+        assert self.registry.register(worker_id, RUNTIME, "python3")
+        self.registry.mark_ready(WorkerInfo(worker_id, "127.0.0.1:1", "a-secret"), RUNTIME, "python3")
         return worker_id
 
     def request(self, function_id: str | None = None, **changes: Any) -> LeaseRequest:
@@ -119,7 +119,7 @@ def test_without_redis_it_is_unavailable(services: Services, lonely_pool: Pool, 
 def test_the_pool_in_numbers(client: Client, house: House) -> None:
     for _ in range(3):
         house.start()
-    assert house.registry.starting("coming", RUNTIME)
+    assert house.registry.register("coming", RUNTIME)
     end(house.lease())
     house.lease()
     function_id = str(uuid.uuid4())
@@ -277,9 +277,9 @@ def test_events_with_their_reasons(client: Client, house: House) -> None:
     other = ({first, second} - {lease.worker.worker_id}).pop()
     assert house.registry.evict(other, 0, "longest idle")
     assert house.registry.recall(lease.worker.worker_id, 1000, "of the target with the most workers")
-    house.registry.gone(lease.worker.worker_id, "it ended by itself")
-    assert house.registry.starting("never", RUNTIME, "python3")
-    house.registry.gone("never", "no such image")
+    house.registry.remove(lease.worker.worker_id, "it ended by itself")
+    assert house.registry.register("never", RUNTIME, "python3")
+    house.registry.remove("never", "no such image")
 
     rows = seen(client, "/events")
 
@@ -413,8 +413,8 @@ def test_an_execution_that_has_ended(client: Client, house: House) -> None:
 def test_the_events_of_an_executions_time(client: Client, house: House, registry: Registry) -> None:
     function = client.function()
     registry.configure(function["runtime_id"], 1)
-    assert registry.starting("mine", function["runtime_id"], "python3")
-    registry.ready(WorkerInfo("mine", "127.0.0.1:1", "s"), function["runtime_id"], "python3")
+    assert registry.register("mine", function["runtime_id"], "python3")
+    registry.mark_ready(WorkerInfo("mine", "127.0.0.1:1", "s"), function["runtime_id"], "python3")
     other = house.start()
     made = client.simulate_post("/v1/executions", json={"function_id": function["id"]}).json
 

@@ -75,8 +75,8 @@ class House:
         """Start a warm worker with this script. Returns its id."""
         name, worker = next(self._names), ScriptedWorker(*steps, **more)
         self.workers[name] = worker
-        assert self.registry.starting(name, self.runtime_id)
-        self.registry.ready(WorkerInfo(name, worker.address, "s"), self.runtime_id)
+        assert self.registry.register(name, self.runtime_id)
+        self.registry.mark_ready(WorkerInfo(name, worker.address, "s"), self.runtime_id)
         return name
 
     def call(self, text: str | None = None) -> Any:

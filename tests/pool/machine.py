@@ -271,14 +271,14 @@ class Machine(RuleBasedStateMachine):
     def begin_start(self, runtime: str) -> str | None:
         name = f"w{next(self.numbers)}"
         has_room = len(self.seen["workers"]) < int(self.seen["policy"].get("max_workers", 0))
-        is_begun = self.registry.starting(name, runtime, self.images[runtime])
+        is_begun = self.registry.register(name, runtime, self.images[runtime])
         assert is_begun == (has_room and runtime in self.seen["runtimes"])
         self.check()
         return name if is_begun else None
 
     def make_ready(self, name: str, runtime: str) -> None:
         before = self.seen
-        self.registry.ready(
+        self.registry.mark_ready(
             WorkerInfo(name, f"address {name}", f"secret {name}"), runtime, self.images[runtime]
         )
         self.check()
@@ -292,7 +292,7 @@ class Machine(RuleBasedStateMachine):
             self.make_ready(name, runtime)
 
     def gone(self, name: str) -> None:
-        self.registry.gone(name)
+        self.registry.remove(name)
         self.check()
         assert f"worker:{name}" not in self.seen
 
@@ -322,7 +322,7 @@ class Machine(RuleBasedStateMachine):
         lost = self.registry.lost()
         assert all(detail == f"detail {execution}" for execution, detail in lost.items())
         self.recorded.update(lost.keys())
-        self.registry.settled(list(lost))
+        self.registry.acknowledge_lost(list(lost))
         for execution in lost:
             self.begun.pop(execution, None)
         self.check()

@@ -47,8 +47,8 @@ class Side:
 
     def start(self, runtime: str = "python3") -> str:
         name = next(self.names)
-        assert self.registry.starting(name, runtime)
-        self.registry.ready(WorkerInfo(name, f"127.0.0.1:{name}", f"secret of {name}"), runtime)
+        assert self.registry.register(name, runtime)
+        self.registry.mark_ready(WorkerInfo(name, f"127.0.0.1:{name}", f"secret of {name}"), runtime)
         return name
 
     def request(self, function: str = "f", version: int = 0, project: str = "p", **changes: Any) -> LeaseRequest:

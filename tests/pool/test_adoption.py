@@ -72,7 +72,7 @@ def test_a_worker_whose_manager_was_killed_before_it_was_ready_is_adopted(
 ) -> None:
     house.kill_manager()
     cluster.add("orphan", "old", house.runtime_id)
-    assert Registry(house.connection, house.settings).starting("orphan", house.runtime_id, "old")
+    assert Registry(house.connection, house.settings).register("orphan", house.runtime_id, "old")
 
     house.manage()
 

@@ -70,8 +70,8 @@ def costs_beside(connection: PipelinedConnection, others: int) -> dict[str, int]
 
     def start() -> None:
         name = f"w{next(numbers)}"
-        assert registry.starting(name, "python3")
-        registry.ready(WorkerInfo(name, "address", "secret"), "python3")
+        assert registry.register(name, "python3")
+        registry.mark_ready(WorkerInfo(name, "address", "secret"), "python3")
 
     for number in range(others):
         commands.scripts.run("heartbeat", f"h{number}", 0, "")

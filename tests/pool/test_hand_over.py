@@ -127,7 +127,7 @@ def test_a_worker_that_is_to_drain_is_not_handed_over(side: Side) -> None:
 
     wait_until(lambda: side.registry.draining() == [lease.worker.worker_id])
     assert not waiting.ready()
-    side.registry.gone(lease.worker.worker_id)
+    side.registry.remove(lease.worker.worker_id)
     side.start()
     assert waiting.get(timeout=10).worker.worker_id == "w1"
 
@@ -221,7 +221,7 @@ def test_a_lost_lease_is_not_handed_over(side: Side) -> None:
     side.start()
     lease = side.lease()
     waiting = side.waiting()
-    side.registry.gone("w0")
+    side.registry.remove("w0")
 
     end(lease)
 

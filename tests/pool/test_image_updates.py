@@ -251,7 +251,7 @@ def test_an_old_worker_that_comes_back_with_a_redis_that_lost_its_last_writes_en
     house.change_image("new")
     wait_until(house.available)
     house.orchestrator.images["revived"] = "old"
-    house.registry.ready(WorkerInfo("revived", "127.0.0.1:1", "secret"), house.runtime_id, "old")
+    house.registry.mark_ready(WorkerInfo("revived", "127.0.0.1:1", "secret"), house.runtime_id, "old")
     wait_until(lambda: "revived" not in house.orchestrator.images)
 
 

@@ -100,7 +100,7 @@ def test_a_kept_worker_serves_and_stays_kept(side: Side, workers: list[str]) -> 
 
 def test_a_worker_that_is_gone_or_ends_counts_no_more(side: Side, workers: list[str]) -> None:
     side.pool.keep(TARGET, 3)
-    side.registry.gone(workers[0])
+    side.registry.remove(workers[0])
     busy = side.pool.lease(side.request("f"), 1)
     side.pool.drain("f")
 

@@ -16,11 +16,11 @@ def test_a_worker_that_is_gone_loses_its_lease_once(side: Side) -> None:
     worker = side.start()
     lease = side.lease()
 
-    side.registry.gone(worker)
+    side.registry.remove(worker)
 
     assert side.registry.lost() == {lease.execution_id: detail_of(lease)}
-    side.registry.gone(worker)
-    side.registry.settled([lease.execution_id])
+    side.registry.remove(worker)
+    side.registry.acknowledge_lost([lease.execution_id])
     assert side.registry.lost() == {}
     end(lease)
     side.settle()

@@ -211,7 +211,7 @@ def test_at_max_workers_the_worker_that_the_manager_evicts_makes_room(side: Side
     assert side.registry.evict("w0")
 
     assert side.registry.draining() == ["w0"]
-    side.registry.gone("w0")
+    side.registry.remove("w0")
     side.start()
     assert caller.get(timeout=10).cold == "start"
 
@@ -261,7 +261,7 @@ def manage(side: Side) -> None:
     while True:
         side.registry.wait_for_work(0.05)
         for name in side.registry.draining():
-            side.registry.gone(name)
+            side.registry.remove(name)
         decision = policy.decide(side.registry.view(), 2)
         for runtime in decision.starts:
             side.start(runtime)

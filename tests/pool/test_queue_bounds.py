@@ -173,7 +173,7 @@ def test_each_way_out_of_the_queue_frees_a_place(side: Side) -> None:
         end(caller.get(timeout=30))
     wait_until(lambda: count_of(side, "function f") == count_of(side, "project p") == 0)
 
-    side.registry.gone("w0")
+    side.registry.remove("w0")
     stale = crowd(side, OF_FUNCTION)
     with side.pool.changing("function:f"):
         pass

@@ -77,7 +77,7 @@ class Upsets(Machine):
             for execution in value
         } | dict.fromkeys(self.seen["lost"], "")
         self.cached.clear()
-        self.run("settle", f"run {next(self.numbers)}")
+        self.run("note_server", f"run {next(self.numbers)}")
 
     def lose_lease(self, holder: Holder, worker: str) -> None:
         """A server that came back without its last writes forgot a lease that its process has."""

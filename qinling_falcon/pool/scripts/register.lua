@@ -1,10 +1,10 @@
--- starting: a worker is about to be started.
+-- register: records a worker that the manager is about to start.
 -- include: limits workers queues
 -- ARGV    2 worker  3 runtime  4 the image that it is made from
 -- reads   runtimes, workers, policy
 -- writes  workers, worker:<id>, starting:<runtime>
--- returns 1, or 0: there is no room or no such pool (or such a worker already), don't start it
--- promises  never more than max_workers
+-- returns 1: start it; 0: don't, because there are max_workers workers, the runtime has no pool, or the id is in use
+-- promises  there are never more than max_workers workers
 
 if call('HEXISTS', RUNTIMES, ARGV[3]) == 0
   or call('SCARD', WORKERS) >= (tonumber(call('HGET', POLICY, 'max_workers')) or 0)

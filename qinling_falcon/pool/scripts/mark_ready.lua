@@ -1,12 +1,12 @@
--- ready: a worker answers.
+-- mark_ready: records that a worker answers, and gives it to the first queue that wants one.
 -- include: limits workers queues leases
 -- ARGV    2 worker  3 runtime  4 the image that it was made from  5 address  6 secret
 -- reads   worker:<id>, policy, runtimes, escalated:<runtime>
 -- writes  worker:<id>, workers, live:<runtime>, starting:<runtime>, warm:<runtime> or draining, bare; for queues that
 --         are served now what lease writes, their entries, grants:<holder>
--- promises  the first queue that wants one more worker gets it before it is warm for anybody else; a worker that Redis
---           knows nothing of (it was emptied meanwhile) is known from now on, and drains where it has no place; before
---           the manager has written its limits anew, nothing happens
+-- promises  The first queue that wants one more worker gets it. Only if there is none does it stay warm.
+--           A worker that Redis does not know (Redis was emptied meanwhile) is registered, too. It drains if there are
+--           max_workers without it. Before the manager has written its limits again, nothing happens.
 
 local worker, runtime = ARGV[2], ARGV[3]
 local is = call('HMGET', record(worker), 'state', 'started')

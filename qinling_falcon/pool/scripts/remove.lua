@@ -1,10 +1,10 @@
--- gone: a worker exists no longer.
+-- remove: deletes the record of a worker that does not exist any more.
 -- include: limits workers queues leases
 -- ARGV    2 worker  3 the reason, for the operator; empty or missing: it was asked to end
 -- reads   worker:<id>
 -- writes  worker:<id>, workers, live:<runtime>, starting:<runtime>, draining, lost, wakeups; for a lease what release
 --         writes
--- promises  nothing of the worker is left; an execution that it ran is handed on as lost
+-- promises  nothing about the worker is left in Redis; an execution that it ran is in `lost`
 
 local worker = ARGV[2]
 local is = call('HMGET', record(worker), 'state', 'runtime', 'accepted', 'target')
