@@ -65,15 +65,15 @@ class Task(Protocol[T_co]):
         """A worker is leased. Make durable what must be so before the worker gets a request."""
 
     def use(self, lease: Lease, target: Target) -> T_co:
-        """Use the worker, which holds the target, and say `finished` to the lease.
+        """Use the worker, which holds the target, and call `lease.released`.
 
         Raises:
-            NotSent: the worker did not do it; another one may be tried. The lease is not finished.
-            StaleTarget: the target was changed meanwhile. The lease is finished.
+            NotSent: the worker did not do it; another one may be tried. The lease is not released.
+            StaleTarget: the target was changed meanwhile. The lease is released.
         """
 
     def not_loaded(self, lease: Lease, target: Target, error: NotLoaded | DiskFull) -> T_co:
-        """The worker did not take the package, and another one would not either. The lease is finished or unused."""
+        """The worker did not take the package, and another one would not either. The lease is released or unused."""
 
 
 class Engine:
@@ -220,7 +220,7 @@ class Engine:
             return task.use(lease, target)
         except NotSent:
             # The worker is not used again. The task goes to another one.
-            lease.finished(destroy=True)
+            lease.released(destroy=True)
             lease.withdrawn()
             raise
         except (NotLoaded, DiskFull) as error:

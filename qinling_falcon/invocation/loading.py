@@ -94,7 +94,7 @@ class Loading:
 
         Raises:
             NotLoaded, DiskFull: the worker did not take the package, and another one would not either. The lease is
-                unused, or finished if the worker's state is unknown.
+                unused, or released if the worker's state is unknown.
             NotSent: the worker could not be reached, ended or refused; another worker may be tried.
         """
         try:
@@ -103,7 +103,7 @@ class Loading:
             if error.is_reusable:
                 lease.unused()
             else:
-                lease.finished(destroy=True)
+                lease.released(destroy=True)
             raise
         except DiskFull:
             # Not tried on another worker: the workers share the disk, and each try would fill it again.

@@ -123,10 +123,10 @@ class Run:
             ran = self._parts.workers.execute(lease.worker, self._execution(target), longest_s)
         except WorkerLost as error:
             logger.warning("a worker was lost", extra=_about(lease, target, error))
-            lease.finished(destroy=True)
+            lease.released(destroy=True)
             final = failed(self._begun, WORKER_LOST, lease.cold, queued_ms)
         else:
-            lease.finished(busy_s=ran.busy_s)
+            lease.released(busy_s=ran.busy_s)
             final = finished(self._begun, ran, lease.cold, queued_ms)
         finally:
             self._parts.long_runs.remove(self._id)

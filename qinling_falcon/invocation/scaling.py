@@ -129,7 +129,7 @@ class Addition:
             StaleTarget: something was changed.
         """
         is_current = self._pool.generations([what for what, _ in target.generations]) == dict(target.generations)
-        lease.finished(destroy=not is_current)
+        lease.released(destroy=not is_current)
         if not is_current:
             raise StaleTarget(target.key)
 

@@ -20,14 +20,14 @@ from qinling_falcon.pool.wire import Abandoned, PoolUnavailable, Wire
 
 logger = logging.getLogger(__name__)
 
-Word = str | int | float | bytes
+Argument = str | int | float | bytes
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
 # Interval in seconds between log lines during a long outage.
 _LOG_EVERY_S = 60.0
 
-# What Redis answers when it can't serve for now; nothing was carried out.
+# The errors of a Redis that can't serve now. It has not run the command.
 _AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "NOREPLICAS")
 # The message for callers. It does not name the address of Redis; the log does.
 _UNREACHABLE = "Redis can't be reached"
@@ -70,12 +70,12 @@ class PipelinedConnection:
         )
 
     def call(
-        self, *args: Word, timeout_s: float | None = None, abandoned: Abandoned | None = None
+        self, *args: Argument, timeout_s: float | None = None, abandoned: Abandoned | None = None
     ) -> Any:
         """Carry out one command and return its reply as hiredis parses it (bytes, int, list, None).
 
         Args:
-            args: the command's words.
+            args: the command's name and arguments.
             timeout_s: instead of the connection's own.
             abandoned: gets the reply if this greenlet is killed or runs out of time while it waits; must not block.
 
@@ -86,17 +86,17 @@ class PipelinedConnection:
         return _checked(self._send(_packed(args), timeout_s, abandoned))
 
     def run(
-        self, script: Script, args: Sequence[Word], *, abandoned: Abandoned | None = None
+        self, script: Script, args: Sequence[Argument], *, abandoned: Abandoned | None = None
     ) -> Any:
-        """Run a script, which is loaded first where Redis doesn't know it. Raises as `call` does."""
+        """Run a script. If Redis does not know it, load it first. Raises as `call` does."""
         command = _packed(("EVALSHA", script.sha, 1, ANCHOR, *args))
         reply = self._send(command, None, abandoned)
-        if _unknown_script(reply):  # so nothing was run
+        if _unknown_script(reply):  # so the script has not run
             self.call("SCRIPT", "LOAD", script.source)
             reply = self._send(command, None, abandoned)
         return _checked(reply)
 
-    def cast(self, script: Script, args: Sequence[Word], answered: Abandoned | None = None) -> bool:
+    def cast(self, script: Script, args: Sequence[Argument], answered: Abandoned | None = None) -> bool:
         """Send a script without waiting for its reply.
 
         A script that Redis does not know is not sent again: commands that were sent after it may rely on their order.
@@ -109,7 +109,7 @@ class PipelinedConnection:
                 greenlet; must not block nor raise.
 
         Returns:
-            False when there is no connection now: nothing was sent, and `answered` is not called.
+            False: there is no connection now. The script was not sent, and `answered` is not called.
         """
         wire = self._wire
         if wire is None or wire.broken:
@@ -132,7 +132,7 @@ class PipelinedConnection:
         return PipelinedConnection(self.url, timeout_s=self.timeout_s, clock=self._clock)
 
     def close(self) -> None:
-        """Fail what waits and close; a later call connects again."""
+        """Fail all calls that wait, and close the connection. A later call connects again."""
         if self._wire is not None:
             self._wire.end("The connection to Redis was closed")
             self._wire = None
@@ -192,7 +192,10 @@ class PipelinedConnection:
             logger.warning("Redis can't be reached: %s", error, extra={"failed_attempts": self._failures})
 
     def _note_server(self, connection: Any) -> None:
-        """Before anything else is asked of this server: has it been started anew, and maybe lost its last writes?"""
+        """Find out whether the server was restarted and may have lost its last writes, and load all scripts.
+
+        This runs before any other command of a connection.
+        """
         connection.send_command("INFO", "server")
         info = dict(line.split(":", 1) for line in _text(connection.read_response()).splitlines() if ":" in line)
         run = info.get("run_id") or secrets.token_hex(8)
@@ -209,8 +212,8 @@ def _unknown_script(reply: Any) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
-def _packed(words: tuple[Word, ...]) -> bytes:
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one only
+def _packed(args: tuple[Argument, ...]) -> bytes:
+    packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]  # its stub allows only tuples of one item
     return packed
 
 

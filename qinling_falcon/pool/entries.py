@@ -1,6 +1,7 @@
-"""This process's entries in the queues of Redis: how many of its calls wait for each target, and since when.
+"""The entries of this process in the queues of Redis: how many of its calls wait for each target, and since when.
 
-Redis hears of changes only. After a lost connection the entry may be wrong, so the next message sets the whole count.
+Messages to Redis have only the change of a count. After a connection was lost, the count may be wrong, so the next
+message sets the whole count.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from qinling_falcon.pool.wire import PoolUnavailable
 
 
 class Entries:
-    """Tells Redis of the waiting calls of this process, without waiting for its answers.
+    """Tells Redis about the waiting calls of this process, without waiting for its replies.
 
     Args:
         scripts: runs scripts.
-        holder: this process.
+        holder: the name of this process.
     """
 
     def __init__(self, scripts: ScriptRunner, holder: str):
@@ -29,42 +30,42 @@ class Entries:
         self._holder = holder
 
     def update(self, queue: LocalQueue) -> None:
-        """Say how many calls still wait. Without an impatient one, the queue there wants no worker any more."""
+        """Send how many calls still wait. If none has waited for `PATIENCE_S`, the queue is not escalated any more."""
         change = queue.change()
         if queue.waited_ms() < PATIENCE_S * 1000:
             queue.is_escalated = False
         self._cast("leave", queue, change)
 
     def escalate(self, queue: LocalQueue) -> None:
-        """Ask for one more worker for the waiting calls; also, with `repeat`, say that they still wait."""
+        """Ask for one more worker for the waiting calls."""
         queue.count_impatient()
-        queue.said = time.monotonic()
+        queue.reported_at = time.monotonic()
         change = queue.change()
         queue.is_escalated = True
         self._cast("escalate", queue, change)
 
     def repeat(self, queue: LocalQueue) -> None:
-        """Send the entry again, because an entry or a notification may be lost. Without one, the calls ask again."""
+        """Send the entry again, because a message may be lost. If there is no entry, the calls ask again."""
         queue.is_unsure = True
         if queue.first_that_may_load() is not None:
             self.escalate(queue)
-        elif queue.entry:
-            queue.said = time.monotonic()
+        elif queue.entry_count:
+            queue.reported_at = time.monotonic()
             self.update(queue)
         else:
             queue.ask_again()
 
     def withdraw(self, queue: LocalQueue) -> None:
-        """Withdraw the entry after Redis offered a warm worker that no waiting call may load.
+        """Withdraw the entry after Redis has offered a warm worker that no waiting call may load.
 
         Otherwise Redis would offer the worker to this process again at once. The calls stay in the queue of this
         process, and `repeat` enters them again.
         """
-        if queue.waiters and queue.entry:
-            queue.said = time.monotonic()
+        if queue.waiters and queue.entry_count:
+            queue.reported_at = time.monotonic()
             answered = _unsure_if_lost(queue)
             if not self._scripts.cast(
-                "leave", self._holder, queue.name, f"{-queue.entry:+d}", 0, answered=answered
+                "leave", self._holder, queue.name, f"{-queue.entry_count:+d}", 0, answered=answered
             ):
                 queue.is_unsure = True
             queue.uncount()
@@ -73,13 +74,13 @@ class Entries:
         """Set a timer that escalates the queue when its oldest call has waited for `PATIENCE_S`."""
         oldest = queue.first_that_may_load()
         if oldest is not None and not queue.is_watched and not queue.is_escalated:
-            self._look_in(queue, oldest.arrived + PATIENCE_S - time.monotonic())
+            self._check_in(queue, oldest.arrived + PATIENCE_S - time.monotonic())
 
-    def _look_in(self, queue: LocalQueue, wait_s: float) -> None:
+    def _check_in(self, queue: LocalQueue, wait_s: float) -> None:
         queue.is_watched = True
-        gevent.spawn_later(max(0.0, wait_s), self._look_at, queue)
+        gevent.spawn_later(max(0.0, wait_s), self._check, queue)
 
-    def _look_at(self, queue: LocalQueue) -> None:
+    def _check(self, queue: LocalQueue) -> None:
         queue.is_watched = False
         oldest = queue.first_that_may_load()
         if oldest is None or queue.is_escalated:
@@ -87,7 +88,7 @@ class Entries:
         if time.monotonic() - oldest.arrived < PATIENCE_S:
             self.watch(queue)
         elif queue.may_delay_escalation():
-            self._look_in(queue, PATIENCE_S)
+            self._check_in(queue, PATIENCE_S)
         else:
             self.escalate(queue)
 

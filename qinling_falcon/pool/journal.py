@@ -1,4 +1,4 @@
-"""The holder's journal in Redis, as far as this process still has to change it."""
+"""The changes of this process's journal in Redis that Redis has not got yet."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ _MOST_AT_ONCE = 500
 
 
 class JournalChanges:
-    """Committed executions that the journal still has, and executions that are to be handed on as lost.
+    """Committed executions that the journal still has, and abandoned executions, which are to be recorded as lost.
 
     Acknowledgements travel with the next script of this process, so they cost no round trip. If the process dies
-    before, the executions are recorded as lost, which changes nothing: their final record is there.
+    before, the reaper has the executions recorded as lost. That changes nothing, because their final records exist.
+
+    Attributes:
+        abandoned: (execution, worker, token) of each abandoned execution; the token is 0 if the worker is not to drain.
     """
 
     def __init__(self) -> None:
@@ -19,17 +22,17 @@ class JournalChanges:
         self.abandoned: list[tuple[str, str, int]] = []
 
     def acknowledge(self, execution_id: str) -> None:
-        """The journal needs this execution no longer."""
+        """Have an execution removed from the journal."""
         self._committed.append(execution_id)
 
     def take(self) -> str:
-        """The executions to acknowledge now, as the scripts read them: ids joined by commas."""
+        """The executions to acknowledge now, as an argument of the scripts: ids joined by commas."""
         if not self._committed:
             return ""
         taken, self._committed = self._committed[:_MOST_AT_ONCE], self._committed[_MOST_AT_ONCE:]
         return ",".join(taken)
 
     def put_back(self, taken: str, running: Collection[str]) -> None:
-        """The script that had `taken` may not have been run. What runs once more meanwhile keeps its entry."""
+        """Acknowledge `taken` later, because its script may not have run. Executions that run again stay."""
         if taken:
             self._committed += [execution_id for execution_id in taken.split(",") if execution_id not in running]

@@ -1,4 +1,4 @@
-"""Leases: what the engine asks the pool for, and what it gets."""
+"""Leases: the values with which the engine asks the pool for a worker, and the lease that it gets."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol
 
-Cold = Literal["none", "assign", "start"]
-"""The start kind of a call: it had to wait for nothing, for a warm worker's loading, or for a worker's start."""
+StartKind = Literal["none", "assign", "start"]
+"""Why a call was slow to begin, in the API's field `cold`: `none`: a worker held its target already; `assign`: a warm
+worker loaded the target; `start`: a worker was started for it."""
 
 Kind = Literal["any", "warm", "loaded"]
-"""Which worker will do: an idle one that holds the target or else a warm one; only a warm one; only an idle one."""
+"""Which workers a call accepts: `any`: an idle worker that holds the target, else a warm one; `warm`: only a warm one;
+`loaded`: only an idle one that holds the target."""
 
 
 class StaleTarget(Exception):
-    """The target was resolved under another generation than the present one: resolve it again."""
+    """The target has changed since it was resolved. Resolve it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +24,17 @@ class LeaseRequest:
     """A call that needs a worker.
 
     Attributes:
-        target: `function_id:version:digest`, the code, entry and limits that a worker has loaded.
-        runtime_id: whose workers can run it.
-        function_id: counts against the function's limit.
-        project_id: counts against the project's limit.
-        execution_id: the run this lease is for.
-        generations: pairs of (cache key, generation) that the target was resolved under.
-        run_s: longest run: timeout, load time and grace; the lease's deadline is the start of the lease + `run_s`.
-        detail: JSON text, which the holder's journal has until the execution is committed: what its record needs.
-            Empty: there is no execution, the worker is loaded ahead of calls.
-        concurrency: the version's own limit of executions at once; None: the limits of the service alone.
-        kind: which worker will do.
+        target: `function_id:version:digest`, which names the code, entry point and limits that a worker has loaded.
+        runtime_id: the runtime whose workers can run the target.
+        function_id: the function; the lease counts against its limit.
+        project_id: the project; the lease counts against its limit.
+        execution_id: the execution that the lease is for.
+        generations: pairs of (cache key, generation) that were current when the target was resolved.
+        run_s: the longest time from the start of the lease to its deadline: timeout, load time and grace.
+        detail: what the record of the execution needs, as JSON text. The holder's journal has it until the execution
+            is committed. Empty: there is no execution, because the worker is loaded ahead of calls.
+        concurrency: the version's own limit of executions at once; None: only the limits of the service hold.
+        kind: which workers the call accepts.
     """
 
     target: str
@@ -55,14 +57,14 @@ class LeaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class LeasedWorker:
-    """A worker under one token.
+    """A worker and the token of its present lease.
 
     Attributes:
         worker_id: the worker.
         address: `host:port` of its HTTP server.
-        secret: what its `X-Worker-Secret` header must hold.
-        token: fences late calls and releases: a later lease of the worker, or a renewal, has a higher one.
-        needs_load: the worker holds no function yet; `/load` comes before `/execute`.
+        secret: the value of the `X-Worker-Secret` header that the worker expects.
+        token: rises with each lease and renewal of the worker. Calls and releases with an older token have no effect.
+        needs_load: whether the worker holds no function yet, so that `/load` must come before `/execute`.
     """
 
     worker_id: str
@@ -78,43 +80,44 @@ class LeasedWorker:
 
 
 class LeaseKeeper(Protocol):
-    """What a lease tells the pool that it came from."""
+    """The pool, as its leases see it."""
 
     def return_unused(self, lease: Lease) -> None:
         """End a lease whose worker was neither loaded nor called."""
 
     def hand_over(self, lease: Lease, *, destroy: bool, busy_s: float | None) -> None:
-        """The worker is free: it runs the next call of this process, or is released."""
+        """Give the worker to the next call of this process, or release it."""
 
     def acknowledge(self, execution_id: str) -> None:
-        """An execution needs no journal any more."""
+        """Remove an execution from the journal, because it is committed or has not run."""
 
     def abandon(self, lease: Lease, *, worker: bool) -> None:
-        """Hand an execution on as lost, and drain its worker if `worker`."""
+        """Have an execution recorded as lost, and drain its worker if `worker`."""
 
 
 class Lease:
     """The exclusive right to use one worker for one execution, until a deadline.
 
-    A lease is a context manager. In its body, the caller says how far it came. At the end of the body, nothing of the
-    lease is left:
+    A lease is a context manager. In the `with` block, the caller reports its progress by `used`, `released` and
+    `committed`. The lease always ends with the block. If the caller left early, there are three cases:
 
-    1. The worker got no request: it is returned to the pool unused.
-    2. `used`, and no `finished`: the state of the worker is unknown. It drains, and the execution is recorded as lost.
-    3. `finished`, and neither `committed` nor `withdrawn`: the execution is recorded as lost.
+    1. Before `used`: the worker got no request. It is returned to the pool unused.
+    2. After `used` and before `released`: the state of the worker is unknown. It drains, and the execution is recorded
+       as lost.
+    3. After `released`, without `committed` or `withdrawn`: the execution is recorded as lost.
 
     Args:
         keeper: the pool.
         worker: the worker, under the lease's token.
-        execution_id: as asked for.
+        execution_id: the execution of the request.
         queue: the name of the queue of the call.
         cold: the start kind of the call.
-        since: when the lease began, on the monotonic clock.
+        since: when the lease started, on the monotonic clock.
         is_journaled: whether the holder's journal has the execution.
     """
 
     __slots__ = (
-        "_is_finished", "_is_used", "_keeper", "cold", "execution_id", "is_journaled", "queue", "since", "worker",
+        "_is_released", "_is_used", "_keeper", "cold", "execution_id", "is_journaled", "queue", "since", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -123,7 +126,7 @@ class Lease:
         worker: LeasedWorker,
         execution_id: str,
         queue: str,
-        cold: Cold,
+        cold: StartKind,
         since: float,
         is_journaled: bool,
     ):
@@ -135,32 +138,32 @@ class Lease:
         self.since = since
         self.is_journaled = is_journaled
         self._is_used = False
-        self._is_finished = False
+        self._is_released = False
 
     def used(self) -> None:
-        """From now on the worker may have been changed."""
+        """Report that the worker gets a request now, so its state may change."""
         self._is_used = True
 
     def unused(self) -> None:
-        """The worker is what it was before: it could not load the package, and has emptied itself."""
+        """Take `used` back: the worker could not load the package and has emptied itself, so it is warm again."""
         self._is_used = False
 
-    def finished(self, *, destroy: bool = False, busy_s: float | None = None) -> None:
-        """The worker is free for the next execution. With `destroy` it is not used again: its state is unknown.
+    def released(self, *, destroy: bool = False, busy_s: float | None = None) -> None:
+        """Report that this execution needs the worker no longer. The next call may get it at once.
 
         Args:
-            destroy: whether the worker drains.
-            busy_s: for how many seconds the worker had the request; None: not known.
+            destroy: whether the worker drains instead, because its state is unknown.
+            busy_s: for how many seconds the worker had the request; None: unknown.
         """
-        self._is_finished = True
+        self._is_released = True
         self._keeper.hand_over(self, destroy=destroy, busy_s=busy_s)
 
     def committed(self) -> None:
-        """The execution's final record is durable."""
+        """Report that the final record of the execution is durable."""
         self._close_journal()
 
     def withdrawn(self) -> None:
-        """The execution has not run on this worker, and is not to be recorded because of this lease."""
+        """Report that the execution has not run on this worker, so this lease needs no record."""
         self._close_journal()
 
     def __enter__(self) -> Lease:
@@ -169,7 +172,7 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._is_finished:
+        if self._is_released:
             if self.is_journaled:
                 self._keeper.abandon(self, worker=False)
         elif self._is_used:
@@ -185,7 +188,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """A runtime's workers: all that answer, and those of them that hold no function."""
+    """The number of a runtime's workers that answer, and of those of them that hold no function."""
 
     total: int
     available: int

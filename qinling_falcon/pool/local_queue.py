@@ -13,43 +13,45 @@ from operator import attrgetter
 
 from gevent.event import AsyncResult
 
-from qinling_falcon.pool.leases import Cold, LeasedWorker, LeaseRequest
+from qinling_falcon.pool.leases import LeasedWorker, LeaseRequest, StartKind
 
 PATIENCE_S = 0.005
-"""A call waits so long for a worker of its target before its queue may escalate; also in `scripts/parts/queues.lua`."""
+"""A call waits this long for a worker of its target before its queue may escalate; also in `scripts/parts/queues.lua`.
+"""
 
 SPARE_S = 0.005
-"""So long a process keeps a free worker for the next call of its target, if that is likely to come within this time."""
+"""A process keeps a free worker this long for the next call of its target, if that call is likely to come in time."""
 
-# A process gets at least so many workers for a function quicker than `_QUICK_S`, so that several calls end together and
+# A process gets at least this many workers for a function quicker than `_QUICK_S`. Then several calls end together and
 # share a commit.
 _FEWEST_WORKERS = 4
 _QUICK_S = 0.001
-# A call that expects a worker of its process soon does not make its queue escalate before it has waited for so long.
+# While the process expects a worker of its own soon, a call waits this long before its queue escalates.
 _LONGEST_PATIENCE_S = 0.1
-# A worker whose execution has run for more than twice the mean and this time is left out of the estimate.
+# The estimate leaves out a worker whose execution has run for more than twice the mean time and this time.
 _OVERDUE_S = 0.02
+# The weights of a new value in the moving means.
 _NEW_BUSY_WEIGHT = 0.1
 _NEW_GAP_WEIGHT = 0.2
 
 
-class Word(enum.Enum):
-    """What a waiting call is told when it gets no worker."""
+class NoLease(enum.Enum):
+    """The result of a wait that ended without a lease."""
 
-    STALE = "its target was resolved under another generation"
-    LATE = "its time is over"
-    AGAIN = "it has no place in a queue any more, and asks Redis again"
+    STALE = "the target has changed since it was resolved"
+    TIMED_OUT = "the deadline of the call has passed"
+    ASK_AGAIN = "Redis does not count the call any more, so it must ask again"
 
 
 class Gate:
-    """Whether a call may load a warm worker: not before the package of its target is readable.
+    """Decides whether a call may load a warm worker: only when the package of its target is readable.
 
-    While its gate is closed, a call waits without a deadline for a worker that holds the target already. Whoever reads
-    the package opens the gate, or fails it.
+    While its gate is closed, a call waits without a deadline for a worker that holds the target already. The greenlet
+    that reads the package opens the gate or fails it.
 
     Attributes:
-        is_open: whether the call is an ordinary waiting call.
-        error: what the call raises instead of waiting longer.
+        is_open: whether the package is readable, so that the call waits like any other.
+        error: the error that the call raises instead of waiting longer.
     """
 
     __slots__ = ("_changed", "error", "is_open")
@@ -62,18 +64,18 @@ class Gate:
     def open(self) -> None:
         """The package is readable."""
         self.is_open = True
-        self._tell()
+        self._notify()
 
     def fail(self, error: Exception) -> None:
-        """The package can't be read, and the call is to wait no longer."""
+        """The package can't be read. The call stops waiting and raises `error`."""
         self.error = error
-        self._tell()
+        self._notify()
 
     def watch(self, changed: Callable[[], None] | None) -> None:
-        """Call this at each change."""
+        """Set the function that is called when the gate opens or fails."""
         self._changed = changed
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self._changed is not None:
             self._changed()
 
@@ -83,15 +85,15 @@ class Waiter:
     """A call that waits.
 
     Attributes:
-        request: what it waits for.
-        arrived: when it came, on the monotonic clock.
-        wait_s: for how long it waits, not counting the time with a closed gate.
-        gate: whether it may load a worker; None: it may.
-        deadline: until when it waits.
-        place: gets a `Lease`, or a `Word`.
-        is_counted: whether the entry in Redis counts it: it has asked Redis, or the queue has escalated after it had
-            waited for `PATIENCE_S`.
-        is_gone: nobody reads `place` any more.
+        request: the lease that it asks for.
+        arrived: when it arrived, on the monotonic clock.
+        wait_s: its longest wait, without the time with a closed gate.
+        gate: decides whether it may load a worker; None: it may.
+        deadline: when its wait ends, on the monotonic clock.
+        result: gets a `Lease` or a `NoLease`.
+        is_counted: whether the entry in Redis counts it. It does if the call has asked Redis, or if the queue has
+            escalated after the call had waited for `PATIENCE_S`.
+        is_gone: whether its greenlet was killed, so that no code reads `result`.
     """
 
     request: LeaseRequest
@@ -99,7 +101,7 @@ class Waiter:
     wait_s: float
     gate: Gate | None = None
     deadline: float = field(init=False)
-    place: AsyncResult = field(default_factory=AsyncResult)
+    result: AsyncResult = field(default_factory=AsyncResult)
     is_counted: bool = False
     is_gone: bool = False
 
@@ -108,11 +110,11 @@ class Waiter:
 
     @property
     def may_load(self) -> bool:
-        """Whether a warm worker will do."""
+        """Whether the call accepts a warm worker now."""
         return self.gate is None or self.gate.is_open
 
     def again(self) -> Waiter:
-        """The same call, with a new place."""
+        """The same call, for another wait."""
         waiter = Waiter(self.request, self.arrived, self.wait_s, self.gate)
         waiter.deadline = self.deadline
         return waiter
@@ -120,10 +122,10 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A worker that Redis offers to this process, for its oldest call in a queue."""
+    """A worker that Redis offers to this process for its oldest call in a queue."""
 
     worker: LeasedWorker
-    cold: Cold
+    cold: StartKind
 
 
 @dataclass(slots=True, eq=False)
@@ -133,23 +135,25 @@ class LocalQueue:
     Attributes:
         name: as `LeaseRequest.queue`.
         waiters: the calls.
-        offers: workers that came before the call that asked for them was told to wait.
-        asking: how many calls ask Redis at the moment.
-        leased: how many workers of the target this process has leased.
-        began: of those that run an execution, when it began, on the monotonic clock; the oldest first.
-        counted: how many of the waiters are to be counted in Redis.
-        entry: how many calls of this process Redis counts in the queue, without those that are asking.
+        offers: workers that Redis has offered and no call has got yet. An offer may come before the reply that tells
+            its call to wait.
+        asking: the number of calls that wait for a reply of Redis.
+        leased: the number of workers of the target that this process has leased.
+        running_since: when the execution of each busy worker started, on the monotonic clock, by worker id; the oldest
+            first.
+        counted: the number of waiters that Redis shall count.
+        entry_count: the number of calls in the entry of this process in Redis, without those that are asking.
         spares: free workers that are kept for the next call, and since when; the oldest first.
-        freed_at: when a worker became free for which no call waited; None: a call has come since.
-        gap_s: how long it takes from then to the next call, as a moving mean; None: not known yet.
+        freed_at: when a worker became free while no call waited; None: a call has come since.
+        gap_s: the time from then to the next call, as a moving mean; None: unknown.
         is_spare_timed: whether a timer will release spare workers.
-        busy_s: how long an execution takes in the worker, as a moving mean; None: not known yet.
-        is_unsure: whether a message to Redis may have been lost, so that `entry` may be wrong.
-        is_escalated: whether that entry has asked for one more worker.
-        is_watched: whether a timer will look at the queue.
-        said: when Redis was last told that calls wait for long, on the monotonic clock.
-        is_for_calls: whether a worker that is free goes to the next call here: not where each call loads one more
-            worker. The name says it (see `LeaseRequest.queue`).
+        busy_s: the time that an execution takes in the worker, as a moving mean; None: unknown.
+        is_unsure: whether a message to Redis may have been lost, so that `entry_count` may be wrong.
+        is_escalated: whether the entry has asked for one more worker.
+        is_watched: whether a timer will check the queue.
+        reported_at: when Redis was last told that calls have waited for long, on the monotonic clock.
+        is_for_calls: whether a free worker goes to the next call. It does not in a queue of kind `warm`, where each
+            request loads one more worker. The name has the kind (see `LeaseRequest.queue`).
     """
 
     name: str
@@ -157,18 +161,18 @@ class LocalQueue:
     offers: deque[Offer] = field(default_factory=deque)
     asking: int = 0
     leased: int = 0
-    began: dict[str, float] = field(default_factory=dict)
+    running_since: dict[str, float] = field(default_factory=dict)
     spares: deque[tuple[LeasedWorker, float]] = field(default_factory=deque)
     freed_at: float | None = None
     gap_s: float | None = None
     is_spare_timed: bool = False
     counted: int = 0
-    entry: int = 0
+    entry_count: int = 0
     busy_s: float | None = None
     is_unsure: bool = False
     is_escalated: bool = False
     is_watched: bool = False
-    said: float = 0.0
+    reported_at: float = 0.0
     is_for_calls: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,14 +181,14 @@ class LocalQueue:
     @property
     def is_unused(self) -> bool:
         """Whether nothing needs this object any more."""
-        return not (self.waiters or self.offers or self.asking or self.leased or self.entry or self.is_unsure)
+        return not (self.waiters or self.offers or self.asking or self.leased or self.entry_count or self.is_unsure)
 
     def expected_wait_s(self) -> float:
         """The expected wait, in seconds, of one more call for a worker of this process.
 
-        The estimate uses the busy time of the workers, and not the time that this process holds them: if this process
-        is slow, more workers do not help. The worker that began first is likely to be free first. Calls that are
-        asking Redis will have workers.
+        The estimate uses the busy time of the workers, not the time for which this process holds them, because more
+        workers do not help a slow process. It assumes that the worker that started first is free first, and that calls
+        that are asking Redis get workers.
 
         Returns:
             Infinite if `busy_s` is not known, if there is no usable worker, or if a quick function has fewer than
@@ -194,9 +198,9 @@ class LocalQueue:
             return math.inf
         now = time.monotonic()
         overdue, first_s = 0, self.busy_s
-        for began in self.began.values():
-            if now - began <= 2 * self.busy_s + _OVERDUE_S:
-                first_s = max(0.0, began + self.busy_s - now)
+        for started_at in self.running_since.values():
+            if now - started_at <= 2 * self.busy_s + _OVERDUE_S:
+                first_s = max(0.0, started_at + self.busy_s - now)
                 break
             overdue += 1
         workers = self.leased - len(self.spares) - len(self.offers) - overdue + self.asking
@@ -209,16 +213,16 @@ class LocalQueue:
         return self.expected_wait_s() < PATIENCE_S
 
     def may_delay_escalation(self) -> bool:
-        """Whether a worker of this process is expected soon, and the oldest call has waited for a bounded time only."""
+        """Whether a worker of this process is expected soon, and the oldest call may still wait for it."""
         return self.expects_worker_soon() and time.monotonic() - self.waiters[0].arrived < _LONGEST_PATIENCE_S
 
     def expects_call(self) -> bool:
-        """A worker is free and no call waits: whether the next call is likely to come within `SPARE_S`."""
+        """Note that a worker became free while no call waits. Returns whether a call is likely within `SPARE_S`."""
         self.freed_at = time.monotonic()
         return self.gap_s is not None and self.gap_s < SPARE_S
 
     def note_arrival(self) -> None:
-        """A call has come."""
+        """Note that a call has arrived."""
         if self.freed_at is not None:
             self._note_gap(time.monotonic() - self.freed_at)
             self.freed_at = None
@@ -238,7 +242,7 @@ class LocalQueue:
         self.gap_s = gap_s if self.gap_s is None else self.gap_s + _NEW_GAP_WEIGHT * (gap_s - self.gap_s)
 
     def enter(self, waiter: Waiter) -> None:
-        """Add a call at its place by arrival."""
+        """Add a call at its position by arrival."""
         self.counted += waiter.is_counted
         if not self.waiters or self.waiters[-1].arrived <= waiter.arrived:
             self.waiters.append(waiter)
@@ -252,7 +256,7 @@ class LocalQueue:
         return waiter
 
     def take_for(self, worker: LeasedWorker) -> Waiter | None:
-        """Take the oldest call for which this worker will do out of the queue."""
+        """Take the oldest call that accepts this worker out of the queue."""
         if not worker.needs_load:
             return self.take() if self.waiters else None
         waiter = self.first_that_may_load()
@@ -261,7 +265,7 @@ class LocalQueue:
         return waiter
 
     def first_that_may_load(self) -> Waiter | None:
-        """The oldest call for which a warm worker will do."""
+        """The oldest call that accepts a warm worker."""
         return next((waiter for waiter in self.waiters if waiter.may_load), None)
 
     def remove(self, waiter: Waiter) -> None:
@@ -271,35 +275,35 @@ class LocalQueue:
             self.counted -= waiter.is_counted
 
     def change(self) -> str:
-        """The change of the entry for Redis, as the scripts read it; it counts as made.
+        """The change of the entry since the last message, as an argument of the scripts. It counts as sent.
 
-        Changes and asking calls travel on one connection, so the number in Redis is exact. Only a lost message makes it
-        wrong: then the whole number is said, when no call is asking.
+        Changes and asking calls travel on one connection, so the count in Redis is exact. Only a lost message makes it
+        wrong. Then the next message sets the whole count, as soon as no call is asking.
         """
         if self.is_unsure and not self.asking:
             self.is_unsure = False
             change = f"={self.counted}"
         else:
-            change = f"{self.counted - self.entry:+d}"
-        self.entry = self.counted
-        self.is_escalated = self.is_escalated and self.entry > 0
+            change = f"{self.counted - self.entry_count:+d}"
+        self.entry_count = self.counted
+        self.is_escalated = self.is_escalated and self.entry_count > 0
         return change
 
     def uncount(self) -> None:
-        """No waiting call is counted in Redis any more."""
-        self.counted = self.entry = 0
+        """Note that Redis counts none of the waiting calls any more."""
+        self.counted = self.entry_count = 0
         self.is_escalated = False
         for waiter in self.waiters:
             waiter.is_counted = False
 
     def ask_again(self) -> None:
-        """The entry in Redis is gone, or what it says is not known: the waiting calls ask again."""
+        """Make all waiting calls ask Redis again, because the entry is gone or may be wrong."""
         self.uncount()
         while self.waiters:
-            self.take().place.set(Word.AGAIN)
+            self.take().result.set(NoLease.ASK_AGAIN)
 
     def count_impatient(self) -> None:
-        """From now on, all calls that have waited for `PATIENCE_S` are counted."""
+        """Count all calls that have waited for `PATIENCE_S`."""
         since = time.monotonic() - PATIENCE_S
         for waiter in self.waiters:
             if waiter.arrived > since:
@@ -308,9 +312,9 @@ class LocalQueue:
             waiter.is_counted = True
 
     def waited_ms(self) -> int:
-        """For how long the oldest call has waited."""
+        """For how many ms the oldest call has waited."""
         return int((time.monotonic() - self.waiters[0].arrived) * 1000) if self.waiters else 0
 
     def note_busy(self, busy_s: float) -> None:
-        """Take one more execution into the mean."""
+        """Take the time of one more execution into the mean."""
         self.busy_s = busy_s if self.busy_s is None else self.busy_s + _NEW_BUSY_WEIGHT * (busy_s - self.busy_s)

@@ -18,13 +18,13 @@ from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.generations import Generations
 from qinling_falcon.pool.inspection import Inspection
 from qinling_falcon.pool.journal import JournalChanges
-from qinling_falcon.pool.leases import Capacity, Cold, Kind, Lease, LeasedWorker, LeaseRequest, StaleTarget
+from qinling_falcon.pool.leases import Capacity, Kind, Lease, LeasedWorker, LeaseRequest, StaleTarget, StartKind
 from qinling_falcon.pool.limits import CallBounds
-from qinling_falcon.pool.local_queue import Gate, LocalQueue, Waiter, Word
+from qinling_falcon.pool.local_queue import Gate, LocalQueue, NoLease, Waiter
 from qinling_falcon.pool.place import WorkersElsewhere, elsewhere
 from qinling_falcon.pool.queue_bounds import not_in_time, refusal
 from qinling_falcon.pool.runner import Clock, ScriptRunner
-from qinling_falcon.pool.waiting import WaitingRoom
+from qinling_falcon.pool.waiting import LocalQueues
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
 
@@ -46,7 +46,7 @@ class Pool(Generations):
 
     Attributes:
         inspection: reads the pool for the operator.
-        call_bounds: how many calls may run and wait at once, as the manager has written lately.
+        call_bounds: how many calls may run and wait at once, as of the last heartbeat.
     """
 
     def __init__(self, connection: PipelinedConnection, holder: str, settings: Settings, *, clock: Clock | None = None):
@@ -57,113 +57,112 @@ class Pool(Generations):
         self.inspection = Inspection(self._scripts, connection)
         self._listening = connection.another()
         self._journal = JournalChanges()
-        self._waiting = WaitingRoom(self, self._listening, self._scripts, holder, self._journal)
+        self._local_queues = LocalQueues(self, self._listening, self._scripts, holder, self._journal)
         self._calls = CallCounts()
         self._heartbeat_s = settings.holder_ttl_s / _HEARTBEATS_PER_TTL
         self._as_of: str = "0"
         self._greenlets: list[gevent.Greenlet] = []
 
     def start(self) -> None:
-        """Report to the reaper from now on, and listen for workers that Redis offers."""
+        """Start the heartbeat, and listen for workers that Redis offers."""
         with contextlib.suppress(PoolUnavailable):
             self._beat()
-        tasks = (self._beat_on, self._waiting.listen, self._waiting.look_after)
+        tasks = (self._beat_on, self._local_queues.listen, self._local_queues.sweep)
         self._greenlets = [gevent.spawn(task) for task in tasks]
 
     def close(self) -> None:
-        """Stop that, and give back what no call uses. Other leases that are still held will be lost when the holder was
-        silent for its time to live.
-        """
-        self._waiting.close()
+        """Stop, and release the spare workers. The reaper ends leases that calls still have, after `HOLDER_TTL_S`."""
+        self._local_queues.close()
         gevent.killall(self._greenlets)
         self._greenlets = []
         self._listening.close()
         with contextlib.suppress(PoolUnavailable):
-            self._beat()  # its answer comes after those to all releases, which Redis has then heard of
+            self._beat()  # replies come in order, so its reply shows that Redis has got all releases
 
     def lease(self, request: LeaseRequest, wait_s: float, gate: Gate | None = None) -> Lease:
         """Lease a worker for `request`, waiting up to `wait_s` for one.
 
         Args:
-            request: what is needed.
-            wait_s: the longest wait, not counting the time with a closed gate.
-            gate: while it is closed, only a worker that holds the target will do; None: the call may load one.
+            request: the call.
+            wait_s: its longest wait, without the time with a closed gate.
+            gate: while it is closed, the call accepts only a worker that holds the target; None: the call may load one.
 
         Raises:
-            StaleTarget: the target was resolved under an older generation.
-            Exception: the gate was failed with it.
-            Unavailable: no worker was free in time, no place was left in the queue, or Redis is away
-                (`PoolUnavailable`).
+            StaleTarget: the target has changed since it was resolved.
+            Exception: the error with which the gate failed.
+            Unavailable: no worker was free in time, the queue is full, or Redis is away (`PoolUnavailable`).
         """
         waiter = Waiter(request, time.monotonic(), wait_s, gate)
-        queue = self._waiting.queue_of(request)
+        queue = self._local_queues.queue_of(request)
         queue.note_arrival()
         while True:
             if request.kind == "any" and (queue.spares or (wait_s > 0 and queue.expects_worker_soon())):
-                news: Lease | Word = self._waiting.wait(queue, waiter)
+                result: Lease | NoLease = self._local_queues.wait(queue, waiter)
             else:
                 kind = request.kind if waiter.may_load else "loaded"
-                news = self._ask(queue, waiter, kind, waits=wait_s > 0 or not waiter.may_load)
-            if isinstance(news, Lease):
+                result = self._ask(queue, waiter, kind, waits=wait_s > 0 or not waiter.may_load)
+            if isinstance(result, Lease):
                 if request.detail:
-                    self._calls.served(request.runtime_id, news.cold, time.monotonic() - waiter.arrived)
-                return news
-            if news is Word.STALE:
+                    self._calls.served(request.runtime_id, result.cold, time.monotonic() - waiter.arrived)
+                return result
+            if result is NoLease.STALE:
                 raise StaleTarget(request.target)
-            if news is Word.LATE or (wait_s > 0 and time.monotonic() >= waiter.deadline):
+            if result is NoLease.TIMED_OUT or (wait_s > 0 and time.monotonic() >= waiter.deadline):
                 self._calls.refused(request.runtime_id)
                 raise self._not_in_time(request, time.monotonic() - waiter.arrived)
-            queue = self._waiting.queue_of(request)
+            queue = self._local_queues.queue_of(request)
             waiter = waiter.again()
 
     def lease_loaded(self, request: LeaseRequest) -> Lease | None:
-        """Lease a worker that holds the target and is idle, if there is one: a spare one
-        of this process, or one that Redis has. No worker is evicted.
+        """Lease an idle worker that holds the target: a spare one of this process, or one that Redis has.
+
+        Returns:
+            None: there is no such worker. No worker was evicted for the call, and it does not wait.
 
         Raises:
-            StaleTarget: the target was resolved under an older generation.
+            StaleTarget: the target has changed since it was resolved.
             PoolUnavailable: Redis is away.
         """
-        queue = self._waiting.queue_of(request)
+        queue = self._local_queues.queue_of(request)
         queue.note_arrival()
         waiter = Waiter(request, time.monotonic(), 0.0)
-        news: Lease | Word = Word.AGAIN
+        result: Lease | NoLease = NoLease.ASK_AGAIN
         if queue.spares and not queue.waiters:
-            news = self._waiting.wait(queue, waiter)
-        if news is Word.AGAIN:
-            news = self._ask(self._waiting.queue_of(request), waiter.again(), "loaded", waits=False)
-        if news is Word.STALE:
+            result = self._local_queues.wait(queue, waiter)
+        if result is NoLease.ASK_AGAIN:
+            result = self._ask(self._local_queues.queue_of(request), waiter.again(), "loaded", waits=False)
+        if result is NoLease.STALE:
             raise StaleTarget(request.target)
-        return news if isinstance(news, Lease) else None
+        return result if isinstance(result, Lease) else None
 
     def return_unused(self, lease: Lease) -> None:
-        """End a lease whose worker was neither loaded nor called: what it was before, it is again."""
-        self._waiting.running.discard(lease.execution_id)
-        self._waiting.return_unused(self._waiting.queue_named(lease.queue), lease.worker)
+        """End a lease whose worker was neither loaded nor called. The worker is again what it was before."""
+        self._local_queues.running.discard(lease.execution_id)
+        self._local_queues.return_unused(self._local_queues.queue_named(lease.queue), lease.worker)
 
     def hand_over(self, lease: Lease, *, destroy: bool, busy_s: float | None) -> None:
-        """A worker is free: it runs the next call of this process, or is released. With `destroy` it drains."""
-        queue = self._waiting.queue_named(lease.queue)
+        """Give a worker to the next call of this process, or release it. With `destroy` it drains."""
+        queue = self._local_queues.queue_named(lease.queue)
         if destroy or not queue.is_for_calls:
-            self._waiting.release(queue, lease.worker, destroy=destroy)
+            self._local_queues.release(queue, lease.worker, destroy=destroy)
             return
         worker = lease.worker
         if worker.needs_load:  # its busy time includes the import
             worker = dataclasses.replace(worker, needs_load=False)
         elif busy_s is not None:
             queue.note_busy(busy_s)
-        self._waiting.pass_on(queue, worker)
+        self._local_queues.pass_on(queue, worker)
 
     def acknowledge(self, execution_id: str) -> None:
-        """The journal needs this execution no longer. Redis hears of it with the next script."""
-        self._waiting.running.discard(execution_id)
+        """Remove an execution from the journal. The next script of this process tells Redis."""
+        self._local_queues.running.discard(execution_id)
         self._journal.acknowledge(execution_id)
 
     def abandon(self, lease: Lease, *, worker: bool) -> None:
-        """Hand an execution on as lost, and drain its worker if `worker`. If Redis is away, it hears of it later."""
+        """Have an execution recorded as lost, and drain its worker if `worker`. If Redis is away, it is told later."""
         if worker:
-            self._waiting.drop(self._waiting.queue_named(lease.queue), lease.worker)
-        self._waiting.running.discard(lease.execution_id)
+            self._local_queues.forget_lease(self._local_queues.queue_named(lease.queue), lease.worker)
+        self._local_queues.running.discard(lease.execution_id)
         token = lease.worker.token if worker else 0
         self._journal.abandoned.append((lease.execution_id, lease.worker.worker_id, token))
         gevent.spawn(self._hand_on_abandoned)
@@ -184,23 +183,23 @@ class Pool(Generations):
                 raise WorkersElsewhere(f"The function has not run. {far}", retry_after_s=5)
 
     def find(self, execution_id: str) -> str | None:
-        """The detail of an execution that runs, or whose final record is not committed yet."""
+        """The detail of an execution that runs, or whose final record is not committed; None: there is no such one."""
         detail = self._scripts.run("find", execution_id)
         return None if detail is None else detail.decode()
 
     def drop(self, execution_id: str) -> None:
-        """The record of an execution was deleted: its journal, which may hear late of its end, has it no more."""
+        """Remove an execution whose record was deleted from the journal, so that it is not recorded again as lost."""
         self._scripts.run("drop", execution_id)
 
     def drain(self, function_id: str, version: int | None = None) -> None:
-        """The function's workers (of one version, or all) get no further call and end."""
+        """Drain the workers of a function: those of one version, or all."""
         self._scripts.run("drain", function_id, _beginning(function_id, version))
 
     def shrink(self, function_id: str, version: int, count: int) -> int:
-        """End up to `count` workers of one version, never the last: idle ones first, leased ones after their call.
+        """Drain up to `count` workers of one version, idle ones first. One worker that can get calls always stays.
 
         Returns:
-            How many end.
+            The number of workers that drain.
         """
         return int(self._scripts.run("shrink", function_id, _beginning(function_id, version), count))
 
@@ -210,31 +209,31 @@ class Pool(Generations):
         return sorted(worker.decode() for worker in found)
 
     def keep(self, target: str, count: int) -> int:
-        """Keep `count` workers of a target: they are not evicted, and not ended because they are idle.
+        """Mark `count` workers of a target as kept: they are not evicted, and not ended because they are idle.
 
         Returns:
-            How many are kept now: fewer, if the target has fewer workers.
+            The number of workers that are kept now. It is less than `count` if the target has fewer workers.
         """
         return int(self._scripts.run("keep", target, count))
 
     def kept(self) -> set[str]:
-        """The targets of which workers are to be kept."""
+        """The targets that have kept workers, or should have them."""
         return {target.decode() for target in self._connection.call("HKEYS", keys.KEPT)}
 
     def max_workers(self) -> int:
-        """The most workers in any state; 0: no manager has written it yet."""
+        """The most workers in all states; 0: no manager has written it yet."""
         return int(self._connection.call("HGET", keys.POLICY, "max_workers") or 0)
 
     def capacity(self, runtime_id: str) -> Capacity | None:
-        """How many workers a runtime has; None when it has no pool."""
+        """The number of workers that a runtime has; None: it has no pool."""
         reply = self._scripts.run("capacity", runtime_id)
         return None if reply is None else Capacity(total=reply[0], available=reply[1])
 
     def wake(self) -> None:
-        """Tell the pool manager that there is something to do: a runtime has come, changed or gone."""
+        """Make the pool manager run a full pass, because a runtime was made, changed or deleted."""
         self._connection.call("RPUSH", keys.WAKEUPS, keys.CHANGED)
 
-    def _ask(self, queue: LocalQueue, waiter: Waiter, kind: Kind, *, waits: bool) -> Lease | Word:
+    def _ask(self, queue: LocalQueue, waiter: Waiter, kind: Kind, *, waits: bool) -> Lease | NoLease:
         """Ask Redis for a worker, and wait for one if there is none and the call waits."""
         request = waiter.request
         queue.asking += 1
@@ -259,29 +258,29 @@ class Pool(Generations):
             )
         except BaseException as error:
             queue.is_unsure = queue.is_unsure or isinstance(error, PoolUnavailable)
-            self._journal.put_back(taken, self._waiting.running)
-            self._waiting.end_asking(queue)
+            self._journal.put_back(taken, self._local_queues.running)
+            self._local_queues.end_asking(queue)
             raise
         if reply[0] == b"queued":
             queue.asking -= 1
-            queue.entry += 1
+            queue.entry_count += 1
             waiter.is_counted = True
-            return self._waiting.wait(queue, waiter)
+            return self._local_queues.wait(queue, waiter)
         if reply[0] == b"lease":
-            lease = self._waiting.hold(queue, request, *_worker(reply))
-            self._waiting.end_asking(queue)
+            lease = self._local_queues.hold(queue, request, *_worker(reply))
+            self._local_queues.end_asking(queue)
             return lease
-        self._waiting.end_asking(queue)
+        self._local_queues.end_asking(queue)
         match reply[0]:
             case b"stale":
-                return Word.STALE
+                return NoLease.STALE
             case b"full":
                 self._calls.refused(request.runtime_id)
                 raise refusal(request, reply[1].decode(), int(reply[2]), int(reply[3]))
-        return Word.LATE
+        return NoLease.TIMED_OUT
 
     def _not_in_time(self, request: LeaseRequest, waited_s: float) -> Unavailable:
-        """The error for a call that got no worker in time, with the limit that holds it back."""
+        """The error for a call that got no worker in time. It names the limit that blocks the call."""
         try:
             reached = self._scripts.run("reached_limit", request.runtime_id, request.target, request.project_id)
         except PoolUnavailable as error:
@@ -290,22 +289,22 @@ class Pool(Generations):
         return not_in_time(request, waited_s, limit, most)
 
     def _undo(self, queue: LocalQueue, reply: Any) -> None:
-        """The answer to a lease came when its greenlet had gone. Runs in the reader: it must not wait."""
-        queue = self._waiting.queue_named(queue.name)
+        """Undo a lease whose greenlet has ended before the reply came. Runs in the reader, so it must not wait."""
+        queue = self._local_queues.queue_named(queue.name)
         if not isinstance(reply, list):
             queue.is_unsure = True  # the call may have been queued
         elif reply[0] == b"lease":
             self._scripts.cast("return_unused", reply[1], reply[4])
         elif reply[0] == b"queued":
-            queue.entry += 1
-            self._waiting.update_entry(queue)
+            queue.entry_count += 1
+            self._local_queues.update_entry(queue)
 
     def _hand_on_abandoned(self) -> None:
         abandoned, self._journal.abandoned = self._journal.abandoned, []
         if not abandoned:
             return
         try:
-            self._scripts.run("abandon", self.holder, *(word for entry in abandoned for word in entry))
+            self._scripts.run("abandon", self.holder, *(part for execution in abandoned for part in execution))
         except PoolUnavailable:
             self._journal.abandoned += abandoned
 
@@ -316,32 +315,32 @@ class Pool(Generations):
                 self._beat()
                 self._hand_on_abandoned()
             except PoolUnavailable:
-                pass  # the next one comes soon
+                pass  # the next heartbeat comes soon
             except Exception:
                 logger.exception("the pool's heartbeat failed")
 
     def _beat(self) -> None:
         taken = self._journal.take()
         try:
-            now, unknown = self._scripts.run("heartbeat", self.holder, self._as_of, taken, *self._waiting.held)
+            now, unknown = self._scripts.run("heartbeat", self.holder, self._as_of, taken, *self._local_queues.held)
         except PoolUnavailable:
-            self._journal.put_back(taken, self._waiting.running)
+            self._journal.put_back(taken, self._local_queues.running)
             raise
         if counts := self._calls.take():
             self._scripts.cast("count", *counts)
         self._as_of = now.decode()
         if unknown:
-            self._waiting.ask_again()
+            self._local_queues.ask_again()
         bounds = self._connection.call("HMGET", keys.POLICY, "calls of function", "calls of project")
         if None not in bounds:
             self.call_bounds = CallBounds(*map(int, bounds))
 
 
-def _worker(reply: list[bytes]) -> tuple[LeasedWorker, Cold]:
+def _worker(reply: list[bytes]) -> tuple[LeasedWorker, StartKind]:
     _, worker, address, secret, token, cold, needs_load = (part.decode() for part in reply)
-    return LeasedWorker(worker, address, secret, int(token), needs_load == "1"), cast(Cold, cold)
+    return LeasedWorker(worker, address, secret, int(token), needs_load == "1"), cast(StartKind, cold)
 
 
 def _beginning(function_id: str, version: int | None) -> str:
-    """What the targets of a function, or of one of its versions, begin with."""
+    """The beginning of all targets of a function, or of one of its versions."""
     return f"{function_id}:" if version is None else f"{function_id}:{version}:"

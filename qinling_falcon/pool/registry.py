@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -162,7 +161,7 @@ class Registry:
             stocks: the present stock of each runtime; a runtime that is missing here has the stock it was configured
                 with.
         """
-        pairs = itertools.chain.from_iterable((stocks or {}).items())
+        pairs = (part for pair in (stocks or {}).items() for part in pair)
         self._scripts.run("reap", self._holder_ttl_ms, self._worker_idle_ms, *pairs)
 
     def lost(self) -> dict[str, str]:

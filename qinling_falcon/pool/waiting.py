@@ -1,15 +1,16 @@
-"""Calls of this process that wait for a worker: how they get one, and how a worker goes from one call to the next.
+"""The queues of this process: how waiting calls get workers, and how a worker goes from one call to the next.
 
 A call gets a worker in one of three ways:
 
 1. A worker of this process and of the same target is free: another call has just ended, or the worker was kept as a
    spare one. `pass_on` renews the lease for the oldest waiting call.
-2. Redis offers a worker to this process, on its list of notifications. `pass_on` accepts it for the oldest call.
+2. Redis offers a worker to this process, through its list of notifications. `pass_on` accepts it for the oldest call.
 3. The call asks Redis, which has an idle or a warm worker (see `Pool.lease`).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -23,8 +24,8 @@ from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.entries import Entries
 from qinling_falcon.pool.journal import JournalChanges
-from qinling_falcon.pool.leases import Cold, Lease, LeasedWorker, LeaseKeeper, LeaseRequest
-from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, Offer, Waiter, Word
+from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseKeeper, LeaseRequest, StartKind
+from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, NoLease, Offer, Waiter
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.pool.wire import PoolUnavailable
 
@@ -34,20 +35,24 @@ _BLOCK_S = 5
 _BATCH = 100
 _RETRY_S = 0.2
 _SWEEP_S = 0.1
-_SAY_AGAIN_S = 1.0
-# So long a queue that is not in use keeps what it knows of the times of its calls.
+_REPEAT_S = 1.0
+# An unused queue is kept this long, because it knows the times of its calls.
 _REMEMBERED_S = 10.0
 
 
-class WaitingRoom:
-    """The queues of this process.
+class LocalQueues:
+    """The queues of this process, one for each target.
 
     Args:
-        keeper: what leases report to.
-        listening: a connection of its own, which blocks.
+        keeper: the pool, to which leases report.
+        listening: a connection for blocking commands.
         scripts: runs scripts.
-        holder: this process.
-        journal: what the journal still has to hear.
+        holder: the name of this process.
+        journal: the changes of the journal that Redis has not got yet.
+
+    Attributes:
+        held: the leases of this process, by the names that heartbeats use.
+        running: the executions that this process has started and not acknowledged.
     """
 
     def __init__(
@@ -80,14 +85,14 @@ class WaitingRoom:
             queue = self._queues[name] = LocalQueue(name)
         return queue
 
-    def hold(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: Cold) -> Lease:
-        """A worker that Redis leased to this process for `request`."""
+    def hold(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: StartKind) -> Lease:
+        """Make the lease of a worker that Redis has leased to this process for `request`."""
         queue.leased += 1
         self.held.add(worker.name)
         return self._lease(queue, request, worker, cold)
 
-    def wait(self, queue: LocalQueue, waiter: Waiter) -> Lease | Word:
-        """Wait in the queue until the call gets a worker, or is told why not.
+    def wait(self, queue: LocalQueue, waiter: Waiter) -> Lease | NoLease:
+        """Wait in the queue until the call gets a worker, or until it can't get one.
 
         Raises:
             PoolUnavailable: Redis is away.
@@ -102,24 +107,24 @@ class WaitingRoom:
             self.pass_on(queue, queue.spares.pop()[0])
         self._entries.watch(queue)
         try:
-            return cast("Lease | Word", waiter.place.get())
+            return cast("Lease | NoLease", waiter.result.get())
         except PoolUnavailable:
             raise
-        except BaseException:  # the greenlet was killed: nothing may be left for it
+        except BaseException:  # the greenlet was killed, so no worker may stay reserved for it
             self._remove(queue, waiter)
             waiter.is_gone = True
-            if waiter.place.successful() and isinstance(waiter.place.value, Lease):
-                self.take_back(waiter.place.value)
+            if waiter.result.successful() and isinstance(waiter.result.value, Lease):
+                self.take_back(waiter.result.value)
             raise
 
     def end_asking(self, queue: LocalQueue) -> None:
-        """A call that asked Redis was not told to wait."""
+        """Note that a call has got its reply from Redis, and does not wait."""
         queue.asking -= 1
         self.use_offers(queue)
         self.discard_unused(queue)
 
     def take_back(self, lease: Lease) -> None:
-        """A lease that its call does not use: the next call gets it, or it ends."""
+        """Give a lease that its call does not use to the next call, or end it."""
         queue = self.queue_named(lease.queue)
         self.running.discard(lease.execution_id)
         if lease.worker.needs_load:
@@ -129,9 +134,9 @@ class WaitingRoom:
             self._journal.acknowledge(lease.execution_id)
         self.pass_on(queue, lease.worker)
 
-    def pass_on(self, queue: LocalQueue, worker: LeasedWorker, cold: Cold = "none") -> None:
-        """Give a worker of this process to its oldest waiting call; without one, give it back to the pool."""
-        queue.began.pop(worker.worker_id, None)
+    def pass_on(self, queue: LocalQueue, worker: LeasedWorker, cold: StartKind = "none") -> None:
+        """Renew the lease of a worker for the oldest waiting call. If there is none, end the lease, or keep a spare."""
+        queue.running_since.pop(worker.worker_id, None)
         waiter = queue.take_for(worker)
         if waiter is None:
             if worker.needs_load:
@@ -143,7 +148,7 @@ class WaitingRoom:
                 self.release(queue, worker, destroy=False)
             return
         request = waiter.request
-        has_entry = queue.entry > 0 or queue.counted > 0 or queue.is_unsure
+        has_entry = queue.entry_count > 0 or queue.counted > 0 or queue.is_unsure
         taken = self._journal.take()
         self._cast(
             taken,
@@ -160,14 +165,14 @@ class WaitingRoom:
             queue.change() if has_entry else "",
             queue.waited_ms(),
             taken,
-            *(word for pair in request.generations for word in pair),
+            *itertools.chain.from_iterable(request.generations),
         )
         if queue.waited_ms() < PATIENCE_S * 1000:
             queue.is_escalated = False
         self._entries.watch(queue)
 
     def _keep_spare(self, queue: LocalQueue, worker: LeasedWorker) -> None:
-        """Keep a free worker for the next call: it saves a release and a lease."""
+        """Keep a free worker for the next call, which saves a release and a lease."""
         queue.spares.append((worker, time.monotonic()))
         if not queue.is_spare_timed:
             queue.is_spare_timed = True
@@ -187,86 +192,86 @@ class WaitingRoom:
                 self.release(queue, queue.spares.pop()[0], destroy=False)
 
     def release(self, queue: LocalQueue, worker: LeasedWorker, *, destroy: bool) -> None:
-        """End a lease without waiting. If Redis does not hear of it, the reaper ends the lease."""
+        """End a lease without waiting. If the message is lost, the reaper ends the lease."""
         taken = self._journal.take()
         self._cast(taken, _ignore, "release", worker.worker_id, worker.token, int(destroy), self._holder, taken)
-        self.drop(queue, worker)  # a later heartbeat is sent after the release
+        self.forget_lease(queue, worker)  # a later heartbeat is sent after the release
 
     def return_unused(self, queue: LocalQueue, worker: LeasedWorker) -> None:
-        """End a lease whose worker was neither loaded nor called. If Redis does not hear of it, the reaper ends it."""
+        """End a lease whose worker was neither loaded nor called. If the message is lost, the reaper ends the lease."""
         self._cast("", _ignore, "return_unused", worker.worker_id, worker.token)
-        self.drop(queue, worker)
+        self.forget_lease(queue, worker)
 
-    def drop(self, queue: LocalQueue, worker: LeasedWorker) -> None:
-        """Forget a lease, which somebody else ends."""
+    def forget_lease(self, queue: LocalQueue, worker: LeasedWorker) -> None:
+        """Remove a lease from this process. Redis has ended it, or will."""
         self.held.discard(worker.name)
-        queue.began.pop(worker.worker_id, None)
+        queue.running_since.pop(worker.worker_id, None)
         queue.leased -= 1
         self.discard_unused(queue)
 
     def discard_unused(self, queue: LocalQueue) -> None:
-        """Forget a queue that nothing needs any more."""
+        """Remove a queue that is not needed any more."""
         if queue.is_unused and queue.freed_at is None and self._queues.get(queue.name) is queue:
             del self._queues[queue.name]
 
     def update_entry(self, queue: LocalQueue) -> None:
-        """Say to Redis how many calls of this process still wait."""
+        """Tell Redis how many calls of this process still wait."""
         self._entries.update(queue)
         self.discard_unused(queue)
 
     def ask_again(self) -> None:
-        """Every waiting call asks Redis again: the queues there are not what they were."""
+        """Make every waiting call ask Redis again, because Redis may have lost its queues."""
         for queue in list(self._queues.values()):
             queue.ask_again()
 
     def listen(self) -> None:
-        """Use what Redis offers, for ever."""
+        """Read the notifications of Redis, for ever."""
         while True:
             try:
                 reply = self._listening.call(
                     "BLMPOP", _BLOCK_S, 1, self._notifications, "LEFT", "COUNT", _BATCH, timeout_s=_BLOCK_S + 3
                 )
                 for message in reply[1] if reply is not None else ():
-                    self._hear(*json.loads(message))
+                    self._handle(*json.loads(message))
             except PoolUnavailable:
                 gevent.sleep(_RETRY_S)
             except Exception:
                 logger.exception("a notification could not be used")
                 gevent.sleep(_RETRY_S)
 
-    def look_after(self) -> None:
-        """End the waits that are over, repeat entries that may be lost, and forget unused queues, for ever.
+    def sweep(self) -> None:
+        """End waits whose deadline has passed, repeat entries that may be lost, and remove unused queues, for ever.
 
-        One pass for all is cheaper than a timer for each call.
+        One pass over all queues is cheaper than a timer for each call.
         """
         while True:
             gevent.sleep(_SWEEP_S)
             for queue in list(self._queues.values()):
                 try:
-                    self._look_after(queue, time.monotonic())
+                    self._sweep(queue, time.monotonic())
                 except Exception:
-                    logger.exception("a queue could not be looked after", extra={"queue": queue.name})
+                    logger.exception("a queue could not be swept", extra={"queue": queue.name})
 
-    def _look_after(self, queue: LocalQueue, now: float) -> None:
+    def _sweep(self, queue: LocalQueue, now: float) -> None:
         if queue.is_unused:
             if queue.freed_at is None or queue.freed_at < now - _REMEMBERED_S:
                 self._queues.pop(queue.name, None)
             return
-        late = [waiter for waiter in queue.waiters if waiter.deadline <= now]
-        for waiter in late:
+        timed_out = [waiter for waiter in queue.waiters if waiter.deadline <= now]
+        for waiter in timed_out:
             queue.remove(waiter)
-            waiter.place.set(Word.LATE)
-        if late and queue.entry:
+            waiter.result.set(NoLease.TIMED_OUT)
+        if timed_out and queue.entry_count:
             self.update_entry(queue)
-        if queue.waiters and queue.waiters[0].arrived < now - _SAY_AGAIN_S and queue.said < now - _SAY_AGAIN_S:
+        if queue.waiters and queue.waiters[0].arrived < now - _REPEAT_S and queue.reported_at < now - _REPEAT_S:
             self._entries.repeat(queue)
         elif queue.is_unsure and not queue.waiters and not queue.asking:
             self.update_entry(queue)
 
-    def _lease(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: Cold) -> Lease:
+    def _lease(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: StartKind) -> Lease:
         if request.detail:
             self.running.add(request.execution_id)
-            queue.began[worker.worker_id] = time.monotonic()
+            queue.running_since[worker.worker_id] = time.monotonic()
         return Lease(
             self._keeper, worker, request.execution_id, queue.name, cold, time.monotonic(), bool(request.detail)
         )
@@ -282,13 +287,13 @@ class WaitingRoom:
         if not self._scripts.cast(name, *args, answered=finish):
             finish(PoolUnavailable("Redis can't be reached"))
 
-    def _renewed(self, queue: LocalQueue, worker: LeasedWorker, waiter: Waiter, cold: Cold, reply: Any) -> None:
-        """What Redis said to a renewal for a waiting call. Runs in the reader of the connection: it must not wait."""
+    def _renewed(self, queue: LocalQueue, worker: LeasedWorker, waiter: Waiter, cold: StartKind, reply: Any) -> None:
+        """Handle the reply to a renewal for a waiting call. Runs in the reader of the connection: it must not wait."""
         if isinstance(reply, PoolUnavailable):
-            # The lease may have the old token or the new one: the reaper ends it.
+            # The lease may have the old token or the new one, so this process can't end it. The reaper does.
             queue.is_unsure = True
-            self.drop(queue, worker)
-            waiter.place.set_exception(reply)
+            self.forget_lease(queue, worker)
+            waiter.result.set_exception(reply)
             queue.ask_again()
             return
         match reply[0]:
@@ -300,52 +305,54 @@ class WaitingRoom:
                 if waiter.is_gone:
                     self.take_back(lease)
                 else:
-                    waiter.place.set(lease)
+                    waiter.result.set(lease)
             case b"stale":
-                waiter.place.set(Word.STALE)
+                waiter.result.set(NoLease.STALE)
                 self.pass_on(queue, worker, cold)
             case _:
-                self.drop(queue, worker)
-                waiter.place.set(Word.AGAIN)
+                self.forget_lease(queue, worker)
+                waiter.result.set(NoLease.ASK_AGAIN)
 
-    def _hear(self, name: str, word: str, *rest: str) -> None:
+    def _handle(self, name: str, message: str, *parts: str) -> None:
+        """Handle a notification: `again` (the calls of a queue must ask again), or `lease` (an offer)."""
         queue = self._queues.get(name)
-        if word == "again":
+        if message == "again":
             if queue is not None:
-                queue.is_unsure = queue.is_unsure or queue.asking > 0  # this may have overtaken the answer to a call
+                # The notification may have overtaken the reply to a call that is asking.
+                queue.is_unsure = queue.is_unsure or queue.asking > 0
                 queue.ask_again()
             return
-        worker_id, address, secret, token, cold, needs_load = rest
+        worker_id, address, secret, token, cold, needs_load = parts
         worker = LeasedWorker(worker_id, address, secret, int(token), needs_load == "1")
         queue = self.queue_named(name)
         queue.leased += 1
-        if queue.entry > 0 or queue.asking:  # else that call has left, and the count was lowered then
-            # Two messages may have crossed: then Redis may count another number.
-            queue.is_unsure = queue.is_unsure or queue.entry <= 0
-            queue.entry -= 1
-            queue.is_escalated = queue.is_escalated and queue.entry > 0
+        if queue.entry_count > 0 or queue.asking:  # otherwise the call has left, and the count was lowered then
+            # If two messages have crossed, Redis may have another count.
+            queue.is_unsure = queue.is_unsure or queue.entry_count <= 0
+            queue.entry_count -= 1
+            queue.is_escalated = queue.is_escalated and queue.entry_count > 0
         self.held.add(worker.name)
-        queue.offers.append(Offer(worker, cold))  # type: ignore[arg-type]  # the script sends no other word
+        queue.offers.append(Offer(worker, cold))  # type: ignore[arg-type]  # the script sends a start kind
         self.use_offers(queue)
 
     def use_offers(self, queue: LocalQueue) -> None:
-        """Give offered workers to waiting calls. One stays for a call that is about to be told that it waits."""
+        """Give offered workers to waiting calls. An offer without a call stays while calls are asking."""
         while queue.offers and (queue.waiters or not queue.asking):
             offer = queue.offers.popleft()
             self.pass_on(queue, offer.worker, offer.cold)
 
     def _remove(self, queue: LocalQueue, waiter: Waiter) -> None:
         queue.remove(waiter)
-        if queue.entry:
+        if queue.entry_count:
             self.update_entry(queue)
 
     def _gate_changed(self, queue: LocalQueue, waiter: Waiter) -> None:
-        """The package of a waiting call is readable, or it was given up."""
+        """Handle the gate of a waiting call that has opened or failed."""
         assert waiter.gate is not None
         if waiter not in queue.waiters:
             return
         if waiter.gate.error is not None:
-            waiter.place.set_exception(waiter.gate.error)
+            waiter.result.set_exception(waiter.gate.error)
             self._remove(queue, waiter)
         elif waiter.gate.is_open and waiter.deadline == math.inf:
             waiter.deadline = time.monotonic() + waiter.wait_s
@@ -353,4 +360,4 @@ class WaitingRoom:
 
 
 def _ignore(reply: Any) -> None:
-    """The reply says nothing that this process needs."""
+    """Ignore a reply that this process does not need."""

@@ -22,8 +22,9 @@ _SWEEP_S = 0.1
 _NOTHING = object()
 
 Abandoned = Callable[[Any], None]
-"""Gets the reply (also an error, or the `PoolUnavailable` with which the wire broke) of a call that no greenlet waits
-for: killed, out of time, or never did. It runs in the reader: it must not block, nor raise."""
+"""A function that gets the reply to a call for which no greenlet waits: its greenlet was killed or timed out, or the
+call was a cast. The reply may be an error, or the `PoolUnavailable` with which the wire broke. The function runs in the
+reader, so it must neither block nor raise."""
 
 
 class PoolUnavailable(Unavailable):
@@ -36,7 +37,7 @@ class PoolUnavailable(Unavailable):
 class Wire:
     """Sends all queued commands in one write and hands out the replies in order.
 
-    A call keeps its place in the queue of replies even if its greenlet has ended, so no greenlet gets the reply of
+    A call stays in the queue of replies even if its greenlet has ended, so no greenlet gets the reply of
     another one. The first error ends the whole wire: all waiting calls fail, and the wire is not used again.
 
     Args:
@@ -54,7 +55,7 @@ class Wire:
         self.broken = False
 
     def call(self, command: bytes, timeout_s: float, abandoned: Abandoned | None) -> Any:
-        """Send a packed command, wait for its reply. An error reply is returned, not raised.
+        """Send a packed command and wait for its reply. An error reply is returned, not raised.
 
         Raises:
             PoolUnavailable: the wire broke, or there was no reply in time.
@@ -126,11 +127,11 @@ class Wire:
             call.abandoned(reply)
 
     def _sweep(self) -> None:
-        """End what has waited too long: one pass ten times a second is cheaper than a timer a call."""
+        """End calls that have waited too long. One pass ten times a second is cheaper than a timer for each call."""
         while True:
             gevent.sleep(_SWEEP_S)
             now = time.monotonic()
-            if self._calls and self._calls[0].deadline < now:  # replies come in order: nothing behind it has one
+            if self._calls and self._calls[0].deadline < now:  # replies come in order, so no later call has one either
                 self.end("Redis did not answer in time")
                 return
             for call in self._calls:
@@ -140,13 +141,13 @@ class Wire:
 
 
 class _Call:
-    """A command that was sent or will be, until its reply is there.
+    """A command whose reply has not come yet.
 
     Attributes:
-        waiter: where its greenlet waits; it drops what comes after the greenlet has gone.
+        waiter: where its greenlet waits.
         deadline: on the monotonic clock.
-        abandoned: gets the reply when nobody waits for it.
-        left: nobody waits for it: its greenlet has gone, or never waited.
+        abandoned: gets the reply if no greenlet waits for it.
+        left: whether no greenlet waits for the reply: it has ended, or never waited.
     """
 
     __slots__ = ("abandoned", "deadline", "left", "waiter")

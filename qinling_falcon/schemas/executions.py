@@ -9,7 +9,7 @@ from typing import Any, get_args
 from marshmallow import ValidationError, fields
 
 from qinling_falcon.models.tables import ExecutionStatus
-from qinling_falcon.pool.leases import Cold
+from qinling_falcon.pool.leases import StartKind
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import (
     FLAG,
@@ -28,7 +28,7 @@ from qinling_falcon.schemas.fields import (
 from qinling_falcon.schemas.targets import TARGET
 
 # What a call waited for: an idle worker, one that had to load the function, or one that had to start.
-_COLD: tuple[str, ...] = get_args(Cold)
+_COLD: tuple[str, ...] = get_args(StartKind)
 
 
 class Input(fields.Field[str]):

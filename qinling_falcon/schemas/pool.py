@@ -8,7 +8,7 @@ from typing import Any, get_args
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.call_counts import Outcome
 from qinling_falcon.pool.inspection import EVENTS
-from qinling_falcon.pool.leases import Cold
+from qinling_falcon.pool.leases import StartKind
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.fields import FLAG, MILLISECONDS, NUMBER, TEXT, UUID, Plain, one_of
 
@@ -169,7 +169,7 @@ class PoolExecutionShown(Shown):
     function_id = Plain(UUID)
     function_version = Plain(NUMBER)
     status = Plain(one_of(ExecutionStatus))
-    cold = Plain(one_of(get_args(Cold)), null=True)
+    cold = Plain(one_of(get_args(StartKind)), null=True)
     queued_ms = Plain(MILLISECONDS, null=True)
     explanation = Plain(TEXT | {"description": "The same as text for people. It may change."})
     process = Plain(TEXT | {"description": "The process that runs it; null when it has ended."}, null=True)

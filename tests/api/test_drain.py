@@ -42,7 +42,7 @@ def holder(client: Client, pool: Pool, registry: Registry) -> Holder:
     )
     with pool.lease(request, 1.0) as lease:
         lease.used()
-        lease.finished()
+        lease.released()
         lease.committed()
     wait_until(lambda: registry.workers()[worker_id].state == "idle")
     return Holder(function["id"], worker_id)

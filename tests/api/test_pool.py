@@ -77,7 +77,7 @@ def house(pool: Pool, registry: Registry) -> Iterator[House]:
 def end(lease: Lease) -> None:
     with lease:
         lease.used()
-        lease.finished()
+        lease.released()
         lease.committed()
 
 
@@ -310,7 +310,7 @@ def test_workers_that_end_have_an_event(client: Client, house: House) -> None:
     house.pool.drain(detached.queue.split("|")[1].split(":")[0])
     with given_up:
         given_up.used()
-        given_up.finished(destroy=True)
+        given_up.released(destroy=True)
         given_up.committed()
     wait_until(lambda: seen(client)["workers"]["draining"] == 2)
 

@@ -224,7 +224,7 @@ class House:
         """A worker has answered, and the record is committed."""
         with lease:
             lease.used()
-            lease.finished(destroy=destroy)
+            lease.released(destroy=destroy)
             lease.committed()
 
     def image_of(self, lease: Lease) -> str:

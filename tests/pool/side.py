@@ -102,7 +102,7 @@ def end(lease: Lease, *, destroy: bool = False) -> None:
     """The worker has answered, and the record is committed."""
     with lease:
         lease.used()
-        lease.finished(destroy=destroy)
+        lease.released(destroy=destroy)
         lease.committed()
 
 

@@ -54,7 +54,7 @@ def escalated(side: Side) -> int:
 def end(lease: Lease) -> None:
     with lease:
         lease.used()
-        lease.finished()
+        lease.released()
         lease.committed()
 
 
@@ -151,4 +151,4 @@ def test_a_killed_call_leaves_no_entry(sides: tuple[Side, Side]) -> None:
     wait_until(lambda: entries(side) == 0)
     gate.open()
     gate.fail(Unavailable("too late"))
-    assert not side.pool._waiting._queues
+    assert not side.pool._local_queues._queues

@@ -23,7 +23,7 @@ def test_the_next_call_gets_the_worker_before_the_first_is_committed(side: Side)
     waiting = side.waiting()
 
     first.used()
-    first.finished()
+    first.released()
 
     second = waiting.get(timeout=10)
     assert second.worker.worker_id == first.worker.worker_id and second.worker.token > first.worker.token
@@ -38,7 +38,7 @@ def test_the_next_call_gets_the_worker_before_the_first_is_committed(side: Side)
 def test_a_call_that_waits_in_its_process_does_not_ask_redis(side: Side) -> None:
     side.start()
     lease, request = side.lease(), side.request()
-    queue = side.pool._waiting.queue_of(request)
+    queue = side.pool._local_queues.queue_of(request)
     queue.note_busy(0.0015)  # so the call expects its turn within its patience
     before = notifications(side)
 
@@ -57,7 +57,7 @@ def test_a_call_that_may_not_wait_gets_a_spare_worker(side: Side) -> None:
     side.start()
     for _ in range(8):
         side.run()
-    assert side.pool._waiting.queue_of(side.request()).spares
+    assert side.pool._local_queues.queue_of(side.request()).spares
 
     end(side.lease(wait_s=0))
 
@@ -67,7 +67,7 @@ def test_a_process_that_stops_gives_its_spare_workers_back_and_acknowledges_its_
     stopping = Side(side.connection.url, holder="web-2")
     for _ in range(8):
         stopping.run()
-    assert stopping.pool._waiting.queue_of(stopping.request()).spares
+    assert stopping.pool._local_queues.queue_of(stopping.request()).spares
 
     stopping.close()
 
@@ -80,7 +80,7 @@ def test_workers_are_handed_over_whatever_the_project_is_called(side: Side) -> N
     side.start()
     lease = side.lease(project="a|any|b", kind="warm", detail="")
     lease.used()
-    lease.finished()
+    lease.released()
     side.settle()
     assert not side.leased()
     calls = [side.lease(project="a|warm|b")]
@@ -92,13 +92,13 @@ def test_workers_are_handed_over_whatever_the_project_is_called(side: Side) -> N
 def test_a_failure_in_one_queue_ends_the_waits_of_others_all_the_same(side: Side) -> None:
     side.start()
     lease = side.lease("f")
-    broken = side.pool._waiting.queue_named("python3|g:0:digest|any|p")
+    broken = side.pool._local_queues.queue_named("python3|g:0:digest|any|p")
     broken.is_unsure, broken.waiters = True, None  # type: ignore[assignment]
 
     with pytest.raises(Unavailable):
         side.lease("f", wait_s=0.3)
 
-    del side.pool._waiting._queues[broken.name]
+    del side.pool._local_queues._queues[broken.name]
     end(lease)
 
 
@@ -244,7 +244,7 @@ def test_without_redis_nothing_is_handed_over_and_the_worker_is_given_up() -> No
 
         with pytest.raises(PoolUnavailable):
             waiting.get(timeout=10)
-        assert not side.pool._waiting.held
+        assert not side.pool._local_queues.held
         mortal.start()
         side.close()
 
@@ -267,12 +267,12 @@ def test_a_call_that_left_before_its_offer_came_is_counted_off_once(side: Side) 
     side.start()
     lease = side.lease()
     caller = side.waiting()
-    queue = side.pool._waiting.queue_of(side.request())
+    queue = side.pool._local_queues.queue_of(side.request())
 
     caller.kill()
-    side.pool._waiting._hear(queue.name, "lease", "w9", "127.0.0.1:9", "secret", "1", "none", "0")
+    side.pool._local_queues._handle(queue.name, "lease", "w9", "127.0.0.1:9", "secret", "1", "none", "0")
 
-    assert queue.entry == 0 and not side.all_waiting()
+    assert queue.entry_count == 0 and not side.all_waiting()
     waiting = [side.waiting() for _ in range(2)]
     assert side.all_waiting() == 2
     end(lease)

@@ -17,7 +17,7 @@ def test_calls_get_idle_workers_of_their_target_before_a_warm_one(connection: Pi
     request = side.request()
     for lease in [side.pool.lease(side.request(kind="warm"), 1) for _ in range(3)]:
         lease.used()
-        lease.finished()
+        lease.released()
         lease.committed()
     ScriptRunner(connection).run("escalate", HOLDER, request.queue, 3, 10)
     assert connection.call("LLEN", f"{ANCHOR}:grants:{HOLDER}") == 3

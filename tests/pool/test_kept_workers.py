@@ -32,7 +32,7 @@ def lease(side: Side) -> Lease:
 def end(one: Lease) -> None:
     with one:
         one.used()
-        one.finished()
+        one.released()
         one.committed()
 
 

@@ -35,7 +35,7 @@ def test_everything_in_the_journal_of_a_dead_process_is_lost_and_nothing_of_othe
     for number in range(2):
         lease = dead.lease("g", execution_id=f"answered {number}", detail=f"their {number}")
         lease.used()
-        lease.finished()
+        lease.released()
     running = dead.lease("g", execution_id="running", detail="their 2")
     committed = dead.lease("h", execution_id="committed")
     end(committed)
@@ -88,7 +88,7 @@ def test_the_deadline_is_that_of_the_execution_that_runs(side: Side) -> None:
 def test_a_lease_that_its_process_does_not_know_is_lost(side: Side) -> None:
     side.start()
     lease = side.lease()
-    side.pool._waiting.held.clear()  # as if the answer had never come
+    side.pool._local_queues.held.clear()  # as if the answer had never come
     reap_until(side, lambda: side.registry.lost() != {})
     assert side.registry.draining() == [lease.worker.worker_id]
 
@@ -107,7 +107,7 @@ def test_an_answered_execution_that_is_not_committed_is_lost_and_its_worker_goes
     side.start()
     with pytest.raises(ZeroDivisionError), side.lease() as lease:
         lease.used()
-        lease.finished()
+        lease.released()
         raise ZeroDivisionError
     wait_until(lambda: side.registry.lost() == {lease.execution_id: detail_of(lease)})
     assert side.registry.draining() == []
@@ -119,7 +119,7 @@ def test_an_execution_that_was_withdrawn_is_not_lost(side: Side) -> None:
     with side.lease() as lease:
         lease.used()
         lease.withdrawn()
-        lease.finished()
+        lease.released()
     side.run()
     assert side.pool.find(lease.execution_id) is None
     assert side.registry.lost() == {}

@@ -24,7 +24,7 @@ def lease(side: Side, version: int = 0, concurrency: int | None = None) -> Lease
 
 def end(lease: Lease) -> None:
     lease.used()
-    lease.finished()
+    lease.released()
     lease.committed()
 
 

@@ -35,7 +35,7 @@ def test_a_lease_that_is_over_releases_nothing_more(side: Side) -> None:
     second = side.lease()
 
     for destroy in (False, True):
-        first.finished(destroy=destroy)
+        first.released(destroy=destroy)
     side.settle()
 
     assert side.leased() == {second.worker.worker_id}
@@ -49,7 +49,7 @@ def test_an_execution_is_found_until_it_is_committed(side: Side) -> None:
     assert side.pool.find(lease.execution_id) == detail_of(lease)
 
     lease.used()
-    lease.finished()
+    lease.released()
     side.settle()
     assert not side.leased()
     assert side.pool.find(lease.execution_id) == detail_of(lease)

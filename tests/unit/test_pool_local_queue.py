@@ -41,7 +41,7 @@ def test_the_oldest_call_is_first_also_if_it_came_back_later(queue: LocalQueue) 
 def run(queue: LocalQueue, *ages_s: float) -> None:
     """The process has leased workers that have run a call for so long."""
     queue.leased = len(ages_s)
-    queue.began = {f"w{number}": NOW - age_s for number, age_s in enumerate(ages_s)}
+    queue.running_since = {f"w{number}": NOW - age_s for number, age_s in enumerate(ages_s)}
 
 
 def test_a_call_waits_here_while_its_turn_comes_within_its_patience(queue: LocalQueue) -> None:
@@ -125,7 +125,7 @@ def test_the_time_that_a_worker_is_busy_is_a_moving_mean(queue: LocalQueue) -> N
 def test_redis_is_told_of_each_change_of_the_number_of_calls_that_asked_it(queue: LocalQueue) -> None:
     for _ in range(2):  # as after two answers 'queued'
         queue.enter(waiter(is_counted=True))
-        queue.entry += 1
+        queue.entry_count += 1
     queue.enter(waiter())  # has not asked
     assert queue.change() == "+0"
     queue.take()
@@ -143,7 +143,7 @@ def test_calls_that_have_waited_for_long_are_counted(queue: LocalQueue) -> None:
 
 def test_after_a_lost_message_the_whole_number_is_said_once_no_call_is_asking(queue: LocalQueue) -> None:
     queue.enter(waiter(is_counted=True))
-    queue.entry, queue.is_unsure, queue.asking = 5, True, 1
+    queue.entry_count, queue.is_unsure, queue.asking = 5, True, 1
     assert queue.change() == "-4"
     queue.asking = 0
     assert queue.change() == "=1"
@@ -152,7 +152,7 @@ def test_after_a_lost_message_the_whole_number_is_said_once_no_call_is_asking(qu
 
 def test_a_queue_is_forgotten_when_nothing_needs_it(queue: LocalQueue) -> None:
     assert queue.is_unused
-    for name in ("asking", "leased", "entry", "is_unsure"):
+    for name in ("asking", "leased", "entry_count", "is_unsure"):
         setattr(queue, name, 1)
         assert not queue.is_unused
         setattr(queue, name, 0)
