@@ -1,4 +1,4 @@
-"""A call and its execution record: when the call starts, when it ends, and when its process was lost."""
+"""A call, and its execution record: at its start, at its end, and after its process was lost."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.settings import Settings
 
-# A larger input does not travel in the lease: its row is written before it is sent, as `running`.
+# The lease does not hold a larger input. Its row is written as `running` before the call is sent.
 _INLINE_INPUT = 16 * 1024
-# How often a call is tried again before it was sent: on a stale target or a worker that is gone.
+# The number of workers that a call tries, as long as none of them has taken the request.
 TRIES = 5
 PLATFORM_FAILURE = "Function execution failed."
 _PERHAPS = "; it may have run, in part or to its end."
@@ -35,8 +35,8 @@ class Call:
     """What a caller wants to run.
 
     Attributes:
-        function_id: not looked at when there is an alias.
-        function_alias: of the caller's project.
+        function_id: the function; ignored if there is an alias.
+        function_alias: an alias of the caller's project.
         input: JSON text of an object, any other text, or None.
         source: `api`, `webhook` or `job`.
     """
@@ -55,10 +55,10 @@ class Accepted:
     """An execution that was accepted before it runs. Its row exists, with status `running`.
 
     Attributes:
-        id: of the execution.
-        project_id: whose it is.
+        id: the execution's id.
+        project_id: its project.
         created_at: when it was accepted.
-        attempt: how often it was begun, this time included.
+        attempt: how often it was started, including this time.
     """
 
     id: str
@@ -79,15 +79,15 @@ def record_lost(details: Mapping[str, str]) -> None:
         Unavailable: the database is away; call this again later.
     """
     for detail in details.values():
-        begun, attempt = _described(detail)
-        lost = failed(begun, f"The process or the worker that ran the function was lost{_PERHAPS}")
+        started, attempt = _read_detail(detail)
+        lost = failed_record(started, f"The process or the worker that ran the function was lost{_PERHAPS}")
         if attempt is None:
             record(lost)
         else:
             end(lost)
 
 
-def settled(final: ExecutionRecord, *, was_sent: bool = True, is_accepted: bool = False) -> ExecutionRecord:
+def commit_record(final: ExecutionRecord, *, was_sent: bool = True, is_accepted: bool = False) -> ExecutionRecord:
     """Commit the final record of an execution.
 
     If the reaper already recorded this execution as lost, return that record instead.
@@ -95,7 +95,7 @@ def settled(final: ExecutionRecord, *, was_sent: bool = True, is_accepted: bool 
     Args:
         final: the record.
         was_sent: whether a worker got the call, so that the function has run or may have run.
-        is_accepted: whether the execution has a row, which is not made again if it is gone.
+        is_accepted: whether the execution had a row from the start. If the row is gone, none is made.
 
     Raises:
         NotFound: the row of an accepted execution is gone.
@@ -115,7 +115,7 @@ def settled(final: ExecutionRecord, *, was_sent: bool = True, is_accepted: bool 
 def record_overdue(settings: Settings) -> list[str]:
     """Record executions as failed that have been `running` for longer than any execution can. Returns their ids.
 
-    Their process and, with Redis, their lease were lost, so the reaper can't find them.
+    Their process was lost, and their lease was lost with the data of Redis, so the reaper can't find them.
 
     Raises:
         Unavailable: the database is away; call this again later.
@@ -125,17 +125,17 @@ def record_overdue(settings: Settings) -> list[str]:
     longest_s += settings.max_timeout + settings.load_timeout_s + settings.lease_grace_s
     overdue = list(executions.running_since(clock.now() - timedelta(seconds=2 * longest_s)))
     for row in overdue:
-        record(failed(_as_record(row), f"The process that ran the function was lost{_PERHAPS}"))
+        record(failed_record(_as_record(row), f"The process that ran the function was lost{_PERHAPS}"))
     return [row.id for row in overdue]
 
 
-def running(detail: str) -> ExecutionRecord:
-    """The record of an execution that runs now, from what its lease holds."""
-    return _described(detail)[0]
+def running_record(detail: str) -> ExecutionRecord:
+    """The record of an execution that runs now, from the detail in its journal."""
+    return _read_detail(detail)[0]
 
 
-def _described(detail: str) -> tuple[ExecutionRecord, int | None]:
-    """The record and, of an accepted execution, the attempt that `detail` describes."""
+def _read_detail(detail: str) -> tuple[ExecutionRecord, int | None]:
+    """Read a detail: the record, and the attempt of an accepted execution."""
     members = json.loads(detail)
     attempt = members.pop("attempt", None)
     members["created_at"] = clock.from_micros(members["created_at"])
@@ -147,8 +147,8 @@ def _as_record(row: executions.Execution) -> ExecutionRecord:
     return ExecutionRecord(**{field.name: getattr(row, field.name) for field in _UNLOGGED})
 
 
-def began(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:
-    """The record of an execution of `target` that begins."""
+def started_record(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:
+    """The record of an execution of `target` that starts now."""
     return ExecutionRecord(
         id=execution_id,
         project_id=target.project_id,
@@ -163,10 +163,10 @@ def began(target: Target, call: Call, execution_id: str, now: datetime) -> Execu
     )
 
 
-def finished(begun: ExecutionRecord, ran: Ran, cold: str, queued_ms: float) -> ExecutionRecord:
+def completed_record(started: ExecutionRecord, ran: Ran, cold: str, queued_ms: float) -> ExecutionRecord:
     """The final record of an execution with a known outcome: the worker's, or that of a package that failed to load."""
     return dataclasses.replace(
-        begun,
+        started,
         status=ran.status,
         status_reason=ran.message,
         result=ran.result,
@@ -178,27 +178,28 @@ def finished(begun: ExecutionRecord, ran: Ran, cold: str, queued_ms: float) -> E
     )
 
 
-def failed(
-    begun: ExecutionRecord, reason: str, cold: str | None = None, queued_ms: float | None = None
+def failed_record(
+    started: ExecutionRecord, reason: str, cold: str | None = None, queued_ms: float | None = None
 ) -> ExecutionRecord:
     """The final record of an execution that failed because of the platform: status `error`."""
-    duration = (clock.now() - begun.created_at).total_seconds()
+    duration = (clock.now() - started.created_at).total_seconds()
     return dataclasses.replace(
-        begun,
+        started,
         status=ExecutionStatus.ERROR,
         status_reason=reason,
         result=json.dumps({"duration": round(duration, 3), "output": PLATFORM_FAILURE}),
-        log=_empty_log(begun),
+        log=_empty_log(started),
         cold=cold,
         queued_ms=queued_ms,
         updated_at=clock.now(),
     )
 
 
-def not_loaded(begun: ExecutionRecord, reason: str, cold: str, queued_ms: float) -> ExecutionRecord:
+def not_loaded_record(started: ExecutionRecord, reason: str, cold: str, queued_ms: float) -> ExecutionRecord:
     """The final record of an execution whose package could not be loaded: the function's failure, status `failed`."""
     result = json.dumps({"duration": 0.0, "output": reason})
-    return finished(begun, Ran(ExecutionStatus.FAILED, reason, result, _empty_log(begun), 0.0), cold, queued_ms)
+    ran = Ran(ExecutionStatus.FAILED, reason, result, _empty_log(started), 0.0)
+    return completed_record(started, ran, cold, queued_ms)
 
 
 def is_inline(text: str | None) -> bool:
@@ -206,30 +207,31 @@ def is_inline(text: str | None) -> bool:
     return text is None or len(text) <= _INLINE_INPUT
 
 
-def detail(begun: ExecutionRecord, accepted: Accepted | None = None) -> str:
-    """The description of an execution that its lease stores in Redis.
+def detail(started: ExecutionRecord, accepted: Accepted | None = None) -> str:
+    """The detail of an execution, which its lease stores in the journal in Redis.
 
-    It suffices to show the execution as running, and to record it if its holder dies. A large input is not in it: the
-    execution's row has it. Likewise the row of an accepted execution has its input, and the attempt is here.
+    It suffices to show the execution as running, and to record it if its holder dies. It has no input if the
+    execution's row has it, which is so for a large input and for an accepted execution. The detail of an accepted
+    execution has its attempt.
     """
     members = {
-        "id": begun.id,
-        "project_id": begun.project_id,
-        "function_id": begun.function_id,
-        "function_version": begun.function_version,
-        "function_alias": begun.function_alias,
-        "description": begun.description,
-        "input": begun.input if accepted is None and is_inline(begun.input) else None,
-        "source": begun.source,
-        "created_at": clock.to_micros(begun.created_at),
+        "id": started.id,
+        "project_id": started.project_id,
+        "function_id": started.function_id,
+        "function_version": started.function_version,
+        "function_alias": started.function_alias,
+        "description": started.description,
+        "input": started.input if accepted is None and is_inline(started.input) else None,
+        "source": started.source,
+        "created_at": clock.to_micros(started.created_at),
     }
     if accepted is not None:
         members["attempt"] = accepted.attempt
     return orjson.dumps(members).decode()
 
 
-def _empty_log(begun: ExecutionRecord) -> str:
-    return f"Start execution: {begun.id}\nFinished execution: {begun.id}\n"
+def _empty_log(started: ExecutionRecord) -> str:
+    return f"Start execution: {started.id}\nFinished execution: {started.id}\n"
 
 
 _UNLOGGED = tuple(field for field in dataclasses.fields(ExecutionRecord) if field.name != "log")

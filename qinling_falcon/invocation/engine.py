@@ -1,16 +1,16 @@
 """The engine: the one path on which functions get workers, for calls and for scaling.
 
-`Engine.serve` tells it in the order in which it happens: resolve the target, lease a worker, load it, use it. What is
-tried again, and how often, is decided there alone. A `Task` says what the worker is for: a `Run` calls it and records
-the execution, `scaling.Addition` leaves it loaded.
+`Engine.serve` has the steps in order: resolve the target, lease a worker, load it, use it. It alone decides what is
+tried again, and how often. A `Task` decides how the worker is used: a `Run` calls it and records the execution, and a
+`scaling.Addition` leaves it loaded.
 
-If this process crashes during a call:
+If this process crashes during a call, there are three cases:
 
-1. Before the lease, nothing is left. The caller gets no answer, and nothing has run.
-2. Between the lease and the commit of the record, the lease and an entry in the holder's journal are left (and for a
-   large input a row with status `running`). The reaper notices that the holder is silent, destroys the worker and
-   records the execution as `error`. If Redis was lost too, `record_overdue` records the row.
-3. After the commit, the lease is left. The record is final and does not change.
+1. Before the lease: nothing is left. The caller gets no answer, and the function has not run.
+2. Between the lease and the commit of the record: the lease is left, and the holder's journal has the execution. With a
+   large input there is also a row with status `running`. The reaper notices that the holder is silent, drains the
+   worker and has the execution recorded as `error`. If Redis has lost its data too, `record_overdue` records the row.
+3. After the commit: the lease is left. The record is final and does not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 from qinling_falcon.errors import NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.calls import TRIES, Accepted, Call
-from qinling_falcon.invocation.execution_quota import ExecutionQuota, Place
+from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.invocation.loading import Loading, Wait, package_lost
 from qinling_falcon.invocation.long_runs import LongRuns
 from qinling_falcon.invocation.runs import Run, RunParts
@@ -43,26 +43,26 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Task(Protocol[T_co]):
-    """What the engine leases a worker for.
+    """A task for which the engine leases a worker.
 
     Attributes:
-        gave_up: the message for the caller when no worker could take the task.
+        failure_message: the message for the caller if no worker could take the task.
     """
 
-    gave_up: str
+    failure_message: str
 
     def resolve(self) -> Target:
         """The target as it is now."""
 
     def prepare(self, target: Target) -> LeaseRequest | T_co:
-        """Everything that must be known before there is a lease: no worker waits for it.
+        """Do the work that needs no worker, before a worker is leased.
 
         Returns:
-            What to lease; or the result, when no worker is needed.
+            The lease request; or the result, if no worker is needed.
         """
 
     def begin(self) -> None:
-        """A worker is leased. Make durable what must be so before the worker gets a request."""
+        """Commit what must be durable before the leased worker gets a request."""
 
     def use(self, lease: Lease, target: Target) -> T_co:
         """Use the worker, which holds the target, and call `lease.released`.
@@ -73,7 +73,7 @@ class Task(Protocol[T_co]):
         """
 
     def not_loaded(self, lease: Lease, target: Target, error: NotLoaded | DiskFull) -> T_co:
-        """The worker did not take the package, and another one would not either. The lease is released or unused."""
+        """Handle a package that no worker can load. The lease is released or unused."""
 
 
 class Engine:
@@ -128,7 +128,7 @@ class Engine:
                 gone.
             QuotaExceeded: the function's project has reached its quota of executions.
             Unavailable: too many calls are in flight or wait for a worker, no worker was free in time, or the package
-                is missing in the package storage. `WorkersElsewhere`: the workers are on another machine.
+                is missing in the package storage. `WorkersUnreachable`: the workers are on another machine.
         """
         if self._admission is None:
             return self._run_new(context, call)
@@ -150,22 +150,22 @@ class Engine:
 
         Raises:
             NotFound: the row, or the function, is gone.
-            The others of `invoke` as well, but for `QuotaExceeded`. The row is left as it is.
+            The other errors of `invoke`, except `QuotaExceeded`. The row is left as it is.
         """
-        with Place(None) as place:
-            return self.serve(Run(self._parts, Context(accepted.project_id), call, place, accepted))
+        with Reservation(None) as reservation:  # an accepted execution has its row, so the quota is not checked
+            return self.serve(Run(self._parts, Context(accepted.project_id), call, reservation, accepted))
 
     def serve(self, task: Task[T]) -> T:
-        """Have a worker that holds the task's target do the task.
+        """Do a task on a worker that holds its target.
 
-        There are two reasons to begin again:
+        There are two reasons to try again:
 
-        1. The worker did not take the request, so nothing has run: another one is tried, up to `TRIES` of them.
-        2. What was resolved is not current any more. Somebody keeps changing the function, which is no reason to give
-           up before the time for waiting is over. A package that is missing under the same name twice is lost.
+        1. The worker did not take the request, so nothing has run. Up to `TRIES` workers are tried.
+        2. The target has changed since it was resolved. It is resolved again until the time for waiting is over. If a
+           package is missing under the same name twice, it is lost.
 
         Raises:
-            Unavailable: no worker could do it; nothing has run. Errors of the task's methods are raised, too.
+            Unavailable: no worker could do the task, and nothing has run. Errors of the task's methods are raised, too.
         """
         wait = Wait(self._settings.invoke_queue_timeout_s)
         tries, missing = 0, None
@@ -189,11 +189,11 @@ class Engine:
                 missing = target.package if isinstance(error, PackageMissing) else missing
                 if wait.left_s() <= 0:
                     break
-        raise Unavailable(task.gave_up, retry_after_s=1)
+        raise Unavailable(task.failure_message, retry_after_s=1)
 
     def _run_new(self, context: Context, call: Call) -> ExecutionRecord:
-        with Place(self._quota) as place:
-            run = Run(self._parts, context, call, place)
+        with Reservation(self._quota) as reservation:
+            run = Run(self._parts, context, call, reservation)
             try:
                 return self.serve(run)
             except NotRecorded:
@@ -206,8 +206,8 @@ class Engine:
         """Do a task on a leased worker.
 
         Raises:
-            PackageMissing: the package left the cache, and is gone from the storage. The worker got no request.
-            WorkersElsewhere: this process can't reach the worker, which got no request.
+            PackageMissing: the package is neither in the cache nor in the storage any more. The worker got no request.
+            WorkersUnreachable: this process can't reach the worker, which got no request.
         """
         package = self._loading.package(target) if lease.worker.needs_load else None
         if not self._workers.knows(lease.worker):

@@ -9,16 +9,16 @@ depends on how many executions the project has left:
    count, so that refused calls cost little.
 3. At most `_FEW`, with at most `_QUICKLY_COUNTED` executions: the process counts before each call.
 
-A call holds a place (`Place`) from its check until its first row is written, or until it ends without a record. The
-process counts its places as use. Calls of one process therefore never exceed the limit together, with one exception:
-until the first complete count of a project with more than `_QUICKLY_COUNTED` executions ends, the process takes their
-number to be lower. A call that has a place and a row at the moment of a count is counted twice, which can refuse a call
-until the next count.
+A call holds a `Reservation` from its check until its first row is written, or until it ends without a record. The
+process counts its reservations as use. Calls of one process therefore never exceed the limit together. There is one
+exception: until the first complete count of a project with more than `_QUICKLY_COUNTED` executions, the process assumes
+a lower number. If a count runs while a call has both a reservation and a row, it counts the call twice. This can refuse
+a call until the next count.
 
-A process does not see the places of other processes. With N web processes, a project can exceed its limit by the calls
-that it has in flight in the other N - 1 when the limit is reached. With more than `_QUICKLY_COUNTED` executions, the
-calls that the other processes have recorded since the last count of case 2 come on top. The record of a call that has
-run is never refused. Retention (`models/retention.py`) keeps most projects far from their limit.
+A process does not see the reservations of other processes. With N web processes, a project can exceed its limit by the
+calls that it has in flight in the other N - 1 when the limit is reached. With more than `_QUICKLY_COUNTED` executions,
+it can also exceed it by the calls that the other processes have recorded since the last count of case 2. The record of
+a call that has run is never refused. Retention (`models/retention.py`) keeps most projects far from their limit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Use:
         counted: executions in the database at the last count; `_QUICKLY_COUNTED` if there are more and no complete
             count has been made yet.
         recorded: executions that this process has recorded since the last count.
-        in_flight: places that calls of this process hold.
+        in_flight: the reservations of this process.
         counted_at: start of the last complete count, by `time.monotonic()`; None: no complete count yet.
         took_s: duration of the last complete count in seconds.
         called_at: time of the last call, by `time.monotonic()`.
@@ -78,12 +78,12 @@ class _Use:
 
     @property
     def used(self) -> int:
-        """The executions and the places of this process."""
+        """The project's executions and the reservations of this process."""
         return self.counted + self.recorded + self.in_flight
 
 
-class Place:
-    """The place of one call in the quota, a context manager. It is free again when the `with` block ends.
+class Reservation:
+    """One execution that is reserved in a project's quota, until the `with` block ends.
 
     Args:
         quota: checks the quota; None: there is no check.
@@ -96,7 +96,7 @@ class Place:
         self._use: _Use | None = None
         self._is_recorded = False
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> Reservation:
         return self
 
     def __exit__(
@@ -105,9 +105,9 @@ class Place:
         self._leave()
 
     def take(self, project_id: str) -> None:
-        """Check that the project may have one more execution, and hold a place for it.
+        """Check that the project may have one more execution, and reserve it.
 
-        A call that is tried again takes its place again, under a limit that may be new, unless it has a row.
+        A call that is tried again is checked again, because the limit may have changed, unless it has a row.
 
         Raises:
             QuotaExceeded, Unavailable: see `ExecutionQuota.admit`.
@@ -117,7 +117,7 @@ class Place:
             self._use = self._quota.admit(project_id)
 
     def recorded(self) -> None:
-        """Count the call's row instead of its place. Calls after the first one do nothing."""
+        """Count the call's row instead of its reservation. Repeated calls do nothing."""
         if self._use is not None:
             self._use.recorded += 1
             self._is_recorded = True
@@ -141,7 +141,7 @@ class ExecutionQuota:
         gevent.spawn(self._count_forever)
 
     def admit(self, project_id: str) -> _Use:
-        """Check that the project may have one more execution, and count it as in flight. `Place` ends that.
+        """Check that the project may have one more execution, and count it as in flight until its `Reservation` ends.
 
         Raises:
             QuotaExceeded: the project has reached its limit.
@@ -174,7 +174,7 @@ class ExecutionQuota:
         if use is None:
             use = self._projects[project_id] = _Use()
             if len(self._projects) > _REMEMBERED:
-                # Not a project with calls in flight: its places would be lost from its use.
+                # Not a project with calls in flight, because its reservations would be lost.
                 del self._projects[next(known for known, its in self._projects.items() if not its.in_flight)]
         return use
 
@@ -188,11 +188,11 @@ class ExecutionQuota:
                 return use.limit
             limit = _limit_of(project_id)
             if use.counted_at is None and limit != quotas.UNLIMITED:
-                began, recorded = time.monotonic(), use.recorded
+                started_at, recorded = time.monotonic(), use.recorded
                 use.counted = quotas.executions_kept(project_id, at_most=_QUICKLY_COUNTED)
                 if use.counted < _QUICKLY_COUNTED:
                     use.recorded -= recorded
-                    use.counted_at, use.took_s = began, time.monotonic() - began
+                    use.counted_at, use.took_s = started_at, time.monotonic() - started_at
                 else:
                     self._hurry.set()
             use.limit = limit
@@ -219,25 +219,25 @@ class ExecutionQuota:
         with use.counting:
             if use.counted_at is not None and use.counted_at >= asked_at:
                 return
-            began, recorded = time.monotonic(), use.recorded
+            started_at, recorded = time.monotonic(), use.recorded
             use.counted = quotas.executions_kept(project_id)
             use.recorded -= recorded
-            use.counted_at, use.took_s = began, time.monotonic() - began
+            use.counted_at, use.took_s = started_at, time.monotonic() - started_at
 
     def _count_forever(self) -> None:
         next_pass = time.monotonic() + _INTERVAL_S
         while True:
             self._hurry.wait(max(0.0, next_pass - time.monotonic()))
             self._hurry.clear()
-            began = time.monotonic()
+            started_at = time.monotonic()
             try:
-                self._count_active(only_new=began < next_pass)
+                self._count_active(only_new=started_at < next_pass)
             except Exception as error:
                 logger.warning("executions could not be counted", extra={"reason": str(error)})
-            ended = time.monotonic()
-            if began >= next_pass:
-                next_pass = ended + max(_INTERVAL_S, (ended - began) / _PART_FAR)
-            gevent.sleep(ended - began)
+            took_s = time.monotonic() - started_at
+            if started_at >= next_pass:
+                next_pass = started_at + took_s + max(_INTERVAL_S, took_s / _PART_FAR)
+            gevent.sleep(took_s)
 
     def _count_active(self, *, only_new: bool = False) -> None:
         """Count for the projects with recent calls; with `only_new`, only for those without a complete count."""

@@ -22,15 +22,15 @@ from qinling_falcon.storage.packages import advice_on_missing
 
 logger = logging.getLogger(__name__)
 
-# A package that is read within this time is one that a call need not queue for.
+# If a package is read within this time, its call does not queue with a closed gate.
 _SOON_S = 0.02
 
 
 class Wait:
-    """For how long a task may still wait in queues. The time for reading its package does not count.
+    """The time for which a task may still wait in queues. The time for reading its package does not count.
 
     Args:
-        longest_s: from now.
+        longest_s: the longest wait, in seconds from now.
     """
 
     def __init__(self, longest_s: float):
@@ -63,12 +63,12 @@ class Loading:
         self._settings = settings
 
     def lease(self, target: Target, request: LeaseRequest, wait: Wait) -> Lease:
-        """Lease a worker for the target, a warm one only when the package is readable.
+        """Lease a worker for the target. A warm one is leased only when the package is readable.
 
-        While the storage is slow or away, the call stands in the queue for the workers that hold the target.
+        While the storage is slow or away, the call waits in the queue for the workers that hold the target.
 
         Raises:
-            StaleTarget: the target was resolved under an older generation.
+            StaleTarget: the target has changed since it was resolved.
             PackageMissing, Unavailable, BadGateway: the package can't be read, and no worker that holds the target
                 became free in time; or see `Pool.lease`.
         """
@@ -98,7 +98,7 @@ class Loading:
             NotSent: the worker could not be reached, ended or refused; another worker may be tried.
         """
         try:
-            workers.load(lease.worker, package, _about(target), self._settings.unpack_timeout_s)
+            workers.load(lease.worker, package, _metadata(target), self._settings.unpack_timeout_s)
         except NotLoaded as error:
             if error.is_reusable:
                 lease.unused()
@@ -126,12 +126,12 @@ class Loading:
         try:
             with wait.paused():
                 self._packages.can_read(target.package, target.project_id)
-        except Exception as error:  # also an odd one, because the call waits for this greenlet
-            gate.fail(self._serving_on(target, error))
+        except Exception as error:  # of any type, because the call waits for this greenlet
+            gate.fail(self._outwait(target, error))
         else:
             gate.open()
 
-    def _serving_on(self, target: Target, error: Exception) -> Exception:
+    def _outwait(self, target: Target, error: Exception) -> Exception:
         """Wait as long as workers that hold the target may become free. Returns the error for the call."""
         try:
             if self._pool.workers(target.function_id, target.version):
@@ -178,7 +178,7 @@ def lease_request(
     )
 
 
-def _about(target: Target) -> dict[str, Any]:
+def _metadata(target: Target) -> dict[str, Any]:
     """The metadata of a target that a worker gets together with the package."""
     return {
         "target": target.key,

@@ -1,4 +1,4 @@
-"""A run: what the engine does for one execution before, on and after its worker."""
+"""A run: what the engine does for one execution before it has a worker, on the worker, and afterwards."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from qinling_falcon.invocation.calls import (
     WORKER_LOST,
     Accepted,
     Call,
-    began,
+    commit_record,
+    completed_record,
     detail,
-    failed,
-    finished,
+    failed_record,
     is_inline,
-    not_loaded,
-    settled,
+    not_loaded_record,
+    started_record,
 )
-from qinling_falcon.invocation.execution_quota import Place
+from qinling_falcon.invocation.execution_quota import Reservation
 from qinling_falcon.invocation.loading import lease_request
 from qinling_falcon.invocation.long_runs import LongRuns
 from qinling_falcon.invocation.sessions import Sessions
@@ -54,27 +54,36 @@ class Run:
     Args:
         parts: the collaborators.
         context: the caller.
-        call: what is to run.
-        place: its place in the quota.
+        call: the call.
+        reservation: reserves the execution in the quota.
         accepted: the execution, if it was accepted before and has a row; None: it is a new one.
     """
 
-    gave_up = "No worker could take this call; it has not run. Try again."
+    failure_message = "No worker could take this call; it has not run. Try again."
 
     __slots__ = (
-        "_accepted", "_arrived", "_begun", "_call", "_context", "_created_at", "_has_row", "_id", "_openstack",
-        "_parts", "_place",
+        "_accepted",
+        "_arrived",
+        "_call",
+        "_context",
+        "_created_at",
+        "_has_row",
+        "_id",
+        "_openstack",
+        "_parts",
+        "_reservation",
+        "_started",
     )  # fmt: skip
 
-    _begun: ExecutionRecord
+    _started: ExecutionRecord
 
     def __init__(
-        self, parts: RunParts, context: Context, call: Call, place: Place, accepted: Accepted | None = None
+        self, parts: RunParts, context: Context, call: Call, reservation: Reservation, accepted: Accepted | None = None
     ) -> None:
         self._parts = parts
         self._context = context
         self._call = call
-        self._place = place
+        self._reservation = reservation
         self._accepted = accepted
         self._arrived = time.monotonic()
         self._created_at = clock.now() if accepted is None else accepted.created_at
@@ -91,26 +100,26 @@ class Run:
         return resolver.resolve(self._context, call.function_id, call.function_version)
 
     def prepare(self, target: Target) -> LeaseRequest | ExecutionRecord:
-        """Take a place in the quota, and get the function's session."""
+        """Reserve an execution in the quota, and get the function's OpenStack session."""
         parts = self._parts
         if self._accepted is None:
-            self._place.take(target.project_id)
-        self._begun = began(target, self._call, self._id, self._created_at)
+            self._reservation.take(target.project_id)
+        self._started = started_record(target, self._call, self._id, self._created_at)
         if target.image is not None:
-            return self._record(failed(self._begun, _NO_IMAGES), was_sent=False)
-        # Anew for each target: the one before may have had a trust.
+            return self._record(failed_record(self._started, _NO_IMAGES), was_sent=False)
+        # Reset, because the target of an earlier try may have had a trust.
         self._openstack = None
         if target.trust_id is not None and parts.sessions is not None:
             self._openstack = parts.sessions.session(target.trust_id)
-        described = detail(self._begun, self._accepted)
-        return lease_request(target, parts.settings, self._id, described, target.timeout_s)
+        journaled = detail(self._started, self._accepted)
+        return lease_request(target, parts.settings, self._id, journaled, target.timeout_s)
 
     def begin(self) -> None:
-        """A large input is not in the journal: its row is written before the worker gets it."""
+        """Write the row of an execution with a large input, because the journal does not have the input."""
         if self._accepted is None and not is_inline(self._call.input):
-            begin(self._begun)
+            begin(self._started)
             self._has_row = True
-            self._place.recorded()
+            self._reservation.recorded()
 
     def use(self, lease: Lease, target: Target) -> ExecutionRecord:
         """Call the worker and record its answer. The worker runs the next call while the record is committed."""
@@ -118,35 +127,35 @@ class Run:
         settings = self._parts.settings
         longest_s = target.timeout_s + settings.load_timeout_s + settings.lease_grace_s / 2
         if self._accepted is None and is_inline(self._call.input):
-            self._parts.long_runs.add(self._begun, self._place)
+            self._parts.long_runs.add(self._started, self._reservation)
         try:
             ran = self._parts.workers.execute(lease.worker, self._execution(target), longest_s)
         except WorkerLost as error:
-            logger.warning("a worker was lost", extra=_about(lease, target, error))
+            logger.warning("a worker was lost", extra=_log_extra(lease, target, error))
             lease.released(destroy=True)
-            final = failed(self._begun, WORKER_LOST, lease.cold, queued_ms)
+            final = failed_record(self._started, WORKER_LOST, lease.cold, queued_ms)
         else:
             lease.released(busy_s=ran.busy_s)
-            final = finished(self._begun, ran, lease.cold, queued_ms)
+            final = completed_record(self._started, ran, lease.cold, queued_ms)
         finally:
             self._parts.long_runs.remove(self._id)
         try:
             final = self._record(final)
-        except NotFound:  # the row of an accepted execution was deleted, and is not to come back
+        except NotFound:  # the row of an accepted execution was deleted, so it is not recorded
             lease.committed()
             raise
         lease.committed()
         return final
 
     def not_loaded(self, lease: Lease, target: Target, error: NotLoaded | DiskFull) -> ExecutionRecord:
-        """Record why the function has not run: a bad package is its own fault, a full disk the platform's."""
+        """Record why the function has not run: `failed` for a bad package, `error` for a full disk."""
         queued_ms = _milliseconds(self._arrived)
         if isinstance(error, DiskFull):
-            logger.warning("a worker can't store a function", extra=_about(lease, target, error))
+            logger.warning("a worker can't store a function", extra=_log_extra(lease, target, error))
             reason = f"{error} The function has not run; try again later."
-            final = failed(self._begun, reason, lease.cold, queued_ms)
+            final = failed_record(self._started, reason, lease.cold, queued_ms)
         else:
-            final = not_loaded(self._begun, str(error), lease.cold, queued_ms)
+            final = not_loaded_record(self._started, str(error), lease.cold, queued_ms)
         try:
             final = self._record(final, was_sent=False)
         except (NotFound, Unavailable):
@@ -156,9 +165,9 @@ class Run:
         return final
 
     def withdraw(self) -> None:
-        """The execution has not run, and its caller is told so: its row, if it has one, is deleted.
+        """Delete the row of an execution that has not run, if it has one.
 
-        If that fails, the row is recorded as an error later (`record_overdue`).
+        If that fails, `record_overdue` records the row as an error later.
         """
         if self._has_row:
             try:
@@ -170,13 +179,13 @@ class Run:
                 )
 
     def _record(self, final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:
-        final = settled(final, was_sent=was_sent, is_accepted=self._accepted is not None)
-        self._place.recorded()
+        final = commit_record(final, was_sent=was_sent, is_accepted=self._accepted is not None)
+        self._reservation.recorded()
         return final
 
     def _execution(self, target: Target) -> Execution:
         """The request for the worker."""
-        about: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "context": {
                 "function_id": target.function_id,
                 "function_version": target.version,
@@ -184,11 +193,11 @@ class Run:
             }
         }
         if self._openstack is not None:
-            about["openstack"] = self._openstack  # a secret: it goes to the worker and nowhere else
-        return Execution(self._id, target.timeout_s, about, self._call.input)
+            metadata["openstack"] = self._openstack  # a secret, which only the worker gets
+        return Execution(self._id, target.timeout_s, metadata, self._call.input)
 
 
-def _about(lease: Lease, target: Target, error: Exception) -> dict[str, str]:
+def _log_extra(lease: Lease, target: Target, error: Exception) -> dict[str, str]:
     return {
         "worker_id": lease.worker.worker_id,
         "execution_id": lease.execution_id,

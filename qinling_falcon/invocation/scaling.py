@@ -85,7 +85,7 @@ class Scaler:
         self._pool.shrink(function_id, version, count)
 
     def _try_one(self, addition: Addition) -> QinlingError | None:
-        """Add one worker; why not, if it was refused. An error that goes up in a greenlet of its own reaches nobody."""
+        """Add one worker. Returns the error, if there is one, because an exception would be lost in this greenlet."""
         try:
             self._engine.serve(addition)
         except QinlingError as error:
@@ -99,7 +99,7 @@ class Scaler:
 class Addition:
     """One more worker that holds a target, as a task of the engine. It can be served any number of times."""
 
-    gave_up = "No worker could load it."
+    failure_message = "No worker could load it."
 
     def __init__(
         self, pool: Pool, resolver: Resolver, settings: Settings, context: Context, function_id: str, version: int
@@ -120,21 +120,21 @@ class Addition:
         return lease_request(target, self._settings, str(uuid.uuid4()), "", 0.0, kind="warm")
 
     def begin(self) -> None:
-        """Nothing is recorded."""
+        """Do nothing, because there is no execution to record."""
 
     def use(self, lease: Lease, target: Target) -> None:
-        """Leave the worker as it is, if a call would find it: nothing was changed while it was loaded.
+        """Leave the worker loaded, unless the target has changed meanwhile: then it drains.
 
         Raises:
-            StaleTarget: something was changed.
+            StaleTarget: the target has changed.
         """
-        is_current = self._pool.generations([what for what, _ in target.generations]) == dict(target.generations)
+        is_current = self._pool.is_current(target.generations)
         lease.released(destroy=not is_current)
         if not is_current:
             raise StaleTarget(target.key)
 
     def not_loaded(self, lease: Lease, target: Target, error: NotLoaded | DiskFull) -> None:
-        """Say why.
+        """Raise the reason.
 
         Raises:
             Conflict: the package can't be loaded.

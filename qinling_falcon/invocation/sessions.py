@@ -1,4 +1,4 @@
-"""Where functions' OpenStack sessions come from; what knows Keystone stands above this layer."""
+"""The interface through which the engine gets functions' OpenStack sessions. `auth` implements it with Keystone."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Protocol
 
 
 class TrustRefused(Exception):
-    """Keystone lets a caller make no trust; the message says why."""
+    """Keystone does not let a caller make a trust. The message says why."""
 
 
 class TrustGone(Exception):
-    """Nobody can act by a trust: it was deleted, or its maker is disabled or has lost the roles that it passes on."""
+    """A trust can't be used any more: it was deleted, or its maker is disabled or has lost the roles it passes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a trust gives in Swift.
+    """The access to Swift that a trust gives.
 
     Attributes:
         object_store: URL of the account of the trust's project.
@@ -32,21 +32,23 @@ class Sessions(Protocol):
     """Gives functions the sessions that their trusts allow."""
 
     def session(self, trust_id: str) -> Mapping[str, Any]:
-        """What a worker makes `context["os_session"]` of.
+        """The values from which a worker makes `context["os_session"]`.
+
+        It never raises, and waits for Keystone for a bounded time.
 
         Returns:
-            `auth_url`, `token`, and `about`, what Keystone says of the token without its catalogue; or `error`, the
-            reason why there is none now. It never raises, and waits for Keystone for a bounded time at most.
+            `auth_url`, `token` and `about` (Keystone's description of the token, without the catalogue); or `error`,
+            the reason why there is no session now.
         """
 
     def access(self, trust_id: str) -> Access:
-        """The trust's rights, for Swift.
+        """The access to Swift that the trust gives.
 
         Raises:
-            TrustGone: there are none any more.
-            Unavailable: Keystone doesn't answer.
-            BadGateway: its catalogue has no object store.
+            TrustGone: the trust can't be used any more.
+            Unavailable: Keystone does not answer.
+            BadGateway: Keystone's catalogue has no object store.
         """
 
     def forget(self, trust_id: str) -> None:
-        """The token was found to be no good: the next one who asks gets another."""
+        """Drop the cached token of a trust, because it was refused. The next request gets a new one."""

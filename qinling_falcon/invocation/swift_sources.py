@@ -1,8 +1,7 @@
 """Keeps functions in Swift current: before a call, the process checks whether the function's object has changed.
 
-The function's package is a copy of the object. While Swift or Keystone is away,
-the check fails and calls run the copy. Calls are refused only if Swift answers
-that the object is gone, is not a valid package, or may not be read any more.
+The function's package is a copy of the object. While Swift or Keystone is away, the check fails and calls run the copy.
+Calls are refused only if the object is gone, is not a valid package, or may not be read any more.
 """
 
 from __future__ import annotations
@@ -26,29 +25,30 @@ from qinling_falcon.storage.packages import PackageStore, StoredPackage
 
 log = logging.getLogger(__name__)
 
-# A call waits no longer to learn whether the object has changed; once it is known to have, until it is here.
+# A call waits this long to learn whether the object has changed. If it has, the call waits for the download.
 _PATIENCE_S = 2.0
-# After Swift or Keystone was away, no call of the function waits for them for so long.
+# After Swift or Keystone was away, no call of the function waits for them for this long.
 _AWAY_S = 5.0
-# What was refused is looked at again this soon, for it may be back.
+# A refused object is checked again after this time, because it may be valid again.
 _REFUSED_S = 1.0
 _WARNED_EVERY_S = 60.0
 _REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
-class _Look:
-    """What was seen of a function's object.
+class _Check:
+    """The result of a check of a function's object.
 
     Attributes:
-        about: the object that the function named then, what its copy was of, and its trust.
-        until: by `time.monotonic()`; a later call looks again.
-        refusal: why it can't run.
-        bad_etag: of what was found and refused; it need not be fetched again.
-        replaced: the function has another copy now.
+        source_and_trust: the object, the etag of the copy, and the trust that the function had. The result holds only
+            for these.
+        until: when the result expires, by `time.monotonic()`.
+        refusal: why calls are refused; None: they are not.
+        bad_etag: the etag of an object that is no valid package, so that it is not fetched again.
+        replaced: whether the function has a new copy.
     """
 
-    about: tuple[SwiftSource | None, str | None]
+    source_and_trust: tuple[SwiftSource | None, str | None]
     until: float
     refusal: str | None = None
     bad_etag: str | None = None
@@ -56,14 +56,14 @@ class _Look:
 
 
 _Key = tuple[str, SwiftSource | None, str | None]
-"""A function, and what a look at its object is about."""
+"""A function, and the object, etag and trust that are checked."""
 
 
 class SwiftSources:
     """Refreshes the copies of functions in Swift. Concurrent calls of a function share one check."""
 
     def __init__(self, sessions: Sessions, packages: PackageStore, pool: Pool, settings: Settings):
-        from qinling_falcon.storage.swift import Swift  # noauth has no use for it
+        from qinling_falcon.storage.swift import Swift  # imported here, because noauth does not need it
 
         self._sessions = sessions
         self._packages = packages
@@ -72,52 +72,52 @@ class SwiftSources:
         self._every_s = settings.swift_check_s
         self._longest_s = 2 * (settings.swift_timeout_s + settings.keystone_timeout_s)
         self._swift = Swift(settings)
-        self._looks: BoundedCache[str, _Look] = BoundedCache(_REMEMBERED)
-        self._flights: Flights[_Key, _Look] = Flights()
+        self._checks: BoundedCache[str, _Check] = BoundedCache(_REMEMBERED)
+        self._flights: Flights[_Key, _Check] = Flights()
         self._fetching: set[_Key] = set()
         self._warned = 0.0
 
     def is_current(self, target: Target) -> bool:
-        """Whether the target may run as it is; False: its function has a newer copy now, and must be resolved again.
+        """Whether the target may run as it is. False: its function has a newer copy, so it must be resolved again.
 
         Raises:
-            Conflict: the object is gone, is no package, or may not be read any more.
+            Conflict: the object is gone, is not a valid package, or may not be read any more.
         """
         source = target.swift
         assert source is not None
-        look = self._looks.get(target.function_id)
-        if look is None or look.about != _about(target) or look.until <= time.monotonic():
-            look = self._wait(target, source)
-        if look.refusal is None:
-            return not look.replaced
-        # The target may be an old one, of an object that the function has left, or by a trust that it has no more.
-        if self._pool.generations([what for what, _ in target.generations]) != dict(target.generations):
+        check = self._checks.get(target.function_id)
+        if check is None or check.source_and_trust != _source_and_trust(target) or check.until <= time.monotonic():
+            check = self._wait(target, source)
+        if check.refusal is None:
+            return not check.replaced
+        # The refusal may be for an older target, with another object or trust.
+        if not self._pool.is_current(target.generations):
             return False
-        raise Conflict(f"Function {target.function_id} can't run: {look.refusal}")
+        raise Conflict(f"Function {target.function_id} can't run: {check.refusal}")
 
-    def _wait(self, target: Target, source: SwiftSource) -> _Look:
-        """Look, or wait for whoever does; not for long."""
-        key = (target.function_id, *_about(target))
-        flight = self._flights.share(key, lambda: self._fly(target, source))
+    def _wait(self, target: Target, source: SwiftSource) -> _Check:
+        """Check the object, or wait for the check of another call, for a bounded time."""
+        key = (target.function_id, *_source_and_trust(target))
+        flight = self._flights.share(key, lambda: self._check_and_keep(target, source))
         if flight.wait(_PATIENCE_S) or (key in self._fetching and flight.wait(self._longest_s)):
             return flight.result()
         return self._keep(target.function_id, self._away(target, "no answer in time"))
 
-    def _fly(self, target: Target, source: SwiftSource) -> _Look:
-        """Look and remember. Calls run the copy, whatever happens."""
+    def _check_and_keep(self, target: Target, source: SwiftSource) -> _Check:
+        """Check the object and keep the result. If the check fails, calls run the copy."""
         name = target.function_id
         try:
-            look = self._look(target, source)
+            check = self._check(target, source)
         except (Unavailable, BadGateway) as error:
-            look = self._away(target, error.message)
+            check = self._away(target, error.message)
         except Exception as error:
-            log.exception("function %s: its object in Swift could not be looked at", name)
-            look = self._away(target, type(error).__name__)
+            log.exception("function %s: its object in Swift could not be checked", name)
+            check = self._away(target, type(error).__name__)
         finally:
-            self._fetching.discard((name, *_about(target)))
-        return self._keep(name, look)
+            self._fetching.discard((name, *_source_and_trust(target)))
+        return self._keep(name, check)
 
-    def _look(self, target: Target, source: SwiftSource) -> _Look:
+    def _check(self, target: Target, source: SwiftSource) -> _Check:
         where = f"its object {source.container}/{source.object} in Swift"
         if target.trust_id is None:
             return _refused(target, f"it has no trust by which {where} could be read.")
@@ -130,17 +130,17 @@ class SwiftSources:
                 account = self._account(target.trust_id)
                 etag = self._swift.etag(account, source.container, source.object)
             if etag == source.etag:
-                return _Look(_about(target), time.monotonic() + self._every_s)
-            before = self._looks.get(target.function_id)
-            if before is not None and before.bad_etag == etag and before.about == _about(target):
+                return _Check(_source_and_trust(target), time.monotonic() + self._every_s)
+            before = self._checks.get(target.function_id)
+            if before is not None and before.bad_etag == etag and before.source_and_trust == _source_and_trust(target):
                 assert before.refusal is not None
                 return _refused(target, before.refusal, etag)
-            self._fetching.add((target.function_id, *_about(target)))
+            self._fetching.add((target.function_id, *_source_and_trust(target)))
             try:
                 package, etag = self._fetch(account, source, target.project_id)
                 if etag == source.etag:  # it was changed back meanwhile
                     self._packages.delete(package.key)
-                    return _Look(_about(target), time.monotonic() + self._every_s)
+                    return _Check(_source_and_trust(target), time.monotonic() + self._every_s)
             except (BadRequest, TooLarge) as error:
                 return _refused(target, f"{where} was changed, and can't be its package: {error.message}", etag)
         except ObjectMissing:
@@ -156,19 +156,22 @@ class SwiftSources:
         return Account(access.object_store, access.token)
 
     def _fetch(self, account: Account, source: SwiftSource, project_id: str) -> tuple[StoredPackage, str]:
-        """Store a copy of the current object. Returns it with its etag. A crash leaves a package that no row names."""
+        """Store a copy of the current object. Returns the copy and its etag.
+
+        A crash leaves a package that no row names.
+        """
         found = self._swift.open(account, source.container, source.object, self._limit)
         with contextlib.closing(found):
             return self._packages.save(found, self._limit, project_id=project_id), found.etag
 
-    def _replace(self, target: Target, source: SwiftSource, package: StoredPackage, etag: str) -> _Look:
+    def _replace(self, target: Target, source: SwiftSource, package: StoredPackage, etag: str) -> _Check:
         """Write the new copy into the function's row, unless another process already has.
 
-        A crash before the write leaves the new copy as a package that no row names. A
-        crash after it leaves the old copy. `PackageStore.sweep` deletes both.
+        A crash before the write leaves the new copy as a package that no row names. A crash after it leaves the old
+        copy. `PackageStore.sweep` deletes both.
         """
         name = target.function_id
-        replaced = _Look(_about(target), time.monotonic() + _AWAY_S, replaced=True)
+        replaced = _Check(_source_and_trust(target), time.monotonic() + _AWAY_S, replaced=True)
         where = {"container": source.container, "object": source.object}
         try:
             with self._pool.changing(f"function:{name}"):
@@ -182,37 +185,37 @@ class SwiftSources:
                     package_size=package.size,
                     source_etag=etag,
                 )
-                # The change is committed, and keeps calls from the old workers: draining only ends them sooner.
+                # The committed change already keeps calls from the old workers. Draining only ends them sooner.
                 with contextlib.suppress(Unavailable):
                     self._pool.drain(name, 0)
-        except NotFound:  # as whoever resolves it again is told
+        except NotFound:  # the caller gets this error when it resolves the target again
             self._packages.delete(package.key)
             return replaced
         except QuotaExceeded as error:
             self._packages.delete(package.key)
             refusal = f"its object {source.container}/{source.object} in Swift was changed. {error.message}"
             # Not cached as a bad object, because the quota may be raised or packages may be deleted.
-            return _Look(_about(target), time.monotonic() + _AWAY_S, refusal)
+            return _Check(_source_and_trust(target), time.monotonic() + _AWAY_S, refusal)
         for key in unused:
             self._packages.delete(key)
         log.info("function %s: its object in Swift has changed, and was fetched", name)
         return replaced
 
-    def _away(self, target: Target, reason: str) -> _Look:
+    def _away(self, target: Target, reason: str) -> _Check:
         now = time.monotonic()
         if now - self._warned > _WARNED_EVERY_S:
             self._warned = now
             log.warning("functions in Swift run from their copies; of %s: %s", target.function_id, reason)
-        return _Look(_about(target), now + max(self._every_s, _AWAY_S))
+        return _Check(_source_and_trust(target), now + max(self._every_s, _AWAY_S))
 
-    def _keep(self, name: str, look: _Look) -> _Look:
-        self._looks.put(name, look)
-        return look
+    def _keep(self, name: str, check: _Check) -> _Check:
+        self._checks.put(name, check)
+        return check
 
 
-def _about(target: Target) -> tuple[SwiftSource | None, str | None]:
+def _source_and_trust(target: Target) -> tuple[SwiftSource | None, str | None]:
     return target.swift, target.trust_id
 
 
-def _refused(target: Target, refusal: str, bad_etag: str | None = None) -> _Look:
-    return _Look(_about(target), time.monotonic() + _REFUSED_S, refusal, bad_etag)
+def _refused(target: Target, refusal: str, bad_etag: str | None = None) -> _Check:
+    return _Check(_source_and_trust(target), time.monotonic() + _REFUSED_S, refusal, bad_etag)

@@ -1,8 +1,8 @@
 """Resolution: finds the target (what a worker runs) for a function, version or alias.
 
-A resolved target is cached in the process and costs no SQL when warm. It
-carries the generation that it was read under; the lease script compares it, so
-that a stale target is never run (see `Pool.changing` for the other side).
+A resolved target is cached in the process, so a warm call needs no SQL. A target carries the generation under which it
+was read. The lease script compares it with the present one, so a stale target is never run. `Pool.changing` replaces
+generations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qinling_falcon.models.rows import find
 from qinling_falcon.models.runtime import not_available
 from qinling_falcon.models.scope import Context, Scope, project_of, scoped
 from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeStatus, Version
-from qinling_falcon.pool.generations import lasting
+from qinling_falcon.pool.generations import may_cache
 from qinling_falcon.pool.pool import Pool
 
 if TYPE_CHECKING:
@@ -47,17 +47,19 @@ class Target:
     """What is to run: one version of one function, with everything that a worker needs to load it.
 
     Attributes:
-        key: names the code, entry, limits and isolation; a worker that holds this key can serve the target.
+        key: names the code, entry point, limits and isolation. A worker that holds this key can serve the target.
         package: key of the package in the store.
-        image: of a function that is an image: it has no runtime, package or entry, and no worker loads it.
+        entry: the entry point.
+        image: the image of a function with source `image`, which has no runtime, package or entry point. No worker
+            loads it.
         memory_size: bytes.
         cpu: millicores.
         timeout_s: seconds that one execution may take.
         isolation: the stricter of the function's and its runtime's.
         concurrency: the most executions of this version at once; None: only the limits of the service apply.
-        generations: what the target was resolved under, for the lease script.
-        trust_id: by which the function gets an OpenStack session.
-        swift: where the object is that `package` is a copy of, and its etag; None: it is none's.
+        generations: pairs of (cache key, generation) that were current when the target was resolved.
+        trust_id: the trust by which the function gets an OpenStack session.
+        swift: the object of which `package` is a copy; None: the package was uploaded.
     """
 
     key: str
@@ -79,8 +81,16 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class _Meaning:
-    """What an alias means, and the targets that were made of it, each beside the one of its version."""
+class _ResolvedAlias:
+    """A resolved alias.
+
+    Attributes:
+        function_id: the function that it names.
+        version: the version that it names.
+        routing: another version and its share of the calls.
+        generation: (cache key, generation) of the alias.
+        targets: by version, the target of the version and the one that also carries the alias's generation.
+    """
 
     function_id: str
     version: int
@@ -93,7 +103,7 @@ class Resolver:
     """Resolves functions, versions and aliases to targets, through caches of this process.
 
     Args:
-        pool: knows the generations.
+        pool: reads the generations.
         sources: refreshes the copies of functions in Swift; None: the stored copies are used.
     """
 
@@ -101,7 +111,7 @@ class Resolver:
         self._pool = pool
         self._sources = sources
         self._targets: BoundedCache[tuple[str, int], Target] = BoundedCache(_CACHE_SIZE)
-        self._meanings: BoundedCache[str, _Meaning] = BoundedCache(_CACHE_SIZE)
+        self._aliases: BoundedCache[str, _ResolvedAlias] = BoundedCache(_CACHE_SIZE)
 
     def resolve(self, context: Context, function_id: str, version: int) -> Target:
         """The target of (function, version), as the caller may see it.
@@ -127,49 +137,49 @@ class Resolver:
         target = self._targets.get(key)
         if target is None:
             target = self._read(context, function_id, version)
-            if target.image is None:  # there is no lease that would find one of these stale
+            if target.image is None:  # no lease would find out that a target with an image is stale
                 _keep(self._targets, key, target, target.generations)
         if target.project_id != context.project_id and not context.is_admin:
             raise _unknown(function_id)
         return target
 
     def resolve_alias(self, context: Context, name: str) -> Target:
-        """The target of an alias of the caller's project; with a routing, drawn anew at each call.
+        """The target of an alias of the caller's project. With a routing, the version is drawn at each call.
 
         Raises:
             NotFound: unknown.
             Conflict, Unavailable: see `resolve`.
         """
-        what = alias_generation(context.project_id, name)
-        meaning = self._meanings.get(what)
-        if meaning is None:
-            meaning = self._read_alias(context, name, what)
-            _keep(self._meanings, what, meaning, (meaning.generation,))
-        version = meaning.version
-        if meaning.routing is not None and random.random() < meaning.routing[1]:
-            version = meaning.routing[0]
-        base = self.resolve(context, meaning.function_id, version)
+        cache_key = alias_cache_key(context.project_id, name)
+        alias = self._aliases.get(cache_key)
+        if alias is None:
+            alias = self._read_alias(context, name, cache_key)
+            _keep(self._aliases, cache_key, alias, (alias.generation,))
+        version = alias.version
+        if alias.routing is not None and random.random() < alias.routing[1]:
+            version = alias.routing[0]
+        base = self.resolve(context, alias.function_id, version)
         if base.image is not None:
-            self._meanings.pop(what)  # as above
+            self._aliases.pop(cache_key)  # as in `_find`
             return base
-        made = meaning.targets.get(version)
+        made = alias.targets.get(version)
         if made is None or made[0] is not base:
-            made = base, replace(base, generations=(*base.generations, meaning.generation))
-            meaning.targets[version] = made
+            made = base, replace(base, generations=(*base.generations, alias.generation))
+            alias.targets[version] = made
         return made[1]
 
     def forget(self, target: Target) -> None:
-        """Drop what made a target that was found stale."""
+        """Drop the cached values from which a stale target was made."""
         self._targets.pop((target.function_id, target.version))
-        for what, _ in target.generations:
-            self._meanings.pop(what)
+        for cache_key, _ in target.generations:
+            self._aliases.pop(cache_key)
 
     def _read(self, context: Context, function_id: str, version: int) -> Target:
-        what = f"function:{function_id}"
+        cache_key = f"function:{function_id}"
         seen = scoped(context, by_id=True).functions()
-        find(seen, function_id, field="function_id")  # names that nobody has given get no generation
-        # Before the row is read: a change that comes in between makes the lease fail, and we read again.
-        generation = self._pool.generations([what])[what]
+        find(seen, function_id, field="function_id")  # so that only existing functions get a generation
+        # The generation is read before the row, so a change in between makes the lease fail. Then the row is read again.
+        generation = self._pool.generations([cache_key])[cache_key]
         with reading():
             function = find(seen, function_id, field="function_id")
             scope = project_of(function)
@@ -192,34 +202,34 @@ class Resolver:
             cpu=source.cpu,
             memory_size=source.memory_size,
             timeout_s=source.timeout,
-            generations=((what, generation),),
+            generations=((cache_key, generation),),
             trust_id=source.trust_id,
             swift=_swift_source(function),
             isolation=isolation,
             concurrency=source.concurrency,
         )
 
-    def _read_alias(self, context: Context, name: str, what: str) -> _Meaning:
-        alias_named(scoped(context), name, field="function_alias")
-        generation = self._pool.generations([what])[what]
+    def _read_alias(self, context: Context, name: str, cache_key: str) -> _ResolvedAlias:
+        alias_named(scoped(context), name, field="function_alias")  # as in `_read`
+        generation = self._pool.generations([cache_key])[cache_key]
         with reading():
             alias = alias_named(scoped(context), name, field="function_alias")
-        return _Meaning(alias.function_id, alias.function_version, alias.routing, (what, generation), {})
+        return _ResolvedAlias(alias.function_id, alias.function_version, alias.routing, (cache_key, generation), {})
 
 
 def target_key(function_id: str, version: int, digest: str, isolation: Isolation) -> str:
-    """The key of a target; a worker that holds this key can serve it."""
+    """The key of a target. A worker that holds this key can serve the target."""
     return f"{function_id}:{version}:{digest}:{isolation}"
 
 
 def stricter(runtime: str, source: str | None) -> Isolation:
-    """The isolation that calls get, from the runtime's and the one that the function or version asks for."""
+    """The stricter one of a runtime's isolation and that of a function or version."""
     return Isolation.PER_CALL if Isolation.PER_CALL in (runtime, source) else Isolation.WARM
 
 
-def alias_generation(project_id: str, name: str) -> str:
-    """What the generation of an alias is called."""
-    return f"alias:{len(project_id)}:{project_id}:{name}"  # both may hold colons
+def alias_cache_key(project_id: str, name: str) -> str:
+    """The cache key of an alias."""
+    return f"alias:{len(project_id)}:{project_id}:{name}"  # both may contain colons
 
 
 def _swift_source(function: Function) -> SwiftSource | None:
@@ -237,12 +247,12 @@ def _available_runtime(scope: Scope, source: Function | Version) -> Runtime:
 
 
 def _keep(cache: BoundedCache[K, V], key: K, value: V, generations: Iterable[tuple[str, str]]) -> None:
-    """Cache what was read under these generations, unless one of them was changing."""
-    if all(lasting(generation) for _, generation in generations):
+    """Cache a value that was read under these generations, unless a change was in progress."""
+    if all(may_cache(generation) for _, generation in generations):
         cache.put(key, value)
 
 
 def _unknown(function_id: str) -> NotFound:
-    """What somebody is told who may not see a cached target's function: the same as when there is none."""
+    """The error for a caller that may not see a cached function: the same as for a function that does not exist."""
     message = f"Function {function_id} not found."
     return NotFound(f"function_id: {message}", errors={"function_id": [message]})

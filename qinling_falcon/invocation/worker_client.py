@@ -69,13 +69,13 @@ class Execution:
     Attributes:
         id: the execution's id.
         timeout_s: the function's time limit.
-        about: `context` for the function, and with a trust `openstack`, which is a secret.
+        metadata: `context` for the function, and with a trust `openstack`, which is a secret.
         input: the function's input; None: it is called without one.
     """
 
     id: str
     timeout_s: float
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     input: str | None
 
 
@@ -131,13 +131,13 @@ class WorkerClient:
         """Whether there is a connection to this worker."""
         return worker.worker_id in self._idle
 
-    def load(self, worker: LeasedWorker, package: bytes, about: dict[str, Any], timeout_s: float) -> None:
+    def load(self, worker: LeasedWorker, package: bytes, metadata: dict[str, Any], timeout_s: float) -> None:
         """Send a worker the package of its target. If this raises, the function has not run.
 
         Args:
             worker: the worker.
             package: the zip archive.
-            about: the metadata of the target.
+            metadata: the metadata of the target.
             timeout_s: the time limit for unpacking, in seconds. The client waits a little longer for the answer.
 
         Raises:
@@ -145,7 +145,7 @@ class WorkerClient:
             DiskFull: the workers' disk can't take it.
             NotSent: the worker could not be reached, ended, or refused; another worker may be tried.
         """
-        head = f"X-Load: {json.dumps(about)}\r\n"
+        head = f"X-Load: {json.dumps(metadata)}\r\n"
         try:
             answer = self._call(worker, "/load", head, package, timeout_s + _GRACE_S)
         except WorkerLost as error:
@@ -166,7 +166,7 @@ class WorkerClient:
             NotSent: it has not run.
             WorkerLost: it may have run.
         """
-        request = f"{worker.token} {execution.id} {execution.timeout_s}\n".encode() + orjson.dumps(execution.about)
+        request = f"{worker.token} {execution.id} {execution.timeout_s}\n".encode() + orjson.dumps(execution.metadata)
         if execution.input is not None:
             request += b"\n" + execution.input.encode("utf-8", "replace")
         answer = self._call(worker, "/execute", "", request, timeout_s)
@@ -178,7 +178,7 @@ class WorkerClient:
             raise WorkerLost(f"the worker's answer can't be read: {error}") from error
 
     def cancel(self, worker: LeasedWorker, execution_id: str) -> bool:
-        """End an execution that runs on a worker. Its `execute`, which goes on, then returns status `cancelled`.
+        """End an execution that runs on a worker. Its `execute` then returns the status `cancelled`.
 
         Returns:
             Whether the execution was running; False: it has ended, or has not begun.
@@ -186,7 +186,7 @@ class WorkerClient:
         Raises:
             NotSent, WorkerLost: the worker could not be asked, or did not answer.
         """
-        # Not the kept connection, on which the execution's answer is awaited.
+        # Not the kept-alive connection, because `execute` waits for its answer there.
         connection = _connected(worker)
         try:
             body = orjson.dumps({"execution_id": execution_id})
@@ -198,11 +198,11 @@ class WorkerClient:
         return answer.status == 202
 
     def _call(self, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float) -> _Answer:
-        """Send a request on the worker's kept connection."""
+        """Send a request on the worker's kept-alive connection."""
         connection = self._connect(worker)
         try:
             answer = self._exchange(connection, worker, path, head, body, timeout_s)
-        except BaseException:  # also of a greenlet that is killed: the answer is left unread on this connection
+        except BaseException:  # also if the greenlet is killed, because the connection then has an unread answer
             connection.close()
             raise
         if len(self._idle) >= _SWEEP_AT:
@@ -229,11 +229,11 @@ class WorkerClient:
             raise WorkerLost(str(error) or type(error).__name__) from error
 
     def _connect(self, worker: LeasedWorker) -> socket.socket:
-        kept = self._idle.pop(worker.worker_id, None)
-        if kept is not None:
-            if _is_quiet(kept[0]):
-                return kept[0]
-            kept[0].close()
+        idle = self._idle.pop(worker.worker_id, None)
+        if idle is not None:
+            if _is_quiet(idle[0]):
+                return idle[0]
+            idle[0].close()
         return _connected(worker)
 
     def _sweep(self) -> None:
@@ -256,7 +256,7 @@ def _connected(worker: LeasedWorker) -> socket.socket:
 
 
 def _is_quiet(connection: socket.socket) -> bool:
-    """Whether nothing has come on an idle connection; an end of file there means that the worker has ended."""
+    """Whether nothing has arrived on an idle connection. An end of file would mean that the worker has ended."""
     connection.settimeout(0)
     try:
         connection.recv(1, socket.MSG_PEEK)

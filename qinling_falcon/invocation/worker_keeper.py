@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _PASS_EVERY_S = 1.0
 _FIRST_BACKOFF_S = 2.0
 _LONGEST_BACKOFF_S = 300.0
-# Of `MAX_WORKERS`, for all projects together: the others are for calls of other functions.
+# The most kept workers of all projects together, as a share of `MAX_WORKERS`. Other functions need the rest.
 _MOST_KEPT = 1 / 2
 
 
@@ -36,8 +36,8 @@ class WorkerKeeper:
     """Keeps `min_warm` workers of each function and version.
 
     Args:
-        pool: where workers are marked.
-        scaler: loads the workers that are missing.
+        pool: marks workers as kept.
+        scaler: loads missing workers.
     """
 
     def __init__(self, pool: Pool, scaler: Scaler):
@@ -49,19 +49,19 @@ class WorkerKeeper:
         self._reduced: set[str] = set()
 
     def run(self, is_active: Callable[[], bool]) -> None:
-        """Run passes for ever, while `is_active` says that this process has the workers."""
+        """Run passes for ever. A pass is skipped while `is_active` is false: another process has the workers then."""
         while True:
             try:
                 if is_active():
-                    self.look()
+                    self.run_pass()
             except QinlingError as error:
                 logger.info("workers can't be kept now", extra={"reason": str(error)})
             except Exception:
                 logger.exception("keeping workers failed")
             gevent.sleep(_PASS_EVERY_S)
 
-    def look(self) -> None:
-        """Run one pass. Loads go on after it.
+    def run_pass(self) -> None:
+        """Run one pass. Loads go on in the background.
 
         Raises:
             Unavailable: Redis or the database is away.
@@ -82,7 +82,7 @@ class WorkerKeeper:
         self._loads.join()
 
     def _wanted(self) -> Mapping[str, tuple[Kept, int]]:
-        """How many workers each target is to keep; all together at most a share of all workers."""
+        """How many workers each target is to keep. All targets together keep at most `_MOST_KEPT` of all workers."""
         left = int(self._pool.max_workers() * _MOST_KEPT)
         isolations: dict[str, str] | None = None
         wanted, reduced = {}, set()
@@ -114,7 +114,7 @@ class WorkerKeeper:
         except QinlingError as error:
             failures = self._failures.get(target, (0, 0.0))[0] + 1
             wait_s = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(failures - 1, 10))
-            if isinstance(error, Unavailable):  # it says itself when to try again: soon, if no worker was free
+            if isinstance(error, Unavailable):  # its `retry_after_s` is short if only no worker was free
                 wait_s = max(_FIRST_BACKOFF_S, error.retry_after_s or 0)
             self._failures[target] = failures, time.monotonic() + wait_s
             if failures == 1:

@@ -10,7 +10,7 @@ import uuid
 import gevent
 from gevent.event import Event
 
-from qinling_falcon.pool.place import place
+from qinling_falcon.pool.network import network_id
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
@@ -27,7 +27,7 @@ class Claim:
 
     The claim expires 5 s after its last renewal. A standby therefore takes over at most 6 s after the active manager
     died, or at once after an orderly stop. A background greenlet renews the claim during the manager's passes, because
-    a pass may take longer than 5 s. It does not renew the claim during a pass that hangs.
+    a pass may take longer than 5 s. If a pass hangs, the greenlet stops renewing.
 
     Args:
         registry: reads and writes the claim.
@@ -48,12 +48,12 @@ class Claim:
         self._registry = registry
         self._interval_s = settings.reap_interval_s
         self._ttl_s = ttl_s
-        # A pass asks the database a few times.
+        # A pass makes a few database queries.
         self._longest_pass_s = longest_pass_s or max(_LONGEST_PASS_S, 4 * settings.database_timeout_s)
         # The random part makes the name unique, because several containers may have the same host name and pid.
-        self.name = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}:{place()}"
+        self.name = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}:{network_id()}"
         self._active: str | None = None
-        self._pass_began = 0.0
+        self._pass_started_at = 0.0
         self._renewer: gevent.Greenlet | None = None
 
     @property
@@ -82,7 +82,7 @@ class Claim:
         Raises:
             PoolUnavailable: Redis is away.
         """
-        self._pass_began = time.monotonic()
+        self._pass_started_at = time.monotonic()
         taken = self._ask()
         if taken and self._renewer is None:
             self._renewer = gevent.spawn(self._renew)
@@ -116,7 +116,7 @@ class Claim:
     def _renew(self) -> None:
         while True:
             gevent.sleep(self._ttl_s / _RENEWALS_PER_TTL)
-            if self.held and time.monotonic() - self._pass_began < self._longest_pass_s:
+            if self.held and time.monotonic() - self._pass_started_at < self._longest_pass_s:
                 try:
                     self._ask()
                 except PoolUnavailable:

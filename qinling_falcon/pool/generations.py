@@ -1,10 +1,10 @@
-"""Generations: by them a process knows that what it has cached is still so."""
+"""Generations: random values by which a process knows whether its cached targets are still current."""
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import gevent
 
@@ -17,53 +17,61 @@ _RETRY_S = 0.2
 
 
 class Generations:
-    """Each what (`function:<id>`, …) has a random generation, which a change replaces.
+    """Reads and changes the generations in Redis.
+
+    Each cache key (`function:<id>`, …) has a generation. A change of the function replaces it.
 
     Args:
-        scripts: where the generations are kept.
+        scripts: runs scripts.
     """
 
     def __init__(self, scripts: ScriptRunner):
         self._scripts = scripts
 
-    def generations(self, whats: Sequence[str]) -> dict[str, str]:
-        """The generation of each what; to be read before the database is.
+    def generations(self, cache_keys: Sequence[str]) -> dict[str, str]:
+        """The present generation of each cache key. Call this before you read the database.
 
-        What is resolved under these may be run as long as they stand, and cached if they are `lasting`.
+        A target that is then resolved may run as long as these generations are current. It may be cached if `may_cache`
+        is true for each of them.
         """
-        if not whats:
+        if not cache_keys:
             return {}
-        reply = self._scripts.run("generations", *(word for what in whats for word in (what, secrets.token_hex(8))))
-        return {what: value.decode() for what, value in zip(whats, reply, strict=True)}
+        pairs = (part for cache_key in cache_keys for part in (cache_key, secrets.token_hex(8)))
+        reply = self._scripts.run("generations", *pairs)
+        return {cache_key: value.decode() for cache_key, value in zip(cache_keys, reply, strict=True)}
+
+    def is_current(self, generations: Collection[tuple[str, str]]) -> bool:
+        """Whether all these pairs of (cache key, generation) are current."""
+        return self.generations([cache_key for cache_key, _ in generations]) == dict(generations)
 
     @contextlib.contextmanager
-    def changing(self, what: str) -> Iterator[None]:
-        """Surrounds the commit of a change to `what`: nobody caches it meanwhile, everybody resolves it after.
+    def changing(self, cache_key: str) -> Iterator[None]:
+        """Surround the commit of a change. No process caches the key meanwhile, and all resolve it again afterwards.
 
         Raises:
             PoolUnavailable: Redis is away; the body was not run.
         """
         owner = secrets.token_hex(8)
-        self._scripts.run("change", what, owner, "")
+        self._scripts.run("change", cache_key, owner, "")
         try:
             yield
         finally:
             try:
-                self._end_change(what, owner)
-            except PoolUnavailable:  # the change stands; without Redis no call gets a worker for the old one either
-                gevent.spawn(self._end_change_later, what, owner)
+                self._end_change(cache_key, owner)
+            except PoolUnavailable:  # the change is committed; without Redis no call gets a worker with the old code
+                gevent.spawn(self._end_change_later, cache_key, owner)
 
-    def _end_change(self, what: str, owner: str) -> None:
-        self._scripts.run("change", what, owner, secrets.token_hex(8))
+    def _end_change(self, cache_key: str, owner: str) -> None:
+        self._scripts.run("change", cache_key, owner, secrets.token_hex(8))
 
-    def _end_change_later(self, what: str, owner: str) -> None:
+    def _end_change_later(self, cache_key: str, owner: str) -> None:
         while True:
             gevent.sleep(_RETRY_S)
             with contextlib.suppress(PoolUnavailable):
-                self._end_change(what, owner)
+                self._end_change(cache_key, owner)
                 return
 
 
-def lasting(generation: str) -> bool:
-    """Whether what was read under a generation may be cached: no change was under way."""
+def may_cache(generation: str) -> bool:
+    """Whether a value that was read under this generation may be cached, because no change was in progress."""
     return not generation.startswith(_MARK)

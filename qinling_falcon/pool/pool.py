@@ -21,7 +21,7 @@ from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Capacity, Kind, Lease, LeasedWorker, LeaseRequest, StaleTarget, StartKind
 from qinling_falcon.pool.limits import CallBounds
 from qinling_falcon.pool.local_queue import Gate, LocalQueue, NoLease, Waiter
-from qinling_falcon.pool.place import WorkersElsewhere, elsewhere
+from qinling_falcon.pool.network import WorkersUnreachable, why_unreachable
 from qinling_falcon.pool.queue_bounds import not_in_time, refusal
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import LocalQueues
@@ -171,16 +171,16 @@ class Pool(Generations):
         """Check that this process can reach a leased worker, before the first connection to it.
 
         Raises:
-            WorkersElsewhere: the worker runs on another machine or in another network. Return the worker unused: it
+            WorkersUnreachable: the worker runs on another machine or in another network. Return the worker unused: it
                 is healthy, and the processes there need it.
         """
         if not lease.worker.address.startswith("127."):
             return
         with contextlib.suppress(PoolUnavailable):
             manager = self._connection.call("GET", keys.MANAGER)
-            far = elsewhere(manager.decode()) if manager else None
-            if far is not None:
-                raise WorkersElsewhere(f"The function has not run. {far}", retry_after_s=5)
+            reason = why_unreachable(manager.decode()) if manager else None
+            if reason is not None:
+                raise WorkersUnreachable(f"The function has not run. {reason}", retry_after_s=5)
 
     def find(self, execution_id: str) -> str | None:
         """The detail of an execution that runs, or whose final record is not committed; None: there is no such one."""

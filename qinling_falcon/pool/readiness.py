@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.place import elsewhere
+from qinling_falcon.pool.network import why_unreachable
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.settings import Settings
 
@@ -37,8 +37,8 @@ class PoolReadiness:
         if not manager:
             # Without a manager, the data about runtimes in Redis is out of date.
             return {"pool": "No pool manager is active: workers are neither started nor replaced."}
-        if (far := elsewhere(manager.decode())) is not None:
-            return {"pool": far}
+        if (reason := why_unreachable(manager.decode())) is not None:
+            return {"pool": reason}
         without = [(runtime.decode(), ms / 1000) for runtime, ms in zip(rest[::2], rest[1::2], strict=True)]
         if not without:
             return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import falcon
 
 from qinling_falcon.errors import BadRequest
-from qinling_falcon.invocation.targets import alias_generation
+from qinling_falcon.invocation.targets import alias_cache_key
 from qinling_falcon.models import alias as aliases
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.scope import scoped
@@ -76,7 +76,7 @@ class OneAlias:
             raise BadRequest(f"name: {message}", errors={"name": [message]})
         alias = aliases.get(req.caller, alias_name)
         if changes:
-            with self._pool.changing(alias_generation(req.caller.project_id, alias_name)):
+            with self._pool.changing(alias_cache_key(req.caller.project_id, alias_name)):
                 alias = aliases.update(req.caller, alias_name, changes)
         accepted(req, resp, _path(alias.name), self._settings.public_endpoint, _shown.show(alias))
 
@@ -87,7 +87,7 @@ class OneAlias:
         A crash leaves what one in `on_put` leaves.
         """
         aliases.get(req.caller, alias_name)
-        with self._pool.changing(alias_generation(req.caller.project_id, alias_name)):
+        with self._pool.changing(alias_cache_key(req.caller.project_id, alias_name)):
             aliases.delete(req.caller, alias_name)
         resp.status = falcon.HTTP_204
 

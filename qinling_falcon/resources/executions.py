@@ -8,7 +8,7 @@ import time
 import falcon
 
 from qinling_falcon.errors import Conflict, NotFound, NotSupported, Unavailable
-from qinling_falcon.invocation.calls import Call, running
+from qinling_falcon.invocation.calls import Call, running_record
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.records import ExecutionRecord
@@ -137,7 +137,7 @@ def _live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord | N
     detail = pool.find(execution_id)
     if detail is None:
         return None
-    record = running(detail)
+    record = running_record(detail)
     return record if caller.is_admin or record.project_id == caller.project_id else None
 
 

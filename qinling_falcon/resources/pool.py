@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import falcon
 
 from qinling_falcon.errors import BadRequest, NotFound
-from qinling_falcon.invocation.calls import running
+from qinling_falcon.invocation.calls import running_record
 from qinling_falcon.models import clock
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models import function as functions
@@ -175,7 +175,7 @@ class PoolExecution:
         if row is not None and row.status != ExecutionStatus.RUNNING:
             return row, None
         live = self._inspection.execution(execution_id)
-        record = None if live is None else running(live.detail)
+        record = None if live is None else running_record(live.detail)
         if record is not None and (caller.is_admin or record.project_id == caller.project_id):
             return record, live
         # It may have ended between the two looks.

@@ -15,7 +15,7 @@ from falcon import testing
 from qinling_falcon import api
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.invocation.calls import detail
-from qinling_falcon.invocation.targets import alias_generation
+from qinling_falcon.invocation.targets import alias_cache_key
 from qinling_falcon.models import clock, database, rollout, runtime, tables
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
@@ -147,9 +147,9 @@ class World:
     def pooled(self) -> Any:
         """What the pool knows of the owner's functions: what they were resolved under, and their workers."""
         pool, its = self._services.pool, self.things[OWNER]
-        whats = [f"function:{function_id}" for function_id in (its.function_id, its.named_id)]
-        whats.append(alias_generation(OWNER.project_id, its.alias_name))
-        return pool.generations(whats), pool.workers(its.function_id, 0)
+        cache_keys = [f"function:{function_id}" for function_id in (its.function_id, its.named_id)]
+        cache_keys.append(alias_cache_key(OWNER.project_id, its.alias_name))
+        return pool.generations(cache_keys), pool.workers(its.function_id, 0)
 
     def _make(self, context: Context) -> Things:
         mark = f"of {context.project_id}"

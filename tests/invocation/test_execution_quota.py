@@ -11,7 +11,7 @@ import pytest
 
 from qinling_falcon.errors import QuotaExceeded
 from qinling_falcon.invocation import execution_quota
-from qinling_falcon.invocation.execution_quota import ExecutionQuota, Place
+from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.models import database, execution, quotas
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.records import begin, record
@@ -55,19 +55,19 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(quota: ExecutionQuota, project_id: str = PROJECT) -> str:
-    """Take a place, record an execution and release the place, as a call does. Returns the execution's id."""
+    """Make a reservation, record an execution and end the reservation, as a call does. Returns the execution's id."""
     made = make_record("function", project_id)
-    with Place(quota) as place:
-        place.take(project_id)
+    with Reservation(quota) as reservation:
+        reservation.take(project_id)
         assert record(made)
-        place.recorded()
+        reservation.recorded()
     return made.id
 
 
 def check(quota: ExecutionQuota, project_id: str = PROJECT) -> None:
-    """Take a place and release it, as a call does that ends without a record."""
-    with Place(quota) as place:
-        place.take(project_id)
+    """Make a reservation and end it, as a call does that ends without a record."""
+    with Reservation(quota) as reservation:
+        reservation.take(project_id)
 
 
 def test_a_call_far_from_the_limit_asks_the_database_nothing(quota: ExecutionQuota, statements: list[str]) -> None:
@@ -75,9 +75,9 @@ def test_a_call_far_from_the_limit_asks_the_database_nothing(quota: ExecutionQuo
     quota._projects[PROJECT].took_s = 0.0  # counting costs nothing, so that nothing but the distance forbids it
     statements.clear()
     for _ in range(1000):
-        with Place(quota) as place:
-            place.take(PROJECT)
-            place.recorded()
+        with Reservation(quota) as reservation:
+            reservation.take(PROJECT)
+            reservation.recorded()
     assert statements == []
 
 
@@ -93,8 +93,8 @@ def test_a_call_without_a_limit_asks_the_database_nothing(quota: ExecutionQuota,
 def test_the_limit_is_exact_for_successive_calls_of_several_processes(quota: ExecutionQuota) -> None:
     other = ExecutionQuota()
     quotas.change(PROJECT, {quotas.EXECUTIONS: 9})
-    for place in range(9):
-        run((quota, other, other)[place % 3])
+    for number in range(9):
+        run((quota, other, other)[number % 3])
     for refusing in (quota, other, quota):
         with pytest.raises(QuotaExceeded, match=r"for executions: limit 9, used 9\. Delete some executions"):
             run(refusing)
@@ -198,12 +198,12 @@ def test_calls_in_flight_never_exceed_the_limit_together(quota: ExecutionQuota) 
         nonlocal refused
         for _ in range(4):
             try:
-                with Place(quota) as place:
-                    place.take(PROJECT)
+                with Reservation(quota) as reservation:
+                    reservation.take(PROJECT)
                     gevent.sleep(0.001)  # it runs
                     record(make_record("function", PROJECT))
                     gevent.sleep(0)  # the row is there, and the process does not know it yet
-                    place.recorded()
+                    reservation.recorded()
             except QuotaExceeded:
                 refused += 1
 
@@ -228,10 +228,10 @@ def test_first_calls_wait_for_the_first_count(quota: ExecutionQuota, monkeypatch
     assert sum(call.successful() for call in calls) == 1
 
 
-def test_a_call_that_ends_without_a_record_frees_its_place(quota: ExecutionQuota) -> None:
+def test_a_call_that_ends_without_a_record_ends_its_reservation(quota: ExecutionQuota) -> None:
     quotas.change(PROJECT, {quotas.EXECUTIONS: 1})
-    with pytest.raises(ZeroDivisionError), Place(quota) as place:
-        place.take(PROJECT)
+    with pytest.raises(ZeroDivisionError), Reservation(quota) as reservation:
+        reservation.take(PROJECT)
         with pytest.raises(QuotaExceeded, match="limit 1, used 1"):
             check(quota)
         raise ZeroDivisionError
@@ -241,17 +241,17 @@ def test_a_call_that_ends_without_a_record_frees_its_place(quota: ExecutionQuota
 def test_a_call_is_counted_once_however_often_it_is_tried_and_recorded(quota: ExecutionQuota) -> None:
     quotas.change(PROJECT, {quotas.EXECUTIONS: 2})
     made = make_record("function", PROJECT)
-    with Place(quota) as place:
-        place.take(PROJECT)
-        place.take(PROJECT)  # before the row: the target was stale
+    with Reservation(quota) as reservation:
+        reservation.take(PROJECT)
+        reservation.take(PROJECT)  # before the row: the target was stale
         begin(made)
-        place.recorded()
-        place.take(PROJECT)  # after the row: the worker was gone
+        reservation.recorded()
+        reservation.take(PROJECT)  # after the row: the worker was gone
         record(made)
-        place.recorded()
+        reservation.recorded()
         assert quota._projects[PROJECT].used == 1
         run(quota)
-        place.take(PROJECT)  # its own row is no reason to refuse it
+        reservation.take(PROJECT)  # its own row is no reason to refuse it
     with pytest.raises(QuotaExceeded, match="limit 2, used 2"):
         check(quota)
 
@@ -260,8 +260,8 @@ def test_a_project_with_calls_in_flight_is_not_forgotten(
     quota: ExecutionQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution_quota, "_REMEMBERED", 3)
-    with Place(quota) as place:
-        place.take(PROJECT)
+    with Reservation(quota) as reservation:
+        reservation.take(PROJECT)
         for number in range(9):
             check(quota, f"project-{number}")
         assert list(quota._projects) == [PROJECT, "project-7", "project-8"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.invocation.calls import record_lost, record_overdue, settled
+from qinling_falcon.invocation.calls import commit_record, record_lost, record_overdue
 from qinling_falcon.models import clock, database, execution, function
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.records import begin, record
@@ -75,7 +75,7 @@ def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(setting
 def test_a_holder_that_comes_too_late_tells_what_is_recorded(settings: Settings, function_id: str) -> None:
     in_time, late = make_record(function_id), make_record(function_id)
     record(replace(late, status="error", result="lost"))
-    assert settled(in_time) == in_time
-    told = settled(late)
+    assert commit_record(in_time) == in_time
+    told = commit_record(late)
     assert (told.id, told.status, told.result) == (late.id, "error", "lost")
     assert execution.get(OWNER, late.id).status == "error"

@@ -252,14 +252,14 @@ def test_the_refusal_of_an_old_target_is_none_of_the_function(world: World) -> N
 def test_nobody_asks_a_swift_that_was_away_again_at_once(world: World, clock: Clock) -> None:
     world.server.misbehave = lambda handler: answer(handler, 503)
     assert world.is_current()
-    one_look = len(world.server.seen)  # of more than one try
-    assert one_look >= 1
+    one_check = len(world.server.seen)  # of more than one try
+    assert one_check >= 1
     for _ in range(2):
         assert world.is_current()
-    assert len(world.server.seen) == one_look
+    assert len(world.server.seen) == one_check
     clock.now += swift_sources._AWAY_S
     assert world.is_current()
-    assert len(world.server.seen) == 2 * one_look
+    assert len(world.server.seen) == 2 * one_check
 
 
 def test_one_call_waits_for_a_swift_that_hangs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def test_one_call_waits_for_a_swift_that_hangs(world: World, monkeypatch: pytest
     going_on.set()
 
 
-def test_simultaneous_calls_make_one_look(world: World) -> None:
+def test_simultaneous_calls_make_one_check(world: World) -> None:
     world.server.objects["c", "o"] = NEW
     target = world.target()
     calls = [gevent.spawn(world.sources.is_current, target) for _ in range(8)]
@@ -292,7 +292,7 @@ def test_the_resolver_gives_a_target_that_is_current(world: World) -> None:
     resolver = Resolver(world.pool, world.sources)
     assert world.packages.read(resolver.resolve(OWNER, world.id, 0).package) == OLD
     world.server.objects["c", "o"] = NEW
-    world.sources._looks.pop(world.id)  # its time is over
+    world.sources._checks.pop(world.id)  # its time is over
 
     target = resolver.resolve(OWNER, world.id, 0)
 

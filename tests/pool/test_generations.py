@@ -5,7 +5,7 @@ from __future__ import annotations
 import gevent
 import pytest
 
-from qinling_falcon.pool.generations import lasting
+from qinling_falcon.pool.generations import may_cache
 from qinling_falcon.pool.leases import Capacity, Lease, LeaseRequest, StaleTarget
 from qinling_falcon.pool.wire import PoolUnavailable
 from tests.pool.side import Side
@@ -16,7 +16,7 @@ def test_a_changed_target_is_not_run(side: Side) -> None:
     side.start()
     old = side.request()
     with side.pool.changing("function:f"):
-        assert not lasting(side.pool.generations(["function:f"])["function:f"])
+        assert not may_cache(side.pool.generations(["function:f"])["function:f"])
         with pytest.raises(StaleTarget):
             side.pool.lease(old, 1)
         side.run()  # the change has not been answered yet
@@ -43,12 +43,12 @@ def test_each_of_two_changes_at_once_makes_stale_what_was_resolved_before_its_en
         during = side.request()
     with pytest.raises(StaleTarget):
         side.pool.lease(during, 1)
-    assert not lasting(side.pool.generations(["function:f"])["function:f"])
+    assert not may_cache(side.pool.generations(["function:f"])["function:f"])
     during = side.request()
     second.__exit__(None, None, None)
     with pytest.raises(StaleTarget):
         side.pool.lease(during, 1)
-    assert lasting(side.pool.generations(["function:f"])["function:f"])
+    assert may_cache(side.pool.generations(["function:f"])["function:f"])
 
 
 def test_a_change_that_fails_makes_what_is_cached_stale_too(side: Side) -> None:

@@ -11,7 +11,7 @@ import gevent
 import pytest
 
 from qinling_falcon.pool.claim import Claim
-from qinling_falcon.pool.place import place
+from qinling_falcon.pool.network import network_id
 from qinling_falcon.pool.readiness import PoolReadiness
 from qinling_falcon.pool.registry import Registry
 from tests.pool.side import LIMITS, Side
@@ -101,10 +101,11 @@ def test_a_pool_manager_of_this_machine_or_of_an_older_release_is_no_fault(side:
     assert PoolReadiness(side.connection, LIMITS).faults() == {}
 
 
-def test_another_network_on_this_machine_is_another_place() -> None:
-    command = ["unshare", "-rn", sys.executable, "-c", "from qinling_falcon.pool.place import place; print(place())"]
+def test_another_network_on_this_machine_has_another_id() -> None:
+    program = "from qinling_falcon.pool.network import network_id; print(network_id())"
+    command = ["unshare", "-rn", sys.executable, "-c", program]
     isolated = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     plain = subprocess.run(command[2:], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    assert plain == place()
+    assert plain == network_id()
     assert isolated != plain
     assert ":" not in plain
