@@ -178,7 +178,7 @@ class Resolver:
         cache_key = f"function:{function_id}"
         seen = scoped(context, by_id=True).functions()
         find(seen, function_id, field="function_id")  # so that only existing functions get a generation
-        # The generation is read before the row, so a change in between makes the lease fail. Then the row is read again.
+        # The generation is read before the row, so a change in between makes the lease fail. Then both are read again.
         generation = self._pool.generations([cache_key])[cache_key]
         with reading():
             function = find(seen, function_id, field="function_id")

@@ -1,4 +1,4 @@
-"""The seam between the warm pool and whatever makes its workers."""
+"""The interface between the warm pool and an orchestrator, which makes the pool's workers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Protocol
 
 
 class UnknownImage(Exception):
-    """No worker can be made from this image; the message says why."""
+    """No worker can be made from this image. The message gives the reason."""
 
 
 class StartFailed(Exception):
-    """A worker did not become ready; the message says why."""
+    """A worker did not become ready. The message gives the reason."""
 
 
 class AlreadyRunning(Exception):
-    """Another live manager has the workers of this orchestrator; the message says which."""
+    """Another live manager has the workers of this orchestrator. The message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class WorkerInfo:
     Attributes:
         worker_id: the id that the caller chose.
         address: `host:port` of its HTTP server.
-        secret: what its `X-Worker-Secret` header must hold.
-        runtime_id: whose worker it is; empty: nobody's.
-        image: what it was made from.
+        secret: the value of the `X-Worker-Secret` header that it expects.
+        runtime_id: its runtime; empty: none.
+        image: the image that it was made from.
         since: when it was started, in seconds since 1970; 0: unknown.
         cpu_ms: the CPU time that its start took; 0: unknown, or spent on another machine.
     """
@@ -44,14 +44,14 @@ class WorkerInfo:
 
 
 class Happening(enum.Enum):
-    """What happened to a worker that nobody destroyed."""
+    """What happened to a worker that the manager did not destroy."""
 
     ENDED = "ended"
     """It ended by itself. Nothing of it is left."""
     FAILED = "failed"
     """It exists, but will not serve any more."""
     CHANGED = "changed"
-    """It serves, but is not what it was: it was restarted, or has another address. What it held is lost."""
+    """It serves, but was restarted or has another address, so it does not hold its target any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Confinement:
 
     Attributes:
         form: the kind of isolation.
-        missing: what the host can't give: pairs of the feature and what its absence means.
+        missing: the features that the host does not have: pairs of the feature and what its absence means.
     """
 
     form: str
@@ -96,7 +96,7 @@ class Orchestrator(Protocol):
 
     @property
     def most_workers(self) -> int:
-        """How many workers there can be, if `MAX_WORKERS` does not say."""
+        """The most workers, if `MAX_WORKERS` is not set."""
 
     def confinement(self) -> Confinement:
         """How the workers are confined, for the operator."""
@@ -109,22 +109,22 @@ class Orchestrator(Protocol):
 
         Args:
             worker_id: a new id.
-            image: what to make it from.
-            runtime_id: whose worker it is, as `list` shows it.
+            image: the image to make it from.
+            runtime_id: its runtime, which `list` shows.
 
         Raises:
             UnknownImage: as `check`.
-            StartFailed: it ended or did not answer in time; nothing of it is left.
+            StartFailed: it ended or did not answer in time. It was removed completely.
         """
 
     def destroy(self, worker_id: str) -> None:
         """End a worker with everything in it, and wait until it is gone. Unknown ids are no error."""
 
     def events(self) -> Sequence[WorkerEvent]:
-        """What happened to workers since the last call, each thing once."""
+        """The events of workers since the last call, each one once."""
 
     def list(self) -> Sequence[WorkerInfo]:
-        """The live workers, also those that an earlier manager has started and that outlived it."""
+        """The live workers, including those of an earlier manager that have outlived it."""
 
     def detach(self) -> None:
-        """This manager stops. Workers that outlive their manager live on; all others end."""
+        """Stop managing. Workers that outlive their manager live on, and all others end."""

@@ -1,12 +1,12 @@
-"""Adopts workers that have outlived their manager, or that Redis has lost.
+"""Adopts live workers that Redis does not know, because they have outlived their manager or Redis has lost its data.
 
-Redis knows nothing of such a worker. There are three cases:
+The manager asks such a worker for its state (`GET /ping`). There are three cases:
 
-1. It says that it holds nothing: it is registered as a warm worker.
-2. It holds a target, and runs no call: it is replaced. Which generations and which token its target has can't be known,
-   so a call that was leased to it could be of code that was replaced meanwhile.
-3. It runs a call: its caller still waits for the answer. It is asked again until the call has ended, for at most as
-   long as the longest call may take. Then it is replaced.
+1. The worker holds no target: it is registered as a warm worker.
+2. The worker holds a target and runs no call: it is replaced. The generations and the token of its target are unknown,
+   so it might run code that was replaced meanwhile.
+3. The worker runs a call, whose caller still waits for the answer. The worker is asked again until the call has ended,
+   for at most as long as the longest call may take. Then it is replaced.
 
 A warm worker may still get a `/load` from a process that leased it before Redis was emptied. The worker refuses a
 second target, and a token that is not above all earlier ones, so code of two functions never meets in it.
@@ -33,12 +33,12 @@ _ASK_AGAIN_S = 0.5
 
 
 class Adoption:
-    """Asks unknown workers what they hold, and registers or ends them.
+    """Asks unknown workers for their state, and registers or ends them.
 
     Args:
-        registry: registers those that hold nothing.
+        registry: registers workers.
         end: ends a worker.
-        settings: times.
+        settings: the longest time of a call.
     """
 
     def __init__(self, registry: Registry, end: Callable[[str], None], settings: Settings):
@@ -50,7 +50,7 @@ class Adoption:
         self._asking: set[str] = set()
 
     def adopt(self, workers: Iterable[WorkerInfo]) -> None:
-        """Adopt workers. This waits until each one has answered once."""
+        """Adopt or end workers. Waits until each one has answered once."""
         new = [worker for worker in workers if worker.worker_id not in self._asking]
         self._asking.update(worker.worker_id for worker in new)
         gevent.joinall([gevent.spawn(self._adopt, worker) for worker in new], timeout=2 * _PING_TIMEOUT_S)
@@ -72,7 +72,7 @@ class Adoption:
             self._asking.discard(worker.worker_id)
 
     def _outwait(self, worker: WorkerInfo) -> None:
-        """Wait until a call has ended, and then replace its worker."""
+        """Wait until the call of a worker has ended, and then replace the worker."""
         deadline = time.monotonic() + self._longest_call_s
         try:
             while time.monotonic() < deadline:

@@ -1,6 +1,6 @@
-"""What the operator sees of the pool: counts, workers, queues, events, and who runs an execution.
+"""Reads the pool for the operator: counts, workers, queues, events, and the process and worker of an execution.
 
-Each method reads a bounded part of the pool, a page at a time. A marker names the place at which the next page begins.
+Each method reads a bounded part of the pool, a page at a time. A marker tells where the next page begins.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_NEAR_EVENTS = 200
 
 
 class UnknownMarker(ValueError):
-    """A marker that no page has named."""
+    """A marker that is not from a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,12 @@ class LiveExecution:
     """An execution whose final record is not committed yet.
 
     Attributes:
-        detail: what its journal has of it.
-        process: whose journal that is.
-        worker: the worker that runs it; None: it has answered, or it is not among the leases that were looked at.
+        detail: its detail in the journal.
+        process: the process that has it in its journal.
+        worker: the worker that runs it; None: the worker has answered, or the lease was not among those that were read.
         granted_ms: when the worker was leased for it, in ms of Redis's clock.
         is_first: whether the worker held no function before.
-        ready_ms: when that worker was ready.
+        ready_ms: when the worker was ready, in ms of Redis's clock.
     """
 
     detail: str
@@ -179,7 +179,7 @@ class Inspection:
         """A page of the workers, in no order. A worker that comes or goes meanwhile may be left out.
 
         Raises:
-            UnknownMarker: no page has named `marker`.
+            UnknownMarker: `marker` is not from a page.
         """
         cursor, number = _numbers(marker, 2) if marker else (0, 0)
         read = orjson.loads(self._scripts.run("inspect_workers", cursor, number, min(limit, MOST_ROWS)))
@@ -190,10 +190,10 @@ class Inspection:
         """A page of the queues, in no order. A queue that comes or goes meanwhile may be left out.
 
         Raises:
-            UnknownMarker: no page has named `marker`.
+            UnknownMarker: `marker` is not from a page.
         """
-        place, _, holder = (marker or "").partition("/")
-        cursor, number = _numbers(place, 2) if marker else (0, 0)
+        numbers, _, holder = (marker or "").partition("/")
+        cursor, number = _numbers(numbers, 2) if marker else (0, 0)
         read = orjson.loads(self._scripts.run("inspect_queues", holder, cursor, number, min(limit, MOST_ROWS)))
         following = f"{read['cursor']}.{int(read['number'])}/{read['holder']}" if "holder" in read else None
         return Page([_queue(one) for one in read["queues"] or ()], following)
@@ -202,28 +202,28 @@ class Inspection:
         """A page of the events, the newest first.
 
         Raises:
-            UnknownMarker: no page has named `marker`.
+            UnknownMarker: `marker` is not from a page.
         """
         newest = "+"
         if marker:
             newest = "({}-{}".format(*_numbers(marker.replace("-", ".", 1), 2))
         limit = min(limit, MOST_ROWS)
         found = self._connection.call("XREVRANGE", keys.EVENTS, newest, "-", "COUNT", limit + 1)
-        events = [_event(*entry) for entry in found[:limit]]
+        events = [_event(*item) for item in found[:limit]]
         return Page(events, events[-1].id if len(found) > limit else None)
 
     def events_near(self, begin_ms: float, end_ms: float, runtime_id: str | None, function_id: str) -> list[PoolEvent]:
-        """The events of a time that concern a runtime or one of its functions, in order.
+        """The events of a period that concern a runtime or a function, in order.
 
         Args:
-            begin_ms: since when, in ms.
-            end_ms: until when.
-            runtime_id: the runtime; None: it is not known.
-            function_id: events of other functions are left out.
+            begin_ms: the beginning of the period, in ms of Redis's clock.
+            end_ms: its end.
+            runtime_id: the runtime; None: unknown.
+            function_id: the function. Events of other functions are left out.
         """
         newest, oldest = str(int(end_ms)), str(int(begin_ms))
         found = self._connection.call("XRANGE", keys.EVENTS, oldest, newest, "COUNT", _MOST_NEAR_EVENTS)
-        events = [_event(*entry) for entry in found]
+        events = [_event(*item) for item in found]
         return [
             event
             for event in events
@@ -250,7 +250,7 @@ class Inspection:
 
 
 def _numbers(text: str, count: int) -> list[int]:
-    """Numbers with a dot between them.
+    """Parse numbers that are separated by dots.
 
     Raises:
         UnknownMarker: the text is something else.
@@ -308,8 +308,8 @@ def _queue(read: Mapping[str, Any]) -> PoolQueue:
     )
 
 
-def _event(event_id: bytes, words: list[bytes]) -> PoolEvent:
-    texts = iter(word.decode() for word in words)
+def _event(event_id: bytes, fields: list[bytes]) -> PoolEvent:
+    texts = iter(field.decode() for field in fields)
     members = dict(zip(texts, texts, strict=True))
     function_id, version = _function(members["target"])
     at = int(event_id.partition(b"-")[0]) / 1000

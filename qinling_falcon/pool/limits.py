@@ -1,7 +1,7 @@
 """The limits of workers, leases and waiting calls. The manager computes them, and scripts read them in Redis.
 
-How many workers there can be depends on the host of the workers, so no other process could compute these limits. Limits
-that are not set are shares of `max_workers`.
+Other processes could not compute them, because the number of workers depends on the host of the workers. Limits that
+are not set are shares of `max_workers`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from qinling_falcon.settings import Settings
 
 _FUNCTION_SHARE = Fraction(2, 3)
 _PROJECT_SHARE = Fraction(5, 6)
-# As `scripts/parts/limits.lua` has it. A limit as large as the pool would block a new function, which then never grows.
+# The same value as in `scripts/parts/limits.lua`. A limit as large as the pool would block the queue of a new function,
+# so that no worker would be evicted for it.
 _UNLIMITED = 10**9
-# A queue costs little. So a host with few workers has as long queues as one with 48, unless a setting says otherwise.
+# The least bases of the limits of waiting calls. A waiting call costs little, so a host with few workers has queues as
+# long as a host with 48 workers.
 _LEAST_QUEUE_BASE_OF_FUNCTION = 32
 _LEAST_QUEUE_BASE_OF_PROJECT = 40
 
@@ -26,8 +28,8 @@ class CallBounds:
     """How many calls may run and wait at once, in all processes together.
 
     Attributes:
-        of_function: of one function.
-        of_project: of one project.
+        of_function: calls of one function.
+        of_project: calls of one project.
     """
 
     of_function: float = math.inf
@@ -61,7 +63,7 @@ class Limits:
         """The limits that the settings ask for.
 
         Args:
-            settings: limits that are set count; for others, shares of `max_workers` do.
+            settings: the limits that are set. The others are shares of `max_workers`.
             max_workers: the most workers in all states.
         """
         of_function = settings.function_concurrency or math.ceil(max_workers * _FUNCTION_SHARE)

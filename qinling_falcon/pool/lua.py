@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ANCHOR = "qf:{pool}"
-"""The key that every script names: its hash tag is that of all keys of the pool, so they are on one cluster node."""
+"""The key that every script names. All keys of the pool have its hash tag, so they are on one node of a cluster."""
 
 _FOLDER = Path(__file__).parent / "scripts"
 _INCLUDE = re.compile(r"^-- include: (.*)$", re.MULTILINE)
@@ -43,7 +43,7 @@ def all_scripts() -> tuple[Script, ...]:
 
 
 def _included(names: list[str]) -> list[str]:
-    """The texts of the parts, each once, in an order in which each stands after the parts that it includes."""
+    """The texts of the parts, each once. Each one comes after the parts that it includes."""
     texts: dict[str, str] = {}
 
     def include(name: str) -> None:

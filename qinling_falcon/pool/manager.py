@@ -2,11 +2,11 @@
 
 There are two kinds of passes:
 
-1. A growth pass runs whenever a call wants one more worker, or a worker has come or gone. It starts workers and makes
-   room for them, by the policy. It looks at a bounded part of the pool.
+1. A growth pass runs whenever a queue wants one more worker, or a worker has come or gone. It starts workers and evicts
+   others for them, by the policy. It reads a bounded part of the pool.
 2. A full pass runs every `REAP_INTERVAL_S`, and when a runtime was changed. It compares Redis, the orchestrator and the
-   rows of runtimes, and acts on the differences. So a pass after a crash (of this process, Redis, a worker, or all of
-   them) is like any other.
+   rows of runtimes, and acts on the differences. So the recovery from a crash (of this process, Redis, a worker, or all
+   of them) is a pass like any other.
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ class Manager:
                 healthy = False
                 stopping.wait(0.2)
             except Exception:
-                # A worker or row that nobody foresaw must not end all others, as the end of this process would.
+                # An unexpected error must not end this process, because local workers would end with it.
                 logger.exception("a pass of the pool manager failed")
                 stopping.wait(self._settings.reap_interval_s)
 
     def _stand_by(self) -> None:
-        """Another manager is active. It has removed this one's workers from Redis, unless it has adopted them."""
+        """End the workers of this manager, because another one is active. Workers that outlive their manager stay."""
         self._is_new = True
         if not self._orchestrator.workers_outlive_manager:
             self._end_workers(worker.worker_id for worker in self._orchestrator.list())
@@ -128,17 +128,17 @@ class Manager:
         for trial in self._runtimes.reconcile(stocks, workers.values(), is_crowded=is_crowded):
             if trial.runtime_id not in self._starter.trials and self._starts.free_trial_slots > 0:
                 self._starter.begin_trial(trial)
-        # Only now, because Redis may have been emptied and the runtimes' pools were configured just now.
+        # This comes after the reconciliation of runtimes, which configures their pools if Redis was emptied.
         self._adoption.adopt(unknown)
         self._grow()
 
     def _grow(self) -> None:
-        """Begin the starts that the policy wants now, make room for the next ones, and end what drains."""
+        """Start, evict and recall workers as the policy decides, and end those that drain."""
         view = self._registry.view()
         decision = self._policy.decide(view, max(0, self._starts.free_slots), self._unable_to_start(view))
         for runtime_id in decision.starts:
             image = self._runtimes.images[runtime_id]
-            if not self._starts.must_wait(runtime_id, image):  # for a start that began just before
+            if not self._starts.must_wait(runtime_id, image):  # because of a start that began just before
                 self._starter.begin(runtime_id, image)
         for eviction in decision.evictions:
             if self._registry.evict(eviction.worker, eviction.unused_ms, eviction.reason):
@@ -150,21 +150,21 @@ class Manager:
         self._end_workers(alive.intersection(self._registry.draining()))
 
     def _unable_to_start(self, view: View) -> set[str]:
-        """Runtimes of which no worker can be started now.
+        """The runtimes whose workers can't be started now.
 
         There are three kinds: those without an image, those on trial, and those of which a start has failed or hangs
         (see `Starts`).
         """
         unable = {runtime.id for runtime in view.runtimes} - self._runtimes.images.keys()
         for runtime_id, image in self._runtimes.images.items():
-            # The worker of the trial is one of those that are missing.
+            # The worker of a trial is one of the missing workers, so no other one is started.
             is_on_trial = self._starter.trials.get(runtime_id) == image
             if is_on_trial or self._starts.must_wait(runtime_id, image):
                 unable.add(runtime_id)
         return unable
 
     def _reconcile(self) -> tuple[dict[str, WorkerRecord], list[WorkerInfo]]:
-        """Make registry and orchestrator agree: what is in one of them alone goes, and what nobody starts any more.
+        """Remove workers that only the registry or only the orchestrator knows, and those whose start was given up.
 
         Returns:
             The workers that the registry knows, and the live workers that are to be adopted.
@@ -172,14 +172,14 @@ class Manager:
         self._note_events()
         starting = self._starts.workers
         known = self._registry.workers()
-        starting |= self._starts.workers  # some of them may have come or gone while we asked
+        starting |= self._starts.workers  # because starts may have begun or ended meanwhile
         alive = {worker.worker_id: worker for worker in self._orchestrator.list()}
         for worker_id in known.keys() - alive.keys() - starting:
             self._registry.remove(worker_id)
         draining = {worker_id for worker_id, worker in known.items() if worker.state == "draining"}
-        # Its manager died, or Redis was away, before the worker was said to be ready.
-        forsaken = {worker_id for worker_id, worker in known.items() if worker.state == "starting"} - starting
-        unknown = (alive.keys() - known.keys() - starting) | (alive.keys() & forsaken)
+        # The manager died, or Redis was away, before `mark_ready` was called for these workers.
+        given_up = {worker_id for worker_id, worker in known.items() if worker.state == "starting"} - starting
+        unknown = (alive.keys() - known.keys() - starting) | (alive.keys() & given_up)
         self._end_workers(alive.keys() & draining)
         if not self._orchestrator.workers_outlive_manager:
             self._end_workers(unknown)
@@ -187,7 +187,7 @@ class Manager:
         return known, [alive[worker_id] for worker_id in unknown - self._ending]
 
     def _clear_recalls(self, workers: Iterable[WorkerRecord]) -> None:
-        """Take back what an earlier manager has recalled, because this one does not know for whom."""
+        """Take back the recalls of an earlier manager, because this one does not know for which queues they were."""
         for worker in workers:
             if worker.state == "leased":
                 self._registry.recall(worker.worker_id, 0)
@@ -224,7 +224,7 @@ class Manager:
         try:
             self._orchestrator.destroy(worker_id)
             self._registry.remove(worker_id)
-            if self._runtimes.rolling:  # the next worker has its turn to be replaced
+            if self._runtimes.rolling:  # the next worker can be replaced now
                 self._registry.wake()
         except Unavailable as error:
             logger.warning("worker %s is gone; the pool will hear of it later: %s", worker_id, error)

@@ -1,8 +1,8 @@
-"""The pool's policy: which runtimes get a new worker now, and which workers make room.
+"""The pool's policy: decides which runtimes get a new worker now, and which workers are evicted or recalled for it.
 
-The manager reads a `View` of bounded size from Redis, asks `Policy.decide`, and carries the decision out. All times
-are multiples of S, the measured cost of a start: with cheap starts the pool moves quickly, with dear ones it is
-patient. docs/pool.md explains the rules.
+The manager reads a `View` of bounded size from Redis, calls `Policy.decide`, and carries out the decision. Most times
+are multiples of S, the measured cost of a start. So the pool changes quickly if starts are cheap, and slowly if they
+are expensive. docs/pool.md explains the rules.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
-_UNUSED = 20  # an idle worker that was unused for so many S is evicted at once
-_HOT_WAIT = 5  # a call that waited so many S may take a worker that is still in use now and then,
-_HOT_GAP = 2  # one in so many S,
-_HOT_AGE = 1  # the longest idle one, if it was unused for so many S
-_TENURE = 10  # or, for a target without a worker, one of who has its last one for so many S
-_HELD_WEIGHT = 2  # who has a worker counts as having waited so many S less
-_FIRST_CALLS_S = 0.4  # the stock covers the first calls of so many seconds,
-_UNUSED_FOR_STOCK_MS = 2000.0  # nobody waits for the stock: workers that were called or loaded just now stay
-_MOST_STOCK = 8  # up to so many workers
-_RECALL_MS = 10_000.0
-_LEAST_START_MS = 5.0
-_NEW_START_WEIGHT = 0.2
+# Multiples of S:
+_UNUSED = 20  # An idle worker that was unused for this long is evicted at once.
+_FORCED_WAIT = 5  # A queue that has waited this long may take a worker that was used recently.
+_FORCED_GAP = 2  # The time between two such forced evictions or recalls.
+_FORCED_UNUSED = 1  # The longest idle worker is taken if it was unused for this long.
+_TENURE = 10  # A target without a worker takes one of a target that got its last worker this long ago.
+_HELD_WEIGHT = 2  # For each worker of its target, a queue counts as having waited this much less.
+
+# Other values:
+_FIRST_CALLS_S = 0.4  # The stock covers the first calls of this time.
+_MOST_STOCK = 8  # The most workers by which first calls enlarge a stock.
+_UNUSED_FOR_STOCK_MS = 2000.0  # For a stock, only workers that were unused for this long are evicted.
+_RECALL_MS = 10_000.0  # How long a recall is valid.
+_LEAST_START_MS = 5.0  # The least value of S.
+_NEW_START_WEIGHT = 0.2  # The weight of a new cost in the moving mean S.
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +34,14 @@ class Growing:
     """A queue that wants one more worker for its target, and is below its limits.
 
     Attributes:
-        runtime: of the target.
-        target: what its workers hold.
-        kind: `any`, or `warm`: the workers are to be loaded ahead of calls.
-        arrival: when its oldest call arrived, in ms.
-        held: how many workers the target has.
-        rank: the order of growth.
-        waiting: how many calls wait.
-        room: how many more leases the limits allow.
+        runtime: the runtime of the target.
+        target: the target.
+        kind: `any`; `warm`: the workers are to be loaded ahead of calls.
+        arrival: when its oldest call arrived, in ms of Redis's clock.
+        held: the number of workers that the target has.
+        rank: its rank among the queues that want a worker.
+        waiting: the number of calls that wait.
+        room: the number of further leases that the limits allow.
     """
 
     runtime: str
@@ -52,13 +55,23 @@ class Growing:
 
     @property
     def wants(self) -> int:
-        """How many more workers are of use now. A target without any gets one first."""
+        """How many more workers are useful now. A target without a worker wants only one at first."""
         return 1 if self.held == 0 and self.kind == "any" else min(self.waiting, self.room)
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeView:
-    """A runtime that has a pool: its least stock, its warm and starting workers, and its first calls so far."""
+    """A runtime that has a pool.
+
+    Attributes:
+        id: the runtime.
+        stock: the least number of warm workers to keep.
+        warm: the number of warm workers.
+        starting: the number of starting workers.
+        first_calls: the number of first calls so far.
+        escalated: the number of queues that want a worker.
+        oldest_warm: the warm worker that is the oldest; None: there is none.
+    """
 
     id: str
     stock: int
@@ -71,7 +84,14 @@ class RuntimeView:
 
 @dataclass(frozen=True, slots=True)
 class IdleWorker:
-    """One of the longest idle workers."""
+    """One of the longest idle workers.
+
+    Attributes:
+        id: the worker.
+        used: when it was used last, in ms of Redis's clock.
+        target: its target.
+        held: the number of workers that the target has.
+    """
 
     id: str
     used: float
@@ -81,7 +101,16 @@ class IdleWorker:
 
 @dataclass(frozen=True, slots=True)
 class TargetView:
-    """A target with many workers, or with its last one for long; and one of its workers, idle or else leased."""
+    """A target, and one of its workers that may be evicted or recalled.
+
+    Attributes:
+        target: the target.
+        held: the number of its workers.
+        recalled: the number of its workers that are recalled.
+        worker: an idle worker, or else a leased one; None: no worker may be taken.
+        state: the state of this worker.
+        since: when the target got its last worker, in ms of Redis's clock; None: not read.
+    """
 
     target: str
     held: int
@@ -93,20 +122,20 @@ class TargetView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the script `view` returns: of the pool as a whole, and the head of each of its lists.
+    """The state of the pool, as the script `view` returns it: totals, and the head of each list.
 
-    While there is room for the next starts, the lists of workers and targets that may make room are empty.
+    While there is room for the next starts, `idle`, `largest` and `longest_without_growth` are empty.
 
     Attributes:
         now: Redis's time in ms.
-        workers: in any state.
-        draining: of these, those that make room soon.
-        targets: how many targets have a worker.
-        runtimes: those that have a pool.
+        workers: the number of workers in all states.
+        draining: the number of draining workers.
+        targets: the number of targets that have a worker.
+        runtimes: the runtimes that have a pool.
         growing: queues that want a worker.
         idle: the longest idle workers, the longest first.
         largest: the targets with the most workers, the largest first.
-        longest: the targets that got their last worker the longest ago, the longest first.
+        longest_without_growth: the targets that got their last worker the longest ago, the longest first.
     """
 
     now: float
@@ -117,7 +146,7 @@ class View:
     growing: list[Growing] = field(default_factory=list)
     idle: list[IdleWorker] = field(default_factory=list)
     largest: list[TargetView] = field(default_factory=list)
-    longest: list[TargetView] = field(default_factory=list)
+    longest_without_growth: list[TargetView] = field(default_factory=list)
 
     @classmethod
     def of(cls, members: dict[str, Any]) -> View:
@@ -131,13 +160,13 @@ class View:
             growing=[Growing(**one) for one in members["growing"] or ()],
             idle=[IdleWorker(**one) for one in members["idle"] or ()],
             largest=[TargetView(**one) for one in members["largest"] or ()],
-            longest=[TargetView(**one) for one in members["longest"] or ()],
+            longest_without_growth=[TargetView(**one) for one in members["longest_without_growth"] or ()],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """A free worker that makes room, unless it was used within `unused_ms`."""
+    """An idle or warm worker to evict, unless it was used within the last `unused_ms`."""
 
     worker: str
     unused_ms: float
@@ -146,7 +175,7 @@ class Eviction:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """A busy worker that its holder is to give up."""
+    """A busy worker to recall, for `stands_ms`."""
 
     worker: str
     stands_ms: float
@@ -158,9 +187,9 @@ class Decision:
     """What the manager does now.
 
     Attributes:
-        starts: runtimes, one for each worker to start, in order.
-        evictions: free workers that make room.
-        recalls: busy workers that make room.
+        starts: the runtime of each worker to start, in order.
+        evictions: the idle and warm workers to evict.
+        recalls: the busy workers to recall.
     """
 
     starts: list[str] = field(default_factory=list)
@@ -169,16 +198,16 @@ class Decision:
 
     @property
     def evicted(self) -> set[str]:
-        """The workers in `evictions`: they make room once."""
+        """The workers in `evictions`, which can't be evicted twice."""
         return {eviction.worker for eviction in self.evictions}
 
 
 class Policy:
-    """Decides who grows and who makes room.
+    """Decides on starts, evictions and recalls.
 
     Attributes:
         start_ms: the mean cost of a start, `S`.
-        stocks: how many warm workers each runtime keeps at the moment.
+        stocks: the present stock of each runtime.
 
     Args:
         max_workers: the most workers in all states.
@@ -191,54 +220,54 @@ class Policy:
         self.start_ms = start_ms
         self.stocks: dict[str, int] = {}
         self._concurrent_starts = concurrent_starts
-        self._hot_at = -math.inf
+        self._forced_at = -math.inf
         self._rates: dict[str, tuple[int, float, float]] = {}
 
     def note_start(self, cost_ms: float) -> None:
         """Take the cost of one more start into the mean."""
         self.start_ms = max(_LEAST_START_MS, self.start_ms + _NEW_START_WEIGHT * (cost_ms - self.start_ms))
 
-    def decide(self, view: View, slots: int, passed_over: Set[str] = frozenset()) -> Decision:
-        """What to start and whom to evict or recall now.
+    def decide(self, view: View, slots: int, unable: Set[str] = frozenset()) -> Decision:
+        """Which workers to start, evict and recall now.
 
         Args:
-            view: the pool.
+            view: the state of the pool.
             slots: how many more starts may begin now.
-            passed_over: runtimes of which no worker can be started now.
+            unable: the runtimes whose workers can't be started now.
         """
         self.stocks = self._divide(view)
         decision = Decision()
         room = self.max_workers - view.workers
         share = self.max_workers // max(1, view.targets)
-        coming = {runtime.id: runtime.starting for runtime in view.runtimes}
-        growing = [one for one in view.growing if one.runtime not in passed_over]
+        starting = {runtime.id: runtime.starting for runtime in view.runtimes}
+        growing = [one for one in view.growing if one.runtime not in unable]
         growing.sort(key=lambda one: (share >= 2 and one.held >= share, one.rank))
-        rooms = 0
+        freed = 0
         for queue in growing:
             for _ in range(queue.wants):
-                if coming.get(queue.runtime, 0) > 0:
-                    coming[queue.runtime] -= 1
+                if starting.get(queue.runtime, 0) > 0:
+                    starting[queue.runtime] -= 1
                 elif room > 0:
                     if slots == 0:
                         break
                     decision.starts.append(queue.runtime)
                     room, slots = room - 1, slots - 1
-                elif rooms + view.draining < 2 * self._concurrent_starts - 1:
-                    if not self._make_room(view, queue, share, decision):
+                elif freed + view.draining < 2 * self._concurrent_starts - 1:
+                    if not self._free_worker(view, queue, share, decision):
                         break
-                    rooms += 1
+                    freed += 1
         if not growing:
-            self._fill_stocks(view, room, slots, coming, passed_over, decision)
+            self._fill_stocks(view, room, slots, starting, unable, decision)
         return decision
 
     def _fill_stocks(
-        self, view: View, room: int, slots: int, coming: dict[str, int], passed_over: Set[str], decision: Decision
+        self, view: View, room: int, slots: int, starting: dict[str, int], unable: Set[str], decision: Decision
     ) -> None:
-        """Start workers for the stocks, one each in turn, so that no runtime takes all the room."""
+        """Start workers for the stocks. The runtimes take turns, so that none of them takes all the room."""
         short = {
-            runtime.id: self.stocks[runtime.id] - runtime.warm - coming[runtime.id]
+            runtime.id: self.stocks[runtime.id] - runtime.warm - starting[runtime.id]
             for runtime in view.runtimes
-            if runtime.id not in passed_over
+            if runtime.id not in unable
         }
         given = True
         while given:
@@ -254,7 +283,7 @@ class Policy:
                     self._evict_unused(view, max(_UNUSED * self.start_ms, _UNUSED_FOR_STOCK_MS), None, decision)
 
     def _divide(self, view: View) -> dict[str, int]:
-        """The stock of each runtime. All together have a quarter of all workers, or what one runtime is to keep."""
+        """The stock of each runtime. All stocks together are at most a quarter of `max_workers`, or one least stock."""
         wanted = {runtime.id: self._stock(runtime, view.now) for runtime in view.runtimes}
         left = max([self.max_workers // 4, *(runtime.stock for runtime in view.runtimes)])
         stocks = dict.fromkeys(wanted, 0)
@@ -266,7 +295,7 @@ class Policy:
         return stocks
 
     def _stock(self, runtime: RuntimeView, now: float) -> int:
-        """How many warm workers the runtime keeps, by its first calls a second: quickly up, slowly down."""
+        """The stock that a runtime needs for its first calls a second. It rises quickly and falls slowly."""
         count, at, rate = self._rates.get(runtime.id, (runtime.first_calls, now, 0.0))
         passed_s = (now - at) / 1000
         if passed_s >= 1:
@@ -276,23 +305,23 @@ class Policy:
         self._rates[runtime.id] = count, at, rate
         if runtime.stock == 0:
             return 0
-        # The rate never quite returns to 0.
+        # 0.1 is subtracted, because the rate never quite returns to 0.
         return max(runtime.stock, min(_MOST_STOCK, math.ceil(rate * _FIRST_CALLS_S - 0.1) + runtime.stock))
 
     def _evict_unused(self, view: View, least_ms: float, target: str | None, decision: Decision) -> bool:
-        """The longest idle worker that was unused for long, and holds another target."""
+        """Evict the longest idle worker of another target, if it was unused for `least_ms`. Returns whether it was."""
         for worker in view.idle:
             if worker.id not in decision.evicted and worker.target != target and view.now - worker.used > least_ms:
                 decision.evictions.append(Eviction(worker.id, least_ms, "unused"))
                 return True
         return False
 
-    def _make_room(self, view: View, queue: Growing, share: int, decision: Decision) -> bool:
-        """Find a worker that makes room for the queue."""
+    def _free_worker(self, view: View, queue: Growing, share: int, decision: Decision) -> bool:
+        """Find a worker to evict or recall for the queue. Returns whether there is one."""
         if self._evict_unused(view, _UNUSED * self.start_ms, queue.target, decision):
             return True
         waited_ms = view.now - queue.arrival - _HELD_WEIGHT * self.start_ms * queue.held
-        if waited_ms < _HOT_WAIT * self.start_ms or view.now - self._hot_at < _HOT_GAP * self.start_ms:
+        if waited_ms < _FORCED_WAIT * self.start_ms or view.now - self._forced_at < _FORCED_GAP * self.start_ms:
             return False
         if not (
             self._evict_surplus(view, queue, decision)
@@ -300,7 +329,7 @@ class Policy:
             or self._take_from_largest(view, queue, decision)
         ):
             return False
-        self._hot_at = view.now
+        self._forced_at = view.now
         return True
 
     def _evict_surplus(self, view: View, queue: Growing, decision: Decision) -> bool:
@@ -315,13 +344,13 @@ class Policy:
         for worker in view.idle:
             if worker.target == queue.target or (has_share and worker.held < 2) or worker.id in decision.evicted:
                 continue
-            if view.now - worker.used >= _HOT_AGE * self.start_ms:
-                decision.evictions.append(Eviction(worker.id, _HOT_AGE * self.start_ms, "longest idle"))
+            if view.now - worker.used >= _FORCED_UNUSED * self.start_ms:
+                decision.evictions.append(Eviction(worker.id, _FORCED_UNUSED * self.start_ms, "longest idle"))
                 return True
         return False
 
     def _take_from_largest(self, view: View, queue: Growing, decision: Decision) -> bool:
-        """A worker of the target with the most workers, or of the one that got its last worker the longest ago."""
+        """Take a worker of the target with the most workers, or of the one that got its last worker the longest ago."""
         victims = [one for one in view.largest if one.worker and one.held - one.recalled >= queue.held + 2]
         victims = [one for one in victims if one.worker not in decision.evicted]
         victims.sort(key=lambda one: one.recalled - one.held)
@@ -330,7 +359,7 @@ class Policy:
             least_ms = _TENURE * self.start_ms
             victims = [
                 one
-                for one in view.longest
+                for one in view.longest_without_growth
                 if one.worker and one.held > one.recalled and one.since is not None and view.now - one.since > least_ms
             ]
             reason = "of the target that got its last worker longest ago"

@@ -1,4 +1,4 @@
-"""What is said to calls that get no worker: too many wait already, or they have waited for too long."""
+"""The errors for calls that get no worker, because the queue is full or they have waited for too long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NOT_RUN = "This call has not run; try again."
 
 
 def refusal(request: LeaseRequest, bound: str, waiting: int, most: int) -> Unavailable:
-    """The error for a call that found no place in the queue.
+    """The error for a call that found the queue full.
 
     Args:
         request: the lease request of the call.
@@ -40,8 +40,8 @@ def not_in_time(request: LeaseRequest, waited_s: float, limit: str | None, most:
     Args:
         request: the lease request of the call.
         waited_s: how long it waited.
-        limit: the limit that holds the function back now: `version`, `function`, `project` or `runtime`, as the script
-            `reached` says; None: none does.
+        limit: the limit that blocks the call now: `version`, `function`, `project` or `runtime`, as the script
+            `reached_limit` returns it; None: no limit is reached.
         most: the value of this limit.
     """
     match limit:

@@ -13,9 +13,9 @@ class RolloutStep:
     """What one step of a rollout does.
 
     Attributes:
-        drain: workers that get no further call from now on.
-        defer: warm workers of older images: those of the new image are leased before them.
-        left: how many workers of older images may get a call yet, after the step.
+        drain: the workers to drain.
+        defer: warm workers of older images. Those of the new image are leased before them.
+        left: the number of workers of older images that can still get calls after the step.
     """
 
     drain: list[str]
@@ -28,18 +28,21 @@ def next_step(
 ) -> RolloutStep:
     """The next step of a runtime's rollout.
 
-    A worker of an older image that is starting never serves. Those that serve end one after another, the next one when
-    the one before is gone. While the stock is full, warm ones end first, then the least recently used idle one, then as
-    many leased ones as there are warm workers to stand in for them. So a rollout takes at most one worker from the
-    stock. Where `max_workers` keeps the stock short and no worker is on its way, an old worker makes room, a warm one
-    last.
+    These rules hold for the workers of older images:
+
+    1. Workers that are starting drain at once.
+    2. The others drain one after another, the next one when the last one is gone. While the stock is full, warm ones
+       drain first, then the least recently used idle one, then as many leased ones as there are warm workers to replace
+       them. So a rollout takes at most one worker from the stock.
+    3. If the stock is short because there are `max_workers` workers, and no worker is starting, an old worker drains to
+       make room. Warm ones come last then.
 
     Args:
         workers: all workers of the runtime.
-        image: what its workers are made from now.
-        stock: how many warm workers it keeps.
+        image: the image from which its workers are made now.
+        stock: the number of warm workers that it keeps.
         is_crowded: whether there are `max_workers` workers.
-        is_failing: whether the last start from the image failed. Then no worker that serves ends.
+        is_failing: whether the last start from the image failed. Then only workers that are starting drain.
     """
     everyone = sorted(workers, key=lambda one: (one.granted_ms, one.worker_id))
     old: dict[str, list[str]] = {"starting": [], "warm": [], "idle": [], "leased": []}

@@ -10,11 +10,11 @@ from qinling_falcon.pool.lua import load
 from qinling_falcon.pool.wire import Abandoned
 
 Clock = Callable[[], int]
-"""Milliseconds; in tests only, where it stands for Redis's own time."""
+"""Returns milliseconds. Only tests have one, to replace Redis's own time."""
 
 
 class ScriptRunner:
-    """Runs scripts with the time as their first argument: the server's own unless a test has a clock.
+    """Runs scripts with the time as their first argument. It is empty, which means the server's own, except in tests.
 
     Args:
         connection: where the scripts run.

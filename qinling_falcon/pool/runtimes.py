@@ -1,20 +1,19 @@
-"""What the pool manager does with runtimes: their status, and which image their workers are made from.
+"""Keeps the pools of runtimes in step with their rows: the status of each runtime, and the image of its workers.
 
-The row is the truth. A rollout has these steps (the columns are in `models/rollout.py`):
+The rows decide. A rollout has these steps (the columns are in `models/rollout.py`):
 
 1. Trial. The image of a runtime that is `creating`, or `upgrading` with a previous image, is on trial until one worker
    made from it has answered. Until then, workers are made from the previous image.
-2. Promotion. Workers are made from the new image, and those of the old one are replaced, one after another, in every
-   pass: the workers themselves say what they were made from. The runtime is `upgrading` until none of the old ones can
-   get a call.
-3. Abort. The rollout is aborted, in any of these steps, when three starts from the new image have failed in a row, or
-   at once if the orchestrator doesn't know the image. The previous image serves on, and the row has the reason. A new
-   runtime ends in `error`. While starts fail, no old worker is replaced, so that the old ones serve on meanwhile.
+2. Promotion. Workers are made from the new image. Each pass replaces workers of the old image, one after another; the
+   record of each worker has its image. The runtime is `upgrading` until no old worker can get a call.
+3. Abort. Three failed starts in a row from the new image abort the rollout, in any step. If the orchestrator does not
+   know the image, one is enough. The runtime keeps the previous image, and the row has the reason. A new runtime gets
+   the status `error`. While starts fail, no old worker is replaced, so the old workers continue to serve.
 
-When a rollout is complete, the previous image is forgotten. If workers can't be made from the image later, the manager
-tries again and again, and the calls wait for that.
+When a rollout is complete, the previous image is forgotten. If later starts from the image fail, the manager retries
+them for ever, and calls wait.
 
-A runtime that is `deleting` ends its pool, then its row.
+For a runtime that is `deleting`, its pool is removed, and then its row.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from qinling_falcon.pool.rollout import next_step
 
 log = logging.getLogger(__name__)
 
-# So many failed starts in a row abort a rollout.
+# The number of failed starts in a row that abort a rollout.
 _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """An image that one worker has to prove before the runtime uses it."""
+    """A runtime's new image, from which one worker must start before the runtime uses it."""
 
     runtime_id: str
     image: str
@@ -50,18 +49,19 @@ class Runtimes:
     """Keeps the pools' configuration and the runtimes' status in step.
 
     Attributes:
-        images: what the workers of each runtime that has a pool are made from.
-        rolling: runtimes whose workers are being replaced.
+        images: the image of each runtime that has a pool.
+        rolling: the runtimes whose workers are being replaced.
 
     Args:
-        warm: workers that are kept ready for each runtime.
+        registry: configures and removes the pools.
+        warm: the least stock of each runtime.
     """
 
     def __init__(self, registry: Registry, warm: int):
         self._registry = registry
         self._warm = warm
         self._failed: dict[tuple[str, str], int] = {}
-        # A trial that ends while rows are being read would be undone by what was read before.
+        # Without this lock, a comparison could undo a trial that ends while it reads the rows.
         self._comparing = BoundedSemaphore()
         self.images: dict[str, str] = {}
         self.rolling: set[str] = set()
@@ -72,24 +72,24 @@ class Runtimes:
         """Compare the rows with the runtimes that have a pool, and act on the differences.
 
         Args:
-            stocks: how many warm workers each runtime that has a pool keeps.
-            workers: all workers that the pool knows.
-            is_crowded: whether these are `max_workers`.
+            stocks: the present stock of each runtime that has a pool.
+            workers: all workers in Redis.
+            is_crowded: whether there are `max_workers` workers.
 
         Returns:
-            Images that are on trial; `promote` or `start_failed` ends that.
+            The images on trial. `promote` or `start_failed` ends a trial.
         """
         with self._comparing:
             return self._compare(stocks, workers, is_crowded)
 
     def start_failed(self, runtime_id: str, image: str, error: UnknownImage | StartFailed) -> int:
-        """A worker of the runtime did not start from the image. This may abort a trial or a rollout.
+        """Count a failed start of the runtime from the image. This may abort a trial or a rollout.
 
         Returns:
             How many starts have failed in a row.
 
         Raises:
-            Unavailable: the database is away. The next failure aborts it.
+            Unavailable: the database is away. The next failure aborts the rollout.
         """
         failures = self._failed[runtime_id, image] = self._failed.get((runtime_id, image), 0) + 1
         if failures >= _TRIES or isinstance(error, UnknownImage):
@@ -100,11 +100,11 @@ class Runtimes:
         return failures
 
     def started(self, runtime_id: str, image: str) -> None:
-        """A worker of the runtime, made from the image, has answered."""
+        """Note that a worker of the runtime has started from the image."""
         self._failed.pop((runtime_id, image), None)
 
     def promote(self, trial: Trial) -> bool:
-        """A worker made from the image has answered; whether the runtime uses it from now on."""
+        """Note that a worker has started from the image on trial. Returns whether the runtime uses the image now."""
         self.started(trial.runtime_id, trial.image)
         with self._comparing:
             if not rollout.promote(trial.runtime_id, trial.image):
@@ -139,7 +139,7 @@ class Runtimes:
             self._registry.configure(runtime_id, self._warm)
         for runtime_id in stocks.keys() - images.keys():
             self._registry.forget(runtime_id)
-        # For all of them: a Redis that came back without its last writes may hold an old worker that was ending.
+        # All runtimes are checked, because a Redis that has lost its last writes may have old workers again.
         self.rolling = {
             runtime_id
             for runtime_id in images
@@ -151,7 +151,7 @@ class Runtimes:
         return trials
 
     def _roll(self, runtime_id: str, workers: Collection[WorkerRecord], stock: int, is_crowded: bool) -> bool:
-        """Go one step on in a rollout. Returns whether some workers of older images may get a call yet."""
+        """Do one step of a rollout. Returns whether workers of older images can still get calls."""
         its_own = [worker for worker in workers if worker.runtime_id == runtime_id]
         image = self.images[runtime_id]
         is_failing = (runtime_id, image) in self._failed

@@ -1,4 +1,4 @@
-"""Starts workers, each in a greenlet of its own, and tells the registry, the rollouts and the slots how it went."""
+"""Starts workers, each in its own greenlet, and reports the result to the registry, the runtimes and the starts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Starter:
     """Starts the workers that the manager wants.
 
     Args:
-        registry: hears of each worker before its start, and when it is ready or gone.
+        registry: registers each worker before its start, and records when it is ready or has failed.
         orchestrator: makes the workers.
-        runtimes: says which image a runtime has, and hears of failures.
+        runtimes: knows the image of each runtime, and counts failures.
         starts: the starts that run now.
-        policy: hears what starts cost.
+        policy: measures the cost of starts.
 
     Attributes:
-        trials: the images on trial that are being started just now, by runtime.
+        trials: by runtime, the image of which a trial worker is being started.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Starter:
             gevent.spawn(self._start, worker_id, runtime_id, image)
 
     def begin_trial(self, trial: Trial) -> None:
-        """Begin to start the worker that an image has to prove itself with."""
+        """Begin to start the trial worker of an image."""
         worker_id = str(uuid.uuid4())
         self.trials[trial.runtime_id] = trial.image
         self._starts.begin(worker_id, trial.runtime_id, trial.image, is_trial=True)
@@ -80,12 +80,13 @@ class Starter:
         except Unavailable as error:
             logger.warning("worker %s could not be made known: %s", worker_id, error)
         finally:
-            # From here on a pass finds it in registry and orchestrator, or ends what is in one of them alone.
+            # From here on, a full pass treats the worker like any other. It removes the worker if only the registry or
+            # only the orchestrator has it.
             self._starts.end(worker_id)
             self._wake_soon()
 
     def _start_wanted(self, worker_id: str, runtime_id: str, image: str) -> WorkerInfo | None:
-        """Start a worker; None when its image was replaced meanwhile, and nothing of it is left then."""
+        """Start a worker. None: its image was replaced meanwhile, so the worker was destroyed."""
         if self._runtimes.images.get(runtime_id) == image:
             worker = self._orchestrator.start(worker_id, image, runtime_id)
             if self._runtimes.images.get(runtime_id) == image:
@@ -94,7 +95,7 @@ class Starter:
         return None
 
     def _try_image(self, worker_id: str, trial: Trial) -> None:
-        """Start one worker from an image that is on trial; if it answers, it is the first to serve."""
+        """Start the trial worker of an image. If it answers, it is the first worker of the image that serves."""
         try:
             worker = self._orchestrator.start(worker_id, trial.image, trial.runtime_id)
             is_wanted = self._runtimes.promote(trial)
@@ -113,11 +114,11 @@ class Starter:
             self._roll_on()
 
     def _wake_soon(self) -> None:
-        """A start slot is free."""
+        """Make the manager run a growth pass, because a start slot is free."""
         with contextlib.suppress(Unavailable):
             self._registry.wake_to_grow()
 
     def _roll_on(self) -> None:
-        """A worker has come or gone: where workers are being replaced, the next one has its turn now."""
+        """Make the manager run a full pass if workers are being replaced, because the next one can be replaced now."""
         if self._runtimes.rolling:
             self._registry.wake()

@@ -1,10 +1,11 @@
-"""The starts of workers that run now: which of them hold a start slot, and which runtimes have to wait.
+"""The starts of workers that run now: which of them hold a start slot, and which runtimes must wait.
 
 An orchestrator runs `concurrent_starts` starts at once, and each one holds a slot. Starts that fail, or hang until
 their timeout, must not keep the slots from other runtimes. There are two rules for that:
 
-1. A start holds no slot when it has taken far longer than starts do, or when the runtime's last start failed.
-2. A runtime with such a start gets no other one until that has ended. After a failure it rests, longer each time.
+1. A start does not hold a slot if it takes much longer than usual, or if the runtime's last start has failed.
+2. A runtime with such a start gets no other start until it has ended. After a failure the runtime waits before its next
+   start, longer after each failure.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 _LONGEST_REST_S = 30.0
 _FIRST_REST_S = 0.25
-# A start counts as hanging after so many times the cost of a start, and at least so many seconds.
+# A start counts as hanging after `_HANGING` times the usual time, and at least `_LEAST_HANGING_S`.
 _HANGING = 10
 _LEAST_HANGING_S = 1.0
 
@@ -59,26 +60,26 @@ class Starts:
         return self._slots - sum(one.is_trial and self._holds_slot(one) for one in self._running.values())
 
     def begin(self, worker_id: str, runtime_id: str, image: str, *, is_trial: bool = False) -> None:
-        """A start begins."""
+        """Add a start that begins now."""
         self._running[worker_id] = _Start(runtime_id, image, is_trial, time.monotonic())
 
     def end(self, worker_id: str) -> None:
-        """A start has ended, in whatever way."""
+        """Remove a start that has succeeded or failed."""
         self._running.pop(worker_id, None)
 
     def succeeded(self, runtime_id: str, image: str) -> None:
-        """A worker of the runtime has started from the image."""
+        """Note that a worker of the runtime has started from the image."""
         self._failures.pop((runtime_id, image), None)
         self._rests_until.pop((runtime_id, image), None)
 
     def failed(self, runtime_id: str, image: str) -> None:
-        """A worker of the runtime did not start from the image."""
+        """Note that a worker of the runtime did not start from the image."""
         failures = self._failures[runtime_id, image] = self._failures.get((runtime_id, image), 0) + 1
         rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2 ** min(failures, 10))
         self._rests_until[runtime_id, image] = time.monotonic() + rest_s
 
     def must_wait(self, runtime_id: str, image: str) -> bool:
-        """Whether no worker of the runtime may be started from the image now."""
+        """Whether the runtime must wait before the next start from the image."""
         if time.monotonic() < self._rests_until.get((runtime_id, image), 0.0):
             return True
         return any(

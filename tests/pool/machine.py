@@ -39,7 +39,7 @@ CALLS = [
 ]
 RUN_MS = 4000
 START_MS = 20
-LATER_MS = 5
+TOLERANCE_MS = 5
 PATIENCE_MS = 5
 SAY_AGAIN_MS = 1000  # a process whose call has waited for so long repeats the whole number
 
@@ -181,7 +181,7 @@ class Machine(RuleBasedStateMachine):
                 holder.leases.pop(held.worker)
                 holder.unsure.add(held.queue)
             elif word == "ok":
-                promises.a_renewal_was_right(before, holder.name, held, first.arrived, self.now, LATER_MS)
+                promises.a_renewal_was_right(before, holder.name, held, first.arrived, self.now, TOLERANCE_MS)
                 is_new = held.is_new and held.execution is None
                 holder.leases[held.worker] = Held(held.worker, int(rest[0]), held.queue, execution, is_new)
                 return

@@ -121,7 +121,7 @@ def no_queue_waits_beside_a_worker_for_it(seen: Snapshot) -> None:
             continue
         queue = key.removeprefix("queue:")
         runtime, target, kind, project = queue.split("|")
-        if is_held_back(seen, target, project, runtime):
+        if is_blocked(seen, target, project, runtime):
             continue
         assert queue not in seen[f"blocked:runtime:{runtime}"], f"no limit holds {queue} back"
         warm, held = len(seen.get(f"warm:{runtime}", ())), seen["held"].get(target, 0)
@@ -133,7 +133,7 @@ def no_queue_waits_beside_a_worker_for_it(seen: Snapshot) -> None:
 
 def no_worker_was_to_be_had(before: Snapshot, call: Call, kind: str, now: int) -> None:
     """A call that asked got no worker: there was none that it may have."""
-    if is_held_back(before, call.target, call.project, call.runtime, call.own_limit):
+    if is_blocked(before, call.target, call.project, call.runtime, call.own_limit):
         return
     warm, held = len(before.get(f"warm:{call.runtime}", ())), before["held"].get(call.target, 0)
     assert kind == "warm" or not before.get(f"idle:{call.target}")
@@ -154,7 +154,7 @@ def the_queue_had_room(before: Snapshot, call: Call, bounds: Limits, *, is_full:
 
 
 def a_renewal_was_right(
-    before: Snapshot, holder: str, held: Held, arrived: int, now: int, later_ms: int
+    before: Snapshot, holder: str, held: Held, arrived: int, now: int, tolerance_ms: int
 ) -> None:
     """A worker began another execution: it was not to drain, and nobody has waited longer for it."""
     record = before[f"worker:{held.worker}"]
@@ -165,14 +165,14 @@ def a_renewal_was_right(
     runtime, target, _, project = held.queue.split("|")
     function = target.split(":")[0]
     of_project, of_runtime = before.get(f"blocked:project:{project}", {}), before.get(f"blocked:runtime:{runtime}", {})
-    held_back = {
+    blocked = {
         f"function:{function}": {queue: at for queue, at in of_project.items() if f"|{function}:" in queue},
         f"project:{project}": dict(list(of_project.items())[:1]),
         f"runtime:{runtime}": dict(list(of_runtime.items())[:1]),
     }
     for limit in _reached(before, target, project, runtime):
-        others |= {queue: at for queue, at in held_back.get(limit, {}).items() if queue != held.queue}
-    assert all(since + later_ms >= arrived for since in others.values()), "somebody has waited longer"
+        others |= {queue: at for queue, at in blocked.get(limit, {}).items() if queue != held.queue}
+    assert all(since + tolerance_ms >= arrived for since in others.values()), "somebody has waited longer"
 
 
 def the_view_is_right(view: View, seen: Snapshot) -> None:
@@ -197,7 +197,7 @@ def the_view_is_right(view: View, seen: Snapshot) -> None:
 def the_first_to_grow_was_served(before: Snapshot, seen: Snapshot, runtime: str) -> None:
     """A worker became ready: the first queue that wants one, and that no limit holds back, got a worker."""
     share = int(before["policy"]["max_workers"]) // max(1, len(before["held"]))
-    queues = [queue for queue in before.get(f"escalated:{runtime}", ()) if not is_held_back(before, *_of(queue))]
+    queues = [queue for queue in before.get(f"escalated:{runtime}", ()) if not is_blocked(before, *_of(queue))]
     poor = [queue for queue in queues if share < 2 or before["held"].get(queue.split("|")[1], 0) < share]
     for first in (poor or queues)[:1]:
         counts = [sum(map(int, one.get(f"counts:{first}", {}).values())) for one in (before, seen)]
@@ -207,7 +207,7 @@ def the_first_to_grow_was_served(before: Snapshot, seen: Snapshot, runtime: str)
 def the_oldest_call_got_the_worker(before: Snapshot, seen: Snapshot, held: Held) -> None:
     """A worker was released, and no limit was reached: the oldest entry of its queue was offered it."""
     entries = before.get(f"queue:{held.queue}", {})
-    if entries and not is_held_back(before, *_of(held.queue)):
+    if entries and not is_blocked(before, *_of(held.queue)):
         record = seen[f"worker:{held.worker}"]
         assert (record["state"], record["accepted"]) == ("leased", "0")
         assert entries[record["holder"]] == min(entries.values())
@@ -222,7 +222,7 @@ def is_to_drain(record: dict[str, str], now: int) -> bool:
     return "drain" in record or int(record.get("recalled", 0)) > now
 
 
-def is_held_back(seen: Snapshot, target: str, project: str, runtime: str, own: str | None = None) -> bool:
+def is_blocked(seen: Snapshot, target: str, project: str, runtime: str, own: str | None = None) -> bool:
     return bool(_reached(seen, target, project, runtime, own))
 
 

@@ -157,16 +157,16 @@ def test_a_limit_holds_back_calls_until_a_lease_of_it_ends(side: Side) -> None:
     for _ in range(6):
         side.start()
     leases = [side.lease("f") for _ in range(LIMITS.function_concurrency)]
-    held_back = side.waiting(function="f")
+    blocked = side.waiting(function="f")
     other = side.lease("g")  # of the same project, which is now at its limit too
     same_project = side.waiting(function="h")
 
     end(other)
 
     assert same_project.get(timeout=10).queue == side.request("h").queue
-    assert not held_back.ready()
+    assert not blocked.ready()
     end(leases[0])
-    assert held_back.get(timeout=10).worker.worker_id == leases[0].worker.worker_id
+    assert blocked.get(timeout=10).worker.worker_id == leases[0].worker.worker_id
 
 
 def test_a_call_waits_beside_the_last_warm_worker_when_its_target_has_one(side: Side) -> None:

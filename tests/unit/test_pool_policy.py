@@ -45,8 +45,8 @@ def idle(name: str, *, unused: float, target: str = "g", held: int = 2) -> IdleW
     return IdleWorker(name, NOW - unused * S, target, held)
 
 
-def decide(pool: View, slots: int = 4, passed_over: frozenset[str] = frozenset()) -> Decision:
-    return Policy(MOST, 4, S).decide(pool, slots, passed_over)
+def decide(pool: View, slots: int = 4, unable: frozenset[str] = frozenset()) -> Decision:
+    return Policy(MOST, 4, S).decide(pool, slots, unable)
 
 
 def evicted(decision: Decision) -> list[str]:
@@ -84,9 +84,9 @@ class TestStarts:
     def test_a_runtime_that_can_t_start_holds_no_slot_and_makes_no_room(self) -> None:
         failing = growing("f", waited=100, runtime="B", waiting=9, held=1)
         pool = view(workers=7, growing=[failing, growing("g")], runtimes=[runtime("A"), runtime("B")])
-        assert decide(pool, slots=1, passed_over=frozenset("B")).starts == ["A"]
+        assert decide(pool, slots=1, unable=frozenset("B")).starts == ["A"]
         full = view(growing=[failing], idle=[idle("w", unused=99)], runtimes=[runtime("A"), runtime("B")])
-        assert decide(full, passed_over=frozenset("B")) == Decision()
+        assert decide(full, unable=frozenset("B")) == Decision()
 
 
 class TestStock:
@@ -172,11 +172,11 @@ class TestRoom:
 
     def test_a_target_without_a_worker_gets_one_of_the_target_that_got_its_last_one_longest_ago(self) -> None:
         longest = [TargetView("g", held=1, recalled=0, worker="w", state="leased", since=NOW - 11 * S)]
-        [recall] = decide(view(growing=[growing(waited=6)], longest=longest)).recalls
+        [recall] = decide(view(growing=[growing(waited=6)], longest_without_growth=longest)).recalls
         assert recall.worker == "w"
-        assert decide(view(growing=[growing(waited=6, held=1)], longest=longest)) == Decision()
+        assert decide(view(growing=[growing(waited=6, held=1)], longest_without_growth=longest)) == Decision()
         young = [TargetView("g", held=1, recalled=0, worker="w", state="leased", since=NOW - 9 * S)]
-        assert decide(view(growing=[growing(waited=6)], longest=young)) == Decision()
+        assert decide(view(growing=[growing(waited=6)], longest_without_growth=young)) == Decision()
 
     def test_as_many_rooms_are_made_ahead_as_can_start_twice_less_one(self) -> None:
         unused = [idle(f"w{number}", unused=99) for number in range(8)]
@@ -200,5 +200,5 @@ def test_the_cost_of_a_start_is_a_moving_mean_of_at_least_5_ms() -> None:
 
 
 def test_an_empty_list_of_the_script_is_an_empty_object() -> None:
-    empty: dict[str, Any] = {"runtimes": {}, "growing": {}, "idle": {}, "largest": {}, "longest": {}}
+    empty: dict[str, Any] = {"runtimes": {}, "growing": {}, "idle": {}, "largest": {}, "longest_without_growth": {}}
     assert View.of({"now": 1, "workers": 2, "draining": 3, "targets": 4, **empty}) == View(1, 2, 3, 4)

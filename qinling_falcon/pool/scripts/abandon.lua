@@ -1,9 +1,9 @@
--- abandon: hands on executions whose final record their holder could not commit, and drains the worker of such a lease.
+-- abandon: moves executions to `lost` whose final record their holder could not commit, and drains their workers.
 -- include: limits workers queues leases
--- ARGV    2 holder  3… triples of (execution, worker, token)
+-- ARGV    2 holder  3… triples of (execution, worker, token); token 0: the worker does not drain
 -- reads   worker:<id>, journal:<holder>
 -- writes  lost, journal:<holder>; for a lease what reap writes for a lost one
--- promises  what the record of each needs is in `lost`, unless it was acknowledged or handed on before
+-- promises  the detail of each execution is in `lost`, unless it was acknowledged or moved before
 
 for at = 3, #ARGV, 3 do
   local is = call('HMGET', record(ARGV[at + 1]), 'state', 'token')

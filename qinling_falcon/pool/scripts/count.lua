@@ -1,4 +1,4 @@
--- count: adds what a process has counted since its last heartbeat: how its calls got their workers.
+-- count: adds the counts of a process since its last heartbeat: how its calls got their workers.
 -- ARGV    2… triples of (runtime, outcome, number)
 
 for at = 2, #ARGV, 3 do

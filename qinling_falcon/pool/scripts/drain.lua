@@ -1,11 +1,11 @@
--- drain: the workers of a function (or of one version) end, after their call if they have one.
+-- drain: drains the workers of a function, or of one version. A leased worker drains after its call.
 -- include: limits workers queues leases
--- ARGV    2 function  3 what their target begins with: 'function:' or 'function:version:'
+-- ARGV    2 function  3 the beginning of their target: 'function:' or 'function:version:'
 -- reads   assigned:<function>, worker:<id>
 -- writes  for each worker: worker:<id>, idle and idle:<target>, draining, live:<runtime>, held,
 --         assigned:<function>; of a leased one only worker:<id>
 -- returns the number of workers
--- promises  no call that begins later gets one of them
+-- promises  no call that starts later gets one of these workers
 
 local count = 0
 for _, worker in ipairs(call('SMEMBERS', P .. 'assigned:' .. ARGV[2])) do

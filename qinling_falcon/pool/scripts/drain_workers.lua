@@ -1,4 +1,4 @@
--- drain_workers: these workers get no further call; those that are leased end after their call.
+-- drain_workers: drains these workers. A leased worker drains after its call.
 -- include: limits workers queues leases
 -- ARGV    2 the reason, for the operator  3… workers
 -- reads   worker:<id>

@@ -1,8 +1,8 @@
--- drop: the record of an execution was deleted; no journal has it any more.
+-- drop: removes an execution whose record was deleted from all journals.
 -- include: limits workers queues leases
 -- ARGV    2 execution
 -- returns 1
--- promises  the execution is not recorded again as lost, should its holder die before it has acknowledged it
+-- promises  the execution is not recorded again as lost if its holder dies before it has acknowledged it
 -- cost      one command for each process that leases
 
 call('HDEL', LOST, ARGV[2])

@@ -1,24 +1,24 @@
--- escalate: the oldest call of a process has waited in vain for a worker that holds its target; it wants one more.
+-- escalate: asks for one more worker, because calls of a process have waited too long for a worker of their target.
 -- include: limits workers queues leases
 -- ARGV    2 holder  3 queue  4 the change of its number of waiting calls, as in leave
 --         5 for how many ms the oldest of them has waited
 -- reads   concurrency, held, policy, idle:<target>, warm:<runtime>
 -- writes  the entry of the holder, escalated:<runtime> or blocked:, wakeups; for queues that are served now their
 --         entries, what lease writes, grants:<holder>
--- returns 1: the queue is among those that want a worker, or was given one; 0: a limit holds it back
--- promises  the calls get all idle workers of their target before it gets a warm one; a target without a worker gets a
---           warm one; others get one while more than one warm worker remains
+-- returns 1: the queue is escalated, or its calls were offered workers; 0: a limit blocks it
+-- promises  The calls get all idle workers of their target before a warm one. A target without a worker gets a warm
+--           one. Other targets get one while more than one warm worker remains.
 
 local runtime, target, project_id = parse_queue(ARGV[3])
 change_entry(ARGV[3], ARGV[2], ARGV[4], now - tonumber(ARGV[5]))
--- Calls that waited for a worker of their own process did not ask for idle workers, so there may be several.
+-- Calls that waited in their process did not ask for idle workers, so there may be several of these.
 local how = 'served'
 for _ = 1, LOOK_AT do
   if call('EXISTS', P .. 'queue:' .. ARGV[3]) == 0 then return 1 end
   how = serve(ARGV[3])
   if how ~= 'served' then break end
 end
-if how == 'held back' then
+if how == 'blocked' then
   block(ARGV[3], runtime, project_id)
   return 0
 end

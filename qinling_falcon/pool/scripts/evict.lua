@@ -1,6 +1,6 @@
--- evict: a free worker ends, to make room for another one.
+-- evict: drains an idle or warm worker, to make room for another one.
 -- include: limits workers queues leases
--- ARGV    2 worker  3 the longest time since its last use that spares it, in ms  4 the reason, for the operator
+-- ARGV    2 worker  3 the time, in ms, for which it must have been unused  4 the reason, for the operator
 -- reads   worker:<id>, idle or warm:<runtime>
 -- writes  what drain writes
 -- returns 1; 0: it is not free, or was used meanwhile

@@ -1,4 +1,4 @@
--- find: what the journals hold about an execution that is not committed yet.
+-- find: reads the detail of an execution that is not committed yet from the journals.
 -- include: limits workers queues leases
 -- ARGV    2 execution
 -- reads   holders, former, journal:<holder>, lost

@@ -1,4 +1,4 @@
--- forget: a runtime has no pool any more.
+-- forget: removes the pool of a runtime.
 -- include: limits workers queues leases
 -- ARGV    2 runtime
 -- reads   live:<runtime>

@@ -1,15 +1,15 @@
--- generations: the present generation of each cache key, made where there is none.
+-- generations: reads the present generation of each cache key, and makes it if there is none.
 -- include: generations
 -- ARGV    2… pairs of (cache key, a new random generation)
 -- reads   generations
 -- writes  generations
 -- returns the generations in order; 'changing …' while a change is under way
--- promises  a generation that was made here was never in use before; of more than 100,000 generations, one is evicted
---           for each that is made, and its target is then resolved once more
+-- promises  A new generation was never in use before. Above 100,000 generations, one is removed for each new one, and
+--           its target is then resolved again.
 
 local MOST = 100000
 
-local function evict_one()
+local function remove_one()
   for _, key in ipairs(call('HRANDFIELD', GENERATIONS, 3)) do
     -- The marker of a change must stand until the change ends.
     if not string.match(generation(call('HGET', GENERATIONS, key)) or '', '^changing ') then
@@ -22,7 +22,7 @@ local answers = {}
 for at = 2, #ARGV, 2 do
   local is = generation(call('HGET', GENERATIONS, ARGV[at]))
   if not is then
-    if call('HLEN', GENERATIONS) >= MOST then evict_one() end
+    if call('HLEN', GENERATIONS) >= MOST then remove_one() end
     is = ARGV[at + 1]
     call('HSET', GENERATIONS, ARGV[at], is)
   end

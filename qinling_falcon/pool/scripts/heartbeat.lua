@@ -1,15 +1,14 @@
--- heartbeat: a process that leases is alive, and these are the leases that it knows.
+-- heartbeat: reports that a process is alive, and which leases it knows.
 -- include: limits workers queues leases
--- ARGV    2 holder  3 server time in the answer to its heartbeat before: every lease that was granted to it until
---         then, and whose answer arrived, is in the list or released  4 executions to acknowledge
---         5… worker:token of its leases
+-- ARGV    2 holder  3 the server time in the reply to its last heartbeat: every lease that was granted to it by then,
+--         and whose reply arrived, is in the list or released  4 executions to acknowledge  5… worker:token of its
+--         leases
 -- reads   worker:<id> of the leases
 -- writes  holders, former, reported, held:<holder>, journal:<holder>; of a holder that was not known: its entries
--- returns {now, 1 when the holder was not known: Redis was emptied or lost writes, or the reaper took it for dead, so
---         its calls may be in no queue any more}
--- promises  a holder that was not known has no entry left, because its calls ask again; a worker whose record is older
---           than a lease that its holder has (the lease was lost with Redis's last writes) gets no further call: it may
---           still be running
+-- returns {now, 1 if the holder was not known}. It is not known if Redis was emptied or lost writes, or if the reaper
+--         took it for dead. Its calls must then ask again, because they may be in no queue.
+-- promises  A holder that was not known has no entries. If the record of a worker is older than a lease that its holder
+--           has, Redis has lost the lease with its last writes. The worker drains, because it may still run a call.
 
 acknowledge(ARGV[2], ARGV[4])
 call('ZREM', FORMER, ARGV[2])

@@ -1,4 +1,4 @@
--- keep: so many workers of a target are kept: they are not evicted, not recalled, and not ended because they are idle.
+-- keep: marks workers of a target as kept. They are not evicted, not recalled, and not ended because they are idle.
 -- include: workers
 -- ARGV    2 target  3 how many
 -- returns how many of the target's workers are kept now: at most that many, and no more than it has
@@ -10,7 +10,7 @@ local target, wanted = ARGV[2], tonumber(ARGV[3])
 local kept, others = {}, {}
 for _, worker in ipairs(call('SMEMBERS', P .. 'assigned:' .. function_of(target))) do
   local is = call('HMGET', record(worker), 'target', 'state', 'drain', 'kept', 'new')
-  -- A worker on its first lease may still be returned unused, and is then nobody's.
+  -- A worker on its first lease may still be returned unused. It then holds no target.
   local is_sure = is[2] == 'idle' or is[2] == 'leased' and is[5] ~= '1'
   if is[1] == target and not is[3] and is_sure then
     if is[4] then kept[#kept + 1] = worker else others[#others + 1] = worker end

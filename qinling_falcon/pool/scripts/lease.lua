@@ -1,9 +1,9 @@
--- lease: leases a worker for a call, or queues the process of the call.
+-- lease: leases a worker for a call, or counts the call in the entry of its process in the queue.
 -- include: generations limits workers queues leases
--- ARGV    2 holder  3 'any', 'loaded' (only an idle worker that holds the target will do) or 'warm' (only a warm one)
---         4 runtime  5 target  6 project  7 the version's own limit, or ''  8 execution  9 run_ms  10 detail, empty
---         when there is no execution  11 '1': the call waits if no worker is free  12 for how many ms the oldest call
---         of the holder has waited  13 executions to acknowledge  14… pairs of (cache key, generation)
+-- ARGV    2 holder  3 which workers the call accepts: 'any', 'loaded' (only an idle one of the target) or 'warm' (only
+--         a warm one)  4 runtime  5 target  6 project  7 the version's own limit, or ''  8 execution  9 run_ms
+--         10 detail, empty when there is no execution  11 '1': the call waits if no worker is free  12 for how many ms
+--         the oldest call of the holder has waited  13 executions to acknowledge  14… pairs of (cache key, generation)
 -- reads   generations, concurrency, idle:<target>, held, warm:<runtime>, worker:<id>, waiting, policy
 -- writes  journal:<holder>, the version's own limit in concurrency; with a lease: worker:<id>, leases, concurrency,
 --         idle and idle:<target>, or warm:<runtime>, held, assigned_at, assigned:<function>, policy, wakeups; with an
@@ -12,11 +12,11 @@
 --         {'lease', worker, address, secret, token, cold, needs_load}
 --         {'queued'}: the holder has an entry in the queue of the target, and will be notified
 --         {'busy'}: no worker is free, and the call does not wait
---         {'full', bound, waiting, most}: no worker is free, and the queue has no place for the call; bound is
---         'function', 'project' or 'all', waiting is the number of waiting calls that this limit counts, most the limit
--- promises  leases and waiting calls never exceed the limits of version, function, project and runtime; a call never
---           gets a worker of another target; a project without waiting calls gets a place if the queues have one; a
---           function without waiting calls gets a place if its project has one
+--         {'full', bound, waiting, most}: no worker is free, and the queue is full; bound is 'function', 'project' or
+--         'all', waiting is the number of waiting calls that this limit counts, most is the limit
+-- promises  Leases and waiting calls never exceed the limits of version, function, project and runtime. A call never
+--           gets a worker of another target. A project without waiting calls gets a place in the queue if any is left,
+--           and a function without waiting calls gets one if its project has one left.
 
 acknowledge(ARGV[2], ARGV[13])
 if not current(ARGV, 14) then return {'stale'} end
@@ -33,9 +33,9 @@ if (counts.own or '') ~= ARGV[7] then
   counts = read_counts(target, project_id, runtime)
 end
 
-local is_held_back = not is_below(counts)
+local is_blocked = not is_below(counts)
 local held
-if not is_held_back then
+if not is_blocked then
   local worker = kind ~= 'warm' and take_latest_idle(target)
   local is_warm = false
   if not worker and kind ~= 'loaded' then
@@ -71,7 +71,7 @@ if of_project >= most_of_all - of_all then return {'full', 'all', of_all, most_o
 local queue = queue_of(runtime, target, project_id, kind == 'warm' and 'warm' or 'any')
 local before = tonumber(call('HGET', P .. 'counts:' .. queue, ARGV[2])) or 0
 set_entry(queue, ARGV[2], before + 1, now - tonumber(ARGV[12]))
-if is_held_back then
+if is_blocked then
   block(queue, runtime, project_id)
 elseif held == 0 or kind == 'warm' then
   escalate(queue)

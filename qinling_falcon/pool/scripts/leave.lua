@@ -1,4 +1,4 @@
--- leave: calls of a process that wait no more, after they were served in the process or gave up.
+-- leave: changes the entry of a process after its calls were served in the process or stopped waiting.
 -- include: limits workers queues
 -- ARGV    2 holder  3 queue  4 the change of its number of waiting calls: '+n', '-n' or '=n'  5 for how many ms the
 --         oldest of them has waited
@@ -6,5 +6,5 @@
 --         escalated:<runtime>
 
 change_entry(ARGV[3], ARGV[2], ARGV[4], now - tonumber(ARGV[5]))
-calm(ARGV[3])
+deescalate(ARGV[3])
 return 1

@@ -4,8 +4,8 @@
 -- ARGV    2 run id of the server
 -- reads   server, holders
 -- writes  server, former, holders, generations, reaper
--- promises  After a restart, no old generation is left. The next heartbeat of each process tells it that it was unknown,
---           so its calls queue again. No holder counts as dead before it could report.
+-- promises  After a restart, no old generation is left. The next heartbeat of each process tells it that it was not
+--           known, so its calls ask again. No holder counts as dead before it could report.
 
 if call('GET', P .. 'server') ~= ARGV[2] then
   call('SET', P .. 'server', ARGV[2])

@@ -1,15 +1,15 @@
--- reap: ends what nobody will end, in bounded pages; a further pass goes on where this one stopped.
+-- reap: ends lost leases, dead processes and unused workers, in bounded pages. The next pass goes on where this one
+--       stopped.
 -- include: limits workers queues leases
 -- ARGV    2 holder_ttl_ms  3 worker_idle_ms  4… pairs of (runtime, how many warm workers it keeps at the moment)
 -- reads   holders, former, reported, held:<holder>, leases, idle, warm:<runtime>, runtimes, policy
 -- writes  reaper, lost, journal:<holder>, entries:<holder>, former, bare; concurrency and waiting (counts of 0); for
 --         workers that are drained or offered what drain and release write
--- promises  a lease is lost when its deadline has passed, its holder is dead, or its holder lives and does not know
---           it (the answer was lost on the way); its worker drains, and what its record needs is put into `lost`,
---           once. An offer that was not accepted in time goes to the next process. What the journal of a dead holder
---           has is put into `lost`, and its entries leave the queues. Workers that were idle for too long, and warm
---           ones too many, drain.
---           If no reaper ran for long (Redis was down), holders get time to report first.
+-- promises  A lease is lost when its deadline has passed, when its holder is dead, or when its holder lives and does
+--           not know it (because the reply was lost). Its worker drains, and its execution is put into `lost`, once.
+--           An offer that was not accepted in time goes to the next process. The journal of a dead holder is moved to
+--           `lost`, and its entries are removed. Workers that were idle for too long, and surplus warm ones, drain.
+--           If no reaper has run for long (Redis was down), holders get time to report first.
 
 local PAGE = 100
 local UNKNOWN_AFTER_MS = 2000
@@ -36,7 +36,7 @@ for _, worker in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, P
     note('offer_expired', 'its process has not accepted it in time', {
       worker = worker, runtime = is[3], target = is[4], holder = is[2],
     })
-    -- The process does not read its notifications, or one was lost: its entry would take the next worker, too.
+    -- The process does not read its notifications, or one was lost. Its entry would get the next worker, too.
     for _, kind in ipairs({'any', 'warm'}) do
       local queue = queue_of(is[3], is[4], is[5], kind)
       if call('HEXISTS', P .. 'counts:' .. queue, is[2]) == 1 then
@@ -85,7 +85,7 @@ for holder in pairs(dead) do
   end
 end
 
--- 4. Workers that nobody uses.
+-- 4. Workers that were unused for too long.
 for _, worker in ipairs(call('ZRANGEBYSCORE', IDLE, '-inf', now - idle, 'LIMIT', 0, PAGE)) do
   drain(worker, 'ended', 'unused for longer than WORKER_IDLE_S')
 end
@@ -101,8 +101,8 @@ for at = 1, #runtimes, 2 do
   end
 end
 
--- 5. Counts that are 0, a page at a time. A version's own limit stays while calls of it run or of its
--- function wait.
+-- 5. Counts of 0, a page at a time. A version's own limit stays while calls of the version run or calls of its function
+-- wait.
 local counts = call('HSCAN', CONCURRENCY, was[4] or '0', 'COUNT', PAGE)
 for at = 1, #counts[2], 2 do
   local field = counts[2][at]

@@ -5,8 +5,8 @@
 -- writes  worker:<id>, leases, concurrency, journal:<holder>; idle and idle:<target>, or what drain writes; for a queue
 --         that is served now its entry, what lease writes, grants:<holder>
 -- returns 1, or 0 when the lease is not the caller's any more (only the acknowledged executions were removed)
--- promises  the oldest call of the target gets the worker before it is idle for anybody else; a queue that the
---           function's, project's or runtime's limit held back goes on
+-- promises  The oldest waiting call of the target is offered the worker. Only if there is none is it idle. If a limit
+--           was reached, a queue that it blocked is served.
 
 acknowledge(ARGV[5], ARGV[6])
 local is = call('HMGET', record(ARGV[2]), 'state', 'token', 'runtime', 'target', 'project', 'drain', 'recalled', 'kept')

@@ -1,4 +1,4 @@
--- renew: begins the next execution of the same target on a lease, after an answer or on an offer.
+-- renew: starts the next execution of the same target on a lease, after the answer of the last one, or on an offer.
 -- include: generations limits workers queues leases
 -- ARGV    2 worker  3 token  4 holder  5 execution  6 run_ms  7 detail, empty when there is no execution  8 for how
 --         many ms this call has waited  9 queue, empty when the holder has no entry in it  10 the change of its number
@@ -7,22 +7,22 @@
 -- reads   worker:<id>, generations, concurrency, queue:<queue>, blocked:project:<id>
 -- writes  worker:<id>, leases, journal:<holder>, the entry of the holder; where the lease is over what release or
 --         return_unused write
--- returns {'ok', token}: the new token; the old one is worth nothing any more
+-- returns {'ok', token}: the new token; the old one is not valid any more
 --         {'stale'}: a generation differs or is missing; the lease stays as it was
---         {'ended'}: the worker drains or is recalled, a limit was lowered, or somebody has waited longer: the lease is
---         over
+--         {'ended'}: the lease has ended, because the worker drains or is recalled, a limit was lowered, or another
+--         call has waited longer
 --         {'lost'}: the lease was not the caller's any more
---         In any case the entry of the holder is as the caller says.
--- promises  an execution begins under current generations only, and on a worker that is not to drain; no other process
---           and no queue at the same limit waits much longer than this call; an offer is accepted or passed on,
---           never both
+--         In all cases the entry of the holder is changed.
+-- promises  An execution starts under current generations only, and on a worker that does not drain. No other process
+--           and no queue at the same limit waits much longer than this call. An offer is accepted or passed on, never
+--           both.
 
-local LATER_MS = 5  -- calls that arrived within so short a time count as having arrived together
+local TOLERANCE_MS = 5  -- calls that arrived within this time count as having arrived together
 
 acknowledge(ARGV[4], ARGV[12])
 if ARGV[9] ~= '' then
   change_entry(ARGV[9], ARGV[4], ARGV[10], now - tonumber(ARGV[11]))
-  calm(ARGV[9])
+  deescalate(ARGV[9])
 end
 local worker = ARGV[2]
 local is = call('HMGET', record(worker), 'state', 'token', 'runtime', 'target', 'project', 'drain', 'recalled', 'kept',
@@ -38,21 +38,21 @@ if is[9] == '1' then
   local arrival = now - tonumber(ARGV[8])
   local counts = read_counts(target, project_id, runtime)
   local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
-  local passes = first[1] and first[1] ~= ARGV[4] and tonumber(first[2]) + LATER_MS < arrival
-  -- Whether a queue that the limit holds back has waited longer than this call.
-  local function is_late(blocked, function_id)
+  local passes = first[1] and first[1] ~= ARGV[4] and tonumber(first[2]) + TOLERANCE_MS < arrival
+  -- Whether a queue that the limit blocks has waited longer than this call.
+  local function has_older_queue(blocked, function_id)
     local oldest_ones = call('ZRANGE', P .. 'blocked:' .. blocked, 0, function_id and LOOK_AT - 1 or 0, 'WITHSCORES')
     for at = 1, #oldest_ones, 2 do
-      if tonumber(oldest_ones[at + 1]) + LATER_MS >= arrival then return false end
+      if tonumber(oldest_ones[at + 1]) + TOLERANCE_MS >= arrival then return false end
       local _, its_target = parse_queue(oldest_ones[at])
       if oldest_ones[at] ~= queue and (not function_id or function_of(its_target) == function_id) then return true end
     end
     return false
   end
-  passes = passes or drains or not is_kept(counts)
-    or counts.functions >= counts.function_limit and is_late('project:' .. project_id, function_of(target))
-    or counts.projects >= counts.project_limit and is_late('project:' .. project_id)
-    or counts.runtimes >= counts.runtime_limit and is_late('runtime:' .. runtime)
+  passes = passes or drains or not is_within(counts)
+    or counts.functions >= counts.function_limit and has_older_queue('project:' .. project_id, function_of(target))
+    or counts.projects >= counts.project_limit and has_older_queue('project:' .. project_id)
+    or counts.runtimes >= counts.runtime_limit and has_older_queue('runtime:' .. runtime)
   if passes then
     local before = end_lease(worker, target, project_id, runtime)
     if drains then

@@ -1,12 +1,11 @@
--- view: what the manager needs to decide who grows and who makes room, of bounded size.
+-- view: reads what the manager needs to decide on growth and evictions, in bounded size.
 -- include: limits workers queues leases
 -- ARGV    2 the most queues to look at  3 the most queues to return  4 the most idle workers and targets to return
 -- reads   runtimes, policy, the heads of warm:, escalated:, idle, held and assigned_at, the workers named there
 -- writes  for queues that are served now their entries, what lease writes, grants:<holder>; escalated:, blocked:
 -- returns JSON (see `pool/policy.py`)
--- promises  queues that a limit holds back are not among the first of those that want a worker, and queues that no
---           limit holds back any more are among those that want one; queues that want a worker have got warm ones
---           before others are started for them
+-- promises  Queues that a limit blocks are not among the first escalated ones. Queues that no limit blocks any more are
+--           escalated. Escalated queues have got the warm workers before new workers are started for them.
 
 local runtimes, growing = {}, {}
 local configured = call('HGETALL', RUNTIMES)
@@ -42,8 +41,8 @@ for at = 1, #configured, 2 do
   runtimes[#runtimes].escalated = call('ZCARD', P .. 'escalated:' .. runtime)
 end
 
--- Workers that may make room: none has to while there is room for the next starts.
-local idle, largest, longest = {}, {}, {}
+-- Candidates for eviction and recall. While there is room for the next starts, none are needed.
+local idle, largest, longest_without_growth = {}, {}, {}
 
 local function show_idle()
   local oldest_idle = call('ZRANGE', IDLE, 0, tonumber(ARGV[4]) - 1, 'WITHSCORES')
@@ -55,7 +54,7 @@ local function show_idle()
   end
 end
 
--- Targets by the number of their workers, each with one of its workers: an idle one, or else one that is busy.
+-- A target with one of its workers: an idle one, or else a busy one.
 local function show(target, since)
   local function_id = function_of(target)
   local worker, state, recalled
@@ -80,10 +79,13 @@ if workers + LOOK_AT > (tonumber(call('HGET', POLICY, 'max_workers')) or 0) then
     largest[#largest + 1] = show(target)
   end
   local assigned = call('ZRANGE', ASSIGNED_AT, 0, tonumber(ARGV[4]) - 1, 'WITHSCORES')
-  for at = 1, #assigned, 2 do longest[#longest + 1] = show(assigned[at], tonumber(assigned[at + 1])) end
+  for at = 1, #assigned, 2 do
+    longest_without_growth[#longest_without_growth + 1] = show(assigned[at], tonumber(assigned[at + 1]))
+  end
 end
 
 return cjson.encode({
   now = now, workers = workers, draining = call('ZCARD', DRAINING), targets = call('ZCARD', HELD),
-  runtimes = runtimes, growing = growing, idle = idle, largest = largest, longest = longest,
+  runtimes = runtimes, growing = growing, idle = idle, largest = largest,
+  longest_without_growth = longest_without_growth,
 })

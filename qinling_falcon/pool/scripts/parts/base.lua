@@ -1,4 +1,4 @@
--- base: stands before every script.
+-- base: the beginning of every script.
 --
 -- KEYS[1]  qf:{pool}, the anchor: all keys below begin with it, so all are on one node of a cluster.
 -- ARGV[1]  now in ms, in tests only; empty: the server's own time.
@@ -19,7 +19,7 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- Wake the pool manager; one note in the list is enough.
+-- Wakes the pool manager. One note in the list is enough.
 local WAKEUPS = P .. 'wakeups'
 local function wake()
   if call('LLEN', WAKEUPS) == 0 then call('RPUSH', WAKEUPS, '1') end

@@ -1,12 +1,11 @@
--- events: the last things that happened to workers and leases, with their reasons, for the operator. A warm call has no
--- event.
+-- events: the last events of workers and leases, with their reasons, for the operator. A warm call makes no event.
 
 local EVENTS = P .. 'events'
-local MOST_EVENTS = 2000  -- about; the oldest go first
+local MOST_EVENTS = 2000  -- approximately; the oldest events are removed
 
--- Records an event. `about` may have worker, runtime, target, execution and holder.
-local function note(event, reason, about)
+-- Records an event. `ids` may have worker, runtime, target, execution and holder.
+local function note(event, reason, ids)
   call('XADD', EVENTS, 'MAXLEN', '~', MOST_EVENTS, '*', 'event', event, 'reason', reason or '', 'worker',
-    about.worker or '', 'runtime', about.runtime or '', 'target', about.target or '', 'execution',
-    about.execution or '', 'holder', about.holder or '')
+    ids.worker or '', 'runtime', ids.runtime or '', 'target', ids.target or '', 'execution', ids.execution or '',
+    'holder', ids.holder or '')
 end

@@ -1,7 +1,7 @@
--- generations: what a target was resolved under, against what holds now.
+-- generations: compares the generations under which a target was resolved with the present ones.
 
 local GENERATIONS = P .. 'generations'
-local CHANGING_MS = 60000  -- the marker of a change that never ended expires after so long
+local CHANGING_MS = 60000  -- when the marker of a change expires, if its process has died
 
 -- A stored generation as callers see it: the value, 'changing <owner> <salt>' under a marker, or nil when it is missing
 -- or its marker has expired.

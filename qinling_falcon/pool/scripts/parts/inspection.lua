@@ -1,16 +1,15 @@
--- inspection: what the operator sees of a worker.
+-- inspection: how a worker is shown to the operator.
 -- include: workers queues
 
--- Milliseconds since a time in a record, or nil.
+-- The milliseconds since a time in a record; nil: there is no time.
 local function since(time)
   return tonumber(time) and math.max(0, now - tonumber(time)) or nil
 end
 
--- A worker as `pool/inspection.py` reads it, or nil when it is gone.
+-- A worker as `pool/inspection.py` reads it; nil: it does not exist any more.
 local function show_worker(worker)
   local is = call('HMGET', record(worker), 'state', 'runtime', 'image', 'started', 'ready', 'target', 'project',
-    'drain',
-    'recalled', 'kept', 'holder', 'execution', 'granted', 'accepted', 'new')
+    'drain', 'recalled', 'kept', 'holder', 'execution', 'granted', 'accepted', 'new')
   local state, target = is[1], is[6] or nil
   if not state then return nil end
   local shown = {

@@ -1,7 +1,8 @@
--- leases: who uses which worker, and which executions are not committed yet.
+-- leases: which process uses which worker, and which executions are not committed yet.
 --
--- A lease begins as an offer (from a queue) or with an execution at once. Each holder has a journal: the executions
--- that it has begun and whose final record is not committed, also those whose worker runs the next one already.
+-- A lease starts as an offer (to a process with an entry in a queue), or at once with an execution. Each holder has a
+-- journal of the executions that it has started and whose final record is not committed. An execution stays there also
+-- while its worker runs the next one already.
 -- include: workers limits queues events
 
 local LOST = P .. 'lost'
@@ -19,8 +20,8 @@ local function acknowledge(holder, executions)
 end
 
 -- Leases a warm worker, or an idle one that was taken out of its sets. `wanted` has runtime, target, project_id and
--- holder; also execution, run_ms and detail, unless this is an offer. Without a detail there is no execution: the
--- worker is loaded ahead of calls. Returns address, secret and token.
+-- holder. Unless the lease is an offer, it also has execution, run_ms and detail. The detail is empty if the worker is
+-- loaded ahead of calls, so that there is no execution. Returns address, secret and token.
 local function begin_lease(worker, is_warm, wanted, counts)
   local is = call('HMGET', record(worker), 'address', 'secret', 'token')
   local token = text(math.max((tonumber(is[3]) or 0) + 1, now))
@@ -28,8 +29,8 @@ local function begin_lease(worker, is_warm, wanted, counts)
     take_warm(worker, wanted.runtime)
     if held_by(wanted.target) == 0 then call('HINCRBY', POLICY, 'first ' .. wanted.runtime, 1) end
     assign(worker, wanted.target)
-    rank_anew(wanted.runtime, wanted.target, wanted.project_id)
-    -- The stock is refilled by the manager's next pass: a start at once would take its CPU from this very call.
+    update_rank(wanted.runtime, wanted.target, wanted.project_id)
+    -- Otherwise the manager's next pass refills the stock. A start at once would take CPU time from this call.
     if call('ZCARD', P .. 'warm:' .. wanted.runtime) == 0 then wake() end
   end
   local accepted = wanted.execution ~= nil
@@ -56,12 +57,12 @@ local function offer(queue, worker, is_warm, counts)
   notify(holder, queue, 'lease', worker, address, secret, token, cold, is_warm and '1' or '0')
 end
 
--- Gives the queue a worker that holds its target, or a warm one where the target has none, if there is one. Returns
--- 'served', 'held back' (by a limit; then also the counts), or 'short' (of workers).
+-- Offers the queue an idle worker of its target, or a warm one if the target has no worker. Returns 'served';
+-- 'blocked' (by a limit) and the counts; or 'short' (there is no such worker).
 local function serve(queue)
   local runtime, target, project_id, kind = parse_queue(queue)
   local counts = read_counts(target, project_id, runtime)
-  if not is_below(counts) then return 'held back', counts end
+  if not is_below(counts) then return 'blocked', counts end
   local worker = kind == 'any' and take_latest_idle(target)
   if worker then
     offer(queue, worker, false, counts)
@@ -74,9 +75,9 @@ local function serve(queue)
   return 'served'
 end
 
--- Gives a warm worker to the first of the queues that want one more. While at most `reserve` warm workers remain, they
--- go to targets without a worker, and where there are `max_workers` also to queues of kind 'warm'. Targets that have
--- their share of all workers come last. Returns whether there was one.
+-- Offers a warm worker to the first of the queues that want one more. The last `reserve` warm workers are only for
+-- targets without a worker and, if there are `max_workers`, for queues of kind 'warm'. Targets that have their share of
+-- all workers come last. Returns whether a worker was offered.
 local function give_warm(runtime, reserve)
   local warm = P .. 'warm:' .. runtime
   local count = call('ZCARD', warm)
@@ -104,17 +105,20 @@ local function give_warm(runtime, reserve)
   return true
 end
 
--- Gives warm workers to the queues that want one more, while more than `reserve` remain or a target has none.
+-- Offers warm workers, as `give_warm` does, until no queue gets one.
 local function give_all_warm(runtime, reserve)
   for _ = 1, LOOK_AT do
     if not give_warm(runtime, reserve) then return end
   end
 end
 
--- A lease has ended by which a limit was reached: the oldest queue of a project or runtime that was held back goes on.
--- `counted` is 'project' or 'runtime'. Returns whether a queue went on. A queue whose workers are all busy gets a warm
--- worker if there are several. Else it gets the next of its own, or its process asks again; it wants one more only if
--- the limit is not reached again.
+-- Serves the oldest blocked queue of a project or runtime, after the end of a lease by which a limit was reached.
+-- `counted` is 'project' or 'runtime'. Returns whether a queue was served. There are four cases for a queue:
+-- 1. `serve` finds a worker for it.
+-- 2. Its target has no worker, and none is warm: it is escalated.
+-- 3. The workers of its target are busy, and there are several warm ones: it gets a warm one.
+-- 4. The workers of its target are busy, and there is at most one warm one: it is not blocked any more, and gets the
+--    next worker of its target. It is escalated only if the limit is not reached again.
 local function serve_blocked(counted, id)
   local busy = {}
   for _, queue in ipairs(call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1)) do
@@ -145,8 +149,8 @@ local function serve_blocked(counted, id)
   return false
 end
 
--- Looks at some of the queues of a runtime that are held back: a limit was raised, or so many waited for it that the
--- end of one lease did not reach all of them.
+-- Unblocks those of some blocked queues of a runtime that are below their limits now: because a limit was raised, or
+-- because the end of a lease did not reach all of many blocked queues.
 local function serve_unblocked(runtime)
   for _, queue in ipairs(call('ZRANDMEMBER', P .. 'blocked:runtime:' .. runtime, 4 * LOOK_AT)) do
     local _, target, project_id = parse_queue(queue)
@@ -157,8 +161,7 @@ local function serve_unblocked(runtime)
   end
 end
 
--- Ends the lease of a leased worker, which is in no state's sets then; `is` has target, project and runtime. Returns
--- the counts from before.
+-- Ends the lease of a worker. The worker is then in no set of a state. Returns which limits were reached before.
 local function end_lease(worker, target, project_id, runtime)
   call('ZREM', LEASES, worker)
   local counts = read_counts(target, project_id, runtime)
@@ -171,9 +174,10 @@ local function end_lease(worker, target, project_id, runtime)
   return before
 end
 
--- After the end of a lease: the queues that its limits held back. Returns whether one of them went on.
+-- Serves the queues that were blocked by the limits of a lease that has ended. Returns whether one of them was served.
 local function serve_limits(before, project_id, runtime)
-  -- The runtime's queues first: those of the project would take the place, though others have waited longer.
+  -- The runtime's queues come first. Otherwise a queue of the project would get the lease, though others of the runtime
+  -- have waited longer.
   local served = before.runtime_full and serve_blocked('runtime', runtime)
   if before.version_full or before.function_full or before.project_full then
     served = serve_blocked('project', project_id) or served
@@ -181,17 +185,17 @@ local function serve_limits(before, project_id, runtime)
   return served
 end
 
--- A worker that holds a target gets no further call.
+-- Drains a worker that holds a target and is not leased.
 local function drain_assigned(worker, runtime, target, project_id)
   if unassign(worker, target) then
     ask_again(runtime, target, project_id)
   else
-    rank_anew(runtime, target, project_id)
+    update_rank(runtime, target, project_id)
   end
   put_draining(worker, runtime)
 end
 
--- A worker gets no further call; one that is leased ends after its call. `event` and `reason` are for the operator.
+-- Drains a worker. A leased one gets a mark, and drains after its call. `event` and `reason` are for the operator.
 local function drain(worker, event, reason)
   local is = call('HMGET', record(worker), 'state', 'runtime', 'target', 'project')
   if is[1] == 'idle' then
@@ -206,8 +210,8 @@ local function drain(worker, event, reason)
   if event then note(event, reason, {worker = worker, runtime = is[2], target = is[3]}) end
 end
 
--- Makes a worker, whose lease has ended, free again and gives it to the oldest call of its target, or to nobody. At the
--- limit of its project or runtime, the target's queue takes its turn among the queues that are held back.
+-- Makes a worker idle whose lease has ended, and offers it to the oldest call of its target. If the lease was at a
+-- limit, the target's queue is served in order with the other blocked queues.
 local function free(worker, runtime, target, project_id, kept, before)
   local queue = queue_of(runtime, target, project_id, 'any')
   put_idle(worker, target, kept)
@@ -217,11 +221,11 @@ local function free(worker, runtime, target, project_id, kept, before)
     if is_waiting then block(queue, runtime, project_id) end
     if serve_limits(before, project_id, runtime) then return end
   end
-  if is_waiting and serve(queue) == 'held back' then block(queue, runtime, project_id) end
+  if is_waiting and serve(queue) == 'blocked' then block(queue, runtime, project_id) end
   if not is_at_limit then serve_limits(before, project_id, runtime) end
 end
 
--- Takes back a lease whose worker was neither loaded nor called: a worker that was only assigned is warm again.
+-- Ends a lease whose worker was neither loaded nor called. A worker that was only assigned is warm again.
 local function return_unused(worker)
   local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution', 'new', 'drain',
     'kept', 'recalled')
@@ -241,7 +245,7 @@ local function return_unused(worker)
   serve_limits(before, project_id, runtime)
 end
 
--- Hands an execution of a journal on to be recorded as lost.
+-- Moves an execution from a journal to `lost`, so that it is recorded as lost.
 local function lose_execution(holder, execution)
   local detail = call('HGET', journal_of(holder), execution)
   if not detail then return end
@@ -249,7 +253,7 @@ local function lose_execution(holder, execution)
   call('HSET', LOST, execution, detail)
 end
 
--- Ends a lease whose holder will not release it. The worker's state is unknown: it drains.
+-- Ends a lease that its holder will not release. The worker drains, because its state is unknown.
 local function lose(worker, reason)
   local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution')
   local before = end_lease(worker, is[2], is[3], is[1])
@@ -258,6 +262,6 @@ local function lose(worker, reason)
     worker = worker, runtime = is[1], target = is[2], holder = is[4], execution = is[5],
   })
   lose_execution(is[4], is[5])
-  watch_holder(is[4])  -- its journal may have more
+  watch_holder(is[4])  -- because its journal may have further executions
   serve_limits(before, is[3], is[1])
 end

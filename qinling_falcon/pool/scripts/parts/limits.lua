@@ -1,12 +1,12 @@
 -- limits: how many leases a version, a function, a project and a runtime may have, and how many they have.
 --
--- The hash `concurrency` has the limits (written by the manager), a version's own limit (written by lease; the function
--- itself is version 0) and the counts, so that one command reads all that a lease needs. A count of 0 may stay; the
--- reaper removes it.
+-- The hash `concurrency` has the limits (written by the manager), the own limits of versions (written by lease; the
+-- function itself is version 0) and the counts. So one command reads everything that a lease needs. The reaper removes
+-- counts of 0.
 -- include: workers
 
 local CONCURRENCY = P .. 'concurrency'
-local UNLIMITED = 1e9  -- also before the manager has written the limits
+local UNLIMITED = 1e9  -- also used before the manager has written the limits
 
 -- `function:version` of a target.
 local function version_of(target)
@@ -27,19 +27,19 @@ local function read_counts(target, project_id, runtime)
   }
 end
 
--- How many more leases keep all limits; negative where a limit was lowered below its count.
+-- How many more leases the limits allow. Negative if a limit was lowered below its count.
 local function room_of(counts)
   return math.min(counts.version_limit - counts.versions, counts.function_limit - counts.functions,
     counts.project_limit - counts.projects, counts.runtime_limit - counts.runtimes)
 end
 
--- Whether one more lease keeps all limits.
+-- Whether the limits allow one more lease.
 local function is_below(counts)
   return room_of(counts) > 0
 end
 
--- Whether no limit is exceeded by the leases that there are. A limit can be lowered below its count.
-local function is_kept(counts)
+-- Whether the present leases exceed no limit. They can, because a limit may be lowered below its count.
+local function is_within(counts)
   return room_of(counts) >= 0
 end
 

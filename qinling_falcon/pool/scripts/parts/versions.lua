@@ -1,8 +1,8 @@
 -- versions: the workers of one version of a function.
 -- include: workers
 
--- The workers of a function whose target begins so, and that can get another call: idle ones, the least recently used
--- first, then leased ones.
+-- The workers of a function that can get another call and whose target starts with `beginning`: idle ones, the least
+-- recently used first, then leased ones.
 local function workers_of(function_id, beginning)
   local found = {}
   for _, worker in ipairs(call('SMEMBERS', P .. 'assigned:' .. function_id)) do

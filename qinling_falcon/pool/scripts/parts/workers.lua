@@ -19,14 +19,14 @@ local function held_by(target)
   return tonumber(call('ZSCORE', HELD, target)) or 0
 end
 
--- A warm worker becomes the target's.
+-- Assigns a warm worker to a target.
 local function assign(worker, target)
   call('ZINCRBY', HELD, 1, target)
   call('ZADD', ASSIGNED_AT, now, target)
   call('SADD', P .. 'assigned:' .. function_of(target), worker)
 end
 
--- A worker is the target's no longer: it drains, or it is warm again. Returns whether it was the target's last one.
+-- Ends the assignment of a worker, which drains or is warm again. Returns whether it was the target's last worker.
 local function unassign(worker, target)
   call('SREM', P .. 'assigned:' .. function_of(target), worker)
   if tonumber(call('ZINCRBY', HELD, -1, target)) > 0 then return false end
@@ -48,7 +48,7 @@ local function put_warm(worker, runtime)
   call('ZADD', P .. 'warm:' .. runtime, now, worker)
 end
 
--- A worker that the manager keeps for `min_warm` is not among those that can be evicted.
+-- A worker that is kept for `min_warm` is not in the set of those that can be evicted.
 local function put_idle(worker, target, kept)
   call('HSET', record(worker), 'state', 'idle')
   call('ZADD', P .. 'idle:' .. target, now, worker)
@@ -64,7 +64,8 @@ local function take_idle(worker, target)
   call('ZREM', P .. 'idle:' .. target, worker)
 end
 
--- Takes the most recently used idle worker of a target, so that the others can age. Nil: there is none.
+-- Takes the most recently used idle worker of a target, so that the others can become old enough to end. Nil: there is
+-- none.
 local function take_latest_idle(target)
   local worker = call('ZPOPMAX', P .. 'idle:' .. target)[1]
   if worker then call('ZREM', IDLE, worker) end
