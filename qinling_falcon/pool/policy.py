@@ -22,7 +22,7 @@ _HELD_WEIGHT = 2  # For each worker of its target, a queue counts as having wait
 
 # Other values:
 _FIRST_CALLS_S = 0.4  # The stock covers the first calls of this time.
-_MOST_STOCK = 8  # The most workers by which first calls enlarge a stock.
+_MOST_STOCK = 8  # The largest stock to which first calls can raise it.
 _UNUSED_FOR_STOCK_MS = 2000.0  # For a stock, only workers that were unused for this long are evicted.
 _RECALL_MS = 10_000.0  # How long a recall is valid.
 _LEAST_START_MS = 5.0  # The least value of S.

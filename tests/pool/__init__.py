@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.pool.machine", "tests.pool.promises", "tests.pool.upsets")
+pytest.register_assert_rewrite("tests.pool.machine", "tests.pool.invariants", "tests.pool.faults")

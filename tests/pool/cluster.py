@@ -60,7 +60,7 @@ class ClusterOrchestrator:
 
     def __init__(self) -> None:
         self.workers: dict[str, ClusterWorker] = {}
-        self.begun: Counter[str] = Counter()
+        self.starts: Counter[str] = Counter()
         self.destroyed: set[str] = set()
         self.held_up: dict[str, Event] = {}
 
@@ -71,7 +71,7 @@ class ClusterOrchestrator:
         pass
 
     def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
-        self.begun[image] += 1
+        self.starts[image] += 1
         if image in self.held_up:
             self.held_up[image].wait()
         return self.add(worker_id, image, runtime_id).info

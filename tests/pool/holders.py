@@ -1,4 +1,4 @@
-"""The processes that lease workers, as the pool's scripts see them, and what a test knows about their executions."""
+"""A model of the processes that lease workers: their leases, waiting calls and executions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Call:
-    """What a call asks for. A target is of one project and one runtime.
+    """A call. Each target belongs to one project and one runtime.
 
     Attributes:
         own_limit: the version's own limit of executions at once, or ''.
@@ -37,8 +37,8 @@ class Waiting:
     """A call of a process that waits.
 
     Attributes:
-        generation: what it was resolved under.
-        is_counted: whether Redis counts it: it has asked Redis, or waited for long in the process.
+        generation: the generation under which it was resolved.
+        is_counted: whether Redis counts it, because it has asked Redis or has waited for long in the process.
     """
 
     arrived: int
@@ -48,7 +48,7 @@ class Waiting:
 
 @dataclass
 class Held:
-    """A lease that its process knows: under which token, in which queue, and for which execution; None: an offer."""
+    """A lease that its process knows. `execution` is None for an offer."""
 
     worker: str
     token: int
@@ -66,13 +66,13 @@ class Holder:
     """A process.
 
     Attributes:
-        leases: by worker.
+        leases: its leases by worker.
         waiting: its waiting calls by queue, the oldest first.
-        entries: how many of its calls Redis counts in each queue, by what it knows.
-        unsure: queues where Redis may count other numbers, because an answer was lost.
+        entries: the count of its entry in each queue, as the process knows it.
+        unsure: queues in which Redis may have another count, because a reply was lost.
         answered: executions whose worker has answered, and whose record is not committed.
-        committed: executions that Redis has not heard of yet that they are committed.
-        as_of: Redis's time in the answer to the last heartbeat.
+        committed: committed executions that Redis still has in the journal.
+        as_of: Redis's time in the reply to the last heartbeat.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Holder:
     as_of: int = 0
 
     def change(self, queue: str) -> str:
-        """The change of its number of calls in a queue, as Redis is told. See `LocalQueue.change`."""
+        """The change of its entry in a queue, as an argument of the scripts. See `LocalQueue.change`."""
         counted = sum(one.is_counted for one in self.waiting[queue])
         change = f"={counted}" if queue in self.unsure else f"{counted - self.entries[queue]:+d}"
         self.unsure.discard(queue)

@@ -30,8 +30,8 @@ STOCK, MOST = 2, 5
 ADMIN = Context("admins", is_admin=True)
 
 
-class FeignedOrchestrator:
-    """Workers that are only names; `look` is called whenever one comes or goes."""
+class FakeOrchestrator:
+    """Workers that are only names. `look` is called whenever one comes or goes."""
 
     concurrent_starts = 2
     workers_outlive_manager = False
@@ -42,18 +42,18 @@ class FeignedOrchestrator:
         self.cpu_ms = 0.0
         self.broken: dict[str, Exception] = {}
         self.held_up: dict[str, Event] = {}
-        self.begun: Counter[str] = Counter()
+        self.starts: Counter[str] = Counter()
         self.destroyed: Counter[str] = Counter()
         self.look: Callable[[], None] = lambda: None
 
     def confinement(self) -> Confinement:
-        return Confinement("feigned")
+        return Confinement("fake")
 
     def check(self, image: str) -> None:
         pass
 
     def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
-        self.begun[image] += 1
+        self.starts[image] += 1
         self.look()
         if image in self.held_up:
             self.held_up[image].wait()
@@ -115,7 +115,7 @@ class House:
 
     def __init__(self, url: str, settings: Settings, orchestrator: Any = None):
         self.url, self.settings = url, settings
-        self.orchestrator = orchestrator or FeignedOrchestrator()
+        self.orchestrator = orchestrator or FakeOrchestrator()
         self.connection = PipelinedConnection(url)
         self.pool = Pool(self.connection, "web-1", settings)
         self.pool.start()

@@ -1,6 +1,6 @@
-"""The scripts on a real server, and the steps of the processes that use them.
+"""The steps of processes and a manager that use the pool's scripts, on a real server.
 
-Every step runs one script. After each one, everything in Redis is compared with what always holds (`promises.py`).
+Every step runs one script. After each step, the invariants of the pool are checked (`invariants.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qinling_falcon.pool.policy import Policy
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.settings import Settings
-from tests.pool import promises
+from tests.pool import invariants
 from tests.pool.holders import Call, Held, Holder, Waiting
 from tests.servers.valkey import ValkeyServer
 
@@ -41,7 +41,7 @@ RUN_MS = 4000
 START_MS = 20
 TOLERANCE_MS = 5
 PATIENCE_MS = 5
-SAY_AGAIN_MS = 1000  # a process whose call has waited for so long repeats the whole number
+REPEAT_MS = 1000  # when a call has waited this long, its process sends the whole count
 
 
 class Machine(RuleBasedStateMachine):
@@ -61,12 +61,12 @@ class Machine(RuleBasedStateMachine):
         self.images = dict.fromkeys(RUNTIMES, "i0")
         self.calls = {call.queue(kind): call for call in CALLS for kind in ("any", "warm")}
         self.cached: dict[str, str] = {}
-        # Executions that have begun, each with its holder, until they are committed, returned or recorded as lost.
-        self.begun: dict[str, str] = {}
+        # Executions that have started, with their holders, until they are committed, returned or recorded as lost.
+        self.uncommitted: dict[str, str] = {}
         self.recorded: Counter[str] = Counter()
         self.seen: dict[str, Any] = {}
         self.is_sound = True  # no check has failed
-        # The limits may allow more than they did when the manager looked the last time.
+        # Whether the limits may allow more than in the last pass of the manager.
         self.is_relaxed = False
         self.saved: dict[str, bytes] = {}
         self.set_limits(LIMITS.function_concurrency, LIMITS.project_concurrency, LIMITS.max_workers)
@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
     def ask(
         self, holder: Holder, call: Call, kind: str, *, waits: bool, arrived: int | None = None, is_lost: bool = False
     ) -> str:
-        """A call asks for a worker. With `is_lost`, the answer is lost on its way."""
+        """A call asks for a worker. With `is_lost`, the reply is lost."""
         waits = waits and kind != "loaded"
         arrived = self.now if arrived is None else arrived
         queue, execution, generation = call.queue(kind), f"e{next(self.numbers)}", self.resolve(call)
@@ -109,9 +109,9 @@ class Machine(RuleBasedStateMachine):
             begins=(holder, execution, detail),
         )  # fmt: skip
         if word in ("queued", "full", "busy"):
-            promises.no_worker_was_to_be_had(before, call, kind, self.now)
+            invariants.no_worker_was_available(before, call, kind, self.now)
         if word in ("queued", "full"):
-            promises.the_queue_had_room(before, call, BOUNDS, is_full=word == "full")
+            invariants.the_queue_had_room(before, call, BOUNDS, is_full=word == "full")
         if word == "stale":
             self.cached.pop(call.key)
         if is_lost:
@@ -133,7 +133,7 @@ class Machine(RuleBasedStateMachine):
         holder.waiting[queue].sort(key=lambda one: one.arrived)
 
     def hear(self, holder: Holder, how: str = "accept") -> bool:
-        """A process takes a message from its list; 'lose': it loses it before it uses it."""
+        """A process takes a message from its list. With 'lose', it loses the message before it uses it."""
         message = self.connection.call("LPOP", keys.grants(holder.name))
         if message is None:
             return False
@@ -181,7 +181,7 @@ class Machine(RuleBasedStateMachine):
                 holder.leases.pop(held.worker)
                 holder.unsure.add(held.queue)
             elif word == "ok":
-                promises.a_renewal_was_right(before, holder.name, held, first.arrived, self.now, TOLERANCE_MS)
+                invariants.a_renewal_was_right(before, holder.name, held, first.arrived, self.now, TOLERANCE_MS)
                 is_new = held.is_new and held.execution is None
                 holder.leases[held.worker] = Held(held.worker, int(rest[0]), held.queue, execution, is_new)
                 return
@@ -207,10 +207,10 @@ class Machine(RuleBasedStateMachine):
         ended = self.run("release", held.worker, held.token, int(destroy), holder.name, self.acknowledged(holder))
         is_ours = before.get("state") == "leased" and before.get("token") == str(held.token)
         assert bool(ended) == is_ours
-        if ended and (destroy or promises.is_to_drain(before, self.now)):
+        if ended and (destroy or invariants.is_to_drain(before, self.now)):
             assert self.seen[f"worker:{held.worker}"]["state"] == "draining"
         elif ended and "|any|" in held.queue:
-            promises.the_oldest_call_got_the_worker(all_before, self.seen, held)
+            invariants.the_oldest_call_got_the_worker(all_before, self.seen, held)
 
     def answer(self, holder: Holder, held: Held, *, destroy: bool = False, is_lost: bool = False) -> None:
         """The worker has answered: it runs the next call, beside the commit of this one."""
@@ -230,7 +230,7 @@ class Machine(RuleBasedStateMachine):
         """The executions that the next script acknowledges."""
         for execution in holder.committed:
             if execution not in self.seen["lost"]:  # else it is recorded again, which changes nothing
-                self.begun.pop(execution, None)
+                self.uncommitted.pop(execution, None)
         acknowledged, holder.committed = ",".join(holder.committed), []
         return acknowledged
 
@@ -238,7 +238,7 @@ class Machine(RuleBasedStateMachine):
         if holder.waiting[queue]:
             for one in holder.waiting[queue]:
                 one.is_counted = True
-            if holder.oldest(queue, self.now) >= SAY_AGAIN_MS:
+            if holder.oldest(queue, self.now) >= REPEAT_MS:
                 holder.unsure.add(queue)
             self.run("escalate", holder.name, queue, holder.change(queue), holder.oldest(queue, self.now))
 
@@ -271,10 +271,10 @@ class Machine(RuleBasedStateMachine):
     def begin_start(self, runtime: str) -> str | None:
         name = f"w{next(self.numbers)}"
         has_room = len(self.seen["workers"]) < int(self.seen["policy"].get("max_workers", 0))
-        is_begun = self.registry.register(name, runtime, self.images[runtime])
-        assert is_begun == (has_room and runtime in self.seen["runtimes"])
+        is_registered = self.registry.register(name, runtime, self.images[runtime])
+        assert is_registered == (has_room and runtime in self.seen["runtimes"])
         self.check()
-        return name if is_begun else None
+        return name if is_registered else None
 
     def make_ready(self, name: str, runtime: str) -> None:
         before = self.seen
@@ -284,7 +284,7 @@ class Machine(RuleBasedStateMachine):
         self.check()
         is_new = before.get(f"worker:{name}", {"state": "starting"})["state"] == "starting"
         if is_new and self.seen[f"worker:{name}"]["state"] != "draining":
-            promises.the_first_to_grow_was_served(before, self.seen, runtime)
+            invariants.the_first_to_grow_was_served(before, self.seen, runtime)
 
     def start(self, runtime: str) -> None:
         name = self.begin_start(runtime)
@@ -307,7 +307,7 @@ class Machine(RuleBasedStateMachine):
         view = self.registry.view()
         self.is_relaxed = False
         self.check()
-        promises.the_view_is_right(view, self.seen)
+        invariants.the_view_is_right(view, self.seen)
         decision = self.policy.decide(view, 2, set(RUNTIMES) - {runtime.id for runtime in view.runtimes})
         for runtime in decision.starts:
             self.start(runtime)
@@ -324,7 +324,7 @@ class Machine(RuleBasedStateMachine):
         self.recorded.update(lost.keys())
         self.registry.acknowledge_lost(list(lost))
         for execution in lost:
-            self.begun.pop(execution, None)
+            self.uncommitted.pop(execution, None)
         self.check()
 
     # Redis
@@ -335,30 +335,30 @@ class Machine(RuleBasedStateMachine):
         """Run a script, and check everything.
 
         Args:
-            begins: the holder, execution and detail of an execution that begins if the answer says so.
-            ends: the lease whose execution is gone without a record if the answer says so.
+            begins: the holder, execution and detail of an execution that starts if the script succeeds.
+            ends: the lease whose execution ends without a record if the script succeeds.
         """
         reply = self.scripts.run(name, *args)
         if isinstance(reply, list):
             reply = [part.decode() if isinstance(part, bytes) else part for part in reply]
         if begins and begins[2] and reply[0] in ("lease", "ok"):
-            self.begun[begins[1]] = begins[0].name
+            self.uncommitted[begins[1]] = begins[0].name
         if ends and reply and ends.execution:
-            self.begun.pop(ends.execution, None)
+            self.uncommitted.pop(ends.execution, None)
         self.check()
         return reply
 
     def check(self) -> None:
         self.is_sound = False
         before, self.seen = self.seen, self.registry.snapshot()
-        promises.every_worker_is_in_the_sets_of_its_state_only(self.seen)
-        promises.counts_are_what_is_there(self.seen)
-        promises.limits_are_not_exceeded_anew(before, self.seen)
-        promises.every_queue_is_in_the_sets_of_its_state_only(self.seen)
-        promises.executions_are_in_one_place(self.seen, self.begun)
+        invariants.every_worker_is_in_the_sets_of_its_state_only(self.seen)
+        invariants.counts_are_what_is_there(self.seen)
+        invariants.limits_are_not_exceeded_anew(before, self.seen)
+        invariants.every_queue_is_in_the_sets_of_its_state_only(self.seen)
+        invariants.executions_are_in_one_place(self.seen, self.uncommitted)
         if not self.is_relaxed:
-            promises.no_queue_waits_beside_a_worker_for_it(self.seen)
+            invariants.no_queue_waits_beside_a_worker_for_it(self.seen)
         assert max(self.recorded.values(), default=0) <= 1
         known = {holder.name for holder in getattr(self, "holders", [])}
-        promises.nothing_is_left_over(self.seen, self.connection, known)
+        invariants.nothing_is_left_over(self.seen, self.connection, known)
         self.is_sound = True

@@ -41,7 +41,7 @@ class Side:
         self.connection.close()
 
     def configure(self, warm: int = 2) -> None:
-        """What a manager says first: the runtime has a pool, and these are the limits."""
+        """Configure the runtime's pool and the limits, as a manager does first."""
         self.registry.configure("python3", warm)
         self.registry.set_limits(self.settings.max_workers, START_MS)
 
@@ -93,8 +93,8 @@ class Side:
     def leased(self) -> set[str]:
         return set(self.registry.snapshot()["leases"])
 
-    def settle(self) -> None:
-        """Wait until Redis has done all that this process told it without waiting."""
+    def sync(self) -> None:
+        """Wait until Redis has run all scripts that this process has sent without waiting."""
         self.connection.call("PING")
 
 

@@ -49,7 +49,7 @@ def test_workers_go_on_after_their_manager(house: House, cluster: ClusterOrchest
     house.end(house.lease("idle"))
     held = house.lease("held")
     wait_until(lambda: house.warm() >= STOCK)
-    before, begun = states(house), cluster.begun["old"]
+    before, started = states(house), cluster.starts["old"]
     if how == "killed":
         house.kill_manager()
     else:
@@ -64,7 +64,7 @@ def test_workers_go_on_after_their_manager(house: House, cluster: ClusterOrchest
     assert (before[again.worker.worker_id], again.cold) == ("idle", "none")
     house.end(again)
     house.end(held)
-    assert (cluster.begun["old"], cluster.destroyed, house.lost) == (begun, set(), {})
+    assert (cluster.starts["old"], cluster.destroyed, house.lost) == (started, set(), {})
 
 
 def test_a_worker_whose_manager_was_killed_before_it_was_ready_is_adopted(
@@ -83,7 +83,7 @@ def test_a_worker_whose_manager_was_killed_before_it_was_ready_is_adopted(
 def test_workers_that_hold_nothing_are_adopted_after_a_wipe(
     house: House, cluster: ClusterOrchestrator, killed: bool
 ) -> None:
-    warm, begun = set(cluster.workers), cluster.begun["old"]
+    warm, started = set(cluster.workers), cluster.starts["old"]
     if killed:
         house.kill_manager()
 
@@ -95,7 +95,7 @@ def test_workers_that_hold_nothing_are_adopted_after_a_wipe(
     with house.lease("f", 20) as lease:
         assert lease.worker.worker_id in warm
         assert lease.worker.address == cluster.workers[lease.worker.worker_id].info.address
-    assert cluster.begun["old"] == begun
+    assert cluster.starts["old"] == started
 
 
 def test_a_worker_that_holds_a_target_is_replaced_after_a_wipe_and_one_that_runs_a_call_after_the_call(

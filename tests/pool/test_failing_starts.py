@@ -43,16 +43,16 @@ def test_starts_that_hang_until_their_timeout_hold_no_slots(house: House) -> Non
     """Both slots are taken by starts that hang. They count as hanging after a second."""
     other = add_runtime(house, "other")
     house.orchestrator.held_up["old"] = Event()
-    begun = house.orchestrator.begun["old"]
+    started = house.orchestrator.starts["old"]
     for function in ("f", "g"):
         house.end(house.lease(function))
-    wait_until(lambda: house.orchestrator.begun["old"] == begun + house.orchestrator.concurrent_starts)
+    wait_until(lambda: house.orchestrator.starts["old"] == started + house.orchestrator.concurrent_starts)
 
     for number in range(2 * STOCK):
         house.end(house.lease(f"o{number}", runtime_id=other))
 
     wait_until(lambda: house.warm(other) >= STOCK)
-    assert house.orchestrator.begun["old"] == begun + house.orchestrator.concurrent_starts, "and no further ones begin"
+    assert house.orchestrator.starts["old"] == started + house.orchestrator.concurrent_starts, "no further ones"
     house.orchestrator.held_up.pop("old").set()
     wait_until(lambda: house.warm() >= STOCK)
 
@@ -62,7 +62,7 @@ def test_trials_that_hang_hold_no_slots_from_other_trials(house: House) -> None:
         house.orchestrator.held_up[f"hanging {number}"] = Event()
         runtime.create(ADMIN, image=f"hanging {number}")
     house.pool.wake()
-    wait_until(lambda: all(house.orchestrator.begun[image] for image in house.orchestrator.held_up))
+    wait_until(lambda: all(house.orchestrator.starts[image] for image in house.orchestrator.held_up))
 
     add_runtime(house, "other")
 
@@ -73,19 +73,19 @@ def test_trials_that_hang_hold_no_slots_from_other_trials(house: House) -> None:
 def test_a_runtime_whose_starts_fail_tries_one_at_a_time_and_leaves_the_slots_to_others(house: House) -> None:
     other = add_runtime(house, "other")
     house.orchestrator.broken["old"] = StartFailed("it does not start")
-    begun = house.orchestrator.begun["old"]
+    started = house.orchestrator.starts["old"]
     for function in ("f", "g"):
         house.end(house.lease(function))
-    wait_until(lambda: house.orchestrator.begun["old"] >= begun + 3)
+    wait_until(lambda: house.orchestrator.starts["old"] >= started + 3)
     hold = house.orchestrator.held_up["old"] = Event()
-    begun = house.orchestrator.begun["old"]
-    wait_until(lambda: house.orchestrator.begun["old"] > begun)
+    started = house.orchestrator.starts["old"]
+    wait_until(lambda: house.orchestrator.starts["old"] > started)
 
     for number in range(2 * STOCK):
         house.end(house.lease(f"o{number}", runtime_id=other))
     wait_until(lambda: house.warm(other) >= STOCK)
 
-    assert house.orchestrator.begun["old"] == begun + 1
+    assert house.orchestrator.starts["old"] == started + 1
     del house.orchestrator.broken["old"], house.orchestrator.held_up["old"]
     hold.set()
     wait_until(lambda: house.warm() >= STOCK)

@@ -1,4 +1,4 @@
-"""A worker goes from one call of a process to the next: when it does, and when the lease is over instead."""
+"""Renewals: when a worker goes from one call of a process to the next, and when the lease ends instead."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_workers_are_handed_over_whatever_the_project_is_called(side: Side) -> N
     lease = side.lease(project="a|any|b", kind="warm", detail="")
     lease.used()
     lease.released()
-    side.settle()
+    side.sync()
     assert not side.leased()
     calls = [side.lease(project="a|warm|b")]
     waiting = side.waiting(project="a|warm|b")
@@ -168,11 +168,11 @@ def test_a_recalled_worker_that_is_returned_drains_if_it_was_loaded_and_else_is_
     with side.lease("f"):
         side.registry.recall("w0", 10_000)
     side.run("f")  # the recall was of the assignment that is over
-    side.settle()
+    side.sync()
     assert side.registry.draining() == []
     with side.lease("f"):
         side.registry.recall("w0", 10_000)
-    side.settle()
+    side.sync()
     assert side.registry.draining() == ["w0"]
 
 

@@ -1,4 +1,4 @@
-"""The pool manager replaces a runtime's workers when its image was changed: real Valkey and SQLite, feigned workers."""
+"""The pool manager replaces a runtime's workers when its image was changed: real Valkey and SQLite, fake workers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_it_is_upgrading_until_no_old_worker_can_get_a_call(house: House) -> Non
     idle_later = house.lease("g")
     house.orchestrator.held_up["new"] = Event()
     house.change_image("new")
-    wait_until(lambda: house.orchestrator.begun["new"] == 1)  # the trial
+    wait_until(lambda: house.orchestrator.starts["new"] == 1)  # the trial
     house.end(idle_later)
     assert house.image_of(house.lease("g")) == "old"
     assert house.row().previous_image == "old"
@@ -123,16 +123,16 @@ def test_a_worker_that_was_starting_with_the_old_image_does_not_serve(house: Hou
 
 def test_nothing_is_started_from_the_old_image_after_the_promotion_of_another(house: House) -> None:
     hold = house.orchestrator.held_up["old"] = Event()
-    begun = house.orchestrator.begun["old"] + 2  # as many as may start at once
+    started = house.orchestrator.starts["old"] + 2  # as many as may start at once
     waiting = [gevent.spawn(house.lease, f"f{number}") for number in range(STOCK + 3)]
-    wait_until(lambda: house.states("old")["starting"] == 2 and house.orchestrator.begun["old"] == begun)
+    wait_until(lambda: house.states("old")["starting"] == 2 and house.orchestrator.starts["old"] == started)
     runtime.update(ADMIN, house.runtime_id, {"image": "new"})
     rollout.promote(house.runtime_id, "new")  # as if a trial had ended just now
     house.pool.wake()
     wait_until(lambda: house.states("old")["draining"] == 2)
     hold.set()
     gevent.joinall(waiting, timeout=20, raise_error=True)
-    assert house.orchestrator.begun["old"] == begun
+    assert house.orchestrator.starts["old"] == started
 
 
 @pytest.mark.parametrize("error", [UnknownImage("no such image"), StartFailed("it does not start")])
@@ -167,7 +167,7 @@ def test_a_failing_image_is_given_up_also_while_workers_of_the_old_one_start(hou
     house.change_image("new")
     wait_until(house.available)
     assert house.row().image == "old"
-    assert house.orchestrator.begun["new"] == 3
+    assert house.orchestrator.starts["new"] == 3
 
 
 @pytest.mark.parametrize("error", [UnknownImage("no such image"), StartFailed("it does not start")])
@@ -226,7 +226,7 @@ def test_an_image_that_proves_itself_while_rows_are_read_is_not_taken_back(
 
     def read_slowly() -> list[runtime.Runtime]:
         rows = everything()
-        if house.orchestrator.begun["new"]:
+        if house.orchestrator.starts["new"]:
             trial.set()
             gevent.sleep(0.1)
         return rows

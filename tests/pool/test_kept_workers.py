@@ -1,4 +1,4 @@
-"""Workers that are kept for a target: which ones, and what can't end them."""
+"""Kept workers: which workers are kept for a target, and what does not end them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_they_can_be_evicted_again_when_they_are_kept_no_more(side: Side, worker
     assert side.registry.snapshot()["idle"] == before
 
 
-def test_a_kept_worker_makes_no_room(side: Side, workers: list[str]) -> None:
+def test_a_kept_worker_is_not_evicted(side: Side, workers: list[str]) -> None:
     side.pool.keep(TARGET, 3)
 
     assert [side.registry.evict(worker) for worker in workers] == [False] * 3

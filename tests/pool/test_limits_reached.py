@@ -1,4 +1,4 @@
-"""Queues that a project's limit holds back: who goes on when a lease ends, and what that costs."""
+"""Queues that a project's limit blocks: which one is served when a lease ends, and at what cost."""
 
 from __future__ import annotations
 

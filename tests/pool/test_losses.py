@@ -23,7 +23,7 @@ def test_a_worker_that_is_gone_loses_its_lease_once(side: Side) -> None:
     side.registry.acknowledge_lost([lease.execution_id])
     assert side.registry.lost() == {}
     end(lease)
-    side.settle()
+    side.sync()
     assert side.registry.workers() == {}
 
 
@@ -39,7 +39,7 @@ def test_everything_in_the_journal_of_a_dead_process_is_lost_and_nothing_of_othe
     running = dead.lease("g", execution_id="running", detail="their 2")
     committed = dead.lease("h", execution_id="committed")
     end(committed)
-    dead.settle()
+    dead.sync()
     ours = side.lease("f")
     dead.pool._beat()
     dead.close()

@@ -36,7 +36,7 @@ def test_a_lease_that_is_over_releases_nothing_more(side: Side) -> None:
 
     for destroy in (False, True):
         first.released(destroy=destroy)
-    side.settle()
+    side.sync()
 
     assert side.leased() == {second.worker.worker_id}
     assert side.pool.find(second.execution_id) == detail_of(second)
@@ -50,7 +50,7 @@ def test_an_execution_is_found_until_it_is_committed(side: Side) -> None:
 
     lease.used()
     lease.released()
-    side.settle()
+    side.sync()
     assert not side.leased()
     assert side.pool.find(lease.execution_id) == detail_of(lease)
 
@@ -77,7 +77,7 @@ def test_first_calls_at_once_never_exceed_the_limits_and_all_are_served(side: Si
     callers = [gevent.spawn(call, function) for function in ["f"] * 30 + ["g"] * 10]
     gevent.joinall(callers, timeout=40, raise_error=True)
     manager.kill()
-    side.settle()
+    side.sync()
 
     assert all(caller.successful() for caller in callers)
     assert max(most) <= LIMITS.function_concurrency
@@ -203,7 +203,7 @@ def test_at_max_workers_the_worker_that_the_manager_evicts_makes_room(side: Side
     for number in range(LIMITS.max_workers):
         side.start()
         side.run(f"f{number}")
-    side.settle()
+    side.sync()
     caller = side.waiting(function="new")
     [first, *_] = side.registry.view().idle
 
@@ -221,7 +221,7 @@ def test_a_worker_that_was_used_meanwhile_is_not_evicted(side: Side) -> None:
     lease = side.lease()
     assert not side.registry.evict("w0")
     end(lease)
-    side.settle()
+    side.sync()
     assert not side.registry.evict("w0", unused_ms=60_000)
     assert side.registry.evict("w0")
 

@@ -18,7 +18,7 @@ def hold(side: Side, count: int, function: str = "f", **changes: object) -> list
     leases = [side.lease(function, kind="warm", detail="", **changes) for _ in range(count)]
     for lease in leases:
         end(lease)
-    side.settle()
+    side.sync()
     return [lease.worker.worker_id for lease in leases]
 
 
@@ -31,7 +31,7 @@ def test_a_drained_function_gets_other_workers(side: Side) -> None:
     side.pool.drain("f")
     assert side.registry.draining() == [idle.worker.worker_id]
     end(leased)
-    side.settle()
+    side.sync()
 
     assert set(side.registry.draining()) == {idle.worker.worker_id, leased.worker.worker_id}
 
@@ -50,7 +50,7 @@ def test_a_lease_of_kind_warm_gets_a_worker_that_holds_nothing(side: Side) -> No
 
     assert (added.worker.worker_id, added.worker.needs_load) == ("w1", True)
     end(added)
-    side.settle()
+    side.sync()
     assert side.pool.workers("f", 0) == ["w0", "w1"]
     assert {side.lease().worker.worker_id for _ in range(2)} == {"w0", "w1"}
 
@@ -77,7 +77,7 @@ def test_a_worker_that_got_no_request_is_what_it_was(side: Side) -> None:
     side.start()
     with side.lease() as lease:
         pass
-    side.settle()
+    side.sync()
     assert side.pool.workers("f", 0) == []
     assert side.pool.find(lease.execution_id) is None
 
@@ -86,7 +86,7 @@ def test_a_worker_that_got_no_request_is_what_it_was(side: Side) -> None:
         end(again)
     with side.lease():
         pass
-    side.settle()
+    side.sync()
 
     assert side.pool.workers("f", 0) == [lease.worker.worker_id]
     assert not side.leased()
@@ -97,7 +97,7 @@ def test_a_worker_that_could_not_load_and_emptied_itself_is_warm_again(side: Sid
     with side.lease() as lease:
         lease.used()
         lease.unused()
-    side.settle()
+    side.sync()
     assert side.pool.workers("f", 0) == [] and list(side.registry.snapshot()["warm:python3"]) == ["w0"]
 
 
@@ -133,7 +133,7 @@ def test_shrinking_ends_idle_workers_first_and_never_the_last(side: Side) -> Non
         gevent.sleep(0.002)  # the order of leases in the same millisecond is not known
     for lease in leases[:2]:
         end(lease)
-    side.settle()
+    side.sync()
 
     assert side.pool.shrink("f", 1, 9) == 0
     assert side.pool.shrink("f", 2, 1) == 1
@@ -152,7 +152,7 @@ def test_workers_of_other_versions_are_not_counted(side: Side) -> None:
     for version in (1, 11):
         side.start()
         side.run(version=version)
-    side.settle()
+    side.sync()
     assert side.pool.workers("f", 1) == ["w0"]
     assert side.pool.workers("f", 11) == ["w1"]
     assert side.pool.shrink("f", 1, 1) == 0

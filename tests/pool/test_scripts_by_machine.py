@@ -1,6 +1,6 @@
-"""Random steps of callers, manager, crashes and clock, on a real server: what always holds, holds after each of them.
+"""Random steps of callers, manager, crashes and clock, on a real server. The invariants hold after each step.
 
-`POOL_EXAMPLES` and `POOL_STEPS` make it search longer; `POOL_SHRINK=0` shows the first failure as it was found.
+`POOL_EXAMPLES` and `POOL_STEPS` make the search longer. `POOL_SHRINK=0` shows the first failure as it was found.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
+from tests.pool.faults import Faults
 from tests.pool.holders import Call, Held, Holder, Waiting
 from tests.pool.machine import CALLS, LIMITS, PATIENCE_MS, RUNTIMES
-from tests.pool.upsets import Upsets
 from tests.servers.valkey import ValkeyServer
 
 pick = st.integers(0, 1_000_000)
 calls = st.sampled_from(CALLS)
-UPSETS = [
+FAULTS = [
     "begin_start", "change", "configure", "drain", "drain_workers", "empty_redis", "evict", "forget", "gone",
     "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis", "set_limits",
 ]  # fmt: skip
-# So many rounds of work end whatever waits. Each is a pass of the manager and half a second. After the first ones,
-# processes that died are known to be dead.
+# After at most ROUNDS rounds of work, no call waits. A round is a pass of the manager and half a second. After
+# LEAST_ROUNDS, dead processes are known to be dead.
 ROUNDS, LEAST_ROUNDS = 60, 15
 
 
-class PoolMachine(Upsets):
+class PoolMachine(Faults):
     # Callers
 
     @rule(who=pick, call=calls, kind=st.sampled_from(["any"] * 4 + ["warm", "loaded"]), waits=st.booleans())
@@ -166,9 +166,9 @@ class PoolMachine(Upsets):
         """A process dies, and another one begins."""
         self.holders[which % len(self.holders)] = self.new_holder()
 
-    @rule(kind=st.sampled_from(UPSETS), which=pick, aside=pick)
-    def upset(self, kind: str, which: int, aside: int) -> None:
-        """What happens now and then."""
+    @rule(kind=st.sampled_from(FAULTS), which=pick, aside=pick)
+    def fault(self, kind: str, which: int, aside: int) -> None:
+        """A rare event."""
         call, runtime, holder = one_of(CALLS, which), one_of(RUNTIMES, which), one_of(self.holders, which)
         worker = one_of(sorted(self.seen["workers"]), aside) if self.seen["workers"] else None
         match kind:
@@ -214,7 +214,7 @@ class PoolMachine(Upsets):
 
     @rule()
     def pass_time_alive(self) -> None:
-        """Some seconds in which everybody reports and the manager reaps."""
+        """Some seconds in which all processes report and the manager reaps."""
         for _ in range(4):
             self.now += 900
             for holder in self.holders:
@@ -230,7 +230,7 @@ class PoolMachine(Upsets):
 
     @rule()
     def work_off(self) -> None:
-        """Whatever there is: when processes and manager do their work, every call gets a worker, and all ends."""
+        """When the processes and the manager do their work, every call gets a worker and ends, in any state."""
         for runtime in RUNTIMES:
             self.configure(runtime, 1)
         for call in CALLS:
@@ -250,7 +250,7 @@ class PoolMachine(Upsets):
                 self.record_lost()
             if turn > LEAST_ROUNDS and self.is_quiet():
                 break
-        assert self.is_quiet(), f"calls wait for ever: {self.seen}, begun: {self.begun}"
+        assert self.is_quiet(), f"calls wait for ever: {self.seen}, uncommitted: {self.uncommitted}"
 
     def work(self, holder: Holder) -> None:
         while self.hear(holder):
@@ -268,7 +268,7 @@ class PoolMachine(Upsets):
         is_idle = not any(holder.leases or any(holder.waiting.values()) for holder in self.holders)
         is_known = any(key.startswith(("queue:", "journal:")) and value for key, value in self.seen.items())
         is_starting = any(record["state"] in ("starting", "leased") for record in self.records())
-        return is_idle and not is_known and not is_starting and not self.seen["lost"] and not self.begun
+        return is_idle and not is_known and not is_starting and not self.seen["lost"] and not self.uncommitted
 
     def a_lease(self, which: int) -> tuple[Holder, Held]:
         held: tuple[Holder, Held] = one_of(
@@ -288,7 +288,7 @@ def one_of(options: list, which: int):  # type: ignore[no-untyped-def, type-arg]
 
 
 @pytest.mark.timeout(0)
-def test_what_always_holds_holds_after_each_step(server: ValkeyServer) -> None:
+def test_the_invariants_hold_after_each_step(server: ValkeyServer) -> None:
     PoolMachine.server = server
     run_state_machine_as_test(
         PoolMachine,

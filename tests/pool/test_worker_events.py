@@ -1,4 +1,4 @@
-"""What the manager does when something happens to a worker: real Valkey and SQLite, feigned workers."""
+"""What the manager does when something happens to a worker: real Valkey and SQLite, fake workers."""
 
 from __future__ import annotations
 

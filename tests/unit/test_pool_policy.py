@@ -81,7 +81,7 @@ class TestStarts:
         assert decide(view(workers=0, growing=[growing(waiting=9, held=1)]), slots=3).starts == ["A"] * 3
         assert decide(view(workers=0, growing=[growing()]), slots=0) == Decision()
 
-    def test_a_runtime_that_can_t_start_holds_no_slot_and_makes_no_room(self) -> None:
+    def test_a_runtime_that_can_t_start_holds_no_slot_and_evicts_nothing(self) -> None:
         failing = growing("f", waited=100, runtime="B", waiting=9, held=1)
         pool = view(workers=7, growing=[failing, growing("g")], runtimes=[runtime("A"), runtime("B")])
         assert decide(pool, slots=1, unable=frozenset("B")).starts == ["A"]
@@ -113,18 +113,18 @@ class TestStock:
     def test_a_runtime_without_a_stock_keeps_none(self) -> None:
         assert decide(view(workers=0, runtimes=[runtime(stock=0, warm=0, first_calls=100)])).starts == []
 
-    def test_only_workers_that_were_unused_for_long_make_room_for_it(self) -> None:
+    def test_only_workers_that_were_unused_for_long_are_evicted_for_it(self) -> None:
         pool = view(runtimes=[runtime(warm=0)], idle=[idle("w", unused=50)])
         assert decide(pool) == Decision()  # 1 s; a cheap start makes no worker old
         assert evicted(decide(view(runtimes=[runtime(warm=0)], idle=[idle("w", unused=10_000)]))) == ["w"]
 
 
-class TestRoom:
+class TestEviction:
     def test_a_worker_that_was_unused_for_20_starts_goes_at_once(self) -> None:
         assert evicted(decide(view(growing=[growing()], idle=[idle("w", unused=21)]))) == ["w"]
         assert decide(view(growing=[growing()], idle=[idle("w", unused=19)])) == Decision()
 
-    def test_a_worker_of_the_queue_s_own_target_makes_no_room_for_it(self) -> None:
+    def test_a_worker_of_the_queue_s_own_target_is_not_evicted_for_it(self) -> None:
         own = [idle("w", unused=99, target="f")]
         assert decide(view(growing=[growing("f", waited=99, held=1)], idle=own)) == Decision()
 
@@ -151,7 +151,7 @@ class TestRoom:
         for one in (last, wanted):
             assert evicted(decide(view(runtimes=[runtime(), one], **pool))) == ["w"]
 
-    def test_the_only_worker_of_a_function_makes_no_room_for_one_that_has_its_share(self) -> None:
+    def test_the_only_worker_of_a_function_is_not_evicted_for_one_that_has_its_share(self) -> None:
         rich = growing("f", waited=50, held=4)
         only = [idle("w", unused=10, held=1)]
         assert decide(view(growing=[rich], idle=only)) == Decision()
@@ -178,13 +178,13 @@ class TestRoom:
         young = [TargetView("g", held=1, recalled=0, worker="w", state="leased", since=NOW - 9 * S)]
         assert decide(view(growing=[growing(waited=6)], longest_without_growth=young)) == Decision()
 
-    def test_as_many_rooms_are_made_ahead_as_can_start_twice_less_one(self) -> None:
+    def test_workers_are_evicted_ahead_for_two_rounds_of_starts_less_one(self) -> None:
         unused = [idle(f"w{number}", unused=99) for number in range(8)]
         pool = {"growing": [growing(waiting=20, held=1)], "idle": unused}
         assert len(decide(view(**pool)).evictions) == 7
         assert len(decide(view(draining=5, **pool)).evictions) == 2
 
-    def test_no_worker_makes_room_twice(self) -> None:
+    def test_no_worker_is_evicted_twice(self) -> None:
         unused = [idle("w0", unused=30), idle("w1", unused=10)]
         decision = decide(view(growing=[growing(waited=50, waiting=2, held=1)], idle=unused))
         assert evicted(decision) == ["w0", "w1"]

@@ -1,4 +1,4 @@
-"""What happens to the pool now and then: changes, losses of Redis, and leases that Redis forgot."""
+"""Rare events of the pool: changes of functions, evictions, losses of Redis, and leases that Redis has lost."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from tests.pool.holders import Call, Held, Holder
 from tests.pool.machine import CALLS, LIMITS, Machine
 
 
-class Upsets(Machine):
-    """Rare steps, each of them alone."""
+class Faults(Machine):
+    """Rare steps."""
 
     def drain(self, call: Call, version: str) -> None:
         beginning = f"{call.function}:{version}"
@@ -22,14 +22,14 @@ class Upsets(Machine):
             assert record["state"] == "draining" or "drain" in record
 
     def change(self, call: Call, ends: bool) -> None:
-        """A change of a function; one that does not end is of a process that died."""
+        """A change of a function. If it does not end, its process has died."""
         owner = f"o{next(self.numbers)}"
         self.run("change", call.key, owner, "")
         if ends:
             self.run("change", call.key, owner, f"g{next(self.numbers)}")
 
     def keep(self, call: Call, count: int) -> None:
-        """So many workers of a target are kept, if there are so many."""
+        """Keep workers of a target."""
         kept = self.run("keep", call.target, count)
         marked = [
             record
@@ -44,19 +44,19 @@ class Upsets(Machine):
         assert not (self.run("evict", worker, unused_ms) and is_kept)
 
     def drop(self, execution: str) -> None:
-        """A committed execution is deleted before its journal has heard of its end."""
-        self.begun.pop(execution, None)
+        """A committed execution is deleted before it is removed from its journal."""
+        self.uncommitted.pop(execution, None)
         self.run("drop", execution)
 
     def empty_redis(self) -> None:
         self.connection.call("FLUSHALL")
-        self.begun.clear()
+        self.uncommitted.clear()
         self.cached.clear()
         self.seen = {}
         self.set_limits(LIMITS.function_concurrency, LIMITS.project_concurrency, LIMITS.max_workers)
 
     def save_redis(self) -> None:
-        """What a restart without the last writes comes back with."""
+        """Save the state with which Redis comes back after a restart without its last writes."""
         names = self.connection.call("KEYS", "qf:{pool}:*")
         self.saved = {name: self.connection.call("DUMP", name) for name in names}
 
@@ -66,11 +66,11 @@ class Upsets(Machine):
         self.connection.call("FLUSHALL")
         for name, dump in self.saved.items():
             self.connection.call("RESTORE", name, 0, dump)
-        # Recorded ones may come back as lost ones: their record is there, and stays.
+        # Recorded executions may be lost ones again. Their records exist, and do not change.
         self.recorded.clear()
         self.is_relaxed = True
         self.seen = self.registry.snapshot()
-        self.begun = {
+        self.uncommitted = {
             execution: key.removeprefix("journal:")
             for key, value in self.seen.items()
             if key.startswith("journal:")
@@ -80,7 +80,7 @@ class Upsets(Machine):
         self.run("note_server", f"run {next(self.numbers)}")
 
     def lose_lease(self, holder: Holder, worker: str) -> None:
-        """A server that came back without its last writes forgot a lease that its process has."""
+        """A server that came back without its last writes has lost a lease that its process has."""
         state = self.seen[f"worker:{worker}"]["state"]
         token = int(self.seen[f"worker:{worker}"].get("token", 0)) + 1
         was = holder.leases.get(worker)

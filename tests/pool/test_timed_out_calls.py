@@ -1,4 +1,4 @@
-"""What is said to a call that got no worker in time: how long it waited, and which limit holds it back."""
+"""The error for a call that got no worker in time: how long it waited, and which limit blocks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that must hold for the pool's records in Redis after each step."""
+"""Invariants of the pool's records in Redis, which hold after each step, and conditions for single steps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def every_worker_is_in_the_sets_of_its_state_only(seen: Snapshot) -> None:
 
 
 def counts_are_what_is_there(seen: Snapshot) -> None:
-    """The counts of leases and of waiting calls. A count of 0 may stand there."""
+    """The counts of leases and of waiting calls are right. A count of 0 may be left."""
     leases: Counter[str] = Counter()
     for worker in seen["leases"]:
         record = seen[f"worker:{worker}"]
@@ -99,8 +99,8 @@ def every_queue_is_in_the_sets_of_its_state_only(seen: Snapshot) -> None:
     assert escalated | blocked <= queues
 
 
-def executions_are_in_one_place(seen: Snapshot, begun: dict[str, str]) -> None:
-    """Every execution that is begun and not committed is in the journal of its holder, or lost: in one of them."""
+def executions_are_in_one_place(seen: Snapshot, uncommitted: dict[str, str]) -> None:
+    """Every execution that is not committed is either in the journal of its holder or in `lost`."""
     journals = {
         execution: key.removeprefix("journal:")
         for key, value in seen.items()
@@ -108,14 +108,14 @@ def executions_are_in_one_place(seen: Snapshot, begun: dict[str, str]) -> None:
         for execution in value
     }
     assert not journals.keys() & seen["lost"].keys()
-    for execution, holder in begun.items():
+    for execution, holder in uncommitted.items():
         assert execution in seen["lost"] or journals.get(execution, holder) == holder
-    unknown = journals.keys() | seen["lost"].keys()
-    assert unknown == begun.keys() or _of_unknown_holders(seen, begun, unknown), (unknown ^ begun.keys())
+    shown = journals.keys() | seen["lost"].keys()
+    assert shown == uncommitted.keys() or _of_unknown_holders(seen, uncommitted, shown), (shown ^ uncommitted.keys())
 
 
 def no_queue_waits_beside_a_worker_for_it(seen: Snapshot) -> None:
-    """A call may wait beside a warm worker while it is patient, or where that is the reserve."""
+    """A call may wait beside a warm worker only until it escalates, or if the worker is the reserve."""
     for key in seen:
         if not key.startswith("queue:") or not seen[key]:
             continue
@@ -131,8 +131,8 @@ def no_queue_waits_beside_a_worker_for_it(seen: Snapshot) -> None:
         assert held or queue in seen[f"escalated:{runtime}"], f"{queue} waits for nothing"
 
 
-def no_worker_was_to_be_had(before: Snapshot, call: Call, kind: str, now: int) -> None:
-    """A call that asked got no worker: there was none that it may have."""
+def no_worker_was_available(before: Snapshot, call: Call, kind: str, now: int) -> None:
+    """A call that got no worker could not have got one."""
     if is_blocked(before, call.target, call.project, call.runtime, call.own_limit):
         return
     warm, held = len(before.get(f"warm:{call.runtime}", ())), before["held"].get(call.target, 0)
@@ -156,7 +156,7 @@ def the_queue_had_room(before: Snapshot, call: Call, bounds: Limits, *, is_full:
 def a_renewal_was_right(
     before: Snapshot, holder: str, held: Held, arrived: int, now: int, tolerance_ms: int
 ) -> None:
-    """A worker began another execution: it was not to drain, and nobody has waited longer for it."""
+    """A worker that started another execution was not to drain, and no other call has waited longer for it."""
     record = before[f"worker:{held.worker}"]
     assert not is_to_drain(record, now)
     if held.execution is None:
@@ -176,7 +176,7 @@ def a_renewal_was_right(
 
 
 def the_view_is_right(view: View, seen: Snapshot) -> None:
-    """What the manager decides by is what is there."""
+    """The view of the manager agrees with the records."""
     assert (view.workers, view.draining, view.targets) == (
         len(seen["workers"]), len(seen["draining"]), len(seen["held"]),
     )  # fmt: skip
@@ -195,7 +195,7 @@ def the_view_is_right(view: View, seen: Snapshot) -> None:
 
 
 def the_first_to_grow_was_served(before: Snapshot, seen: Snapshot, runtime: str) -> None:
-    """A worker became ready: the first queue that wants one, and that no limit holds back, got a worker."""
+    """When a worker became ready, the first escalated queue that no limit blocks got a worker."""
     share = int(before["policy"]["max_workers"]) // max(1, len(before["held"]))
     queues = [queue for queue in before.get(f"escalated:{runtime}", ()) if not is_blocked(before, *_of(queue))]
     poor = [queue for queue in queues if share < 2 or before["held"].get(queue.split("|")[1], 0) < share]
@@ -205,7 +205,7 @@ def the_first_to_grow_was_served(before: Snapshot, seen: Snapshot, runtime: str)
 
 
 def the_oldest_call_got_the_worker(before: Snapshot, seen: Snapshot, held: Held) -> None:
-    """A worker was released, and no limit was reached: the oldest entry of its queue was offered it."""
+    """When a worker was released and no limit was reached, it was offered to the oldest entry of its queue."""
     entries = before.get(f"queue:{held.queue}", {})
     if entries and not is_blocked(before, *_of(held.queue)):
         record = seen[f"worker:{held.worker}"]
@@ -227,19 +227,20 @@ def is_blocked(seen: Snapshot, target: str, project: str, runtime: str, own: str
 
 
 def nothing_is_left_over(seen: Snapshot, connection: PipelinedConnection, live: set[str]) -> None:
-    """Every key is one that the snapshot explains, or belongs to a process or the pool as a whole."""
+    """Every key is in the snapshot, or belongs to a process or the pool as a whole."""
     for key in connection.call("KEYS", "qf:{pool}:*"):
         name = key.decode().removeprefix("qf:{pool}:")
         kind, _, rest = name.partition(":")
-        # A process that Redis does not know since it was emptied says so at its next heartbeat.
+        # After Redis was emptied, it does not know a process until its next heartbeat.
         is_of_live = kind == "journal" and rest in live
         assert name in seen or kind in OF_PROCESSES or is_of_live, f"{name} is left over"
 
 
-def _of_unknown_holders(seen: Snapshot, begun: dict[str, str], shown: set[str]) -> bool:
+def _of_unknown_holders(seen: Snapshot, uncommitted: dict[str, str], shown: set[str]) -> bool:
     """Whether the difference is in journals of processes that have not reported since Redis was emptied."""
     known = seen["holders"].keys() | seen["former"].keys()
-    return shown <= begun.keys() and all(begun[execution] not in known for execution in begun.keys() - shown)
+    missing = uncommitted.keys() - shown
+    return shown <= uncommitted.keys() and all(uncommitted[execution] not in known for execution in missing)
 
 
 def _limit(seen: Snapshot, kind: str, name: str, own: str | None = None) -> int:
