@@ -1,4 +1,4 @@
-"""Mixes of functions on the real service with default settings: what they cost beside one function alone.
+"""Measures mixes of functions on the real service with default settings, in comparison with one function alone.
 
     python -m benchmarks.mix [WORKLOAD …] [--before COMMIT] [--seconds 20] [--settle 20]
 
@@ -6,10 +6,10 @@ Each workload (see `mix_workloads.py`) has a service of its own, started as by `
 With `--before`, each workload also runs on a checkout of that commit, right before or after, with the same arrivals.
 Ends with status 1 when a bound is missed.
 
-A row has, of the measured time: successful calls a second and their times in ms, from the intended start; starts of
-workers a second; Redis commands a call, those in scripts included; CPU ms a call by process (`pool` is the manager with
-the workers); workers at the end; and the share of one core that the load itself used. Refused calls (503) and failed
-ones are counted from the start of the load, `late 503` from 10 s after it.
+A row has these values of the measured time: successful calls a second and their times in ms, from the intended start;
+starts of workers a second; Redis commands a call, including those in scripts; CPU ms a call by process (`pool` is the
+manager with the workers); workers at the end; and the share of one core that the load itself used. Refused calls (503)
+and failed calls are counted from the start of the load, and `late 503` from 10 s after it.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def make_functions(service: DefaultService, plan: Plan) -> list[str] | None:
 
 
 def summary(report: dict[str, Any], plan: Plan, begun: float, begin: float, end: float) -> dict[str, Any]:
-    """What the calls between `begin` and `end` say. Refused and failed calls count since the load has begun."""
+    """The values of the calls between `begin` and `end`. Refused and failed calls are counted from the start."""
     shown = set(plan.all_shown)
     calls = [call for call in report["calls"] if call[0] in shown]
     good = [call for call in calls if call[3] == 201]
@@ -174,7 +174,7 @@ def percentile(ordered: list[float], share: float) -> float:
 
 
 def overtaken(calls: list[list[Any]]) -> int:
-    """By how many calls that were sent later a call was overtaken, at most. Calls are in the order of their answers."""
+    """The most later calls by which a call was overtaken. The calls are in the order of their answers."""
     order = sorted(range(len(calls)), key=lambda at: calls[at][1])
     places = {at: place for place, at in enumerate(order)}
     return max((sum(places[one] > places[at] for one in range(at)) for at in range(len(calls))), default=0)

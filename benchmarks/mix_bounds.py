@@ -1,4 +1,4 @@
-"""What the rows of `mix` must hold."""
+"""The bounds for the rows of `mix`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The load of `mix`: calls of many functions over kept connections, from one thread.
+"""The load of `mix`: calls of many functions over kept-alive connections, from one thread.
 
     python -m benchmarks.mix_load < PLAN
 
@@ -43,7 +43,7 @@ SUCCESS = re.compile(rb'"status": ?"success"')
 
 
 class Connection:
-    """A kept connection with at most one call on it.
+    """A kept-alive connection with at most one call on it.
 
     Attributes:
         is_callers: it belongs to one caller of a closed loop.

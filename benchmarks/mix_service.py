@@ -1,4 +1,4 @@
-"""A service as `make run` starts it, with default settings, and what it does while it is under load; for `mix`."""
+"""Starts a service as `make run` does, with default settings, and measures it under load; for `mix`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANNEL = "__keyspace@0__:"
 
 
 class DefaultService(Service):
-    """One `make run`: its processes are found below it."""
+    """A service that was started by `make run`, and its processes."""
 
     def pids(self) -> dict[str, list[int]]:
         words = {"web": "gunicorn", "pool manager and workers": "workers.pool", "valkey": "valkey-server"}
@@ -48,7 +48,7 @@ class DefaultService(Service):
 
 
 def check_defaults() -> None:
-    """End the program where the environment changes a setting."""
+    """End the program if an environment variable changes a setting."""
     present, default = Settings.from_env(), Settings()
     changed = [one.name.upper() for one in fields(Settings) if getattr(present, one.name) != getattr(default, one.name)]
     if changed:
@@ -57,7 +57,7 @@ def check_defaults() -> None:
 
 @contextlib.contextmanager
 def default_service(root: Path) -> Iterator[DefaultService]:
-    """The service of the checkout in `root`, ready, with a full stock of warm workers; it is ended afterwards."""
+    """Start the service of the checkout in `root`, wait for a full stock of warm workers, and end it afterwards."""
     with tempfile.TemporaryDirectory(prefix="qf-") as folder:
         port = free_port()
         environ = os.environ | {"PORT": str(port), "VAR_DIR": folder}
@@ -83,7 +83,7 @@ class Snapshot:
 
 
 class Watch:
-    """Counts the pool's workers by what Redis says of the sets that they are in; this costs nothing while none comes.
+    """Counts the pool's workers by notifications of Redis about their sets. It costs nothing while no worker comes.
 
     Args:
         service: whose workers and processes.

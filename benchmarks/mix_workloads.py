@@ -1,4 +1,4 @@
-"""The workloads of `mix`: which functions there are, and when each is called."""
+"""The workloads of `mix`: their functions, and when each one is called."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def closed(functions: int, callers: int) -> Make:
 
 
 def zipf(functions: int, share: float) -> Make:
-    """Calls arrive at random (Poisson) at a share of the capacity; each is of a function drawn by its rank."""
+    """Calls arrive at random (Poisson) at a share of the capacity. Functions are drawn by rank (Zipf)."""
 
     def make(settle: float, seconds: float, capacity: float) -> Plan:
         rng = random.Random(functions)
@@ -71,7 +71,7 @@ def zipf(functions: int, share: float) -> Make:
 
 
 def burst(functions: int, fields: dict[str, int]) -> Make:
-    """`BURST` first calls, as good as at once: their times only give them an order."""
+    """`BURST` first calls, almost at once. Their times only give them an order."""
 
     def make(settle: float, seconds: float, capacity: float) -> Plan:
         arrivals = [(number / 1e5, number % functions) for number in range(BURST)]
@@ -93,7 +93,7 @@ def flood(settle: float, seconds: float, capacity: float) -> Plan:
 
 
 def periodic(settle: float, seconds: float, capacity: float) -> Plan:
-    """300 functions, each of them called every 30 s. All of them have been called once when the measuring begins."""
+    """300 functions, each called every 30 s. Each one is called once before the measured time."""
     rng = random.Random(300)
     settle, seconds = max(settle, PERIOD_S), max(seconds, PERIOD_S)
     firsts = [rng.uniform(0, PERIOD_S) for _ in range(300)]

@@ -1,4 +1,4 @@
-"""What the pool's scripts cost when Redis knows of many workers, functions and queues. There are no workers behind it.
+"""Measures the pool's scripts when Redis has many workers, functions and queues. The workers do not really exist.
 
     python -m benchmarks.pool_state [--rounds 5] [--functions 1000] [--queues 500]
 
@@ -8,8 +8,8 @@ There are three states, each in a Valkey of its own:
 - `single`: 10,000 workers of 1,000 functions; calls of one function wait;
 - `many`: the same, and calls of 500 functions wait.
 
-The same steps are made in two of them in turn. Of each script, its time with the round trip, the server's own time and
-the commands within it are measured. Ends with status 1 when a bound is exceeded.
+Two states run the same steps in turn. Three values are measured of each script: its time with the round trip, the
+server's own time, and the number of commands within it. The exit status is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STAT = re.compile(rb"cmdstat_([^:]+):calls=(\d+),usec=(\d+)")
 
 @dataclass(slots=True)
 class Function:
-    """A function in a state, with the lease that the steps pass on between two processes."""
+    """A function in a state, with the lease that goes from one process to the other in the steps."""
 
     request: LeaseRequest
     runner: str = "web-1"
@@ -58,7 +58,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One run of a script: microseconds as its caller and as the server sees it, and the commands within it."""
+    """One run of a script: its time for the caller and for the server, in microseconds, and its number of commands."""
 
     caller_us: float
     server_us: float
@@ -157,7 +157,7 @@ class State:
         assert self.ask(one, one.waiter) == [b"queued"]
 
     def queue_and_pass_on(self, one: Function, suffix: str = "", *, escalates: bool = False) -> None:
-        """A call of the process that has the worker waits behind that of the other process, which gets the worker."""
+        """Calls of both processes wait. The older one is of the process that does not have the worker, and gets it."""
         assert self.ask(one, one.runner, step="enqueue" + suffix) == [b"queued"]
         if escalates:
             self.run("escalate" + suffix, "escalate", one.runner, one.request.queue, 1, 0)
@@ -196,7 +196,7 @@ class State:
 
 
 def idle_function_bytes(state: State) -> dict[str, float]:
-    """Redis memory for a function with one idle worker, its record included; and for one whose worker has ended."""
+    """Redis memory for a function with one idle worker, including its record, and for one whose worker has ended."""
     count = 1000
     state.set_limits()
     state.scripts.run("configure", RUNTIME, 0)
@@ -219,7 +219,7 @@ Step = Callable[[State, Function], None]
 
 
 def rounds(count: int, what: str, sides: dict[State, list[Function]], step: Step) -> None:
-    """In each round, the sides make `STEPS` steps each, one after the other, with their functions in turn."""
+    """In each round, each state runs `STEPS` steps, with its functions in turn."""
     for number in range(count):
         for turn in range(STEPS):
             for state in list(sides) if turn % 2 else reversed(sides):

@@ -1,17 +1,18 @@
 """Limits the calls that a web process has in flight, so that calls never use all of its connections.
 
 A call holds its connection from its admission to its record: while its function and package are read, while it waits
-for Keystone, Swift or a worker, and while it runs. The queue in Redis (`pool/queue_bounds.py`) counts only calls that
-wait for a worker. `Engine` and `Scaler` ask for admission before they wait for anything. Admission asks neither Redis
-nor the database; it learns the limits with the heartbeats of the process.
+for Keystone, Swift or a worker, and while it runs. The queue in Redis (`scripts/lease.lua`) counts only calls that wait
+for a worker. `Engine` and `Scaler` ask for admission before they wait for anything. Admission needs neither Redis nor
+the database. It gets the limits with the heartbeats of the process.
 
 There are three limits:
 
 1. Calls of a function: as many as may run and wait in all processes together.
-2. Calls of a project: likewise, and at most as many as the process has free places for calls.
+2. Calls of a project: as many as may run and wait in all processes together, and at most as many as the process has
+   places left for calls.
 3. Inputs of a project's calls: at most as much memory as the process has left for inputs.
 
-As in the queue, a function uses at most as many places as its project has left. One function or project therefore
+As in the queue, a function has at most as many calls as its project has places left. One function or project therefore
 never takes the last place.
 """
 

@@ -11,7 +11,7 @@ _MOST_NAMED = 5
 
 
 class PoolReadiness:
-    """Checks in one Redis round trip whether the pool can serve.
+    """Checks whether the pool can serve, in one Redis round trip.
 
     Args:
         connection: the process's connection to Redis.

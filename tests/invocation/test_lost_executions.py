@@ -1,4 +1,4 @@
-"""Executions that nobody runs any more end in a final state, with what is known of them."""
+"""Executions whose process was lost end in a final state, with the known values of their record."""
 
 from __future__ import annotations
 

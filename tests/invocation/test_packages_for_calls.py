@@ -30,7 +30,7 @@ TARGET = Target(
 
 
 class Resolves:
-    """Stands for a resolver: what the row says each time it is read anew."""
+    """A fake resolver. After `forget`, it returns the target with the next package."""
 
     def __init__(self, *packages: str):
         self._packages = list(packages)
@@ -51,7 +51,7 @@ def _naming(package: str) -> Target:
 
 
 class NoWorkers:
-    """Stands for a pool in which nobody holds the target, or some do that are busy.
+    """A fake pool in which no worker holds the target, or only busy ones do.
 
     Attributes:
         asked: which workers were asked for.
@@ -99,9 +99,9 @@ class Storage:
 def refused(storage: Storage, act: str = "call", *packages: str) -> tuple[list[str], QinlingError]:
     """Which workers a call asked for, and what its caller was told."""
     pool, settings, resolver = NoWorkers(), Settings(), cast(Resolver, Resolves(*packages))
-    at_hand = PackageCache(cast(Any, storage), settings.package_cache_size)
+    cache = PackageCache(cast(Any, storage), settings.package_cache_size)
     with pytest.raises(QinlingError) as caught:
-        engine = Engine(cast(Pool, pool), resolver, at_hand, settings)
+        engine = Engine(cast(Pool, pool), resolver, cache, settings)
         if act == "call":
             engine.invoke(OWNER, Call("f"))
         else:

@@ -172,7 +172,7 @@ def a_renewal_was_right(
     }
     for limit in _reached(before, target, project, runtime):
         others |= {queue: at for queue, at in blocked.get(limit, {}).items() if queue != held.queue}
-    assert all(since + tolerance_ms >= arrived for since in others.values()), "somebody has waited longer"
+    assert all(since + tolerance_ms >= arrived for since in others.values()), "another call has waited longer"
 
 
 def the_view_is_right(view: View, seen: Snapshot) -> None:

@@ -49,16 +49,17 @@ def lease(holder: str, function: str, execution: str = "e") -> list[str | int]:
     return [*request, 1, 0, "", KEY, GENERATION]
 
 
-def renew(holder: str, worker: bytes, token: bytes, *entry: str) -> list[str | int | bytes]:
-    place = entry or ("", "")
-    return [worker, token, holder, "next", 30_000, "detail", 0, *place, 0, "before", KEY, GENERATION]
+def renew(
+    holder: str, worker: bytes, token: bytes, queue: str = "", change: str = ""
+) -> list[str | int | bytes]:
+    return [worker, token, holder, "next", 30_000, "detail", 0, queue, change, 0, "before", KEY, GENERATION]
 
 
 def costs_beside(connection: PipelinedConnection, others: int) -> dict[str, int]:
-    """The costs of each path of one function beside so many others.
+    """The costs of each path of one function beside `others` idle functions and `others` busy ones.
 
-    Each of the others has an idle worker, or a leased one and a process that waits. In front of them, so many processes
-    wait in the queue of the function itself, after some of its own steps.
+    Each idle function has an idle worker. Each busy one has a leased worker and a process that waits. In some steps,
+    `others` processes also wait in the queue of the function itself.
     """
     connection.call("FLUSHALL")
     registry = Registry(connection, ROOMY, clock=lambda: NOW)

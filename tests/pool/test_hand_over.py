@@ -160,7 +160,7 @@ def test_a_recall_expires_and_can_be_taken_back(side: Side) -> None:
     end(lease)
     wait_until(lambda: not side.leased())
     assert side.registry.draining() == []
-    assert not side.registry.recall("w0", 10_000)  # nobody has it
+    assert not side.registry.recall("w0", 10_000)  # it is not leased
 
 
 def test_a_recalled_worker_that_is_returned_drains_if_it_was_loaded_and_else_is_warm(side: Side) -> None:

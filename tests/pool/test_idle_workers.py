@@ -7,7 +7,7 @@ from qinling_falcon.pool.lua import ANCHOR
 from qinling_falcon.pool.runner import ScriptRunner
 from tests.pool.side import Side
 
-HOLDER = "web-2"  # nobody reads its notifications
+HOLDER = "web-2"  # no process reads its notifications
 
 
 def test_calls_get_idle_workers_of_their_target_before_a_warm_one(connection: PipelinedConnection, side: Side) -> None:

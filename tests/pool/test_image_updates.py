@@ -36,7 +36,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 @pytest.fixture
 def house(connection: PipelinedConnection, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)  # so many are started at once
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # the number of start slots
     house = House(connection.url, settings)
     try:
         house.await_stock()

@@ -12,7 +12,7 @@ from qinling_falcon.pool.lua import ANCHOR
 from qinling_falcon.pool.runner import ScriptRunner
 from tests.pool.side import Side
 
-CALLER = "web-2"  # nobody reads the notifications of these two
+CALLER = "web-2"  # no process reads the notifications of these two
 RUNNER = "web-3"
 
 

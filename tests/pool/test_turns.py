@@ -100,4 +100,4 @@ def test_a_burst_in_two_processes_keeps_the_concurrency_and_the_order_of_arrival
 
     assert max(most) <= (4, 4) and len(most) == 36
     for numbers in answered.values():
-        assert max(abs(number - place) for place, number in enumerate(numbers)) <= 4  # so many run at once
+        assert max(abs(number - index) for index, number in enumerate(numbers)) <= 4  # the number that runs at once
