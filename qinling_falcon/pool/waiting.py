@@ -186,7 +186,7 @@ class LocalQueues:
             gevent.spawn_later(queue.spares[0][1] + SPARE_S - time.monotonic(), self._release_spares, queue)
 
     def close(self) -> None:
-        """Give back what no call uses."""
+        """Release the spare workers."""
         for queue in list(self._queues.values()):
             while queue.spares:
                 self.release(queue, queue.spares.pop()[0], destroy=False)

@@ -151,15 +151,15 @@ def test_the_next_call_runs_while_the_first_one_is_committed(house: House, monke
     """The worker is handed over before the record is durable."""
     worker = house.start(succeeds("one"), succeeds("two"))
     committing, go_on = Event(), Event()
-    settle = runs.settled
+    commit = runs.commit_record
 
     def slowly(final: Any, **more: Any) -> Any:
         if "one" in str(final.result):
             committing.set()
             go_on.wait(20)
-        return settle(final, **more)
+        return commit(final, **more)
 
-    monkeypatch.setattr(runs, "settled", slowly)
+    monkeypatch.setattr(runs, "commit_record", slowly)
     first = gevent.spawn(house.call)
     assert committing.wait(10)
 
