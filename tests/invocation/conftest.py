@@ -44,7 +44,7 @@ def redis_url() -> Iterator[str]:
 
 
 class House:
-    """The engine of one process, a function, and the pool manager's side.
+    """The engine of one process, a function, and a registry with which a test starts workers.
 
     Attributes:
         function_id: a function that no worker holds yet.
@@ -54,7 +54,7 @@ class House:
         self.settings = settings
         self.connection = PipelinedConnection(url, timeout_s=2)
         self.connection.call("FLUSHALL")
-        self.connection.close()  # the next one notes which server this is, which was erased
+        self.connection.close()  # the next connection writes the id of the server again, which was erased
         self.registry = Registry(self.connection, settings)
         self.registry.set_limits(20, 100)
         self.pool = Pool(self.connection, f"web-{uuid.uuid4().hex}", settings)
@@ -92,13 +92,13 @@ class House:
             return list(Execution.select().order_by(Execution.id))
 
     def journal(self) -> dict[str, str]:
-        """What the journal holds when Redis has heard everything."""
+        """The journal, after all acknowledgements were sent."""
         self.pool._beat()
         words = iter(self.connection.call("HGETALL", f"qf:{{pool}}:journal:{self.pool.holder}"))
         return {key.decode(): value.decode() for key, value in zip(words, words, strict=True)}
 
     def lost(self) -> dict[str, str]:
-        """What was handed on to be recorded as lost."""
+        """The executions that are to be recorded as lost."""
         return self.registry.lost()
 
     def recorded(self, execution_id: str) -> Execution:
