@@ -21,7 +21,6 @@ from qinling_falcon.settings import Settings
 
 _LONGEST_IDLE_S = 60.0
 _GRACE_S = 2.0
-_SWEEP_AT = 512
 _BUFFER = 65536
 _LARGEST_HEAD = 16 * 1024
 # Each byte of a log that is not valid UTF-8 becomes a replacement character of three bytes. `_LARGEST_REST` bounds the
@@ -205,9 +204,9 @@ class WorkerClient:
         except BaseException:  # also of a greenlet that is killed: the answer is left unread on this connection
             connection.close()
             raise
-        if len(self._idle) >= _SWEEP_AT:
-            self._sweep()
-        self._idle[worker.worker_id] = (connection, time.monotonic())
+        now = time.monotonic()
+        self._close_unused(now - _LONGEST_IDLE_S)
+        self._idle[worker.worker_id] = (connection, now)
         return answer
 
     def _exchange(
@@ -236,13 +235,14 @@ class WorkerClient:
             kept[0].close()
         return _connected(worker)
 
-    def _sweep(self) -> None:
-        """Close connections to workers that were not called for long; most of those workers are gone."""
-        oldest = time.monotonic() - _LONGEST_IDLE_S
-        for worker_id, (connection, used) in list(self._idle.items()):
-            if used < oldest or not _is_quiet(connection):
-                connection.close()
-                del self._idle[worker_id]
+    def _close_unused(self, since: float) -> None:
+        """Close connections that were not used since then: most of their workers are gone."""
+        while self._idle:
+            worker_id, (connection, used) = next(iter(self._idle.items()))  # the longest idle one
+            if used >= since:
+                return
+            del self._idle[worker_id]
+            connection.close()
 
 
 def _connected(worker: LeasedWorker) -> socket.socket:

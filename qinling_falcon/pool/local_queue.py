@@ -21,6 +21,7 @@ PATIENCE_S = 0.005
 SPARE_S = 0.005
 """So long a process keeps a free worker for the next call of its target, if that is likely to come within this time."""
 
+_LONGEST_SPARE_S = 0.025
 # A process gets at least so many workers for a function quicker than `_QUICK_S`, so that several calls end together and
 # share a commit.
 _FEWEST_WORKERS = 4
@@ -29,6 +30,10 @@ _QUICK_S = 0.001
 _LONGEST_PATIENCE_S = 0.1
 # A worker whose execution has run for more than twice the mean and this time is left out of the estimate.
 _OVERDUE_S = 0.02
+# A process wants one more worker when its calls have waited for as long as this number of starts costs,
+_STARTS = 2
+# not counting what is less than this share of the time.
+_USUAL_WAIT = 0.01
 _NEW_BUSY_WEIGHT = 0.1
 _NEW_GAP_WEIGHT = 0.2
 
@@ -126,6 +131,29 @@ class Offer:
     cold: Cold
 
 
+class WaitedLately:
+    """A sum of waiting times, from which a little goes all the time."""
+
+    __slots__ = ("_at", "_sum_s")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._sum_s = 0.0
+        self._at = time.monotonic()
+
+    def add(self, waited_s: float) -> None:
+        """A call has waited for so long."""
+        self._sum_s = self.sum() + waited_s
+        self._at = time.monotonic()
+
+    def sum(self) -> float:
+        """The sum now, in seconds."""
+        return max(0.0, self._sum_s - _USUAL_WAIT * (time.monotonic() - self._at))
+
+
 @dataclass(slots=True, eq=False)
 class LocalQueue:
     """The waiting calls of one target in this process, in order of arrival.
@@ -136,6 +164,7 @@ class LocalQueue:
         offers: workers that came before the call that asked for them was told to wait.
         asking: how many calls ask Redis at the moment.
         leased: how many workers of the target this process has leased.
+        leased_since: when it leased the first of them, on the monotonic clock.
         began: of those that run an execution, when it began, on the monotonic clock; the oldest first.
         counted: how many of the waiters are to be counted in Redis.
         entry: how many calls of this process Redis counts in the queue, without those that are asking.
@@ -148,6 +177,7 @@ class LocalQueue:
         is_escalated: whether that entry has asked for one more worker.
         is_watched: whether a timer will look at the queue.
         said: when Redis was last told that calls wait for long, on the monotonic clock.
+        waited_lately: for how long calls have waited.
         is_for_calls: whether a worker that is free goes to the next call here: not where each call loads one more
             worker. The name says it (see `LeaseRequest.queue`).
     """
@@ -157,6 +187,7 @@ class LocalQueue:
     offers: deque[Offer] = field(default_factory=deque)
     asking: int = 0
     leased: int = 0
+    leased_since: float = 0.0
     began: dict[str, float] = field(default_factory=dict)
     spares: deque[tuple[LeasedWorker, float]] = field(default_factory=deque)
     freed_at: float | None = None
@@ -169,6 +200,7 @@ class LocalQueue:
     is_escalated: bool = False
     is_watched: bool = False
     said: float = 0.0
+    waited_lately: WaitedLately = field(default_factory=WaitedLately)
     is_for_calls: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -208,14 +240,45 @@ class LocalQueue:
         """Whether one more call is likely to get a worker of this process within `PATIENCE_S`."""
         return self.expected_wait_s() < PATIENCE_S
 
-    def may_delay_escalation(self) -> bool:
-        """Whether a worker of this process is expected soon, and the oldest call has waited for a bounded time only."""
-        return self.expects_worker_soon() and time.monotonic() - self.waiters[0].arrived < _LONGEST_PATIENCE_S
+    def may_delay_escalation(self, start_s: float) -> bool:
+        """Whether waiting costs less than one more worker.
+
+        The cost of waiting is what calls have waited lately, with the oldest one's time until it gets a worker of this
+        process. That one must not have waited for very long.
+
+        Args:
+            start_s: the cost of a start.
+        """
+        waited_s = self.waited_s(self.waiters[0])
+        if waited_s >= _LONGEST_PATIENCE_S:
+            return False
+        if self.leased == 0:
+            expected_s = self.busy_s or 0.0  # a worker of another process will be free
+        elif self.busy_s is None:
+            return True
+        else:
+            expected_s = self.expected_wait_s()
+        return self.waited_lately.sum() + waited_s + expected_s < max(2 * PATIENCE_S, _STARTS * start_s)
+
+    def waited_s(self, waiter: Waiter) -> float:
+        """For how long a call has waited, not counting the time before this process had a worker of the target."""
+        return time.monotonic() - max(waiter.arrived, self.leased_since if self.leased else 0.0)
+
+    def add_leased(self) -> None:
+        """This process has leased one more worker."""
+        if self.leased == 0:
+            self.leased_since = time.monotonic()
+        self.leased += 1
 
     def expects_call(self) -> bool:
         """A worker is free and no call waits: whether the next call is likely to come within `SPARE_S`."""
         self.freed_at = time.monotonic()
-        return self.gap_s is not None and self.gap_s < SPARE_S
+        return self.gap_s is not None and self.gap_s < self.spare_s
+
+    @property
+    def spare_s(self) -> float:
+        """So long a process keeps a free worker for the next call, if that is likely to come within this time."""
+        return SPARE_S if self.busy_s is None else min(_LONGEST_SPARE_S, max(SPARE_S, self.busy_s))
 
     def note_arrival(self) -> None:
         """A call has come."""
@@ -225,16 +288,16 @@ class LocalQueue:
 
     def expired_spares(self) -> list[LeasedWorker]:
         """Take out the spare workers for which no call came."""
-        since = time.monotonic() - SPARE_S
+        since = time.monotonic() - self.spare_s
         expired = []
         while self.spares and self.spares[0][1] <= since:
             expired.append(self.spares.popleft()[0])
         if expired:
-            self._note_gap(2 * SPARE_S)
+            self._note_gap(2 * self.spare_s)
         return expired
 
     def _note_gap(self, gap_s: float) -> None:
-        gap_s = min(gap_s, 2 * SPARE_S)
+        gap_s = min(gap_s, 2 * self.spare_s)
         self.gap_s = gap_s if self.gap_s is None else self.gap_s + _NEW_GAP_WEIGHT * (gap_s - self.gap_s)
 
     def enter(self, waiter: Waiter) -> None:

@@ -17,6 +17,7 @@ _HOT_WAIT = 5  # a call that waited so many S may take a worker that is still in
 _HOT_GAP = 2  # one in so many S,
 _HOT_AGE = 1  # the longest idle one, if it was unused for so many S
 _TENURE = 10  # or, for a target without a worker, one of who has its last one for so many S
+_SOON = 5  # waiting calls get so many workers that they are served within so many S
 _HELD_WEIGHT = 2  # who has a worker counts as having waited so many S less
 _FIRST_CALLS_S = 0.4  # the stock covers the first calls of so many seconds,
 _UNUSED_FOR_STOCK_MS = 2000.0  # nobody waits for the stock: workers that were called or loaded just now stay
@@ -39,6 +40,7 @@ class Growing:
         rank: the order of growth.
         waiting: how many calls wait.
         room: how many more leases the limits allow.
+        busy_ms: for how long a call keeps a worker busy; None: not known yet.
     """
 
     runtime: str
@@ -49,11 +51,23 @@ class Growing:
     rank: float
     waiting: int
     room: int
+    busy_ms: float | None = None
 
-    @property
-    def wants(self) -> int:
-        """How many more workers are of use now. A target without any gets one first."""
-        return 1 if self.held == 0 and self.kind == "any" else min(self.waiting, self.room)
+    def wants(self, start_ms: float) -> int:
+        """How many more workers are of use now.
+
+        A target without any gets one first. Others get as many as serve the waiting calls within the time that further
+        workers would need to start; while it is not known how long calls take, at most twice as many as they have.
+        """
+        most = min(self.waiting, self.room)
+        if self.kind != "any":
+            return most
+        if self.held == 0:
+            return 1
+        needed = 2.0 * self.held
+        if self.busy_ms is not None:
+            needed = math.ceil(self.waiting * self.busy_ms / (_SOON * start_ms))
+        return min(most, max(1, int(needed) - self.held))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +229,7 @@ class Policy:
         growing.sort(key=lambda one: (share >= 2 and one.held >= share, one.rank))
         rooms = 0
         for queue in growing:
-            for _ in range(queue.wants):
+            for _ in range(queue.wants(self.start_ms)):
                 if coming.get(queue.runtime, 0) > 0:
                     coming[queue.runtime] -= 1
                 elif room > 0:

@@ -151,7 +151,10 @@ class Pool(Generations):
         if worker.needs_load:  # its busy time includes the import
             worker = dataclasses.replace(worker, needs_load=False)
         elif busy_s is not None:
+            is_news = queue.busy_s is None and queue.is_escalated
             queue.note_busy(busy_s)
+            if is_news:
+                self._waiting.entries.escalate(queue)
         self._waiting.pass_on(queue, worker)
 
     def acknowledge(self, execution_id: str) -> None:
@@ -332,9 +335,13 @@ class Pool(Generations):
         self._as_of = now.decode()
         if unknown:
             self._waiting.ask_again()
-        bounds = self._connection.call("HMGET", keys.POLICY, "calls of function", "calls of project")
+        *bounds, start_ms = self._connection.call(
+            "HMGET", keys.POLICY, "calls of function", "calls of project", "start_ms"
+        )
         if None not in bounds:
             self.call_bounds = CallBounds(*map(int, bounds))
+        if start_ms is not None:
+            self._waiting.entries.start_s = float(start_ms) / 1000
 
 
 def _worker(reply: list[bytes]) -> tuple[LeasedWorker, Cold]:

@@ -1,9 +1,9 @@
 -- escalate: the oldest call of a process has waited in vain for a worker that holds its target; it wants one more.
 -- include: limits workers queues leases
 -- ARGV    2 holder  3 queue  4 the change of its number of waiting calls, as in leave
---         5 for how many ms the oldest of them has waited
+--         5 for how many ms the oldest of them has waited  6 for how many ms a call keeps a worker busy, or ''
 -- reads   concurrency, held, policy, idle:<target>, warm:<runtime>
--- writes  the entry of the holder, escalated:<runtime> or blocked:, wakeups; for queues that are served now their
+-- writes  the entry of the holder, busy, escalated:<runtime> or blocked:, wakeups; for queues that are served now their
 --         entries, what lease writes, grants:<holder>
 -- returns 1: the queue is among those that want a worker, or was given one; 0: a limit holds it back
 -- promises  the calls get all idle workers of their target before it gets a warm one; a target without a worker gets a
@@ -11,6 +11,7 @@
 
 local runtime, target, project_id = parse_queue(ARGV[3])
 change_entry(ARGV[3], ARGV[2], ARGV[4], now - tonumber(ARGV[5]))
+if ARGV[6] ~= '' and held_by(target) > 0 then call('HSET', BUSY, target, ARGV[6]) end
 -- Calls that waited for a worker of their own process did not ask for idle workers, so there may be several.
 local how = 'served'
 for _ = 1, LOOK_AT do

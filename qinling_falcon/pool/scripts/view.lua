@@ -1,7 +1,7 @@
 -- view: what the manager needs to decide who grows and who makes room, of bounded size.
 -- include: limits workers queues leases
 -- ARGV    2 the most queues to look at  3 the most queues to return  4 the most idle workers and targets to return
--- reads   runtimes, policy, the heads of warm:, escalated:, idle, held and assigned_at, the workers named there
+-- reads   runtimes, policy, busy, the heads of warm:, escalated:, idle, held and assigned_at, the workers named there
 -- writes  for queues that are served now their entries, what lease writes, grants:<holder>; escalated:, blocked:
 -- returns JSON (see `pool/policy.py`)
 -- promises  queues that a limit holds back are not among the first of those that want a worker, and queues that no
@@ -35,7 +35,7 @@ for at = 1, #configured, 2 do
       growing[#growing + 1] = {
         runtime = runtime, target = target, kind = kind, arrival = oldest(queue), held = held_by(target),
         rank = tonumber(call('ZSCORE', P .. 'escalated:' .. runtime, queue)), waiting = waiting,
-        room = room_of(counts),
+        room = room_of(counts), busy_ms = tonumber(call('HGET', BUSY, target) or nil),
       }
     end
   end

@@ -26,7 +26,12 @@ local function begin_lease(worker, is_warm, wanted, counts)
   local token = text(math.max((tonumber(is[3]) or 0) + 1, now))
   if is_warm then
     take_warm(worker, wanted.runtime)
-    if held_by(wanted.target) == 0 then call('HINCRBY', POLICY, 'first ' .. wanted.runtime, 1) end
+    if held_by(wanted.target) == 0 then
+      call('HINCRBY', POLICY, 'first ' .. wanted.runtime, 1)
+      -- Whether one worker is enough for all that wait is the processes' to say.
+      local queue = queue_of(wanted.runtime, wanted.target, wanted.project_id, 'any')
+      call('ZREM', P .. 'escalated:' .. wanted.runtime, queue)
+    end
     assign(worker, wanted.target)
     rank_anew(wanted.runtime, wanted.target, wanted.project_id)
     -- The stock is refilled by the manager's next pass: a start at once would take its CPU from this very call.
