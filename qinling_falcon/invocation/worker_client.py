@@ -27,6 +27,7 @@ _LARGEST_HEAD = 16 * 1024
 # first line of the answer.
 _BYTES_IN_LOG = 3
 _LARGEST_REST = 256 * 1024
+_CONNECT_TIMEOUT_S = 2.0
 _CANCEL_TIMEOUT_S = 5.0
 # Required members of the first line of an answer to `/execute`.
 _ANSWERED = {"status", "duration_s", "output_size"}
@@ -247,9 +248,13 @@ class WorkerClient:
 
 def _connected(worker: LeasedWorker) -> socket.socket:
     host, _, port = worker.address.rpartition(":")
+    # `create_connection` would resolve the address in a thread.
+    connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        connection = socket.create_connection((host, int(port)), timeout=2.0)
+        connection.settimeout(_CONNECT_TIMEOUT_S)
+        connection.connect((host.strip("[]"), int(port)))
     except OSError as error:
+        connection.close()
         raise NotSent(f"no connection to the worker: {error}") from error
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection

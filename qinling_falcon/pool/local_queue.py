@@ -243,8 +243,8 @@ class LocalQueue:
     def may_delay_escalation(self, start_s: float) -> bool:
         """Whether waiting costs less than one more worker.
 
-        The cost of waiting is what calls have waited lately, with the oldest one's time until it gets a worker of this
-        process. That one must not have waited for very long.
+        The cost of waiting is the sum of what calls have waited lately, what the oldest one has waited, and what one
+        more call would wait. But no call waits for very long without one more worker.
 
         Args:
             start_s: the cost of a start.

@@ -268,6 +268,8 @@ class Pool(Generations):
         if reply[0] == b"queued":
             queue.asking -= 1
             queue.entry += 1
+            if reply[1] == b"1" and queue.leased == 0:  # else its first worker has come meanwhile
+                queue.is_escalated = True
             waiter.is_counted = True
             return self._waiting.wait(queue, waiter)
         if reply[0] == b"lease":

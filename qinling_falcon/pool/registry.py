@@ -22,7 +22,7 @@ from qinling_falcon.settings import Settings
 _PAGE = 200
 _HOST_TTL_S = 300
 # The queues that are looked at, those that are returned, and the idle workers and targets that are returned.
-_VIEW = (64, 16, 8)
+_VIEW = (64, 8, 8)
 
 
 @dataclass(frozen=True, slots=True)
