@@ -154,13 +154,13 @@ class State:
             self.lease(one)
 
     def make_wait(self, one: Function) -> None:
-        assert self.ask(one, one.waiter) == [b"queued"]
+        assert self.ask(one, one.waiter)[0] == b"queued"
 
     def queue_and_pass_on(self, one: Function, suffix: str = "", *, escalates: bool = False) -> None:
         """Calls of both processes wait. The older one is of the process that does not have the worker, and gets it."""
-        assert self.ask(one, one.runner, step="enqueue" + suffix) == [b"queued"]
+        assert self.ask(one, one.runner, step="enqueue" + suffix)[0] == b"queued"
         if escalates:
-            self.run("escalate" + suffix, "escalate", one.runner, one.request.queue, 1, 0)
+            self.run("escalate" + suffix, "escalate", one.runner, one.request.queue, 1, 0, 20)
         self.release(one, "release" + suffix)
         both = keys.grants(one.waiter), keys.grants(one.runner)
         name, messages = self.connection.call("LMPOP", 2, *both, "LEFT")
@@ -230,7 +230,7 @@ def rounds(count: int, what: str, sides: dict[State, list[Function]], step: Step
 def escalate_all(waiting: dict[State, list[Function]]) -> None:
     for state, functions in waiting.items():
         for one in functions:
-            state.scripts.run("escalate", one.waiter, one.request.queue, 1, 10)
+            state.scripts.run("escalate", one.waiter, one.request.queue, 1, 10, 20)
 
 
 def measure(small: State, single: State, many: State, count: int, queues: int) -> None:

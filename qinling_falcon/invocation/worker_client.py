@@ -21,13 +21,13 @@ from qinling_falcon.settings import Settings
 
 _LONGEST_IDLE_S = 60.0
 _GRACE_S = 2.0
-_SWEEP_AT = 512
 _BUFFER = 65536
 _LARGEST_HEAD = 16 * 1024
 # Each byte of a log that is not valid UTF-8 becomes a replacement character of three bytes. `_LARGEST_REST` bounds the
 # first line of the answer.
 _BYTES_IN_LOG = 3
 _LARGEST_REST = 256 * 1024
+_CONNECT_TIMEOUT_S = 2.0
 _CANCEL_TIMEOUT_S = 5.0
 # Required members of the first line of an answer to `/execute`.
 _ANSWERED = {"status", "duration_s", "output_size"}
@@ -205,9 +205,9 @@ class WorkerClient:
         except BaseException:  # also if the greenlet is killed, because the connection then has an unread answer
             connection.close()
             raise
-        if len(self._idle) >= _SWEEP_AT:
-            self._sweep()
-        self._idle[worker.worker_id] = (connection, time.monotonic())
+        now = time.monotonic()
+        self._close_unused(now - _LONGEST_IDLE_S)
+        self._idle[worker.worker_id] = (connection, now)
         return answer
 
     def _exchange(
@@ -236,20 +236,25 @@ class WorkerClient:
             idle[0].close()
         return _connected(worker)
 
-    def _sweep(self) -> None:
-        """Close connections to workers that were not called for long; most of those workers are gone."""
-        oldest = time.monotonic() - _LONGEST_IDLE_S
-        for worker_id, (connection, used) in list(self._idle.items()):
-            if used < oldest or not _is_quiet(connection):
-                connection.close()
-                del self._idle[worker_id]
+    def _close_unused(self, since: float) -> None:
+        """Close connections that were not used since then. Most of their workers do not exist any more."""
+        while self._idle:
+            worker_id, (connection, used) = next(iter(self._idle.items()))  # the longest idle one
+            if used >= since:
+                return
+            del self._idle[worker_id]
+            connection.close()
 
 
 def _connected(worker: LeasedWorker) -> socket.socket:
     host, _, port = worker.address.rpartition(":")
+    # `create_connection` would resolve the address in a thread.
+    connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        connection = socket.create_connection((host, int(port)), timeout=2.0)
+        connection.settimeout(_CONNECT_TIMEOUT_S)
+        connection.connect((host.strip("[]"), int(port)))
     except OSError as error:
+        connection.close()
         raise NotSent(f"no connection to the worker: {error}") from error
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection

@@ -23,18 +23,22 @@ class Entries:
     Args:
         scripts: runs scripts.
         holder: the name of this process.
+
+    Attributes:
+        start_s: the cost of a start, as of the last heartbeat.
     """
 
     def __init__(self, scripts: ScriptRunner, holder: str):
         self._scripts = scripts
         self._holder = holder
+        self.start_s = PATIENCE_S
 
     def update(self, queue: LocalQueue) -> None:
         """Send how many calls still wait. If none has waited for `PATIENCE_S`, the queue is not escalated any more."""
         change = queue.change()
         if queue.waited_ms() < PATIENCE_S * 1000:
             queue.is_escalated = False
-        self._cast("leave", queue, change)
+        self._cast(queue, "leave", change, queue.waited_ms())
 
     def escalate(self, queue: LocalQueue) -> None:
         """Ask for one more worker for the waiting calls."""
@@ -42,7 +46,9 @@ class Entries:
         queue.reported_at = time.monotonic()
         change = queue.change()
         queue.is_escalated = True
-        self._cast("escalate", queue, change)
+        queue.waited_lately.clear()
+        busy_ms = "" if queue.busy_s is None else max(1, round(queue.busy_s * 1000))
+        self._cast(queue, "escalate", change, queue.waited_ms(), busy_ms)
 
     def repeat(self, queue: LocalQueue) -> None:
         """Send the entry again, because a message may be lost. If there is no entry, the calls ask again."""
@@ -87,15 +93,15 @@ class Entries:
             return
         if time.monotonic() - oldest.arrived < PATIENCE_S:
             self.watch(queue)
-        elif queue.may_delay_escalation():
+        elif queue.may_delay_escalation(self.start_s):
             self._check_in(queue, PATIENCE_S)
         else:
             self.escalate(queue)
 
-    def _cast(self, name: str, queue: LocalQueue, change: str) -> None:
+    def _cast(self, queue: LocalQueue, name: str, *args: str | int) -> None:
         """Run a script that changes the entry. If the connection breaks, the waiting calls ask again."""
         answered = _ask_again_if_lost(queue)
-        if not self._scripts.cast(name, self._holder, queue.name, change, queue.waited_ms(), answered=answered):
+        if not self._scripts.cast(name, self._holder, queue.name, *args, answered=answered):
             answered(PoolUnavailable("Redis can't be reached"))
 
 

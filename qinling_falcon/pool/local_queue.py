@@ -22,6 +22,7 @@ PATIENCE_S = 0.005
 SPARE_S = 0.005
 """A process keeps a free worker this long for the next call of its target, if that call is likely to come in time."""
 
+_LONGEST_SPARE_S = 0.025
 # A process gets at least this many workers for a function quicker than `_QUICK_S`. Then several calls end together and
 # share a commit.
 _FEWEST_WORKERS = 4
@@ -30,6 +31,10 @@ _QUICK_S = 0.001
 _LONGEST_PATIENCE_S = 0.1
 # The estimate leaves out a worker whose execution has run for more than twice the mean time and this time.
 _OVERDUE_S = 0.02
+# A process wants one more worker when its calls have recently waited for `_STARTS` times the cost of a start, in total.
+# The sum decreases by this share of the time, so that short waits do not count.
+_STARTS = 2
+_USUAL_WAIT = 0.01
 # The weights of a new value in the moving means.
 _NEW_BUSY_WEIGHT = 0.1
 _NEW_GAP_WEIGHT = 0.2
@@ -128,6 +133,29 @@ class Offer:
     cold: StartKind
 
 
+class WaitedLately:
+    """The sum of recent waiting times. It decreases by `_USUAL_WAIT` seconds each second."""
+
+    __slots__ = ("_at", "_sum_s")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Set the sum to 0."""
+        self._sum_s = 0.0
+        self._at = time.monotonic()
+
+    def add(self, waited_s: float) -> None:
+        """Add the waiting time of a call."""
+        self._sum_s = self.sum() + waited_s
+        self._at = time.monotonic()
+
+    def sum(self) -> float:
+        """The present sum, in seconds."""
+        return max(0.0, self._sum_s - _USUAL_WAIT * (time.monotonic() - self._at))
+
+
 @dataclass(slots=True, eq=False)
 class LocalQueue:
     """The waiting calls of one target in this process, in order of arrival.
@@ -139,6 +167,7 @@ class LocalQueue:
             its call to wait.
         asking: the number of calls that wait for a reply of Redis.
         leased: the number of workers of the target that this process has leased.
+        leased_since: when it leased the first of them, on the monotonic clock.
         running_since: when the execution of each busy worker started, on the monotonic clock, by worker id; the oldest
             first.
         counted: the number of waiters that Redis shall count.
@@ -152,6 +181,7 @@ class LocalQueue:
         is_escalated: whether the entry has asked for one more worker.
         is_watched: whether a timer will check the queue.
         reported_at: when Redis was last told that calls have waited for long, on the monotonic clock.
+        waited_lately: the recent waiting times of the calls.
         is_for_calls: whether a free worker goes to the next call. It does not in a queue of kind `warm`, where each
             request loads one more worker. The name has the kind (see `LeaseRequest.queue`).
     """
@@ -161,6 +191,7 @@ class LocalQueue:
     offers: deque[Offer] = field(default_factory=deque)
     asking: int = 0
     leased: int = 0
+    leased_since: float = 0.0
     running_since: dict[str, float] = field(default_factory=dict)
     spares: deque[tuple[LeasedWorker, float]] = field(default_factory=deque)
     freed_at: float | None = None
@@ -173,6 +204,7 @@ class LocalQueue:
     is_escalated: bool = False
     is_watched: bool = False
     reported_at: float = 0.0
+    waited_lately: WaitedLately = field(default_factory=WaitedLately)
     is_for_calls: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -212,14 +244,45 @@ class LocalQueue:
         """Whether one more call is likely to get a worker of this process within `PATIENCE_S`."""
         return self.expected_wait_s() < PATIENCE_S
 
-    def may_delay_escalation(self) -> bool:
-        """Whether a worker of this process is expected soon, and the oldest call may still wait for it."""
-        return self.expects_worker_soon() and time.monotonic() - self.waiters[0].arrived < _LONGEST_PATIENCE_S
+    def may_delay_escalation(self, start_s: float) -> bool:
+        """Whether waiting costs less than one more worker.
+
+        The cost of waiting is the sum of the recent waiting times, the present wait of the oldest call, and the
+        expected wait of one more call. Above `_LONGEST_PATIENCE_S` the queue escalates in any case.
+
+        Args:
+            start_s: the cost of a start.
+        """
+        waited_s = self.waited_s(self.waiters[0])
+        if waited_s >= _LONGEST_PATIENCE_S:
+            return False
+        if self.leased == 0:
+            expected_s = self.busy_s or 0.0  # a worker of another process will be free
+        elif self.busy_s is None:
+            return True
+        else:
+            expected_s = self.expected_wait_s()
+        return self.waited_lately.sum() + waited_s + expected_s < max(2 * PATIENCE_S, _STARTS * start_s)
+
+    def waited_s(self, waiter: Waiter) -> float:
+        """For how long a call has waited, not counting the time before this process had a worker of the target."""
+        return time.monotonic() - max(waiter.arrived, self.leased_since if self.leased else 0.0)
+
+    def add_leased(self) -> None:
+        """Note that this process has leased one more worker."""
+        if self.leased == 0:
+            self.leased_since = time.monotonic()
+        self.leased += 1
 
     def expects_call(self) -> bool:
         """Note that a worker became free while no call waits. Returns whether a call is likely within `SPARE_S`."""
         self.freed_at = time.monotonic()
-        return self.gap_s is not None and self.gap_s < SPARE_S
+        return self.gap_s is not None and self.gap_s < self.spare_s
+
+    @property
+    def spare_s(self) -> float:
+        """For how long a process keeps a free worker for the next call, if that call is likely to come in time."""
+        return SPARE_S if self.busy_s is None else min(_LONGEST_SPARE_S, max(SPARE_S, self.busy_s))
 
     def note_arrival(self) -> None:
         """Note that a call has arrived."""
@@ -229,16 +292,16 @@ class LocalQueue:
 
     def expired_spares(self) -> list[LeasedWorker]:
         """Take out the spare workers for which no call came."""
-        since = time.monotonic() - SPARE_S
+        since = time.monotonic() - self.spare_s
         expired = []
         while self.spares and self.spares[0][1] <= since:
             expired.append(self.spares.popleft()[0])
         if expired:
-            self._note_gap(2 * SPARE_S)
+            self._note_gap(2 * self.spare_s)
         return expired
 
     def _note_gap(self, gap_s: float) -> None:
-        gap_s = min(gap_s, 2 * SPARE_S)
+        gap_s = min(gap_s, 2 * self.spare_s)
         self.gap_s = gap_s if self.gap_s is None else self.gap_s + _NEW_GAP_WEIGHT * (gap_s - self.gap_s)
 
     def enter(self, waiter: Waiter) -> None:

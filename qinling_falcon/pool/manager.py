@@ -67,6 +67,7 @@ class Manager:
         self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
         self._full_pass_at = 0.0
         self._is_new = True
+        self._is_crowded = True
         self._claim = claim
 
     def run(self, stopping: Event) -> None:
@@ -112,9 +113,11 @@ class Manager:
             self._full_pass_at = 0.0
 
     def _pass(self) -> None:
-        self._grow()  # first, because a call may wait for it
         if time.monotonic() < self._full_pass_at:
+            if self._starts.free_slots > 0 or self._is_crowded:
+                self._grow()
             return
+        self._grow()  # first, because a call may wait for it
         self._full_pass_at = time.monotonic() + self._settings.reap_interval_s
         self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
         self._registry.reap(self._policy.stocks)
@@ -135,6 +138,7 @@ class Manager:
     def _grow(self) -> None:
         """Start, evict and recall workers as the policy decides, and end those that drain."""
         view = self._registry.view()
+        self._is_crowded = view.workers + 2 * self._orchestrator.concurrent_starts > self._policy.max_workers
         decision = self._policy.decide(view, max(0, self._starts.free_slots), self._unable_to_start(view))
         for runtime_id in decision.starts:
             image = self._runtimes.images[runtime_id]

@@ -18,6 +18,7 @@ _FORCED_WAIT = 5  # A queue that has waited this long may take a worker that was
 _FORCED_GAP = 2  # The time between two such forced evictions or recalls.
 _FORCED_UNUSED = 1  # The longest idle worker is taken if it was unused for this long.
 _TENURE = 10  # A target without a worker takes one of a target that got its last worker this long ago.
+_SOON = 5  # Waiting calls get as many workers as are needed to serve them within this time.
 _HELD_WEIGHT = 2  # For each worker of its target, a queue counts as having waited this much less.
 
 # Other values:
@@ -42,6 +43,7 @@ class Growing:
         rank: its rank among the queues that want a worker.
         waiting: the number of calls that wait.
         room: the number of further leases that the limits allow.
+        busy_ms: the time for which a call keeps a worker busy; None: unknown.
     """
 
     runtime: str
@@ -52,11 +54,26 @@ class Growing:
     rank: float
     waiting: int
     room: int
+    busy_ms: float | None = None
 
-    @property
-    def wants(self) -> int:
-        """How many more workers are useful now. A target without a worker wants only one at first."""
-        return 1 if self.held == 0 and self.kind == "any" else min(self.waiting, self.room)
+    def wants(self, start_ms: float) -> int:
+        """How many more workers are useful now.
+
+        A target without a worker wants only one at first. Other targets want enough workers to serve the waiting calls
+        within `_SOON` starts. While the time that a call takes is unknown, they want at most as many as they have.
+
+        Args:
+            start_ms: the cost of a start.
+        """
+        most = min(self.waiting, self.room)
+        if self.kind != "any":
+            return most
+        if self.held == 0:
+            return 1
+        needed = 2.0 * self.held
+        if self.busy_ms is not None:
+            needed = math.ceil(self.waiting * self.busy_ms / (_SOON * start_ms))
+        return min(most, max(1, int(needed) - self.held))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +261,7 @@ class Policy:
         growing.sort(key=lambda one: (share >= 2 and one.held >= share, one.rank))
         freed = 0
         for queue in growing:
-            for _ in range(queue.wants):
+            for _ in range(queue.wants(self.start_ms)):
                 if starting.get(queue.runtime, 0) > 0:
                     starting[queue.runtime] -= 1
                 elif room > 0:

@@ -150,7 +150,10 @@ class Pool(Generations):
         if worker.needs_load:  # its busy time includes the import
             worker = dataclasses.replace(worker, needs_load=False)
         elif busy_s is not None:
+            is_news = queue.busy_s is None and queue.is_escalated
             queue.note_busy(busy_s)
+            if is_news:
+                self._local_queues.entries.escalate(queue)
         self._local_queues.pass_on(queue, worker)
 
     def acknowledge(self, execution_id: str) -> None:
@@ -264,6 +267,8 @@ class Pool(Generations):
         if reply[0] == b"queued":
             queue.asking -= 1
             queue.entry_count += 1
+            if reply[1] == b"1" and queue.leased == 0:  # otherwise its first worker has come meanwhile
+                queue.is_escalated = True
             waiter.is_counted = True
             return self._local_queues.wait(queue, waiter)
         if reply[0] == b"lease":
@@ -331,9 +336,13 @@ class Pool(Generations):
         self._as_of = now.decode()
         if unknown:
             self._local_queues.ask_again()
-        bounds = self._connection.call("HMGET", keys.POLICY, "calls of function", "calls of project")
+        *bounds, start_ms = self._connection.call(
+            "HMGET", keys.POLICY, "calls of function", "calls of project", "start_ms"
+        )
         if None not in bounds:
             self.call_bounds = CallBounds(*map(int, bounds))
+        if start_ms is not None:
+            self._local_queues.entries.start_s = float(start_ms) / 1000
 
 
 def _worker(reply: list[bytes]) -> tuple[LeasedWorker, StartKind]:

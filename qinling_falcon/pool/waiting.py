@@ -25,7 +25,7 @@ from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.entries import Entries
 from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseKeeper, LeaseRequest, StartKind
-from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue, NoLease, Offer, Waiter
+from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue, NoLease, Offer, Waiter
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.pool.wire import PoolUnavailable
 
@@ -68,7 +68,7 @@ class LocalQueues:
         self._scripts = scripts
         self._holder = holder
         self._journal = journal
-        self._entries = Entries(scripts, holder)
+        self.entries = Entries(scripts, holder)
         self._notifications = keys.grants(holder)
         self._queues: dict[str, LocalQueue] = {}
         self.held: set[str] = set()
@@ -87,7 +87,7 @@ class LocalQueues:
 
     def hold(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: StartKind) -> Lease:
         """Make the lease of a worker that Redis has leased to this process for `request`."""
-        queue.leased += 1
+        queue.add_leased()
         self.held.add(worker.name)
         return self._lease(queue, request, worker, cold)
 
@@ -105,7 +105,7 @@ class LocalQueues:
         self.use_offers(queue)
         while queue.spares and queue.waiters:
             self.pass_on(queue, queue.spares.pop()[0])
-        self._entries.watch(queue)
+        self.entries.watch(queue)
         try:
             return cast("Lease | NoLease", waiter.result.get())
         except PoolUnavailable:
@@ -140,13 +140,14 @@ class LocalQueues:
         waiter = queue.take_for(worker)
         if waiter is None:
             if worker.needs_load:
-                self._entries.withdraw(queue)
+                self.entries.withdraw(queue)
                 self.return_unused(queue, worker)
             elif queue.is_for_calls and queue.expects_call():
                 self._keep_spare(queue, worker)
             else:
                 self.release(queue, worker, destroy=False)
             return
+        queue.waited_lately.add(queue.waited_s(waiter))
         request = waiter.request
         has_entry = queue.entry_count > 0 or queue.counted > 0 or queue.is_unsure
         taken = self._journal.take()
@@ -169,21 +170,21 @@ class LocalQueues:
         )
         if queue.waited_ms() < PATIENCE_S * 1000:
             queue.is_escalated = False
-        self._entries.watch(queue)
+        self.entries.watch(queue)
 
     def _keep_spare(self, queue: LocalQueue, worker: LeasedWorker) -> None:
         """Keep a free worker for the next call, which saves a release and a lease."""
         queue.spares.append((worker, time.monotonic()))
         if not queue.is_spare_timed:
             queue.is_spare_timed = True
-            gevent.spawn_later(SPARE_S, self._release_spares, queue)
+            gevent.spawn_later(queue.spare_s, self._release_spares, queue)
 
     def _release_spares(self, queue: LocalQueue) -> None:
         for worker in queue.expired_spares():
             self.release(queue, worker, destroy=False)
         queue.is_spare_timed = bool(queue.spares)
         if queue.spares:
-            gevent.spawn_later(queue.spares[0][1] + SPARE_S - time.monotonic(), self._release_spares, queue)
+            gevent.spawn_later(queue.spares[0][1] + queue.spare_s - time.monotonic(), self._release_spares, queue)
 
     def close(self) -> None:
         """Release the spare workers."""
@@ -216,7 +217,7 @@ class LocalQueues:
 
     def update_entry(self, queue: LocalQueue) -> None:
         """Tell Redis how many calls of this process still wait."""
-        self._entries.update(queue)
+        self.entries.update(queue)
         self.discard_unused(queue)
 
     def ask_again(self) -> None:
@@ -264,7 +265,7 @@ class LocalQueues:
         if timed_out and queue.entry_count:
             self.update_entry(queue)
         if queue.waiters and queue.waiters[0].arrived < now - _REPEAT_S and queue.reported_at < now - _REPEAT_S:
-            self._entries.repeat(queue)
+            self.entries.repeat(queue)
         elif queue.is_unsure and not queue.waiters and not queue.asking:
             self.update_entry(queue)
 
@@ -325,7 +326,9 @@ class LocalQueues:
         worker_id, address, secret, token, cold, needs_load = parts
         worker = LeasedWorker(worker_id, address, secret, int(token), needs_load == "1")
         queue = self.queue_named(name)
-        queue.leased += 1
+        queue.add_leased()
+        # The first worker of a target ends the escalation of its queue.
+        queue.is_escalated = queue.is_escalated and (queue.leased > 1 or not worker.needs_load)
         if queue.entry_count > 0 or queue.asking:  # otherwise the call has left, and the count was lowered then
             # If two messages have crossed, Redis may have another count.
             queue.is_unsure = queue.is_unsure or queue.entry_count <= 0
@@ -356,7 +359,7 @@ class LocalQueues:
             self._remove(queue, waiter)
         elif waiter.gate.is_open and waiter.deadline == math.inf:
             waiter.deadline = time.monotonic() + waiter.wait_s
-            self._entries.watch(queue)
+            self.entries.watch(queue)
 
 
 def _ignore(reply: Any) -> None:

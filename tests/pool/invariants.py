@@ -43,6 +43,7 @@ def every_worker_is_in_the_sets_of_its_state_only(seen: Snapshot) -> None:
     assert not places, "workers that nothing knows"
     assert seen["held"] == {target: count for target, count in held.items() if count}
     assert set(seen["assigned_at"]) == set(seen["held"])
+    assert set(seen["busy"]) <= set(seen["held"])
 
 
 def counts_are_what_is_there(seen: Snapshot) -> None:

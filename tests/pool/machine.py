@@ -240,7 +240,8 @@ class Machine(RuleBasedStateMachine):
                 one.is_counted = True
             if holder.oldest(queue, self.now) >= REPEAT_MS:
                 holder.unsure.add(queue)
-            self.run("escalate", holder.name, queue, holder.change(queue), holder.oldest(queue, self.now))
+            busy_ms = self.now % 3 * 10 or ""
+            self.run("escalate", holder.name, queue, holder.change(queue), holder.oldest(queue, self.now), busy_ms)
 
     def leave(self, holder: Holder, queue: str) -> None:
         if queue in holder.unsure and holder.waiting[queue]:

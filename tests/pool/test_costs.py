@@ -81,7 +81,7 @@ def costs_beside(connection: PipelinedConnection, others: int) -> dict[str, int]
         commands.scripts.run("release", worker, token, 0, f"h{number}", "e")
         start()
         commands.scripts.run("lease", *lease(f"h{number}", f"busy{number}"))
-        assert commands.scripts.run("lease", *lease(f"h{number}", f"busy{number}")) == [b"queued"]
+        assert commands.scripts.run("lease", *lease(f"h{number}", f"busy{number}"))[0] == b"queued"
     for holder in ("me", "you"):
         commands.scripts.run("heartbeat", holder, 0, "")
     for _ in range(2):
@@ -94,16 +94,16 @@ def costs_beside(connection: PipelinedConnection, others: int) -> dict[str, int]
     _, worker, _, _, token, *_ = commands.run("lease of an idle worker", "lease", *lease("me", "f"))
     _, token = commands.run("renew", "renew", *renew("me", worker, token))
     for number in range(others):
-        assert commands.scripts.run("lease", *lease(f"h{number}", "f")) == [b"queued"]
-    assert commands.run("queued call: lease", "lease", *lease("you", "f")) == [b"queued"]
+        assert commands.scripts.run("lease", *lease(f"h{number}", "f"))[0] == b"queued"
+    assert commands.run("queued call: lease", "lease", *lease("you", "f"))[0] == b"queued"
     commands.run("leave", "leave", "you", queue, "-1", 0)
     for number in range(others):
         commands.scripts.run("leave", f"h{number}", queue, "=0", 0)
-    assert commands.scripts.run("lease", *lease("you", "f")) == [b"queued"]
+    assert commands.scripts.run("lease", *lease("you", "f"))[0] == b"queued"
     for number in range(others):
-        assert commands.scripts.run("lease", *lease(f"h{number}", "f")) == [b"queued"]
+        assert commands.scripts.run("lease", *lease(f"h{number}", "f"))[0] == b"queued"
     commands.scripts.run("lease", *lease("me", "other"))  # takes the last warm worker
-    commands.run("queued call: escalate", "escalate", "you", queue, "+0", 10)
+    commands.run("queued call: escalate", "escalate", "you", queue, "+0", 10, 20)
     commands.run("queued call: the release that offers it the worker", "release", worker, token, 0, "me", "next")
     [(worker, token)] = held(connection, "f")
     accept = renew("you", worker, token, queue, "+0")

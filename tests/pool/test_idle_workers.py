@@ -19,7 +19,7 @@ def test_calls_get_idle_workers_of_their_target_before_a_warm_one(connection: Pi
         lease.used()
         lease.released()
         lease.committed()
-    ScriptRunner(connection).run("escalate", HOLDER, request.queue, 3, 10)
+    ScriptRunner(connection).run("escalate", HOLDER, request.queue, 3, 10, "")
     assert connection.call("LLEN", f"{ANCHOR}:grants:{HOLDER}") == 3
     assert connection.call("ZCARD", f"{ANCHOR}:idle:{request.target}") == 0
     assert connection.call("ZCARD", f"{ANCHOR}:warm:{request.runtime_id}") == 2

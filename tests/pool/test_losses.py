@@ -66,7 +66,7 @@ def test_entries_of_a_process_that_dies_before_redis_knows_it_leave_the_queue(si
     entry = "python3|f:0:digest|any|p"
     side.connection.call("FLUSHALL")
     side.configure(warm=0)
-    side.pool._scripts.run("escalate", "dead", entry, "=1", 2000)
+    side.pool._scripts.run("escalate", "dead", entry, "=1", 2000, "")
     assert side.registry.snapshot()[f"counts:{entry}"] == {"dead": "1"}
 
     reap_until(side, lambda: f"counts:{entry}" not in side.registry.snapshot())

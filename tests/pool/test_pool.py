@@ -176,7 +176,7 @@ def test_a_call_waits_beside_the_last_warm_worker_when_its_target_has_one(side: 
     first, second = side.lease(), side.waiting().get(timeout=10)
 
     third = side.waiting()
-    assert side.request().queue in side.registry.snapshot()["escalated:python3"]
+    wait_until(lambda: side.request().queue in side.registry.snapshot()["escalated:python3"])
     assert list(side.registry.snapshot()["warm:python3"]) == ["w2"]
     assert not third.ready()
 

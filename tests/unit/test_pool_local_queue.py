@@ -96,16 +96,52 @@ def test_a_quick_function_gets_some_workers_before_its_calls_wait(queue: LocalQu
     assert queue.expects_worker_soon()
 
 
+START_S = 0.02
+
+
 def test_calls_want_no_further_worker_while_those_of_their_process_are_quick(queue: LocalQueue) -> None:
     """Such calls wait for their process, which more workers do not make faster."""
     queue.note_busy(PATIENCE_S / 8)
     for _ in range(3):
         queue.enter(waiter(2 * PATIENCE_S))
     run(queue, 0, 0, 0, 0)
-    assert queue.may_delay_escalation()
-    for _ in range(40):
+    assert queue.may_delay_escalation(START_S)
+    for _ in range(400):
         queue.enter(waiter())
-    assert not queue.may_delay_escalation()
+    assert not queue.may_delay_escalation(START_S)
+
+
+def test_calls_want_no_further_worker_before_their_waits_cost_as_much_as_two_starts(queue: LocalQueue) -> None:
+    queue.note_busy(START_S / 2)
+    run(queue, 0)
+    queue.enter(waiter(PATIENCE_S))
+    assert queue.may_delay_escalation(START_S)
+    queue.waited_lately.add(START_S)
+    assert not queue.may_delay_escalation(START_S)
+    assert queue.may_delay_escalation(2 * START_S)
+
+
+def test_a_call_that_would_wait_for_longer_than_two_starts_wants_a_further_worker(queue: LocalQueue) -> None:
+    queue.note_busy(2 * START_S)
+    run(queue, 0)
+    queue.enter(waiter(PATIENCE_S))
+    assert not queue.may_delay_escalation(START_S)
+
+
+def test_waits_are_forgotten_after_a_time(queue: LocalQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.waited_lately.add(0.05)
+    monkeypatch.setattr("qinling_falcon.pool.local_queue.time.monotonic", lambda: NOW + 1)
+    assert queue.waited_lately.sum() == pytest.approx(0.04)
+    monkeypatch.setattr("qinling_falcon.pool.local_queue.time.monotonic", lambda: NOW + 60)
+    assert queue.waited_lately.sum() == 0
+
+
+def test_the_wait_before_the_first_worker_of_the_process_does_not_count(queue: LocalQueue) -> None:
+    queue.enter(waiter(60))
+    assert not queue.may_delay_escalation(START_S)
+    queue.add_leased()
+    assert queue.waited_s(queue.waiters[0]) == 0
+    assert queue.may_delay_escalation(START_S)  # how long calls take will be known soon
 
 
 def test_calls_that_have_waited_for_very_long_want_a_further_worker_in_any_case(queue: LocalQueue) -> None:
@@ -113,7 +149,17 @@ def test_calls_that_have_waited_for_very_long_want_a_further_worker_in_any_case(
     queue.note_busy(PATIENCE_S / 100)
     assert queue.expects_worker_soon()
     queue.enter(waiter(60))
-    assert not queue.may_delay_escalation()
+    assert not queue.may_delay_escalation(START_S)
+
+
+def test_the_longer_calls_take_the_longer_a_free_worker_is_kept(queue: LocalQueue) -> None:
+    assert queue.spare_s == SPARE_S
+    queue.note_busy(SPARE_S / 10)
+    assert queue.spare_s == SPARE_S
+    queue.busy_s = 4 * SPARE_S
+    assert queue.spare_s == 4 * SPARE_S
+    queue.busy_s = 60
+    assert queue.spare_s == 5 * SPARE_S
 
 
 def test_the_time_that_a_worker_is_busy_is_a_moving_mean(queue: LocalQueue) -> None:

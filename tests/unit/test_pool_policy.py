@@ -36,7 +36,7 @@ def growing(target: str = "f", *, waited: float = 0, **parts: Any) -> Growing:
     held = parts.get("held", 0)
     values = {
         "runtime": "A", "kind": "any", "held": held, "rank": arrival + 2 * S * held, "waiting": 1, "room": 100,
-        "target": target, "arrival": arrival,
+        "target": target, "arrival": arrival, "busy_ms": 60_000.0,
     }  # fmt: skip
     return Growing(**{**values, **parts})
 
@@ -72,6 +72,18 @@ class TestStarts:
         assert decide(view(workers=0, growing=[growing(waiting=3, held=1)])).starts == ["A"] * 3
         assert decide(view(workers=0, growing=[growing(waiting=3, held=1, room=2)])).starts == ["A"] * 2
         assert decide(view(workers=0, growing=[growing(waiting=3, kind="warm")])).starts == ["A"] * 3
+
+    def test_calls_that_their_workers_will_have_served_soon_need_no_further_one(self) -> None:
+        def starts(**parts: Any) -> int:
+            return len(decide(view(workers=0, growing=[growing(**parts)]), slots=100).starts)
+
+        assert starts(waiting=20, held=1, busy_ms=S) == 3  # four workers serve 20 calls of S within 5 S
+        assert starts(waiting=20, held=3, busy_ms=S) == 1
+        assert starts(waiting=20, held=9, busy_ms=S) == 1  # a process has asked for one
+
+    def test_while_it_is_not_known_how_long_calls_take_a_target_has_at_most_twice_as_many_workers(self) -> None:
+        pool = view(workers=0, growing=[growing(waiting=20, held=3, busy_ms=None)])
+        assert decide(pool, slots=100).starts == ["A"] * 3
 
     def test_workers_that_are_starting_already_count(self) -> None:
         pool = view(workers=2, growing=[growing(waiting=3, held=1)], runtimes=[runtime(starting=2)])

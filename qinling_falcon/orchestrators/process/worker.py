@@ -70,7 +70,9 @@ class Worker:
             StartFailed: it ended or did not answer in time.
         """
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
+            with socket.socket() as connection:  # `create_connection` would resolve the address in a thread
+                connection.settimeout(timeout_s)
+                connection.connect(("127.0.0.1", port))
                 connection.sendall(b"GET /ping HTTP/1.1\r\n\r\n")
                 answer = connection.recv(1024)
         except TimeoutError:

@@ -1,9 +1,9 @@
 -- escalate: asks for one more worker, because calls of a process have waited too long for a worker of their target.
 -- include: limits workers queues leases
 -- ARGV    2 holder  3 queue  4 the change of its number of waiting calls, as in leave
---         5 for how many ms the oldest of them has waited
+--         5 for how many ms the oldest of them has waited  6 for how many ms a call keeps a worker busy, or ''
 -- reads   concurrency, held, policy, idle:<target>, warm:<runtime>
--- writes  the entry of the holder, escalated:<runtime> or blocked:, wakeups; for queues that are served now their
+-- writes  the entry of the holder, busy, escalated:<runtime> or blocked:, wakeups; for queues that are served now their
 --         entries, what lease writes, grants:<holder>
 -- returns 1: the queue is escalated, or its calls were offered workers; 0: a limit blocks it
 -- promises  The calls get all idle workers of their target before a warm one. A target without a worker gets a warm
@@ -11,6 +11,7 @@
 
 local runtime, target, project_id = parse_queue(ARGV[3])
 change_entry(ARGV[3], ARGV[2], ARGV[4], now - tonumber(ARGV[5]))
+if ARGV[6] ~= '' and held_by(target) > 0 then call('HSET', BUSY, target, ARGV[6]) end
 -- Calls that waited in their process did not ask for idle workers, so there may be several of these.
 local how = 'served'
 for _ = 1, LOOK_AT do

@@ -10,7 +10,8 @@
 --         entry: queue:<queue>, counts:<queue>, entries:<holder>, waiting, escalated:<runtime> or blocked:, former
 -- returns {'stale'}: a generation differs or is missing; only the acknowledged executions were removed
 --         {'lease', worker, address, secret, token, cold, needs_load}
---         {'queued'}: the holder has an entry in the queue of the target, and will be notified
+--         {'queued', escalated}: the holder has an entry in the queue of the target, and will be notified; escalated is
+--         '1' if the queue is escalated already
 --         {'busy'}: no worker is free, and the call does not wait
 --         {'full', bound, waiting, most}: no worker is free, and the queue is full; bound is 'function', 'project' or
 --         'all', waiting is the number of waiting calls that this limit counts, most is the limit
@@ -75,5 +76,6 @@ if is_blocked then
   block(queue, runtime, project_id)
 elseif held == 0 or kind == 'warm' then
   escalate(queue)
+  return {'queued', '1'}
 end
-return {'queued'}
+return {'queued', '0'}

@@ -11,7 +11,9 @@ local function show(command, name, ...)
   answer[#answer + 1] = call(command, P .. name, ...)
 end
 
-for _, name in ipairs({'runtimes', 'lost', 'bare', 'concurrency', 'waiting', 'policy'}) do show('HGETALL', name) end
+for _, name in ipairs({'runtimes', 'lost', 'bare', 'concurrency', 'waiting', 'policy', 'busy'}) do
+  show('HGETALL', name)
+end
 show('SMEMBERS', 'workers')
 for _, name in ipairs({'idle', 'leases', 'draining', 'holders', 'former', 'held', 'assigned_at'}) do
   show('ZRANGE', name, 0, -1, 'WITHSCORES')

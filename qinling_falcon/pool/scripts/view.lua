@@ -1,7 +1,7 @@
 -- view: reads what the manager needs to decide on growth and evictions, in bounded size.
 -- include: limits workers queues leases
 -- ARGV    2 the most queues to look at  3 the most queues to return  4 the most idle workers and targets to return
--- reads   runtimes, policy, the heads of warm:, escalated:, idle, held and assigned_at, the workers named there
+-- reads   runtimes, policy, busy, the heads of warm:, escalated:, idle, held and assigned_at, the workers named there
 -- writes  for queues that are served now their entries, what lease writes, grants:<holder>; escalated:, blocked:
 -- returns JSON (see `pool/policy.py`)
 -- promises  Queues that a limit blocks are not among the first escalated ones. Queues that no limit blocks any more are
@@ -34,7 +34,7 @@ for at = 1, #configured, 2 do
       growing[#growing + 1] = {
         runtime = runtime, target = target, kind = kind, arrival = oldest(queue), held = held_by(target),
         rank = tonumber(call('ZSCORE', P .. 'escalated:' .. runtime, queue)), waiting = waiting,
-        room = room_of(counts),
+        room = room_of(counts), busy_ms = tonumber(call('HGET', BUSY, target) or nil),
       }
     end
   end

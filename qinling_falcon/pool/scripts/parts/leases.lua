@@ -27,7 +27,12 @@ local function begin_lease(worker, is_warm, wanted, counts)
   local token = text(math.max((tonumber(is[3]) or 0) + 1, now))
   if is_warm then
     take_warm(worker, wanted.runtime)
-    if held_by(wanted.target) == 0 then call('HINCRBY', POLICY, 'first ' .. wanted.runtime, 1) end
+    if held_by(wanted.target) == 0 then
+      call('HINCRBY', POLICY, 'first ' .. wanted.runtime, 1)
+      -- The processes decide whether one worker is enough for all waiting calls.
+      local queue = queue_of(wanted.runtime, wanted.target, wanted.project_id, 'any')
+      call('ZREM', P .. 'escalated:' .. wanted.runtime, queue)
+    end
     assign(worker, wanted.target)
     update_rank(wanted.runtime, wanted.target, wanted.project_id)
     -- Otherwise the manager's next pass refills the stock. A start at once would take CPU time from this call.

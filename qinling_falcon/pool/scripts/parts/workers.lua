@@ -3,7 +3,7 @@
 -- A worker is in exactly one state (starting, warm, idle, leased, draining) and in the sets of that state only.
 
 local RUNTIMES, WORKERS, DRAINING, BARE = P .. 'runtimes', P .. 'workers', P .. 'draining', P .. 'bare'
-local IDLE, LEASES, HELD, ASSIGNED_AT = P .. 'idle', P .. 'leases', P .. 'held', P .. 'assigned_at'
+local IDLE, LEASES, HELD, ASSIGNED_AT, BUSY = P .. 'idle', P .. 'leases', P .. 'held', P .. 'assigned_at', P .. 'busy'
 
 local function record(worker)
   return P .. 'worker:' .. worker
@@ -32,6 +32,7 @@ local function unassign(worker, target)
   if tonumber(call('ZINCRBY', HELD, -1, target)) > 0 then return false end
   call('ZREM', HELD, target)
   call('ZREM', ASSIGNED_AT, target)
+  call('HDEL', BUSY, target)
   return true
 end
 
