@@ -26,8 +26,11 @@ _LONGEST_SPARE_S = 0.025
 # share a commit.
 _FEWEST_WORKERS = 4
 _QUICK_S = 0.001
-# A call that expects a worker of its process soon does not make its queue escalate before it has waited for so long.
-_LONGEST_PATIENCE_S = 0.1
+# A call that has waited for so long, or for as long as so many starts take, makes its queue escalate in any case,
+_LONG_PATIENCE_S = 0.1
+_LONG_STARTS = 5
+# but at least after so long.
+_LONGEST_PATIENCE_S = 1.0
 # A worker whose execution has run for more than twice the mean and this time is left out of the estimate.
 _OVERDUE_S = 0.02
 # A process wants one more worker when its calls have waited for as long as this number of starts costs,
@@ -250,7 +253,7 @@ class LocalQueue:
             start_s: the cost of a start.
         """
         waited_s = self.waited_s(self.waiters[0])
-        if waited_s >= _LONGEST_PATIENCE_S:
+        if waited_s >= min(_LONGEST_PATIENCE_S, max(_LONG_PATIENCE_S, _LONG_STARTS * start_s)):
             return False
         if self.leased == 0:
             expected_s = self.busy_s or 0.0  # a worker of another process will be free
