@@ -27,8 +27,11 @@ _LONGEST_SPARE_S = 0.025
 # share a commit.
 _FEWEST_WORKERS = 4
 _QUICK_S = 0.001
-# While the process expects a worker of its own soon, a call waits this long before its queue escalates.
-_LONGEST_PATIENCE_S = 0.1
+# A queue escalates in any case when its oldest call has waited for this time, or for `_LONG_STARTS` times the cost of a
+# start if that is more, but after `_LONGEST_PATIENCE_S` at most.
+_LONG_PATIENCE_S = 0.1
+_LONG_STARTS = 5
+_LONGEST_PATIENCE_S = 1.0
 # The estimate leaves out a worker whose execution has run for more than twice the mean time and this time.
 _OVERDUE_S = 0.02
 # A process wants one more worker when its calls have recently waited for `_STARTS` times the cost of a start, in total.
@@ -248,13 +251,13 @@ class LocalQueue:
         """Whether waiting costs less than one more worker.
 
         The cost of waiting is the sum of the recent waiting times, the present wait of the oldest call, and the
-        expected wait of one more call. Above `_LONGEST_PATIENCE_S` the queue escalates in any case.
+        expected wait of one more call. After a long wait the queue escalates in any case.
 
         Args:
             start_s: the cost of a start.
         """
         waited_s = self.waited_s(self.waiters[0])
-        if waited_s >= _LONGEST_PATIENCE_S:
+        if waited_s >= min(_LONGEST_PATIENCE_S, max(_LONG_PATIENCE_S, _LONG_STARTS * start_s)):
             return False
         if self.leased == 0:
             expected_s = self.busy_s or 0.0  # a worker of another process will be free

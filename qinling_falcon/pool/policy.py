@@ -18,7 +18,7 @@ _FORCED_WAIT = 5  # A queue that has waited this long may take a worker that was
 _FORCED_GAP = 2  # The time between two such forced evictions or recalls.
 _FORCED_UNUSED = 1  # The longest idle worker is taken if it was unused for this long.
 _TENURE = 10  # A target without a worker takes one of a target that got its last worker this long ago.
-_SOON = 5  # Waiting calls get as many workers as are needed to serve them within this time.
+_SOON = 50  # Waiting calls get as many workers at once as are needed to serve them within this time.
 _HELD_WEIGHT = 2  # For each worker of its target, a queue counts as having waited this much less.
 
 # Other values:

@@ -77,9 +77,9 @@ class TestStarts:
         def starts(**parts: Any) -> int:
             return len(decide(view(workers=0, growing=[growing(**parts)]), slots=100).starts)
 
-        assert starts(waiting=20, held=1, busy_ms=S) == 3  # four workers serve 20 calls of S within 5 S
-        assert starts(waiting=20, held=3, busy_ms=S) == 1
-        assert starts(waiting=20, held=9, busy_ms=S) == 1  # a process has asked for one
+        assert starts(waiting=200, held=1, busy_ms=S) == 3  # four workers serve 200 calls of S within 50 S
+        assert starts(waiting=200, held=3, busy_ms=S) == 1
+        assert starts(waiting=200, held=9, busy_ms=S) == 1  # a process has asked for one
 
     def test_while_it_is_not_known_how_long_calls_take_a_target_has_at_most_twice_as_many_workers(self) -> None:
         pool = view(workers=0, growing=[growing(waiting=20, held=3, busy_ms=None)])
