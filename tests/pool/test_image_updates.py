@@ -104,8 +104,8 @@ def test_idle_workers_are_replaced_where_there_is_no_room_for_stock(house: House
 @pytest.mark.parametrize("emptied", [False, True])
 def test_a_worker_that_was_starting_with_the_old_image_does_not_serve(house: House, emptied: bool) -> None:
     known: list[str] = []
-    ready = house.registry.ready
-    house.registry.ready = lambda *args: known.append(args[-1]) or ready(*args)
+    mark_ready = house.registry.mark_ready
+    house.registry.mark_ready = lambda *args: known.append(args[-1]) or mark_ready(*args)
     house.orchestrator.held_up["old"] = Event()
     house.end(house.lease("f"))  # takes one of the stock
     wait_until(lambda: house.states("old")["starting"] == 1)
@@ -152,7 +152,7 @@ def test_a_failing_image_leaves_the_old_workers_and_says_why(house: House, error
 
 def test_a_failing_image_is_given_up_also_while_workers_of_the_old_one_start(house: House) -> None:
     known: list[str] = []
-    ready, start = house.registry.ready, house.orchestrator.start
+    mark_ready, start = house.registry.mark_ready, house.orchestrator.start
 
     def start_between_old_ones(worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         if image == "new":
@@ -161,7 +161,7 @@ def test_a_failing_image_is_given_up_also_while_workers_of_the_old_one_start(hou
             wait_until(lambda: len(known) > seen)
         return start(worker_id, image, runtime_id)
 
-    house.registry.ready = lambda *args: ready(*args) or known.append(args[-1])
+    house.registry.mark_ready = lambda *args: mark_ready(*args) or known.append(args[-1])
     house.orchestrator.start = start_between_old_ones
     house.orchestrator.broken["new"] = StartFailed("it does not start")
     house.change_image("new")
