@@ -76,7 +76,7 @@ class State:
         self.functions: list[Function] = []
 
     def set_limits(self, project: int = FAR) -> None:
-        self.scripts.run("set_limits", FAR, project, FAR, FAR, 20)
+        self.scripts.run("set_limits", FAR, project, FAR, FAR, 20, FAR, FAR, FAR)
 
     def fill(self, functions: int) -> None:
         """`functions` functions with `EACH` idle workers each, and one warm worker."""
