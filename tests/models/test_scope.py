@@ -51,6 +51,8 @@ WRITTEN = {
     # What was run, with the project of the one who ran it; and the count of what was reached to be run.
     "models.records._upsert": ["database.execute_sql", "database.execute_sql"],
     "models.records._count": ["database.execute_sql", "database.execute_sql"],
+    # The row of an execution that this process has just begun, by its id.
+    "models.execution.withdraw": ["Execution.delete"],
     # Rows of executions that were accepted, by their ids.
     "models.records._end": ["database.execute_sql"],
     # Ids of trusts that no row names, or that Keystone has deleted.

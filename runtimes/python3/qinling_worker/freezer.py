@@ -27,6 +27,7 @@ class Freezer:
     def __init__(self, fd: int | None, template: TemplateLink) -> None:
         self._fd = fd
         self._template = template
+        self._checked: int | None = None
         self.frozen = False
 
     def freeze(self, child: int) -> None:
@@ -35,8 +36,10 @@ class Freezer:
         Args:
             child: the pid of the child. It shows whether the processes are in the group.
         """
-        if self._fd is not None and not _is_in_child_group(child):
-            self._fd = None
+        if child != self._checked:
+            self._checked = child
+            if self._fd is not None and not _is_in_child_group(child):
+                self._fd = None
         if self._fd is None:
             self._template.pause()
         else:

@@ -36,9 +36,12 @@ from .scratch import ScratchSpace
 from .target import Target
 from .template_link import TemplateLink
 
-_SHORT_CALL_S = 0.001  # the limits of a shorter call are not checked while it runs
+# The limits of a shorter call are not checked while it runs.
+_SHORT_CALL_S = 0.001
 _CHECK_INTERVAL_S = 0.02
-_LONGEST_INTERVAL_S = 0.5  # of a long call, where a control group bounds its memory as well
+# Where a control group bounds the memory as well, limits are checked less often: each check wakes this process.
+_FIRST_CHECK_S = 0.05
+_LONGEST_INTERVAL_S = 0.5
 _IDLE_S = 0.1  # a child that has been idle for so long is frozen
 _CLEAN_TIMEOUT_S = 25.0
 _FORK_TIMEOUT_S = 3.0
@@ -174,7 +177,7 @@ class Supervisor:
         child.calls += 1
         call.started = now = time.monotonic()
         self._deadline = now + call.timeout_s
-        self._wake = now + min(_SHORT_CALL_S, call.timeout_s)
+        self._wake = now + min(_FIRST_CHECK_S if self._memory.is_bounded else _SHORT_CALL_S, call.timeout_s)
         child.send(call.body)
 
     def _on_frame(self, kind: int, duration: float, payload: bytes) -> None:
@@ -496,7 +499,7 @@ class Supervisor:
         """Seconds until the next check. The checks of many long calls would use all processors."""
         if self._state is not State.BUSY or self._call is None or not self._memory.is_bounded:
             return _CHECK_INTERVAL_S
-        return min(max(_CHECK_INTERVAL_S, (now - self._call.started) / 10), _LONGEST_INTERVAL_S)
+        return min(max(_FIRST_CHECK_S, (now - self._call.started) / 10), _LONGEST_INTERVAL_S)
 
     def _thaw(self) -> None:
         if self._freezer.frozen:
