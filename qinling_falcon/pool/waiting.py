@@ -294,6 +294,9 @@ class LocalQueues:
             # The lease may have the old token or the new one, so this process can't end it. The reaper does.
             queue.is_unsure = True
             self.forget_lease(queue, worker)
+            if waiter.request.detail:
+                # The execution may be in the journal. It is not to be recorded as lost, because it has not begun.
+                self._journal.acknowledge(waiter.request.execution_id)
             waiter.result.set_exception(reply)
             queue.ask_again()
             return
