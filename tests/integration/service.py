@@ -93,6 +93,11 @@ class Service:
         process.send_signal(sig)
         return process.wait(30)
 
+    def web_processes(self) -> list[int]:
+        """The pids of the web processes: Gunicorn's children."""
+        master = self.processes["web"].pid
+        return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+
     def close(self) -> None:
         for name in ("web", "pool"):
             if name in self.processes:

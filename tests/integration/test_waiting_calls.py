@@ -9,13 +9,7 @@ from pathlib import Path
 
 from qinling_falcon.settings import MIB
 from tests.integration.held_calls import QUICK, SLOW, SOON_S, calls_of, running, waiting
-from tests.integration.service import Service, running_service, wait_until
-
-
-def web_processes(service: Service) -> list[int]:
-    """The pids of the web processes: Gunicorn's children."""
-    master = service.processes["web"].pid
-    return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+from tests.integration.service import running_service, wait_until
 
 
 def memory_mib(pid: int) -> int:
@@ -77,7 +71,7 @@ def test_calls_that_waited_in_a_killed_process_are_counted_no_more() -> None:
             calls.send(50)
             wait_until("they wait", lambda: waiting(service, slow) == 48)
 
-            for pid in web_processes(service):
+            for pid in service.web_processes():
                 os.kill(pid, signal.SIGKILL)
 
             wait_until("none is counted", lambda: waiting(service, slow) == 0)
@@ -98,7 +92,7 @@ def test_waiting_inputs_take_bounded_memory() -> None:
     """Each input takes 4 MiB, because one wide character makes all characters of a Python string wide."""
     with running_service(web_concurrency=1, max_workers=2, invoke_queue_timeout_s=60) as service:
         slow = service.function(SLOW, timeout=70, memory_size=128 * MIB)
-        [web] = web_processes(service)
+        [web] = service.web_processes()
         before = memory_mib(web)
         with calls_of(service, slow) as calls:
             for _ in range(80):

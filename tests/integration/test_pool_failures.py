@@ -1,0 +1,250 @@
+"""A process is killed, or the reply to a renewal is lost, at the worst moment of a call; and code changes during a run.
+
+There is one worker and one web process, which reaches Redis through a proxy.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+import requests
+
+from tests.integration.held_calls import QUICK, waiting
+from tests.integration.pool_failures import (
+    NO_TIME,
+    SLEEPER,
+    Calls,
+    PoolRecords,
+    Sleep,
+    calls_beside,
+    check_settled,
+    events_of,
+    has_no_answer,
+    kill_web,
+    output_of,
+    pool_records,
+    status_of,
+    stopped,
+    workers_of,
+)
+from tests.integration.service import Service, package, running_service, wait_until
+from tests.servers.valkey_proxy import ValkeyProxy, valkey_proxy
+
+pytestmark = pytest.mark.xdist_group("pool-failures")
+
+CALLERS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Town:
+    """A service, what stands before its Redis, and what is in it."""
+
+    service: Service
+    proxy: ValkeyProxy
+    records: PoolRecords
+
+
+@pytest.fixture(scope="module")
+def town() -> Iterator[Town]:
+    limits = {"max_workers": 1, "warm_workers": 1, "function_concurrency": 4, "project_concurrency": 4}
+    times = {"holder_ttl_s": 3, "reap_interval_s": 0.3, "invoke_queue_timeout_s": 20}
+    with (
+        running_service(web_concurrency=1, **limits, **times) as service,
+        valkey_proxy(service.environ["REDIS_URL"]) as proxy,
+        pool_records(service) as records,
+    ):
+        service.runtime()
+        service.stop("web")
+        environ, service.environ = service.environ, service.environ | {"REDIS_URL": proxy.url}
+        service.start_web()
+        service.environ = environ
+        wait_until("web is back", lambda: service.request("GET", "/readyz").status_code == 200)
+        try:
+            yield Town(service, proxy, records)
+        finally:
+            service.stop("web")
+
+
+def begin_run(town: Town, calls: Calls, function_id: str) -> tuple[Sleep, list[Future[requests.Response]]]:
+    """A call that runs, and two that wait for its worker."""
+    first = calls.begin_sleep(function_id)
+    waiters = [calls.begin(function_id, NO_TIME) for _ in range(2)]
+    wait_until("two wait", lambda: waiting(town.service, function_id) == 2)
+    return first, waiters
+
+
+def end_first_and_hold_renewal(town: Town, first: Sleep) -> None:
+    """The first call ends. Redis renews its lease for the next one, of which the web process does not hear."""
+    before = town.records.executions()
+    town.proxy.hold_reply_to("renew")
+    first.end()
+    wait_until("the next execution is in the journal", lambda: town.records.executions() - before)
+    assert status_of(first.answer) == "success"
+
+
+def test_a_worker_that_is_offered_to_a_killed_process_serves_another_one(town: Town) -> None:
+    service = town.service
+    function_id = service.function(QUICK)
+    service.call(function_id)
+    with calls_beside(service) as calls:
+        with stopped(service.processes["pool"]):
+            assert service.request("POST", f"/v1/functions/{function_id}/detach").status_code == 202
+            call = calls.begin(function_id)
+            wait_until("its process wants a worker", town.records.escalated)
+            kill_web(service)
+            assert has_no_answer(call)
+        wait_until("the offer has expired", lambda: "offer_expired" in events_of(service, function_id))
+
+    assert service.call(function_id)["status"] == "success"
+    check_settled(service, town.records, function_id, {"success": 2})
+
+
+def test_an_execution_whose_process_is_killed_before_its_worker_gets_it_is_recorded_once(town: Town) -> None:
+    function_id = town.service.function(SLEEPER, timeout=300)
+    with calls_beside(town.service) as calls:
+        first, waiters = begin_run(town, calls, function_id)
+        end_first_and_hold_renewal(town, first)
+
+        kill_web(town.service)
+
+        assert all(has_no_answer(call) for call in waiters)
+    check_settled(town.service, town.records, function_id, {"success": 1, "error": 1})
+
+
+def test_a_call_whose_renewal_has_no_reply_is_refused_without_a_record_and_the_next_one_served(town: Town) -> None:
+    function_id = town.service.function(SLEEPER, timeout=300)
+    with calls_beside(town.service) as calls:
+        first, waiters = begin_run(town, calls, function_id)
+        end_first_and_hold_renewal(town, first)
+
+        town.proxy.cut_held()
+
+        assert sorted(status_of(call) for call in waiters) == ["503", "success"]
+    check_settled(town.service, town.records, function_id, {"success": 2})
+
+
+def test_an_execution_whose_process_is_killed_before_its_commit_is_recorded_once(town: Town) -> None:
+    service, records = town.service, town.records
+    function_id = service.function(QUICK)
+    service.call(function_id)
+    wait_until("the call is committed", lambda: not records.of_calls())
+    with calls_beside(service) as calls, closing(sqlite3.connect(service.var_dir / "qinling.db")) as database:
+        database.execute("BEGIN IMMEDIATE")  # a lock: nobody else can commit
+        call = calls.begin(function_id)
+        wait_until("it has begun", records.executions)
+        wait_until("its worker is free", lambda: [row["state"] for row in workers_of(service, function_id)] == ["idle"])
+        assert records.executions() and not call.done()
+
+        kill_web(service)
+
+        assert has_no_answer(call)
+    check_settled(service, records, function_id, {"success": 1, "error": 1})
+
+
+def tells_number(number: int) -> str:
+    return f"import time\ndef main():\n    now = time.time()\n    time.sleep(0.02)\n    return [{number}, now]\n"
+
+
+class Run:
+    """Some callers, who call a function with a single worker again and again, so that its lease is renewed.
+
+    Attributes:
+        refused: HTTP statuses of calls that were not run.
+    """
+
+    def __init__(self, town: Town, function_id: str):
+        self._town = town
+        self._function_id = function_id
+        self._done = threading.Event()
+        self._outputs: list[tuple[int, float]] = []
+        self.refused: list[int] = []
+
+    def count(self, number: int) -> int:
+        """How many calls have run the code with this number."""
+        return sum(ran == number for ran, _ in self._outputs)
+
+    def begun_after(self, moment: float, number: int) -> int:
+        """How many calls of the code with this number have begun after a moment."""
+        return sum(ran == number and began > moment for ran, began in self._outputs)
+
+    def change_during_it(self, change: Callable[[], None]) -> float:
+        """Make a change while the lease is being renewed. Returns when it was answered."""
+        threads = [threading.Thread(target=self._call_on) for _ in range(CALLERS)]
+        for thread in threads:
+            thread.start()
+        try:
+            before = self._town.proxy.runs["renew"]
+            wait_until("the lease is renewed", lambda: self._town.proxy.runs["renew"] > before + 2 * CALLERS)
+            change()
+            answered = time.time()
+            wait_until("later calls have ended", lambda: self.refused or self.count(2) > 2 * CALLERS)
+        finally:
+            self._done.set()
+            for thread in threads:
+                thread.join()
+        return answered
+
+    def _call_on(self) -> None:
+        with requests.Session() as http:
+            while not self._done.is_set():
+                url, body = f"{self._town.service.url}/v1/executions", {"function_id": self._function_id}
+                answer = http.post(url, json=body, timeout=60)
+                if answer.status_code == 201:
+                    assert answer.json()["status"] == "success", answer.text
+                    number, began = output_of(answer.json())
+                    self._outputs.append((number, began))
+                else:
+                    self.refused.append(answer.status_code)
+
+
+def test_calls_that_wait_during_an_update_run_the_new_code(town: Town) -> None:
+    service = town.service
+    function_id = service.function(tells_number(1))
+    run = Run(town, function_id)
+
+    def update() -> None:
+        files = {"package": ("f.zip", package(main=tells_number(2)), "application/zip")}
+        assert service.request("PUT", f"/v1/functions/{function_id}", files=files).status_code == 200
+
+    updated = run.change_during_it(update)
+
+    assert run.refused == []
+    assert run.begun_after(updated, 1) <= 1, "the worker may have had one"
+    check_settled(service, town.records, function_id, {"success": run.count(1) + run.count(2)})
+
+
+def test_calls_that_wait_during_a_deletion_do_not_run(town: Town) -> None:
+    service = town.service
+    function_id = service.function(tells_number(1))
+    run = Run(town, function_id)
+
+    def delete() -> None:
+        assert service.request("DELETE", f"/v1/functions/{function_id}").status_code == 204
+
+    deleted = run.change_during_it(delete)
+
+    assert set(run.refused) == {404}
+    assert run.begun_after(deleted, 1) <= 1, "the worker may have had one"
+    check_settled(service, town.records, function_id, {"success": run.count(1)})
+
+
+def test_the_next_call_gets_the_worker_whether_it_was_released_before_or_is_released_after() -> None:
+    """The next call may come to the other web process, before Redis has heard of the release."""
+    with running_service(max_workers=1, warm_workers=1, web_concurrency=2) as service, pool_records(service) as records:
+        function_id = service.function("import os\nME = os.urandom(8).hex()\ndef main(): return ME")
+        executions = [service.call(function_id)]
+        for number in range(60):
+            service.http.close()  # a new connection: either process may get it
+            time.sleep(0.05 if number % 3 == 0 else 0)
+            executions.append(service.call(function_id))
+
+        assert {execution["cold"] for execution in executions[1:]} == {"none"}
+        assert len({output_of(execution) for execution in executions}) == 1
+        check_settled(service, records, function_id, {"success": 61})
