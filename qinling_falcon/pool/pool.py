@@ -25,7 +25,7 @@ from qinling_falcon.pool.network import WorkersUnreachable, why_unreachable
 from qinling_falcon.pool.queue_bounds import not_in_time, refusal
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import LocalQueues
-from qinling_falcon.pool.wire import PoolUnavailable
+from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -261,6 +261,9 @@ class Pool(Generations):
             )
         except BaseException as error:
             queue.is_unsure = queue.is_unsure or isinstance(error, PoolUnavailable)
+            if isinstance(error, ReplyLost) and request.detail:
+                # The execution may be in the journal. It is not to be recorded as lost, because it has not begun.
+                self._journal.acknowledge(request.execution_id)
             self._journal.put_back(taken, self._local_queues.running)
             self._local_queues.end_asking(queue)
             raise

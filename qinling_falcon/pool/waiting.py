@@ -27,7 +27,7 @@ from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseKeeper, LeaseRequest, StartKind
 from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue, NoLease, Offer, Waiter
 from qinling_falcon.pool.runner import ScriptRunner
-from qinling_falcon.pool.wire import PoolUnavailable
+from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost
 
 logger = logging.getLogger(__name__)
 
@@ -294,7 +294,7 @@ class LocalQueues:
             # The lease may have the old token or the new one, so this process can't end it. The reaper does.
             queue.is_unsure = True
             self.forget_lease(queue, worker)
-            if waiter.request.detail:
+            if isinstance(reply, ReplyLost) and waiter.request.detail:
                 # The execution may be in the journal. It is not to be recorded as lost, because it has not begun.
                 self._journal.acknowledge(waiter.request.execution_id)
             waiter.result.set_exception(reply)

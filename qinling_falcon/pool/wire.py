@@ -23,7 +23,7 @@ _NOTHING = object()
 
 Abandoned = Callable[[Any], None]
 """A function that gets the reply to a call for which no greenlet waits: its greenlet was killed or timed out, or the
-call was a cast. The reply may be an error, or the `PoolUnavailable` with which the wire broke. The function runs in the
+call was a cast. The reply may be an error, or the `ReplyLost` with which the wire broke. The function runs in the
 reader, so it must neither block nor raise."""
 
 
@@ -32,6 +32,10 @@ class PoolUnavailable(Unavailable):
 
     def __init__(self, message: str):
         super().__init__(message, retry_after_s=1)
+
+
+class ReplyLost(PoolUnavailable):
+    """A command was sent and its reply did not come: Redis may have executed it."""
 
 
 class Wire:
@@ -58,7 +62,7 @@ class Wire:
         """Send a packed command and wait for its reply. An error reply is returned, not raised.
 
         Raises:
-            PoolUnavailable: the wire broke, or there was no reply in time.
+            ReplyLost: the wire broke, or there was no reply in time.
         """
         call = _Call(time.monotonic() + timeout_s, abandoned)
         self._queue(call, command)
@@ -69,7 +73,7 @@ class Wire:
             raise
 
     def cast(self, command: bytes, timeout_s: float, answered: Abandoned) -> None:
-        """Send a packed command without waiting. `answered` gets the reply, or `PoolUnavailable` if the wire breaks."""
+        """Send a packed command without waiting. `answered` gets the reply, or `ReplyLost` if the wire breaks."""
         call = _Call(time.monotonic() + timeout_s, answered)
         call.left = True
         self._queue(call, command)
@@ -86,9 +90,9 @@ class Wire:
         while self._calls:
             call = self._calls.popleft()
             if not call.left:
-                self._run_callback(call.waiter.throw, PoolUnavailable(reason))
+                self._run_callback(call.waiter.throw, ReplyLost(reason))
             elif call.abandoned is not None:
-                call.abandoned(PoolUnavailable(reason))
+                call.abandoned(ReplyLost(reason))
 
     def _queue(self, call: _Call, command: bytes) -> None:
         self._calls.append(call)
@@ -137,7 +141,7 @@ class Wire:
             for call in self._calls:
                 if call.deadline < now and not call.left:
                     call.left = True
-                    self._run_callback(call.waiter.throw, PoolUnavailable("Redis did not answer in time"))
+                    self._run_callback(call.waiter.throw, ReplyLost("Redis did not answer in time"))
 
 
 class _Call:

@@ -130,6 +130,22 @@ def test_a_call_whose_renewal_has_no_reply_is_refused_without_a_record_and_the_n
     check_settled(town.service, town.records, function_id, {"success": 2})
 
 
+def test_a_call_whose_lease_has_no_reply_is_refused_without_a_record_and_the_next_one_served(town: Town) -> None:
+    function_id = town.service.function(QUICK)
+    town.service.call(function_id)
+    wait_until("the call is committed", lambda: not town.records.of_calls())
+    town.proxy.hold_reply_to("lease")
+    with calls_beside(town.service) as calls:
+        call = calls.begin(function_id)
+        wait_until("Redis has leased a worker", town.records.executions)
+
+        town.proxy.cut_held()
+
+        assert status_of(call) == "503"
+    town.service.call(function_id)
+    check_settled(town.service, town.records, function_id, {"success": 2})
+
+
 def test_an_execution_whose_process_is_killed_before_its_commit_is_recorded_once(town: Town) -> None:
     service, records = town.service, town.records
     function_id = service.function(QUICK)

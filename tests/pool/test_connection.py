@@ -10,7 +10,7 @@ import redis
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.lua import load
-from qinling_falcon.pool.wire import PoolUnavailable
+from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost
 from tests.servers.valkey import ValkeyServer, valkey_server
 
 NOW = ("",)
@@ -118,7 +118,7 @@ def test_all_that_wait_fail_when_the_server_dies_and_the_next_call_reconnects() 
         gevent.sleep(0)
         server.kill()
         gevent.joinall(waiting, timeout=10)
-        assert [type(one.exception) for one in waiting] == [PoolUnavailable] * 3
+        assert [type(one.exception) for one in waiting] == [ReplyLost] * 3
         with pytest.raises(Unavailable):
             connection.call("PING")
         server.start()
