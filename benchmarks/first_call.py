@@ -33,7 +33,7 @@ def first_calls(service: Service, calls: int, cold: str) -> list[float]:
     for _ in range(calls):
         function = service.function(HELLO)
         if cold == "assign":
-            wait_until("the stock is full", lambda: service.capacity(runtime)["available"] == WARM)
+            wait_until("the stock is full", lambda: service.capacity(runtime)["available"] >= WARM)
         began = time.perf_counter()
         execution = service.call(function)
         taken.append((time.perf_counter() - began) * 1000)

@@ -250,8 +250,9 @@ class LocalQueue:
     def may_delay_escalation(self, start_s: float) -> bool:
         """Whether waiting costs less than one more worker.
 
-        The cost of waiting is the sum of the recent waiting times, the present wait of the oldest call, and the
-        expected wait of one more call. After a long wait the queue escalates in any case.
+        It does if a worker of this process is expected within `PATIENCE_S`: then calls wait for their process, and more
+        workers would not help. Otherwise the cost of waiting is the sum of the recent waiting times, the present wait
+        of the oldest call, and the expected wait of one more call. After a long wait the queue escalates in any case.
 
         Args:
             start_s: the cost of a start.
@@ -265,6 +266,8 @@ class LocalQueue:
             return True
         else:
             expected_s = self.expected_wait_s()
+            if expected_s < PATIENCE_S:
+                return True
         return self.waited_lately.sum() + waited_s + expected_s < max(2 * PATIENCE_S, _STARTS * start_s)
 
     def waited_s(self, waiter: Waiter) -> float:
