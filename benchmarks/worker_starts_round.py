@@ -37,7 +37,8 @@ def main() -> None:
         try:
             print(json.dumps(_round(orchestrator, Path(folder, "var"), starts)))
         finally:
-            orchestrator.detach()
+            end = getattr(orchestrator, "detach", None) or orchestrator.close  # its name before there was adoption
+            end()
 
 
 def _round(orchestrator: ProcessOrchestrator, var_dir: Path, starts: int) -> dict[str, float]:
