@@ -281,7 +281,7 @@ class LocalQueue:
         self.leased += 1
 
     def expects_call(self) -> bool:
-        """Note that a worker became free while no call waits. Returns whether a call is likely within `SPARE_S`."""
+        """Note that a worker became free while no call waits. Returns whether a call is likely within `spare_s`."""
         self.freed_at = time.monotonic()
         return self.gap_s is not None and self.gap_s < self.spare_s
 

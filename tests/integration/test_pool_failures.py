@@ -43,8 +43,8 @@ CALLERS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Town:
-    """A service, what stands before its Redis, and what is in it."""
+class Proxied:
+    """A service whose connections to Redis go through a proxy, and its records in Redis."""
 
     service: Service
     proxy: ValkeyProxy
@@ -52,7 +52,7 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def town() -> Iterator[Town]:
+def proxied() -> Iterator[Proxied]:
     limits = {"max_workers": 1, "warm_workers": 1, "function_concurrency": 4, "project_concurrency": 4}
     times = {"holder_ttl_s": 3, "reap_interval_s": 0.3, "invoke_queue_timeout_s": 20}
     with (
@@ -67,92 +67,92 @@ def town() -> Iterator[Town]:
         service.environ = environ
         wait_until("web is back", lambda: service.request("GET", "/readyz").status_code == 200)
         try:
-            yield Town(service, proxy, records)
+            yield Proxied(service, proxy, records)
         finally:
             service.stop("web")
 
 
-def begin_run(town: Town, calls: Calls, function_id: str) -> tuple[Sleep, list[Future[requests.Response]]]:
+def begin_run(proxied: Proxied, calls: Calls, function_id: str) -> tuple[Sleep, list[Future[requests.Response]]]:
     """A call that runs, and two that wait for its worker."""
     first = calls.begin_sleep(function_id)
     waiters = [calls.begin(function_id, NO_TIME) for _ in range(2)]
-    wait_until("two wait", lambda: waiting(town.service, function_id) == 2)
+    wait_until("two wait", lambda: waiting(proxied.service, function_id) == 2)
     return first, waiters
 
 
-def end_first_and_hold_renewal(town: Town, first: Sleep) -> None:
+def end_first_and_hold_renewal(proxied: Proxied, first: Sleep) -> None:
     """The first call ends. Redis renews its lease for the next one, of which the web process does not hear."""
-    before = town.records.executions()
-    town.proxy.hold_reply_to("renew")
+    before = proxied.records.executions()
+    proxied.proxy.hold_reply_to("renew")
     first.end()
-    wait_until("the next execution is in the journal", lambda: town.records.executions() - before)
+    wait_until("the next execution is in the journal", lambda: proxied.records.executions() - before)
     assert status_of(first.answer) == "success"
 
 
-def test_a_worker_that_is_offered_to_a_killed_process_serves_another_one(town: Town) -> None:
-    service = town.service
+def test_a_worker_that_is_offered_to_a_killed_process_serves_another_one(proxied: Proxied) -> None:
+    service = proxied.service
     function_id = service.function(QUICK)
     service.call(function_id)
     with calls_beside(service) as calls:
         with stopped(service.processes["pool"]):
             assert service.request("POST", f"/v1/functions/{function_id}/detach").status_code == 202
             call = calls.begin(function_id)
-            wait_until("its process wants a worker", town.records.escalated)
+            wait_until("its process wants a worker", proxied.records.escalated)
             kill_web(service)
             assert has_no_answer(call)
         wait_until("the offer has expired", lambda: "offer_expired" in events_of(service, function_id))
 
     assert service.call(function_id)["status"] == "success"
-    check_settled(service, town.records, function_id, {"success": 2})
+    check_settled(service, proxied.records, function_id, {"success": 2})
 
 
-def test_an_execution_whose_process_is_killed_before_its_worker_gets_it_is_recorded_once(town: Town) -> None:
-    function_id = town.service.function(SLEEPER, timeout=300)
-    with calls_beside(town.service) as calls:
-        first, waiters = begin_run(town, calls, function_id)
-        end_first_and_hold_renewal(town, first)
+def test_an_execution_whose_process_is_killed_before_its_worker_gets_it_is_recorded_once(proxied: Proxied) -> None:
+    function_id = proxied.service.function(SLEEPER, timeout=300)
+    with calls_beside(proxied.service) as calls:
+        first, waiters = begin_run(proxied, calls, function_id)
+        end_first_and_hold_renewal(proxied, first)
 
-        kill_web(town.service)
+        kill_web(proxied.service)
 
         assert all(has_no_answer(call) for call in waiters)
-    check_settled(town.service, town.records, function_id, {"success": 1, "error": 1})
+    check_settled(proxied.service, proxied.records, function_id, {"success": 1, "error": 1})
 
 
-def test_a_call_whose_renewal_has_no_reply_is_refused_without_a_record_and_the_next_one_served(town: Town) -> None:
-    function_id = town.service.function(SLEEPER, timeout=300)
-    with calls_beside(town.service) as calls:
-        first, waiters = begin_run(town, calls, function_id)
-        end_first_and_hold_renewal(town, first)
+def test_a_call_whose_renewal_has_no_reply_is_refused_without_a_record_and_the_next_served(proxied: Proxied) -> None:
+    function_id = proxied.service.function(SLEEPER, timeout=300)
+    with calls_beside(proxied.service) as calls:
+        first, waiters = begin_run(proxied, calls, function_id)
+        end_first_and_hold_renewal(proxied, first)
 
-        town.proxy.cut_held()
+        proxied.proxy.cut_held()
 
         assert sorted(status_of(call) for call in waiters) == ["503", "success"]
-    check_settled(town.service, town.records, function_id, {"success": 2})
+    check_settled(proxied.service, proxied.records, function_id, {"success": 2})
 
 
-def test_a_call_whose_lease_has_no_reply_is_refused_without_a_record_and_the_next_one_served(town: Town) -> None:
-    function_id = town.service.function(QUICK)
-    town.service.call(function_id)
-    wait_until("the call is committed", lambda: not town.records.of_calls())
-    town.proxy.hold_reply_to("lease")
-    with calls_beside(town.service) as calls:
+def test_a_call_whose_lease_has_no_reply_is_refused_without_a_record_and_the_next_served(proxied: Proxied) -> None:
+    function_id = proxied.service.function(QUICK)
+    proxied.service.call(function_id)
+    wait_until("the call is committed", lambda: not proxied.records.of_calls())
+    proxied.proxy.hold_reply_to("lease")
+    with calls_beside(proxied.service) as calls:
         call = calls.begin(function_id)
-        wait_until("Redis has leased a worker", town.records.executions)
+        wait_until("Redis has leased a worker", proxied.records.executions)
 
-        town.proxy.cut_held()
+        proxied.proxy.cut_held()
 
         assert status_of(call) == "503"
-    town.service.call(function_id)
-    check_settled(town.service, town.records, function_id, {"success": 2})
+    proxied.service.call(function_id)
+    check_settled(proxied.service, proxied.records, function_id, {"success": 2})
 
 
-def test_an_execution_whose_process_is_killed_before_its_commit_is_recorded_once(town: Town) -> None:
-    service, records = town.service, town.records
+def test_an_execution_whose_process_is_killed_before_its_commit_is_recorded_once(proxied: Proxied) -> None:
+    service, records = proxied.service, proxied.records
     function_id = service.function(QUICK)
     service.call(function_id)
     wait_until("the call is committed", lambda: not records.of_calls())
     with calls_beside(service) as calls, closing(sqlite3.connect(service.var_dir / "qinling.db")) as database:
-        database.execute("BEGIN IMMEDIATE")  # a lock: nobody else can commit
+        database.execute("BEGIN IMMEDIATE")  # holds the write lock, so that no process can commit
         call = calls.begin(function_id)
         wait_until("it has begun", records.executions)
         wait_until("its worker is free", lambda: [row["state"] for row in workers_of(service, function_id)] == ["idle"])
@@ -175,8 +175,8 @@ class Run:
         refused: HTTP statuses of calls that were not run.
     """
 
-    def __init__(self, town: Town, function_id: str):
-        self._town = town
+    def __init__(self, proxied: Proxied, function_id: str):
+        self._town = proxied
         self._function_id = function_id
         self._done = threading.Event()
         self._outputs: list[tuple[int, float]] = []
@@ -220,10 +220,10 @@ class Run:
                     self.refused.append(answer.status_code)
 
 
-def test_calls_that_wait_during_an_update_run_the_new_code(town: Town) -> None:
-    service = town.service
+def test_calls_that_wait_during_an_update_run_the_new_code(proxied: Proxied) -> None:
+    service = proxied.service
     function_id = service.function(tells_number(1))
-    run = Run(town, function_id)
+    run = Run(proxied, function_id)
 
     def update() -> None:
         files = {"package": ("f.zip", package(main=tells_number(2)), "application/zip")}
@@ -233,13 +233,13 @@ def test_calls_that_wait_during_an_update_run_the_new_code(town: Town) -> None:
 
     assert run.refused == []
     assert run.begun_after(updated, 1) <= 1, "the worker may have had one"
-    check_settled(service, town.records, function_id, {"success": run.count(1) + run.count(2)})
+    check_settled(service, proxied.records, function_id, {"success": run.count(1) + run.count(2)})
 
 
-def test_calls_that_wait_during_a_deletion_do_not_run(town: Town) -> None:
-    service = town.service
+def test_calls_that_wait_during_a_deletion_do_not_run(proxied: Proxied) -> None:
+    service = proxied.service
     function_id = service.function(tells_number(1))
-    run = Run(town, function_id)
+    run = Run(proxied, function_id)
 
     def delete() -> None:
         assert service.request("DELETE", f"/v1/functions/{function_id}").status_code == 204
@@ -248,7 +248,7 @@ def test_calls_that_wait_during_a_deletion_do_not_run(town: Town) -> None:
 
     assert set(run.refused) == {404}
     assert run.begun_after(deleted, 1) <= 1, "the worker may have had one"
-    check_settled(service, town.records, function_id, {"success": run.count(1)})
+    check_settled(service, proxied.records, function_id, {"success": run.count(1)})
 
 
 def test_the_next_call_gets_the_worker_whether_it_was_released_before_or_is_released_after() -> None:
