@@ -30,17 +30,10 @@ def need_wrk() -> str:
     return found
 
 
-def wrk(
-    url: str, connections: int, seconds: int, body: dict | str, *, headers: str = "", addresses: list = ()
-) -> dict:
-    """One run: requests a second and percentiles in ms. `addresses`: [(host:port, secret)], one a connection."""
-    environ = os.environ | {"BODY": body if isinstance(body, str) else json.dumps(body), "HEADERS": headers}
-    threads = min(connections, 2)
-    if addresses:
-        threads = connections
-        environ["ADDRESSES"] = " ".join(address for address, _ in addresses[:connections])
-        environ["SECRETS"] = " ".join(secret for _, secret in addresses[:connections])
-    command = [need_wrk(), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+def wrk(url: str, connections: int, seconds: int, body: dict, *, headers: str = "") -> dict:
+    """One run: requests a second and percentiles in ms."""
+    environ = os.environ | {"BODY": json.dumps(body), "HEADERS": headers}
+    command = [need_wrk(), f"-t{min(connections, 2)}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     done = subprocess.run(
         [*command, "-s", str(HERE / "wrk_call.lua"), url], env=environ, capture_output=True, text=True
     )

@@ -11,14 +11,28 @@ import time
 import falcon
 from gevent.queue import LifoQueue
 from geventhttpclient import HTTPClient
+from geventhttpclient.connectionpool import ConnectionPool
+
+from qinling_falcon.orchestrators.addresses import connect
+
+
+class Connections(ConnectionPool):
+    """Connections to a worker, whose address `geventhttpclient` itself can't use."""
+
+    def __init__(self, address):
+        super().__init__("worker", 80, "worker", 80, size=1)
+        self.address = address
+
+    def _create_socket(self):
+        return connect(self.address, 30)
 
 
 class Relay:
     def __init__(self, share):
         self.free = LifoQueue()
         for address, secret in share:
-            host, port = address.split(":")
-            client = HTTPClient(host, int(port), connection_timeout=5, network_timeout=30, concurrency=1)
+            client = HTTPClient("worker", connection_timeout=5, network_timeout=30, concurrency=1)
+            client._connection_pool = Connections(address)
             self.free.put((client, {"X-Worker-Secret": secret}))
 
     def on_post(self, request, response):

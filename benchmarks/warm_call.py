@@ -2,7 +2,7 @@
 
     python -m benchmarks.warm_call [--rounds 5] [--seconds 4]
 
-(a) `worker`: the runtime worker called directly, a connection each;
+(a) `worker`: a runtime worker called directly, by one caller;
 (b) `relay`: a bare Falcon app on the same Gunicorn settings that only relays the call (`relay.py`);
 (c) `framework`: the latest `functions-framework` (Python), which serves a function that does nothing;
     `service`: POST /v1/executions.
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,9 +26,10 @@ import requests
 
 from benchmarks import functions_framework
 from benchmarks.measure import HELLO, ROOT, cpu_seconds, median, need_wrk, save, wrk
+from benchmarks.worker_calls import Client, calls
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings
-from tests.integration.service import Service, free_port, package, running_service, wait_until
+from tests.integration.service import Service, free_port, running_service, wait_until
 
 WORKERS = 32
 CONCURRENCY = (1, 8, 32)
@@ -41,18 +43,22 @@ LEAST = {"throughput_to_relay_at_32": 0.55, "throughput_to_framework_at_32": 0.7
 MOST = {"added_median_ms_at_1": 2.5}
 
 
-def direct_workers(folder: Path) -> tuple[ProcessOrchestrator, list[tuple[str, str]]]:
-    """Workers with the function loaded, without a pool."""
-    settings = Settings(var_dir=folder, max_workers=WORKERS)
-    orchestrator = ProcessOrchestrator(settings)
-    started = [orchestrator.start(f"bench-{number}", "python3") for number in range(WORKERS)]
-    for worker in started:
-        about = {"target": "bench", "entry": "main.main", "memory_size": 32 << 20, "cpu": 100}
-        headers = {"X-Worker-Secret": worker.secret, "X-Load": json.dumps(about)}
-        requests.post(
-            f"http://{worker.address}/load", package(main=HELLO), headers=headers, timeout=10
-        ).raise_for_status()
-    return orchestrator, [(worker.address, worker.secret) for worker in started]
+def direct_workers(folder: Path) -> tuple[ProcessOrchestrator, Client, list[tuple[str, str]]]:
+    """Workers with the function loaded, without a pool: a client of one, and address and secret of the others."""
+    orchestrator = ProcessOrchestrator(Settings(var_dir=folder, max_workers=WORKERS + 1))
+    started = [orchestrator.start(f"bench-{number}", "python3") for number in range(WORKERS + 1)]
+    clients = [Client(worker, HELLO) for worker in started]
+    return orchestrator, clients[0], [(worker.address, worker.secret) for worker in started[1:]]
+
+
+def call_directly(client: Client, seconds: float) -> dict:
+    """A row as `wrk` gives it."""
+    taken = calls(client, seconds)
+    parts = statistics.quantiles(taken, n=100)
+    return {
+        "requests": len(taken), "rps": len(taken) / seconds, "errors": 0,
+        "p50_ms": parts[49], "p95_ms": parts[94], "p99_ms": parts[98],
+    }  # fmt: skip
 
 
 def start_relay(workers: list[tuple[str, str]], claims: Path, processes: int) -> tuple[subprocess.Popen, str]:
@@ -97,12 +103,11 @@ def main() -> None:
         direct = Path(folder) / "direct"
         claims = Path(folder) / "claims"
         claims.mkdir()
-        orchestrator, workers = direct_workers(direct)
+        orchestrator, client, workers = direct_workers(direct)
         relay, relay_url = start_relay(workers, claims, Settings().web_concurrency)
         try:
             function = service.function(HELLO)
             call = {"function_id": function, "input": None}
-            execution = '%TOKEN% direct 5\n{"context": {}}'
             warm_up(service, call)
             groups = {
                 "web": [service.processes["web"].pid],
@@ -113,9 +118,7 @@ def main() -> None:
             }
             url = service.url + "/v1/executions"
             loads = {
-                "worker": lambda count: wrk(
-                    f"http://{workers[0][0]}/execute", count, options.seconds, execution, addresses=workers
-                ),
+                "worker": lambda _count: call_directly(client, options.seconds),
                 "relay": lambda count: wrk(relay_url, count, options.seconds, {"input": None}),
                 "framework": lambda count: wrk(framework_url, count, options.seconds, {"input": None}),
                 "service": lambda count: wrk(url, count, options.seconds, call),
@@ -123,6 +126,8 @@ def main() -> None:
             for number in range(options.rounds):
                 for connections in CONCURRENCY:
                     for name, load in loads.items():
+                        if name == "worker" and connections > 1:
+                            continue
                         before = cpu_seconds(groups)
                         row = load(connections)
                         after = cpu_seconds(groups)

@@ -14,7 +14,6 @@ import itertools
 import json
 import logging
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import HELLO, save
+from qinling_falcon.orchestrators.addresses import connect
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings
@@ -35,10 +35,8 @@ TIMEOUT_S = 0.2
 class Client:
     """One connection to a worker that has loaded a function."""
 
-    def __init__(self, worker: WorkerInfo, source: str, isolation: str):
-        host, _, port = worker.address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, worker: WorkerInfo, source: str, isolation: str = "warm"):
+        self._socket = connect(worker.address, 10)
         self._secret = worker.secret
         self._tokens = itertools.count(1)
         archive = io.BytesIO()
@@ -58,14 +56,14 @@ class Client:
         return self._socket.recv(65536)
 
 
-def calls(client: Client, seconds: float) -> tuple[float, float]:
-    """Calls a second, and their median in ms."""
+def calls(client: Client, seconds: float) -> list[float]:
+    """How long each call took that was made in these seconds, in ms."""
     taken = []
     end = time.perf_counter() + seconds
     while (now := time.perf_counter()) < end:
         assert b'"success"' in client.call()
-        taken.append(time.perf_counter() - now)
-    return len(taken) / seconds, statistics.median(taken) * 1000
+        taken.append((time.perf_counter() - now) * 1000)
+    return taken
 
 
 def timeouts(client: Client, count: int) -> Iterator[float]:
@@ -93,9 +91,9 @@ def main() -> None:
                 calls(client, 0.5)
             for _ in range(options.rounds):
                 for kind, client in clients.items():
-                    rate, middle = calls(client, options.seconds)
-                    rounds.setdefault(f"{kind} calls/s", []).append(rate)
-                    rounds.setdefault(f"{kind} median ms", []).append(middle)
+                    taken = calls(client, options.seconds)
+                    rounds.setdefault(f"{kind} calls/s", []).append(len(taken) / options.seconds)
+                    rounds.setdefault(f"{kind} median ms", []).append(statistics.median(taken))
                 rounds.setdefault("answer after a timeout ms", []).extend(timeouts(sleeper, 3))
         finally:
             orchestrator.detach()

@@ -4,16 +4,17 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import contextlib
 import dataclasses
+import http.client
 import io
 import json
 import logging
+import socket
 import statistics
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -86,17 +87,25 @@ def _memory(orchestrator: ProcessOrchestrator, install: str, count: int) -> tupl
     load = json.dumps({"target": "f:0:x", "entry": "main.main", "memory_size": 128 << 20, "cpu": 100})
     for worker in workers:
         headers = {"X-Worker-Secret": worker.secret, "X-Load": load}
-        _post(f"http://{worker.address}/load", archive.getvalue(), headers)
-        try:
-            _post(f"http://{worker.address}/execute", b'1 e 5\n{"context": {}}', headers)
-        except urllib.error.HTTPError:  # a commit before this form of the request
+        assert _post(worker.address, "/load", archive.getvalue(), headers) == 200
+        if _post(worker.address, "/execute", b'1 e 5\n{"context": {}}', headers) != 200:
+            # A commit before this form of the request.
             call = {"token": 1, "execution_id": "e", "timeout_s": 5, "input": None}
-            _post(f"http://{worker.address}/execute", json.dumps(call).encode(), headers)
+            assert _post(worker.address, "/execute", json.dumps(call).encode(), headers) == 200
     return warm, statistics.mean(_pss(install, name) for name in names)
 
 
-def _post(url: str, body: bytes, headers: dict[str, str]) -> None:
-    urllib.request.urlopen(urllib.request.Request(url, body, headers)).read()
+def _post(address: str, path: str, body: bytes, headers: dict[str, str]) -> int:
+    """The status. Workers of older commits listen on TCP."""
+    connection = http.client.HTTPConnection("worker" if address.startswith("@") else address)
+    if address.startswith("@"):
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect("\0" + address[1:])
+    with contextlib.closing(connection):
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        response.read()
+        return response.status
 
 
 def _pids(install: str, worker_id: str = "") -> set[str]:

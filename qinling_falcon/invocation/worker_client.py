@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from qinling_falcon.orchestrators.addresses import connect
 from qinling_falcon.pool.leases import LeasedWorker
 from qinling_falcon.settings import Settings
 
@@ -247,17 +248,10 @@ class WorkerClient:
 
 
 def _connected(worker: LeasedWorker) -> socket.socket:
-    host, _, port = worker.address.rpartition(":")
-    # `create_connection` would resolve the address in a thread.
-    connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        connection.settimeout(_CONNECT_TIMEOUT_S)
-        connection.connect((host.strip("[]"), int(port)))
+        return connect(worker.address, _CONNECT_TIMEOUT_S)
     except OSError as error:
-        connection.close()
         raise NotSent(f"no connection to the worker: {error}") from error
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
 
 
 def _is_quiet(connection: socket.socket) -> bool:

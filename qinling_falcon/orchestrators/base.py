@@ -26,7 +26,7 @@ class WorkerInfo:
 
     Attributes:
         worker_id: the id that the caller chose.
-        address: `host:port` of its HTTP server.
+        address: of its HTTP server, `host:port` or `@name` (see `addresses`).
         secret: the value of the `X-Worker-Secret` header that it expects.
         runtime_id: its runtime; empty: none.
         image: the image that it was made from.

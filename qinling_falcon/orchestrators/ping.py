@@ -7,6 +7,7 @@ import http.client
 import json
 from dataclasses import dataclass
 
+from qinling_falcon.orchestrators.addresses import connect_http
 from qinling_falcon.orchestrators.base import WorkerInfo
 
 _MOST_BYTES = 4096
@@ -36,7 +37,7 @@ def ping(worker: WorkerInfo, timeout_s: float) -> WorkerState | None:
         None: it did not answer, or not as a worker does.
     """
     try:
-        with contextlib.closing(http.client.HTTPConnection(worker.address, timeout=timeout_s)) as connection:
+        with contextlib.closing(connect_http(worker.address, timeout_s)) as connection:
             connection.request("GET", "/ping")
             response = connection.getresponse()
             state = json.loads(response.read(_MOST_BYTES))

@@ -61,7 +61,7 @@ class LeasedWorker:
 
     Attributes:
         worker_id: the worker.
-        address: `host:port` of its HTTP server.
+        address: of its HTTP server, `host:port` or `@name` (see `addresses`).
         secret: the value of the `X-Worker-Secret` header that the worker expects.
         token: rises with each lease and renewal of the worker. Calls and releases with an older token have no effect.
         needs_load: whether the worker holds no function yet, so that `/load` must come before `/execute`.

@@ -1,7 +1,7 @@
-"""Tells whether this process is in the same network as the pool manager, so that 127.0.0.1 means the same servers.
+"""Tells whether this process is in the same network namespace as the pool manager, so that it reaches local workers.
 
-Local workers listen on 127.0.0.1, so only processes on the machine and in the network namespace of the active pool
-manager reach them. The manager's name in Redis contains the id of its network (see `Claim`).
+Local workers listen on abstract Unix sockets, so only processes on the machine and in the network namespace of the
+active pool manager reach them. The manager's name in Redis contains the id of its network (see `Claim`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qinling_falcon.errors import Unavailable
 
 
 class WorkersUnreachable(Unavailable):
-    """The workers listen on 127.0.0.1 of another machine or network. The function has not run."""
+    """The workers are local to another machine or network. The function has not run."""
 
 
 @functools.cache

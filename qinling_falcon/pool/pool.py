@@ -12,6 +12,7 @@ from typing import Any, cast
 import gevent
 
 from qinling_falcon.errors import Unavailable
+from qinling_falcon.orchestrators import addresses
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.call_counts import CallCounts
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -177,7 +178,7 @@ class Pool(Generations):
             WorkersUnreachable: the worker runs on another machine or in another network. Return the worker unused: it
                 is healthy, and the processes there need it.
         """
-        if not lease.worker.address.startswith("127."):
+        if not addresses.is_local(lease.worker.address):
             return
         with contextlib.suppress(PoolUnavailable):
             manager = self._connection.call("GET", keys.MANAGER)

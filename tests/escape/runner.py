@@ -5,7 +5,6 @@ This runs in a copy of the program, maybe as an ordinary user. It needs no packa
 
 from __future__ import annotations
 
-import http.client
 import io
 import itertools
 import json
@@ -16,6 +15,7 @@ from typing import Any
 
 from escape.bait import laid_out
 
+from qinling_falcon.orchestrators.addresses import connect_http
 from qinling_falcon.orchestrators.base import StartFailed, WorkerInfo
 from qinling_falcon.orchestrators.process.isolation import isolation_report
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
@@ -101,7 +101,7 @@ class Runner:
     def _request(
         self, worker: WorkerInfo, path: str, body: bytes, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(worker.address, timeout=60)
+        connection = connect_http(worker.address, 60)
         try:
             connection.request("POST", path, body, {"X-Worker-Secret": worker.secret} | (headers or {}))
             response = connection.getresponse()

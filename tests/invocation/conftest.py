@@ -12,7 +12,6 @@ from typing import Any
 import gevent.socket
 import pytest
 
-from qinling_falcon.invocation import worker_client
 from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.scaling import Scaler
@@ -21,6 +20,7 @@ from qinling_falcon.models import database, execution
 from qinling_falcon.models.execution import Execution
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
+from qinling_falcon.orchestrators import addresses
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
@@ -115,7 +115,7 @@ class House:
 @pytest.fixture
 def make_house(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., House]]:
     """Makes houses with other settings."""
-    monkeypatch.setattr(worker_client, "socket", gevent.socket)  # as after `patch_all`
+    monkeypatch.setattr(addresses, "socket", gevent.socket)  # as after `patch_all`
     houses: list[House] = []
 
     def make(**changes: Any) -> House:

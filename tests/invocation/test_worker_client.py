@@ -20,6 +20,7 @@ from qinling_falcon.invocation.worker_client import (
     WorkerClient,
     WorkerLost,
 )
+from qinling_falcon.orchestrators import addresses
 from qinling_falcon.settings import Settings
 from tests.support.executions import answer_body
 from tests.support.scripted_worker import (
@@ -43,7 +44,7 @@ Start = Callable[..., ScriptedWorker]
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts scripted workers, in greenlets beside the client, which yields to them as in the service."""
-    monkeypatch.setattr(worker_client, "socket", gevent.socket)
+    monkeypatch.setattr(addresses, "socket", gevent.socket)
     workers: list[ScriptedWorker] = []
 
     def start(*steps: Step, **more: Step) -> ScriptedWorker:

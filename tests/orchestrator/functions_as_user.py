@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import http.client
 import io
 import json
 import os
@@ -13,6 +12,7 @@ import time
 import zipfile
 from pathlib import Path
 
+from qinling_falcon.orchestrators.addresses import connect_http
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings
 from tests.support.executions import read_answer_body, request_body
@@ -90,7 +90,7 @@ LEFT = f"left-by-a-function-{os.getpid()}"
 
 
 def request(worker, path, body, headers):
-    connection = http.client.HTTPConnection(worker.address, timeout=60)
+    connection = connect_http(worker.address, 60)
     connection.request("POST", path, body, {"X-Worker-Secret": worker.secret, **headers})
     answer = connection.getresponse()
     return answer.status, read_answer_body(answer.read())

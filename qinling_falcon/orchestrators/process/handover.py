@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
+from qinling_falcon.orchestrators import addresses
 from qinling_falcon.orchestrators.process.cgroups import Group
 
 _BACKLOG = 64
@@ -21,28 +21,24 @@ class Handover(contextlib.ExitStack):
     each other's. The manager must close its copies. If it kept the listening socket, calls to a dead worker would hang.
 
     Args:
+        address: the `@name` on which the worker is to listen.
         group: the worker's control groups.
         code_dir: the host's folder of the package, for a worker that sees it read-only; None: for all others.
         first_number: the number of the first descriptor in the worker; the others follow it. None: the worker gets the
             same numbers as the manager's.
 
     Attributes:
-        port: the port on 127.0.0.1 where the worker listens.
         listen_fd: the worker's number of the listening socket.
         config_fd: the worker's number of the pipe with its configuration.
         group_fd: the worker's number of the group that its template is forked into; None without one.
         descriptors: the manager's numbers of all descriptors to pass, in order.
     """
 
-    def __init__(self, group: Group, code_dir: Path | None, first_number: int | None):
+    def __init__(self, address: str, group: Group, code_dir: Path | None, first_number: int | None):
         super().__init__()
         self._first_number = first_number
         self.descriptors: list[int] = []
-        listener = self.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(_BACKLOG)
-        os.set_blocking(listener.fileno(), True)
-        self.port: int = listener.getsockname()[1]
+        listener = self.enter_context(addresses.listen(address, _BACKLOG))
         config_end, own_end = os.pipe()
         self._writer = self.enter_context(os.fdopen(own_end, "wb"))
         self.callback(os.close, config_end)

@@ -163,18 +163,19 @@ class ProcessOrchestrator:
             raise StartFailed("the orchestrator is closed")
         mark = leftovers.mark(self._install.install_id, worker_id)
         worker = self._workers[worker_id] = Worker(worker_id, mark, walled=self._form is not Form.RLIMITS)
+        address = f"@qinling-falcon/{self._install.install_id}/{worker_id}"
         secret, since = secrets.token_urlsafe(32), time.time()
         try:
             with worker.lock:
-                port = self._make(worker, runtime, secret, forks=forks)
-            worker.await_answer(port, self._settings.worker_start_timeout_s)
+                self._make(worker, runtime, address, secret, forks=forks)
+            worker.await_answer(address, self._settings.worker_start_timeout_s)
         except (OSError, subprocess.SubprocessError) as error:
             self._remove(worker)
             raise StartFailed(f"worker {worker_id} could not be made: {error}") from error
         except BaseException:
             self._remove(worker)
             raise
-        address, used_ms = f"127.0.0.1:{port}", cpu_ms(worker.group.processes())
+        used_ms = cpu_ms(worker.group.processes())
         worker.info = WorkerInfo(worker_id, address, secret, runtime_id, image, since, used_ms)
         return worker.info
 
@@ -242,8 +243,8 @@ class ProcessOrchestrator:
         self.destroy(trial)
         return Feature("zygote", True, "workers are forked in milliseconds")
 
-    def _make(self, worker: Worker, runtime: LocalRuntime, secret: str, *, forks: bool) -> int:
-        """Give the worker its user ids, folder and groups, and make its process. Returns the port it listens on."""
+    def _make(self, worker: Worker, runtime: LocalRuntime, address: str, secret: str, *, forks: bool) -> None:
+        """Give the worker its user ids, folder and groups, and make its process, which listens on `address`."""
         worker.slot = self._slots.claim() if self._own_uids else None
         worker.home = self._homes.take(worker.slot)
         owner = worker.slot.uid if worker.slot else None
@@ -252,7 +253,7 @@ class ProcessOrchestrator:
         if self._form is not Form.RLIMITS:
             worker.home.make()
             code_dir = worker.home.code
-        with Handover(worker.group, code_dir, FIRST_PASSED if forks else None) as handover:
+        with Handover(address, worker.group, code_dir, FIRST_PASSED if forks else None) as handover:
             config = self._config(worker, runtime, secret)
             if forks:
                 handover.configure(config)
@@ -261,7 +262,6 @@ class ProcessOrchestrator:
                 self._launcher.execute(worker, runtime, handover)
                 # Only now: if the manager is killed before this, the worker reads an empty configuration, and ends.
                 handover.configure(config)
-            return handover.port
 
     def _limits(self) -> tuple[Limits, Limits]:
         """The limits of a worker, and those of the function's processes in it."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import select
 import signal
-import socket
 import subprocess
 import threading
 
+from qinling_falcon.orchestrators import addresses
 from qinling_falcon.orchestrators.base import StartFailed, WorkerInfo
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.cgroups import Group
@@ -60,7 +60,7 @@ class Worker:
         if not readable:
             raise StartFailed(self.messages.with_tail(f"no sandbox within {timeout_s:g} s"))
 
-    def await_answer(self, port: int, timeout_s: float) -> None:
+    def await_answer(self, address: str, timeout_s: float) -> None:
         """Wait until the worker answers `GET /ping`.
 
         The socket listens already, so that one request waits as long as it takes; the worker alone holds it, so
@@ -70,9 +70,7 @@ class Worker:
             StartFailed: it ended or did not answer in time.
         """
         try:
-            with socket.socket() as connection:  # `create_connection` would resolve the address in a thread
-                connection.settimeout(timeout_s)
-                connection.connect(("127.0.0.1", port))
+            with addresses.connect(address, timeout_s) as connection:
                 connection.sendall(b"GET /ping HTTP/1.1\r\n\r\n")
                 answer = connection.recv(1024)
         except TimeoutError:

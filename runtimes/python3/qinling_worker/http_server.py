@@ -54,7 +54,7 @@ class HTTPServer:
 
     Args:
         loop: the event loop.
-        listener: a listening TCP socket.
+        listener: a listening socket, Unix or TCP.
         secret: the required value of `X-Worker-Secret`, except on open routes.
         endpoints: the endpoints by b"METHOD /path". Each calls `Connection.answer` once, now or later.
         open_routes: the routes that need no secret.
@@ -101,7 +101,8 @@ class HTTPServer:
             sock, _ = self._listener.accept()
         except OSError:
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         Connection(self, sock)
 
     def _parse(self, data: bytes) -> Head:
