@@ -26,9 +26,9 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
-from gunicorn.http.parser import RequestParser
 
 from qinling_falcon.web.environ import Environments
+from qinling_falcon.web.heads import HeadParser
 from qinling_falcon.web.reader import Deadlines, Phase, TimedReader
 from qinling_falcon.web.writer import TimedWriter
 
@@ -103,6 +103,7 @@ class Connections:
         self._deadlines = deadlines
         self._open: set[Connection] = set()
         self._idle: OrderedDict[Connection, float] = OrderedDict()  # time at which each became idle, oldest first
+        self._awake: list[Connection] = []  # bytes have arrived in this turn of the event loop
         self._ready: deque[Connection] = deque()
         self._waiting: dict[Phase, OrderedDict[Connection, None]] = {phase: OrderedDict() for phase in Phase}
         self._taken = 0
@@ -165,7 +166,7 @@ class Connections:
     def _add(self, sock: Any, address: Any, environments: Environments) -> None:
         connection: Connection
         reader = TimedReader(sock, self._deadlines, lambda phase: self._waits(connection, phase))
-        parser = RequestParser(self._cfg, sock, address)
+        parser = HeadParser(self._cfg, sock, address)
         parser.unreader = reader
         writer = TimedWriter(
             sock,
@@ -198,16 +199,24 @@ class Connections:
     def _park(self, connection: Connection) -> None:
         self._idle[connection] = time.monotonic()
         self._has_room()
-        connection.watcher.start(self._awake, connection)
+        connection.watcher.start(self._wake, connection)
 
-    def _awake(self, connection: Connection) -> None:
+    def _wake(self, connection: Connection) -> None:
         """Called by the event loop when bytes, or the end of the stream, arrive on an idle connection."""
         connection.watcher.stop()
         del self._idle[connection]
-        if self._taken < self._places:
-            self._start(connection)
-        else:
-            self._ready.append(connection)
+        if not self._awake:
+            get_hub().loop.run_callback(self._start_awake)
+        self._awake.append(connection)
+
+    def _start_awake(self) -> None:
+        """Serve the connections that have woken up, in the order of arrival. libev calls in the reverse order."""
+        awake, self._awake = self._awake, []
+        for connection in reversed(awake):
+            if self._taken < self._places:
+                self._start(connection)
+            else:
+                self._ready.append(connection)
 
     def _start(self, connection: Connection) -> None:
         self._taken += 1

@@ -190,6 +190,8 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
             if length != 0:
                 request.force_close()
             return True
+        if length == 0:
+            return True
         if length is None:  # a body in small chunks costs much CPU for few bytes
             most = _DRAINED_BEFORE
         elif length > most:

@@ -41,6 +41,17 @@ def test_idle_connections_take_no_places(server: Server) -> None:
         assert all(get(client).endswith(b"ok") for client in clients)
 
 
+def test_requests_that_arrive_while_the_process_is_busy_begin_in_the_order_of_arrival(server: Server) -> None:
+    with crowd(server, b"") as clients, server.connect() as busy:
+        assert all(get(client).endswith(b"ok") for client in clients)  # all connections are accepted
+        busy.sendall(request("/block/0.5"))
+        time.sleep(0.1)
+        for client in clients:
+            client.sendall(request("/count"))
+        numbers = [int(answer(client).rpartition(b"\r\n\r\n")[2]) for client in clients]
+    assert numbers == sorted(numbers)
+
+
 @pytest.mark.parametrize(
     "first_bytes",
     [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\nX-More: ", request("/read", "POST", b"{", 1000)],
