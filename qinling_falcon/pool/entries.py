@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import gevent
-
 from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue
 from qinling_falcon.pool.runner import ScriptRunner
+from qinling_falcon.pool.timers import call_later
 from qinling_falcon.pool.wire import PoolUnavailable
 
 
@@ -84,7 +83,7 @@ class Entries:
 
     def _check_in(self, queue: LocalQueue, wait_s: float) -> None:
         queue.is_watched = True
-        gevent.spawn_later(max(0.0, wait_s), self._check, queue)
+        call_later(wait_s, self._check, queue)
 
     def _check(self, queue: LocalQueue) -> None:
         queue.is_watched = False

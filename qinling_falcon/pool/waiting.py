@@ -27,6 +27,7 @@ from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseKeeper, LeaseRequest, StartKind
 from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue, NoLease, Offer, Waiter
 from qinling_falcon.pool.runner import ScriptRunner
+from qinling_falcon.pool.timers import call_later
 from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost
 
 logger = logging.getLogger(__name__)
@@ -177,14 +178,14 @@ class LocalQueues:
         queue.spares.append((worker, time.monotonic()))
         if not queue.is_spare_timed:
             queue.is_spare_timed = True
-            gevent.spawn_later(queue.spare_s, self._release_spares, queue)
+            call_later(queue.spare_s, self._release_spares, queue)
 
     def _release_spares(self, queue: LocalQueue) -> None:
         for worker in queue.expired_spares():
             self.release(queue, worker, destroy=False)
         queue.is_spare_timed = bool(queue.spares)
         if queue.spares:
-            gevent.spawn_later(queue.spares[0][1] + queue.spare_s - time.monotonic(), self._release_spares, queue)
+            call_later(queue.spares[0][1] + queue.spare_s - time.monotonic(), self._release_spares, queue)
 
     def close(self) -> None:
         """Release the spare workers."""

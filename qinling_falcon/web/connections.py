@@ -34,6 +34,10 @@ from qinling_falcon.web.writer import TimedWriter
 
 logger = logging.getLogger(__name__)
 
+# Greenlets are kept for the next requests, because making and ending one takes 12 µs: Python gets memory for its frames
+# from the system, and gives it back.
+_MOST_RESTING = 64
+
 Serve = Callable[["Connection"], bool]
 
 
@@ -107,6 +111,7 @@ class Connections:
         self._ready: deque[Connection] = deque()
         self._waiting: dict[Phase, OrderedDict[Connection, None]] = {phase: OrderedDict() for phase in Phase}
         self._taken = 0
+        self._resting: list[gevent.Greenlet] = []
         self._stopping = False
         self._room = Event()
         self._room.set()
@@ -220,7 +225,19 @@ class Connections:
 
     def _start(self, connection: Connection) -> None:
         self._taken += 1
-        connection.greenlet = gevent.spawn(self._run, connection)
+        if self._resting:
+            connection.greenlet = self._resting.pop()
+            get_hub().loop.run_callback(connection.greenlet.switch, connection)
+        else:
+            connection.greenlet = gevent.spawn(self._run_forever, connection)
+
+    def _run_forever(self, connection: Connection) -> None:
+        """Serve one connection after another, and rest between them, unless enough greenlets rest."""
+        self._run(connection)
+        while len(self._resting) < _MOST_RESTING:
+            self._resting.append(gevent.getcurrent())
+            connection = get_hub().switch()
+            self._run(connection)
 
     def _run(self, connection: Connection) -> None:
         stays = False
