@@ -234,7 +234,7 @@ class Connections:
     def _run_forever(self, connection: Connection) -> None:
         """Serve one connection after another, and rest between them, unless enough greenlets rest."""
         self._run(connection)
-        while len(self._resting) < _MOST_RESTING:
+        while len(self._resting) < _MOST_RESTING and not self._stopping:
             self._resting.append(gevent.getcurrent())
             connection = get_hub().switch()
             self._run(connection)
