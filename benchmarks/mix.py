@@ -32,9 +32,11 @@ from benchmarks.mix_bounds import missed
 from benchmarks.mix_service import DefaultService, Watch, check_defaults, default_service
 from benchmarks.mix_workloads import CAPACITY, WORKLOADS, Plan
 from benchmarks.two_commits import check_out
+from qinling_falcon.models.clock import read_id
 from tests.integration.service import package
 
 LATE_S = 10.0
+TOGETHER_S = 0.005
 BURST_S = 30.0
 COLUMNS = {
     "calls/s": "8.0f", "p50": "7.1f", "p99": "8.1f", "max": "8.0f", "starts/s": "8.2f", "503": "6.0f",
@@ -116,7 +118,7 @@ def run(service: DefaultService, plan: Plan) -> dict[str, Any] | None:
         assert load.wait() == 0
         begin = begun if plan.is_burst else first.at
         row = summary(report, plan, begun, begin, last.at)
-        answered = sum(begin <= end < last.at for _, _, end, _, _ in report["calls"]) or math.nan
+        answered = sum(begin <= call[2] < last.at for call in report["calls"]) or math.nan
         row |= {
             "starts/s": watch.starts(begin, last.at) / (last.at - begin),
             "starts": watch.starts(begun, last.at),
@@ -151,20 +153,20 @@ def summary(report: dict[str, Any], plan: Plan, begun: float, begin: float, end:
     shown = set(plan.all_shown)
     calls = [call for call in report["calls"] if call[0] in shown]
     good = [call for call in calls if call[3] == 201]
-    times = sorted((ended - due) * 1000 for _, due, ended, _, _ in good if begin <= due < end)
-    statuses = Counter(status for _, _, _, status, _ in calls)
+    times = sorted((ended - due) * 1000 for _, due, ended, *_ in good if begin <= due < end)
+    statuses = Counter(call[3] for call in calls)
     cpu = [one for one in report["cpu"] if begin <= one[0] < end]
-    last = max((ended for _, _, ended, _, _ in good), default=math.inf)
+    last = max((call[2] for call in good), default=math.inf)
     return {
-        "calls/s": sum(begin <= ended < end for _, _, ended, _, _ in good) / (min(last, end) - begin),
+        "calls/s": sum(begin <= call[2] < end for call in good) / (min(last, end) - begin),
         "p50": percentile(times, 0.5), "p99": percentile(times, 0.99), "max": times[-1] if times else math.nan,
         "503": statuses[503],
-        "late 503": sum(status == 503 and ended > begun + LATE_S for _, _, ended, status, _ in calls),
+        "late 503": sum(call[3] == 503 and call[2] > begun + LATE_S for call in calls),
         "failed": sum(count for status, count in statuses.items() if status not in (201, 503)),
         "statuses": {str(status): count for status, count in statuses.items()},
-        "start kinds": Counter(kind for _, due, _, _, kind in good if begin <= due < end),
+        "start kinds": Counter(call[4] for call in good if begin <= call[1] < end),
         "refusals": report["refusals"],
-        "overtaken by": overtaken(good) if plan.is_burst else None,
+        "overtaken by": overtaken(good) if plan.is_burst and good else 0,
         "load": (cpu[-1][1] - cpu[0][1]) / (cpu[-1][0] - cpu[0][0]) if len(cpu) > 1 else math.nan,
     }  # fmt: skip
 
@@ -174,10 +176,18 @@ def percentile(ordered: list[float], share: float) -> float:
 
 
 def overtaken(calls: list[list[Any]]) -> int:
-    """The most later calls by which a call was overtaken. The calls are in the order of their answers."""
-    order = sorted(range(len(calls)), key=lambda at: calls[at][1])
-    places = {at: place for place, at in enumerate(order)}
-    return max((sum(places[one] > places[at] for one in range(at)) for at in range(len(calls))), default=0)
+    """The most later calls by which a call was overtaken. The calls are in the order of their answers.
+
+    Ids of executions sort by arrival in the web process. Calls that arrive within `TOGETHER_S` have no order.
+    """
+    arrivals = [_arrival_s(call[5]) for call in calls]
+    return max(sum(one > arrival + TOGETHER_S for one in arrivals[:at]) for at, arrival in enumerate(arrivals))
+
+
+def _arrival_s(execution_id: str) -> float:
+    arrival = read_id(execution_id)
+    assert arrival is not None
+    return arrival.timestamp()
 
 
 def ratios(now: dict[str, Any], before: dict[str, Any]) -> dict[str, float]:

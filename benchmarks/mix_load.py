@@ -12,9 +12,9 @@
 - `shown`: the functions whose calls are waited for after that.
 
 The program prints `begun TIME` (of the monotonic clock, which all processes share). At the end it prints a JSON object
-of `calls`, rows of (function, intended start, end, status, start kind); `refusals`, counts by message (`#` stands
-for ids and numbers); and `cpu`, pairs of (time, CPU seconds so far). The status is 0 if a connection broke or no answer
-came, and 1 if the execution failed. A caller whose call was refused waits as long as `Retry-After` says.
+of `calls`, rows of (function, intended start, end, status, start kind, execution id); `refusals`, counts by message
+(`#` stands for ids and numbers); and `cpu`, pairs of (time, CPU seconds so far). The status is 0 if a connection broke
+or no answer came, and 1 if the execution failed. A caller whose call was refused waits as long as `Retry-After` says.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ STAGGER_S = 0.2
 CPU_EVERY_S = 0.5
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 RETRY_AFTER = re.compile(rb"retry-after: (\d+)", re.IGNORECASE)
+EXECUTION = re.compile(rb'"id": ?"([0-9a-f-]{36})"')
 START_KIND = re.compile(rb'"cold": ?"(\w+)"')
 VARYING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+")
 SUCCESS = re.compile(rb'"status": ?"success"')
@@ -122,7 +123,7 @@ class Load:
                     self.read(number)
         for connection in self.running.values():
             if connection.function in self.shown:
-                self.note(connection, 0, "")
+                self.note(connection, 0)
         cpu.append((time.monotonic(), time.process_time()))
         return {"calls": self.calls, "refusals": self.refusals, "cpu": cpu}
 
@@ -173,13 +174,15 @@ class Load:
 
     def answered(self, connection: Connection, data: bytes) -> None:
         status = int(data[9:12])
-        kind = START_KIND.search(data)
+        kind, execution = START_KIND.search(data), EXECUTION.search(data)
         if status == 201 and not SUCCESS.search(data):
             status = 1
         elif status != 201:
             message = json.loads(data.partition(b"\r\n\r\n")[2])["faultstring"]
             self.refusals[VARYING.sub("#", message)] += 1
-        ended = self.note(connection, status, kind[1].decode() if kind else "")
+        ended = self.note(
+            connection, status, kind[1].decode() if kind else "", execution[1].decode() if execution else ""
+        )
         del self.running[connection.socket.fileno()]
         if not connection.is_callers:
             self.put_back(connection)
@@ -189,9 +192,9 @@ class Load:
             after = RETRY_AFTER.search(data)
             self.plan(ended + (float(after[1]) if after else RETRY_S), connection.function, connection)
 
-    def note(self, connection: Connection, status: int, kind: str) -> float:
+    def note(self, connection: Connection, status: int, kind: str = "", execution: str = "") -> float:
         ended = time.monotonic()
-        self.calls.append((connection.function, connection.due, ended, status, kind))
+        self.calls.append((connection.function, connection.due, ended, status, kind, execution))
         return ended
 
     def broken(self, connection: Connection) -> None:
@@ -204,7 +207,7 @@ class Load:
         if connection.is_callers:
             self.connect(connection)
         if was_running:
-            ended = self.note(connection, 0, "")
+            ended = self.note(connection, 0)
             if connection.is_callers:
                 self.plan(ended + RETRY_S, connection.function, connection)
 

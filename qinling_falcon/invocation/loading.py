@@ -157,7 +157,14 @@ def longest_reading_s(settings: Settings) -> float:
 
 
 def lease_request(
-    target: Target, settings: Settings, execution_id: str, detail: str, timeout_s: float, *, kind: Kind = "any"
+    target: Target,
+    settings: Settings,
+    execution_id: str,
+    detail: str,
+    timeout_s: float,
+    *,
+    kind: Kind = "any",
+    arrived: float | None = None,
 ) -> LeaseRequest:
     """The lease request for running `target` for up to `timeout_s`; the lease also covers loading the package."""
     return LeaseRequest(
@@ -175,6 +182,7 @@ def lease_request(
         detail=detail,
         concurrency=target.concurrency,
         kind=kind,
+        arrived=arrived,
     )
 
 

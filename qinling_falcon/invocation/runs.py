@@ -112,7 +112,7 @@ class Run:
         if target.trust_id is not None and parts.sessions is not None:
             self._openstack = parts.sessions.session(target.trust_id)
         journaled = detail(self._started, self._accepted)
-        return lease_request(target, parts.settings, self._id, journaled, target.timeout_s)
+        return lease_request(target, parts.settings, self._id, journaled, target.timeout_s, arrived=self._arrived)
 
     def begin(self) -> None:
         """Write the row of an execution with a large input, because the journal does not have the input."""

@@ -35,6 +35,7 @@ class LeaseRequest:
             is committed. Empty: there is no execution, because the worker is loaded ahead of calls.
         concurrency: the version's own limit of executions at once; None: only the limits of the service hold.
         kind: which workers the call accepts.
+        arrived: when the call arrived in this process, on the monotonic clock; None: when it asks for a worker.
     """
 
     target: str
@@ -47,6 +48,7 @@ class LeaseRequest:
     detail: str
     concurrency: int | None = None
     kind: Kind = "any"
+    arrived: float | None = None
 
     @property
     def queue(self) -> str:

@@ -95,7 +95,7 @@ class Waiter:
     Attributes:
         request: the lease that it asks for.
         arrived: when it arrived, on the monotonic clock.
-        wait_s: its longest wait, without the time with a closed gate.
+        wait_s: its longest wait from now, without the time with a closed gate.
         gate: decides whether it may load a worker; None: it may.
         deadline: when its wait ends, on the monotonic clock.
         result: gets a `Lease` or a `NoLease`.
@@ -114,7 +114,7 @@ class Waiter:
     is_gone: bool = False
 
     def __post_init__(self) -> None:
-        self.deadline = self.arrived + self.wait_s if self.may_load else math.inf
+        self.deadline = time.monotonic() + self.wait_s if self.may_load else math.inf
 
     @property
     def may_load(self) -> bool:

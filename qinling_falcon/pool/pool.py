@@ -93,7 +93,7 @@ class Pool(Generations):
             Exception: the error with which the gate failed.
             Unavailable: no worker was free in time, the queue is full, or Redis is away (`PoolUnavailable`).
         """
-        waiter = Waiter(request, time.monotonic(), wait_s, gate)
+        waiter = Waiter(request, time.monotonic() if request.arrived is None else request.arrived, wait_s, gate)
         queue = self._local_queues.queue_of(request)
         queue.note_arrival()
         while True:

@@ -24,6 +24,23 @@ def test_an_older_call_of_another_process_gets_the_worker_at_the_next_renewal(si
     end(ours.get(timeout=10))
 
 
+def test_a_call_that_arrived_earlier_and_asks_later_gets_the_worker_first(side: Side, other: Side) -> None:
+    """Its process may have read the function from the database meanwhile."""
+    side.start()
+    arrived = time.monotonic()
+    lease = side.lease()
+    time.sleep(0.01)
+    ours = side.waiting()
+    theirs = other.waiting(arrived=arrived)
+
+    end(lease)
+
+    second = theirs.get(timeout=10)
+    assert not ours.ready()
+    end(second)
+    end(ours.get(timeout=10))
+
+
 def test_no_process_starves_another_one(side: Side, other: Side) -> None:
     """Twenty callers of one process share one worker all the time; each call of another process is served soon."""
     side.start()
