@@ -279,9 +279,11 @@ def _read_answer(connection: socket.socket, largest: int) -> _Answer:
         end = data.find(b"\r\n\r\n")
     status = int(data[9:12])
     head = data[:end].lower()
-    at = head.index(b"content-length:") + 15
+    at = head.find(b"content-length:")
+    if at < 0:
+        raise ValueError("the worker's answer has no Content-Length")
     stop = head.find(b"\r\n", at)
-    length = int(head[at : stop if stop > 0 else None])
+    length = int(head[at + 15 : stop if stop > 0 else None])
     if not 0 <= length <= largest:
         raise ValueError(f"the worker's answer has {length} bytes, and at most {largest} are possible")
     parts = [data[end + 4 :]]

@@ -118,7 +118,7 @@ def test_a_refusal_has_run_nothing(start: Start, client: WorkerClient) -> None:
     [
         (hangs_up(), "closed the connection"),
         (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"), "closed the connection"),
-        (sends(b"HTTP/1.1 200 OK\r\n\r\n"), ""),
+        (sends(b"HTTP/1.1 200 OK\r\n\r\n"), "no Content-Length"),
         (sends(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), "at most"),
         (answers_with(b"[]"), "a member is missing"),
         (answers_with(b"{"), "can't be read"),
