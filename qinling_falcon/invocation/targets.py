@@ -16,7 +16,7 @@ from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import NotFound, NotSupported, Unavailable
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.references import alias_named, version_of
-from qinling_falcon.models.rows import find
+from qinling_falcon.models.rows import find_by_id
 from qinling_falcon.models.runtime import not_available
 from qinling_falcon.models.scope import Context, Scope, project_of, scoped
 from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeStatus, Version
@@ -176,12 +176,13 @@ class Resolver:
 
     def _read(self, context: Context, function_id: str, version: int) -> Target:
         cache_key = f"function:{function_id}"
-        seen = scoped(context, by_id=True).functions()
-        find(seen, function_id, field="function_id")  # so that only existing functions get a generation
-        # The generation is read before the row, so a change in between makes the lease fail. Then both are read again.
+        seen = scoped(context, by_id=True)
+        find_by_id(Scope.functions, seen, function_id, "function_id")
+        # Only existing functions get a generation. It is read before the row, so a change in between makes the lease
+        # fail. Then both are read again.
         generation = self._pool.generations([cache_key])[cache_key]
         with reading():
-            function = find(seen, function_id, field="function_id")
+            function = find_by_id(Scope.functions, seen, function_id, "function_id")
             scope = project_of(function)
             source: Function | Version = function
             if version != 0:
@@ -240,7 +241,7 @@ def _swift_source(function: Function) -> SwiftSource | None:
 def _available_runtime(scope: Scope, source: Function | Version) -> Runtime:
     if source.runtime_id is None or source.package_key is None:
         raise NotSupported(f"Function {source.id} has no package: only functions with one can be run.")
-    runtime = find(scope.runtimes(), source.runtime_id)
+    runtime = find_by_id(Scope.runtimes, scope, source.runtime_id)
     if runtime.status not in (RuntimeStatus.AVAILABLE, RuntimeStatus.UPGRADING):
         raise not_available(runtime)
     return runtime

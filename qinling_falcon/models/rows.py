@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import peewee
 
 from qinling_falcon.errors import Forbidden, NotFound
 from qinling_falcon.models.database import engine, reading
-from qinling_falcon.models.scope import Context
+from qinling_falcon.models.scope import Context, Scope, scoped, system
 from qinling_falcon.models.tables import Row
 
 R = TypeVar("R", bound=Row)
@@ -42,9 +44,52 @@ def find_one(query: peewee.ModelSelect[R], what: str, *, lock: bool = False, fie
     with reading():
         row = query.get_or_none()
     if row is None:
-        message = f"{what} not found."
-        raise NotFound(f"{field}: {message}" if field else message, errors={field: [message]} if field else None)
+        raise _not_found(what, field)
     return row
+
+
+def find_by_id(
+    rows: Callable[[Scope], peewee.ModelSelect[R]], scope: Scope, row_id: str, field: str | None = None
+) -> R:
+    """As `find` in `rows(scope)`, for first calls: the SQL text is made once, which takes peewee 0.3 ms.
+
+    Args:
+        rows: a method of `Scope`.
+        scope: what the asker may see.
+        row_id: the id.
+        field: the name of the request's field that the id came in.
+
+    Raises:
+        NotFound: unknown, or not the asker's.
+    """
+    model, sql, places = _text_by_id(rows, scope.project_id is None, type(engine()))
+    given = {_PROJECT: scope.project_id, _ID: row_id}
+    with reading():
+        values = engine().execute_sql(sql, [given.get(place, place) for place in places]).fetchone()
+    if values is None:
+        raise _not_found(f"{model.__name__} {row_id}", field)
+    read = zip(model._meta.sorted_fields, values, strict=True)
+    row: R = model(__no_default__=1, **{one.name: one.python_value(value) for one, value in read})
+    vars(row)["_dirty"].clear()  # as peewee does with a row that it has read
+    return row
+
+
+_PROJECT, _ID = "a project", "an id"  # they stand for the values in a text
+
+
+@functools.cache
+def _text_by_id(
+    rows: Callable[[Scope], peewee.ModelSelect[R]], everything: bool, dialect: type
+) -> tuple[type[R], str, tuple[Any, ...]]:
+    """The model, the SQL text for one row, and its parameters. Each dialect has texts of its own."""
+    select = rows(system("the text for all projects") if everything else scoped(Context(_PROJECT)))
+    sql, parameters = select.where(select.model.id == _ID).sql()
+    return select.model, sql, tuple(parameters)
+
+
+def _not_found(what: str, field: str | None) -> NotFound:
+    message = f"{what} not found."
+    return NotFound(f"{field}: {message}" if field else message, errors={field: [message]} if field else None)
 
 
 def check_owner(context: Context, row: Row, act: str) -> None:

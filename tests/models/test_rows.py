@@ -13,7 +13,8 @@ from qinling_falcon.errors import Conflict, Forbidden, NotFound
 from qinling_falcon.models import clock, execution, function, rollout, runtime
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.records import begin, record
-from qinling_falcon.models.scope import Context, scoped, system
+from qinling_falcon.models.rows import find, find_by_id
+from qinling_falcon.models.scope import Context, Scope, scoped, system
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_function, make_record, make_runtime, together
 
@@ -60,6 +61,24 @@ def test_by_id_an_admin_sees_all_and_others_their_own(
         execution.get(stranger, rec.id)
     with pytest.raises(NotFound):
         execution.get_log(stranger, rec.id)
+
+
+def test_a_row_found_by_a_text_made_once_is_the_same_row(
+    owner: Context, stranger: Context, admin: Context, function_id: str
+) -> None:
+    private = make_runtime(owner, is_public=False)
+    public = make_runtime(owner)
+    for rows, row_id in ((Scope.functions, function_id), (Scope.runtimes, private.id), (Scope.runtimes, public.id)):
+        for context in (owner, stranger, admin):
+            scope = scoped(context, by_id=True)
+            try:
+                expected = vars(find(rows(scope), row_id, field="some_id"))
+            except NotFound as error:
+                with pytest.raises(NotFound) as caught:
+                    find_by_id(rows, scope, row_id, "some_id")
+                assert (caught.value.message, caught.value.errors) == (error.message, error.errors)
+            else:
+                assert vars(find_by_id(rows, scope, row_id, "some_id")) == expected
 
 
 def test_runtimes_are_seen_when_own_or_public(settings: Settings, owner: Context, stranger: Context) -> None:

@@ -49,6 +49,7 @@ WRITTEN = {
     "models.runtime.register": ["engine().execute_sql", "Runtime.create"],
     "models.runtime.remove": ["Runtime.delete"],
     # What was run, with the project of the one who ran it; and the count of what was reached to be run.
+    "models.rows.find_by_id": ["engine().execute_sql"],
     "models.records._upsert": ["database.execute_sql", "database.execute_sql"],
     "models.records._count": ["database.execute_sql", "database.execute_sql"],
     # The row of an execution that this process has just begun, by its id.
@@ -74,6 +75,7 @@ what keeps it to the rows that its caller may change?"""
 
 SYSTEM = {
     "models.function.ids_in_runtime": 1,  # a runtime's change replaces the targets of all projects in it
+    "models.rows._text_by_id": 1,  # SQL text, in which the project is a parameter
     "models.kept.all_kept": 1,  # workers are kept for functions of all projects
     "models.execution.running_since": 1,  # lost executions
     "models.package_keys.fill_sizes": 1,  # the one store of packages

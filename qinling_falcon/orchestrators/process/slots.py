@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import socket
 from dataclasses import dataclass
 
@@ -31,12 +33,20 @@ class Slots:
     def __init__(self, base: int):
         self._base = base
         self._held: dict[Slot, socket.socket] = {}
+        self._given_back: list[int] = []  # numbers of pairs, a heap
+        self._next = 0  # no pair from this number on was claimed
 
     def claim(self) -> Slot:
-        """The first free pair."""
-        for number in range(MOST_SLOTS):
-            slot = Slot(self._base + 2 * number, self._base + 2 * number + 1)
+        """The first free pair. It is found without a look at all those that are held."""
+        while self._given_back:
+            slot = self._slot(heapq.heappop(self._given_back))
             if slot not in self._held and self.try_claim(slot):
+                return slot
+        # The ones before `_next` may have been another install's.
+        for number in itertools.chain(range(self._next, MOST_SLOTS), range(self._next)):
+            slot = self._slot(number)
+            if slot not in self._held and self.try_claim(slot):
+                self._next = max(self._next, number + 1)
                 return slot
         raise RuntimeError(f"no free user ids from SANDBOX_UID_BASE={self._base} on")
 
@@ -54,3 +64,9 @@ class Slots:
     def release(self, slot: Slot) -> None:
         """Give the pair back; nothing runs under it any more."""
         self._held.pop(slot).close()
+        number = (slot.uid - self._base) // 2
+        if 0 <= number < MOST_SLOTS and slot == self._slot(number):  # else it is from before `_base` was changed
+            heapq.heappush(self._given_back, number)
+
+    def _slot(self, number: int) -> Slot:
+        return Slot(self._base + 2 * number, self._base + 2 * number + 1)
