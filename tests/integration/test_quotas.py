@@ -71,7 +71,7 @@ def test_calls_at_once_never_exceed_the_quota_in_one_process() -> None:
     """A call that has a row while it runs counts once. A call that ends without a record gives its place back."""
     code = "import time\ndef main(seconds=0):\n    time.sleep(seconds)\n"
     with running_service("", web_concurrency=1, max_workers=1, warm_workers=1, invoke_queue_timeout_s=3.0) as service:
-        function_id = service.function(code)
+        function_id = service.function(code, timeout=120)
         assert call(service, function_id).status_code == 201
         assert service.request("PUT", "/v1/quotas", json={"executions": 11}).status_code == 200
 
@@ -82,10 +82,14 @@ def test_calls_at_once_never_exceed_the_quota_in_one_process() -> None:
             assert Counter(threads.map(status, [0.0] * 60)) == {201: 10, 403: 50}
             assert len(service.request("GET", "/v1/executions").json()) == 11
             assert service.request("PUT", "/v1/quotas", json={"executions": 13}).status_code == 200
-            slow = threads.submit(status, 8.0)
+            slow = threads.submit(call, service, function_id, seconds=100.0)
             wait_until("it has a row", lambda: len(service.request("GET", "/v1/executions").json()) == 12)
             assert status(0.0) == 503  # it had a place, but no worker in time
-            assert slow.result() == 201
+            assert not slow.done()
+            service.stop("pool")  # ends the slow call, with its worker
+            assert slow.result().status_code == 201
+            service.start_pool()
+            wait_until("there is a worker", lambda: service.capacity(service.runtime())["available"] == 1)
             assert [status(0.0), status(0.0)] == [201, 403]
 
 
