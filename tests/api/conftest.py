@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
-from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -30,8 +28,8 @@ from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import LocalPackages
 from tests.api.client import Client
 from tests.api.fake_engine import FakeEngine
-from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import valkey
+from tests.support.tables import make_tables
 
 
 @pytest.fixture(scope="session")
@@ -40,32 +38,15 @@ def redis_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    with running_postgres() as server:
-        yield server
-
-
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str) -> Settings:
     """On SQLite; a test that overrides this says what it changes."""
     return Settings(var_dir=tmp_path, redis_url=redis_url, max_package_size=256 * 1024, max_body_size=64 * 1024)
 
 
-@pytest.fixture(scope="session")
-def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database to copy, which is quicker than migrating one for each test."""
-    folder = tmp_path_factory.mktemp("template")
-    migrate(Settings(var_dir=folder))
-    return folder / "qinling.db"
-
-
 @pytest.fixture
-def connected(settings: Settings, empty_sqlite: Path) -> Iterator[Settings]:
-    if settings.database_url is None:
-        shutil.copy(empty_sqlite, settings.var_dir)
-    else:
-        migrate(settings)
+def connected(settings: Settings) -> Iterator[Settings]:
+    make_tables(settings)
     database.connect(settings)
     yield settings
     database.disconnect()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.service import Service, package, running_service, wait_until
-from tests.servers.postgres import running_postgres
+from tests.servers.postgres import PostgresServer
 
 HELLO = "def main(name='World'):\n    print('saying hello')\n    return 'Hello, ' + name\n"
 
@@ -26,7 +26,8 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
         with running_service(max_workers=8) as running:
             yield running
     else:
-        with running_postgres() as server, running_service(server.create_database(), max_workers=8) as running:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        with running_service(server.create_database(), max_workers=8) as running:
             yield running
 
 

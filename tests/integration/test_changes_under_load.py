@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.integration.service import Service, package, running_service
-from tests.servers.postgres import running_postgres
+from tests.servers.postgres import PostgresServer
 
 CHANGES = 25
 
@@ -26,10 +26,8 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
         with running_service(max_workers=12, max_versions=1000) as running:
             yield running
     else:
-        with (
-            running_postgres() as server,
-            running_service(server.create_database(), max_workers=12, max_versions=1000) as running,
-        ):
+        server: PostgresServer = request.getfixturevalue("postgres")
+        with running_service(server.create_database(), max_workers=12, max_versions=1000) as running:
             yield running
 
 

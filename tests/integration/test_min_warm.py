@@ -11,6 +11,8 @@ import pytest
 from tests.api.client import package
 from tests.integration.service import Service, running_service, wait_until
 
+pytestmark = pytest.mark.xdist_group("min-warm")  # one service for most of them
+
 CODE = "import os\ndef main():\n    return '{0}'\n"
 
 

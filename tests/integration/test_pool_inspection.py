@@ -10,6 +10,8 @@ import pytest
 from tests.integration.held_calls import QUICK, SLOW, calls_of
 from tests.integration.service import Service, running_service, wait_until
 
+pytestmark = pytest.mark.xdist_group("pool-inspection")  # one service for all of them
+
 
 def seen(service: Service, path: str = "") -> Any:
     answer = service.request("GET", f"/v1/pool{path}")

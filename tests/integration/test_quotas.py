@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,16 +10,22 @@ import pytest
 import requests
 
 from tests.integration.service import Service, running_service, wait_until
-from tests.servers.postgres import running_postgres
+from tests.servers.postgres import PostgresServer
 
 KEPT = 8
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(f"quotas-{name}")) for name in ("sqlite", "postgresql")],
+)
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    with contextlib.ExitStack() as stack:
-        url = stack.enter_context(running_postgres()).create_database() if request.param == "postgresql" else ""
-        yield stack.enter_context(running_service(url, web_concurrency=2, executions_kept=KEPT))
+    url = ""
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = server.create_database()
+    with running_service(url, web_concurrency=2, executions_kept=KEPT) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

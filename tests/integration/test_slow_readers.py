@@ -19,6 +19,8 @@ from qinling_falcon.models.tables import Execution, Job
 from qinling_falcon.settings import Settings
 from tests.integration.service import Service, connections, package, running_service, wait_until
 
+pytestmark = pytest.mark.xdist_group("slow-readers")  # one service, and one filling of its database, for all of them
+
 MIB = 1024 * 1024
 SLOW = 64
 # Of the only project.

@@ -18,7 +18,6 @@ from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database, execution
 from qinling_falcon.models.execution import Execution
-from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.orchestrators import addresses
 from qinling_falcon.orchestrators.base import WorkerInfo
@@ -33,6 +32,7 @@ from tests.models.factories import make_function, make_runtime
 from tests.pool.side import wait_until
 from tests.servers.valkey import valkey
 from tests.support.scripted_worker import ScriptedWorker, Step
+from tests.support.tables import make_tables
 
 OWNER = Context("project-a")
 
@@ -120,7 +120,7 @@ def make_house(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def make(**changes: Any) -> House:
         settings = Settings(var_dir=tmp_path, redis_url=redis_url, **changes)
-        migrate(settings)
+        make_tables(settings)
         database.connect(settings)
         houses.append(House(redis_url, settings))
         return houses[-1]

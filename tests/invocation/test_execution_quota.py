@@ -13,11 +13,11 @@ from qinling_falcon.errors import QuotaExceeded
 from qinling_falcon.invocation import execution_quota
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.models import database, execution, quotas
-from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.records import begin, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_record
+from tests.support.tables import make_tables
 
 PROJECT = "project-a"
 
@@ -25,7 +25,7 @@ PROJECT = "project-a"
 @pytest.fixture(autouse=True)
 def settings(tmp_path: Path) -> Iterator[Settings]:
     made = Settings(var_dir=tmp_path, quota_executions=100_000)
-    migrate(made)
+    make_tables(made)
     database.connect(made)
     yield made
     database.disconnect()

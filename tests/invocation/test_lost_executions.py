@@ -12,11 +12,11 @@ import pytest
 
 from qinling_falcon.invocation.calls import commit_record, record_lost, record_overdue
 from qinling_falcon.models import clock, database, execution, function
-from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.records import begin, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_function, make_record, make_runtime
+from tests.support.tables import make_tables
 
 OWNER = Context("project-a")
 
@@ -24,7 +24,7 @@ OWNER = Context("project-a")
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
     made = Settings(var_dir=tmp_path)
-    migrate(made)
+    make_tables(made)
     database.connect(made)
     yield made
     database.disconnect()

@@ -19,7 +19,6 @@ from qinling_falcon.invocation.sessions import Access, TrustGone
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.models import database, function, quotas
-from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
@@ -30,6 +29,7 @@ from tests.servers.fake_swift import TOKEN, FakeSwift, answer, fake_swift
 from tests.servers.valkey import valkey
 from tests.storage.archives import make_zip
 from tests.support.clock import Clock
+from tests.support.tables import make_tables
 
 OWNER = Context("project-a")
 HERE = {"container": "c", "object": "o"}
@@ -129,7 +129,7 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 def world(tmp_path: Path, redis_url: str, clock: Clock) -> Iterator[World]:
     settings = Settings(var_dir=tmp_path, redis_url=redis_url, swift_check_s=0)
-    migrate(settings)
+    make_tables(settings)
     database.connect(settings)
     connection = PipelinedConnection(settings.effective_redis_url)
     with fake_swift() as server:

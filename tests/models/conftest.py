@@ -15,22 +15,12 @@ from qinling_falcon.models import database, tables
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
-from tests.models.connections import shared_postgres
 from tests.models.factories import make_function, make_runtime
 from tests.models.lists import MOMENT, SECOND
-from tests.servers.postgres import PostgresServer, running_postgres
+from tests.servers.postgres import PostgresServer
+from tests.support.tables import make_tables
 
 _ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, tables.DoomedTrust, tables.ProjectQuota))
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    shared = shared_postgres()
-    if shared is not None:
-        yield shared
-        return
-    with running_postgres() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +50,7 @@ def migrated(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Se
     """Settings that name a database with empty tables."""
     if backend == "sqlite":
         settings = Settings(var_dir=tmp_path)
-        migrate(settings)
+        make_tables(settings)
         return settings
     url: str = request.getfixturevalue("postgres_tables")
     connection = psycopg2.connect(url)

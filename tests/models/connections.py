@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from qinling_falcon.models import database
-from qinling_falcon.models.migrate import migrate
 from qinling_falcon.settings import Settings
 from tests.servers.postgres import PostgresServer
+from tests.support.tables import make_tables
 
 ROOT = Path(__file__).parents[2]
 # In the patched process, this variable names the folder of the PostgreSQL server that its tests share.
@@ -28,7 +28,7 @@ starts_patched_process = pytest.mark.skipif(_PATCHED in os.environ, reason="star
 @contextmanager
 def connected(settings: Settings) -> Iterator[None]:
     """Connect this process to a database that gets its tables first."""
-    migrate(settings)
+    make_tables(settings)
     database.connect(settings)
     try:
         yield

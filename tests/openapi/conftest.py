@@ -10,7 +10,6 @@ from qinling_falcon.settings import Settings
 from tests.api.conftest import (  # noqa: F401
     connected,
     connection,
-    empty_sqlite,
     engine,
     lonely_pool,
     packages,

@@ -13,7 +13,6 @@ from gevent.event import Event
 
 from qinling_falcon.errors import NotFound
 from qinling_falcon.models import database, rollout, runtime
-from qinling_falcon.models.migrate import migrate
 from qinling_falcon.orchestrators.base import StartFailed, UnknownImage, WorkerInfo
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.registry import WorkerRecord
@@ -21,6 +20,7 @@ from qinling_falcon.pool.rollout import next_step
 from qinling_falcon.settings import Settings
 from tests.pool.house import ADMIN, MOST, STOCK, House
 from tests.pool.side import wait_until
+from tests.support.tables import make_tables
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     settings = Settings(
         var_dir=tmp_path, max_workers=MOST, reap_interval_s=0.1, holder_ttl_s=30, function_concurrency=MOST
     )
-    migrate(settings)
+    make_tables(settings)
     database.connect(settings)
     yield settings
     database.disconnect()
