@@ -76,6 +76,29 @@ def orchestrator(
     return make_orchestrator(settings)
 
 
+@contextlib.contextmanager
+def shared_orchestrator(settings: Settings) -> Iterator[ProcessOrchestrator]:
+    """An orchestrator for all tests of a module. Its start takes much longer than the start of a worker.
+
+    Each test gets it by `for_one_test`.
+    """
+    orchestrator = ProcessOrchestrator(settings)
+    try:
+        yield orchestrator
+    finally:
+        orchestrator.detach()
+
+
+@contextlib.contextmanager
+def for_one_test(orchestrator: ProcessOrchestrator) -> Iterator[ProcessOrchestrator]:
+    """A shared orchestrator without workers; those that the test starts end with it, and nothing of them is left."""
+    assert ids(orchestrator.list()) == []
+    yield orchestrator
+    for worker in orchestrator.list():
+        orchestrator.destroy(worker.worker_id)
+    orchestrator.events()
+
+
 class Manager:
     """A manager in a process of its own (`manager.py`)."""
 

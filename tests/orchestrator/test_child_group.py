@@ -24,7 +24,18 @@ from qinling_falcon.settings import MIB, Settings
 from tests.support.executions import request_body
 from tests.support.forks import FORK_AND_WAIT
 
-from .conftest import REPOSITORY, eventually, groups_of, ids, left_of, make_settings, processes_of, request
+from .conftest import (
+    REPOSITORY,
+    eventually,
+    for_one_test,
+    groups_of,
+    ids,
+    left_of,
+    make_settings,
+    processes_of,
+    request,
+    shared_orchestrator,
+)
 
 MakeOrchestrator = Callable[[Settings], ProcessOrchestrator]
 
@@ -138,20 +149,35 @@ class Function:
         return answer["reason"] or answer["output"]
 
 
-@pytest.fixture(params=["fork", "exec", "rlimits"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.xdist_group(f"child-group-{name}")) for name in ("fork", "exec", "rlimits")
+    ],
+)
+def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The settings of the orchestrator that these tests share."""
     start, sandbox = ("exec", "rlimits") if request.param == "rlimits" else (request.param, "auto")
     runtimes = REPOSITORY / "config" / "runtimes.toml"
-    settings = make_settings(tmp_path, worker_start=start, sandbox=sandbox, runtimes_file=runtimes)
+    settings = make_settings(
+        tmp_path_factory.mktemp("child-group"), worker_start=start, sandbox=sandbox, runtimes_file=runtimes
+    )
     settings = dataclasses.replace(settings, max_memory_size=128 * MIB, tmp_size=64 * MIB)
     if sandbox == "auto" and examine(settings).form is Form.RLIMITS:
         pytest.skip("no bubblewrap here")
     return settings
 
 
+@pytest.fixture(scope="module")
+def shared(settings: Settings) -> Iterator[ProcessOrchestrator]:
+    with shared_orchestrator(settings) as orchestrator:
+        yield orchestrator
+
+
 @pytest.fixture
-def orchestrator(settings: Settings, make_orchestrator: MakeOrchestrator) -> ProcessOrchestrator:
-    return make_orchestrator(settings)
+def orchestrator(shared: ProcessOrchestrator) -> Iterator[ProcessOrchestrator]:
+    with for_one_test(shared) as orchestrator:
+        yield orchestrator
 
 
 @pytest.fixture
@@ -214,9 +240,12 @@ def test_the_kernel_ends_what_grows_too_fast_and_the_supervisor_survives(
 
 @pytest.mark.usefixtures("counted")
 @pytest.mark.parametrize("size", [0, 3 << 30])
-def test_all_workers_together_have_a_limit(settings: Settings, make_orchestrator: MakeOrchestrator, size: int) -> None:
-    make_orchestrator(dataclasses.replace(settings, workers_memory=size)).start("w1", "python3")
-    subtrees = {group.parent for group in groups_of(settings)}
+def test_all_workers_together_have_a_limit(
+    settings: Settings, make_orchestrator: MakeOrchestrator, tmp_path: Path, size: int
+) -> None:
+    own = dataclasses.replace(settings, var_dir=tmp_path / "var", workers_memory=size)
+    make_orchestrator(own).start("w1", "python3")
+    subtrees = {group.parent for group in groups_of(own)}
     files = [tree / name for tree in subtrees for name in ("memory.limit_in_bytes", "memory.max")]
     limits = [int(file.read_text()) for file in files if file.exists()]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import os
 import socket
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,9 +21,14 @@ from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrato
 from qinling_falcon.settings import MIB, Settings
 from tests.support.executions import request_body
 
-from .conftest import REPOSITORY, request
+from .conftest import REPOSITORY, for_one_test, make_settings, request, shared_orchestrator
 
 Call = Callable[[str], dict[str, Any]]
+
+
+def _together(start: str, sandbox: str) -> pytest.MarkDecorator:
+    """Has tests run in one process, because they share an orchestrator."""
+    return pytest.mark.xdist_group(f"function-environment-{start}-{sandbox}")
 
 
 def call(worker: WorkerInfo, code: str) -> dict[str, Any]:
@@ -40,17 +46,35 @@ def call(worker: WorkerInfo, code: str) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(params=["auto", "rlimits"])
-def function_settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((start, sandbox), id=f"{start}-{sandbox}", marks=_together(start, sandbox))
+        for start, sandbox in itertools.product(("auto", "exec"), ("auto", "rlimits"))
+    ],
+)
+def function_settings(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Settings:
+    """The settings of the orchestrator that these tests share."""
+    start, sandbox = request.param
     shipped = REPOSITORY / "config" / "runtimes.toml"
-    return dataclasses.replace(settings, runtimes_file=shipped, sandbox=request.param, max_processes=128)
+    settings = make_settings(
+        tmp_path_factory.mktemp("environment"), runtimes_file=shipped, worker_start=start, sandbox=sandbox
+    )
+    return dataclasses.replace(settings, max_processes=128)
+
+
+@pytest.fixture(scope="module")
+def shared(function_settings: Settings) -> Iterator[ProcessOrchestrator]:
+    with shared_orchestrator(function_settings) as orchestrator:
+        yield orchestrator
 
 
 @pytest.fixture
-def function(function_settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator]) -> Call:
+def function(shared: ProcessOrchestrator) -> Iterator[Call]:
     """Runs code as a function in a worker of its own."""
-    worker = make_orchestrator(function_settings).start("w1", "python3")
-    return lambda code: call(worker, code)
+    with for_one_test(shared) as orchestrator:
+        worker = orchestrator.start("w1", "python3")
+        yield lambda code: call(worker, code)
 
 
 def test_localhost_and_the_own_name_resolve(function: Call) -> None:

@@ -15,9 +15,49 @@ from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import MIB, Settings
 
-from .conftest import Manager, attempt, groups_of, marked
+from .conftest import (
+    Manager,
+    attempt,
+    for_one_test,
+    groups_of,
+    make_settings,
+    make_table,
+    marked,
+    shared_orchestrator,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the strongest form of sandbox needs root")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(start, id=name, marks=pytest.mark.xdist_group(f"sandbox-{name}"))
+        for name, start in (("fork", "auto"), ("exec", "exec"))
+    ],
+)
+def settings(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Settings:
+    """The settings of the orchestrator that these tests share."""
+    folder = tmp_path_factory.mktemp("sandbox")
+    return make_settings(folder, runtimes_file=make_table(folder), worker_start=request.param)
+
+
+@pytest.fixture(scope="module")
+def shared(settings: Settings) -> Iterator[ProcessOrchestrator]:
+    with shared_orchestrator(settings) as orchestrator:
+        yield orchestrator
+
+
+@pytest.fixture
+def orchestrator(shared: ProcessOrchestrator) -> Iterator[ProcessOrchestrator]:
+    with for_one_test(shared) as orchestrator:
+        yield orchestrator
+
+
+@pytest.fixture
+def own_settings(settings: Settings, tmp_path: Path) -> Settings:
+    """Settings for an orchestrator of a test's own."""
+    return dataclasses.replace(settings, var_dir=tmp_path / "var")
 
 
 @pytest.fixture
@@ -69,9 +109,9 @@ def test_no_names_of_the_host(worker: WorkerInfo) -> None:
 
 
 def test_network_of_the_host_by_setting(
-    settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator], loopback_port: int
+    own_settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator], loopback_port: int
 ) -> None:
-    orchestrator = make_orchestrator(dataclasses.replace(settings, network="host"))
+    orchestrator = make_orchestrator(dataclasses.replace(own_settings, network="host"))
     assert attempt(orchestrator.start("w1", "probe"), connect(loopback_port)) == "connected"
 
 
@@ -109,7 +149,7 @@ def interpreter_roots() -> set[str]:
 
 
 def test_var_dir_in_usr_is_masked(
-    tmp_path: Path, settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator]
+    settings: Settings, make_orchestrator: Callable[[Settings], ProcessOrchestrator]
 ) -> None:
     import tempfile
 
@@ -125,8 +165,8 @@ def test_var_dir_in_usr_is_masked(
         orchestrator.detach()
 
 
-def test_environment_of_the_service_is_unknown(settings: Settings, make_manager: Callable[..., Manager]) -> None:
-    (worker,) = make_manager(settings, DATABASE_URL="sqlite:////tmp/very-secret").start("w1")
+def test_environment_of_the_service_is_unknown(own_settings: Settings, make_manager: Callable[..., Manager]) -> None:
+    (worker,) = make_manager(own_settings, DATABASE_URL="sqlite:////tmp/very-secret").start("w1")
     assert "very-secret" not in str(attempt(worker, "import os; answer = dict(os.environ)", as_child=False))
     assert attempt(worker, "answer = open('/proc/1/environ').read()")["errno"] == 13
     assert attempt(worker, "answer = open('/proc/1/environ', 'rb').read().decode()", as_child=False)["errno"] == 13
@@ -144,7 +184,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         seen = attempt(worker, everything, as_child=as_child)
         assert "qf_worker=" in seen
         assert "very-secret" not in seen
-        assert str(settings.var_dir) not in seen
+        assert str(own_settings.var_dir) not in seen
 
 
 def test_outer_process_has_an_empty_environment(orchestrator: ProcessOrchestrator, settings: Settings) -> None:
