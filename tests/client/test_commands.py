@@ -12,7 +12,7 @@ from tests.client.driver import Driver
 from tests.client.printed import created, listed, shown
 from tests.integration.service import Service, package, wait_until
 
-pytestmark = pytest.mark.xdist_group("client-commands")
+pytestmark = pytest.mark.xdist_group("client")
 
 NOWHERE = "11111111-2222-3333-4444-555555555555"
 

@@ -9,7 +9,7 @@ from tests.client.driver import Driver
 from tests.client.printed import created, listed, shown
 from tests.integration.service import Service, wait_until
 
-pytestmark = pytest.mark.xdist_group("client-commands")
+pytestmark = pytest.mark.xdist_group("client")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from tests.client.driver import Driver
 
-pytestmark = pytest.mark.xdist_group("client-commands")
+pytestmark = pytest.mark.xdist_group("client")
 
 
 def test_every_method_and_every_command_is_in_a_test(driver: Driver) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.client.conftest import Maker
 from tests.client.driver import Client, ClientError, Driver, output_of
 
-pytestmark = pytest.mark.xdist_group("client-library")
+pytestmark = pytest.mark.xdist_group("client")
 
 ECHO = "def main(*args, **kwargs):\n    kwargs.pop('context')\n    return [args, kwargs]\n"
 

@@ -14,7 +14,7 @@ from tests.client.conftest import HELLO, Maker
 from tests.client.driver import Client, ClientError, body_of, output_of
 from tests.integration.service import Service, package
 
-pytestmark = pytest.mark.xdist_group("client-library")
+pytestmark = pytest.mark.xdist_group("client")
 
 
 def md5(path: Path) -> str:

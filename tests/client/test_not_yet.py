@@ -10,7 +10,7 @@ from tests.client.driver import Client, output_of
 from tests.integration.service import wait_until
 
 pytestmark = [
-    pytest.mark.xdist_group("client-library"),
+    pytest.mark.xdist_group("client"),
     pytest.mark.skip(reason="asynchronous executions, by the API and by webhooks, are not built yet"),
 ]
 

@@ -10,7 +10,7 @@ import pytest
 from tests.client.driver import Client, ClientError
 from tests.integration.service import Service, wait_until
 
-pytestmark = pytest.mark.xdist_group("client-library")
+pytestmark = pytest.mark.xdist_group("client")
 
 
 def test_runtime_is_made_shown_listed_and_found_by_name(

@@ -10,7 +10,7 @@ import pytest
 from tests.client.conftest import Maker
 from tests.client.driver import Client, ClientError, output_of
 
-pytestmark = pytest.mark.xdist_group("client-library")
+pytestmark = pytest.mark.xdist_group("client")
 
 
 def test_versions_are_made_shown_listed_and_deleted(

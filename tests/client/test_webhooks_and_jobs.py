@@ -12,7 +12,7 @@ from tests.client.conftest import Maker
 from tests.client.driver import Client, ClientError
 from tests.integration.service import Service
 
-pytestmark = pytest.mark.xdist_group("client-library")
+pytestmark = pytest.mark.xdist_group("client")
 
 
 @pytest.fixture

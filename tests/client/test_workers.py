@@ -11,7 +11,7 @@ from tests.client.conftest import Maker
 from tests.client.driver import Client, ClientError, output_of
 from tests.integration.service import wait_until
 
-pytestmark = pytest.mark.xdist_group("client-library")
+pytestmark = pytest.mark.xdist_group("client")
 
 COUNTING = "calls = 0\ndef main():\n    global calls\n    calls += 1\n    return calls\n"
 

@@ -11,7 +11,7 @@ import pytest
 from tests.api.client import package
 from tests.integration.service import Service, running_service, wait_until
 
-pytestmark = pytest.mark.xdist_group("min-warm")  # one service for most of them
+pytestmark = pytest.mark.xdist_group("min-warm")  # two services for all of them
 
 CODE = "import os\ndef main():\n    return '{0}'\n"
 
@@ -20,6 +20,13 @@ CODE = "import os\ndef main():\n    return '{0}'\n"
 def service() -> Iterator[Service]:
     """Workers that are not kept end after a second without a call."""
     with running_service(max_workers=8, warm_workers=1, worker_idle_s=1, reap_interval_s=0.3) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Service]:
+    """At most four workers, which are kept when they are idle."""
+    with running_service(max_workers=4, warm_workers=1) as running:
         yield running
 
 
@@ -130,36 +137,36 @@ def test_a_function_whose_package_is_lost_holds_up_no_other(service: Service) ->
     remove(service, good)
 
 
-def test_other_functions_take_no_kept_worker() -> None:
-    with running_service(max_workers=3, warm_workers=1) as service:
-        keeping = service.function(CODE.format("a"), min_warm=1)
-        [worker] = wait_for_kept(service, keeping, 1)
-        for _ in range(4):
-            service.call(service.function(CODE.format("b")))
+def test_after_a_restart_of_the_manager_workers_are_kept_again(service: Service) -> None:
+    function_id = service.function(CODE.format("a"), min_warm=1)
+    [old] = wait_for_kept(service, function_id, 1)
+    service.stop("pool")
+    service.start_pool()
 
-        assert [row["id"] for row in kept(service, keeping)] == [worker["id"]]
-        events = service.request("GET", "/v1/pool/events").json()
-        assert [event for event in events if event["event"] == "evicted"]
-
-
-def test_after_a_restart_of_the_manager_workers_are_kept_again() -> None:
-    with running_service(max_workers=4, warm_workers=1) as service:
-        function_id = service.function(CODE.format("a"), min_warm=1)
-        [old] = wait_for_kept(service, function_id, 1)
-        service.stop("pool")
-        service.start_pool()
-
-        wait_until("another one is kept", lambda: old["id"] not in [row["id"] for row in kept(service, function_id)])
-        wait_for_kept(service, function_id, 1)
+    wait_until("another one is kept", lambda: old["id"] not in [row["id"] for row in kept(service, function_id)])
+    wait_for_kept(service, function_id, 1)
+    remove(service, function_id)
 
 
-def test_at_most_half_of_all_workers_are_kept() -> None:
-    with running_service(max_workers=4, warm_workers=1) as service:
-        functions = [service.function(CODE.format("a"), min_warm=2) for _ in range(2)]
+def test_other_functions_take_no_kept_worker(small: Service) -> None:
+    keeping = small.function(CODE.format("a"), min_warm=1)
+    [worker] = wait_for_kept(small, keeping, 1)
+    others = [small.function(CODE.format("b")) for _ in range(5)]
+    for function_id in others:
+        small.call(function_id)
 
-        def total() -> int:
-            return sum(len(kept(service, function_id)) for function_id in functions)
+    assert [row["id"] for row in kept(small, keeping)] == [worker["id"]]
+    events = small.request("GET", "/v1/pool/events").json()
+    assert [event for event in events if event["event"] == "evicted" and event["function_id"] in others]
+    remove(small, keeping)
 
-        wait_until("two are kept", lambda: total() == 2)
-        assert service.call(service.function(CODE.format("b")))["status"] == "success"
-        assert total() == 2
+
+def test_at_most_half_of_all_workers_are_kept(small: Service) -> None:
+    functions = [small.function(CODE.format("a"), min_warm=2) for _ in range(2)]
+
+    def total() -> int:
+        return sum(len(kept(small, function_id)) for function_id in functions)
+
+    wait_until("two are kept", lambda: total() == 2)
+    assert small.call(small.function(CODE.format("b")))["status"] == "success"
+    assert total() == 2

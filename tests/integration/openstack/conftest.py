@@ -1,4 +1,4 @@
-"""A Keystone and a Swift for the tests of this folder, which run one after another in each of two processes."""
+"""A Keystone and a Swift for the tests of this folder, which run one after another in one process; not `test_docs`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.integration.openstack.cloud import Cloud, Web, running_cloud
 from tests.integration.openstack.proxy import Proxy, running_proxy
 from tests.servers.openstack import START_TIMEOUT_S, Keystone, Swift, running_keystone, running_swift
 
-# These two take half of the time, and share little with the others.
-_LONG = {"test_docs", "test_make_run"}
+# This one takes as long as many others, and has a Keystone and a Swift of its own.
+_LONG = {"test_docs"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
