@@ -13,8 +13,6 @@ import pytest
 from tests.integration.service import wait_until
 from tests.web.server import Server, answer, get, request, rest, running_server
 
-pytestmark = pytest.mark.xdist_group("web-connections")  # one server for all of them
-
 CROWD = 40
 
 
