@@ -20,8 +20,8 @@ from tests.models.connections import shared_postgres
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.support.control_groups import remove_groups_of
 
-# The tests start hundreds of Python processes. Without bytecode each one compiles all of its modules anew, which is a
-# third of the time to collect the tests and a tenth of the time to start a service.
+# The tests start hundreds of Python processes. Without bytecode each one compiles all of its modules anew. That is
+# two thirds of the time to collect the tests, and a tenth of the time to start a service.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
