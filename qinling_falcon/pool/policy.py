@@ -258,7 +258,7 @@ class Policy:
         share = self.max_workers // max(1, view.targets)
         starting = {runtime.id: runtime.starting for runtime in view.runtimes}
         growing = [one for one in view.growing if one.runtime not in unable]
-        growing.sort(key=lambda one: (share >= 2 and one.held >= share, one.rank))
+        growing.sort(key=lambda one: (room <= 0 and share >= 2 and one.held >= share, one.rank))
         freed = 0
         for queue in growing:
             for _ in range(queue.wants(self.start_ms)):

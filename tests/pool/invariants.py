@@ -197,7 +197,8 @@ def the_view_is_right(view: View, seen: Snapshot) -> None:
 
 def the_first_to_grow_was_served(before: Snapshot, seen: Snapshot, runtime: str) -> None:
     """When a worker became ready, the first escalated queue that no limit blocks got a worker."""
-    share = int(before["policy"]["max_workers"]) // max(1, len(before["held"]))
+    most = int(before["policy"]["max_workers"])
+    share = most // max(1, len(before["held"])) if len(before["workers"]) >= most else 0
     queues = [queue for queue in before.get(f"escalated:{runtime}", ()) if not is_blocked(before, *_of(queue))]
     poor = [queue for queue in queues if share < 2 or before["held"].get(queue.split("|")[1], 0) < share]
     for first in (poor or queues)[:1]:

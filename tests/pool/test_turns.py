@@ -24,6 +24,29 @@ def test_an_older_call_of_another_process_gets_the_worker_at_the_next_renewal(si
     end(ours.get(timeout=10))
 
 
+def test_a_queue_in_which_many_calls_wait_grows_before_a_call_that_has_waited_somewhat_longer_gets_a_worker(
+    side: Side,
+) -> None:
+    side.start()
+    lease = side.lease("f")
+    alone = side.waiting(function="g")
+    time.sleep(0.02)
+    crowd = [side.waiting(function="f") for _ in range(20)]
+    entries = side.pool._local_queues.entries
+    entries.escalate(side.pool._local_queues.queue_of(side.request("f")))
+
+    side.start()
+
+    first = crowd[0].get(timeout=10)
+    assert not alone.ready()
+    end(lease)
+    end(first)
+    for caller in crowd[1:]:
+        end(caller.get(timeout=10))
+    side.start()
+    end(alone.get(timeout=10))
+
+
 def test_a_call_that_arrived_earlier_and_asks_later_gets_the_worker_first(side: Side, other: Side) -> None:
     """Its process may have read the function from the database meanwhile."""
     side.start()

@@ -62,10 +62,15 @@ class TestStarts:
         assert decide(pool, slots=1).starts == ["A"]
         assert decide(pool, slots=2).starts == ["A", "B"]
 
-    def test_targets_that_have_their_share_come_last(self) -> None:
+    def test_at_max_workers_targets_that_have_their_share_come_last(self) -> None:
+        rich, poor = growing("f", waited=100, held=4), growing("g", waited=1)
+        unused = [idle("of g", unused=30, target="g"), idle("of f", unused=25, target="f")]
+        assert evicted(decide(view(growing=[rich, poor], idle=unused))) == ["of f", "of g"]
+
+    def test_while_there_is_room_targets_that_have_their_share_do_not_come_last(self) -> None:
         rich = growing("f", waited=100, held=4, runtime="B")
-        pool = view(workers=7, growing=[rich, growing("g")], runtimes=[runtime("A"), runtime("B")])
-        assert decide(pool).starts == ["A"]
+        pool = view(workers=7, growing=[growing("g"), rich], runtimes=[runtime("A"), runtime("B")])
+        assert decide(pool).starts == ["B"]
 
     def test_a_target_without_a_worker_gets_one_and_others_as_many_as_wait_and_their_limits_allow(self) -> None:
         assert decide(view(workers=0, growing=[growing(waiting=5)])).starts == ["A"]

@@ -81,8 +81,8 @@ local function serve(queue)
 end
 
 -- Offers a warm worker to the first of the queues that want one more. The last `reserve` warm workers are only for
--- targets without a worker and, if there are `max_workers`, for queues of kind 'warm'. Targets that have their share of
--- all workers come last. Returns whether a worker was offered.
+-- targets without a worker and, if there are `max_workers`, for queues of kind 'warm'. If there are `max_workers`,
+-- targets that have their share of them come last. Returns whether a worker was offered.
 local function give_warm(runtime, reserve)
   local warm = P .. 'warm:' .. runtime
   local count = call('ZCARD', warm)
@@ -98,7 +98,7 @@ local function give_warm(runtime, reserve)
     if not is_below(counts) then
       block(queue, runtime, project_id)
     elseif count > reserve or held == 0 or kind == 'warm' and is_full then
-      if share < 2 or held < share then
+      if not is_full or share < 2 or held < share then
         offer(queue, call('ZRANGE', warm, 0, 0)[1], true, counts)
         return true
       end

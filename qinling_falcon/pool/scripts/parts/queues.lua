@@ -88,11 +88,16 @@ local function deescalate(queue)
   if kind == 'any' and held_by(target) > 0 then call('ZREM', P .. 'escalated:' .. runtime, queue) end
 end
 
--- The rank of a queue among those that want one more worker: the oldest arrival, later by twice the cost of a start for
--- each worker that the target has, and later for kind 'warm'.
+-- The rank of a queue among those that want one more worker: the oldest arrival, changed by multiples of the cost of a
+-- start. It is later by 2 for each worker that the target has. For each waiting call after the first, it is earlier by
+-- 50, divided by the number of workers that the target has plus one, but by 500 at most. So a queue that grows quickly
+-- gets more workers before most of the calls wait in it. Kind 'warm' comes later than calls.
 local function rank(queue, target, kind)
+  if kind == 'warm' then return oldest(queue) + AHEAD_OF_CALLS_MS end
   local start_ms = tonumber(call('HGET', POLICY, 'start_ms')) or 100
-  return oldest(queue) + 2 * start_ms * held_by(target) + (kind == 'warm' and AHEAD_OF_CALLS_MS or 0)
+  local held, waiting = held_by(target), 0
+  for _, count in ipairs(call('HVALS', P .. 'counts:' .. queue)) do waiting = waiting + count end
+  return oldest(queue) + start_ms * (2 * held - math.min(500, 50 * (waiting - 1) / (held + 1)))
 end
 
 -- Escalates a queue: it wants one more worker for its target, and no limit blocks it.
