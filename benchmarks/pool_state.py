@@ -127,7 +127,7 @@ class State:
         request = one.request
         args = (
             "lease", holder, kind, RUNTIME, request.target, PROJECT, "", request.execution_id, RUN_MS, request.detail,
-            1, 0, FAR, FAR, FAR, "", *itertools.chain.from_iterable(request.generations),
+            1, 0, "", *itertools.chain.from_iterable(request.generations),
         )  # fmt: skip
         return self.run(step, *args) if step else self.scripts.run(*args)
 
