@@ -7,9 +7,13 @@ network namespace.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import socket
+import time
+
+_RETRY_S = 0.01
 
 
 def is_local(address: str) -> bool:
@@ -42,20 +46,22 @@ def connect(address: str, timeout_s: float) -> socket.socket:
         timeout_s: seconds to wait, and the timeout of the connection afterwards.
 
     Raises:
-        OSError: there is no connection.
+        OSError: there is no connection, or the address is of neither form.
     """
-    if address.startswith("@"):
-        connection = socket.socket(socket.AF_UNIX)
-        end: str | tuple[str, int] = _abstract(address)
-    else:
-        host, _, port = address.rpartition(":")
-        # `create_connection` would resolve the address in a thread.
-        connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        end = host.strip("[]"), int(port)
+    is_unix = address.startswith("@")
+    host, _, port = address.rpartition(":")
+    if not is_unix and not port.isdigit():
+        raise OSError(f"a worker can't have the address {address!r}")
+    # `create_connection` would resolve the address in a thread.
+    connection = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        connection.settimeout(timeout_s)
-        connection.connect(end)
+        if is_unix:
+            _connect_unix(connection, address, timeout_s)
+            connection.settimeout(timeout_s)
+        else:
+            connection.settimeout(timeout_s)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.connect((host.strip("[]"), int(port)))
     except OSError:
         connection.close()
         raise
@@ -67,6 +73,18 @@ def connect_http(address: str, timeout_s: float) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection("worker", timeout=timeout_s)
     connection.sock = connect(address, timeout_s)
     return connection
+
+
+def _connect_unix(connection: socket.socket, address: str, timeout_s: float) -> None:
+    """Connect, and wait while the backlog is full. gevent would try again in each turn of the event loop."""
+    until = time.monotonic() + timeout_s
+    connection.settimeout(0)
+    while (error := connection.connect_ex(_abstract(address))) == errno.EAGAIN:
+        if time.monotonic() >= until:
+            raise TimeoutError("timed out: the worker accepts no connections")
+        time.sleep(_RETRY_S)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def _abstract(address: str) -> str:

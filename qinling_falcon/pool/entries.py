@@ -79,7 +79,7 @@ class Entries:
         """Set a timer that escalates the queue when its oldest call has waited for `PATIENCE_S`."""
         oldest = queue.first_that_may_load()
         if oldest is not None and not queue.is_watched and not queue.is_escalated:
-            self._check_in(queue, oldest.arrived + PATIENCE_S - time.monotonic())
+            self._check_in(queue, oldest.entered + PATIENCE_S - time.monotonic())
 
     def _check_in(self, queue: LocalQueue, wait_s: float) -> None:
         queue.is_watched = True
@@ -90,7 +90,7 @@ class Entries:
         oldest = queue.first_that_may_load()
         if oldest is None or queue.is_escalated:
             return
-        if time.monotonic() - oldest.arrived < PATIENCE_S:
+        if time.monotonic() - oldest.entered < PATIENCE_S:
             self.watch(queue)
         elif queue.may_delay_escalation(self.start_s):
             self._check_in(queue, PATIENCE_S)

@@ -94,9 +94,10 @@ class Waiter:
 
     Attributes:
         request: the lease that it asks for.
-        arrived: when it arrived, on the monotonic clock.
-        wait_s: its longest wait from now, without the time with a closed gate.
+        arrived: when it arrived in this process, on the monotonic clock. Calls are served in this order.
+        wait_s: its longest wait, without the time with a closed gate.
         gate: decides whether it may load a worker; None: it may.
+        entered: when it began to wait for a worker, on the monotonic clock.
         deadline: when its wait ends, on the monotonic clock.
         result: gets a `Lease` or a `NoLease`.
         is_counted: whether the entry in Redis counts it. It does if the call has asked Redis, or if the queue has
@@ -108,13 +109,14 @@ class Waiter:
     arrived: float
     wait_s: float
     gate: Gate | None = None
+    entered: float = field(default_factory=time.monotonic)
     deadline: float = field(init=False)
     result: AsyncResult = field(default_factory=AsyncResult)
     is_counted: bool = False
     is_gone: bool = False
 
     def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.wait_s if self.may_load else math.inf
+        self.deadline = self.entered + self.wait_s if self.may_load else math.inf
 
     @property
     def may_load(self) -> bool:
@@ -123,7 +125,7 @@ class Waiter:
 
     def again(self) -> Waiter:
         """The same call, for another wait."""
-        waiter = Waiter(self.request, self.arrived, self.wait_s, self.gate)
+        waiter = Waiter(self.request, self.arrived, self.wait_s, self.gate, self.entered)
         waiter.deadline = self.deadline
         return waiter
 
@@ -272,7 +274,7 @@ class LocalQueue:
 
     def waited_s(self, waiter: Waiter) -> float:
         """For how long a call has waited, not counting the time before this process had a worker of the target."""
-        return time.monotonic() - max(waiter.arrived, self.leased_since if self.leased else 0.0)
+        return time.monotonic() - max(waiter.entered, self.leased_since if self.leased else 0.0)
 
     def add_leased(self) -> None:
         """Note that this process has leased one more worker."""
@@ -375,10 +377,9 @@ class LocalQueue:
         """Count all calls that have waited for `PATIENCE_S`."""
         since = time.monotonic() - PATIENCE_S
         for waiter in self.waiters:
-            if waiter.arrived > since:
-                break
-            self.counted += not waiter.is_counted
-            waiter.is_counted = True
+            if waiter.entered <= since:
+                self.counted += not waiter.is_counted
+                waiter.is_counted = True
 
     def waited_ms(self) -> int:
         """For how many ms the oldest call has waited."""

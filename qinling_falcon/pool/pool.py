@@ -104,13 +104,13 @@ class Pool(Generations):
                 result = self._ask(queue, waiter, kind, waits=wait_s > 0 or not waiter.may_load)
             if isinstance(result, Lease):
                 if request.detail:
-                    self._calls.served(request.runtime_id, result.cold, time.monotonic() - waiter.arrived)
+                    self._calls.served(request.runtime_id, result.cold, time.monotonic() - waiter.entered)
                 return result
             if result is NoLease.STALE:
                 raise StaleTarget(request.target)
             if result is NoLease.TIMED_OUT or (wait_s > 0 and time.monotonic() >= waiter.deadline):
                 self._calls.refused(request.runtime_id)
-                raise self._not_in_time(request, time.monotonic() - waiter.arrived)
+                raise self._not_in_time(request, time.monotonic() - waiter.entered)
             queue = self._local_queues.queue_of(request)
             waiter = waiter.again()
 

@@ -265,7 +265,7 @@ class LocalQueues:
             waiter.result.set(NoLease.TIMED_OUT)
         if timed_out and queue.entry_count:
             self.update_entry(queue)
-        if queue.waiters and queue.waiters[0].arrived < now - _REPEAT_S and queue.reported_at < now - _REPEAT_S:
+        if queue.waiters and queue.waiters[0].entered < now - _REPEAT_S and queue.reported_at < now - _REPEAT_S:
             self.entries.repeat(queue)
         elif queue.is_unsure and not queue.waiters and not queue.asking:
             self.update_entry(queue)

@@ -112,6 +112,7 @@ class Connections:
         self._waiting: dict[Phase, OrderedDict[Connection, None]] = {phase: OrderedDict() for phase in Phase}
         self._taken = 0
         self._resting: list[gevent.Greenlet] = []
+        self._for_new: deque[Connection] = deque()  # for greenlets that have not begun
         self._stopping = False
         self._room = Event()
         self._room.set()
@@ -215,7 +216,10 @@ class Connections:
         self._awake.append(connection)
 
     def _start_awake(self) -> None:
-        """Serve the connections that have woken up, in the order of arrival. libev calls in the reverse order."""
+        """Serve the connections that have woken up, in the order of arrival.
+
+        libev, gevent's event loop on Linux, calls the handlers of one turn in the reverse order.
+        """
         awake, self._awake = self._awake, []
         for connection in reversed(awake):
             if self._taken < self._places:
@@ -229,15 +233,15 @@ class Connections:
             connection.greenlet = self._resting.pop()
             get_hub().loop.run_callback(connection.greenlet.switch, connection)
         else:
-            connection.greenlet = gevent.spawn(self._run_forever, connection)
+            self._for_new.append(connection)  # as an argument, it would live as long as the greenlet
+            connection.greenlet = gevent.spawn(self._run_forever)
 
-    def _run_forever(self, connection: Connection) -> None:
+    def _run_forever(self) -> None:
         """Serve one connection after another, and rest between them, unless enough greenlets rest."""
-        self._run(connection)
+        self._run(self._for_new.popleft())
         while len(self._resting) < _MOST_RESTING and not self._stopping:
             self._resting.append(gevent.getcurrent())
-            connection = get_hub().switch()
-            self._run(connection)
+            self._run(get_hub().switch())
 
     def _run(self, connection: Connection) -> None:
         stays = False
@@ -278,5 +282,6 @@ class Connections:
     def _close(self, connection: Connection) -> None:
         connection.watcher.close()
         connection.sock.close()
+        connection.parser.mesg = None
         self._open.discard(connection)
         self._has_room()

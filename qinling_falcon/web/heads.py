@@ -22,6 +22,9 @@ _PARSED = (
 )  # fmt: skip
 """What Gunicorn's parser sets on a request. Its headers are not changed afterwards."""
 
+# Heads with these headers are not remembered, because a dump of this process's memory shall not hold a list of tokens.
+_SECRET = frozenset({"AUTHORIZATION", "COOKIE", "X-AUTH-TOKEN", "X-SERVICE-TOKEN", "X-SUBJECT-TOKEN"})
+
 _known: BoundedCache[tuple[Any, bytes], dict[str, Any]] = BoundedCache(_KEPT)
 
 
@@ -45,7 +48,8 @@ class HeadParser(RequestParser):  # type: ignore[misc]  # Gunicorn has no types
                 self.__dict__.update(parsed)
                 return data[end:]
             rest = self._parse_new(unreader, data)
-            if rest == data[end:] and self.cfg.proxy_protocol == "off":
+            is_secret = any(name in _SECRET for name, _ in self.headers)
+            if rest == data[end:] and not is_secret and self.cfg.proxy_protocol == "off":
                 _known.put(key, {name: getattr(self, name) for name in _PARSED})
             return rest
 

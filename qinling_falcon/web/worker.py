@@ -190,7 +190,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
             if length != 0:
                 request.force_close()
             return True
-        if length == 0:
+        if length == 0:  # the usual case
             return True
         if length is None:  # a body in small chunks costs much CPU for few bytes
             most = _DRAINED_BEFORE

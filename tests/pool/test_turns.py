@@ -6,6 +6,7 @@ import time
 
 import gevent
 
+from qinling_falcon.pool.leases import Lease
 from tests.pool.side import LIMITS, Side, end, wait_until
 
 
@@ -45,6 +46,22 @@ def test_a_queue_in_which_many_calls_wait_grows_before_a_call_that_has_waited_so
         end(caller.get(timeout=10))
     side.start()
     end(alone.get(timeout=10))
+
+
+def test_however_many_calls_wait_elsewhere_a_call_that_has_waited_for_seconds_longer_is_first(side: Side) -> None:
+    side.start()
+    lease = side.lease("f")
+    alone = side.waiting(function="g", arrived=time.monotonic() - 3)
+    crowd = [side.waiting(function="f") for _ in range(20)]
+    queues = side.pool._local_queues
+    for function in ("f", "g"):
+        queues.entries.escalate(queues.queue_of(side.request(function)))
+
+    side.start()
+
+    end(alone.get(timeout=10))
+    for ended in (lease, *crowd):
+        end(ended if isinstance(ended, Lease) else ended.get(timeout=10))
 
 
 def test_a_call_that_arrived_earlier_and_asks_later_gets_the_worker_first(side: Side, other: Side) -> None:

@@ -14,8 +14,15 @@ NOW = 1000.0
 REQUEST = LeaseRequest("f:0:d", "python3", "f", "p", "e", (), 30, "detail")
 
 
+def test_time_before_a_call_began_to_wait_is_no_reason_for_another_worker() -> None:
+    """Another worker does not help against a slow database."""
+    queue = LocalQueue("python3|f:0:d|any|p", leased=1, busy_s=0.01, running_since={"w": NOW})
+    queue.enter(Waiter(REQUEST, NOW - 10, 60, entered=NOW))
+    assert queue.may_delay_escalation(0.02)
+
+
 def waiter(age_s: float = 0.0, *, is_counted: bool = False) -> Waiter:
-    made = Waiter(REQUEST, NOW - age_s, 60)
+    made = Waiter(REQUEST, NOW - age_s, 60, entered=NOW - age_s)
     made.is_counted = is_counted
     return made
 

@@ -52,6 +52,12 @@ def test_requests_that_arrive_while_the_process_is_busy_begin_in_the_order_of_ar
     assert numbers == sorted(numbers)
 
 
+def test_one_client_after_another_is_served_by_the_same_greenlets(server: Server) -> None:
+    for _ in range(3):
+        with crowd(server, request("/read", "POST", b"abc")) as clients:
+            assert all(answer(client).endswith(b"3") for client in clients)
+
+
 @pytest.mark.parametrize(
     "first_bytes",
     [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\nX-More: ", request("/read", "POST", b"{", 1000)],

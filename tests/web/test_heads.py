@@ -73,3 +73,10 @@ def test_a_large_head_is_not_remembered() -> None:
     before = len(heads._known)
     parsed(HeadParser, [CALL % (0, b"X-Large: " + 3000 * b"x" + b"\r\n", b"")], "")
     assert len(heads._known) == before
+
+
+@pytest.mark.parametrize("header", ["X-Auth-Token", "authorization", "Cookie"])
+def test_heads_with_tokens_are_not_remembered(header: str) -> None:
+    before = len(heads._known)
+    parsed(HeadParser, [CALL % (0, header.encode() + b": a-token\r\n", b"")], "")
+    assert len(heads._known) == before

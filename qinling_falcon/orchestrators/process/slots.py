@@ -37,7 +37,7 @@ class Slots:
         self._next = 0  # no pair from this number on was claimed
 
     def claim(self) -> Slot:
-        """The first free pair. It is found without a look at all those that are held."""
+        """A free pair, of those with low numbers if possible. It is found without a look at all those that are held."""
         while self._given_back:
             slot = self._slot(heapq.heappop(self._given_back))
             if slot not in self._held and self.try_claim(slot):

@@ -11,6 +11,7 @@ local PATIENCE_MS = 5            -- how long calls wait for a worker of their ow
 local ACCEPT_MS = 1000           -- how long a process may take to accept an offer
 local GRANTS_TTL_MS = 60000      -- when the list of notifications of a dead process expires
 local LOOK_AT = 16               -- how many queues are looked at, at most, when a worker or a lease is free for several
+local CROWD_MS = 2500            -- how long a call may wait longer because many calls wait in other queues
 local AHEAD_OF_CALLS_MS = 10000  -- how much later than queues of calls those of kind 'warm' are served
 
 local function queue_of(runtime, target, project_id, kind)
@@ -88,16 +89,17 @@ local function deescalate(queue)
   if kind == 'any' and held_by(target) > 0 then call('ZREM', P .. 'escalated:' .. runtime, queue) end
 end
 
--- The rank of a queue among those that want one more worker: the oldest arrival, changed by multiples of the cost of a
--- start. It is later by 2 for each worker that the target has. For each waiting call after the first, it is earlier by
--- 50, divided by the number of workers that the target has plus one, but by 500 at most. So a queue that grows quickly
--- gets more workers before most of the calls wait in it. Kind 'warm' comes later than calls.
+-- The rank of a queue among those that want one more worker: the oldest arrival, and two changes of it in multiples of
+-- the cost of a start. It is later by 2 starts for each worker that the target has. For each waiting call after the
+-- first, it is earlier by 50 starts, divided by the number of workers that the target has plus one, but by CROWD_MS at
+-- most. So a queue that grows quickly gets more workers before most of the calls wait in it.
 local function rank(queue, target, kind)
   if kind == 'warm' then return oldest(queue) + AHEAD_OF_CALLS_MS end
   local start_ms = tonumber(call('HGET', POLICY, 'start_ms')) or 100
   local held, waiting = held_by(target), 0
   for _, count in ipairs(call('HVALS', P .. 'counts:' .. queue)) do waiting = waiting + count end
-  return oldest(queue) + start_ms * (2 * held - math.min(500, 50 * (waiting - 1) / (held + 1)))
+  local crowd_ms = math.min(50 * start_ms * (waiting - 1) / (held + 1), CROWD_MS)
+  return oldest(queue) + 2 * start_ms * held - crowd_ms
 end
 
 -- Escalates a queue: it wants one more worker for its target, and no limit blocks it.
