@@ -51,7 +51,9 @@ def find_one(query: peewee.ModelSelect[R], what: str, *, lock: bool = False, fie
 def find_by_id(
     rows: Callable[[Scope], peewee.ModelSelect[R]], scope: Scope, row_id: str, field: str | None = None
 ) -> R:
-    """As `find` in `rows(scope)`, for first calls: the SQL text is made once, which takes peewee 0.3 ms.
+    """Find a row as `find(rows(scope), row_id)` does, but with an SQL text that is made only once.
+
+    peewee takes 0.3 ms to make such a text, and a function's first call needs three of them.
 
     Args:
         rows: a method of `Scope`.
@@ -62,10 +64,10 @@ def find_by_id(
     Raises:
         NotFound: unknown, or not the asker's.
     """
-    model, sql, places = _text_by_id(rows, scope.project_id is None, type(engine()))
+    model, sql, parameters = _text_by_id(rows, scope.project_id is None, type(engine()))
     given = {_PROJECT: scope.project_id, _ID: row_id}
     with reading():
-        values = engine().execute_sql(sql, [given.get(place, place) for place in places]).fetchone()
+        values = engine().execute_sql(sql, [given.get(one, one) for one in parameters]).fetchone()
     if values is None:
         raise _not_found(f"{model.__name__} {row_id}", field)
     read = zip(model._meta.sorted_fields, values, strict=True)
@@ -74,15 +76,15 @@ def find_by_id(
     return row
 
 
-_PROJECT, _ID = "a project", "an id"  # they stand for the values in a text
+_PROJECT, _ID = "a project", "an id"  # in the parameters of a text, in place of the real ones
 
 
 @functools.cache
 def _text_by_id(
-    rows: Callable[[Scope], peewee.ModelSelect[R]], everything: bool, dialect: type
+    rows: Callable[[Scope], peewee.ModelSelect[R]], of_all_projects: bool, engine_type: type
 ) -> tuple[type[R], str, tuple[Any, ...]]:
-    """The model, the SQL text for one row, and its parameters. Each dialect has texts of its own."""
-    select = rows(system("the text for all projects") if everything else scoped(Context(_PROJECT)))
+    """The model, the SQL text for one row, and its parameters. Each type of database has texts of its own."""
+    select = rows(system("the text for all projects") if of_all_projects else scoped(Context(_PROJECT)))
     sql, parameters = select.where(select.model.id == _ID).sql()
     return select.model, sql, tuple(parameters)
 

@@ -107,7 +107,7 @@ class Connections:
         self._deadlines = deadlines
         self._open: set[Connection] = set()
         self._idle: OrderedDict[Connection, float] = OrderedDict()  # time at which each became idle, oldest first
-        self._awake: list[Connection] = []  # bytes have arrived in this turn of the event loop
+        self._arrived: list[Connection] = []  # those whose bytes have arrived in this turn of the event loop
         self._ready: deque[Connection] = deque()
         self._waiting: dict[Phase, OrderedDict[Connection, None]] = {phase: OrderedDict() for phase in Phase}
         self._taken = 0
@@ -205,23 +205,23 @@ class Connections:
     def _park(self, connection: Connection) -> None:
         self._idle[connection] = time.monotonic()
         self._has_room()
-        connection.watcher.start(self._wake, connection)
+        connection.watcher.start(self._has_arrived, connection)
 
-    def _wake(self, connection: Connection) -> None:
+    def _has_arrived(self, connection: Connection) -> None:
         """Called by the event loop when bytes, or the end of the stream, arrive on an idle connection."""
         connection.watcher.stop()
         del self._idle[connection]
-        if not self._awake:
-            get_hub().loop.run_callback(self._start_awake)
-        self._awake.append(connection)
+        if not self._arrived:
+            get_hub().loop.run_callback(self._start_arrived)
+        self._arrived.append(connection)
 
-    def _start_awake(self) -> None:
-        """Serve the connections that have woken up, in the order of arrival.
+    def _start_arrived(self) -> None:
+        """Serve the requests of this turn in the order of arrival.
 
         libev, gevent's event loop on Linux, calls the handlers of one turn in the reverse order.
         """
-        awake, self._awake = self._awake, []
-        for connection in reversed(awake):
+        arrived, self._arrived = self._arrived, []
+        for connection in reversed(arrived):
             if self._taken < self._places:
                 self._start(connection)
             else:
