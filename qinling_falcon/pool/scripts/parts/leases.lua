@@ -120,22 +120,23 @@ end
 -- Serves the oldest blocked queue of a project or runtime, after the end of a lease by which a limit was reached.
 -- `counted` is 'project' or 'runtime'. Returns whether a queue was served. There are four cases for a queue:
 -- 1. `serve` finds a worker for it.
--- 2. Its target has no worker, and none is warm: it is escalated.
+-- 2. Its target has no worker, and none is warm, or it is of kind 'warm': it is escalated.
 -- 3. The workers of its target are busy, and there are several warm ones: it gets a warm one.
 -- 4. The workers of its target are busy, and there is at most one warm one: it is not blocked any more, and gets the
 --    next worker of its target. It is escalated only if the limit is not reached again.
 local function serve_blocked(counted, id)
   local busy = {}
   for _, queue in ipairs(call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1)) do
-    local runtime, target, project_id = parse_queue(queue)
+    local runtime, target, project_id, kind = parse_queue(queue)
     local how, counts = serve(queue)
     if how == 'served' then
       if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
       return true
     elseif how == 'short' then
       leave_sets(queue, runtime, project_id)
-      if held_by(target) == 0 then
+      if held_by(target) == 0 or kind == 'warm' then
         escalate(queue)
+        give_all_warm(runtime, 1)
       elseif call('ZCARD', P .. 'warm:' .. runtime) > 1 then
         offer(queue, call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true, read_counts(target, project_id, runtime))
         if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
