@@ -91,12 +91,13 @@ def shared_orchestrator(settings: Settings) -> Iterator[ProcessOrchestrator]:
 
 @contextlib.contextmanager
 def for_one_test(orchestrator: ProcessOrchestrator) -> Iterator[ProcessOrchestrator]:
-    """A shared orchestrator without workers; those that the test starts end with it, and nothing of them is left."""
+    """A shared orchestrator without workers. Those that the test starts end with it."""
     assert ids(orchestrator.list()) == []
     yield orchestrator
     for worker in orchestrator.list():
         orchestrator.destroy(worker.worker_id)
-    orchestrator.events()
+    orchestrator.events()  # of workers that have ended by themselves
+    assert ids(orchestrator.list()) == []
 
 
 class Manager:
