@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,15 +63,26 @@ class Registry:
         connection: the process's connection to Redis.
         settings: limits and times.
         clock: for tests.
+        monotonic: a clock in seconds that never steps.
     """
 
-    def __init__(self, connection: PipelinedConnection, settings: Settings, *, clock: Clock | None = None):
+    def __init__(
+        self,
+        connection: PipelinedConnection,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ):
         self._connection = connection
         self._scripts = ScriptRunner(connection, clock)
         self._listening = connection.another()
         self._settings = settings
         self._holder_ttl_ms = int(settings.holder_ttl_s * 1000)
         self._worker_idle_ms = int(settings.worker_idle_s * 1000)
+        self._monotonic = monotonic
+        # The last pass of `reap`: Redis's time, and the time of `monotonic` after it.
+        self._reaped: tuple[str, float] | None = None
 
     def configure(self, runtime_id: str, warm: int) -> None:
         """Give a runtime a pool with a stock of `warm` workers, or change its stock."""
@@ -157,12 +169,17 @@ class Registry:
     def reap(self, stocks: Mapping[str, int] | None = None) -> None:
         """End lost leases, offers that were not accepted, and workers that were idle for too long.
 
+        The script finds a step of Redis's clock, because it gets the time since the last pass by this process's clock.
+
         Args:
             stocks: the present stock of each runtime; a runtime that is missing here has the stock it was configured
                 with.
         """
         pairs = (part for pair in (stocks or {}).items() for part in pair)
-        self._scripts.run("reap", self._holder_ttl_ms, self._worker_idle_ms, *pairs)
+        last, at = self._reaped or ("", 0.0)
+        passed_ms = int((self._monotonic() - at) * 1000)
+        now = self._scripts.run("reap", self._holder_ttl_ms, self._worker_idle_ms, last, passed_ms, *pairs)
+        self._reaped = now.decode(), self._monotonic()
 
     def lost(self) -> dict[str, str]:
         """The details of lost executions by id. Each one stays here until `acknowledge_lost`."""

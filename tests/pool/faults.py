@@ -9,6 +9,15 @@ from tests.pool.machine import CALLS, LIMITS, Machine
 class Faults(Machine):
     """Rare steps."""
 
+    def step_clock(self, ms: int) -> None:
+        """Redis's clock steps. Processes have clocks that don't."""
+        self.now += ms
+        self.stepped += ms
+        for holder in self.holders:
+            for queue in holder.waiting.values():
+                for one in queue:
+                    one.arrived += ms
+
     def drain(self, call: Call, version: str) -> None:
         beginning = f"{call.function}:{version}"
         holding = [

@@ -54,8 +54,9 @@ class Machine(RuleBasedStateMachine):
         self.connection = PipelinedConnection(self.server.url)
         self.connection.call("FLUSHALL")
         self.now = 1_700_000_000_000
+        self.stepped = 0  # the sum of all steps of Redis's clock
         self.scripts = ScriptRunner(self.connection, clock=lambda: self.now)
-        self.registry = Registry(self.connection, LIMITS, clock=lambda: self.now)
+        self.registry = Registry(self.connection, LIMITS, clock=lambda: self.now, monotonic=self.monotonic)
         self.policy = Policy(LIMITS.max_workers, 2, START_MS)
         self.numbers = itertools.count()
         self.images = dict.fromkeys(RUNTIMES, "i0")
@@ -79,6 +80,9 @@ class Machine(RuleBasedStateMachine):
     def close(self) -> None:
         self.registry.close()
         self.connection.close()
+
+    def monotonic(self) -> float:
+        return (self.now - self.stepped) / 1000
 
     # Processes
 

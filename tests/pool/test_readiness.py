@@ -24,7 +24,8 @@ class Watch:
 
     def __init__(self, side: Side) -> None:
         self._now_ms = 1_700_000_000_000
-        self.registry = Registry(side.connection, LIMITS, clock=lambda: self._now_ms)
+        clocks = {"clock": lambda: self._now_ms, "monotonic": lambda: self._now_ms / 1000}
+        self.registry = Registry(side.connection, LIMITS, **clocks)
         self.readiness = PoolReadiness(side.connection, LIMITS, clock=lambda: self._now_ms)
 
     def reap_after(self, ms: int) -> None:

@@ -1,23 +1,54 @@
 -- reap: ends lost leases, dead processes and unused workers, in bounded pages. The next pass goes on where this one
 --       stopped.
 -- include: limits workers queues leases
--- ARGV    2 holder_ttl_ms  3 worker_idle_ms  4… pairs of (runtime, how many warm workers it keeps at the moment)
+-- ARGV    2 holder_ttl_ms  3 worker_idle_ms  4 what the caller's last pass returned, '' if there was none  5 the time
+--         since then in ms, by a clock that never steps  6… pairs of (runtime, how many warm workers it keeps at the
+--         moment)
 -- reads   holders, former, reported, held:<holder>, leases, idle, warm:<runtime>, runtimes, policy
 -- writes  reaper, lost, journal:<holder>, entries:<holder>, former, bare; concurrency and waiting (counts of 0); for
---         workers that are drained or offered what drain and release write
+--         workers that are drained or offered what drain and release write; after a step of the clock also leases,
+--         worker:<id>, assigned_at and the sets that it reads
+-- returns now
 -- promises  A lease is lost when its deadline has passed, when its holder is dead, or when its holder lives and does
 --           not know it (because the reply was lost). Its worker drains, and its execution is put into `lost`, once.
 --           An offer that was not accepted in time goes to the next process. The journal of a dead holder is moved to
 --           `lost`, and its entries are removed. Workers that were idle for too long, and surplus warm ones, drain.
---           If no reaper has run for long (Redis was down), holders get time to report first.
+--           If no reaper has run for long (Redis was down), holders get time to report first. If the server's clock
+--           has stepped, no lease ends at once, or stands much longer than it should.
 
 local PAGE = 100
 local UNKNOWN_AFTER_MS = 2000
+local STEP_MS = 2000  -- a larger difference between the two clocks is a step; a smaller one may be a delay
 local REAPER, REPORTED = P .. 'reaper', P .. 'reported'
 local ttl, idle = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local was = call('HMGET', REAPER, 'last', 'since', 'lease', 'count')
 local last, since = tonumber(was[1]), tonumber(was[2])
+
+-- 0. A step of the server's clock. Forward: times move by the step, but not what was written after the step. Back: no
+-- time is later than now.
+local passed = was[1] == ARGV[4] and tonumber(ARGV[5])
+local step = passed and now - last - passed or 0
+local is_forward, is_back = step > STEP_MS, not last or last > now
+if is_forward or is_back then
+  local function moved(time)
+    if is_forward and time < now - passed - STEP_MS / 2 then return time + step end
+    return math.min(time, now)
+  end
+  local sets = {IDLE, ASSIGNED_AT, HOLDERS, FORMER, REPORTED}
+  for _, runtime in ipairs(call('HKEYS', RUNTIMES)) do sets[#sets + 1] = P .. 'warm:' .. runtime end
+  for _, set in ipairs(sets) do
+    local members = call('ZRANGE', set, 0, -1, 'WITHSCORES')
+    for at = 1, #members, 2 do call('ZADD', set, moved(tonumber(members[at + 1])), members[at]) end
+  end
+  for _, worker in ipairs(call('ZRANGE', LEASES, 0, -1)) do
+    local granted = tonumber(call('HGET', record(worker), 'granted'))
+    call('HSET', record(worker), 'granted', text(moved(granted)))
+    call('ZINCRBY', LEASES, moved(granted) - granted, worker)
+  end
+  if is_forward then last, since = last + step, since + step end
+end
+
 if not last or last > now or now - last > ttl / 2 then since = now end
 
 local dead, alive = {}, {}
@@ -90,7 +121,7 @@ for _, worker in ipairs(call('ZRANGEBYSCORE', IDLE, '-inf', now - idle, 'LIMIT',
   drain(worker, 'ended', 'unused for longer than WORKER_IDLE_S')
 end
 local runtimes, stocks = call('HGETALL', RUNTIMES), {}
-for at = 4, #ARGV, 2 do stocks[ARGV[at]] = tonumber(ARGV[at + 1]) end
+for at = 6, #ARGV, 2 do stocks[ARGV[at]] = tonumber(ARGV[at + 1]) end
 for at = 1, #runtimes, 2 do
   local warm = P .. 'warm:' .. runtimes[at]
   local surplus = math.min(PAGE, call('ZCARD', warm) - (stocks[runtimes[at]] or runtimes[at + 1]))
@@ -128,4 +159,4 @@ for at = 1, #runtimes, 2 do
   local is_bare = tonumber(runtimes[at + 1]) > 0 and all < most and call('SCARD', P .. 'live:' .. runtimes[at]) == 0
   if is_bare then call('HSETNX', BARE, runtimes[at], text(now)) else call('HDEL', BARE, runtimes[at]) end
 end
-return 1
+return text(now)
