@@ -66,7 +66,6 @@ class Manager:
         self._starter = Starter(registry, orchestrator, runtimes, self._starts, self._policy)
         self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
         self._full_pass_at = 0.0
-        self._is_new = True
         self._is_crowded = True
         self._claim = claim
 
@@ -104,7 +103,6 @@ class Manager:
 
     def _stand_by(self) -> None:
         """End the workers of this manager, because another one is active. Workers that outlive their manager stay."""
-        self._is_new = True
         if not self._orchestrator.workers_outlive_manager:
             self._end_workers(worker.worker_id for worker in self._orchestrator.list())
 
@@ -122,9 +120,6 @@ class Manager:
         self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
         self._registry.reap(self._policy.stocks)
         workers, unknown = self._reconcile()
-        if self._is_new:
-            self._clear_recalls(workers.values())
-            self._is_new = False
         self._record_lost_executions()
         stocks = {runtime_id: self._policy.stocks.get(runtime_id, 0) for runtime_id in self._registry.runtimes()}
         is_crowded = len(workers) >= self._policy.max_workers
@@ -150,6 +145,8 @@ class Manager:
         for recall in decision.recalls:
             if self._registry.recall(recall.worker, recall.stands_ms, recall.reason):
                 logger.info("recalled a worker", extra={"worker_id": recall.worker, "reason": recall.reason})
+        for worker_id in decision.taken_back:
+            self._registry.recall(worker_id, 0)
         alive = {worker.worker_id for worker in self._orchestrator.list()}
         self._end_workers(alive.intersection(self._registry.draining()))
 
@@ -189,12 +186,6 @@ class Manager:
             self._end_workers(unknown)
             return known, []
         return known, [alive[worker_id] for worker_id in unknown - self._ending]
-
-    def _clear_recalls(self, workers: Iterable[WorkerRecord]) -> None:
-        """Take back the recalls of an earlier manager, because this one does not know for which queues they were."""
-        for worker in workers:
-            if worker.state == "leased":
-                self._registry.recall(worker.worker_id, 0)
 
     def _note_events(self) -> None:
         for event in self._orchestrator.events():

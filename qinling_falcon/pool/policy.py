@@ -8,7 +8,8 @@ are expensive. docs/pool.md explains the rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+import time
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,9 @@ _FIRST_CALLS_S = 0.4  # The stock covers the first calls of this time.
 _MOST_STOCK = 8  # The largest stock to which first calls can raise it.
 _UNUSED_FOR_STOCK_MS = 2000.0  # For a stock, only workers that were unused for this long are evicted.
 _RECALL_MS = 10_000.0  # How long a recall is valid.
+_RECALL_GAP_MS = 250.0  # If enough workers are recalled and none of them ends its call, another one is after this time.
+_MOST_RECALLS = 64  # How many recalls are pending at most. A view has all of them.
+_LOOK_MS = 100.0  # When to look again for a worker that may be taken.
 _LEAST_START_MS = 5.0  # The least value of S.
 _NEW_START_WEIGHT = 0.2  # The weight of a new cost in the moving mean S.
 
@@ -124,17 +128,17 @@ class TargetView:
         target: the target.
         held: the number of its workers.
         recalled: the number of its workers that are recalled.
-        worker: an idle worker, or else a leased one; None: no worker may be taken.
+        worker: an idle worker, or else a leased one that is not recalled.
         state: the state of this worker.
-        since: when the target got its last worker, in ms of Redis's clock; None: not read.
+        since: when the target got its last worker, in ms of Redis's clock.
     """
 
     target: str
     held: int
     recalled: int
-    worker: str | None = None
-    state: str | None = None
-    since: float | None = None
+    worker: str
+    state: str
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +154,11 @@ class View:
         targets: the number of targets that have a worker.
         runtimes: the runtimes that have a pool.
         growing: queues that want a worker.
+        recalled: the workers with a pending recall, of all targets.
         idle: the longest idle workers, the longest first.
-        largest: the targets with the most workers, the largest first.
-        longest_without_growth: the targets that got their last worker the longest ago, the longest first.
+        largest: targets with the most workers, the largest first, that have a worker that may be taken.
+        longest_without_growth: targets that got their last worker the longest ago, the longest first, that have a
+            worker that may be taken.
     """
 
     now: float
@@ -161,6 +167,7 @@ class View:
     targets: int
     runtimes: list[RuntimeView] = field(default_factory=list)
     growing: list[Growing] = field(default_factory=list)
+    recalled: list[str] = field(default_factory=list)
     idle: list[IdleWorker] = field(default_factory=list)
     largest: list[TargetView] = field(default_factory=list)
     longest_without_growth: list[TargetView] = field(default_factory=list)
@@ -175,6 +182,7 @@ class View:
             targets=members["targets"],
             runtimes=[RuntimeView(**one) for one in members["runtimes"] or ()],
             growing=[Growing(**one) for one in members["growing"] or ()],
+            recalled=list(members["recalled"] or ()),
             idle=[IdleWorker(**one) for one in members["idle"] or ()],
             largest=[TargetView(**one) for one in members["largest"] or ()],
             longest_without_growth=[TargetView(**one) for one in members["longest_without_growth"] or ()],
@@ -207,16 +215,24 @@ class Decision:
         starts: the runtime of each worker to start, in order.
         evictions: the idle and warm workers to evict.
         recalls: the busy workers to recall.
+        taken_back: the workers whose recall is taken back.
+        look_again_ms: after this time, the manager decides again, even if nothing wakes it.
     """
 
     starts: list[str] = field(default_factory=list)
     evictions: list[Eviction] = field(default_factory=list)
     recalls: list[Recall] = field(default_factory=list)
+    taken_back: list[str] = field(default_factory=list)
+    look_again_ms: float = field(default=math.inf, compare=False)
 
     @property
     def evicted(self) -> set[str]:
         """The workers in `evictions`, which can't be evicted twice."""
         return {eviction.worker for eviction in self.evictions}
+
+    def look_again_in(self, ms: float) -> None:
+        """Make the manager decide again after this time or earlier."""
+        self.look_again_ms = min(self.look_again_ms, ms)
 
 
 class Policy:
@@ -230,14 +246,25 @@ class Policy:
         max_workers: the most workers in all states.
         concurrent_starts: how many starts may run at once.
         start_ms: the cost of a start until one was measured.
+        clock: a clock in seconds that never steps. Redis's clock may step, so it does not measure the time between two
+            decisions.
     """
 
-    def __init__(self, max_workers: int, concurrent_starts: int, start_ms: float):
+    def __init__(
+        self,
+        max_workers: int,
+        concurrent_starts: int,
+        start_ms: float,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.max_workers = max_workers
         self.start_ms = start_ms
         self.stocks: dict[str, int] = {}
         self._concurrent_starts = concurrent_starts
+        self._clock = clock
+        # By the clock, in ms: the last forced eviction or recall, and the last recall.
         self._forced_at = -math.inf
+        self._recalled_at = -math.inf
         self._rates: dict[str, tuple[int, float, float]] = {}
 
     def note_start(self, cost_ms: float) -> None:
@@ -259,7 +286,8 @@ class Policy:
         starting = {runtime.id: runtime.starting for runtime in view.runtimes}
         growing = [one for one in view.growing if one.runtime not in unable]
         growing.sort(key=lambda one: (room <= 0 and share >= 2 and one.held >= share, one.rank))
-        freed = 0
+        draining = max(0, view.draining + min(0, room))  # each of them makes room soon
+        freed, missing = 0, 0
         for queue in growing:
             for _ in range(queue.wants(self.start_ms)):
                 if starting.get(queue.runtime, 0) > 0:
@@ -269,10 +297,18 @@ class Policy:
                         break
                     decision.starts.append(queue.runtime)
                     room, slots = room - 1, slots - 1
-                elif freed + view.draining < 2 * self._concurrent_starts - 1:
-                    if not self._free_worker(view, queue, share, decision):
-                        break
-                    freed += 1
+                elif draining > 0:
+                    draining -= 1
+                else:
+                    missing += 1
+                    if freed + view.draining < 2 * self._concurrent_starts - 1:
+                        has_recall = missing <= len(view.recalled)
+                        if self._free_worker(view, queue, share, decision, has_recall=has_recall):
+                            freed += 1
+                        elif not has_recall:
+                            break
+        if not missing:
+            decision.taken_back = list(view.recalled)
         if not growing:
             self._fill_stocks(view, room, slots, starting, unable, decision)
         return decision
@@ -301,7 +337,7 @@ class Policy:
 
     def _divide(self, view: View) -> dict[str, int]:
         """The stock of each runtime. All stocks together are at most a quarter of `max_workers`, or one least stock."""
-        wanted = {runtime.id: self._stock(runtime, view.now) for runtime in view.runtimes}
+        wanted = {runtime.id: self._stock(runtime, self._now_ms()) for runtime in view.runtimes}
         left = max([self.max_workers // 4, *(runtime.stock for runtime in view.runtimes)])
         stocks = dict.fromkeys(wanted, 0)
         while left > 0 and stocks != wanted:
@@ -310,6 +346,9 @@ class Policy:
                     stocks[runtime_id] += 1
                     left -= 1
         return stocks
+
+    def _now_ms(self) -> float:
+        return self._clock() * 1000
 
     def _stock(self, runtime: RuntimeView, now: float) -> int:
         """The stock that a runtime needs for its first calls a second. It rises quickly and falls slowly."""
@@ -333,21 +372,37 @@ class Policy:
                 return True
         return False
 
-    def _free_worker(self, view: View, queue: Growing, share: int, decision: Decision) -> bool:
-        """Find a worker to evict or recall for the queue. Returns whether there is one."""
+    def _free_worker(
+        self, view: View, queue: Growing, share: int, decision: Decision, *, has_recall: bool
+    ) -> bool:
+        """Find a worker to evict or recall for the queue. Returns whether there is one.
+
+        Args:
+            view: the state of the pool.
+            queue: the queue.
+            share: the share of each target.
+            decision: gets the eviction or recall, and the time after which to look again.
+            has_recall: whether a recalled worker will serve the queue, when its call ends.
+        """
         if self._evict_unused(view, _UNUSED * self.start_ms, queue.target, decision):
             return True
+        now = self._now_ms()
         waited_ms = view.now - queue.arrival - _HELD_WEIGHT * self.start_ms * queue.held
-        if waited_ms < _FORCED_WAIT * self.start_ms or view.now - self._forced_at < _FORCED_GAP * self.start_ms:
-            return False
-        if not (
+        forced_in_ms = max(
+            _FORCED_WAIT * self.start_ms - waited_ms, self._forced_at + _FORCED_GAP * self.start_ms - now
+        )
+        if forced_in_ms <= 0 and (
             self._evict_surplus(view, queue, decision)
             or self._evict_longest_idle(view, queue, share, decision)
-            or self._take_from_largest(view, queue, decision)
+            or self._take_from_largest(view, queue, decision, has_recall=has_recall)
         ):
-            return False
-        self._forced_at = view.now
-        return True
+            self._forced_at = now
+            decision.look_again_in(max(_FORCED_GAP * self.start_ms, _LOOK_MS))
+            return True
+        unused_in_ms = (_UNUSED * self.start_ms - (view.now - one.used) for one in view.idle)
+        next_ms = min([forced_in_ms if forced_in_ms > 0 else _LOOK_MS, *(ms for ms in unused_in_ms if ms > 0)])
+        decision.look_again_in(max(self.start_ms, next_ms))
+        return False
 
     def _evict_surplus(self, view: View, queue: Growing, decision: Decision) -> bool:
         for runtime in view.runtimes:
@@ -366,26 +421,34 @@ class Policy:
                 return True
         return False
 
-    def _take_from_largest(self, view: View, queue: Growing, decision: Decision) -> bool:
-        """Take a worker of the target with the most workers, or of the one that got its last worker the longest ago."""
-        victims = [one for one in view.largest if one.worker and one.held - one.recalled >= queue.held + 2]
-        victims = [one for one in victims if one.worker not in decision.evicted]
+    def _take_from_largest(self, view: View, queue: Growing, decision: Decision, *, has_recall: bool) -> bool:
+        """Take a worker of the target with the most workers, or of the one that got its last worker the longest ago.
+
+        If a recalled worker will serve the queue, another one is recalled only after `_RECALL_GAP_MS`, because the call
+        of the recalled worker may be a long one.
+        """
+        may_recall = len(view.recalled) < _MOST_RECALLS and (
+            not has_recall or self._now_ms() - self._recalled_at >= _RECALL_GAP_MS
+        )
+
+        def may_be_taken(one: TargetView) -> bool:
+            return one.worker not in decision.evicted and (one.state == "idle" or may_recall)
+
+        victims = [one for one in view.largest if may_be_taken(one) and one.held - one.recalled >= queue.held + 2]
         victims.sort(key=lambda one: one.recalled - one.held)
         reason = "of the target with the most workers"
         if not victims and queue.held == 0:
             least_ms = _TENURE * self.start_ms
             victims = [
-                one
-                for one in view.longest_without_growth
-                if one.worker and one.held > one.recalled and one.since is not None and view.now - one.since > least_ms
+                one for one in view.longest_without_growth if may_be_taken(one) and view.now - one.since > least_ms
             ]
             reason = "of the target that got its last worker longest ago"
         if not victims:
             return False
         victim = victims[0]
-        assert victim.worker
         if victim.state == "idle":
             decision.evictions.append(Eviction(victim.worker, 0, reason))
         else:
             decision.recalls.append(Recall(victim.worker, _RECALL_MS, reason))
+            self._recalled_at = self._now_ms()
         return True

@@ -22,7 +22,7 @@ from qinling_falcon.settings import Settings
 
 _PAGE = 200
 _HOST_TTL_S = 300
-# Bounds of a view: queues to look at, queues to return, and idle workers and targets to return.
+# Bounds of a view: queues or targets to look at, queues to return, and idle workers and targets to return.
 _VIEW = (64, 8, 8)
 
 

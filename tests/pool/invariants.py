@@ -77,6 +77,13 @@ def counts_are_what_is_there(seen: Snapshot) -> None:
     assert shown == entries
 
 
+def pending_recalls_are_those_of_the_workers(seen: Snapshot) -> None:
+    records = {worker: seen[f"worker:{worker}"] for worker in seen["workers"]}
+    recalled = {worker: float(record["recalled"]) for worker, record in records.items() if "recalled" in record}
+    assert seen["recalls"] == recalled
+    assert all("recalled" not in record or record["state"] in ("idle", "leased") for record in records.values())
+
+
 def limits_are_not_exceeded_anew(before: Snapshot, seen: Snapshot) -> None:
     """No lease is added beyond a limit. A limit may be lowered below the leases that there are."""
     counts, old = seen["concurrency"], before.get("concurrency", {})
@@ -193,6 +200,13 @@ def the_view_is_right(view: View, seen: Snapshot) -> None:
         assert (one.held, one.arrival) == (seen["held"].get(one.target, 0), min(seen[f"queue:{queue}"].values()))
         assert one.room > 0
     assert [one.id for one in view.idle] == list(seen["idle"])[: len(view.idle)]
+    assert view.recalled == list(seen["recalls"])
+    for one in (*view.largest, *view.longest_without_growth):
+        record = seen[f"worker:{one.worker}"]
+        assert (record["state"], record["target"]) == (one.state, one.target)
+        assert not {"drain", "kept", "recalled"} & record.keys()
+        of_target = [seen[f"worker:{worker}"].get("target") for worker in view.recalled]
+        assert (one.held, one.recalled) == (seen["held"][one.target], of_target.count(one.target))
 
 
 def the_first_to_grow_was_served(before: Snapshot, seen: Snapshot, runtime: str) -> None:

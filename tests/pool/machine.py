@@ -57,7 +57,7 @@ class Machine(RuleBasedStateMachine):
         self.stepped = 0  # the sum of all steps of Redis's clock
         self.scripts = ScriptRunner(self.connection, clock=lambda: self.now)
         self.registry = Registry(self.connection, LIMITS, clock=lambda: self.now, monotonic=self.monotonic)
-        self.policy = Policy(LIMITS.max_workers, 2, START_MS)
+        self.policy = Policy(LIMITS.max_workers, 2, START_MS, self.monotonic)
         self.numbers = itertools.count()
         self.images = dict.fromkeys(RUNTIMES, "i0")
         self.calls = {call.queue(kind): call for call in CALLS for kind in ("any", "warm")}
@@ -322,6 +322,9 @@ class Machine(RuleBasedStateMachine):
         for recall in decision.recalls:
             self.registry.recall(recall.worker, recall.stands_ms)
             self.check()
+        for worker in decision.taken_back:
+            self.registry.recall(worker, 0)
+            self.check()
 
     def record_lost(self) -> None:
         lost = self.registry.lost()
@@ -360,6 +363,7 @@ class Machine(RuleBasedStateMachine):
         invariants.counts_are_what_is_there(self.seen)
         invariants.limits_are_not_exceeded_anew(before, self.seen)
         invariants.every_queue_is_in_the_sets_of_its_state_only(self.seen)
+        invariants.pending_recalls_are_those_of_the_workers(self.seen)
         invariants.executions_are_in_one_place(self.seen, self.uncommitted)
         if not self.is_relaxed:
             invariants.no_queue_waits_beside_a_worker_for_it(self.seen)

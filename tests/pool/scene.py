@@ -35,7 +35,7 @@ class Scene:
         clocks: dict[str, Any] = {"clock": lambda: self.now, "monotonic": lambda: self.passed_ms / 1000}
         self.registry = Registry(connection, ROOMY, **clocks)
         self.scripts = ScriptRunner(connection, lambda: self.now)
-        self.policy = Policy(max_workers, 2, START_MS)
+        self.policy = Policy(max_workers, 2, START_MS, clocks["monotonic"])
         self.numbers = itertools.count()
         self.as_of = b"0"
         self.registry.configure("python3", 0)
@@ -96,6 +96,8 @@ class Scene:
             self.registry.evict(eviction.worker, eviction.unused_ms)
         for recall in decision.recalls:
             self.registry.recall(recall.worker, recall.stands_ms)
+        for taken_back in decision.taken_back:
+            self.registry.recall(taken_back, 0)
         return decision
 
 

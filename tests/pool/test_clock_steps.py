@@ -89,6 +89,18 @@ def test_a_lost_offer_passes_on(scene: Scene, step_ms: int) -> None:
     assert leases[0][0] not in scene.connection.call("ZRANGE", "qf:{pool}:leases", 0, -1)
 
 
+def test_recalls_are_taken_back(scene: Scene, step_ms: int) -> None:
+    lease = scene.lease("f")
+    scene.registry.recall(name(lease), 10_000)
+
+    scene.now += step_ms
+
+    scene.live(1000, lease)
+    assert scene.registry.view().recalled == []
+    scene.release(lease)
+    assert lost(scene) == set()
+
+
 def test_a_delay_of_a_pass_is_not_a_step(scene: Scene) -> None:
     lease = scene.lease("f", run_ms=RUN_MS)
     scene.live(1000, lease)

@@ -269,3 +269,5 @@ def manage(side: Side) -> None:
             side.registry.evict(eviction.worker, eviction.unused_ms)
         for recall in decision.recalls:
             side.registry.recall(recall.worker, recall.stands_ms)
+        for worker in decision.taken_back:
+            side.registry.recall(worker, 0)

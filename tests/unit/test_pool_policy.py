@@ -45,6 +45,22 @@ def idle(name: str, *, unused: float, target: str = "g", held: int = 2) -> IdleW
     return IdleWorker(name, NOW - unused * S, target, held)
 
 
+def target(name: str = "g", **parts: Any) -> TargetView:
+    """A target with a busy worker, which has not grown for long."""
+    values = {"target": name, "held": 1, "recalled": 0, "worker": "w", "state": "leased", "since": NOW - 100 * S}
+    return TargetView(**{**values, **parts})
+
+
+class Time:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.passed_ms = 0.0
+
+    def __call__(self) -> float:
+        return self.passed_ms / 1000
+
+
 def decide(pool: View, slots: int = 4, unable: frozenset[str] = frozenset()) -> Decision:
     return Policy(MOST, 4, S).decide(pool, slots, unable)
 
@@ -117,15 +133,18 @@ class TestStock:
         assert decide(pool).starts == ["A", "B"]
 
     def test_it_follows_the_rate_of_first_calls(self) -> None:
-        policy = Policy(100, 4, S)
-        policy.decide(view(runtimes=[runtime()]), 0)
-        policy.decide(view(now=NOW + 1000, runtimes=[runtime(first_calls=20)]), 0)
-        assert policy.stocks == {"A": 6}  # two, and 0.4 s of half of 20 a second
-        policy.decide(view(now=NOW + 2000, runtimes=[runtime(first_calls=1000)]), 0)
-        assert policy.stocks == {"A": 8}
-        for second in range(3, 100):
-            policy.decide(view(now=NOW + second * 1000, runtimes=[runtime(first_calls=1000)]), 0)
-        assert policy.stocks == {"A": 2}
+        time = Time()
+        policy = Policy(100, 4, S, time)
+
+        def stocks(first_calls: int) -> dict[str, int]:
+            time.passed_ms += 1000
+            policy.decide(view(now=NOW - time.passed_ms, runtimes=[runtime(first_calls=first_calls)]), 0)
+            return policy.stocks
+
+        stocks(0)
+        assert stocks(20) == {"A": 6}  # two, and 0.4 s of half of 20 a second
+        assert stocks(1000) == {"A": 8}
+        assert [stocks(1000) for _ in range(100)][-1] == {"A": 2}
 
     def test_a_runtime_without_a_stock_keeps_none(self) -> None:
         assert decide(view(workers=0, runtimes=[runtime(stock=0, warm=0, first_calls=100)])).starts == []
@@ -153,11 +172,24 @@ class TestEviction:
         assert decide(view(growing=[growing(waited=6, held=1)], idle=used)) == Decision()  # its worker counts
 
     def test_that_happens_once_in_two_starts(self) -> None:
-        policy = Policy(MOST, 4, S)
-        pool = {"growing": [growing(waited=50)], "idle": [idle("w", unused=10)]}
-        assert evicted(policy.decide(view(**pool), 4)) == ["w"]
-        assert policy.decide(view(now=NOW + S, **pool), 4) == Decision()
-        assert evicted(policy.decide(view(now=NOW + 2 * S, **pool), 4)) == ["w"]
+        time = Time()
+        policy = Policy(MOST, 4, S, time)
+        pool = view(growing=[growing(waited=50)], idle=[idle("w", unused=10)])
+        assert evicted(policy.decide(pool, 4)) == ["w"]
+        time.passed_ms = S
+        assert policy.decide(pool, 4) == Decision()
+        time.passed_ms = 2 * S
+        assert evicted(policy.decide(pool, 4)) == ["w"]
+
+    def test_the_time_between_two_does_not_depend_on_redis_s_clock(self) -> None:
+        time = Time()
+        policy = Policy(MOST, 4, S, time)
+        hour_ms = 3_600_000
+        policy.decide(view(growing=[growing(waited=50)], idle=[idle("w", unused=10)]), 4)
+        time.passed_ms = 2 * S
+        early = [IdleWorker("w", NOW - hour_ms - 10 * S, "g", 2)]
+        waits = [growing(arrival=NOW - hour_ms - 50 * S)]
+        assert evicted(policy.decide(view(now=NOW - hour_ms, growing=waits, idle=early), 4)) == ["w"]
 
     def test_a_surplus_warm_worker_of_another_runtime_goes_first(self) -> None:
         pool = {"growing": [growing(waited=6)], "idle": [idle("w", unused=10)]}
@@ -176,7 +208,7 @@ class TestEviction:
 
     @pytest.mark.parametrize("state", ["idle", "leased"])
     def test_a_target_with_two_workers_more_gives_one_up(self, state: str) -> None:
-        largest = [TargetView("g", held=3, recalled=0, worker="w", state=state)]
+        largest = [target(held=3, state=state)]
         decision = decide(view(growing=[growing(waited=20, held=1)], largest=largest))
         assert (evicted(decision), [recall.worker for recall in decision.recalls]) == (
             (["w"], []) if state == "idle" else ([], ["w"])
@@ -184,15 +216,15 @@ class TestEviction:
         assert decide(view(growing=[growing(waited=20, held=2)], largest=largest)) == Decision()
 
     def test_recalled_workers_are_not_counted_twice(self) -> None:
-        largest = [TargetView("g", held=4, recalled=2, worker="w", state="leased")]
+        largest = [target(held=4, recalled=2)]
         assert decide(view(growing=[growing(waited=20, held=1)], largest=largest)) == Decision()
 
     def test_a_target_without_a_worker_gets_one_of_the_target_that_got_its_last_one_longest_ago(self) -> None:
-        longest = [TargetView("g", held=1, recalled=0, worker="w", state="leased", since=NOW - 11 * S)]
+        longest = [target(since=NOW - 11 * S)]
         [recall] = decide(view(growing=[growing(waited=6)], longest_without_growth=longest)).recalls
         assert recall.worker == "w"
         assert decide(view(growing=[growing(waited=6, held=1)], longest_without_growth=longest)) == Decision()
-        young = [TargetView("g", held=1, recalled=0, worker="w", state="leased", since=NOW - 9 * S)]
+        young = [target(since=NOW - 9 * S)]
         assert decide(view(growing=[growing(waited=6)], longest_without_growth=young)) == Decision()
 
     def test_workers_are_evicted_ahead_for_two_rounds_of_starts_less_one(self) -> None:
@@ -201,10 +233,73 @@ class TestEviction:
         assert len(decide(view(**pool)).evictions) == 7
         assert len(decide(view(draining=5, **pool)).evictions) == 2
 
+    def test_a_draining_worker_is_one_that_need_not_be_evicted(self) -> None:
+        unused = [idle("w", unused=99)]
+        assert decide(view(growing=[growing()], idle=unused, draining=1)) == Decision()
+        two = [growing("f"), growing("h")]
+        assert evicted(decide(view(growing=two, idle=unused, draining=1))) == ["w"]
+
     def test_no_worker_is_evicted_twice(self) -> None:
         unused = [idle("w0", unused=30), idle("w1", unused=10)]
         decision = decide(view(growing=[growing(waited=50, waiting=2, held=1)], idle=unused))
         assert evicted(decision) == ["w0", "w1"]
+
+
+class TestRecalls:
+    def test_no_more_workers_are_recalled_than_are_wanted(self) -> None:
+        time = Time()
+        policy = Policy(MOST, 4, S, time)
+        pool = {"growing": [growing(waited=50)], "largest": [target(held=8)]}
+        assert len(policy.decide(view(**pool), 4).recalls) == 1
+        time.passed_ms = 10 * S
+        assert policy.decide(view(recalled=["v"], **pool), 4).recalls == []
+        two = [growing("f", waited=50), growing("h", waited=50)]
+        assert len(policy.decide(view(recalled=["v"], growing=two, largest=[target(held=8)]), 4).recalls) == 1
+
+    def test_another_worker_is_recalled_if_the_call_of_the_recalled_one_is_long(self) -> None:
+        time = Time()
+        policy = Policy(MOST, 4, S, time)
+        pool = {"growing": [growing(waited=50)], "largest": [target(held=8)]}
+        assert policy.decide(view(**pool), 4).look_again_ms <= 250
+        time.passed_ms = 250
+        assert len(policy.decide(view(recalled=["v"], **pool), 4).recalls) == 1
+
+    def test_an_idle_worker_is_evicted_also_while_a_recall_is_pending(self) -> None:
+        pool = view(growing=[growing(waited=50)], recalled=["v"], idle=[idle("w", unused=10)])
+        assert evicted(decide(pool)) == ["w"]
+
+    def test_they_are_taken_back_when_no_queue_needs_them(self) -> None:
+        assert decide(view(recalled=["v", "w"])).taken_back == ["v", "w"]
+        waits = [growing()]
+        assert decide(view(recalled=["v", "w"], growing=waits)).taken_back == []
+        assert decide(view(recalled=["v"], growing=waits, draining=1)).taken_back == ["v"]
+        starting = [runtime(starting=1)]
+        assert decide(view(recalled=["v"], growing=waits, runtimes=starting)).taken_back == ["v"]
+
+    def test_they_are_bounded(self) -> None:
+        many = [f"w{number}" for number in range(64)]
+        waits = [growing(waited=200, held=1, waiting=100)]
+        assert len(decide(view(recalled=many[1:], growing=waits, largest=[target(held=90)])).recalls) == 1
+        assert decide(view(recalled=many, growing=waits, largest=[target(held=90)])).recalls == []
+
+
+class TestLookingAgain:
+    def test_it_is_when_the_queue_has_waited_for_5_starts(self) -> None:
+        pool = view(growing=[growing(waited=1)], idle=[idle("w", unused=2)])
+        assert decide(pool).look_again_ms == pytest.approx(4 * S)
+        held = view(growing=[growing(waited=1, held=1)], idle=[idle("w", unused=2)])
+        assert decide(held).look_again_ms == pytest.approx(6 * S)
+
+    def test_it_is_earlier_if_a_worker_was_unused_for_20_starts_earlier(self) -> None:
+        assert decide(view(growing=[growing()], idle=[idle("w", unused=18)])).look_again_ms == pytest.approx(2 * S)
+        assert decide(view(growing=[growing()], idle=[idle("w", unused=19.9)])).look_again_ms == pytest.approx(S)
+
+    def test_it_is_soon_if_only_workers_are_missing_that_may_be_taken(self) -> None:
+        assert decide(view(growing=[growing(waited=50)])).look_again_ms == 100
+
+    def test_it_is_not_necessary_if_no_worker_is_missing(self) -> None:
+        assert decide(view()).look_again_ms == float("inf")
+        assert decide(view(workers=0, growing=[growing()])).look_again_ms == float("inf")
 
 
 def test_the_cost_of_a_start_is_a_moving_mean_of_at_least_5_ms() -> None:
@@ -217,5 +312,6 @@ def test_the_cost_of_a_start_is_a_moving_mean_of_at_least_5_ms() -> None:
 
 
 def test_an_empty_list_of_the_script_is_an_empty_object() -> None:
-    empty: dict[str, Any] = {"runtimes": {}, "growing": {}, "idle": {}, "largest": {}, "longest_without_growth": {}}
+    lists = ("runtimes", "growing", "recalled", "idle", "largest", "longest_without_growth")
+    empty: dict[str, Any] = {name: {} for name in lists}
     assert View.of({"now": 1, "workers": 2, "draining": 3, "targets": 4, **empty}) == View(1, 2, 3, 4)

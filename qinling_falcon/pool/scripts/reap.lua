@@ -7,14 +7,14 @@
 -- reads   holders, former, reported, held:<holder>, leases, idle, warm:<runtime>, runtimes, policy
 -- writes  reaper, lost, journal:<holder>, entries:<holder>, former, bare; concurrency and waiting (counts of 0); for
 --         workers that are drained or offered what drain and release write; after a step of the clock also leases,
---         worker:<id>, assigned_at and the sets that it reads
+--         worker:<id>, recalls, assigned_at and the sets that it reads
 -- returns now
 -- promises  A lease is lost when its deadline has passed, when its holder is dead, or when its holder lives and does
 --           not know it (because the reply was lost). Its worker drains, and its execution is put into `lost`, once.
 --           An offer that was not accepted in time goes to the next process. The journal of a dead holder is moved to
 --           `lost`, and its entries are removed. Workers that were idle for too long, and surplus warm ones, drain.
 --           If no reaper has run for long (Redis was down), holders get time to report first. If the server's clock
---           has stepped, no lease ends at once, or stands much longer than it should.
+--           has stepped, no lease ends at once, or stands much longer than it should. Recalls are then taken back.
 
 local PAGE = 100
 local UNKNOWN_AFTER_MS = 2000
@@ -46,6 +46,7 @@ if is_forward or is_back then
     call('HSET', record(worker), 'granted', text(moved(granted)))
     call('ZINCRBY', LEASES, moved(granted) - granted, worker)
   end
+  for _, worker in ipairs(call('ZRANGE', RECALLS, 0, -1)) do end_recall(worker) end
   if is_forward then last, since = last + step, since + step end
 end
 

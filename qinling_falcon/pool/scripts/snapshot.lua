@@ -15,7 +15,7 @@ for _, name in ipairs({'runtimes', 'lost', 'bare', 'concurrency', 'waiting', 'po
   show('HGETALL', name)
 end
 show('SMEMBERS', 'workers')
-for _, name in ipairs({'idle', 'leases', 'draining', 'holders', 'former', 'held', 'assigned_at'}) do
+for _, name in ipairs({'idle', 'leases', 'draining', 'holders', 'former', 'held', 'assigned_at', 'recalls'}) do
   show('ZRANGE', name, 0, -1, 'WITHSCORES')
 end
 local function show_runtime(runtime)

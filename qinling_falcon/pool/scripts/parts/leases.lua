@@ -91,7 +91,9 @@ local function give_warm(runtime, reserve)
   local share = math.floor(most / math.max(1, call('ZCARD', HELD)))
   local is_full = call('SCARD', WORKERS) >= most
   local later
-  for _, queue in ipairs(call('ZRANGE', P .. 'escalated:' .. runtime, 0, LOOK_AT - 1)) do
+  -- The first queues may all be of targets that have their share. A worker that is not the reserve comes rarely.
+  local look_at = reserve == 0 and 4 * LOOK_AT or LOOK_AT
+  for _, queue in ipairs(call('ZRANGE', P .. 'escalated:' .. runtime, 0, look_at - 1)) do
     local _, target, project_id, kind = parse_queue(queue)
     local held = held_by(target)
     local counts = read_counts(target, project_id, runtime)

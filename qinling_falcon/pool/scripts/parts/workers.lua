@@ -4,6 +4,7 @@
 
 local RUNTIMES, WORKERS, DRAINING, BARE = P .. 'runtimes', P .. 'workers', P .. 'draining', P .. 'bare'
 local IDLE, LEASES, HELD, ASSIGNED_AT, BUSY = P .. 'idle', P .. 'leases', P .. 'held', P .. 'assigned_at', P .. 'busy'
+local RECALLS = P .. 'recalls'
 
 local function record(worker)
   return P .. 'worker:' .. worker
@@ -36,7 +37,13 @@ local function unassign(worker, target)
   return true
 end
 
+-- Ends the recall of a worker, if there is one: it has expired, was taken back, or is carried out.
+local function end_recall(worker)
+  if call('ZREM', RECALLS, worker) == 1 then call('HDEL', record(worker), 'recalled') end
+end
+
 local function put_draining(worker, runtime)
+  end_recall(worker)
   call('HSET', record(worker), 'state', 'draining')
   call('SREM', P .. 'live:' .. runtime, worker)
   call('ZADD', DRAINING, now, worker)
@@ -45,6 +52,7 @@ end
 
 local function put_warm(worker, runtime)
   if call('HEXISTS', RUNTIMES, runtime) == 0 then return put_draining(worker, runtime) end
+  end_recall(worker)
   call('HSET', record(worker), 'state', 'warm')
   call('ZADD', P .. 'warm:' .. runtime, now, worker)
 end
