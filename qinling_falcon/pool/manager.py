@@ -12,6 +12,7 @@ There are two kinds of passes:
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -31,7 +32,7 @@ from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# The cost of a start until one was measured.
+# The cost of a start until one was measured, by this manager or an earlier one.
 _FIRST_START_MS = 20.0
 
 
@@ -66,6 +67,8 @@ class Manager:
         self._starter = Starter(registry, orchestrator, runtimes, self._starts, self._policy)
         self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
         self._full_pass_at = 0.0
+        self._look_again_at = math.inf
+        self._is_new = True
         self._is_crowded = True
         self._claim = claim
 
@@ -103,11 +106,13 @@ class Manager:
 
     def _stand_by(self) -> None:
         """End the workers of this manager, because another one is active. Workers that outlive their manager stay."""
+        self._is_new = True
         if not self._orchestrator.workers_outlive_manager:
             self._end_workers(worker.worker_id for worker in self._orchestrator.list())
 
     def _wait_for_work(self) -> None:
-        if self._registry.wait_for_work(max(0.01, self._full_pass_at - time.monotonic())):
+        until = min(self._full_pass_at, self._look_again_at)
+        if self._registry.wait_for_work(max(0.01, until - time.monotonic())):
             self._full_pass_at = 0.0
 
     def _pass(self) -> None:
@@ -115,6 +120,9 @@ class Manager:
             if self._starts.free_slots > 0 or self._is_crowded:
                 self._grow()
             return
+        if self._is_new:
+            self._policy.start_ms = self._registry.start_ms() or self._policy.start_ms
+            self._is_new = False
         self._grow()  # first, because a call may wait for it
         self._full_pass_at = time.monotonic() + self._settings.reap_interval_s
         self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
@@ -147,6 +155,7 @@ class Manager:
                 logger.info("recalled a worker", extra={"worker_id": recall.worker, "reason": recall.reason})
         for worker_id in decision.taken_back:
             self._registry.recall(worker_id, 0)
+        self._look_again_at = time.monotonic() + decision.look_again_ms / 1000
         alive = {worker.worker_id for worker in self._orchestrator.list()}
         self._end_workers(alive.intersection(self._registry.draining()))
 

@@ -107,6 +107,11 @@ class Registry:
             limits.waiting_of_function,
         )
 
+    def start_ms(self) -> float | None:
+        """The cost of a start that the last manager has measured; None: there was none."""
+        stored = self._connection.call("HGET", keys.POLICY, "start_ms")
+        return None if stored is None else float(stored)
+
     def view(self) -> View:
         """Read what the policy needs for its decisions."""
         return View.of(orjson.loads(self._scripts.run("view", *_VIEW)))
