@@ -452,6 +452,11 @@ class Settings:
         return {kind: getattr(self, f"quota_{kind}") for kind in QUOTAS}
 
     @property
+    def most_workers(self) -> int:
+        """The most workers that can exist: `MAX_WORKERS`, or if it is unset the most of any host."""
+        return self.max_workers or MOST_WORKERS
+
+    @property
     def other_hosts(self) -> frozenset[str]:
         """The names in `ALLOWED_HOSTS`, in small letters."""
         return frozenset(name.lower().strip("[]").removesuffix(".") for name in _items(self.allowed_hosts))

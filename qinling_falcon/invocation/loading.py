@@ -12,7 +12,7 @@ import gevent
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.targets import Target
-from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, WorkerClient
+from qinling_falcon.invocation.worker_client import DiskFull, NoDescriptor, NotLoaded, WorkerClient
 from qinling_falcon.pool.leases import Kind, Lease, LeaseRequest
 from qinling_falcon.pool.local_queue import Gate
 from qinling_falcon.pool.pool import Pool
@@ -96,6 +96,7 @@ class Loading:
             NotLoaded, DiskFull: the worker did not take the package, and another one would not either. The lease is
                 unused, or released if the worker's state is unknown.
             NotSent: the worker could not be reached, ended or refused; another worker may be tried.
+            NoDescriptor: this process can't open a connection to it. The lease is unused.
         """
         try:
             workers.load(lease.worker, package, _metadata(target), self._settings.unpack_timeout_s)
@@ -105,8 +106,9 @@ class Loading:
             else:
                 lease.released(destroy=True)
             raise
-        except DiskFull:
-            # Not tried on another worker: the workers share the disk, and each try would fill it again.
+        except (DiskFull, NoDescriptor):
+            # Not tried on another worker, because it would fail, too: the workers share the disk, and this process has
+            # no descriptor for any of them.
             lease.unused()
             raise
 

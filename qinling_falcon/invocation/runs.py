@@ -25,7 +25,14 @@ from qinling_falcon.invocation.loading import lease_request
 from qinling_falcon.invocation.long_runs import LongRuns
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.invocation.worker_client import DiskFull, Execution, NotLoaded, WorkerClient, WorkerLost
+from qinling_falcon.invocation.worker_client import (
+    DiskFull,
+    Execution,
+    NoDescriptor,
+    NotLoaded,
+    WorkerClient,
+    WorkerLost,
+)
 from qinling_falcon.models import clock, execution
 from qinling_falcon.models.records import ExecutionRecord, begin
 from qinling_falcon.models.scope import Context
@@ -134,6 +141,10 @@ class Run:
             logger.warning("a worker was lost", extra=_log_extra(lease, target, error))
             lease.released(destroy=True)
             final = failed_record(self._started, WORKER_LOST, lease.cold, queued_ms)
+        except NoDescriptor:
+            lease.released()  # the worker holds the target now, so it is not returned unused
+            lease.withdrawn()
+            raise
         else:
             lease.released(busy_s=ran.busy_s)
             final = completed_record(self._started, ran, lease.cold, queued_ms)

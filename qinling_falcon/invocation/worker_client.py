@@ -8,6 +8,7 @@ sends: HTTP/1.1 answers with a Content-Length. The body is JSON; the answer to
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.orchestrators.addresses import connect
 from qinling_falcon.pool.leases import LeasedWorker
 from qinling_falcon.settings import Settings
@@ -36,6 +38,12 @@ _ANSWERED = {"status", "duration_s", "output_size"}
 _BAD_LOADS = frozenset({400, 413, 422, 431})
 # The status of `/load` when the worker's disk can't take the package. Other workers share the disk.
 _DISK_FULL = 507
+# This process, or the whole host, can't open a further file or socket.
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_NO_DESCRIPTOR_LEFT = (
+    "No file descriptor is left for a connection to a worker. The function has not run. Raise the limit on open files,"
+    " or lower MAX_CONNECTIONS."
+)
 
 
 class NotSent(Exception):
@@ -57,6 +65,10 @@ class NotLoaded(Exception):
 
 class DiskFull(Exception):
     """The workers' disk can't take the package; the worker is a warm worker again. The message is a sentence."""
+
+
+class NoDescriptor(Unavailable):
+    """This process has no file descriptor left for a connection to the worker, which is healthy and got no request."""
 
 
 class WorkerLost(Exception):
@@ -120,12 +132,17 @@ class _Answer:
 class WorkerClient:
     """Calls workers. Safe for many greenlets; each worker serves one call at a time, so it needs one connection.
 
+    There are at most as many connections as there can be workers. At this limit, the longest idle one is closed for a
+    new one. Otherwise connections to workers that have ended would stay open until they count as unused.
+
     Args:
-        settings: the limits of results and logs. A larger answer is not read.
+        settings: the limits of results and logs (a larger answer is not read), and the most workers.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._idle: dict[str, tuple[socket.socket, float]] = {}
+        self._idle: dict[str, tuple[socket.socket, float]] = {}  # the longest idle one first
+        self._in_use = 0
+        self._most = settings.most_workers
         self._largest = settings.max_result_size + _BYTES_IN_LOG * settings.max_log_size + _LARGEST_REST
 
     def knows(self, worker: LeasedWorker) -> bool:
@@ -145,6 +162,7 @@ class WorkerClient:
             NotLoaded: the package can't be loaded.
             DiskFull: the workers' disk can't take it.
             NotSent: the worker could not be reached, ended, or refused; another worker may be tried.
+            NoDescriptor: this process can't open a connection to it.
         """
         head = f"X-Load: {json.dumps(metadata)}\r\n"
         try:
@@ -165,6 +183,7 @@ class WorkerClient:
 
         Raises:
             NotSent: it has not run.
+            NoDescriptor: it has not run, because this process can't open a connection to the worker.
             WorkerLost: it may have run.
         """
         request = f"{worker.token} {execution.id} {execution.timeout_s}\n".encode() + orjson.dumps(execution.metadata)
@@ -185,10 +204,10 @@ class WorkerClient:
             Whether the execution was running; False: it has ended, or has not begun.
 
         Raises:
-            NotSent, WorkerLost: the worker could not be asked, or did not answer.
+            NotSent, NoDescriptor, WorkerLost: the worker could not be asked, or did not answer.
         """
         # Not the kept-alive connection, because `execute` waits for its answer there.
-        connection = _connected(worker)
+        connection = self._connected(worker)
         try:
             body = orjson.dumps({"execution_id": execution_id})
             answer = self._exchange(connection, worker, "/cancel", "", body, _CANCEL_TIMEOUT_S)
@@ -200,12 +219,16 @@ class WorkerClient:
 
     def _call(self, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float) -> _Answer:
         """Send a request on the worker's kept-alive connection."""
-        connection = self._connect(worker)
+        self._in_use += 1
         try:
-            answer = self._exchange(connection, worker, path, head, body, timeout_s)
-        except BaseException:  # also if the greenlet is killed, because the connection then has an unread answer
-            connection.close()
-            raise
+            connection = self._connect(worker)
+            try:
+                answer = self._exchange(connection, worker, path, head, body, timeout_s)
+            except BaseException:  # also if the greenlet is killed, because the connection then has an unread answer
+                connection.close()
+                raise
+        finally:
+            self._in_use -= 1
         now = time.monotonic()
         self._close_unused(now - _LONGEST_IDLE_S)
         self._idle[worker.worker_id] = (connection, now)
@@ -235,23 +258,30 @@ class WorkerClient:
             if _is_quiet(idle[0]):
                 return idle[0]
             idle[0].close()
-        return _connected(worker)
+        return self._connected(worker)
+
+    def _connected(self, worker: LeasedWorker) -> socket.socket:
+        """Open a connection. If there are too many, or no file descriptor is left, idle ones are closed for it."""
+        while self._idle and self._in_use + len(self._idle) > self._most:
+            self._close_longest_idle()
+        while True:
+            try:
+                return connect(worker.address, _CONNECT_TIMEOUT_S)
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTOR:
+                    raise NotSent(f"no connection to the worker: {error}") from error
+                if not self._idle:
+                    raise NoDescriptor(_NO_DESCRIPTOR_LEFT, retry_after_s=1) from error
+                self._close_longest_idle()
 
     def _close_unused(self, since: float) -> None:
         """Close connections that were not used since then. Most of their workers do not exist any more."""
-        while self._idle:
-            worker_id, (connection, used) = next(iter(self._idle.items()))  # the longest idle one
-            if used >= since:
-                return
-            del self._idle[worker_id]
-            connection.close()
+        while self._idle and next(iter(self._idle.values()))[1] < since:
+            self._close_longest_idle()
 
-
-def _connected(worker: LeasedWorker) -> socket.socket:
-    try:
-        return connect(worker.address, _CONNECT_TIMEOUT_S)
-    except OSError as error:
-        raise NotSent(f"no connection to the worker: {error}") from error
+    def _close_longest_idle(self) -> None:
+        connection, _ = self._idle.pop(next(iter(self._idle)))
+        connection.close()
 
 
 def _is_quiet(connection: socket.socket) -> bool:

@@ -29,8 +29,8 @@ from qinling_falcon.web.answer import Answer
 from qinling_falcon.web.connections import Connection, Connections
 from qinling_falcon.web.reader import Deadlines, Phase
 
-# File descriptors that are reserved for the database, Redis, workers and packages. If the process may open few files,
-# half of its descriptors are reserved.
+# File descriptors that are reserved for the database, Redis and packages, beside one for each worker that can exist. If
+# the process may open few files, half of its descriptors are reserved.
 _OTHER_FILES = 512
 # The application may answer without having read the whole body. The server reads and drops the rest:
 # 1. A rest of up to `_DRAINED_BEFORE` bytes is read before the answer is sent, because many clients send their whole
@@ -59,7 +59,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         if self.cfg.is_ssl:
             sys.exit("web serves plain HTTP: leave TLS to the balancer in front of it")
         settings = get_settings()
-        most_connections = _most_connections(settings.max_connections)
+        most_connections = _most_connections(settings.max_connections, _OTHER_FILES + settings.most_workers)
         if most_connections < max(settings.max_connections, settings.web_connections):
             self.log.warning(
                 "The limit of open files allows %d connections. Raise it, or set MAX_CONNECTIONS to that and"
@@ -235,12 +235,17 @@ def _return_memory() -> None:
         trim(0)
 
 
-def _most_connections(wanted: int) -> int:
-    """Raise the limit on open files as far as needed, and return how many connections it allows, up to `wanted`."""
+def _most_connections(wanted: int, reserved: int) -> int:
+    """Raise the limit on open files as far as needed, and return how many connections it allows, up to `wanted`.
+
+    Args:
+        wanted: the connections of clients.
+        reserved: the descriptors for everything else.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard > soft:
-        target = wanted + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, wanted + _OTHER_FILES)
+        target = wanted + reserved if hard == resource.RLIM_INFINITY else min(hard, wanted + reserved)
         if target > soft:
             resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
             soft = target
-    return min(wanted, max(soft - _OTHER_FILES, soft // 2))
+    return min(wanted, max(soft - reserved, soft // 2))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -120,6 +123,45 @@ def test_after_a_lost_worker_the_call_is_recorded_as_an_error_and_not_repeated(h
     assert house.states() == {lost: "draining", other: "warm"}
     assert house.workers[other].asked == []
     nothing_left(house)
+
+
+def no_descriptor(address: str, timeout_s: float) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize("given", [None, LARGE], ids=["no input", "large input"])
+def test_a_warm_worker_that_no_descriptor_is_left_for_is_returned_unused(
+    house: House, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    workers = [house.start(succeeds()) for _ in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_client, "connect", no_descriptor)
+        with pytest.raises(Unavailable, match=r"No file descriptor is left .* has not run"):
+            house.call(given)
+
+    assert house.states() == dict.fromkeys(workers, "warm")
+    assert house.rows() == []
+    nothing_left(house)
+    assert house.call().status == "success"
+
+
+@pytest.mark.parametrize("given", [None, LARGE], ids=["no input", "large input"])
+def test_an_assigned_worker_that_no_descriptor_is_left_for_stays_assigned(
+    house: House, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    worker = house.start(succeeds(), succeeds())
+    first = house.call()
+    house.engine._workers._close_unused(math.inf)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_client, "connect", no_descriptor)
+        with pytest.raises(Unavailable, match=r"No file descriptor is left .* has not run"):
+            house.call(given)
+
+    assert house.states() == {worker: "idle"}
+    nothing_left(house)
+    second = house.call()
+    assert (second.status, second.cold) == ("success", "none")
+    assert [row.id for row in house.rows()] == [first.id, second.id]
 
 
 def test_a_worker_that_does_not_answer_in_time_is_lost(make_house: MakeHouse) -> None:

@@ -79,8 +79,12 @@ def rest(client: socket.socket) -> bytes:
 
 
 @contextlib.contextmanager
-def running_server(files: int | None = None, **settings: Any) -> Iterator[Server]:
-    """Run the server with these settings, and with this limit on open files in each of its processes."""
+def running_server(files: str = "", **settings: Any) -> Iterator[Server]:
+    """Run the server with these settings.
+
+    Args:
+        files: the limit on open files of each of its processes, as `prlimit` takes it: `100`, or `soft:hard`.
+    """
     port = free_port()
     environ = {key: value for key, value in os.environ.items() if not key.startswith("GUNICORN")}
     with tempfile.TemporaryDirectory(prefix="qf-web-") as folder:
@@ -88,8 +92,8 @@ def running_server(files: int | None = None, **settings: Any) -> Iterator[Server
         environ |= {name.upper(): str(value) for name, value in settings.items()}
         config = str(ROOT / "config" / "gunicorn.conf.py")
         command = [sys.executable, "-m", "gunicorn", "-c", config, "--no-control-socket"]
-        if files is not None:
-            command = ["prlimit", f"--nofile={files}:{files}", *command]
+        if files:
+            command = ["prlimit", f"--nofile={files}", *command]
         process = subprocess.Popen(
             [*command, "tests.web.application:application"], cwd=ROOT, env=environ, stderr=subprocess.DEVNULL
         )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.integration.service import wait_until
@@ -304,8 +305,6 @@ def test_a_stop_ends_what_takes_longer_than_the_grace() -> None:
 
 def test_file_descriptors_of_closed_connections_are_given_back(server: Server) -> None:
     def descriptors() -> int:
-        import psutil
-
         master = psutil.Process(server.process.pid)
         return max(child.num_fds() for child in master.children())
 
@@ -318,7 +317,14 @@ def test_file_descriptors_of_closed_connections_are_given_back(server: Server) -
 
 
 def test_few_file_descriptors_mean_fewer_connections() -> None:
-    with running_server(files=100, max_connections=4000) as server, contextlib.ExitStack() as stack:
+    with running_server(files="100", max_connections=4000) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(150)]
         assert get(clients[-1]).endswith(b"ok")
         assert server.answers()
+
+
+def test_the_limit_on_open_files_is_raised_for_all_clients_and_all_workers() -> None:
+    with running_server(files="256:8192", max_connections=4000, max_workers=700) as server:
+        [web] = psutil.Process(server.process.pid).children()
+        soft, _ = web.rlimit(psutil.RLIMIT_NOFILE)
+        assert soft >= 4000 + 700 + 100
