@@ -24,7 +24,6 @@ MOST_ROWS = 100
 EVENTS = ("started", "start_failed", "evicted", "recalled", "ended", "gone", "lost", "offer_expired")
 
 _MOST_RUNTIMES = 100
-_MOST_LEASES = 500
 _MOST_NEAR_EVENTS = 200
 
 
@@ -113,7 +112,7 @@ class LiveExecution:
     Attributes:
         detail: its detail in the journal.
         process: the process that has it in its journal.
-        worker: the worker that runs it; None: the worker has answered, or the lease was not among those that were read.
+        worker: the worker that runs it; None: its lease has ended.
         granted_ms: when the worker was leased for it, in ms of Redis's clock.
         is_first: whether the worker held no function before.
         ready_ms: when the worker was ready, in ms of Redis's clock.
@@ -233,7 +232,7 @@ class Inspection:
 
     def execution(self, execution_id: str) -> LiveExecution | None:
         """An execution that runs, or whose final record is not committed yet."""
-        read = orjson.loads(self._scripts.run("inspect_execution", execution_id, _MOST_LEASES))
+        read = orjson.loads(self._scripts.run("inspect_execution", execution_id))
         if not read["found"]:
             return None
         if "worker" not in read:

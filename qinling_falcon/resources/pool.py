@@ -205,4 +205,4 @@ def _explanation(record: Any, cold: str | None, queued_ms: float | None) -> str:
             return "An idle worker of the function took the call at once."
     if record.status_reason:
         return f"No worker is known to have run the call: {record.status_reason}"
-    return "The call has a worker, which is not among those that were looked at; ask again when it has ended."
+    return "No worker runs the call any more. Its record is written soon; ask again then."

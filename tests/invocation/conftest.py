@@ -92,10 +92,10 @@ class House:
             return list(Execution.select().order_by(Execution.id))
 
     def journal(self) -> dict[str, str]:
-        """The journal, after all acknowledgements were sent."""
+        """The details in the journal, after all acknowledgements were sent."""
         self.pool._beat()
         words = iter(self.connection.call("HGETALL", f"qf:{{pool}}:journal:{self.pool.holder}"))
-        return {key.decode(): value.decode() for key, value in zip(words, words, strict=True)}
+        return {key.decode(): value.decode().split(" ", 2)[2] for key, value in zip(words, words, strict=True)}
 
     def lost(self) -> dict[str, str]:
         """The executions that are to be recorded as lost."""

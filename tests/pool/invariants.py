@@ -122,6 +122,13 @@ def executions_are_in_one_place(seen: Snapshot, uncommitted: dict[str, str]) -> 
     assert shown == uncommitted.keys() or _of_unknown_holders(seen, uncommitted, shown), (shown ^ uncommitted.keys())
 
 
+def the_journal_names_the_worker_of_each_execution(seen: Snapshot) -> None:
+    for worker in seen["leases"]:
+        record = seen[f"worker:{worker}"]
+        journaled = seen.get(f"journal:{record['holder']}", {}).get(record["execution"])
+        assert journaled is None or journaled.startswith(f"{worker} {record['token']} "), (worker, record, journaled)
+
+
 def no_queue_waits_beside_a_worker_for_it(seen: Snapshot) -> None:
     """A call may wait beside a warm worker only until it escalates, or if the worker is the reserve."""
     for key in seen:

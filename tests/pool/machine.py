@@ -365,6 +365,7 @@ class Machine(RuleBasedStateMachine):
         invariants.every_queue_is_in_the_sets_of_its_state_only(self.seen)
         invariants.pending_recalls_are_those_of_the_workers(self.seen)
         invariants.executions_are_in_one_place(self.seen, self.uncommitted)
+        invariants.the_journal_names_the_worker_of_each_execution(self.seen)
         if not self.is_relaxed:
             invariants.no_queue_waits_beside_a_worker_for_it(self.seen)
         assert max(self.recorded.values(), default=0) <= 1

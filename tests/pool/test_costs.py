@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -112,6 +113,27 @@ def costs_beside(connection: PipelinedConnection, others: int) -> dict[str, int]
     return commands.costs
 
 
+def found_beside(connection: PipelinedConnection, others: int) -> tuple[str, int]:
+    """The worker with which a short execution is found beside `others` long ones, and the number of commands."""
+    connection.call("FLUSHALL")
+    registry = Registry(connection, ROOMY, clock=lambda: NOW)
+    registry.configure("python3", 0)
+    registry.set_limits(ROOMY.max_workers, 20.0)
+    commands = Commands(connection)
+    commands.scripts.run("heartbeat", "me", 0, "")
+    commands.scripts.run("generations", KEY, GENERATION)
+    for number in range(others + 1):
+        name = "short" if number == others else f"long{number}"
+        assert registry.register(name, "python3")
+        registry.mark_ready(WorkerInfo(name, "address", "secret"), "python3")
+        request = lease("me", f"f{number}", f"execution of {name}")
+        request[7] = 5_000 if name == "short" else 300_000
+        assert commands.scripts.run("lease", *request)[0] == b"lease"
+    [found] = commands.run("find", "inspect_execution", "execution of short")
+    registry.close()
+    return json.loads(found)["worker"]["id"], commands.costs["find"]
+
+
 def held(connection: PipelinedConnection, function: str) -> list[tuple[bytes, bytes]]:
     """The workers of a function, with their tokens."""
     workers = connection.call("SMEMBERS", f"qf:{{pool}}:assigned:{function}")
@@ -130,6 +152,14 @@ def test_no_path_costs_more_beside_many_workers_functions_queues_and_processes(
     connection: PipelinedConnection, costs: dict[str, int]
 ) -> None:
     assert costs_beside(connection, 300) == costs
+
+
+def test_the_worker_of_an_execution_is_found_at_the_same_cost_beside_any_number_of_leases(
+    connection: PipelinedConnection,
+) -> None:
+    worker, cost = found_beside(connection, 3)
+    assert worker == "short"
+    assert found_beside(connection, 600) == ("short", cost)
 
 
 def test_the_documented_costs_are_the_measured_ones(costs: dict[str, int]) -> None:

@@ -27,7 +27,10 @@ def test_the_next_call_gets_the_worker_before_the_first_is_committed(side: Side)
 
     second = waiting.get(timeout=10)
     assert second.worker.worker_id == first.worker.worker_id and second.worker.token > first.worker.token
-    journal = {first.execution_id: detail_of(first), second.execution_id: detail_of(second)}
+    journal = {
+        lease.execution_id: f"{lease.worker.worker_id} {lease.worker.token} {detail_of(lease)}"
+        for lease in (first, second)
+    }
     assert side.registry.snapshot()["journal:web-1"] == journal
     first.committed()
     end(second)

@@ -53,6 +53,15 @@ def test_everything_in_the_journal_of_a_dead_process_is_lost_and_nothing_of_othe
     end(ours)
 
 
+def test_the_journal_of_a_dead_process_of_an_older_release_is_lost(side: Side) -> None:
+    detail = '{"id":"e","description":"in 5 s"}'  # without a worker and a token
+    side.connection.call("HSET", f"{ANCHOR}:journal:old", "e", detail)
+    side.connection.call("ZADD", f"{ANCHOR}:holders", 1, "old")
+
+    assert side.pool.find("e") == detail
+    reap_until(side, lambda: side.registry.lost() == {"e": detail})
+
+
 def test_a_lease_past_its_deadline_is_lost(side: Side) -> None:
     side.start()
     lease = side.lease(run_s=0.01)

@@ -7,7 +7,7 @@ import pytest
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool import keys
-from qinling_falcon.pool.leases import Capacity
+from qinling_falcon.pool.leases import Capacity, Lease
 from qinling_falcon.pool.policy import Policy
 from tests.pool.side import LIMITS, START_MS, Side, detail_of, end, wait_until
 
@@ -57,6 +57,36 @@ def test_an_execution_is_found_until_it_is_committed(side: Side) -> None:
     lease.committed()
     side.run()  # the acknowledgement travels with the next script
     assert side.pool.find(lease.execution_id) is None
+
+
+def test_the_worker_of_an_execution_is_known_while_it_runs(side: Side) -> None:
+    worker = side.start()
+    first = side.lease()
+    waiting = side.waiting()
+    assert worker_of(side, first) == worker
+
+    first.used()
+    first.released()
+    second = waiting.get(timeout=10)
+    assert (worker_of(side, first), worker_of(side, second)) == (None, worker), "its lease was renewed"
+
+    second.used()
+    second.released()
+    side.sync()
+    wait_until(lambda: not side.leased())
+    assert worker_of(side, second) is None
+    for lease in (first, second):
+        lease.committed()
+    side.run()
+    assert side.pool.inspection.execution(first.execution_id) is None
+
+
+def worker_of(side: Side, lease: Lease) -> str | None:
+    """The worker that runs an execution, as the operator sees it; None: it has answered."""
+    found = side.pool.inspection.execution(lease.execution_id)
+    assert found is not None
+    assert (found.detail, found.process) == (detail_of(lease), "web-1")
+    return None if found.worker is None else found.worker.id
 
 
 def test_first_calls_at_once_never_exceed_the_limits_and_all_are_served(side: Side) -> None:

@@ -7,7 +7,7 @@
 
 for _, set in ipairs({HOLDERS, FORMER}) do
   for _, holder in ipairs(call('ZRANGE', set, 0, -1)) do
-    local detail = call('HGET', journal_of(holder), ARGV[2])
+    local detail = read_journal(holder, ARGV[2])
     if detail then return detail end
   end
 end

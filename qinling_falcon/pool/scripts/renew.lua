@@ -72,5 +72,5 @@ local token = text(math.max(tonumber(is[2]) + 1, now))
 call('HSET', record(worker), 'token', token, 'execution', ARGV[5], 'holder', ARGV[4], 'granted', text(now), 'accepted',
   '1', 'new', is[9] == '1' and '0' or is[10])
 call('ZADD', LEASES, now + tonumber(ARGV[6]), worker)
-if ARGV[7] ~= '' then call('HSET', journal_of(ARGV[4]), ARGV[5], ARGV[7]) end
+write_journal(ARGV[4], ARGV[5], worker, token, ARGV[7])
 return {'ok', token}

@@ -2,13 +2,26 @@
 --
 -- A lease starts as an offer (to a process with an entry in a queue), or at once with an execution. Each holder has a
 -- journal of the executions that it has started and whose final record is not committed. An execution stays there also
--- while its worker runs the next one already.
+-- while its worker runs the next one already. Its value is the worker and token of its lease, and its detail.
 -- include: workers limits queues events
 
 local LOST = P .. 'lost'
 
 local function journal_of(holder)
   return P .. 'journal:' .. holder
+end
+
+-- Writes an execution to a journal, unless its detail is empty.
+local function write_journal(holder, execution, worker, token, detail)
+  if detail ~= '' then call('HSET', journal_of(holder), execution, worker .. ' ' .. token .. ' ' .. detail) end
+end
+
+-- The detail of an execution in a journal, and the worker and token of its lease; nil: it is not there.
+local function read_journal(holder, execution)
+  local value = call('HGET', journal_of(holder), execution)
+  if not value then return nil end
+  local worker, token, detail = string.match(value, '^([^ {]+) (%d+) (.*)$')
+  return detail or value, worker, token  -- a process of an older release has written the detail alone
 end
 
 -- Removes committed executions from a journal. `executions` is a list of ids, joined by commas.
@@ -44,7 +57,7 @@ local function begin_lease(worker, is_warm, wanted, counts)
     'accepted', accepted and '1' or '0', 'new', is_warm and '1' or '0')
   call('ZADD', LEASES, now + (accepted and tonumber(wanted.run_ms) or ACCEPT_MS), worker)
   count_leases(counts, 1, wanted.target, wanted.project_id, wanted.runtime)
-  if accepted and wanted.detail ~= '' then call('HSET', journal_of(wanted.holder), wanted.execution, wanted.detail) end
+  if accepted then write_journal(wanted.holder, wanted.execution, worker, token, wanted.detail) end
   return is[1], is[2], token
 end
 
@@ -255,7 +268,7 @@ end
 
 -- Moves an execution from a journal to `lost`, so that it is recorded as lost.
 local function lose_execution(holder, execution)
-  local detail = call('HGET', journal_of(holder), execution)
+  local detail = read_journal(holder, execution)
   if not detail then return end
   call('HDEL', journal_of(holder), execution)
   call('HSET', LOST, execution, detail)
