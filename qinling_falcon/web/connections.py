@@ -112,7 +112,7 @@ class Connections:
         self._waiting: dict[Phase, OrderedDict[Connection, None]] = {phase: OrderedDict() for phase in Phase}
         self._taken = 0
         self._resting: list[gevent.Greenlet] = []
-        self._for_new: deque[Connection] = deque()  # for greenlets that have not begun
+        self._for_new: dict[gevent.Greenlet, Connection] = {}  # the connection of each greenlet that has not begun
         self._stopping = False
         self._room = Event()
         self._room.set()
@@ -168,6 +168,8 @@ class Connections:
         """Kill the greenlets of all open connections, waiting up to `timeout_s` for them to end."""
         greenlets = [connection.greenlet for connection in self._open if connection.greenlet is not None]
         gevent.killall(greenlets, timeout=timeout_s)
+        while self._for_new:  # a greenlet that is killed before it begins does not close its connection
+            self._close(self._for_new.popitem()[1])
 
     def _add(self, sock: Any, address: Any, environments: Environments) -> None:
         connection: Connection
@@ -233,12 +235,12 @@ class Connections:
             connection.greenlet = self._resting.pop()
             get_hub().loop.run_callback(connection.greenlet.switch, connection)
         else:
-            self._for_new.append(connection)  # as an argument, it would live as long as the greenlet
             connection.greenlet = gevent.spawn(self._run_forever)
+            self._for_new[connection.greenlet] = connection  # as an argument, it would live as long as the greenlet
 
     def _run_forever(self) -> None:
         """Serve one connection after another, and rest between them, unless enough greenlets rest."""
-        self._run(self._for_new.popleft())
+        self._run(self._for_new.pop(gevent.getcurrent()))
         while len(self._resting) < _MOST_RESTING and not self._stopping:
             self._resting.append(gevent.getcurrent())
             self._run(get_hub().switch())
