@@ -71,10 +71,13 @@ def test_pool_manager(chaos: Chaos) -> None:
 @pytest.mark.parametrize("name", ["worker", "scheduler"])
 def test_rq_processes(chaos: Chaos, name: str) -> None:
     before = chaos.service.pid_of(f"workers.{name}")
-    chaos.begin()
+    call = chaos.begin()
 
     chaos.kill(before)
 
+    execution = outcome(call)
+    assert execution is not None
+    assert execution["status"] == "success", "synchronous calls need neither of them"
     wait_until("it is back", lambda: chaos.service.pid_of(f"workers.{name}"))
     chaos.check_back()
 
