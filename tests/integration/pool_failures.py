@@ -11,6 +11,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -18,8 +19,9 @@ import requests
 
 from qinling_falcon.pool.lua import ANCHOR
 from tests.integration.held_calls import QUICK
-from tests.integration.service import Service, wait_until
+from tests.integration.service import Service, running_service, wait_until
 from tests.run import processes
+from tests.servers.valkey_proxy import ValkeyProxy, valkey_proxy
 
 # A test ends the program `sleep`, and the function returns.
 SLEEPER = "import subprocess\ndef main(seconds):\n    subprocess.run(['sleep', seconds])\n    return 'slept'\n"
@@ -162,6 +164,37 @@ def pool_records(service: Service) -> Iterator[PoolRecords]:
         yield records
     finally:
         records.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Proxied:
+    """A service whose web processes reach Redis through a proxy, and its records in Redis."""
+
+    service: Service
+    proxy: ValkeyProxy
+    records: PoolRecords
+
+
+@contextlib.contextmanager
+def proxied_service(web_concurrency: int) -> Iterator[Proxied]:
+    """A running service with one worker."""
+    limits = {"max_workers": 1, "warm_workers": 1, "function_concurrency": 4, "project_concurrency": 4}
+    times = {"holder_ttl_s": 3, "reap_interval_s": 0.3, "invoke_queue_timeout_s": 20}
+    with (
+        running_service(web_concurrency=web_concurrency, **limits, **times) as service,
+        valkey_proxy(service.environ["REDIS_URL"]) as proxy,
+        pool_records(service) as records,
+    ):
+        service.runtime()
+        service.stop("web")
+        environ, service.environ = service.environ, service.environ | {"REDIS_URL": proxy.url}
+        service.start_web()
+        service.environ = environ
+        wait_until("web is back", lambda: service.request("GET", "/readyz").status_code == 200)
+        try:
+            yield Proxied(service, proxy, records)
+        finally:
+            service.stop("web")
 
 
 def check_settled(service: Service, records: PoolRecords, function_id: str, statuses: dict[str, int]) -> None:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
 
 import pytest
 import requests
@@ -21,7 +20,7 @@ from tests.integration.pool_failures import (
     NO_TIME,
     SLEEPER,
     Calls,
-    PoolRecords,
+    Proxied,
     Sleep,
     calls_beside,
     check_settled,
@@ -29,47 +28,22 @@ from tests.integration.pool_failures import (
     has_no_answer,
     kill_web,
     output_of,
-    pool_records,
+    proxied_service,
     status_of,
     stopped,
     workers_of,
 )
-from tests.integration.service import Service, package, running_service, wait_until
-from tests.servers.valkey_proxy import ValkeyProxy, valkey_proxy
+from tests.integration.service import package, wait_until
 
 pytestmark = pytest.mark.xdist_group("pool-failures")
 
 CALLERS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Proxied:
-    """A service whose connections to Redis go through a proxy, and its records in Redis."""
-
-    service: Service
-    proxy: ValkeyProxy
-    records: PoolRecords
-
-
 @pytest.fixture(scope="module")
 def proxied() -> Iterator[Proxied]:
-    limits = {"max_workers": 1, "warm_workers": 1, "function_concurrency": 4, "project_concurrency": 4}
-    times = {"holder_ttl_s": 3, "reap_interval_s": 0.3, "invoke_queue_timeout_s": 20}
-    with (
-        running_service(web_concurrency=1, **limits, **times) as service,
-        valkey_proxy(service.environ["REDIS_URL"]) as proxy,
-        pool_records(service) as records,
-    ):
-        service.runtime()
-        service.stop("web")
-        environ, service.environ = service.environ, service.environ | {"REDIS_URL": proxy.url}
-        service.start_web()
-        service.environ = environ
-        wait_until("web is back", lambda: service.request("GET", "/readyz").status_code == 200)
-        try:
-            yield Proxied(service, proxy, records)
-        finally:
-            service.stop("web")
+    with proxied_service(web_concurrency=1) as running:
+        yield running
 
 
 def begin_run(proxied: Proxied, calls: Calls, function_id: str) -> tuple[Sleep, list[Future[requests.Response]]]:
@@ -249,18 +223,3 @@ def test_calls_that_wait_during_a_deletion_do_not_run(proxied: Proxied) -> None:
     assert set(run.refused) == {404}
     assert run.begun_after(deleted, 1) <= 1, "the worker may have had one"
     check_settled(service, proxied.records, function_id, {"success": run.count(1)})
-
-
-def test_the_next_call_gets_the_worker_whether_it_was_released_before_or_is_released_after() -> None:
-    """The next call may come to the other web process, before Redis has heard of the release."""
-    with running_service(max_workers=1, warm_workers=1, web_concurrency=2) as service, pool_records(service) as records:
-        function_id = service.function("import os\nME = os.urandom(8).hex()\ndef main(): return ME")
-        executions = [service.call(function_id)]
-        for number in range(60):
-            service.http.close()  # a new connection: either process may get it
-            time.sleep(0.05 if number % 3 == 0 else 0)
-            executions.append(service.call(function_id))
-
-        assert {execution["cold"] for execution in executions[1:]} == {"none"}
-        assert len({output_of(execution) for execution in executions}) == 1
-        check_settled(service, records, function_id, {"success": 61})

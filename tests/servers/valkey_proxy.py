@@ -1,4 +1,4 @@
-"""A proxy in front of a Valkey on a Unix socket. It counts scripts, and holds back the reply to one of them."""
+"""A proxy in front of a Valkey on a Unix socket. It counts scripts, and holds back one of them or the reply to it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ class ValkeyProxy:
         self.runs: Counter[str] = Counter()
         self._names = {script.sha.encode(): script.name for script in all_scripts()}
         self._to_hold: bytes | None = None
+        self._to_delay: bytes | None = None
+        self._may_go_on = threading.Event()
+        self._may_go_on.set()
         self._links: list[_Link] = []
         self._accepting = threading.Thread(target=self._accept)
         self._accepting.start()
@@ -43,6 +46,20 @@ class ValkeyProxy:
     def hold_reply_to(self, script: str) -> None:
         """Forward the next run of this script, but not its reply, nor any later reply on its connection."""
         self._to_hold = load(script).sha.encode()
+
+    def delay(self, script: str) -> None:
+        """Do not forward the next run of this script, nor any later command on its connection, before `go_on`."""
+        self._may_go_on.clear()
+        self._to_delay = load(script).sha.encode()
+
+    def is_delaying(self) -> bool:
+        """Whether the script was run, and is not forwarded."""
+        return self._to_delay is None and not self._may_go_on.is_set()
+
+    def go_on(self) -> None:
+        """Forward what was delayed."""
+        self._to_delay = None
+        self._may_go_on.set()
 
     def cut_held(self) -> None:
         """Close the connections whose replies are held back."""
@@ -52,6 +69,7 @@ class ValkeyProxy:
 
     def close(self) -> None:
         """Close everything."""
+        self.go_on()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
         self._listener.close()
@@ -67,6 +85,9 @@ class ValkeyProxy:
         if self._to_hold is not None and self._to_hold in commands:
             self._to_hold = None
             link.is_held = True
+        if self._to_delay is not None and self._to_delay in commands:
+            self._to_delay = None
+            self._may_go_on.wait()
 
     def _accept(self) -> None:
         while True:
