@@ -123,7 +123,10 @@ def test_a_call_keeps_its_worker_until_the_recall_has_expired_and_so_does_the_ne
     check_settled(service, records, recalled.other, {})
 
 
-def test_after_the_death_of_the_manager_no_recall_stands(service: Service, records: PoolRecords) -> None:
+def test_a_recalled_worker_ends_with_its_manager_and_the_next_one_serves_both_functions(
+    service: Service, records: PoolRecords
+) -> None:
+    """`test_adoption.py` shows what becomes of recalls of workers that outlive their manager."""
     with recalled_worker(service) as recalled:
         service.stop("pool", signal.SIGKILL)
         service.start_pool()
