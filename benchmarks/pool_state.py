@@ -174,8 +174,8 @@ class State:
     def renew(self, one: Function, holder: str, step: str) -> None:
         request = one.request
         reply = self.run(
-            step, "renew", one.worker, one.token, holder, request.execution_id, RUN_MS, request.detail, 0, "", 0, "",
-            *itertools.chain.from_iterable(request.generations),
+            step, "renew", one.worker, one.token, holder, request.execution_id, RUN_MS, request.detail, 0, "", "", 0,
+            "", "", *itertools.chain.from_iterable(request.generations),
         )  # fmt: skip
         assert isinstance(reply, list) and reply[0] == b"ok", reply
         one.token = reply[1].decode()

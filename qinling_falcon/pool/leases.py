@@ -51,6 +51,11 @@ class LeaseRequest:
     arrived: float | None = None
 
     @property
+    def own_limit(self) -> int | str:
+        """The version's own limit as an argument of the scripts: '' is none."""
+        return "" if self.concurrency is None else self.concurrency
+
+    @property
     def queue(self) -> str:
         """The name of the queue in which this call waits, as `scripts/parts/queues.lua` makes it."""
         kind = "warm" if self.kind == "warm" else "any"

@@ -250,7 +250,7 @@ class Pool(Generations):
                 request.runtime_id,
                 request.target,
                 request.project_id,
-                "" if request.concurrency is None else request.concurrency,
+                request.own_limit,
                 request.execution_id,
                 int(request.run_s * 1000),
                 request.detail,

@@ -166,6 +166,7 @@ class LocalQueues:
             queue.name if has_entry else "",
             queue.change() if has_entry else "",
             queue.waited_ms(),
+            request.own_limit,
             taken,
             *itertools.chain.from_iterable(request.generations),
         )

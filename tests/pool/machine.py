@@ -170,7 +170,8 @@ class Machine(RuleBasedStateMachine):
             if not waiting:
                 self.give_back(holder, held)
                 return
-            first = waiting.pop(0)
+            first, call = waiting.pop(0), self.calls[held.queue]
+            self.is_relaxed |= self.seen["concurrency"].get(f"own {call.version}", "") != call.own_limit
             execution = f"e{next(self.numbers)}"
             is_for_call = "|any|" in held.queue
             detail = f"detail {execution}" if is_for_call else ""
@@ -178,8 +179,8 @@ class Machine(RuleBasedStateMachine):
             change = "" if held.queue in holder.unsure else holder.change(held.queue)
             word, *rest = self.run(
                 "renew", held.worker, held.token, holder.name, execution, RUN_MS, detail, self.now - first.arrived,
-                held.queue if change else "", change, holder.oldest(held.queue, self.now), self.acknowledged(holder),
-                self.calls[held.queue].key, first.generation, begins=(holder, execution, detail),
+                held.queue if change else "", change, holder.oldest(held.queue, self.now), call.own_limit,
+                self.acknowledged(holder), call.key, first.generation, begins=(holder, execution, detail),
             )  # fmt: skip
             if is_lost:
                 holder.leases.pop(held.worker)
@@ -190,7 +191,7 @@ class Machine(RuleBasedStateMachine):
                 holder.leases[held.worker] = Held(held.worker, int(rest[0]), held.queue, execution, is_new)
                 return
             elif word == "stale":
-                self.cached.pop(self.calls[held.queue].key, None)
+                self.cached.pop(call.key, None)
             else:
                 holder.leases.pop(held.worker)
                 self.ask_again(holder, held.queue, first)

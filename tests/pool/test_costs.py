@@ -53,7 +53,7 @@ def lease(holder: str, function: str, execution: str = "e") -> list[str | int]:
 def renew(
     holder: str, worker: bytes, token: bytes, queue: str = "", change: str = ""
 ) -> list[str | int | bytes]:
-    return [worker, token, holder, "next", 30_000, "detail", 0, queue, change, 0, "before", KEY, GENERATION]
+    return [worker, token, holder, "next", 30_000, "detail", 0, queue, change, 0, "", "before", KEY, GENERATION]
 
 
 def costs_beside(connection: PipelinedConnection, others: int) -> dict[str, int]:

@@ -198,7 +198,7 @@ def test_an_offered_worker_that_drains_or_is_recalled_meanwhile_gets_no_call(sid
         side.registry.drain(["w0"])
     else:
         side.registry.recall("w0", 10_000)
-    answer = scripts.run("renew", "w0", token, "web-3", "e", 1000, "detail", 0, "", "", 0, "", key, generation)
+    answer = scripts.run("renew", "w0", token, "web-3", "e", 1000, "detail", 0, "", "", 0, "", "", key, generation)
 
     assert answer == [b"ended"] and not side.leased()
     assert side.registry.draining() == ["w0"]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+
 import gevent
 import pytest
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.pool.leases import Lease
+from qinling_falcon.pool import keys
+from qinling_falcon.pool.leases import Lease, StaleTarget
+from qinling_falcon.pool.runner import ScriptRunner
 from tests.pool.side import LIMITS, Side, wait_until
 
 
@@ -80,6 +85,71 @@ def test_a_new_limit_applies_from_the_next_call_on(side: Side, workers: list[str
     with pytest.raises(Unavailable):
         lease(side, 0, 1)
     lease(side, 0, None)
+
+
+def test_a_new_limit_applies_while_a_process_renews_its_leases(side: Side, workers: list[str]) -> None:
+    """Four callers in a closed loop: their calls get spare workers by renewals alone, so none asks Redis."""
+    limits: list[int | None] = [None]
+    running = most = ended = 0
+
+    def call_again_and_again() -> None:
+        nonlocal running, most, ended
+        while True:
+            with contextlib.suppress(StaleTarget), side.lease(concurrency=limits[0]) as lease:
+                running += 1
+                most = max(most, running)
+                gevent.sleep(0.01)
+                running -= 1
+                ended += 1
+                end(lease)
+
+    def run_more(calls: int) -> None:
+        target = ended + calls
+        wait_until(lambda: ended >= target)
+
+    held = [lease(side) for _ in range(4)]
+    for one in held:
+        end(one)
+    callers = [gevent.spawn(call_again_and_again) for _ in range(4)]
+    run_more(40)
+    assert most == 4
+
+    with side.pool.changing("function:f"):
+        limits[0] = 1
+    run_more(8)  # calls of before the change may still run
+    most = 0
+    run_more(20)
+    assert most == 1
+
+    with side.pool.changing("function:f"):
+        limits[0] = None
+    side.registry.view()
+    run_more(40)
+    assert most > 1
+    gevent.killall(callers)
+
+
+def test_an_offer_is_not_accepted_beyond_a_new_limit(side: Side) -> None:
+    """The offer is to a process that only runs scripts, so that the limit can be lowered before its answer."""
+    side.registry.set_limits(LIMITS.max_workers, 20.0)
+    for _ in range(3):
+        side.start()
+    leases = [side.lease(), lease(side)]
+    request = side.request()
+    [(key, generation)] = request.generations
+    scripts = ScriptRunner(side.connection)
+    asked = scripts.run(
+        "lease", "web-3", "any", "python3", request.target, "p", "", "e", 1000, "detail", 1, 0, "", key, generation
+    )  # fmt: skip
+    assert asked[0] == b"queued"
+    end(leases[0])
+    _queue, word, worker, _, _, token, *_ = json.loads(side.connection.call("LPOP", keys.grants("web-3")))
+    assert word == "lease"
+
+    answer = scripts.run("renew", worker, token, "web-3", "e", 1000, "detail", 0, "", "", 0, 1, "", key, generation)
+
+    assert answer == [b"ended"]
+    assert side.leased() == {leases[1].worker.worker_id}
 
 
 def test_the_reaper_keeps_the_limit_while_calls_wait(side: Side) -> None:

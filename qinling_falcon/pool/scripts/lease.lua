@@ -24,16 +24,7 @@ if not current(ARGV, 14) then return {'stale'} end
 
 local kind, runtime, target, project_id = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local function_id = function_of(target)
-local counts = read_counts(target, project_id, runtime)
-if (counts.own or '') ~= ARGV[7] then
-  if ARGV[7] == '' then
-    call('HDEL', CONCURRENCY, 'own ' .. version_of(target))
-  else
-    call('HSET', CONCURRENCY, 'own ' .. version_of(target), ARGV[7])
-  end
-  counts = read_counts(target, project_id, runtime)
-end
-
+local counts = read_counts_with_own(target, project_id, runtime, ARGV[7])
 local is_blocked = not is_below(counts)
 local held
 if not is_blocked then

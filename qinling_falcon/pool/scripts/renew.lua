@@ -3,23 +3,23 @@
 -- ARGV    2 worker  3 token  4 holder  5 execution  6 run_ms  7 detail, empty when there is no execution  8 for how
 --         many ms this call has waited  9 queue, empty when the holder has no entry in it  10 the change of its number
 --         of waiting calls, as in leave  11 for how many ms the oldest of those that are left has waited
---         12 executions to acknowledge  13… pairs of (cache key, generation)
+--         12 the version's own limit, or ''  13 executions to acknowledge  14… pairs of (cache key, generation)
 -- reads   worker:<id>, generations, concurrency, queue:<queue>, blocked:project:<id>
--- writes  worker:<id>, leases, journal:<holder>, the entry of the holder; where the lease is over what release or
---         return_unused write
+-- writes  worker:<id>, leases, journal:<holder>, the entry of the holder, the version's own limit in concurrency; where
+--         the lease is over what release or return_unused write
 -- returns {'ok', token}: the new token; the old one is not valid any more
 --         {'stale'}: a generation differs or is missing; the lease stays as it was
 --         {'ended'}: the lease has ended, because the worker drains or is recalled, a limit was lowered, or another
 --         call has waited longer
 --         {'lost'}: the lease was not the caller's any more
 --         In all cases the entry of the holder is changed.
--- promises  An execution starts under current generations only, and on a worker that does not drain. No other process
---           and no queue at the same limit waits much longer than this call. An offer is accepted or passed on, never
---           both.
+-- promises  An execution starts under current generations only, within the present limits, and on a worker that does
+--           not drain. No other process and no queue at the same limit waits much longer than this call. An offer is
+--           accepted or passed on, never both.
 
 local TOLERANCE_MS = 5  -- calls that arrived within this time count as having arrived together
 
-acknowledge(ARGV[4], ARGV[12])
+acknowledge(ARGV[4], ARGV[13])
 if ARGV[9] ~= '' then
   change_entry(ARGV[9], ARGV[4], ARGV[10], now - tonumber(ARGV[11]))
   deescalate(ARGV[9])
@@ -29,14 +29,14 @@ local is = call('HMGET', record(worker), 'state', 'token', 'runtime', 'target', 
   'accepted', 'new')
 if is[1] ~= 'leased' or is[2] ~= ARGV[3] then return {'lost'} end
 local runtime, target, project_id = is[3], is[4], is[5]
-if not current(ARGV, 13) then return {'stale'} end
+if not current(ARGV, 14) then return {'stale'} end
 
 local queue = queue_of(runtime, target, project_id, 'any')
 
 local drains = is[6] or (tonumber(is[7]) or 0) > now
+local counts = read_counts_with_own(target, project_id, runtime, ARGV[12])
 if is[9] == '1' then
   local arrival = now - tonumber(ARGV[8])
-  local counts = read_counts(target, project_id, runtime)
   local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
   local passes = first[1] and first[1] ~= ARGV[4] and tonumber(first[2]) + TOLERANCE_MS < arrival
   -- Whether a queue that the limit blocks has waited longer than this call.
@@ -63,7 +63,7 @@ if is[9] == '1' then
     end
     return {'ended'}
   end
-elseif drains then
+elseif drains or not is_within(counts) then
   return_unused(worker)
   return {'ended'}
 end

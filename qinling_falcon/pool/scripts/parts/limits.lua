@@ -1,7 +1,7 @@
 -- limits: how many leases a version, a function, a project and a runtime may have, and how many they have.
 --
--- The hash `concurrency` has the limits (written by the manager), the own limits of versions (written by lease; the
--- function itself is version 0) and the counts. So one command reads everything that a lease needs. The reaper removes
+-- The hash `concurrency` has the limits (written by the manager), the own limits of versions (written by lease
+-- and renew; the function itself is version 0) and the counts. So one command reads everything that a lease needs. The reaper removes
 -- counts of 0.
 -- include: workers
 
@@ -25,6 +25,18 @@ local function read_counts(target, project_id, runtime)
     versions = tonumber(is[5]) or 0, functions = tonumber(is[6]) or 0, projects = tonumber(is[7]) or 0,
     runtimes = tonumber(is[8]) or 0,
   }
+end
+
+-- Like read_counts, after it has set the version's own limit to that of the call, if it differs. '' is no limit.
+local function read_counts_with_own(target, project_id, runtime, own)
+  local counts = read_counts(target, project_id, runtime)
+  if (counts.own or '') == own then return counts end
+  if own == '' then
+    call('HDEL', CONCURRENCY, 'own ' .. version_of(target))
+  else
+    call('HSET', CONCURRENCY, 'own ' .. version_of(target), own)
+  end
+  return read_counts(target, project_id, runtime)
 end
 
 -- How many more leases the limits allow. Negative if a limit was lowered below its count.
