@@ -14,6 +14,8 @@ Snapshot = dict[str, Any]
 
 OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "wakeups", "events", "calls", "kept")
 
+LONGEST_RESERVATION_MS = 10_000
+
 
 def every_worker_is_in_the_sets_of_its_state_only(seen: Snapshot) -> None:
     places = defaultdict(set)
@@ -54,9 +56,8 @@ def counts_are_what_is_there(seen: Snapshot) -> None:
         function, version = record["target"].split(":")[:2]
         version_and_function = (f"version {function}:{version}", f"function {function}")
         leases.update((*version_and_function, f"project {record['project']}", f"runtime {record['runtime']}"))
-    counted = {
-        name: int(value) for name, value in seen["concurrency"].items() if not name.startswith(("limit ", "own "))
-    }
+    others = ("limit ", "own ", "reserved ")
+    counted = {name: int(value) for name, value in seen["concurrency"].items() if not name.startswith(others)}
     assert {name: count for name, count in counted.items() if count} == leases
 
     waiting: Counter[str] = Counter()
@@ -281,5 +282,21 @@ def _reached(seen: Snapshot, target: str, project: str, runtime: str, own: str |
     return [
         f"{kind}:{name}"
         for kind, name in of.items()
-        if int(counts.get(f"{kind} {name}", 0)) >= _limit(seen, kind, name, own)
+        if int(counts.get(f"{kind} {name}", 0)) + _reserved(seen, kind, name, target) >= _limit(seen, kind, name, own)
     ]
+
+
+def reservations(seen: Snapshot) -> dict[str, str]:
+    """The targets for which a lease of a function, project or runtime is reserved now, by `kind name`."""
+    found = {}
+    for name, value in seen.get("concurrency", {}).items():
+        if name.startswith("reserved "):
+            till, _, target = value.partition(" ")
+            if seen["now"] < int(till) <= seen["now"] + LONGEST_RESERVATION_MS:
+                found[name.removeprefix("reserved ")] = target
+    return found
+
+
+def _reserved(seen: Snapshot, kind: str, name: str, target: str) -> bool:
+    """Whether a lease is reserved for another target."""
+    return reservations(seen).get(f"{kind} {name}", target) != target

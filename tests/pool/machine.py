@@ -10,8 +10,6 @@ import json
 from collections import Counter
 from typing import Any
 
-from hypothesis.stateful import RuleBasedStateMachine
-
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -44,10 +42,11 @@ PATIENCE_MS = 5
 REPEAT_MS = 1000  # when a call has waited this long, its process sends the whole count
 
 
-class Machine(RuleBasedStateMachine):
+class Machine:
     """The pool, its processes, its manager and the clock."""
 
     server: ValkeyServer
+    bounds = BOUNDS
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +114,7 @@ class Machine(RuleBasedStateMachine):
         if word in ("queued", "full", "busy"):
             invariants.no_worker_was_available(before, call, kind, self.now)
         if word in ("queued", "full"):
-            invariants.the_queue_had_room(before, call, BOUNDS, is_full=word == "full")
+            invariants.the_queue_had_room(before, call, self.bounds, is_full=word == "full")
         if word == "stale":
             self.cached.pop(call.key)
         if is_lost:
@@ -265,7 +264,7 @@ class Machine(RuleBasedStateMachine):
     # The manager
 
     def set_limits(self, function: int, project: int, workers: int) -> None:
-        waiting = BOUNDS.waiting, BOUNDS.waiting_of_project, BOUNDS.waiting_of_function
+        waiting = self.bounds.waiting, self.bounds.waiting_of_project, self.bounds.waiting_of_function
         self.is_relaxed = True
         self.policy.max_workers = workers
         self.run("set_limits", function, project, workers, workers, START_MS, *waiting)
@@ -360,6 +359,10 @@ class Machine(RuleBasedStateMachine):
     def check(self) -> None:
         self.is_sound = False
         before, self.seen = self.seen, self.registry.snapshot()
+        # The manager's next pass serves the queues that a reservation has blocked.
+        self.is_relaxed |= bool(before) and not invariants.reservations(before).items() <= (
+            invariants.reservations(self.seen).items()
+        )
         invariants.every_worker_is_in_the_sets_of_its_state_only(self.seen)
         invariants.counts_are_what_is_there(self.seen)
         invariants.limits_are_not_exceeded_anew(before, self.seen)

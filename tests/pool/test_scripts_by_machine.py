@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from tests.pool.faults import Faults
 from tests.pool.holders import Call, Held, Holder, Waiting
@@ -27,9 +28,12 @@ FAULTS = [
 # After at most ROUNDS rounds of work, no call waits. A round is a pass of the manager and half a second. After
 # LEAST_ROUNDS, dead processes are known to be dead.
 ROUNDS, LEAST_ROUNDS = 60, 15
+# While new calls always compete with them, calls wait for at most this many rounds. Leases of dead processes end within
+# the first 20 of them.
+ROUNDS_UNDER_LOAD = 30
 
 
-class PoolMachine(Faults):
+class PoolMachine(Faults, RuleBasedStateMachine):
     # Callers
 
     @rule(who=pick, call=calls, kind=st.sampled_from(["any"] * 4 + ["warm", "loaded"]), waits=st.booleans())
@@ -234,6 +238,41 @@ class PoolMachine(Faults):
     @rule()
     def work_off(self) -> None:
         """When the processes and the manager do their work, every call gets a worker and ends, in any state."""
+        self.prepare_work()
+        for turn in range(ROUNDS):
+            self.work_round(turn)
+            if turn > LEAST_ROUNDS and self.is_quiet():
+                break
+        assert self.is_quiet(), f"calls wait for ever: {self.seen}, uncommitted: {self.uncommitted}"
+
+    @precondition(lambda self: any(key.startswith("blocked:project:p1") and value for key, value in self.seen.items()))
+    @rule(who=pick, call=st.sampled_from(CALLS[:4]))
+    def work_under_load(self, who: int, call: Call) -> None:
+        """While new calls of two other targets of the project always wait, older calls get workers soon."""
+        self.prepare_work()
+        self.ask(one_of(self.holders, who), call, "any", waits=True)
+        began = self.now
+        self.now += 1
+        others = [one for one in CALLS[:4] if one is not call]
+        competing = [one_of(others, who), one_of(others, who + 1)]
+        for turn in range(ROUNDS_UNDER_LOAD):
+            self.work_round(turn, competing)
+            if not self.waits_since(call.queue("any"), began):
+                return
+        assert not self.waits_since(call.queue("any"), began), f"{call} waits while others are served: {self.seen}"
+
+    def waits_since(self, queue: str, arrived: int) -> bool:
+        """Whether a call waits in the queue that arrived at this time or before."""
+        return any(one.arrived <= arrived for holder in self.holders for one in holder.waiting[queue])
+
+    def compete(self, holder: Holder, competing: Sequence[Call]) -> None:
+        """Two calls of each of these targets wait."""
+        for call in competing:
+            if len(holder.waiting[call.queue("any")]) < 2:
+                self.ask(holder, call, "any", waits=True)
+
+    def prepare_work(self) -> None:
+        """The limits, the stocks and the starting workers are as they should be."""
         for runtime in RUNTIMES:
             self.configure(runtime, 1)
         for call in CALLS:
@@ -241,19 +280,23 @@ class PoolMachine(Faults):
         self.set_limits(LIMITS.function_concurrency, LIMITS.project_concurrency, LIMITS.max_workers)
         for name in self.starting():
             self.make_ready(name, self.seen[f"worker:{name}"]["runtime"])
-        for turn in range(ROUNDS):
+
+    def work_round(self, turn: int, competing: Sequence[Call] = ()) -> None:
+        """All workers answer, and the manager makes a pass. Every second, processes report and the manager reaps.
+
+        Calls of the targets `competing` always wait in the first process.
+        """
+        for holder in self.holders:
+            self.compete(self.holders[0], competing)
+            self.work(holder)
+        self.compete(self.holders[0], competing)
+        self.manager_pass()
+        self.now += 500
+        if turn % 2 == 0:
             for holder in self.holders:
-                self.work(holder)
-            self.manager_pass()
-            self.now += 500
-            if turn % 2 == 0:
-                for holder in self.holders:
-                    self.beat(holder)
-                self.reap()
-                self.record_lost()
-            if turn > LEAST_ROUNDS and self.is_quiet():
-                break
-        assert self.is_quiet(), f"calls wait for ever: {self.seen}, uncommitted: {self.uncommitted}"
+                self.beat(holder)
+            self.reap()
+            self.record_lost()
 
     def work(self, holder: Holder) -> None:
         while self.hear(holder):
@@ -271,7 +314,9 @@ class PoolMachine(Faults):
         is_idle = not any(holder.leases or any(holder.waiting.values()) for holder in self.holders)
         is_known = any(key.startswith(("queue:", "journal:")) and value for key, value in self.seen.items())
         is_starting = any(record["state"] in ("starting", "leased") for record in self.records())
-        return is_idle and not is_known and not is_starting and not self.seen["lost"] and not self.uncommitted
+        is_recalled = any(int(record.get("recalled", 0)) > self.now for record in self.records())
+        is_over = not is_starting and not is_recalled and not self.seen["lost"] and not self.uncommitted
+        return is_idle and not is_known and is_over
 
     def a_lease(self, which: int) -> tuple[Holder, Held]:
         held: tuple[Holder, Held] = one_of(

@@ -48,6 +48,48 @@ def test_a_queue_in_which_many_calls_wait_grows_before_a_call_that_has_waited_so
     end(alone.get(timeout=10))
 
 
+def test_calls_that_join_an_escalated_queue_count_for_its_rank(side: Side) -> None:
+    side.start()
+    lease = side.lease("f")
+    alone = side.waiting(function="g")
+    time.sleep(0.02)
+    crowd = [side.waiting(function="f")]
+    side.pool._local_queues.entries.escalate(side.pool._local_queues.queue_of(side.request("f")))
+    crowd += [side.waiting(function="f") for _ in range(20)]
+
+    side.start()
+
+    first = crowd[0].get(timeout=10)
+    assert not alone.ready()
+    end(lease)
+    end(first)
+    for caller in crowd[1:]:
+        end(caller.get(timeout=10))
+    side.start()
+    end(alone.get(timeout=10))
+
+
+def test_after_its_oldest_call_was_served_an_escalated_queue_counts_from_its_next_one(side: Side) -> None:
+    """Otherwise a queue that waited long once would be before all others as long as it is escalated."""
+    side.start()
+    lease = side.lease("f")
+    served = side.waiting(function="f", arrived=time.monotonic() - 2)
+    following = side.waiting(function="f")
+    time.sleep(0.01)  # so that the queue stays escalated
+    side.pool._local_queues.entries.escalate(side.pool._local_queues.queue_of(side.request("f")))
+    other = side.waiting(function="g", arrived=time.monotonic() - 1)
+    end(lease)
+    second = served.get(timeout=10)
+    assert side.request("f").queue in side.registry.snapshot()["escalated:python3"]
+
+    side.start()
+
+    end(other.get(timeout=10))
+    assert not following.ready()
+    end(second)
+    end(following.get(timeout=10))
+
+
 def test_however_many_calls_wait_elsewhere_a_call_that_has_waited_for_seconds_longer_is_first(side: Side) -> None:
     side.start()
     lease = side.lease("f")

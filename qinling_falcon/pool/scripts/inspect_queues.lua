@@ -25,7 +25,7 @@ local function show_queue(queue, entries)
   elseif call('ZSCORE', P .. 'blocked:project:' .. project_id, queue) then
     shown.state = 'blocked'
     for _, limit in ipairs({'version', 'function', 'project', 'runtime'}) do
-      if counts[limit .. 's'] >= counts[limit .. '_limit'] then
+      if is_reached(counts, limit) then
         shown.limit, shown.limit_is, shown.used = limit, counts[limit .. '_limit'], counts[limit .. 's']
         break
       end

@@ -5,7 +5,7 @@
 
 local counts = read_counts(ARGV[3], ARGV[4], ARGV[2])
 for _, limit in ipairs({'version', 'function', 'project', 'runtime'}) do
-  if counts[limit .. 's'] >= counts[limit .. '_limit'] then
+  if is_reached(counts, limit) then
     return {limit, counts[limit .. '_limit'], counts[limit .. 's']}
   end
 end

@@ -50,9 +50,9 @@ if is[9] == '1' then
     return false
   end
   passes = passes or drains or not is_within(counts)
-    or counts.functions >= counts.function_limit and has_older_queue('project:' .. project_id, function_of(target))
-    or counts.projects >= counts.project_limit and has_older_queue('project:' .. project_id)
-    or counts.runtimes >= counts.runtime_limit and has_older_queue('runtime:' .. runtime)
+    or is_reached(counts, 'function') and has_older_queue('project:' .. project_id, function_of(target))
+    or is_reached(counts, 'project') and has_older_queue('project:' .. project_id)
+    or is_reached(counts, 'runtime') and has_older_queue('runtime:' .. runtime)
   if passes then
     local before = end_lease(worker, target, project_id, runtime)
     if drains then

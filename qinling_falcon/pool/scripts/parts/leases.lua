@@ -32,6 +32,11 @@ local function acknowledge(holder, executions)
   call('HDEL', journal_of(holder), unpack(ids))
 end
 
+-- Updates the rank of a target's queue, after the number of the target's workers has changed.
+local function update_rank_of(runtime, target, project_id)
+  update_rank(queue_of(runtime, target, project_id, 'any'), runtime, target, 'any')
+end
+
 -- Leases a warm worker, or an idle one that was taken out of its sets. `wanted` has runtime, target, project_id and
 -- holder. Unless the lease is an offer, it also has execution, run_ms and detail. The detail is empty if the worker is
 -- loaded ahead of calls, so that there is no execution. Returns address, secret and token.
@@ -47,7 +52,7 @@ local function begin_lease(worker, is_warm, wanted, counts)
       call('ZREM', P .. 'escalated:' .. wanted.runtime, queue)
     end
     assign(worker, wanted.target)
-    update_rank(wanted.runtime, wanted.target, wanted.project_id)
+    update_rank_of(wanted.runtime, wanted.target, wanted.project_id)
     -- Otherwise the manager's next pass refills the stock. A start at once would take CPU time from this call.
     if call('ZCARD', P .. 'warm:' .. wanted.runtime) == 0 then wake() end
   end
@@ -57,6 +62,7 @@ local function begin_lease(worker, is_warm, wanted, counts)
     'accepted', accepted and '1' or '0', 'new', is_warm and '1' or '0')
   call('ZADD', LEASES, now + (accepted and tonumber(wanted.run_ms) or ACCEPT_MS), worker)
   count_leases(counts, 1, wanted.target, wanted.project_id, wanted.runtime)
+  if counts.reservation then end_reservations(wanted.target, wanted.project_id, wanted.runtime) end
   if accepted then write_journal(wanted.holder, wanted.execution, worker, token, wanted.detail) end
   return is[1], is[2], token
 end
@@ -75,8 +81,8 @@ local function offer(queue, worker, is_warm, counts)
   notify(holder, queue, 'lease', worker, address, secret, token, cold, is_warm and '1' or '0')
 end
 
--- Offers the queue an idle worker of its target, or a warm one if the target has no worker. Returns 'served';
--- 'blocked' (by a limit) and the counts; or 'short' (there is no such worker).
+-- Offers the queue an idle worker of its target, or a warm one if the target has no worker. Returns 'served', 'blocked'
+-- (by a limit) or 'short' (there is no such worker), and the counts.
 local function serve(queue)
   local runtime, target, project_id, kind = parse_queue(queue)
   local counts = read_counts(target, project_id, runtime)
@@ -84,13 +90,13 @@ local function serve(queue)
   local worker = kind == 'any' and take_latest_idle(target)
   if worker then
     offer(queue, worker, false, counts)
-    return 'served'
+    return 'served', counts
   end
-  if held_by(target) > 0 then return 'short' end
+  if held_by(target) > 0 then return 'short', counts end
   worker = call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1]
-  if not worker then return 'short' end
+  if not worker then return 'short', counts end
   offer(queue, worker, true, counts)
-  return 'served'
+  return 'served', counts
 end
 
 -- Offers a warm worker to the first of the queues that want one more. The last `reserve` warm workers are only for
@@ -132,51 +138,81 @@ local function give_all_warm(runtime, reserve)
   end
 end
 
--- Serves the oldest blocked queue of a project or runtime, after the end of a lease by which a limit was reached.
+-- Serves the first blocked queue of a project or runtime, after the end of a lease by which a limit was reached.
 -- `counted` is 'project' or 'runtime'. Returns whether a queue was served. There are four cases for a queue:
--- 1. `serve` finds a worker for it.
--- 2. Its target has no worker, and none is warm, or it is of kind 'warm': it is escalated.
--- 3. The workers of its target are busy, and there are several warm ones: it gets a warm one.
--- 4. The workers of its target are busy, and there is at most one warm one: it is not blocked any more, and gets the
---    next worker of its target. It is escalated only if the limit is not reached again.
+-- 1. `serve` finds a worker for it, or there are several warm ones: it is served.
+-- 2. There is no worker for it, and another queue is served: it is passed over. If the workers of its target are busy,
+--    it gets the next one of them.
+-- 3. There is no worker for it, and no other queue is served: it is escalated.
+-- 4. As 2 or 3, but it has waited for long, in vain: the lease is reserved for it. It is escalated, and until the
+--    reservation ends, other queues get one lease less. Otherwise queues that have workers could keep it out for ever.
+--    A queue of calls has waited in vain if it has waited for `long_ms`, and its target has no worker or no other queue
+--    could be served. If the workers of its target are busy, it has if it was passed over and is the first one again,
+--    so that the calls behind it have arrived `long_ms` later than its oldest one.
 local function serve_blocked(counted, id)
-  local busy = {}
-  for _, queue in ipairs(call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1)) do
+  local start_ms = read_start_ms()
+  local long_ms = math.min(LONG_WAIT_MS, math.max(SHORTEST_LONG_WAIT_MS, LONG_WAIT_STARTS * start_ms))
+  local reserve_ms = math.max(SHORTEST_RESERVATION_MS, RESERVATION_STARTS * start_ms)
+
+  local function has_waited_long(queue)
+    return now - oldest(queue) >= long_ms
+  end
+
+  local is_served, is_reserved, short = false, false, {}
+  local blocked = call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1, 'WITHSCORES')
+  for at = 1, #blocked, 2 do
+    local queue, place = blocked[at], tonumber(blocked[at + 1])
     local runtime, target, project_id, kind = parse_queue(queue)
     local how, counts = serve(queue)
+    if how == 'short' and call('ZCARD', P .. 'warm:' .. runtime) > 1 then
+      offer(queue, call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true, counts)
+      how = 'served'
+    end
     if how == 'served' then
-      if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
-      return true
-    elseif how == 'short' then
-      leave_sets(queue, runtime, project_id)
-      if held_by(target) == 0 or kind == 'warm' then
-        escalate(queue)
-        give_all_warm(runtime, 1)
-      elseif call('ZCARD', P .. 'warm:' .. runtime) > 1 then
-        offer(queue, call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true, read_counts(target, project_id, runtime))
-        if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id) end
-        return true
-      else
-        busy[#busy + 1] = queue
+      if call('EXISTS', P .. 'queue:' .. queue) == 1 then block(queue, runtime, project_id, oldest(queue)) end
+      is_served = true
+      break
+    elseif how == 'blocked' then
+      if is_reached(counts, counted) then break end
+    else
+      short[#short + 1] = queue
+      local is_in_vain = place - oldest(queue) >= long_ms or held_by(target) == 0 and has_waited_long(queue)
+      if kind == 'any' and is_in_vain and reserve(counts, reserve_ms, target, project_id, runtime) then
+        is_reserved = true
+        break
       end
-    elseif counts[counted .. 's'] >= counts[counted .. '_limit'] then
-      return false
     end
   end
-  for _, queue in ipairs(busy) do
-    escalate(queue)
-    give_all_warm(string.match(queue, '^[^|]*'), 1)
+
+  local is_last = #blocked < 2 * LOOK_AT
+  for _, queue in ipairs(short) do
+    local runtime, target, project_id, kind = parse_queue(queue)
+    local counts = read_counts(target, project_id, runtime)
+    if not is_below(counts) then
+      pass_over(queue, runtime, project_id, long_ms)
+    else
+      if kind == 'any' and is_last and not is_served and not is_reserved and has_waited_long(queue) then
+        is_reserved = reserve(counts, reserve_ms, target, project_id, runtime)
+      end
+      escalate(queue)
+      give_all_warm(runtime, 1)
+    end
   end
-  return false
+  return is_served
 end
 
--- Unblocks those of some blocked queues of a runtime that are below their limits now: because a limit was raised, or
--- because the end of a lease did not reach all of many blocked queues.
+-- Unblocks those of some blocked queues of a runtime that are below their limits now: because a limit was raised, a
+-- reservation ended, or the end of a lease did not reach all of many blocked queues. The first ones are among them.
 local function serve_unblocked(runtime)
-  for _, queue in ipairs(call('ZRANDMEMBER', P .. 'blocked:runtime:' .. runtime, 4 * LOOK_AT)) do
+  local blocked = P .. 'blocked:runtime:' .. runtime
+  local queues = call('ZRANGE', blocked, 0, LOOK_AT - 1)
+  if #queues == LOOK_AT then
+    for _, queue in ipairs(call('ZRANDMEMBER', blocked, 3 * LOOK_AT)) do queues[#queues + 1] = queue end
+  end
+  for _, queue in ipairs(queues) do
     local _, target, project_id = parse_queue(queue)
-    if is_below(read_counts(target, project_id, runtime)) then
-      leave_sets(queue, runtime, project_id)
+    local is_blocked = call('ZSCORE', blocked, queue)  -- it may be in the list twice
+    if is_blocked and is_below(read_counts(target, project_id, runtime)) then
       if serve(queue) ~= 'served' or call('EXISTS', P .. 'queue:' .. queue) == 1 then escalate(queue) end
     end
   end
@@ -186,12 +222,13 @@ end
 local function end_lease(worker, target, project_id, runtime)
   call('ZREM', LEASES, worker)
   local counts = read_counts(target, project_id, runtime)
-  local before = {
-    version_full = counts.versions >= counts.version_limit, function_full = counts.functions >= counts.function_limit,
-    project_full = counts.projects >= counts.project_limit, runtime_full = counts.runtimes >= counts.runtime_limit,
-  }
+  local before = {has_reservation = counts.reservation == 'valid'}
+  for _, limit in ipairs({'version', 'function', 'project', 'runtime'}) do
+    -- Other targets have reached the limit also if its last lease is reserved for this target.
+    local reserved = before.has_reservation and 1 or counts[limit .. '_reserved']
+    before[limit .. '_full'] = counts[limit .. 's'] + reserved >= counts[limit .. '_limit']
+  end
   count_leases(counts, -1, target, project_id, runtime)
-  before.counts = counts
   return before
 end
 
@@ -211,7 +248,7 @@ local function drain_assigned(worker, runtime, target, project_id)
   if unassign(worker, target) then
     ask_again(runtime, target, project_id)
   else
-    update_rank(runtime, target, project_id)
+    update_rank_of(runtime, target, project_id)
   end
   put_draining(worker, runtime)
 end
@@ -232,17 +269,18 @@ local function drain(worker, event, reason)
 end
 
 -- Makes a worker idle whose lease has ended, and offers it to the oldest call of its target. If the lease was at a
--- limit, the target's queue is served in order with the other blocked queues.
+-- limit, the target's queue is served in order with the other blocked queues, unless it has a reservation.
 local function free(worker, runtime, target, project_id, kept, before)
   local queue = queue_of(runtime, target, project_id, 'any')
   put_idle(worker, target, kept)
   local is_waiting = call('EXISTS', P .. 'queue:' .. queue) == 1
-  local is_at_limit = before.function_full or before.project_full or before.runtime_full
+  local is_at_limit = not before.has_reservation
+    and (before.function_full or before.project_full or before.runtime_full)
   if is_at_limit then
-    if is_waiting then block(queue, runtime, project_id) end
+    if is_waiting then block(queue, runtime, project_id, oldest(queue)) end
     if serve_limits(before, project_id, runtime) then return end
   end
-  if is_waiting and serve(queue) == 'blocked' then block(queue, runtime, project_id) end
+  if is_waiting and serve(queue) == 'blocked' then block(queue, runtime, project_id, oldest(queue)) end
   if not is_at_limit then serve_limits(before, project_id, runtime) end
 end
 

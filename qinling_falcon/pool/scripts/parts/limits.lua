@@ -1,30 +1,68 @@
 -- limits: how many leases a version, a function, a project and a runtime may have, and how many they have.
 --
--- The hash `concurrency` has the limits (written by the manager), the own limits of versions (written by lease
--- and renew; the function itself is version 0) and the counts. So one command reads everything that a lease needs. The reaper removes
--- counts of 0.
+-- The hash `concurrency` has the limits (written by the manager), the own limits of versions (written by lease and
+-- renew; the function itself is version 0), the counts, and the reservations. So one command reads everything that a
+-- lease needs. The reaper removes counts of 0.
+--
+-- One lease of a function, of a project and of a runtime can be reserved for a target, for a limited time (see
+-- `serve_blocked`). For other targets the limit is then less by 1.
 -- include: workers
 
 local CONCURRENCY = P .. 'concurrency'
 local UNLIMITED = 1e9  -- also used before the manager has written the limits
+local RESERVABLE = {'function', 'project', 'runtime'}
+local LONGEST_RESERVATION_MS = 10000
 
 -- `function:version` of a target.
 local function version_of(target)
   return string.match(target, '^[^:]*:?[^:]*')
 end
 
--- The limits and counts of a target's version and function, of its project and its runtime.
+-- The names of the fields for what a reservation can be of: the function, the project and the runtime.
+local function names_of_reservations(target, project_id, runtime)
+  return {'reserved function ' .. function_of(target), 'reserved project ' .. project_id, 'reserved runtime ' .. runtime}
+end
+
+-- Until when a reservation holds, and its target. The time may have passed. Nil: there is no reservation.
+local function parse_reservation(stored)
+  if not stored then return nil end
+  local till, target = string.match(stored, '^(%d+) (.*)$')
+  return tonumber(till), target
+end
+
+-- Whether the time of a reservation has not passed. If the clock was set back, the reservation ends early.
+local function is_valid(till)
+  return till > now and till <= now + LONGEST_RESERVATION_MS
+end
+
+-- The limits and counts of a target's version and function, of its project and its runtime; for the last three also how
+-- many leases are reserved for other targets. `reservation` is 'valid' or 'expired' if one of them has a reservation for
+-- this target.
 local function read_counts(target, project_id, runtime)
   local version = version_of(target)
+  local reservations = names_of_reservations(target, project_id, runtime)
   local is = call('HMGET', CONCURRENCY, 'limit function', 'limit project', 'limit runtime', 'own ' .. version,
-    'version ' .. version, 'function ' .. function_of(target), 'project ' .. project_id, 'runtime ' .. runtime)
-  return {
+    'version ' .. version, 'function ' .. function_of(target), 'project ' .. project_id, 'runtime ' .. runtime,
+    unpack(reservations))
+  local counts = {
     own = is[4],
     version_limit = tonumber(is[4]) or UNLIMITED, function_limit = tonumber(is[1]) or UNLIMITED,
     project_limit = tonumber(is[2]) or UNLIMITED, runtime_limit = tonumber(is[3]) or UNLIMITED,
     versions = tonumber(is[5]) or 0, functions = tonumber(is[6]) or 0, projects = tonumber(is[7]) or 0,
     runtimes = tonumber(is[8]) or 0,
+    version_reserved = 0, function_reserved = 0, project_reserved = 0, runtime_reserved = 0,
   }
+  if is[9] or is[10] or is[11] then
+    for at, limit in ipairs(RESERVABLE) do
+      local till, reserved_for = parse_reservation(is[8 + at])
+      if reserved_for == target then
+        counts.reservation = is_valid(till) and 'valid' or counts.reservation or 'expired'
+      elseif till and is_valid(till) then
+        counts[limit .. '_reserved'] = 1
+      end
+    end
+  end
+  return counts
 end
 
 -- Like read_counts, after it has set the version's own limit to that of the call, if it differs. '' is no limit.
@@ -41,8 +79,15 @@ end
 
 -- How many more leases the limits allow. Negative if a limit was lowered below its count.
 local function room_of(counts)
-  return math.min(counts.version_limit - counts.versions, counts.function_limit - counts.functions,
-    counts.project_limit - counts.projects, counts.runtime_limit - counts.runtimes)
+  return math.min(counts.version_limit - counts.versions,
+    counts.function_limit - counts.functions - counts.function_reserved,
+    counts.project_limit - counts.projects - counts.project_reserved,
+    counts.runtime_limit - counts.runtimes - counts.runtime_reserved)
+end
+
+-- Whether a limit ('version', 'function', 'project' or 'runtime') is reached.
+local function is_reached(counts, limit)
+  return counts[limit .. 's'] + counts[limit .. '_reserved'] >= counts[limit .. '_limit']
 end
 
 -- Whether the limits allow one more lease.
@@ -53,6 +98,37 @@ end
 -- Whether the present leases exceed no limit. They can, because a limit may be lowered below its count.
 local function is_within(counts)
   return room_of(counts) >= 0
+end
+
+-- Reserves a lease for a target, of each limit that allows only one more. Nothing is reserved, and the result is false,
+-- if one of them has a reservation for another target, or if the target's last reservation expired less than
+-- `reserve_ms` ago. So a target that gets no worker does not hold a lease back all the time.
+local function reserve(counts, reserve_ms, target, project_id, runtime)
+  local names, wanted = names_of_reservations(target, project_id, runtime), {}
+  local stored = call('HMGET', CONCURRENCY, unpack(names))
+  for at, limit in ipairs(RESERVABLE) do
+    if counts[limit .. 's'] + 1 >= counts[limit .. '_limit'] then
+      local till, reserved_for = parse_reservation(stored[at])
+      if till and (reserved_for ~= target and is_valid(till)
+        or reserved_for == target and not is_valid(till) and math.abs(now - till) < reserve_ms) then return false end
+      if reserved_for ~= target or not is_valid(till) then wanted[#wanted + 1] = names[at] end
+    end
+  end
+  local reservation = text(now + math.min(reserve_ms, LONGEST_RESERVATION_MS)) .. ' ' .. target
+  for _, name in ipairs(wanted) do call('HSET', CONCURRENCY, name, reservation) end
+  return true
+end
+
+-- Ends the reservations for a target. The manager serves the queues that they have blocked.
+local function end_reservations(target, project_id, runtime)
+  local names = names_of_reservations(target, project_id, runtime)
+  for at, stored in ipairs(call('HMGET', CONCURRENCY, unpack(names))) do
+    local _, reserved_for = parse_reservation(stored)
+    if reserved_for == target then
+      call('HDEL', CONCURRENCY, names[at])
+      wake()
+    end
+  end
 end
 
 local function count_leases(counts, by, target, project_id, runtime)

@@ -11,11 +11,21 @@ local PATIENCE_MS = 5            -- how long calls wait for a worker of their ow
 local ACCEPT_MS = 1000           -- how long a process may take to accept an offer
 local GRANTS_TTL_MS = 60000      -- when the list of notifications of a dead process expires
 local LOOK_AT = 16               -- how many queues are looked at, at most, when a worker or a lease is free for several
+local LONG_WAIT_STARTS = 5       -- the same three values as in `local_queue.py`
+local SHORTEST_LONG_WAIT_MS = 100
+local LONG_WAIT_MS = 1000
+local RESERVATION_STARTS = 10    -- for how many starts a lease is reserved for a queue, but at least for the next value
+local SHORTEST_RESERVATION_MS = 1000
 local CROWD_MS = 2500            -- how long a call may wait longer because many calls wait in other queues
 local AHEAD_OF_CALLS_MS = 10000  -- how much later than queues of calls those of kind 'warm' are served
 
 local function queue_of(runtime, target, project_id, kind)
   return table.concat({runtime, target, kind, project_id}, '|')
+end
+
+-- The cost of a start, in ms.
+local function read_start_ms()
+  return tonumber(call('HGET', POLICY, 'start_ms')) or 100
 end
 
 -- Runtime, target, project and kind of a queue.
@@ -41,19 +51,43 @@ local function watch_holder(holder)
   if not call('ZSCORE', HOLDERS, holder) then call('ZADD', FORMER, 'NX', now, holder) end
 end
 
-local function leave_sets(queue, runtime, project_id)
-  call('ZREM', P .. 'escalated:' .. runtime, queue)
-  call('ZREM', P .. 'blocked:project:' .. project_id, queue)
-  call('ZREM', P .. 'blocked:runtime:' .. runtime, queue)
+-- Removes a queue without calls from the sets of queues, and ends its reservations.
+local function leave_sets(queue, runtime, target, project_id)
+  local found = call('ZREM', P .. 'escalated:' .. runtime, queue)
+    + call('ZREM', P .. 'blocked:project:' .. project_id, queue)
+    + call('ZREM', P .. 'blocked:runtime:' .. runtime, queue)
+  if found > 0 then end_reservations(target, project_id, runtime) end
+end
+
+-- The rank of a queue among those that want one more worker: the oldest arrival, and two changes of it in multiples of
+-- the cost of a start. It is later by 2 starts for each worker that the target has. For each waiting call after the
+-- first, it is earlier by 50 starts, divided by the number of workers that the target has plus one, but by CROWD_MS at
+-- most. So a queue that grows quickly gets more workers before most of the calls wait in it.
+local function rank(queue, target, kind)
+  if kind == 'warm' then return oldest(queue) + AHEAD_OF_CALLS_MS end
+  local start_ms = read_start_ms()
+  local held, waiting = held_by(target), 0
+  for _, count in ipairs(call('HVALS', P .. 'counts:' .. queue)) do waiting = waiting + count end
+  local crowd_ms = math.min(50 * start_ms * (waiting - 1) / (held + 1), CROWD_MS)
+  return oldest(queue) + 2 * start_ms * held - crowd_ms
+end
+
+-- Updates the rank of a queue, if it is escalated: its oldest call, the number of its calls or the number of its target's
+-- workers has changed.
+local function update_rank(queue, runtime, target, kind)
+  if call('ZSCORE', P .. 'escalated:' .. runtime, queue) then
+    call('ZADD', P .. 'escalated:' .. runtime, rank(queue, target, kind), queue)
+  end
 end
 
 -- Sets the entry of a process in a queue: how many calls wait, and when the oldest arrived. 0 removes the entry.
 local function set_entry(queue, holder, count, arrival)
   local counts = P .. 'counts:' .. queue
   local before = tonumber(call('HGET', counts, holder)) or 0
+  local is_other_arrival = false
   if count > 0 then
-    call('HSET', counts, holder, count)
-    call('ZADD', P .. 'queue:' .. queue, arrival, holder)
+    if count ~= before then call('HSET', counts, holder, count) end
+    is_other_arrival = call('ZADD', P .. 'queue:' .. queue, 'CH', arrival, holder) == 1
     if before == 0 then
       call('SADD', ENTRIES_OF .. holder, queue)
       watch_holder(holder)
@@ -63,9 +97,14 @@ local function set_entry(queue, holder, count, arrival)
     call('ZREM', P .. 'queue:' .. queue, holder)
     call('SREM', ENTRIES_OF .. holder, queue)
   end
+  if count == before and not is_other_arrival then return end
+  local runtime, target, project_id, kind = parse_queue(queue)
+  if count == 0 and call('EXISTS', counts) == 0 then
+    leave_sets(queue, runtime, target, project_id)
+  else
+    update_rank(queue, runtime, target, kind)
+  end
   if count == before then return end
-  local runtime, target, project_id = parse_queue(queue)
-  if count == 0 and call('EXISTS', counts) == 0 then leave_sets(queue, runtime, project_id) end
   call('HINCRBY', WAITING, 'all', count - before)
   call('HINCRBY', WAITING, 'project ' .. project_id, count - before)
   call('HINCRBY', WAITING, 'function ' .. function_of(target), count - before)
@@ -85,21 +124,10 @@ end
 local function deescalate(queue)
   local first = oldest(queue)
   if not first or now - first >= PATIENCE_MS then return end
-  local runtime, target, _, kind = parse_queue(queue)
-  if kind == 'any' and held_by(target) > 0 then call('ZREM', P .. 'escalated:' .. runtime, queue) end
-end
-
--- The rank of a queue among those that want one more worker: the oldest arrival, and two changes of it in multiples of
--- the cost of a start. It is later by 2 starts for each worker that the target has. For each waiting call after the
--- first, it is earlier by 50 starts, divided by the number of workers that the target has plus one, but by CROWD_MS at
--- most. So a queue that grows quickly gets more workers before most of the calls wait in it.
-local function rank(queue, target, kind)
-  if kind == 'warm' then return oldest(queue) + AHEAD_OF_CALLS_MS end
-  local start_ms = tonumber(call('HGET', POLICY, 'start_ms')) or 100
-  local held, waiting = held_by(target), 0
-  for _, count in ipairs(call('HVALS', P .. 'counts:' .. queue)) do waiting = waiting + count end
-  local crowd_ms = math.min(50 * start_ms * (waiting - 1) / (held + 1), CROWD_MS)
-  return oldest(queue) + 2 * start_ms * held - crowd_ms
+  local runtime, target, project_id, kind = parse_queue(queue)
+  if kind == 'any' and held_by(target) > 0 and call('ZREM', P .. 'escalated:' .. runtime, queue) == 1 then
+    end_reservations(target, project_id, runtime)
+  end
 end
 
 -- Escalates a queue: it wants one more worker for its target, and no limit blocks it.
@@ -111,20 +139,24 @@ local function escalate(queue)
   wake()
 end
 
--- Updates the rank of a queue after the number of its target's workers has changed.
-local function update_rank(runtime, target, project_id)
-  local queue = queue_of(runtime, target, project_id, 'any')
-  if call('ZSCORE', P .. 'escalated:' .. runtime, queue) then
-    call('ZADD', P .. 'escalated:' .. runtime, rank(queue, target, 'any'), queue)
+-- Blocks a queue that has reached a limit. It wants no worker until a lease of its project or runtime ends. Blocked
+-- queues are served in the order of `place`, which is when their oldest call arrived, if it is not given. A queue that
+-- was passed over (see `pass_over`) keeps its place.
+local function block(queue, runtime, project_id, place)
+  call('ZREM', P .. 'escalated:' .. runtime, queue)
+  for _, set in ipairs({P .. 'blocked:project:' .. project_id, P .. 'blocked:runtime:' .. runtime}) do
+    if place then
+      call('ZADD', set, place, queue)
+    else
+      call('ZADD', set, 'GT', oldest(queue), queue)
+    end
   end
 end
 
--- Blocks a queue that has reached a limit. It wants no worker until a lease of its project or runtime ends.
-local function block(queue, runtime, project_id)
-  call('ZREM', P .. 'escalated:' .. runtime, queue)
-  local arrival = oldest(queue)
-  call('ZADD', P .. 'blocked:project:' .. project_id, arrival, queue)
-  call('ZADD', P .. 'blocked:runtime:' .. runtime, arrival, queue)
+-- Blocks a queue without a worker for it behind all queues that are blocked now, and behind calls that arrive within
+-- `long_ms` after its oldest call.
+local function pass_over(queue, runtime, project_id, long_ms)
+  block(queue, runtime, project_id, math.max(oldest(queue) + long_ms, now))
 end
 
 -- Makes the calls of a queue ask again. Their target has lost its last worker, so no release would reach the queue.
