@@ -248,8 +248,15 @@ class PoolMachine(Faults, RuleBasedStateMachine):
     @precondition(lambda self: any(key.startswith("blocked:project:p1") and value for key, value in self.seen.items()))
     @rule(who=pick, call=st.sampled_from(CALLS[:4]))
     def work_under_load(self, who: int, call: Call) -> None:
-        """While new calls of two other targets of the project always wait, older calls get workers soon."""
+        """While new calls of two other targets of the project always wait, older calls get workers soon.
+
+        Only two leases are allowed, and no worker is kept warm.
+        """
         self.prepare_work()
+        for runtime in RUNTIMES:
+            self.configure(runtime, 0)
+        self.set_limits(LIMITS.function_concurrency, 2, LIMITS.max_workers)
+        self.work_round(0)
         self.ask(one_of(self.holders, who), call, "any", waits=True)
         began = self.now
         self.now += 1
