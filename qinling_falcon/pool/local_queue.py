@@ -28,7 +28,7 @@ _LONGEST_SPARE_S = 0.025
 _FEWEST_WORKERS = 4
 _QUICK_S = 0.001
 # A queue escalates in any case when its oldest call has waited for this time, or for `_LONG_STARTS` times the cost of a
-# start if that is more, but after `_LONGEST_PATIENCE_S` at most.
+# start if that is more, but after `_LONGEST_PATIENCE_S` at most; also in `scripts/parts/queues.lua`.
 _LONG_PATIENCE_S = 0.1
 _LONG_STARTS = 5
 _LONGEST_PATIENCE_S = 1.0

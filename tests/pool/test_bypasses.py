@@ -32,7 +32,7 @@ class Competition(Machine):
     """Functions of one project, at its limit of two leases. Each has a process.
 
     Attributes:
-        leases: how many leases each function got by calls that arrived after the watched one.
+        leases: how many leases and renewals each function has got.
     """
 
     bounds = replace(BOUNDS, waiting=100, waiting_of_project=100, waiting_of_function=50)
@@ -75,6 +75,7 @@ class Competition(Machine):
             for held in list(holder.leases.values()):
                 if self.age(held) >= busy_ms:
                     self.answer(holder, held)
+                    self.leases[call.function] += held.worker in holder.leases
             while self.waits(call) < 2:
                 before = len(holder.leases)
                 self.call(call)
@@ -109,7 +110,7 @@ def competition(server: ValkeyServer) -> Iterator[Competition]:
 
 
 def bypasses(competition: Competition, *, busy_ms: int, younger: list[Call] = YOUNGER) -> int:
-    """How many leases other calls get until the oldest call gets one."""
+    """How many leases and renewals other calls get until the oldest call gets a lease."""
     arrived = competition.now
     competition.call(OLDEST)
     assert competition.waits(OLDEST) == 1

@@ -348,7 +348,7 @@ def test_the_invariants_hold_after_each_step(server: ValkeyServer) -> None:
     run_state_machine_as_test(
         PoolMachine,
         settings=settings(
-            max_examples=int(os.environ.get("POOL_EXAMPLES", "60")),
+            max_examples=int(os.environ.get("POOL_EXAMPLES", "50")),
             stateful_step_count=int(os.environ.get("POOL_STEPS", "40")),
             deadline=None,
             phases=tuple(Phase) if os.environ.get("POOL_SHRINK", "1") == "1" else (Phase.generate,),
