@@ -8,6 +8,7 @@ import pytest
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool.leases import StaleTarget
 from qinling_falcon.pool.policy import Policy
+from tests.pool.invariants import no_queue_waits_beside_a_worker_for_it
 from tests.pool.side import LIMITS, START_MS, Side, end, reap_until, wait_until
 
 
@@ -156,3 +157,19 @@ def test_workers_of_other_versions_are_not_counted(side: Side) -> None:
     assert side.pool.workers("f", 1) == ["w0"]
     assert side.pool.workers("f", 11) == ["w1"]
     assert side.pool.shrink("f", 1, 1) == 0
+
+
+def test_the_last_warm_worker_goes_to_a_request_for_one_whose_target_has_lost_its_last_worker(side: Side) -> None:
+    side.start()
+    side.start()
+    lease = side.lease()
+    end(lease)
+    side.sync()
+    grower = side.waiting(kind="warm", detail="")
+    gevent.sleep(0.05)
+    assert not grower.ready()  # the last warm worker is kept for targets without one
+
+    side.registry.remove(lease.worker.worker_id)
+
+    no_queue_waits_beside_a_worker_for_it(side.registry.snapshot())  # it does not have to ask again
+    end(grower.get(timeout=10))

@@ -247,6 +247,7 @@ end
 local function drain_assigned(worker, runtime, target, project_id)
   if unassign(worker, target) then
     ask_again(runtime, target, project_id)
+    give_all_warm(runtime, 1)  -- a queue of kind 'warm' of this target may have the last warm worker now
   else
     update_rank_of(runtime, target, project_id)
   end
