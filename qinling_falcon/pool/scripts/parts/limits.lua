@@ -20,7 +20,9 @@ end
 
 -- The names of the fields for what a reservation can be of: the function, the project and the runtime.
 local function names_of_reservations(target, project_id, runtime)
-  return {'reserved function ' .. function_of(target), 'reserved project ' .. project_id, 'reserved runtime ' .. runtime}
+  return {
+    'reserved function ' .. function_of(target), 'reserved project ' .. project_id, 'reserved runtime ' .. runtime,
+  }
 end
 
 -- Until when a reservation holds, and its target. The time may have passed. Nil: there is no reservation.
@@ -36,8 +38,8 @@ local function is_valid(till)
 end
 
 -- The limits and counts of a target's version and function, of its project and its runtime; for the last three also how
--- many leases are reserved for other targets. `reservation` is 'valid' or 'expired' if one of them has a reservation for
--- this target.
+-- many leases are reserved for other targets. `reservation` is 'valid' or 'expired' if one of them has a reservation
+-- for this target.
 local function read_counts(target, project_id, runtime)
   local version = version_of(target)
   local reservations = names_of_reservations(target, project_id, runtime)

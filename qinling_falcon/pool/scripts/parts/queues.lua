@@ -72,8 +72,8 @@ local function rank(queue, target, kind)
   return oldest(queue) + 2 * start_ms * held - crowd_ms
 end
 
--- Updates the rank of a queue, if it is escalated: its oldest call, the number of its calls or the number of its target's
--- workers has changed.
+-- Updates the rank of a queue, if it is escalated: its oldest call, the number of its calls or the number of its
+-- target's workers has changed.
 local function update_rank(queue, runtime, target, kind)
   if call('ZSCORE', P .. 'escalated:' .. runtime, queue) then
     call('ZADD', P .. 'escalated:' .. runtime, rank(queue, target, kind), queue)
