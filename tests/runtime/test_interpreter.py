@@ -40,6 +40,27 @@ def test_a_package_may_have_modules_with_these_names(worker: Worker) -> None:
     assert worker.execute().output == list(names)
 
 
+def test_a_module_of_the_package_comes_before_those_that_the_runtime_has_imported(worker: Worker) -> None:
+    names = ("numbers", "platform", "token", "bisect", "fnmatch", "keyword", "random", "logging")
+    files = {f"{name}.py": f"NAME = {name!r}\n" for name in names[:-1]} | {"logging/__init__.py": "NAME = 'logging'\n"}
+    code = (
+        f"import {', '.join(names)}, decimal, tempfile\n"
+        f"def main(): return [module.NAME for module in ({', '.join(names)})]\n"
+    )
+    worker.load({"main.py": code, **files})
+    assert worker.execute().output == list(names)
+
+
+def test_modules_that_the_runtime_has_imported_are_not_imported_again(worker: Worker) -> None:
+    code = (
+        "import decimal, numbers, sys, time\n"
+        "def main(): return [issubclass(decimal.Decimal, numbers.Number), time.time() > 0]\n"
+    )
+    # A folder without modules hides no module, and built-in modules come before all others.
+    worker.load({"main.py": code, "numbers/data.txt": "1", "time.py": "", "decimal.txt": ""})
+    assert worker.execute().output == [True, True]
+
+
 def test_a_child_that_replaces_another_has_other_random_numbers(worker: Worker) -> None:
     worker.load(
         "import os, random\nfirst = random.random()\ndef main(end=''):\n    if end: os._exit(3)\n    return first\n"

@@ -65,7 +65,7 @@ def test_a_missing_module_of_a_folder_shows_the_folder_too(worker: Worker) -> No
         ({"hello/main.py": FINE}, "hello.main", "'hello.main' is a module, not a function: write the function's name"),
         ({"p/__init__.py": "from . import m", "p/m.py": FINE}, "p.m", "such as p.m.main."),
         ({"lib/a.py": "", "main.py": ""}, "lib.run", "'lib' is a folder without a file __init__.py"),
-        ({"random.py": FINE}, "random.main", "rename random.py."),
+        ({"stat.py": FINE}, "stat.main", "rename stat.py."),
         (
             {"hello.py": FINE},
             "random.main",

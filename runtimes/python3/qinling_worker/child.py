@@ -26,6 +26,7 @@ from .per_call import check_alone, fork_for_calls
 from .printing import Printing
 from .results import encode
 from .signatures import takes_context
+from .warm import hide_shadowed
 
 _READ = 64 * 1024
 _SPACE = " \t\n\r"
@@ -141,6 +142,7 @@ def _load_and_serve(
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     printing = Printing()
     complete()
+    hide_shadowed(code_dir)
     channel.send(frames.BARE, b"%d" % bare)
     try:
         function = load(entry, code_dir)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Callable
 from typing import NoReturn
+
+from . import LOADED_AT_START
 
 _WARM = (
     "_json", "abc", "base64", "collections", "contextlib", "copy", "ctypes", "dataclasses", "datetime", "decimal",
@@ -30,6 +33,7 @@ def _import_all() -> frozenset[str]:
 
 
 _KEPT = _import_all()
+_AHEAD = {name.partition(".")[0] for name in _KEPT - LOADED_AT_START}  # those that Python itself would not have yet
 _hidden: list[types.ModuleType] = []
 
 
@@ -40,6 +44,30 @@ def hide_others() -> None:
     """
     for name in [name for name in sys.modules if name not in _KEPT and name != "__main__"]:
         _hidden.append(sys.modules.pop(name))
+
+
+def hide_shadowed(code_dir: str) -> None:
+    """Remove modules that were imported ahead from `sys.modules`, if the package has modules with the same names.
+
+    `import` then finds the package's modules, as in a Python that has imported nothing ahead.
+    """
+    try:
+        names = {entry.partition(".")[0] for entry in os.listdir(code_dir)}
+    except OSError:
+        return  # the import explains it
+    for name in names & _AHEAD:
+        if _is_in(code_dir, name):
+            for each in [each for each in sys.modules if each.partition(".")[0] == name]:
+                _hidden.append(sys.modules.pop(each))
+
+
+def _is_in(folder: str, name: str) -> bool:
+    """Whether `import` would find a module in this folder: built-in modules, for example, come before it."""
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, None)
+        if spec is not None:
+            return spec.has_location and str(spec.origin).startswith(f"{folder}/")
+    return False
 
 
 def import_child() -> Callable[..., NoReturn]:
