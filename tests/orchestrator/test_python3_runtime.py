@@ -73,7 +73,10 @@ def test_a_function_runs_confined(
     assert seen["uid"] != 0
     assert int(seen["capabilities"], 16) == 0
     assert seen["privileges"] == "1"
-    assert set(seen["environment"]) <= {"HOME", "PATH", "LANG", "LC_CTYPE", "PYTHONUNBUFFERED", "TMPDIR"}
+    assert set(seen["environment"]) <= {
+        "HOME", "PATH", "LANG", "LC_CTYPE", "PYTHONUNBUFFERED", "GFORTRAN_UNBUFFERED_PRECONNECTED",
+        "TMPDIR",
+    }  # fmt: skip
     assert "not permitted" in execute(worker, 2, "kill")["output"]
     assert execute(worker, 3, "leave")["status"] == "success"
     assert orchestrator.events() == []

@@ -33,6 +33,14 @@ BUFFERS = {
     "the module's own, binary": (
         "import os\nout = os.fdopen(os.dup(2), 'wb')\ndef say(text): out.write(text.encode() + b'\\n')\n"
     ),
+    "the module's own, of a class of its own": (
+        "import io\nclass Out(io.TextIOWrapper): pass\nout = Out(open(1, 'wb', closefd=False))\n"
+        "def say(text): out.write(text + '\\n')\n"
+    ),
+    "the module's own, binary, of a class of its own": (
+        "import io\nclass Out(io.BufferedWriter): pass\nout = Out(open(1, 'wb', 0, closefd=False))\n"
+        "def say(text): out.write(text.encode() + b'\\n')\n"
+    ),
     "made by the first call": (
         "out = None\ndef say(text):\n    global out\n    if text == 'imported':\n        print(text)\n        return\n"
         "    if out is None: out = open(1, 'w', closefd=False)\n    out.write(text + '\\n')\n"
@@ -74,6 +82,25 @@ def test_a_buffer_that_a_later_call_makes_is_found(worker: Worker, made: str) ->
         f"    kept.append({made})\n    kept[-1].write(f'call {{len(kept)}}\\n')\n"
     )
     assert [worker.execute().printed for _ in range(3)] == [f"call {number}\n" for number in (1, 2, 3)]
+
+
+def test_a_buffer_that_the_garbage_collector_has_moved_is_found(worker: Worker) -> None:
+    worker.load(
+        "import gc, time\nout, calls = None, 0\ndef main():\n    global calls, out\n    calls += 1\n"
+        "    time.sleep(0.3)  # the last search is long ago\n"
+        "    out = open(1, 'w', closefd=False)\n    gc.collect()\n    out.write(f'call {calls}\\n')\n"
+    )
+    assert [worker.execute().printed for _ in range(3)] == [f"call {number}\n" for number in (1, 2, 3)]
+
+
+def test_objects_that_lie_about_their_class_are_not_asked_for_it(worker: Worker) -> None:
+    worker.load(
+        "class Unbound:\n    @property\n    def __class__(self): raise RuntimeError('outside of a request')\n"
+        "class Kind(type):\n    def __eq__(self, other): raise RuntimeError('not comparable')\n"
+        "    __hash__ = None\nclass Odd(metaclass=Kind): pass\n"
+        "kept = []\ndef main():\n    kept.extend([Unbound(), Odd()])\n    return len(kept)\n"
+    )
+    assert worker.outputs(3) == [2, 4, 6]
 
 
 @pytest.mark.parametrize("buffer", ["wrapped", "opened by number", "C, less than a line"])
@@ -161,6 +188,31 @@ def test_long_prints_of_threads_stay_whole_lines(make_worker: MakeWorker) -> Non
     assert {(line[0], len(line)) for line in lines if line != "alarm"} == {(letter, 100_000) for letter in "abcd"}
 
 
+def test_long_prints_of_processes_stay_whole_lines(make_worker: MakeWorker) -> None:
+    worker = make_worker(max_log_size=16 * MIB)
+    worker.load(
+        "import os\ndef talk(letter):\n    for _ in range(100): print(letter * 30_000)\n"
+        "def main():\n    pids = []\n    for letter in 'pqr':\n        pid = os.fork()\n"
+        "        if not pid:\n            talk(letter)\n            os._exit(0)\n        pids.append(pid)\n"
+        "    talk('m')\n    for pid in pids: os.waitpid(pid, 0)\n",
+        memory_size=64 * MIB,
+    )
+    lines = worker.execute().printed.splitlines()
+    assert {(line[0], len(line)) for line in lines} == {(letter, 30_000) for letter in "mpqr"}
+    assert len(lines) == 400
+
+
+def test_a_process_that_is_killed_in_a_long_print_keeps_no_other_from_printing(make_worker: MakeWorker) -> None:
+    worker = make_worker(max_log_size=64 * MIB)
+    worker.load(
+        "import os, signal, time\ndef main():\n    pid = os.fork()\n    while not pid: print('x' * 1_000_000)\n"
+        "    time.sleep(0.05)\n    os.kill(pid, signal.SIGKILL)\n    os.waitpid(pid, 0)\n"
+        "    print('\\n' + 'y' * 10_000)\n",
+        memory_size=64 * MIB,
+    )
+    assert worker.execute().printed.splitlines()[-1] == "y" * 10_000
+
+
 def test_a_fork_does_not_take_over_a_print_of_another_thread(worker: Worker) -> None:
     worker.load(
         "import os, threading, time\nheld = threading.Event()\n"
@@ -203,6 +255,9 @@ def test_a_pipe_that_another_program_has_made_non_blocking_takes_everything(make
         ("import functools; functools.partial(print, 'a', end='.')('b')", "a b.\n"),
         ("import pickle; pickle.loads(pickle.dumps(print))('same')", "same\n"),
         ("print(print.__name__, print.__module__)", "print builtins\n"),
+        ("print(print)", "<built-in function print>\n"),
+        ("import copy; copy.deepcopy({'say': print})['say']('same')", "same\n"),
+        ("Job = type('Job', (), {'say': print}); Job().say('a')", "a\n"),
         ("sys.stdout = None; print('nothing')", ""),
     ],
 )
@@ -226,10 +281,21 @@ def test_the_log_can_be_opened_by_name(worker: Worker) -> None:
         "    for name in ('/dev/stdout', '/dev/stderr', '/proc/self/fd/1'):\n"
         "        with open(name, 'w') as file: file.write(f'to {name}\\n')\n"
         "    with open('/dev/stderr', 'a') as file: file.write('appended\\n')\n"
+        "    with open('/dev/stdout', 'rb+', 0) as file: file.write(b'to read and write\\n')\n"
         "    subprocess.run('echo shell > /dev/stderr; echo tee | tee /dev/stdout', shell=True, check=True)\n"
-        "    try: open('/dev/stdout').close()\n    except PermissionError: return 'not readable'\n"
+        "    subprocess.run('exec 3<>/dev/stdout; echo third >&3', shell=True, check=True)\n"
     )
     answer = worker.execute()
-    expected = ["appended", "shell", "tee", "tee", "to /dev/stderr", "to /dev/stdout", "to /proc/self/fd/1"]
+    assert answer.message is None
+    expected = ["appended", "shell", "tee", "tee", "third"]
+    expected += ["to /dev/stderr", "to /dev/stdout", "to /proc/self/fd/1", "to read and write"]
     assert sorted(answer.printed.splitlines()) == expected
-    assert answer.output == (None if worker.uid is None else "not readable")
+
+
+def test_standard_streams_have_the_names_and_modes_of_any_python(worker: Worker) -> None:
+    worker.load(
+        "import sys\ndef main():\n"
+        "    return [[each.name, each.mode] for each in (sys.stdin, sys.stdout, sys.stderr, sys.__stdout__)]\n"
+    )
+    expected = [["<stdin>", "r"], ["<stdout>", "w"], ["<stderr>", "w"], ["<stdout>", "w"]]
+    assert worker.execute().output == expected

@@ -321,7 +321,10 @@ def main():
 """
     )
     seen = worker.execute().output
-    assert set(seen["environ"]) <= {"HOME", "PATH", "LANG", "PYTHONUNBUFFERED", "TMPDIR", "OPENBLAS_NUM_THREADS"}
+    assert set(seen["environ"]) <= {
+        "HOME", "PATH", "LANG", "PYTHONUNBUFFERED", "GFORTRAN_UNBUFFERED_PRECONNECTED", "TMPDIR",
+        "OPENBLAS_NUM_THREADS",
+    }  # fmt: skip
     assert seen["environ"]["HOME"] == seen["environ"]["TMPDIR"] == str(worker.scratch)
     assert seen["cwd"] == seen["path"] == str(worker.code_dir)
     uid = os.getuid() if worker.uid is None else worker.uid

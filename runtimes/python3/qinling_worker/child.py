@@ -8,8 +8,6 @@ loaded; it is removed from `sys.modules`; and it has its own builtins (`template
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` wraps these functions in Python
-import io
-import sys
 from _json import make_scanner
 from collections.abc import Callable
 from os import _exit, getpid, read, write
@@ -139,7 +137,6 @@ def _load_and_serve(
 ) -> NoReturn:
     pid = getpid()
     channel = _Channel(channel_fd)
-    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     printing = Printing()
     complete()
     hide_shadowed(code_dir)

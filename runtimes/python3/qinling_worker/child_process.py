@@ -42,7 +42,7 @@ class ChildProcess:
     ) -> None:
         ours, theirs = socket.socketpair()
         log, log_end = os.pipe()
-        os.fchmod(log_end, 0o622)  # the function may open /dev/stdout by name under another uid
+        os.fchmod(log_end, 0o666)  # the function may open /dev/stdout by name under another uid, also to read and write
         self.pid: int | None = None  # once the template has forked it
         self.exit_code: int | None = None  # set when the child has ended by itself or by a signal that we did not send
         self.calls = 0

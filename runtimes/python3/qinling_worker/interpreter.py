@@ -1,4 +1,4 @@
-"""Adds builtins that functions expect, and replaces functions of `os` that can't work in the sandbox.
+"""Adds what functions expect of an interpreter, and replaces functions of `os` that can't work in the sandbox.
 
 `python -S` leaves out the builtins of the module `site`, such as `exit`. The sandbox has no pseudo terminals: no limit
 counts the kernel memory that they take, and functions do not need this large interface of the kernel.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import _sitebuiltins
 import builtins
 import errno
+import io
 import os
 import sys
 from os import write
@@ -38,12 +39,22 @@ _BUILTINS = {
 
 
 def complete() -> None:
-    """Change the builtins and `os` of this process. Call this before the function is loaded."""
+    """Change the builtins, `os` and `sys.stdin` of this process. Call this before the function is loaded."""
     vars(builtins).update(_BUILTINS)
+    sys.stdin = _open_stdin()
     if not _has_terminals:
         for name in ("openpty", "forkpty", "posix_openpt"):
             if hasattr(os, name):
                 setattr(os, name, _refuse_terminal)
+
+
+def _open_stdin() -> io.TextIOWrapper:
+    file: Any = io.FileIO(0, closefd=False)
+    file.name = "<stdin>"
+    stream: Any = io.TextIOWrapper(io.BufferedReader(file), encoding="utf-8")
+    stream.mode = "r"  # that of the file would be "rb"
+    text: io.TextIOWrapper = stream
+    return text
 
 
 def _refuse_terminal(*_: Any) -> NoReturn:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import ctypes
+import fcntl
 import gc
 import io
 import os
@@ -21,13 +22,15 @@ from threading import RLock
 from typing import Any
 from weakref import ref
 
-_TextIOWrapper, _BufferedWriter = io.TextIOWrapper, io.BufferedWriter
+_TextIOWrapper, _STREAMS = io.TextIOWrapper, (io.TextIOWrapper, io.BufferedWriter)
 _write, _builtin_print = io.FileIO.write, builtins.print
 _poll, _POLLOUT = select.poll, select.POLLOUT
 _register_at_fork, _fstat, _ref = os.register_at_fork, os.fstat, ref
-_monotonic = time.monotonic
-_get_objects, _get_count, _suppress = gc.get_objects, gc.get_count, contextlib.suppress
-_SEARCH_SHARE = 100  # searching for buffers takes at most one hundredth of the time
+_monotonic, _used_time = time.monotonic, time.thread_time
+_get_objects, _get_count, _get_stats, _suppress = gc.get_objects, gc.get_count, gc.get_stats, contextlib.suppress
+_SEARCH_SHARE = 100  # each kind of search for buffers takes at most one hundredth of the time
+_PIPE_BUF = select.PIPE_BUF  # the kernel does not divide shorter writes
+_lock_file, _LOCK_EX, _LOCK_UN = fcntl.lockf, fcntl.LOCK_EX, fcntl.LOCK_UN
 _LINE_BUFFERED = 1  # _IOLBF
 _libc = ctypes.CDLL(None)
 _fflush = _libc.fflush
@@ -56,16 +59,35 @@ class _Pipe(io.FileIO):
     def write(self, data: Any) -> int:
         """Write all of `data`, even if signals interrupt this or a process has made the pipe non-blocking."""
         view = memoryview(data).cast("B")
-        size = len(view)
         with _lock:
-            while True:
-                sent: int | None = _write(self, view)
-                if sent == len(view):
-                    return size
-                if sent is None:
-                    self._await_room()
-                else:
-                    view = view[sent:]
+            if len(view) <= _PIPE_BUF:
+                self._write_all(view)
+            else:
+                self._write_alone(view)
+        return len(view)
+
+    def _write_alone(self, view: memoryview) -> None:
+        """Write while no other process of the function writes a long text.
+
+        This is a lock of the pipe itself. Each process has it for itself, also after a fork, and loses it at its end.
+        """
+        with _suppress(OSError):  # there are no locks for this file
+            _lock_file(self, _LOCK_EX)
+        try:
+            self._write_all(view)
+        finally:
+            with _suppress(OSError):
+                _lock_file(self, _LOCK_UN)
+
+    def _write_all(self, view: memoryview) -> None:
+        while True:
+            sent: int | None = _write(self, view)
+            if sent == len(view):
+                return
+            if sent is None:
+                self._await_room()
+            else:
+                view = view[sent:]
 
     def close(self) -> None:
         """Do nothing."""
@@ -80,17 +102,20 @@ class Printing:
     """Installs our `sys.stdout`, `sys.stderr` and `print` in this process, and flushes them at the end of calls."""
 
     def __init__(self) -> None:
-        self._stdout, self._stderr = _stream(1), _stream(2)
+        self._stdout, self._stderr = _stream(1, "<stdout>"), _stream(2, "<stderr>")
         self._found: list[ref[Any]] = []
         self._next_search = inf
-        self._count = _get_count()  # of new objects, after the last search; while it is the same, no stream is new
+        self._next_full_search = 0.0
+        self._count = _get_count()  # of new objects, after the last search
+        self._promotions = 0  # until the last search of all objects
         sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc]
-        builtins.print = _print
+        builtins.print = _Print()
         _register_at_fork(after_in_child=_renew_lock)  # here, so that forks of a zygote do not write to this module
 
     def end_import(self) -> None:
         """Flush all streams to the log, including those that the module has made and that are not in `sys`."""
+        self._promotions = _promotions()
         self._find_buffers(None)
         self.flush()
         self._next_search = 0.0
@@ -105,7 +130,7 @@ class Printing:
                 or stderr is not sys.stderr
                 or not (stdout.write_through and stderr.write_through)
                 or self._found
-                or (_get_count() != self._count and _monotonic() >= self._next_search)
+                or (_monotonic() >= self._next_search and self._has_new_objects())
             )
         except BaseException:
             is_buffered = True  # the function has detached a stream of ours, or deleted one of `sys`
@@ -113,17 +138,38 @@ class Printing:
             self._flush_streams()
         _fflush(None)
 
+    def _has_new_objects(self) -> bool:
+        """Whether there may be objects that no search has looked at."""
+        # The count alone may be the same again after a `gc.collect`.
+        return _get_count() != self._count or _promotions() != self._promotions
+
     def _flush_streams(self) -> None:
-        now = _monotonic()
-        if now >= self._next_search:
-            self._find_buffers(0, 1)
-            self._next_search = now + _SEARCH_SHARE * (_monotonic() - now)
-            self._count = _get_count()
+        self._search()
         found = [item() for item in self._found]
         named = [getattr(sys, name, None) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
         for stream in (*found, *named, self._stdout, self._stderr):
             with _suppress(BaseException):
                 stream.flush()  # type: ignore[union-attr]
+
+    def _search(self) -> None:
+        """Search for new buffers, if the last search was not too short a time ago.
+
+        New objects are in the generations 0 and 1 of the garbage collector, unless a collection has moved them to the
+        last one. Then all objects are searched, which takes longer, and is done less often.
+        """
+        now = _monotonic()
+        if now < self._next_search:
+            return
+        promotions = _promotions()
+        used = _used_time()
+        if promotions != self._promotions and now >= self._next_full_search:
+            self._promotions = promotions
+            self._find_buffers(None)
+            self._next_full_search = now + _SEARCH_SHARE * (_used_time() - used)
+        else:
+            self._find_buffers(0, 1)
+            self._next_search = now + _SEARCH_SHARE * (_used_time() - used)
+        self._count = _get_count()
 
     def _find_buffers(self, *generations: int | None) -> None:
         """Find streams to the log among the objects of these generations of the garbage collector; None: of all."""
@@ -131,28 +177,58 @@ class Printing:
             log = _fstat(1)
             self._found = [item for item in self._found if item() is not None]
             known = [self._stdout, self._stderr, *(item() for item in self._found)]
-            for item in [item for generation in generations for item in _get_objects(generation)]:
-                if type(item) in (_TextIOWrapper, _BufferedWriter) and not any(item is other for other in known):
+            for generation in generations:
+                # Not `isinstance`, which asks an object for its `__class__`, and so may run code of the function.
+                streams = [item for item in _get_objects(generation) if issubclass(type(item), _STREAMS)]
+                for item in streams:
+                    if any(item is other for other in known):
+                        continue
                     with _suppress(BaseException):
                         file = _fstat(item.fileno())
                         if (file.st_dev, file.st_ino) == (log.st_dev, log.st_ino):
                             self._found.append(_ref(item))
 
 
-def _stream(fd: int) -> io.TextIOWrapper:
+def _promotions() -> int:
+    """How often the garbage collector has moved objects to its last generation."""
+    _, middle, last = _get_stats()
+    count: int = middle["collections"] + last["collections"]
+    return count
+
+
+def _stream(fd: int, name: str) -> io.TextIOWrapper:
     pipe: Any = _Pipe(fd, "w", closefd=False)
-    return _TextIOWrapper(pipe, encoding="utf-8", errors="backslashreplace", write_through=True)
+    pipe.name = name
+    stream = _TextIOWrapper(pipe, encoding="utf-8", errors="backslashreplace", write_through=True)
+    stream.mode = "w"  # type: ignore[misc]  # that of `pipe` would be "wb"
+    return stream
 
 
-def _print(*values: Any, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False) -> None:
-    stream = getattr(sys, "stdout", None) if file is None else file
-    if type(stream) is not _TextIOWrapper or type(sep) is not str or type(end) is not str:
-        _builtin_print(*values, sep=sep, end=end, file=file, flush=flush)
-        return
-    stream.write(sep.join([str(value) for value in values]) + end)
-    if flush:
-        stream.flush()
+class _Print:
+    """Stands for the built-in `print`.
 
+    It is an object, not a function: as a value in a class, a function would become a method.
+    """
 
-_print.__name__ = _print.__qualname__ = "print"
-_print.__module__, _print.__doc__ = "builtins", _builtin_print.__doc__
+    def __init__(self) -> None:
+        self.__name__ = self.__qualname__ = "print"
+        self.__module__ = "builtins"
+        self.__doc__ = _builtin_print.__doc__
+        self.__self__ = builtins
+
+    def __call__(
+        self, *args: Any, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False
+    ) -> None:
+        stream = getattr(sys, "stdout", None) if file is None else file
+        if type(stream) is not _TextIOWrapper or type(sep) is not str or type(end) is not str:
+            _builtin_print(*args, sep=sep, end=end, file=file, flush=flush)
+            return
+        stream.write(sep.join([str(value) for value in args]) + end)
+        if flush:
+            stream.flush()
+
+    def __repr__(self) -> str:
+        return "<built-in function print>"
+
+    def __reduce__(self) -> str:
+        return "print"
