@@ -283,6 +283,18 @@ def test_a_task_that_goes_on_although_it_is_cancelled_holds_up_one_call(worker: 
     assert worker.execute().printed == ""
 
 
+def test_a_result_does_not_become_a_timeout_because_of_a_task_that_ignores_its_cancellation(worker: Worker) -> None:
+    worker.load(
+        "import asyncio\nasync def stay():\n    while True:\n        try: await asyncio.sleep(60)\n"
+        "        except asyncio.CancelledError: pass\n"
+        "async def main():\n    asyncio.create_task(stay())\n    await asyncio.sleep(0.5)\n    return 'done'\n"
+    )
+    for _ in range(2):
+        answer = worker.execute(timeout_s=1)
+        assert answer.output == "done"
+        assert "Goes on after the call" in answer.printed
+
+
 @pytest.mark.parametrize("raised", ["SystemExit", "KeyboardInterrupt"])
 @pytest.mark.parametrize("shielded", [False, True])
 def test_an_interrupt_in_a_task_ends_the_call_and_not_the_loop(worker: Worker, raised: str, shielded: bool) -> None:

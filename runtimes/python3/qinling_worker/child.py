@@ -24,6 +24,7 @@ from .per_call import check_alone, fork_for_calls
 from .printing import Printing
 from .results import encode
 from .signatures import takes_context
+from .timers import Timers
 from .warm import hide_shadowed
 
 _READ = 64 * 1024
@@ -137,7 +138,7 @@ def _load_and_serve(
 ) -> NoReturn:
     pid = getpid()
     channel = _Channel(channel_fd)
-    printing = Printing()
+    printing, timers = Printing(), Timers()
     complete()
     hide_shadowed(code_dir)
     channel.send(frames.BARE, b"%d" % bare)
@@ -160,17 +161,19 @@ def _load_and_serve(
     if getpid() != pid:
         _exit(0)  # the import has forked a process, which has come back from it
     printing.end_import()
+    timers.end_import()
     channel.send(frames.LOADED, b"")
     if by_call:
         channel_fd, log_fd = fork_for_calls(channel_fd, log_fd)
         channel, pid = _CallChannel(channel_fd), getpid()
-    _serve(channel, log_fd, printing, function, wants_context, pid, code_dir, max_result_size)
+    _serve(channel, log_fd, printing, timers, function, wants_context, pid, code_dir, max_result_size)
 
 
 def _serve(
     channel: _Channel,
     log_fd: int,
     printing: Printing,
+    timers: Timers,
     function: Callable[..., Any],
     wants_context: bool,
     pid: int,
@@ -194,17 +197,19 @@ def _serve(
         try:
             value = function(*args, **kwargs)
             if type(value) not in _PLAIN and is_awaitable(value):
-                value = event_loop.run(value)
+                value = event_loop.run(value, started + float(first.rpartition(" ")[2]))
         except BaseException as error:
             duration = monotonic() - started
             if getpid() != pid:
                 _exit(0)
+            timers.end_call(log_fd)
             printing.flush()  # the traceback comes after what was printed before
             kind, payload = _failure(error, log_fd, code_dir)
         else:
             duration = monotonic() - started
             if getpid() != pid:
                 _exit(0)
+            timers.end_call(log_fd)
             kind, payload = encode(value, max_result_size)
             value = None
         args, kwargs, given, about = (), {}, [], ""

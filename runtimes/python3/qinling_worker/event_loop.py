@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Awaitable, Generator, Iterator
 from contextvars import ContextVar
 from os import _exit, getpid, write
+from time import monotonic
 from types import CoroutineType, FunctionType, GeneratorType, coroutine
 from typing import Any
 from weakref import WeakSet
@@ -21,6 +22,8 @@ from .failures import cut, type_name
 _CO_COROUTINE = 0x80  # of a function that is `async def`
 _CO_ITERABLE_COROUTINE = 0x100  # of a generator function that `types.coroutine` decorates
 _CANCEL_TIMEOUT_S = 1.0
+_LEAST_TIMEOUT_S = 0.01
+_ANSWER_S = 0.2  # the part of a call's time that is kept for its answer
 _CANCEL_ROUNDS = 10  # a task may start another one while it is cancelled
 _REPAIRS = 3
 _MAX_LISTED = 10
@@ -78,12 +81,17 @@ class EventLoop:
         self._pid = getpid()
         self._asyncio: Any = None
         self._loop: Any = None
+        self._deadline = 0.0
         self._others: WeakSet[Any] = WeakSet()  # tasks that no call has started; they go on between calls
 
-    def run(self, awaitable: Any) -> Any:
+    def run(self, awaitable: Any, deadline: float) -> Any:
         """Await `awaitable`, then end the tasks that the call has started and not awaited.
 
         If the function has forked a process, and that returns from the function, it ends here.
+
+        Args:
+            awaitable: what to await.
+            deadline: the time of `monotonic` at which the call must have been answered.
 
         Returns:
             The awaitable's value.
@@ -91,6 +99,7 @@ class EventLoop:
         Raises:
             BaseException: the exception that the awaitable raised.
         """
+        self._deadline = deadline
         loop = self._usable_loop(awaitable)
         ended: list[Any] = []
         main = loop.create_task(self._run(awaitable, ended))
@@ -130,7 +139,10 @@ class EventLoop:
         await self._end_tasks()
 
     async def _end_tasks(self) -> None:
-        """Cancel the unfinished tasks of the call. A task that goes on a second later is left running for good."""
+        """Cancel the unfinished tasks of the call. A task that goes on a second later is left running for good.
+
+        If the call must be answered earlier, this does not wait for a second: the result is there already.
+        """
         for _ in range(_CANCEL_ROUNDS):
             left = self._unfinished()
             if not left:
@@ -138,7 +150,8 @@ class EventLoop:
             self._log("Cancelled at the end of the call", left)
             for task in left:
                 task.cancel()
-            _, stubborn = await self._asyncio.wait(left, timeout=_CANCEL_TIMEOUT_S)
+            timeout_s = max(_LEAST_TIMEOUT_S, min(_CANCEL_TIMEOUT_S, self._deadline - _ANSWER_S - monotonic()))
+            _, stubborn = await self._asyncio.wait(left, timeout=timeout_s)
             if stubborn:
                 break
         left = self._unfinished()

@@ -23,7 +23,7 @@ _WARM = (
     "time", "tokenize", "traceback", "types", "typing", "urllib.parse", "uuid", "warnings", "weakref",
 )  # fmt: skip
 # The child's own modules. Each comes after those that it imports from.
-_SEALED = ("failures", "interpreter", "printing", "event_loop", "results", "signatures", "loading", "child")
+_SEALED = ("failures", "interpreter", "printing", "timers", "event_loop", "results", "signatures", "loading", "child")
 
 
 def _import_all() -> frozenset[str]:
