@@ -139,6 +139,33 @@ def test_pseudo_terminals_are_refused_clearly_in_a_sandbox(
         assert answer["reason"] == "exception"
 
 
+def test_temporary_folders_of_other_names_can_be_written(function: Call, function_settings: Settings) -> None:
+    answer = function(
+        """
+names = ["/tmp", "/var/tmp", os.environ["TMPDIR"], os.path.expanduser("~")]
+for name in names:
+    path = f"{name}/qf-test-{os.getpid()}"
+    open(path, "x").close()
+    os.unlink(path)
+return os.path.samefile("/tmp", "/var/tmp")
+"""
+    )
+    if function_settings.sandbox == "rlimits":
+        assert "PermissionError" in answer["message"], answer  # the host's /var/tmp
+    else:
+        assert answer["output"] is True, answer
+
+
+def test_the_user_has_a_name(function: Call, function_settings: Settings) -> None:
+    answer = function("import getpass, pwd\nreturn [getpass.getuser(), pwd.getpwuid(os.getuid()).pw_name]")
+    if function_settings.sandbox == "rlimits" and os.geteuid() == 0:
+        assert "uid not found" in answer["message"], answer  # in the host's /etc/passwd
+    elif function_settings.sandbox == "rlimits":
+        assert answer["output"][0] == "function", answer
+    else:
+        assert answer["output"] == ["function", "function"], answer
+
+
 def test_devices_can_be_used(function: Call) -> None:
     answer = function(
         """

@@ -74,7 +74,7 @@ def test_a_function_runs_confined(
     assert int(seen["capabilities"], 16) == 0
     assert seen["privileges"] == "1"
     assert set(seen["environment"]) <= {
-        "HOME", "PATH", "LANG", "LC_CTYPE", "PYTHONUNBUFFERED", "GFORTRAN_UNBUFFERED_PRECONNECTED",
+        "HOME", "USER", "LOGNAME", "PATH", "LANG", "LC_CTYPE", "PYTHONUNBUFFERED", "GFORTRAN_UNBUFFERED_PRECONNECTED",
         "TMPDIR",
     }  # fmt: skip
     assert "not permitted" in execute(worker, 2, "kill")["output"]

@@ -122,7 +122,7 @@ def test_files_of_the_host_do_not_appear(worker: WorkerInfo, settings: Settings)
         path.write_text(kind)
         path.chmod(0o666)
     hidden = [
-        "/etc/shadow", "/etc/hostname", "/home", "/sys", "/work", "/boot", "/run", "/var", "/dev/kmsg", "/dev/sda",
+        "/etc/shadow", "/etc/hostname", "/home", "/sys", "/work", "/boot", "/run", "/dev/kmsg", "/dev/sda",
         str(settings.var_dir), str(settings.var_dir / "qinling.db"), str(settings.valkey_socket),
         str(Path(__file__).parents[2]), str(settings.runtimes_file),
     ]  # fmt: skip
@@ -131,11 +131,12 @@ def test_files_of_the_host_do_not_appear(worker: WorkerInfo, settings: Settings)
         assert attempt(worker, code, as_child=as_child) == []
     assert attempt(worker, "import os; answer = os.path.exists('/workers') and os.listdir('/workers')") in (False, [])
     assert attempt(worker, "import os; answer = sorted(os.listdir('/'))") == sorted(
-        {"bin", "code", "dev", "etc", "lib", "opt", "proc", "runtime", "sbin", "tmp", "usr"}
+        {"bin", "code", "dev", "etc", "lib", "opt", "proc", "runtime", "sbin", "tmp", "usr", "var"}
         | {name for name in ("lib32", "lib64", "libx32") if Path("/", name).exists()}
         | ({"workers"} if settings.worker_start == "auto" else set())  # empty: unmounted
         | interpreter_roots()
     )
+    assert attempt(worker, "import os; answer = os.listdir('/var')") == ["tmp"]
 
 
 def interpreter_roots() -> set[str]:

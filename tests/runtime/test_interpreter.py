@@ -61,6 +61,11 @@ def test_modules_that_the_runtime_has_imported_are_not_imported_again(worker: Wo
     assert worker.execute().output == [True, True]
 
 
+def test_the_user_has_a_name(worker: Worker) -> None:
+    worker.load("import getpass\ndef main(): return getpass.getuser()\n")
+    assert worker.execute().output == "function"
+
+
 def test_a_child_that_replaces_another_has_other_random_numbers(worker: Worker) -> None:
     worker.load(
         "import os, random\nfirst = random.random()\ndef main(end=''):\n    if end: os._exit(3)\n    return first\n"

@@ -322,9 +322,10 @@ def main():
     )
     seen = worker.execute().output
     assert set(seen["environ"]) <= {
-        "HOME", "PATH", "LANG", "PYTHONUNBUFFERED", "GFORTRAN_UNBUFFERED_PRECONNECTED", "TMPDIR",
+        "HOME", "USER", "LOGNAME", "PATH", "LANG", "PYTHONUNBUFFERED", "GFORTRAN_UNBUFFERED_PRECONNECTED", "TMPDIR",
         "OPENBLAS_NUM_THREADS",
     }  # fmt: skip
+    assert seen["environ"]["USER"] == seen["environ"]["LOGNAME"] == "function"
     assert seen["environ"]["HOME"] == seen["environ"]["TMPDIR"] == str(worker.scratch)
     assert seen["cwd"] == seen["path"] == str(worker.code_dir)
     uid = os.getuid() if worker.uid is None else worker.uid

@@ -17,6 +17,7 @@ from qinling_falcon.settings import Settings
 CODE = Path("/code")
 TMP = Path("/tmp")
 SHM = Path("/dev/shm")
+_VAR_TMP = Path("/var/tmp")  # the same folder as TMP, for programs that name it
 _PYTHON = Path("/opt/python")
 _RUNTIME = Path("/runtime")
 _WORKERS = Path("/workers")  # as in qinling_worker/sandbox.py
@@ -176,11 +177,13 @@ def _tree(settings: Settings, box: Box) -> list[str]:
     inner = [Path("/etc", name) for name in etc.host_files(settings)] + [Path("/dev/null"), _PYTHON]
     if box.interpreter and box.interpreter.shared:
         inner.append(box.interpreter.prefix / "lib")
-    folders = {folder for path in inner for folder in path.parents} - {Path("/")}
+    folders = {folder for path in (*inner, _VAR_TMP) for folder in path.parents} - {Path("/")}
     options = []
     for folder in sorted(folders):
         if not folder.is_relative_to("/usr"):
             options += ["--perms", "0755", "--dir", str(folder)]
+    if _VAR_TMP not in folders:  # unless the interpreter is installed there
+        options += ["--symlink", str(TMP), str(_VAR_TMP)]
     return options
 
 

@@ -42,6 +42,7 @@ def become_child(config: ChildConfig, rules: int | None, counted_alone: bool) ->
     os.environ.clear()
     scratch = config.scratch_dirs[0] if config.scratch_dirs else "/tmp"
     os.environ.update(HOME=scratch, TMPDIR=scratch, PATH="/usr/local/bin:/usr/bin:/bin", LANG="C.UTF-8")
+    os.environ.update(USER="function", LOGNAME="function")  # `getpass` looks here before it asks for the uid's name
     os.environ.update(PYTHONUNBUFFERED="1", GFORTRAN_UNBUFFERED_PRECONNECTED="y")
     os.umask(0o022)
     os.chdir(config.code_dir)

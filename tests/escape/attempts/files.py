@@ -17,8 +17,9 @@ ATTEMPTS = [
     _file("a file of the service", "return bool(open(NOTE).read())", *_ELSEWHERE),
     _file("a file of the host", "return bool(open('/etc/hostname').read())", *_ELSEWHERE),
     _file("the host's hardware", "return bool(os.listdir('/sys/class'))", *_ELSEWHERE),
-    _file("the host's folders", "return 'var' in os.listdir('/')", *_ELSEWHERE),
+    _file("the host's folders", "return 'home' in os.listdir('/')", *_ELSEWHERE),
     _file("a file for others in /var/tmp",
+          "if os.path.islink('/var/tmp'): return False  # the worker's own /tmp\n"
           "path = f'/var/tmp/qf-escape-{os.getpid()}'\nopen(path, 'w').close()\nos.unlink(path)\nreturn True",
           *_ELSEWHERE),
     _file("the code of the function, for later calls",
