@@ -59,6 +59,10 @@ DEFENCES: dict[str, Defence] = {
     "no files in memory": Defence(
         _of_worker("seccomp", '        rules["memfd_create"] = refuse(errno.ENOSYS)', "        pass"), "seccomp", _USER
     ),
+    "all threads are looked at": Defence(
+        _of_worker("memory", "                if fields[_STATE] in _ENDED and int(fields[_THREADS]) > 1:\n",
+                   "                if False:\n"), None, _USER
+    ),
     "read-only code": Defence(
         (*_of_worker("sandbox", "_show_read_only(code, _CODE, _PLAIN | os.statvfs(code).f_flag & linux.MS_NOEXEC)",
                      'linux.mount(code, _CODE, "", linux.MS_BIND)'),

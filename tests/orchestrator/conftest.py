@@ -201,12 +201,16 @@ def processes() -> list[Seen]:
         if entry.name.isdigit():
             try:
                 status = (entry / "status").read_text()
-                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+                main_ended = fields["State"][0] in "ZX"  # and other threads may go on
+                if main_ended and int(fields["Threads"]) <= 1:
+                    continue
+                tasks = (entry / "task").iterdir() if main_ended else [entry]
+                lines = [(task / "cmdline").read_bytes() for task in tasks]
             except OSError:
                 continue
-            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-            if fields["State"][0] not in "ZX":
-                found.append(Seen(int(entry.name), int(fields["Uid"].split()[0]), words, int(fields["PPid"])))
+            words = max(lines, default=b"").replace(b"\0", b" ").decode(errors="replace")
+            found.append(Seen(int(entry.name), int(fields["Uid"].split()[0]), words, int(fields["PPid"])))
     return found
 
 

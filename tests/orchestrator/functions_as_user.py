@@ -121,6 +121,10 @@ def left():
     return found
 
 
+def is_stopped(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 _, var_dir, runtimes_file, sandbox, worker_start = sys.argv
 settings = Settings(
     var_dir=Path(var_dir), runtimes_file=Path(runtimes_file), sandbox=sandbox, worker_start=worker_start,
@@ -135,6 +139,9 @@ deadline = time.monotonic() + 10
 while not left() and time.monotonic() < deadline:
     time.sleep(0.01)
 found["left before"] = len(left())
+while not all(map(is_stopped, left())) and time.monotonic() < deadline:
+    time.sleep(0.01)
+found["stopped"] = list(map(is_stopped, left()))
 found["processes"] = [call(worker, "fill") for worker in workers]
 alone = orchestrator.start("w3", "python3")
 load(alone, "per_call")

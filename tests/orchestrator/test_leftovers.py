@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qinling_falcon.orchestrators.process import leftovers
+from tests.support.forks import FORK_WITHOUT_MAIN_THREAD
 
 from .conftest import eventually
 
@@ -53,3 +54,17 @@ def test_a_process_may_have_any_name(name: str) -> None:
     finally:
         named.kill()
         named.wait()
+
+
+def test_a_process_whose_main_thread_has_ended_is_ended() -> None:
+    mark = leftovers.mark("install", uuid.uuid4().hex)
+    source = f"{FORK_WITHOUT_MAIN_THREAD}\nend_main_thread(lambda: time.sleep(600))"
+    process = subprocess.Popen([sys.executable, "-X", mark, "-c", source])
+    try:
+        assert eventually(lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text())
+        assert leftovers.find([mark]) == {process.pid}
+        assert leftovers.find([], [os.getuid()]) >= {process.pid}
+        assert leftovers.end(lambda: leftovers.kill_found([mark]) | (process.poll() is None), 10)
+    finally:
+        process.kill()
+        process.wait()

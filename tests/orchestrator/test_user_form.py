@@ -62,6 +62,7 @@ def test_functions_without_root(sandbox: str, worker_start: str) -> None:
     assert all(30 <= count <= 40 for count in answer["processes"]), answer["processes"]
     assert answer["alone"] == [[1, []]] * 3  # with isolation by call
     assert answer["left before"] == 1
+    assert answer["stopped"] == [True]  # between calls, by a signal: an ordinary user has no control groups
     assert answer["left after"] == 0
 
 

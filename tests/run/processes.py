@@ -16,7 +16,7 @@ def table() -> dict[int, int]:
                 fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
             except OSError:
                 continue
-            if fields[0] not in "ZX":
+            if fields[0] not in "ZX" or int(fields[17]) > 1:  # the main thread may have ended, and others go on
                 found[int(folder.name)] = int(fields[1])
     return found
 

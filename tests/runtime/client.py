@@ -318,7 +318,7 @@ class Worker:
                     status = (entry / "status").read_text()
                 except OSError:
                     continue
-                if stat[0] in "ZX":
+                if stat[0] in "ZX" and int(stat[17]) <= 1:  # the main thread may have ended, and others go on
                     continue
                 parents.setdefault(int(stat[1]), []).append(int(entry.name))
                 if self.uid is not None and int(status.partition("Uid:\t")[2].split()[0]) == self.uid:

@@ -25,6 +25,7 @@ class Imports:
 
 def is_gone(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return stat[0] in "ZX" and int(stat[17]) <= 1  # the main thread may have ended, and others go on
     except (FileNotFoundError, ProcessLookupError):
         return True

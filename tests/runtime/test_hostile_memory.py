@@ -12,7 +12,7 @@ import pytest
 from tests.runtime.client import MIB, OUT_OF_RESOURCES, Worker
 from tests.runtime.conftest import Harm, MakeWorker, by_isolation
 from tests.runtime.hostile import assert_failed
-from tests.support.forks import FORK_AND_WAIT
+from tests.support.forks import FORK_AND_WAIT, FORK_WITHOUT_MAIN_THREAD
 
 
 @by_isolation
@@ -30,6 +30,13 @@ from tests.support.forks import FORK_AND_WAIT
 )
 def test_more_memory_than_allowed_is_a_failure(harm: Harm, body: str) -> None:
     assert_failed(harm(body), "memory", OUT_OF_RESOURCES)
+
+
+@by_isolation
+def test_memory_of_a_process_whose_main_thread_has_ended_counts(harm: Harm) -> None:
+    take = "lambda: [b'x' * 60_000_000, time.sleep(20)]"
+    answer = harm(f"fork_without_main_thread({take})\ntime.sleep(20)", FORK_WITHOUT_MAIN_THREAD)
+    assert_failed(answer, "memory", OUT_OF_RESOURCES)
 
 
 @by_isolation
@@ -60,8 +67,7 @@ def test_pages_that_processes_share_count_once(harm: Harm, child_uid: int | None
 
 def test_pages_that_processes_do_not_share_count_each(harm: Harm) -> None:
     before = (
-        f"{FORK_AND_WAIT}data = b'x' * 10_000_000\n"
-        "def take_more():\n    more = b'y' * 10_000_000\n    time.sleep(5)\n"
+        f"{FORK_AND_WAIT}data = b'x' * 10_000_000\ndef take_more():\n    more = b'y' * 10_000_000\n    time.sleep(5)\n"
     )
     assert_failed(harm("return fork_and_wait(6, take_more)", before), "memory", OUT_OF_RESOURCES)
 

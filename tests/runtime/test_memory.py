@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from runtimes.python3.qinling_worker import memory
 from tests.runtime.client import MIB
+from tests.support.forks import FORK_WITHOUT_MAIN_THREAD
 
 SIZE = 32 * MIB
 
@@ -50,3 +53,26 @@ def test_processes_that_have_ended_do_not_count(pids: list[int], monkeypatch: py
     os.waitpid(pids[0], 0)  # the other two have ended, but are not reaped
     listed_size = max(process.resident for process in listed)
     assert memory.used_below(os.getpid(), 0, 2 * SIZE) <= listed_size
+
+
+@pytest.mark.parametrize("limit", [SIZE, 1 << 40], ids=["by shares", "by sum"])
+def test_processes_whose_main_thread_has_ended_count(limit: int) -> None:
+    source = f"{FORK_WITHOUT_MAIN_THREAD}\ndef work():\n    held = b'x' * {SIZE}\n    print('ready', flush=True)\n"
+    source += "    time.sleep(600)\npids = [fork_without_main_thread(work) for _ in range(2)]\n"
+    source += "print(*pids, flush=True)\ntime.sleep(600)\n"
+    root = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    pids = []
+    try:
+        assert root.stdout is not None
+        lines = [root.stdout.readline() for _ in range(3)]
+        lines.remove("ready\n")
+        lines.remove("ready\n")
+        pids = [int(pid) for pid in lines[0].split()]
+
+        assert sorted(process.pid for process in memory.descendants(root.pid)) == sorted(pids)
+        assert memory.used_below(root.pid, 0, limit) >= 2 * SIZE
+        assert not memory.is_alone(pids[0], root.pid)
+    finally:
+        for pid in (root.pid, *pids):
+            os.kill(pid, signal.SIGKILL)
+        root.wait()

@@ -118,6 +118,7 @@ def test_calls_that_no_function_needs_are_denied(machine: str) -> None:
         ("fcntl", (3, 1024), errno.EPERM),  # F_SETLEASE
         ("fcntl", (3, 10, 34), ALLOWED),  # F_SETSIG
         ("fcntl", (3, 10, 18), errno.EPERM),  # SIGCONT
+        ("fcntl", (3, 10, 9), errno.EPERM),  # SIGKILL
         ("mmap", (0, 4096, 3, 0x22), ALLOWED),
         ("mmap", (0, 4096, 3, 0x40022), errno.EPERM),  # MAP_HUGETLB
         ("memfd_create", (1, 3), ALLOWED),

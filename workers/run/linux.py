@@ -90,7 +90,7 @@ def reap_adopted(own: Iterable[int]) -> None:
 
 
 def _table() -> dict[int, tuple[str, int]]:
-    """Every process: its state's letter and its parent."""
+    """Every process: its state's letter and its parent. It is a zombie, Z, only if all of its threads have ended."""
     found = {}
     for folder in _PROC.iterdir():
         if folder.name.isdigit():
@@ -98,7 +98,8 @@ def _table() -> dict[int, tuple[str, int]]:
                 fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
             except OSError:
                 continue
-            found[int(folder.name)] = (fields[0], int(fields[1]))
+            has_threads = int(fields[17]) > 1  # the kernel shows the state of the main thread, which may have ended
+            found[int(folder.name)] = ("R" if has_threads else fields[0], int(fields[1]))
     return found
 
 

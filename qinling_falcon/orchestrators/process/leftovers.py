@@ -31,13 +31,15 @@ def find(marks: Collection[str], uids: Collection[int] = ()) -> set[int]:
             continue
         try:
             status = Path(f"/proc/{entry}/status").read_bytes()
-            words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+            # The first line holds the name that the process has given itself, which may look like a field.
+            fields = dict(line.split(b":\t", 1) for line in status.split(b"\n")[1:] if b":\t" in line)
+            # The main thread may have ended, and others go on.
+            main_ended = fields[b"State"][:1] in (b"Z", b"X")
+            if main_ended and int(fields[b"Threads"]) <= 1:
+                continue
+            words = _command_line(entry, main_ended=main_ended).split(b"\0")
         except OSError:
             continue  # it has just ended
-        # The first line holds the name that the process has given itself, which may look like a field.
-        fields = dict(line.split(b":\t", 1) for line in status.split(b"\n")[1:] if b":\t" in line)
-        if fields[b"State"][:1] in (b"Z", b"X"):
-            continue
         children.setdefault(int(fields[b"PPid"]), []).append(int(entry))
         marked = any(word.startswith(needle) for word in words for needle in needles)
         if marked or (uids and not set(uids).isdisjoint(map(int, fields[b"Uid"].split()))):
@@ -49,6 +51,21 @@ def find(marks: Collection[str], uids: Collection[int] = ()) -> set[int]:
                 found.add(child)
                 waiting.append(child)
     return found
+
+
+def _command_line(pid: str, *, main_ended: bool) -> bytes:
+    """The command line of a process. When its main thread has ended, the kernel shows it for the other threads only.
+
+    Raises:
+        OSError: the process has ended.
+    """
+    if not main_ended:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names, and quickly
+        with contextlib.suppress(OSError):
+            if text := Path(f"/proc/{pid}/task/{task}/cmdline").read_bytes():
+                return text
+    return b""
 
 
 def kill_found(marks: Collection[str], uids: Collection[int] = ()) -> bool:

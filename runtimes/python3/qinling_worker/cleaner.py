@@ -70,7 +70,7 @@ def processes_of(uid: int) -> list[int]:
             except OSError:
                 continue
             uids = memory.field_of(status, b"Uid").split()
-            if uids and int(uids[0]) == uid and memory.field_of(status, b"State")[:1] not in (b"Z", b"X"):
+            if uids and int(uids[0]) == uid and memory.is_live(int(name)):
                 found.append(int(name))
     return found
 
@@ -78,36 +78,59 @@ def processes_of(uid: int) -> list[int]:
 def kill_descendants(root: int) -> bool:
     """Kill every process below `root`, which must be the caller and a subreaper. Returns False if some are left.
 
-    All are stopped before one is killed, because a stopped process does not fork. A new ended process is a reason to
-    search again, too, because it may have forked before it ended.
+    All are stopped before one is killed, because a stopped process does not fork.
     """
     deadline = time.monotonic() + _WALK_TIMEOUT_S
     stopped: set[int] = set()
     while time.monotonic() < deadline:
-        fresh = memory.below(root) - stopped
-        signal_all(fresh, signal.SIGSTOP)
-        stopped |= fresh
-        if fresh:
+        if _stop_new(root, stopped):
             continue
-        live = memory.descendants(root)
+        live = list(filter(memory.is_live, _all_below(root)))
         if not live:
             return True
-        signal_all((process.pid for process in live), signal.SIGKILL)
+        signal_all(live, signal.SIGKILL)
         time.sleep(0.001)
-    return not memory.descendants(root)
+    return not any(map(memory.is_live, _all_below(root)))
 
 
-def stop_descendants(root: int) -> set[int]:
-    """Stop every process below `root`. Returns those that were not stopped before."""
+def stop_descendants(root: int) -> tuple[set[int], bool]:
+    """Stop every process below `root`, which must be the caller and a subreaper.
+
+    The end of a process may wake others that are stopped already: when a process group is left without a parent in
+    its session, the kernel sends it SIGCONT. Therefore they are stopped until none is awake.
+
+    Returns:
+        The processes that were not stopped before, and whether all are stopped now.
+    """
     deadline = time.monotonic() + _STOP_TIMEOUT_S
-    stopped: set[int] = set()
-    while time.monotonic() < deadline:
-        fresh = {process.pid for process in memory.descendants(root) if process.state != "T"} - stopped
-        if not fresh:
-            break
-        signal_all(fresh, signal.SIGSTOP)
-        stopped |= fresh
-    return stopped
+    before = set(filter(memory.is_stopped, _all_below(root)))
+    seen: set[int] = set()
+    all_stopped = False
+    while not all_stopped and time.monotonic() < deadline:
+        if _stop_new(root, seen):
+            continue
+        awake = list(filter(memory.is_awake, seen))
+        all_stopped = not awake
+        if awake:
+            signal_all(awake, signal.SIGSTOP)
+            time.sleep(0.001)  # a process on another processor stops a moment after its signal
+    return set(filter(memory.is_live, seen - before)), all_stopped
+
+
+def _stop_new(root: int, seen: set[int]) -> bool:
+    """Stop the processes below `root` that are not in `seen`, and add them there. Returns whether there were any.
+
+    A process that has ended counts, too, because it may have forked before.
+    """
+    new = _all_below(root) - seen
+    signal_all(new, signal.SIGSTOP)
+    seen |= new
+    return bool(new)
+
+
+def _all_below(root: int) -> set[int]:
+    """The processes below `root`, also where the kernel does not list the children of a process."""
+    return memory.below(root) or {process.pid for process in memory.descendants(root)}
 
 
 def fork_patiently(uid: int) -> int:

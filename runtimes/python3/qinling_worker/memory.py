@@ -7,13 +7,21 @@ import os
 from typing import NamedTuple
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+# Positions in a `stat` file, from the state on.
+_STATE, _PARENT, _THREADS, _RESIDENT = 0, 1, 17, 21
+_ENDED = (b"Z", b"X")
 
 
 class Process(NamedTuple):
-    """One line of the process table."""
+    """One line of the process table.
+
+    When the main thread of a process has ended and others go on, the kernel shows the main thread as a zombie without
+    memory. `task`, `state` and `resident` are then those of another thread.
+    """
 
     pid: int
     parent: int
+    task: int
     state: str
     resident: int
 
@@ -51,14 +59,15 @@ def processes() -> list[Process]:
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
+            pid = task = int(name)
             try:
-                with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
-                    stat = file.read(1024)
+                fields = _read_stat(f"/proc/{pid}/stat")
+                if fields[_STATE] in _ENDED and int(fields[_THREADS]) > 1:
+                    task, fields = _find_live_task(pid)
             except OSError:  # it has ended
                 continue
-            # The name, in parentheses, may itself hold parentheses, spaces and line breaks.
-            after = stat[stat.rfind(b")") + 2 :].split(b" ", 22)
-            found.append(Process(int(name), int(after[1]), after[0].decode(), int(after[21]) * _PAGE))
+            resident = int(fields[_RESIDENT]) * _PAGE
+            found.append(Process(pid, int(fields[_PARENT]), task, fields[_STATE].decode(), resident))
     return found
 
 
@@ -75,6 +84,66 @@ def descendants(root: int) -> list[Process]:
             if process.state not in "ZX":
                 found.append(process)
     return found
+
+
+def is_live(pid: int) -> bool:
+    """Whether a thread of the process is left. Its main thread may have ended before the others."""
+    try:
+        fields = _read_stat(f"/proc/{pid}/stat")
+    except OSError:
+        return False
+    return fields[_STATE] not in _ENDED or int(fields[_THREADS]) > 1
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process is stopped by a signal."""
+    return b"T" in _states(pid)
+
+
+def is_awake(pid: int) -> bool:
+    """Whether a thread of the process may run: the process is not stopped, and not all of its threads have ended.
+
+    A thread that waits in the kernel and can't be interrupted stops before it returns from there. One that has called
+    `vfork` stays there for as long as its child is stopped.
+    """
+    states = _states(pid)
+    return b"T" not in states and not states <= {b"D", *_ENDED}
+
+
+def _states(pid: int) -> set[bytes]:
+    """The states of the threads of a process; empty if it has ended."""
+    states: set[bytes] = set()
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                states.add(_read_stat(f"/proc/{pid}/task/{task}/stat")[_STATE])
+    return states
+
+
+def _find_live_task(pid: int) -> tuple[int, list[bytes]]:
+    """A thread that has not ended, and the fields of its `stat` file.
+
+    Raises:
+        OSError: there is none any more.
+    """
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            fields = _read_stat(f"/proc/{pid}/task/{task}/stat")
+            if fields[_STATE] not in _ENDED:
+                return int(task), fields
+    raise ProcessLookupError(pid)
+
+
+def _read_stat(path: str) -> list[bytes]:
+    """The fields of a `stat` file, from the state on.
+
+    Raises:
+        OSError: the process or thread has ended.
+    """
+    with open(path, "rb", buffering=0) as file:
+        stat = file.read(1024)
+    # The name, in parentheses, may itself hold parentheses, spaces and line breaks.
+    return stat[stat.rfind(b")") + 2 :].split(b" ", 22)
 
 
 def is_alone(pid: int, root: int) -> bool:
@@ -120,7 +189,7 @@ def used_below(root: int, baseline: int, limit: int) -> int:
         return max(0, resident)
     shares = others = 0
     for process in found:
-        share = _share_of(process.pid)
+        share = _share_of(process)
         if share is None:
             others += max(0, process.resident - baseline)
         else:
@@ -129,13 +198,13 @@ def used_below(root: int, baseline: int, limit: int) -> int:
     return max(largest, max(0, shares - baseline) + others)
 
 
-def _share_of(pid: int) -> int | None:
+def _share_of(process: Process) -> int | None:
     """The proportional set size of a process: each of its pages divided by the number of processes that share it.
 
     0 if the process has ended. None if this can't be read: the process has another user id, or is not dumpable.
     """
     try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as file:
+        with open(f"/proc/{process.pid}/task/{process.task}/smaps_rollup", "rb", buffering=0) as file:
             return _bytes_in(file.read(4096), b"Pss")
     except (FileNotFoundError, ProcessLookupError):
         return 0  # what it shared is now in the shares of the others

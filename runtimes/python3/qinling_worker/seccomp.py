@@ -78,8 +78,10 @@ _TCP_OPTIONS = (31,)  # TCP_ULP: runs other protocols in the kernel
 # functions own the interpreter's files. F_NOTIFY: for the same reason as inotify.
 _FCNTL_COMMANDS = (1024, 1026)
 _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # the host's reserved large pages, which no limit of memory counts
-# The kernel sends a process the signal that these name. SIGCONT would wake a function that is stopped between calls.
-_SIGCONT, _EXIT_SIGNAL, _F_SETSIG, _PR_SET_PDEATHSIG = 18, 0xFF, 10, 1
+# The kernel sends a process the signal that these name. SIGCONT would wake a function that is stopped between calls. A
+# descriptor sends it when a connection times out, too. With SIGKILL it would then end a stopped process, and the kernel
+# continues others, if their process group had no other parent in its session.
+_SIGKILL, _SIGCONT, _EXIT_SIGNAL, _F_SETSIG, _PR_SET_PDEATHSIG = 9, 18, 0xFF, 10, 1
 _RLIMIT_CORE = 4  # must stay at 1, with which the kernel does not start the host's handler of core dumps (`core(5)`)
 _PRCTL_OPTIONS = (62,)  # PR_SCHED_CORE, with which a process blocks a core's other thread
 _PR_SET_SECCOMP = 22
@@ -102,7 +104,7 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
     core = argument_is_null(2, allow(), argument_is_null(3, ignored, denied))
     tcp = argument_in(2, _TCP_OPTIONS, denied, allow())
     wakes = argument_in(0, (_SIGCONT,), denied, allow(), _EXIT_SIGNAL)
-    command = argument_in(1, (_F_SETSIG,), argument_in(2, (_SIGCONT,), denied, allow()), allow())
+    command = argument_in(1, (_F_SETSIG,), argument_in(2, (_SIGKILL, _SIGCONT), denied, allow()), allow())
     option = argument_in(0, (_PR_SET_PDEATHSIG,), argument_in(1, (_SIGCONT,), denied, allow()), allow())
     by_argument = {
         "clone": argument_has_bit(0, _CLONE_FLAGS, denied, wakes),

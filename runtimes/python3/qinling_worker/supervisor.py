@@ -399,6 +399,10 @@ class Supervisor:
         elif report["event"] == "swept":
             if self._state is State.RENEWING:
                 self._on_swept(report["ok"])
+        elif report["event"] == "awake":
+            if self._state is State.IDLE and self._freezer.frozen:
+                self._note = "The worker has ended the function's processes, because not all of them rested."
+                self._clean(respawn=self._has_served())
         elif self._child is not None:
             if report["event"] == "spawned":
                 self._child.pid = report["pid"]

@@ -30,6 +30,7 @@ from .confine import become_child, forbid_core_dumps, make_rules, prepare_for_fo
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
 _MAX_DESCRIPTORS = 8  # of one command
+_LOOK_AGAIN_S = 1.0  # after all processes were stopped
 _END_TIMEOUT_S = 0.1  # a process closes its descriptors a moment before it has ended
 
 
@@ -56,7 +57,8 @@ class Template:
         self._killing = False  # processes that end from now on were killed by us
         self._clean_until = 0.0
         self._attempts = 0
-        self._paused: set[int] = set()
+        self._paused: set[int] = set()  # the processes to continue at `resume`
+        self._look_at: float | None = None  # when they are looked at again
         self._entrances: list[int] = []
         linux.close_all_but([0, 1, 2, commands.fileno()])
         _open_null()
@@ -78,9 +80,8 @@ class Template:
         poll.register(self._commands, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
         while True:
-            wait_ms = None
-            if self._cleaner is not None:
-                wait_ms = max(0.0, self._clean_until - time.monotonic()) * 1000 + 1
+            wake = self._look_at if self._cleaner is None else self._clean_until
+            wait_ms = None if wake is None else max(0.0, wake - time.monotonic()) * 1000 + 1
             ready = [fd for fd, _ in poll.poll(wait_ms)]
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
@@ -90,6 +91,8 @@ class Template:
             if self._cleaner is not None and time.monotonic() >= self._clean_until:
                 os.kill(self._cleaner, signal.SIGKILL)  # the processes that it should end have stopped it
                 self._clean_until = time.monotonic() + _CLEAN_TIMEOUT_S
+            if self._look_at is not None and time.monotonic() >= self._look_at:
+                self._look_again()
 
     def _obey(self) -> None:
         try:
@@ -111,15 +114,29 @@ class Template:
         elif command["do"] == "sweep":
             self._sweep()
         elif command["do"] == "pause":
-            self._paused = cleaner.stop_descendants(os.getpid())
+            self._pause()
         elif command["do"] == "resume":
             cleaner.signal_all(self._paused, signal.SIGCONT)
+            self._paused, self._look_at = set(), None
         elif command["do"] == "clean":
             if command["ended"]:
                 self._await_end()
             self._attempts = 0
             self._killing = True
             self._clean()
+
+    def _pause(self) -> None:
+        self._paused, all_stopped = cleaner.stop_descendants(os.getpid())
+        if not all_stopped:
+            self._report(event="awake")
+        elif len(memory.below(os.getpid())) > 1:  # one process alone has nobody to wake it
+            self._look_at = time.monotonic() + _LOOK_AGAIN_S
+
+    def _look_again(self) -> None:
+        """Report if a process that `_pause` has stopped, or a new one, is awake."""
+        self._look_at = None
+        if any(map(memory.is_awake, memory.below(os.getpid()))):
+            self._report(event="awake")
 
     def _spawn(self, channel: int, log: int, command: dict[str, Any]) -> None:
         assert self._config is not None
@@ -220,6 +237,7 @@ class Template:
                 return
             if pid == 0:
                 return
+            self._paused.discard(pid)  # another process may get this pid
             if pid == self._sweeper:
                 self._sweeper = None
                 self._report(event="swept", ok=status == 0)

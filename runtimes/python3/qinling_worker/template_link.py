@@ -62,7 +62,7 @@ class TemplateLink:
         self._send({"do": "sweep"})
 
     def pause(self) -> None:
-        """Ask to stop all processes of the child. There is no report."""
+        """Ask to stop all processes of the child. The template reports `awake` if one of them runs before `resume`."""
         self._send({"do": "pause"})
 
     def resume(self) -> None:

@@ -1,4 +1,4 @@
-"""Memory beyond the function's `memory_size`, where the supervisor does not see it in a process."""
+"""Memory beyond the function's `memory_size`, where the supervisor does not see it easily."""
 
 from __future__ import annotations
 
@@ -26,6 +26,26 @@ def attempt():
     time.sleep(0.1)
     return written > 50 << 20
 """
+_NO_MAIN_THREAD = """
+import ctypes, os, signal, threading, time
+def attempt():
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        def take():
+            while open("/proc/self/stat").read().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.001)
+            held = b"x" * (60 << 20)
+            os.write(write, held[:1])
+            time.sleep(60)
+        threading.Thread(target=take).start()
+        # This ends the main thread alone. The kernel then shows the process as a zombie without memory.
+        ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+    os.read(read, 1)
+    time.sleep(2)
+    os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[0] == pid
+"""
 _OOM = """
 def attempt():
     with open("/proc/self/oom_score_adj", "w") as file:
@@ -41,5 +61,6 @@ def _memory(name: str, source: str, *defences: str) -> Attempt:
 ATTEMPTS = [
     _memory("memory in a file without a name", _MEMFD, "no files in memory"),
     _memory("memory in pipes", _PIPES),
+    _memory("memory of a process whose main thread has ended", _NO_MAIN_THREAD, "all threads are looked at"),
     Attempt("not to be killed first when memory runs out", _OOM, ("landlock",)),
 ]

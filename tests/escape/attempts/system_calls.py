@@ -102,6 +102,7 @@ ATTEMPTS = [
     _call("a child that wakes the function when it ends", 'call("clone", 18, 0, 0, 0, 0) >= 0 or os._exit(0)',
           in_child=True),
     _call("a descriptor that wakes the function", "fcntl.fcntl(0, 10, 18) == 0", "import fcntl"),
+    _call("a descriptor that ends a process, whose end wakes others", "fcntl.fcntl(0, 10, 9) == 0", "import fcntl"),
     _call("a parent that wakes the function when it ends", 'call("prctl", 1, 18, 0, 0, 0) == 0', in_child=True),
     _call("the host's handler of core dumps", "resource.getrlimit(resource.RLIMIT_CORE)[0] != 1",
           "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))", in_child=True),
