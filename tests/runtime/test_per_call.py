@@ -136,6 +136,29 @@ def test_a_call_that_goes_on_after_its_answer_is_ended_soon(worker: Worker, then
     assert imports.count == 2
 
 
+@pytest.mark.parametrize("then", ["time.sleep(600)", "os.kill(os.getpid(), 19)"], ids=["goes on", "stopped"])
+def test_a_call_that_goes_on_alone_after_its_answer_costs_no_import(worker: Worker, then: str) -> None:
+    imports = Imports(worker)
+    worker.load(
+        f"{_FORGE}{imports.source}import time\ndef main(do=None):\n"
+        f"    if do is None: return 'fine'\n    forge()\n    {then}\n    time.sleep(600)\n"
+    )
+    for _ in range(2):
+        assert worker.execute("x").output == "forged"
+        assert worker.execute().output == "fine"
+    assert imports.count == 1
+
+
+def test_a_process_of_a_call_that_takes_long_to_end_costs_no_import(worker: Worker) -> None:
+    imports = Imports(worker)
+    worker.load(
+        f"{imports.source}import time\ndef main():\n    if os.fork() == 0:\n        began = time.monotonic()\n"
+        "        while time.monotonic() < began + 0.3: pass\n        os._exit(0)\n    return os.getppid()\n"
+    )
+    assert len(set(worker.outputs(2))) == 1
+    assert imports.count == 1
+
+
 @pytest.mark.parametrize("child_uid", [None])
 def test_a_call_that_takes_memory_after_its_answer_is_ended(
     make_worker: MakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -143,10 +166,11 @@ def test_a_call_that_takes_memory_after_its_answer_is_ended(
     program = tmp_path / "program"
     shutil.copytree(client.PROGRAM.parent, program)
     # A copy of the program without the deadlines, which would end the call, too.
-    supervisor = program / "qinling_worker" / "supervisor.py"
-    text, count = re.subn(r"(?m)^(_(?:END|FORK)_TIMEOUT_S) = [0-9.]+", r"\1 = 600", supervisor.read_text())
-    assert count == 2
-    supervisor.write_text(text)
+    for module, names in {"supervisor": ("END", "FORK"), "per_call": ("ANSWERED",)}.items():
+        path = program / "qinling_worker" / f"{module}.py"
+        text, count = re.subn(rf"(?m)^(_(?:{'|'.join(names)})_TIMEOUT_S) = [0-9.]+", r"\1 = 600", path.read_text())
+        assert count == len(names)
+        path.write_text(text)
     monkeypatch.setattr(client, "PROGRAM", program / client.PROGRAM.name)
     worker = make_worker()
     imports = Imports(worker)

@@ -16,6 +16,7 @@ from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from collections.abc import Callable
 from gc import collect, freeze
 from os import (
+    O_RDONLY,
     O_RDWR,
     WNOHANG,
     _exit,
@@ -24,12 +25,16 @@ from os import (
     fork,
     getpid,
     getppid,
+    kill,
     listdir,
+    pidfd_open,
+    read,
     setsid,
     waitpid,
     write,
 )  # fmt: skip
 from os import open as open_file
+from select import POLLIN, poll
 from struct import Struct
 from time import monotonic, sleep
 
@@ -45,7 +50,9 @@ _mask, _block, _set_mask = _signal.pthread_sigmask, _signal.SIG_BLOCK, _signal.S
 _handle = _signal.signal
 _ALL_SIGNALS = _signal.valid_signals()
 _END_TIMEOUT_S = 0.25  # threads and processes of the import that are ending
-_LEFT_TIMEOUT_S = 0.1  # processes of a call that are ending
+_ANSWERED_TIMEOUT_S = 0.1  # the process of a call that has been answered
+_LEFT_TIMEOUT_S = 1.0  # processes of a call that are ending
+_ASLEEP_TIMEOUT_S = 0.1  # processes of a call that seem not to be ending
 _FORK_TIMEOUT_S = 0.5
 _set_dumpable, _set_parent_death_signal = linux.set_dumpable, linux.set_parent_death_signal
 _exit_code = linux.exit_code
@@ -82,6 +89,8 @@ def fork_for_calls(channel_fd: int, log_fd: int) -> tuple[int, int]:
     on_child = _handle(_SIGCHLD, _SIG_DFL)  # while SIGCHLD is ignored, the kernel drops exit codes
     loaded = getpid()
     control = socket(fileno=channel_fd)
+    request = poll()
+    request.register(channel_fd, POLLIN)
     collect()
     freeze()  # calls don't touch these objects, so their pages stay shared
     while True:
@@ -95,8 +104,10 @@ def fork_for_calls(channel_fd: int, log_fd: int) -> tuple[int, int]:
         close(channel)
         close(log)
         _send(channel_fd, _FORKED, b"%d" % pid)
+        _await_end(pid, channel_fd)
         code = _exit_code(waitpid(pid, 0)[1])
-        left = not _wait_for(_has_no_child, _LEFT_TIMEOUT_S)
+        # If the call has no answer, all is ended anyway, and the supervisor waits for the exit code.
+        left = not _wait_for(_has_no_child, _LEFT_TIMEOUT_S, lambda: bool(request.poll(0)) and _is_ending())
         _send(channel_fd, _ENDED, b"%d %d" % (code, left))
         while left:
             sleep(1)  # until the supervisor ends this process, too
@@ -133,6 +144,46 @@ def _fork_patiently() -> int:
             sleep(0.01)
 
 
+def _await_end(pid: int, channel_fd: int) -> None:
+    """Wait for the end of a call's process. If it goes on after its answer, kill it.
+
+    The supervisor requests the next process when it has the answer. Before that, a call may take any time.
+    """
+    try:
+        pidfd = pidfd_open(pid)
+    except OSError:  # before Linux 5.3; the supervisor then ends this process, too
+        return
+    events = poll()
+    events.register(pidfd, POLLIN)
+    events.register(channel_fd, POLLIN)
+    if all(fd != pidfd for fd, _ in events.poll()):
+        events.unregister(channel_fd)
+        if not events.poll(_ANSWERED_TIMEOUT_S * 1000):
+            kill(pid, _SIGKILL)
+    close(pidfd)
+
+
+def _is_ending() -> bool:
+    """Whether a child of this process seems to be ending: it waits for a processor or a disk.
+
+    `multiprocessing` has helper processes, which end by themselves after the process that has started them. On a busy
+    host that takes them long. A process that sleeps or is stopped does not end by itself.
+    """
+    try:
+        children = _read_file("/proc/thread-self/children").split()
+        stats = [_read_file(f"/proc/{int(pid)}/stat") for pid in children]
+    except OSError:
+        return False
+    return any(stat[stat.rfind(b")") + 2 :][:1] in (b"R", b"D") for stat in stats)
+
+
+def _read_file(path: str) -> bytes:
+    fd = open_file(path, O_RDONLY)
+    data = read(fd, 65536)
+    close(fd)
+    return data
+
+
 def _has_no_child() -> bool:
     """Reap the children that have ended. Returns whether there are no others."""
     try:
@@ -143,11 +194,15 @@ def _has_no_child() -> bool:
     return False
 
 
-def _wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Whether the condition becomes true in time."""
-    deadline = monotonic() + timeout_s
+def _wait_for(condition: Callable[[], bool], timeout_s: float, may_come: Callable[[], bool] = lambda: True) -> bool:
+    """Whether the condition becomes true in time, and before `may_come` has been false for `_ASLEEP_TIMEOUT_S`."""
+    now = monotonic()
+    deadline, asleep_until = now + timeout_s, now + _ASLEEP_TIMEOUT_S
     while not condition():
-        if monotonic() > deadline:
+        now = monotonic()
+        if may_come():
+            asleep_until = now + _ASLEEP_TIMEOUT_S
+        if now > min(deadline, asleep_until):
             return False
         sleep(0.001)
     return True

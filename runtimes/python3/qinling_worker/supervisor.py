@@ -45,7 +45,9 @@ _LONGEST_INTERVAL_S = 0.5
 _IDLE_S = 0.1  # a child that has been idle for so long is frozen
 _CLEAN_TIMEOUT_S = 25.0
 _FORK_TIMEOUT_S = 3.0
-_END_TIMEOUT_S = 0.1  # for the end of a call's process, and of those that it has left, after the answer
+# For the end of a call's process, and of those that it has left, after the answer. `per_call.py` kills a process that
+# goes on, and reports others that do. It takes longer only to end processes with much memory.
+_END_TIMEOUT_S = 2.0
 _MAX_RESTARTS = 3
 
 
