@@ -65,6 +65,16 @@ def environment():
     except OSError as error:
         return str(error)
 
+def change():
+    return [change_itself(), *fork_and_wait(1, lambda: os._exit(change_itself()))]
+
+def change_itself():
+    try:
+        os.setpriority(os.PRIO_PROCESS, os.getpid(), 5)
+        return 0
+    except PermissionError:
+        return 1
+
 calls = 0
 
 def look():
@@ -134,7 +144,8 @@ orchestrator = ProcessOrchestrator(settings)
 workers = [orchestrator.start(name, "python3") for name in ("w1", "w2")]
 for worker in workers:
     load(worker)
-found = {action: call(workers[0], action) for action in ("threads", "environment", "share", "share", "share", "leave")}
+actions = ("threads", "environment", "share", "share", "share", "change", "leave")
+found = {action: call(workers[0], action) for action in actions}
 deadline = time.monotonic() + 10
 while not left() and time.monotonic() < deadline:
     time.sleep(0.01)
@@ -145,6 +156,7 @@ found["stopped"] = list(map(is_stopped, left()))
 found["processes"] = [call(worker, "fill") for worker in workers]
 alone = orchestrator.start("w3", "python3")
 load(alone, "per_call")
+found["change alone"] = call(alone, "change")
 found["alone"] = [call(alone, "look") for _ in range(3)]
 orchestrator.destroy("w1")
 found["left after"] = len(left())

@@ -13,7 +13,7 @@ import pytest
 
 from runtimes.python3.qinling_worker import seccomp, syscalls
 from tests.runtime.client import Worker
-from tests.runtime.conftest import MakeWorker
+from tests.runtime.conftest import MakeWorker, by_isolation
 
 ALLOWED, NOTHING = 0, -1  # the call goes on; the call does nothing and seems to succeed
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -159,12 +159,15 @@ CHANGES = pytest.mark.parametrize(
 @CHANGES
 def test_others_can_not_be_changed(machine: str, name: str, arguments: Sequence[int], answer: int) -> None:
     number, architecture = syscalls.NUMBERS[machine][name], MACHINES[machine]
-    assert decide(seccomp.assemble_for_child(machine, (0, 7), True), number, arguments, architecture) == answer
+    program = seccomp.assemble_for_child(machine, seccomp.Changeable((0, 7), only=True), True)
+    assert decide(program, number, arguments, architecture) == answer
+    program = seccomp.assemble_for_child(machine, seccomp.Changeable((1, 5), only=False), True)
+    assert decide(program, number, arguments, architecture) == answer
     assert decide(seccomp.assemble_for_child(machine, None, True), number, arguments, architecture) == ALLOWED
 
 
-@pytest.mark.parametrize("changeable", [None, (0,)])
-def test_a_child_loads_no_filter_of_its_own(machine: str, changeable: tuple[int, ...] | None) -> None:
+@pytest.mark.parametrize("changeable", [None, seccomp.Changeable((0,), only=True)])
+def test_a_child_loads_no_filter_of_its_own(machine: str, changeable: seccomp.Changeable | None) -> None:
     program, numbers = seccomp.assemble_for_child(machine, changeable, True), syscalls.NUMBERS[machine]
     assert decide(program, numbers["seccomp"], (), MACHINES[machine]) == errno.EPERM
     assert decide(program, numbers["prctl"], (22, 2), MACHINES[machine]) == errno.EPERM
@@ -174,7 +177,7 @@ def test_a_child_loads_no_filter_of_its_own(machine: str, changeable: tuple[int,
 
 @pytest.mark.parametrize(("has_memory_group", "answer"), [(True, ALLOWED), (False, errno.ENOSYS)])
 def test_files_in_memory_are_made_only_where_they_count(machine: str, has_memory_group: bool, answer: int) -> None:
-    program = seccomp.assemble_for_child(machine, (0,), has_memory_group)
+    program = seccomp.assemble_for_child(machine, None, has_memory_group)
     number = syscalls.NUMBERS[machine]["memfd_create"]
     assert decide(program, number, (1, 0), MACHINES[machine]) == answer
 
@@ -192,30 +195,61 @@ def test_a_function_makes_no_file_in_memory_that_nothing_counts(make_worker: Mak
 CHANGE_ITSELF = """
 import ctypes, os, resource, threading
 
-def main():
-    os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))
-    resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE, (200, 200))
-    os.setpriority(os.PRIO_PROCESS, os.getpid(), 5)
-    library = ctypes.CDLL(None)
-    library.pthread_self.restype = ctypes.c_ulong
-    size = ctypes.c_size_t(128)
-    cores = ctypes.create_string_buffer(128)
+library = ctypes.CDLL(None)
+library.pthread_self.restype = ctypes.c_ulong
+
+def errno_of(change, *arguments):
+    try:
+        return change(*arguments) or 0
+    except OSError as error:
+        return error.errno
+
+def set_thread():
+    size, cores = ctypes.c_size_t(128), ctypes.create_string_buffer(128)
     library.sched_getaffinity(0, size, cores)
-    refused = []
-    def set_own():
-        refused.append(library.pthread_setaffinity_np(ctypes.c_ulong(library.pthread_self()), size, cores))
-    set_own()
-    thread = threading.Thread(target=set_own)
+    return library.pthread_setaffinity_np(ctypes.c_ulong(library.pthread_self()), size, cores)
+
+def by_pid():
+    pid = os.getpid()
+    return [
+        errno_of(os.sched_setaffinity, pid, os.sched_getaffinity(0)),
+        errno_of(lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (200, 200)) and 0),
+        errno_of(os.setpriority, os.PRIO_PROCESS, pid, 5),
+        set_thread(),
+    ]
+
+def in_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(set_thread()))
     thread.start()
     thread.join()
-    return refused
+    return found
+
+def in_fork():
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.write(write, bytes(by_pid()))
+        os._exit(0)
+    os.wait()
+    return list(os.read(read, 100))
+
+def main():
+    os.sched_setaffinity(0, os.sched_getaffinity(0))
+    os.setpriority(os.PRIO_PROCESS, 0, 5)
+    return by_pid(), in_thread(), in_fork()
 """
 
 
-def test_a_function_may_change_itself(worker: Worker, child_uid: int | None) -> None:
+@by_isolation
+def test_a_function_may_change_itself(worker: Worker, child_uid: int | None, isolation: str) -> None:
     worker.load(CHANGE_ITSELF)
-    # Where the supervisor has the function's uid, threads are changeable only as the caller, by 0.
-    assert worker.execute().output == [0, errno.EPERM if child_uid is None else 0]
+    own, other = 0, 0
+    if child_uid is None:
+        # These workers have no PID namespace. The service's other processes may have the uid of the function, so that
+        # it can change only the caller, as 0, and with isolation `warm` the function's first process.
+        own, other = errno.EPERM if isolation == "per_call" else 0, errno.EPERM
+    for _ in range(2):
+        assert worker.execute().output == [[own] * 4, [other], [other] * 4]
 
 
 def test_other_architectures_and_newer_calls_are_not_there(machine: str) -> None:

@@ -286,6 +286,7 @@ class ProcessOrchestrator:
             "readable": readable_paths(runtime.interpreter) if plain else ["/"],
             "child_uid": worker.slot.child_uid if worker.slot else None,
             "child_gid": worker.slot.child_uid if worker.slot else None,
+            "own_pids": not plain,
             **{name: getattr(self._settings, name) for name in names},
         }
 

@@ -15,6 +15,7 @@ class ChildConfig(NamedTuple):
     readable: Sequence[str] = ("/",)  # paths that Landlock allows to read; a sandbox holds only readable files
     child_uid: int | None = None
     child_gid: int | None = None
+    own_pids: bool = False  # whether the worker has a PID namespace of its own
     max_result_size: int = 1 << 20
     max_processes: int = 128
     max_open_files: int = 1024

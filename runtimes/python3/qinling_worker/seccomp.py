@@ -18,7 +18,7 @@ import ctypes
 import errno
 import functools
 import os
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from .bpf import Instruction, allow, argument_has_bit, argument_in, argument_is_null, program, refuse
 from .linux import system_call
@@ -92,6 +92,18 @@ _SCHEDULING = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sch
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 
 
+class Changeable(NamedTuple):
+    """The processes whose limits, processors and priorities a child and its processes may change.
+
+    Attributes:
+        pids: ids of processes; 0 is the caller.
+        only: True: only these may be changed. False: all others, as far as the kernel allows.
+    """
+
+    pids: tuple[int, ...]
+    only: bool
+
+
 def _calls(machine: str) -> dict[int, list[Instruction]]:
     numbers = NUMBERS[machine]
     denied = refuse(errno.EPERM)
@@ -131,19 +143,25 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
 
 
 def _calls_of_child(
-    machine: str, changeable: Sequence[int] | None, has_memory_group: bool
+    machine: str, changeable: Changeable | None, has_memory_group: bool
 ) -> dict[int, list[Instruction]]:
     denied = refuse(errno.EPERM)
+
+    def of_pid(index: int, of_others: list[Instruction]) -> list[Instruction]:
+        assert changeable is not None
+        named, unnamed = (allow(), of_others) if changeable.only else (of_others, allow())
+        return argument_in(index, changeable.pids, named, unnamed)
+
     # A function must not load a filter of its own.
     rules = {"seccomp": denied, "prctl": argument_in(0, (_PR_SET_SECCOMP,), denied, allow())}
     if not has_memory_group:
         rules["memfd_create"] = refuse(errno.ENOSYS)  # a file in memory is in no process, so nothing would limit it
     if changeable is not None:
-        first, second = (argument_in(index, changeable, allow(), denied) for index in (0, 1))
-        rules.update(dict.fromkeys(_SCHEDULING, first))
-        rules["prlimit64"] = argument_in(0, changeable, allow(), argument_is_null(2, allow(), denied))
-        rules["setpriority"] = argument_in(0, (_PRIO_PROCESS,), second, denied)
-        rules["ioprio_set"] = argument_in(0, (_IOPRIO_WHO_PROCESS,), second, denied)
+        rules.update(dict.fromkeys(_SCHEDULING, of_pid(0, denied)))
+        rules["prlimit64"] = of_pid(0, argument_is_null(2, allow(), denied))
+        # Process groups and users may hold other processes.
+        rules["setpriority"] = argument_in(0, (_PRIO_PROCESS,), of_pid(1, denied), denied)
+        rules["ioprio_set"] = argument_in(0, (_IOPRIO_WHO_PROCESS,), of_pid(1, denied), denied)
     return {NUMBERS[machine][name]: block for name, block in rules.items()}
 
 
@@ -155,7 +173,7 @@ def assemble(machine: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def assemble_for_child(machine: str, changeable: tuple[int, ...] | None, has_memory_group: bool) -> bytes:
+def assemble_for_child(machine: str, changeable: Changeable | None, has_memory_group: bool) -> bytes:
     """The child's own filter; the arguments as `load_for_child` takes them."""
     missing = refuse(errno.ENOSYS)
     rules = _calls_of_child(machine, changeable, has_memory_group)
@@ -169,8 +187,9 @@ class _Program(ctypes.Structure):
 _machine = os.uname().machine
 _program = assemble(_machine) if _machine in _ARCHITECTURES else b""
 if _program:
-    # The programs for children of a zygote's workers, whose templates have the pid 2: not to be assembled after a fork.
-    for _changeable in (None, (0,), (0, 2)):
+    # The programs for the first children of a zygote's workers, not to be assembled after a fork. The supervisor has
+    # the pid 1, the template 2 and the child 3.
+    for _changeable in (None, Changeable((1, 2), False), Changeable((1, 2, 3), False), Changeable((3,), False)):
         for _has_memory_group in (False, True):
             assemble_for_child(_machine, _changeable, _has_memory_group)
 
@@ -186,12 +205,12 @@ def load() -> None:
     _load(_program)
 
 
-def load_for_child(changeable: tuple[int, ...] | None, *, has_memory_group: bool) -> None:
+def load_for_child(changeable: Changeable | None, *, has_memory_group: bool) -> None:
     """Load the child's own filter, after `load`.
 
     Args:
-        changeable: the pids whose limits, processors and priorities the child and its processes may change; 0 is the
-            caller. None: of all that the kernel allows, because no process of the platform has the child's uid.
+        changeable: what the child and its processes may change. None: all that the kernel allows, because no process
+            of the platform has the child's uid.
         has_memory_group: whether memory that belongs to no process is counted. If not, the child gets none.
 
     Raises:

@@ -49,6 +49,7 @@ class Template:
         self._commands = commands
         self._run_child = run_child
         self._counted_alone = counted_alone
+        self._supervisor = os.getppid()
         self._config: ChildConfig | None = None
         self._rules: int | None = None
         self._child_pid = 0
@@ -169,7 +170,7 @@ class Template:
             linux.close_all_but([0, 1, 2, channel, log] + ([] if self._rules is None else [self._rules]))
             become_child(config, self._rules, self._counted_alone)
             if self._filtered:
-                changeable = _changeable(config, command["per_call"])
+                changeable = _changeable(config, self._supervisor, command["per_call"])
                 seccomp.load_for_child(changeable, has_memory_group=config.has_memory_group)
             if command["per_call"]:
                 prepare_for_forks()
@@ -271,11 +272,20 @@ class Template:
         os._exit(0)
 
 
-def _changeable(config: ChildConfig, by_call: bool) -> tuple[int, ...] | None:
-    """The pids that a child's seccomp filter lets it change (`seccomp.load_for_child`)."""
-    if by_call:
-        return (0,)  # the process that later calls are forked from has the uid of the calls
-    return (0, os.getpid()) if config.child_uid is None else None
+def _changeable(config: ChildConfig, supervisor: int, by_call: bool) -> seccomp.Changeable | None:
+    """What the seccomp filter of this process, a new child, lets it change. `supervisor`: the pid of the supervisor.
+
+    The processes of the platform that have the uid of the function may not be changed. With isolation by call, this
+    process is one of them, because later calls are forked from it. Without a uid and a PID namespace of the worker's
+    own, all processes of the service have this uid. There are too many to name, so only the caller may be changed.
+    """
+    child = os.getpid()
+    if config.child_uid is not None:
+        return seccomp.Changeable((child,), only=False) if by_call else None
+    if not config.own_pids:
+        return seccomp.Changeable((0,) if by_call else (0, child), only=True)
+    of_platform = {1, supervisor, os.getppid(), *([child] if by_call else [])}  # 1 may be bubblewrap's
+    return seccomp.Changeable(tuple(sorted(of_platform)), only=False)
 
 
 def _load_filter() -> bool:
