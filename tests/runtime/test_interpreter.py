@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.runtime.client import Worker
+from tests.runtime.conftest import by_isolation
 
 
 @pytest.mark.parametrize("name", ["exit", "quit"])
@@ -73,6 +74,18 @@ def test_a_child_that_replaces_another_has_other_random_numbers(worker: Worker) 
     before = worker.execute().output
     assert worker.execute("now").status == "failed"
     assert worker.execute().output != before
+
+
+@by_isolation
+def test_the_main_thread_has_the_id_of_its_process(worker: Worker) -> None:
+    worker.load(
+        "import os, threading\nat_import = [threading.main_thread().native_id, os.getpid()]\n"
+        "def main():\n    now = [threading.main_thread().native_id, threading.get_native_id(), os.getpid()]\n"
+        "    return at_import, now\n"
+    )
+    for at_import, at_call in worker.outputs(2):
+        assert len(set(at_import)) == 1
+        assert len(set(at_call)) == 1
 
 
 def test_threads_locks_logging_and_forks_work_as_in_any_program(worker: Worker) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from . import frames, linux
 from .event_loop import EventLoop, import_early, is_awaitable
 from .failures import bounded, described, encoded, is_of_the_call, log_exception, place_of, text_of
-from .interpreter import complete
+from .interpreter import complete, note_fork
 from .loading import load, message_of
 from .os_session import ERROR, SESSION, SessionContext
 from .per_call import check_alone, fork_for_calls
@@ -140,6 +140,7 @@ def _load_and_serve(
     channel = _Channel(channel_fd)
     printing, timers = Printing(), Timers()
     complete()
+    note_fork()
     hide_shadowed(code_dir)
     channel.send(frames.BARE, b"%d" % bare)
     try:
@@ -166,6 +167,7 @@ def _load_and_serve(
     if by_call:
         channel_fd, log_fd = fork_for_calls(channel_fd, log_fd)
         channel, pid = _CallChannel(channel_fd), getpid()
+        note_fork()
     _serve(channel, log_fd, printing, timers, function, wants_context, pid, code_dir, max_result_size)
 
 

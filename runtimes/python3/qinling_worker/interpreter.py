@@ -1,4 +1,4 @@
-"""Adds what functions expect of an interpreter, and replaces functions of `os` that can't work in the sandbox.
+"""Adapts Python to what functions expect: its builtins, functions of `os`, and the id of the main thread.
 
 `python -S` leaves out the builtins of the module `site`, such as `exit`. The sandbox has no pseudo terminals: no limit
 counts the kernel memory that they take, and functions do not need this large interface of the kernel.
@@ -13,12 +13,15 @@ import io
 import os
 import sys
 from os import write
+from threading import main_thread
 from typing import Any, NoReturn
 
 _STDERR = 2
 _NO_TERMINALS = "Functions have no pseudo terminals; use pipes"
 _has_terminals = os.path.exists("/dev/ptmx")
 _get_frame = sys._getframe
+# Only `multiprocessing` calls this after a fork (bpo-38707). `threading` itself does not know that the id has changed.
+_set_native_id = main_thread()._set_native_id  # type: ignore[attr-defined]
 
 
 class _Quitter(_sitebuiltins.Quitter):
@@ -46,6 +49,11 @@ def complete() -> None:
         for name in ("openpty", "forkpty", "posix_openpt"):
             if hasattr(os, name):
                 setattr(os, name, _refuse_terminal)
+
+
+def note_fork() -> None:
+    """Correct `threading.main_thread().native_id` in a new process."""
+    _set_native_id()
 
 
 def _open_stdin() -> io.TextIOWrapper:
