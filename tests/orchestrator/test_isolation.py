@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from .conftest import REPOSITORY
 
 FEATURES = [
     "root", "bubblewrap", "pid namespace", "net namespace", "ipc namespace", "uts namespace", "mount namespace",
-    "cgroup namespace", "second uid", "setpriv", "memory cgroup", "pids cgroup", "cpu cgroup", "freezer cgroup",
-    "seccomp", "landlock", "landlock scopes",
+    "cgroup namespace", "second uid", "process count", "setpriv", "memory cgroup", "pids cgroup", "cpu cgroup",
+    "freezer cgroup", "seccomp", "landlock", "landlock scopes",
 ]  # fmt: skip
 
 
@@ -62,6 +63,31 @@ def test_a_kernel_that_can_not_be_tried_has_nothing(monkeypatch: pytest.MonkeyPa
     found = {name: note for name, available, note in isolation.isolation_report(Settings()) if not available}
     for name in ("seccomp", "landlock", "landlock scopes"):
         assert found[name].startswith("ModuleNotFoundError: No module named 'qinling_worker': "), name
+
+
+def test_a_count_of_processes_for_each_worker_needs_a_second_uid_or_user_namespaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = dict.fromkeys(kernel.KERNEL_FEATURES, "")
+    monkeypatch.setattr(isolation, "find_tools", lambda: sandbox.Tools(None, None))  # without setpriv, no second uid
+    for failure in ("", "denied"):
+        monkeypatch.setattr(isolation, "try_kernel", lambda failure=failure: failures | {"process count": failure})
+        found = {feature.feature: feature for feature in isolation.examine(Settings()).features}
+        assert found["process count"].available == (not failure)
+        assert found["process count"].note.startswith("denied: RLIMIT_NPROC counts" if failure else "by a user namesp")
+
+
+@pytest.mark.parametrize("most", [0, 10])
+def test_a_host_that_denies_user_namespaces_is_noticed(most: int) -> None:
+    # In a user namespace in which an ordinary user may make this many others.
+    script = 'echo "$0" > /proc/sys/user/max_user_namespaces && exec setpriv --ambient-caps=-all --inh-caps=-all "$@"'
+    checked = "import sys; sys.path.insert(0, sys.argv[1]); from qinling_worker.host_check import main; main()"
+    nested = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--keep-caps", "sh", "-c", script, str(most)]
+    asked = [sys.executable, "-I", "-S", "-c", checked, str(REPOSITORY / "runtimes" / "python3")]
+    found = subprocess.run([*nested, *asked], capture_output=True, text=True, check=False)
+    if found.stderr.startswith(("unshare: ", "sh: ")):
+        pytest.skip(found.stderr)
+    assert json.loads(found.stdout)["process count"] == ("" if most else "this user can make no user namespaces")
 
 
 def test_bubblewrap_can_be_demanded(monkeypatch: pytest.MonkeyPatch) -> None:

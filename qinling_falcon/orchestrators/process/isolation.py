@@ -90,6 +90,7 @@ def examine(settings: Settings) -> Isolation:
         Feature("bubblewrap", boxed, f"{form} form, {tools.bwrap}" if boxed else f"{reason}; only rlimits remain"),
         *(_namespace(name, form, settings, tools) for name in _WITHOUT),
         second_uid,
+        _process_count(failures["process count"], second_uid),
         Feature("setpriv", tools.setpriv is not None, str(tools.setpriv or "not found (util-linux)")),
         *_control_groups(),
         *_kernel(failures),
@@ -154,6 +155,17 @@ def _second_uid(form: Form, settings: Settings, tools: Tools, *, scoped: bool) -
     if failure:
         return Feature(title, False, f"{failure}: {without}")
     return Feature(title, True, f"two for each worker from {settings.sandbox_uid_base} on, {form} form")
+
+
+def _process_count(failure: str, second_uid: Feature) -> Feature:
+    """Whether RLIMIT_NPROC counts the processes of each worker by themselves."""
+    title = "process count"
+    if second_uid.available:
+        return Feature(title, True, "by the worker's user ids")
+    if not failure:
+        return Feature(title, True, "by a user namespace for each worker")
+    without = "RLIMIT_NPROC counts the processes of all workers together, so that one function can take all of them"
+    return Feature(title, False, f"{failure}: {without}")
 
 
 def _control_groups() -> list[Feature]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KERNEL_FEATURES = ("seccomp", "landlock", "landlock scopes")
+KERNEL_FEATURES = ("process count", "seccomp", "landlock", "landlock scopes")
 _RUNTIME = Path(__file__).parents[3] / "runtimes" / "python3"
 _TRIAL = "import sys; sys.path.insert(0, sys.argv[1]); from qinling_worker.host_check import main; main()"
 _TIMEOUT_S = 10
