@@ -57,11 +57,10 @@ def test_processes_that_have_ended_do_not_count(pids: list[int], monkeypatch: py
 
 @pytest.mark.parametrize("limit", [SIZE, 1 << 40], ids=["by shares", "by sum"])
 def test_processes_whose_main_thread_has_ended_count(limit: int) -> None:
-    source = f"{FORK_WITHOUT_MAIN_THREAD}\ndef work():\n    held = b'x' * {SIZE}\n    print('ready', flush=True)\n"
+    source = f"{FORK_WITHOUT_MAIN_THREAD}\ndef work():\n    held = b'x' * {SIZE}\n    os.write(1, b'ready\\n')\n"
     source += "    time.sleep(600)\npids = [fork_without_main_thread(work) for _ in range(2)]\n"
     source += "print(*pids, flush=True)\ntime.sleep(600)\n"
     root = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
-    pids = []
     try:
         assert root.stdout is not None
         lines = [root.stdout.readline() for _ in range(3)]
@@ -73,6 +72,6 @@ def test_processes_whose_main_thread_has_ended_count(limit: int) -> None:
         assert memory.used_below(root.pid, 0, limit) >= 2 * SIZE
         assert not memory.is_alone(pids[0], root.pid)
     finally:
-        for pid in (root.pid, *pids):
+        for pid in (*memory.below(root.pid), root.pid):
             os.kill(pid, signal.SIGKILL)
         root.wait()

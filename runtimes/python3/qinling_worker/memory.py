@@ -104,10 +104,10 @@ def is_awake(pid: int) -> bool:
     """Whether a thread of the process may run: the process is not stopped, and not all of its threads have ended.
 
     A thread that waits in the kernel and can't be interrupted stops before it returns from there. One that has called
-    `vfork` stays there for as long as its child is stopped.
+    `vfork` stays there for as long as its child is stopped. A process that a debugger has stopped (t) does not run.
     """
     states = _states(pid)
-    return b"T" not in states and not states <= {b"D", *_ENDED}
+    return b"T" not in states and not states <= {b"D", b"t", *_ENDED}
 
 
 def _states(pid: int) -> set[bytes]:
