@@ -1,19 +1,43 @@
 """Hostile functions end with a clear error; their next call works, and nobody else notices.
 
-Everything is real: HTTP through Gunicorn, the warm pool, sandboxed workers.
+Everything is real: HTTP through Gunicorn, the warm pool, sandboxed workers. With `RUNTIME_FORMS=all`, as in `make soak`,
+all is done in each form of isolation.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.integration.service import Service, wait_until
+from tests.integration.service import Service, running_service, wait_until
 
-pytestmark = pytest.mark.xdist_group("hostile-functions")  # one service for all of them
+# The settings WORKER_START and SANDBOX.
+FORMS = {"auto": ("auto", "auto")}
+if os.environ.get("RUNTIME_FORMS") == "all":
+    FORMS = {"fork": ("fork", "auto"), "exec": ("exec", "auto"), "rlimits": ("auto", "rlimits")}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(form, marks=pytest.mark.xdist_group(f"hostile-functions-{form}")) for form in FORMS],
+)
+def form(request: pytest.FixtureRequest) -> str:
+    """A key of `FORMS`."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def service(form: str) -> Iterator[Service]:
+    """One service in each form for all of these tests."""
+    worker_start, sandbox = FORMS[form]
+    with running_service(max_workers=12, worker_idle_s=60, worker_start=worker_start, sandbox=sandbox) as running:
+        yield running
+
 
 RESOURCES = "Function execution failed because of too much resource consumption"
 TIMEOUT = "Function execution timeout"

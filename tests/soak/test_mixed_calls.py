@@ -70,7 +70,8 @@ class Caller:
 def test_good_calls_are_right_beside_hostile_ones_and_nothing_is_left() -> None:
     limits = {
         "max_workers": WORKERS, "warm_workers": 1, "function_concurrency": WORKERS, "project_concurrency": CALLERS,
-        "invoke_queue_timeout_s": 60, "sandbox_uid_base": UID_BASE, "worker_idle_s": 3,  # so long the pool also keeps warm workers beyond its stock
+        "invoke_queue_timeout_s": 60, "sandbox_uid_base": UID_BASE,
+        "worker_idle_s": 3,  # so long the pool also keeps warm workers beyond its stock
     }  # fmt: skip
     with running_service(**limits) as service:
         traces, caller, runtime = Traces(service), Caller(service), service.runtime()

@@ -132,7 +132,6 @@ class Zygote:
             StartFailed: the worker could not be forked.
         """
         worker_id: str = request["sandbox"]["worker_id"]
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         while not self._lock.acquire(timeout=_ANSWER_TIMEOUT_S / 10):
             if self._is_slow:
                 return None
@@ -141,7 +140,7 @@ class Zygote:
                 return None
             self.workers.add(worker_id)
             try:
-                report, fds = self._ask(json.dumps(request).encode(), ancillary)
+                report, fds = self._ask(request, descriptors)
             except StartFailed:
                 self.workers.discard(worker_id)
                 raise
@@ -185,14 +184,15 @@ class Zygote:
         leftovers.end(self._kill_found, _END_TIMEOUT_S)
         await_removed(self._group)
 
-    def _ask(self, request: bytes, ancillary: list[tuple[int, int, array.array[int]]]) -> tuple[dict[str, Any], list[int]]:
+    def _ask(self, request: dict[str, Any], descriptors: Sequence[int]) -> tuple[dict[str, Any], list[int]]:
         """Send a request and receive its answer. The caller must hold the lock.
 
         Raises:
             StartFailed: there is no answer, and there will be none: the zygote has ended.
         """
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         try:
-            self._control.sendmsg([request], ancillary)
+            self._control.sendmsg([json.dumps(request).encode()], ancillary)
         except OSError as error:
             raise StartFailed(self._messages.with_tail(f"the zygote has ended: {error}")) from None
         patience_s = min(self._timeout_s, _ANSWER_TIMEOUT_S)

@@ -26,6 +26,42 @@ def attempt():
     time.sleep(0.1)
     return written > 50 << 20
 """
+_SHARED = """
+import mmap, time
+def attempt():
+    memory = mmap.mmap(-1, 100 << 20)
+    for _ in range(100):
+        memory.write(b"x" * (1 << 20))
+    time.sleep(0.2)
+    return True
+"""
+# The process takes the memory after the call, and shows in the next one whether it was ended.
+_LEFT = """
+import os, time
+def earlier():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.02)
+        held = b"x" * (100 << 20)
+        time.sleep(60)
+    return pid
+def resident(pid):
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def attempt(pid):
+    until = time.monotonic() + 5
+    while resident(pid) < 80 << 20 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    return resident(pid) > 80 << 20
+"""
+# The kernel shows the name in the first line of /proc/PID/status.
+_NAMED = """
+import ctypes
+def attempt():
+    ctypes.CDLL(None).prctl(15, b"VmHWM:\\t1 kB", 0, 0, 0)
+    return bool(b"x" * (40 << 20))
+"""
 _OOM = """
 def attempt():
     with open("/proc/self/oom_score_adj", "w") as file:
@@ -41,5 +77,8 @@ def _memory(name: str, source: str, *defences: str) -> Attempt:
 ATTEMPTS = [
     _memory("memory in a file without a name", _MEMFD, "no files in memory"),
     _memory("memory in pipes", _PIPES),
+    _memory("memory in a shared mapping", _SHARED, "watched memory"),
+    _memory("memory of a process that an earlier call has left", _LEFT, "watched memory"),
+    _memory("memory for a moment, of a process with the name of a field", _NAMED, "fields of /proc by line"),
     Attempt("not to be killed first when memory runs out", _OOM, ("landlock",)),
 ]
