@@ -48,10 +48,10 @@ class Attempt:
     Attributes:
         name: what the attempt would reach, in a few words.
         source: a module with a function `attempt`, which returns whether it has succeeded. False or an OSError means
-        that
-            it was refused. The module may have a function `earlier`, which is called first in the same worker, and
-            `other`, which is called then in another tenant's worker; their results are the arguments of `attempt`. The module may import `calls` (`call(name, *arguments)` makes a system call) and `host` (names
-            of things to reach, see `bait.py`).
+            that it was refused. The module may have a function `earlier`, which is called first in the same worker, and
+            `other`, which is called then in another tenant's worker; their results are the arguments of `attempt`. The
+            module may import `calls` (`call(name, *arguments)` makes a system call) and `host` (names of things to
+            reach, see `bait.py`).
         defences: the names (in `defences.DEFENCES`) of the defences that stop it. Each of them alone is enough.
         refused_as: reasons of failed calls that count as a refusal, too, such as `memory`.
         succeeded_as: reasons of failed calls that count as a success.

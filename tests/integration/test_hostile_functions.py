@@ -1,7 +1,7 @@
 """Hostile functions end with a clear error; their next call works, and nobody else notices.
 
-Everything is real: HTTP through Gunicorn, the warm pool, sandboxed workers. With `RUNTIME_FORMS=all`, as in `make soak`,
-all is done in each form of isolation.
+Everything is real: HTTP through Gunicorn, the warm pool, sandboxed workers. With `RUNTIME_FORMS=all`, as in `make
+soak`, all is done in each form of isolation.
 """
 
 from __future__ import annotations

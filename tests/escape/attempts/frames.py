@@ -10,10 +10,13 @@ BARE, VALUE = 0, 3
 def forge(kind, payload):
     for name in os.listdir("/proc/self/fd"):
         try:
-            with socket.socket(fileno=os.dup(int(name))) as channel:
-                channel.sendall(struct.pack("!IBd", len(payload), kind, 0.0) + payload)
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
         except OSError:
             continue
+        channel = socket.socket(fileno=int(name))
+        channel.sendall(struct.pack("!IBd", len(payload), kind, 0.0) + payload)
+        channel.detach()
 """
 # It says that it uses much, and then takes it. The runner's function is the entry of this module, too.
 _BASELINE = """

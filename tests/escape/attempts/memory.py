@@ -70,15 +70,18 @@ def attempt():
 """
 
 
-def _memory(name: str, source: str, *defences: str) -> Attempt:
-    return Attempt(name, source, ("child's control group", *defences), ("memory",), (("memory_size", 32 << 20),))
+def _memory(name: str, source: str, *defences: str, size_mib: int = 32) -> Attempt:
+    """An attempt that takes more memory than `size_mib`. Without defences, what it took may stay in its worker."""
+    load = (("memory_size", size_mib << 20),)
+    return Attempt(name, source, ("child's control group", *defences), ("memory",), load=load)
 
 
 ATTEMPTS = [
     _memory("memory in a file without a name", _MEMFD, "no files in memory"),
     _memory("memory in pipes", _PIPES),
-    _memory("memory in a shared mapping", _SHARED, "watched memory"),
-    _memory("memory of a process that an earlier call has left", _LEFT, "watched memory"),
-    _memory("memory for a moment, of a process with the name of a field", _NAMED, "fields of /proc by line"),
+    _memory("memory in a shared mapping", _SHARED, "watched memory", size_mib=33),
+    _memory("memory of a process that an earlier call has left", _LEFT, "watched memory", size_mib=34),
+    _memory("memory for a moment, of a process with the name of a field", _NAMED, "fields of /proc by line",
+            size_mib=35),
     Attempt("not to be killed first when memory runs out", _OOM, ("landlock",)),
 ]

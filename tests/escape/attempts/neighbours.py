@@ -44,7 +44,7 @@ def attempt():
 
 ATTEMPTS = [
     Attempt("the processes that another worker may have", _PROCESSES,
-            ("own uids", "own user namespace", "user namespace of the sandbox"), load=(("memory_size", 65 << 20),)),
+            ("own uids", "own user namespace", "user namespace of the sandbox"), load=(("memory_size", 128 << 20),)),
     Attempt("a process that outlives its worker", _LEFT,
             ("pid namespace", "worker's control group", "ended with its tree"), load=(("memory_size", 66 << 20),),
             outlives=True),
