@@ -56,7 +56,7 @@ DEFENCES: dict[str, Defence] = {
         (Replacement(f"{_SERVICE}/slots.py", "self._base + 2 * number + 1)", "self._base - 1)"),), "second uid", _ROOT
     ),
     "user namespace of the sandbox": Defence(
-        (), None, frozenset({"user fork"}), test="orchestrator/test_user_form.py functions_without_root"
+        (), None, frozenset({"user fork", "user exec"}), test="orchestrator/test_user_form.py functions_without_root"
     ),
     "watched memory": Defence(
         (*_of_worker("child_memory", "memory.used_below(self._root, self._bare or 0, self._limit) > self._limit",

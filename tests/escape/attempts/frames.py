@@ -18,18 +18,19 @@ def forge(kind, payload):
         channel.sendall(struct.pack("!IBd", len(payload), kind, 0.0) + payload)
         channel.detach()
 """
-# It says that it uses much, and then takes it. The runner's function is the entry of this module, too.
+# It says that it uses much, and then takes it: less than the 16 MiB above `memory_size` that the kernel allows. The
+# runner's function is the entry of this module, too.
 _BASELINE = """
 from main import main
 held = []
-for _ in range(12):
+for _ in range(5):
     forge(BARE, b"400000000")
     held.append(b"x" * (8 << 20))
     forge(BARE, b"400000000")
-    time.sleep(0.01)
+    time.sleep(0.05)
 def attempt():
     time.sleep(0.2)
-    return len(held) == 12
+    return len(held) == 5
 """
 
 

@@ -17,7 +17,7 @@ def other():
         except OSError:
             return True
 def attempt(_, filled):
-    for _ in range(20):
+    for _ in range(100):
         try:
             if os.fork() == 0:
                 time.sleep(1)
