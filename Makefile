@@ -29,7 +29,7 @@ fuzz: .venv/dev.stamp ## try the API with made-up requests for minutes (FUZZ_EXA
 
 soak: .venv/dev.stamp ## 10,000 calls of good and hostile functions, 50 kills of each part of the workers, attempts without defences; 20 minutes
 	RUNTIME_FORMS=all $(BIN)/python -m pytest tests/runtime tests/integration/test_hostile_functions.py -n 3 --dist loadgroup
-	ESCAPE_WITHOUT=1 $(BIN)/python -m pytest tests/escape -n 2 --dist loadgroup
+	ESCAPE_WITHOUT=1 $(BIN)/python -m pytest tests/escape -n 2 --dist loadgroup --timeout 600
 	SOAK=1 $(BIN)/python -m pytest tests/soak -n 0 -rP --timeout 3600
 
 lint: .venv/dev.stamp ## check style, types, layers, and that docs/settings.md is current
