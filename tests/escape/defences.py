@@ -51,7 +51,39 @@ DEFENCES: dict[str, Defence] = {
         frozenset({"user exec", "user rlimits"}),
     ),
     "no capabilities": Defence(_of_worker("confine", "    linux.keep_capabilities(())\n", ""), None, _ROOT),
-    "no second uid to become": Defence((), None, _USER),
+    "no second uid to become": Defence((), None, _USER, test="orchestrator/test_user_form.py bubblewrap_without_root"),
+    "own uids": Defence(
+        (Replacement(f"{_SERVICE}/slots.py", "self._base + 2 * number + 1)", "self._base - 1)"),), "second uid", _ROOT
+    ),
+    "user namespace of the sandbox": Defence(
+        (), None, frozenset({"user fork", "user exec"}), test="orchestrator/test_user_form.py functions_without_root"
+    ),
+    "watched memory": Defence(
+        (*_of_worker("child_memory", "memory.used_below(self._root, self._bare or 0, self._limit) > self._limit",
+                     "False"),
+         *_of_worker("child_memory", "            return peak > self._limit\n", "            return False\n")),
+        None, _USER,
+    ),
+    "fields of /proc by line": Defence(
+        _of_worker("memory", 'status.partition(b"\\n" + name + b":")', 'status.partition(name + b":")'), None, _USER
+    ),
+    "frozen between calls": Defence(
+        _of_worker("freezer", "        if child != self._checked:\n", "        return\n        if child:\n")
+    ),
+    "answers are checked": Defence(_of_worker("supervisor", " or not is_json(text)", "")),
+    "answers are bounded": Defence(
+        _of_worker("supervisor", "len(payload) > self._config.child.max_result_size or ", "")
+    ),
+    "one baseline": Defence(_of_worker("child_memory", "return self._bare is not None", "return False")),
+    "ended with its tree": Defence(
+        (Replacement(f"{_SERVICE}/leftovers.py", "    waiting = list(found)\n", "    waiting = []\n"),
+         Replacement(f"{_SERVICE}/leftovers.py", "fresh = _below(stopped) - stopped", "fresh = set()")),
+        None, frozenset({"user rlimits"}),
+    ),
+    # The manager ends all that is in the group, by the group and by its user ids.
+    "worker's control group": Defence(
+        (), None, frozenset({"root rlimits"}), test="orchestrator/test_lifecycle.py destroy_leaves_nothing"
+    ),
     "child's control group": Defence(
         _of_worker("template", '                os.write(entrance, b"0")\n', "                pass\n"),
         "memory cgroup", _ROOT,
@@ -72,8 +104,9 @@ DEFENCES: dict[str, Defence] = {
     "read-only devices": Defence(
         _of_worker("start", "    protect_devices()\n", ""), "mount namespace", frozenset({"root fork", "user fork"})
     ),
-    # Defences without a change here have tests of their own in tests/orchestrator/test_sandbox.py.
-    "mount namespace": Defence((), "mount namespace", _BOXED),
+    "mount namespace": Defence(
+        (), "mount namespace", _BOXED, test="orchestrator/test_sandbox.py files_of_the_host_do_not_appear"
+    ),
     "net namespace": Defence(
         (Replacement(f"{_SERVICE}/sandbox.py", '[] if settings.network == "host" else ["net"]', "[]"),
          Replacement(f"{_SERVICE}/launcher.py", 'self._settings.network != "host"', "False")),
@@ -90,5 +123,7 @@ DEFENCES: dict[str, Defence] = {
          *_of_worker("sandbox", " | clone.CLONE_NEWUTS", "")),
         "uts namespace", _BOXED,
     ),
-    "pid namespace": Defence((), "pid namespace", _BOXED),
+    "pid namespace": Defence(
+        (), "pid namespace", _BOXED, test="orchestrator/test_sandbox.py only_processes_of_the_worker_are_seen"
+    ),
 }  # fmt: skip

@@ -5,10 +5,14 @@ This runs in a copy of the program, maybe as an ordinary user. It needs no packa
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
+import os
+import signal
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -44,6 +48,7 @@ def call(name, *arguments):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 """
+_OTHER = "other "  # begins the names of other tenants' workers
 
 
 class Runner:
@@ -62,25 +67,40 @@ class Runner:
 
     def run(self, module: str, attempt: dict[str, Any]) -> str:
         """Run an attempt. Returns `succeeded`, `refused`, or a description of what else has happened."""
-        loads = json.dumps(attempt["load"])
+        loads = json.dumps(attempt["load"]).replace("MODULE", module)
         given: list[Any] = []
-        for function, worker in (("other", f"other {loads}"), ("earlier", loads)):
+        for function, worker in (("earlier", loads), ("other", _OTHER + loads)):
             if f"def {function}(" in attempt["source"]:
                 status, answer = self._call(worker, attempt, module, function, [])
                 if status != "returned":
                     return f"{function}: {status}: {answer}"
                 given.append(answer["returned"])
+        time.sleep(attempt["pause_s"])
         status, answer = self._call(loads, attempt, module, "attempt", given)
         if status == "returned":
-            return "succeeded" if answer["returned"] else "refused"
+            succeeded = answer["returned"]
+            if attempt["outlives"] and succeeded:
+                succeeded = self._end_worker_and_look_for(loads, answer["returned"])
+            return "succeeded" if succeeded else "refused"
+        if status in attempt["succeeded_as"]:
+            return "succeeded"
         return "refused" if status in attempt["refused_as"] else f"{status}: {answer}"
+
+    def _end_worker_and_look_for(self, worker: str, word: str) -> bool:
+        """End a worker. Returns whether a process with this word in its command line still runs; ends that, too."""
+        self._orchestrator.destroy(self._workers.pop(worker).worker_id)
+        found = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and word in _words_of(entry)]
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+        return bool(found)
 
     def _call(
         self, name: str, attempt: dict[str, Any], module: str, function: str, given: list[Any]
     ) -> tuple[str, Any]:
         worker = self._workers.get(name)
         if worker is None:
-            worker = self._workers[name] = self._start(attempt["load"])
+            worker = self._workers[name] = self._start(json.loads(name.removeprefix(_OTHER)))
         call = json.dumps({"module": module, "function": function, "given": given})
         body = f'{next(self._numbers)} e {attempt["timeout_s"]}\n{{"context": {{}}}}\n{call}'
         try:
@@ -88,6 +108,8 @@ class Runner:
         except OSError as error:
             self._workers.pop(name)
             return "lost", str(error)
+        except ValueError as error:
+            return "broken answer", str(error)
         if answer["status"] != "success":
             return str(answer["reason"]), [answer["message"], answer["log"][-1000:]]
         return "returned", answer["output"]
@@ -115,6 +137,13 @@ class Runner:
             return answer
         finally:
             connection.close()
+
+
+def _words_of(process: Path) -> list[str]:
+    try:
+        return (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
 
 
 def main() -> None:

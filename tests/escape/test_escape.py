@@ -1,16 +1,19 @@
 """Attempts to escape from a worker, in each form of isolation that this host has; each must be refused.
 
 With `ESCAPE_WITHOUT=1`, the defences against each attempt are removed from a copy of the program, and each attempt must
-succeed. This shows that an attempt is refused because of its defences, and does not fail for another reason.
+succeed. This shows that an attempt is refused because of its defences, and does not fail for another reason. What has
+succeeded is noted in `seen/`, from which the table in docs/defences.md is made. `make soak` does this.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 
 import pytest
 
+from tests.escape import seen
 from tests.escape.attempts import ATTEMPTS
 from tests.escape.defences import DEFENCES
 from tests.escape.forms import FORMS, Run, problem, run
@@ -59,12 +62,28 @@ def test_attempt_is_refused(form: str, name: str) -> None:
 
 if os.environ.get("ESCAPE_WITHOUT"):
 
+    @pytest.fixture(scope="module")
+    def succeeded() -> Iterator[dict[str, dict[str, bool]]]:
+        """Whether attempts have succeeded without their defences, by form and name. It is noted in the end.
+
+        All tests of a form run in one process (`xdist_group`), which writes the form's file.
+        """
+        outcomes: dict[str, dict[str, bool]] = {form: {} for form in FORMS}
+        yield outcomes
+        for form, found in outcomes.items():
+            if found:
+                seen.note(form, found)
+
     @_each
-    def test_attempt_succeeds_without_its_defences(form: str, name: str) -> None:
+    def test_attempt_succeeds_without_its_defences(
+        form: str, name: str, succeeded: dict[str, dict[str, bool]]
+    ) -> None:
         defences = defences_in_force(form, name)
         if not all(DEFENCES[defence].removal for defence in defences):
             pytest.skip(f"can't be taken out: {', '.join(sorted(defences))}")
-        assert run_without(form, defences, defences).outcomes[name] == "succeeded"
+        outcome = run_without(form, defences, defences).outcomes[name]
+        succeeded[form][name] = outcome == "succeeded"
+        assert outcome == "succeeded"
 
     @_each
     def test_each_of_several_defences_stops_an_attempt(form: str, name: str) -> None:
@@ -75,11 +94,29 @@ if os.environ.get("ESCAPE_WITHOUT"):
                 assert run_without(form, defences, others).outcomes[name] == "refused", defence
 
 
+else:
+
+    @pytest.mark.parametrize("name", ATTEMPTS)
+    def test_an_attempt_was_seen_to_succeed(name: str) -> None:
+        """In each form in which all of its defences can be taken out."""
+        for form in FORMS:
+            there = [DEFENCES[one] for one in ATTEMPTS[name].defences if DEFENCES[one].is_in(form)]
+            if there and all(defence.removal for defence in there):
+                assert name in seen.read(form), form
+
+
 @pytest.mark.parametrize("name", DEFENCES)
 def test_a_defence_can_be_taken_out(name: str) -> None:
     """The text to replace in `defences.py` must exist in the program, so that `ESCAPE_WITHOUT=1` works."""
     for removal in DEFENCES[name].removal:
         assert (REPOSITORY / removal.path).read_text().count(removal.old) == 1, removal
+
+
+@pytest.mark.parametrize("name", [name for name, defence in DEFENCES.items() if not defence.removal])
+def test_a_defence_that_stays_has_a_test_elsewhere(name: str) -> None:
+    path, _, test = DEFENCES[name].test.partition(" ")
+    assert f"def test_{test}(" in (REPOSITORY / "tests" / path).read_text()
+
 
 
 def test_the_table_in_the_documents_is_current() -> None:

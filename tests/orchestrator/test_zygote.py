@@ -9,6 +9,7 @@ import os
 import signal
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from qinling_falcon.orchestrators.base import StartFailed, WorkerInfo
 from qinling_falcon.orchestrators.process import orchestrator as orchestrator_module
+from qinling_falcon.orchestrators.process import zygotes as zygotes_module
 from qinling_falcon.orchestrators.process.cgroups import Hierarchy
 from qinling_falcon.orchestrators.process.handover import Handover
 from qinling_falcon.orchestrators.process.images import LocalRuntime
@@ -316,12 +318,47 @@ def test_a_worker_is_forked_into_groups_of_version_2(
     assert len(processes_of(orchestrator, "w1")) == 3
 
 
-def test_a_zygote_that_does_not_answer_is_replaced(settings: Settings, make_orchestrator: MakeOrchestrator) -> None:
-    orchestrator = make_orchestrator(settings)
-    orchestrator.start("w1", "python3")
+def stop_zygote(settings: Settings) -> int:
+    """Stop the zygote, so that it does not answer. Returns its pid."""
     (zygote,) = [process for process in zygotes_of(settings) if not process.words.startswith("bwrap ")]
     os.kill(zygote.pid, signal.SIGSTOP)
-    with pytest.raises(StartFailed, match="no answer of the zygote within 3 s"):
+    return zygote.pid
+
+
+def test_a_zygote_that_answers_late_loses_no_worker_and_gets_no_more_requests(
+    settings: Settings, make_orchestrator: MakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zygotes_module, "_ANSWER_TIMEOUT_S", 0.3)
+    orchestrator = make_orchestrator(settings)
+    load(orchestrator.start("w1", "python3"), "def main(): return 1")
+    slow = stop_zygote(settings)
+    ((_, zygote),) = orchestrator._launcher._zygotes._current.values()
+    with ThreadPoolExecutor(1) as thread:
+        late = thread.submit(orchestrator.start, "w2", "python3")
+        assert eventually(lambda: not zygote.is_usable())
+        # While it hangs, another one forks. This thread must start that one: zygotes end with their thread.
+        assert run(orchestrator.start("w3", "python3"), "def main(): return 3") == 3
+        assert len(zygotes_of(settings)) == 6
+        assert not late.done()
+        os.kill(slow, signal.SIGCONT)
+        assert run(late.result(), "def main(): return 2") == 2
+    assert orchestrator.events() == []
+    assert sorted(ids(orchestrator.list())) == ["w1", "w2", "w3"]
+    for name in ("w1", "w2", "w3"):
+        orchestrator.destroy(name)
+    orchestrator.start("w4", "python3")
+    assert len(zygotes_of(settings)) == 3  # the slow one has ended with the last of its workers
+    assert slow not in {process.pid for process in zygotes_of(settings)}
+
+
+def test_a_zygote_that_does_not_answer_is_replaced(
+    settings: Settings, make_orchestrator: MakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zygotes_module, "_ANSWER_TIMEOUT_S", 0.3)
+    orchestrator = make_orchestrator(dataclasses.replace(settings, worker_start_timeout_s=2))
+    orchestrator.start("w1", "python3")
+    stop_zygote(settings)
+    with pytest.raises(StartFailed, match="the zygote does not answer"):
         orchestrator.start("w2", "python3")
     assert run(orchestrator.start("w3", "python3"), "def main(): return 3") == 3
     assert eventually(lambda: ids(orchestrator.events())) == ["w1"]

@@ -1,4 +1,7 @@
-"""The functions of the soak tests. Good ones return their number `n`; hostile ones must harm only themselves."""
+"""The functions of the soak tests. Good ones return their number `n`; hostile ones must harm only themselves.
+
+Every second one has isolation by call.
+"""
 
 from __future__ import annotations
 
@@ -64,5 +67,19 @@ HOSTILE = {
         "        try: os.write(fd, b'garbage' * 50)\n"
         "        except OSError: pass"
     ),
+    # The numbers of add_key and keyctl; the keyrings of the thread, process, session, user and user's session.
+    "leaves keys": (
+        "import ctypes, os\n"
+        "add, control = (248, 250) if os.uname().machine == 'x86_64' else (217, 219)\n"
+        "def main(n):\n"
+        "    call = ctypes.CDLL(None).syscall\n"
+        "    for ring in range(-5, 0):\n"
+        "        call(add, b'user', b'left-%d' % n, b'x', 1, ring)\n"
+        "    call(control, 22, -1, -3)\n"  # the keyring that lasts for days
+        "    call(control, 1, None)\n"  # a new session keyring
+        "    return n"
+    ),
     "floods the log": "def main(n):\n    for _ in range(20000): print('x' * 100)\n    return n",
 }
+
+ISOLATION = {name: "per_call" if number % 2 else "warm" for number, name in enumerate([*GOOD, *HOSTILE])}

@@ -10,20 +10,19 @@ import threading
 from collections import Counter
 from typing import Any
 
-import pytest
 import requests
 
 from tests.integration.service import Service, running_service, wait_until
 from tests.soak.amounts import CALLS, SOAKS
-from tests.soak.mix import GOOD, HOSTILE
-from tests.soak.traces import Traces
+from tests.soak.mix import GOOD, HOSTILE, ISOLATION
+from tests.soak.traces import NOT_COUNTED, Traces
 
 WORKERS = 8
 CALLERS = 12
 HOSTILE_SHARE = 0.15
 MOST_GROWTH_KIB = 16 * 1024
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of other users")
+# User ids that nothing else on this machine has, so that the keys of these users are those of the functions.
+UID_BASE = 100_000_000 + os.getpid() % 10_000 * 10_000
 
 
 class Caller:
@@ -31,12 +30,14 @@ class Caller:
 
     def __init__(self, service: Service):
         self._service = service
-        memory = 48 << 20
-        self._good = {name: service.function(code, timeout=20, memory_size=memory) for name, code in GOOD.items()}
-        self._hostile = {name: service.function(code, timeout=1, memory_size=memory) for name, code in HOSTILE.items()}
+        self._good = {name: self._make(name, code, timeout_s=20) for name, code in GOOD.items()}
+        self._hostile = {name: self._make(name, code, timeout_s=1) for name, code in HOSTILE.items()}
         self._local = threading.local()
         self.wrong: list[Any] = []
         self.ends: Counter[str] = Counter()
+
+    def _make(self, name: str, code: str, timeout_s: int) -> str:
+        return self._service.function(code, timeout=timeout_s, memory_size=48 << 20, isolation=ISOLATION[name])
 
     def call(self, number: int) -> None:
         """One call of a function, chosen by its number."""
@@ -69,7 +70,8 @@ class Caller:
 def test_good_calls_are_right_beside_hostile_ones_and_nothing_is_left() -> None:
     limits = {
         "max_workers": WORKERS, "warm_workers": 1, "function_concurrency": WORKERS, "project_concurrency": CALLERS,
-        "invoke_queue_timeout_s": 60, "worker_idle_s": 3,  # so long the pool also keeps warm workers beyond its stock
+        "invoke_queue_timeout_s": 60, "sandbox_uid_base": UID_BASE,
+        "worker_idle_s": 3,  # so long the pool also keeps warm workers beyond its stock
     }  # fmt: skip
     with running_service(**limits) as service:
         traces, caller, runtime = Traces(service), Caller(service), service.runtime()
@@ -80,7 +82,7 @@ def test_good_calls_are_right_beside_hostile_ones_and_nothing_is_left() -> None:
             """Delete the functions, and wait until only the stock is left."""
             caller.end()
             wait_until("only the stock is left", lambda: len(traces.workers()) == 1, timeout_s=60)
-            wait_until("its groups too", lambda: len(traces.groups()) == 2)
+            wait_until("its groups too", lambda: len(traces.groups()) in (0, 2))
 
         # First enough calls to fill every cache, so that caches do not count as growth.
         with concurrent.futures.ThreadPoolExecutor(CALLERS) as threads:
@@ -93,11 +95,10 @@ def test_good_calls_are_right_beside_hostile_ones_and_nothing_is_left() -> None:
             list(threads.map(caller.call, range(CALLS)))
         assert caller.wrong == []
         settle()
-        more = {name: (before[name], count) for name, count in traces.held().items() if count > before[name]}
-        assert more == {}, "(before, after)"
+        assert traces.left(before) == {}, "(before, after)"
         growth = {name: used - memory_before[name] for name, used in traces.private_memory().items()}
         assert max(growth.values()) < MOST_GROWTH_KIB, growth
         if SOAKS:
-            print(f"\n{CALLS} calls; growth in KiB: {growth}")
+            print(f"\n{CALLS} calls; growth in KiB: {growth}; not counted here: {', '.join(NOT_COUNTED) or '-'}")
             for end, count in sorted(caller.ends.items()):
                 print(f"  {end}: {count}")

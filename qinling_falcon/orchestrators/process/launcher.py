@@ -102,7 +102,7 @@ class Launcher:
             "needs_folder": folder is not None and folder[1],
         }
         descriptors = [*handover.descriptors, worker.messages.fd, *entrances, *([] if folder is None else [folder[0]])]
-        worker.process = self._zygotes.of(runtime).fork(request, descriptors)
+        worker.process = self._zygotes.fork(runtime, request, descriptors)
 
     def close(self) -> None:
         """End the zygotes."""

@@ -2,7 +2,9 @@
 
 There is one zygote for each pair of runtime program and interpreter. It runs in a bubblewrap sandbox with the files
 that its workers share. Each worker completes the sandbox for itself (`qinling_worker/sandbox.py`). All workers of a
-zygote end with it. The zygote's side of the protocol is `qinling_worker/zygote.py`; `launcher.py` calls this module.
+zygote end with it. So a zygote that is slow to answer, or whose interpreter was replaced, is retired: it gets no more
+requests, and lives until its workers have ended. It is killed only if it does not answer within the time that a worker
+may take to start. The zygote's side of the protocol is `qinling_worker/zygote.py`; `launcher.py` calls this module.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from qinling_falcon.orchestrators.process.sandbox import Command
 _log = logging.getLogger(__name__)
 FIRST_PASSED = 3  # the number of the first passed descriptor in a worker, as in qinling_worker/zygote.py
 _END_TIMEOUT_S = 10.0
-_ANSWER_TIMEOUT_S = 3.0  # a zygote answers within milliseconds
+_ANSWER_TIMEOUT_S = 3.0  # a zygote answers within milliseconds; one that takes longer gets no more requests
 _STATUS_TIMEOUT_S = 0.5  # a zygote reports an exit status a moment after the process has ended
 _UNKNOWN_STATUS = 1
 
@@ -94,7 +96,7 @@ class Zygote:
         StartFailed: the zygote ended, or was not ready in time.
 
     Attributes:
-        workers: ids of the forked workers whose exit status the zygote has not reported yet.
+        workers: ids of the workers that it was asked to fork, and whose exit status it has not reported yet.
     """
 
     def __init__(self, command: Callable[[int], Command], group: Group, timeout_s: float):
@@ -103,7 +105,7 @@ class Zygote:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._statuses: dict[str, int] = {}
-        self._given_up = False
+        self._is_slow = False
         self.workers: set[str] = set()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         os.set_blocking(theirs.fileno(), True)
@@ -116,49 +118,63 @@ class Zygote:
             self.close()
             raise
 
-    def fork(self, request: dict[str, Any], descriptors: Sequence[int]) -> Forked:
+    def fork(self, request: dict[str, Any], descriptors: Sequence[int]) -> Forked | None:
         """Fork a worker.
 
         Args:
             request: as described in `qinling_worker/zygote.py`.
             descriptors: the descriptors that belong to the request, in the order given there.
 
+        Returns:
+            The worker's process; None: another request waits too long for its answer, so this one was not sent.
+
         Raises:
             StartFailed: the worker could not be forked.
         """
         worker_id: str = request["sandbox"]["worker_id"]
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-        with self._lock:
+        while not self._lock.acquire(timeout=_ANSWER_TIMEOUT_S / 10):
+            if self._is_slow:
+                return None
+        try:
+            if self._is_slow:
+                return None
+            self.workers.add(worker_id)
             try:
-                self._control.sendmsg([json.dumps(request).encode()], ancillary)
-            except OSError as error:
-                raise StartFailed(self._messages.with_tail(f"the zygote has ended: {error}")) from None
-            try:
-                report, fds = self._receive(min(self._timeout_s, _ANSWER_TIMEOUT_S))
+                report, fds = self._ask(request, descriptors)
             except StartFailed:
-                # A zygote that does not answer is of no use, and could still fork the worker later.
-                self._given_up = True
-                self._process.kill()
+                self.workers.discard(worker_id)
                 raise
+        finally:
+            self._lock.release()
         if "error" in report:
+            self.workers.discard(worker_id)
             raise StartFailed(self._messages.with_tail(report["error"]))
-        self.workers.add(worker_id)
         return Forked(self, worker_id, fds[0])
 
     def status_of(self, worker_id: str) -> int:
         """The exit status of a worker's first process, which must have ended."""
         deadline = time.monotonic() + _STATUS_TIMEOUT_S
-        with self._lock:
+        if not self._lock.acquire(timeout=_STATUS_TIMEOUT_S):
+            return _UNKNOWN_STATUS  # a request waits for its answer
+        try:
             while worker_id not in self._statuses:
                 try:
-                    self._receive(max(0.0, deadline - time.monotonic()), only_status=True)
+                    _, fds = self._receive(max(0.0, deadline - time.monotonic()), only_status=True)
                 except StartFailed:
                     return _UNKNOWN_STATUS if self.is_alive() else -signal.SIGKILL
+                for fd in fds:  # of a worker that was forked too late, and has ended with the zygote
+                    os.close(fd)
             return self._statuses.pop(worker_id)
+        finally:
+            self._lock.release()
 
     def is_alive(self) -> bool:
-        """Whether the zygote runs and answers."""
-        return not self._given_up and self._process.poll() is None
+        """Whether the zygote runs."""
+        return self._process.poll() is None
+
+    def is_usable(self) -> bool:
+        """Whether the zygote runs, and has answered all requests soon enough."""
+        return self.is_alive() and not self._is_slow
 
     def close(self) -> None:
         """End the zygote and all its workers, and wait until they are gone."""
@@ -167,6 +183,29 @@ class Zygote:
         self._process.wait(_END_TIMEOUT_S)
         leftovers.end(self._kill_found, _END_TIMEOUT_S)
         await_removed(self._group)
+
+    def _ask(self, request: dict[str, Any], descriptors: Sequence[int]) -> tuple[dict[str, Any], list[int]]:
+        """Send a request and receive its answer. The caller must hold the lock.
+
+        Raises:
+            StartFailed: there is no answer, and there will be none: the zygote has ended.
+        """
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        try:
+            self._control.sendmsg([json.dumps(request).encode()], ancillary)
+        except OSError as error:
+            raise StartFailed(self._messages.with_tail(f"the zygote has ended: {error}")) from None
+        patience_s = min(self._timeout_s, _ANSWER_TIMEOUT_S)
+        try:
+            return self._receive(patience_s)
+        except StartFailed:
+            self._is_slow = True
+        try:
+            return self._receive(self._timeout_s - patience_s)
+        except StartFailed:
+            # Its workers end with it. If it lived on, it could fork this worker when nobody waits for it any more.
+            self._process.kill()
+            raise
 
     def _kill_found(self) -> bool:
         found = bool(self._group.processes())
@@ -191,7 +230,7 @@ class Zygote:
                 self._control.settimeout(timeout_s)
                 data, ancillary, _, _ = self._control.recvmsg(64 * 1024, socket.CMSG_SPACE(4))
             except (TimeoutError, BlockingIOError):
-                raise StartFailed(self._messages.with_tail(f"no answer of the zygote within {timeout_s:g} s")) from None
+                raise StartFailed(self._messages.with_tail("the zygote does not answer")) from None
             except OSError:
                 data = b""
             if not data:
@@ -209,7 +248,8 @@ class Zygote:
 
 
 class Zygotes:
-    """The zygotes of an install: one for each runtime, started when it is first needed and again when it has ended.
+    """The zygotes of an install: one for each runtime, started when it is first needed, and again when that one has
+    ended or is retired.
 
     Args:
         make: starts a zygote for a runtime; the number makes the name of its control group unique.
@@ -222,8 +262,19 @@ class Zygotes:
         self._current: dict[tuple[Path, Path], tuple[tuple[int, ...], Zygote]] = {}
         self._retired: list[Zygote] = []
 
-    def of(self, runtime: LocalRuntime) -> Zygote:
-        """The running zygote of a runtime; starts one if there is none, or if the interpreter's files were replaced.
+    def fork(self, runtime: LocalRuntime, request: dict[str, Any], descriptors: Sequence[int]) -> Forked:
+        """Fork a worker from the zygote of its runtime, as `Zygote.fork` does.
+
+        Raises:
+            StartFailed: the zygote can't be started, or the worker could not be forked.
+        """
+        while True:
+            forked = self._of(runtime).fork(request, descriptors)
+            if forked is not None:
+                return forked
+
+    def _of(self, runtime: LocalRuntime) -> Zygote:
+        """The usable zygote of a runtime; starts one if there is none, or if the interpreter's files were replaced.
 
         Raises:
             StartFailed: the zygote can't be started.
@@ -231,7 +282,7 @@ class Zygotes:
         key, files = (runtime.program, runtime.interpreter.program), _identity(runtime.interpreter)
         with self._lock:
             known_files, known = self._current.get(key, (None, None))
-            if known is not None and known.is_alive() and known_files == files:
+            if known is not None and known.is_usable() and known_files == files:
                 self._end_retired()
                 return known
             if known is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from tests.escape.attempt import Attempt
-from tests.escape.attempts import files, keyrings, memory, neighbours, per_call, processes, system_calls
+from tests.escape.attempts import files, frames, idle, keyrings, memory, neighbours, per_call, processes, system_calls
 
 ATTEMPTS: dict[str, Attempt] = {
     attempt.name: attempt
     for attempts in (
         system_calls.ATTEMPTS, keyrings.ATTEMPTS, memory.ATTEMPTS, processes.ATTEMPTS, files.ATTEMPTS,
-        neighbours.ATTEMPTS, per_call.ATTEMPTS,
+        neighbours.ATTEMPTS, per_call.ATTEMPTS, frames.ATTEMPTS, idle.ATTEMPTS,
     )
     for attempt in attempts
 }  # fmt: skip

@@ -4,7 +4,50 @@ from __future__ import annotations
 
 from tests.escape.attempt import Attempt
 
+# It fills what one user may have. Its worker is one of its own.
+_PROCESSES = """
+import os, time
+def earlier():
+    return None
+def other():
+    for _ in range(1000):
+        try:
+            if os.fork() == 0:
+                time.sleep(600)
+        except OSError:
+            return True
+def attempt(_, filled):
+    for _ in range(100):
+        try:
+            if os.fork() == 0:
+                time.sleep(1)
+                os._exit(0)
+        except OSError:
+            return True
+    return False
+"""
+_LEFT = """
+import os
+def attempt():
+    word = f"600.{int.from_bytes(os.urandom(7), 'big')}"
+    executed, end = os.pipe()  # it is closed when the program is executed
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv("/bin/sleep", ["sleep", word])
+        os._exit(0)
+    os.wait()
+    os.close(end)
+    os.read(executed, 1)
+    return word
+"""
+
 ATTEMPTS = [
+    Attempt("the processes that another worker may have", _PROCESSES,
+            ("own uids", "own user namespace", "user namespace of the sandbox"), load=(("memory_size", 128 << 20),)),
+    Attempt("a process that outlives its worker", _LEFT,
+            ("pid namespace", "worker's control group", "ended with its tree"), load=(("memory_size", 66 << 20),),
+            outlives=True),
     Attempt("a port of the host", "import socket\nfrom host import PORT\ndef attempt():\n"
             "    return bool(socket.create_connection(('127.0.0.1', PORT), 2))", ("net namespace",)),
     Attempt("an abstract socket of the host", "import socket\nfrom host import ABSTRACT\ndef attempt():\n"
