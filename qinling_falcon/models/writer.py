@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,9 @@ from qinling_falcon.models.cooperation import NativeEvent, cooperative, native
 from qinling_falcon.models.engines import Engine, Sqlite
 
 _BATCH_SIZE = 500
-# The writer waits up to `_GATHER_S` for a batch as large as the last one, and looks every `_LOOK_S`.
+# A commit of many costs little more than a commit of one, and callers whose writes shared a commit often send the next
+# ones together. So a batch that is smaller than the last one waits for more writes, `_GATHER_S` at most. Therefore
+# after a batch of several writes, a lone write waits once; after a batch of one, no write waits.
 _GATHER_S = 0.004
 _LOOK_S = 0.001
 _STOP = None
@@ -42,7 +43,6 @@ class Writer:
         self._queue_size = queue_size
         self._started = False
         self._closed = False
-        self._last_size = 0
         self._lane: _Lane = _make_lane(engine)
 
     def submit(self, payload: Any, group: Group | None = None) -> Any:
@@ -94,7 +94,7 @@ class Writer:
         stopping = False
         try:
             while not stopping:
-                gathered = self._gather()
+                gathered = self._lane.take()
                 stopping = _STOP in gathered
                 writes = [write for write in gathered if write is not None and write.take()]
                 failure: BaseException = Unavailable("The writer of this process was ended: nothing was changed.")
@@ -109,23 +109,6 @@ class Writer:
         finally:
             self._engine.close_writer()
 
-    def _gather(self) -> list[Write | None]:
-        """Wait for a write, and take it with all others that wait.
-
-        A commit of many costs little more than a commit of one, and callers whose writes shared a commit often send
-        the next ones together. So the writer waits for a batch as large as the last one. After a batch of several
-        writes, a lone write waits for `_GATHER_S` once; after a batch of one, the writer does not wait.
-        """
-        gathered = [self._lane.get()]
-        until = time.monotonic() + _GATHER_S
-        while self._lane.waiting() + 1 < self._last_size and time.monotonic() < until:
-            self._lane.pause(_LOOK_S)
-        with contextlib.suppress(queue.Empty):
-            while len(gathered) < _BATCH_SIZE:
-                gathered.append(self._lane.get_nowait())
-        self._last_size = len(gathered)
-        return gathered
-
     def _answer(self, writes: list[Write], failure: BaseException) -> None:
         for write in writes:
             if not write.settled:
@@ -139,6 +122,7 @@ class _Lane:
     def __init__(self) -> None:
         simple_queue: type[queue.SimpleQueue[Write | None]] = native("queue", "SimpleQueue")
         self._queue = simple_queue()
+        self._last_size = 0
         self._thread: int | None = None
         self._ended = NativeEvent()
         self._get_ident: Callable[[], int] = native("_thread", "get_ident")
@@ -172,13 +156,17 @@ class _Lane:
         """Hand a write, or the end, to the writer."""
         self._queue.put(write)
 
-    def get(self) -> Write | None:
-        """The next write; waits for one."""
-        return self._queue.get()
-
-    def get_nowait(self) -> Write | None:
-        """The next write that waits already, else `queue.Empty`."""
-        return self._queue.get_nowait()
+    def take(self) -> list[Write | None]:
+        """Take the next batch; waits for one."""
+        gathered = [self._queue.get()]
+        until = time.monotonic() + _GATHER_S
+        while self.waiting() + 1 < self._last_size and time.monotonic() < until:
+            self.pause(_LOOK_S)
+        with contextlib.suppress(queue.Empty):
+            while len(gathered) < _BATCH_SIZE:
+                gathered.append(self._queue.get_nowait())
+        self._last_size = len(gathered)
+        return gathered
 
     def make_waiter(self) -> Waiter:
         """What the caller sleeps on."""
@@ -191,7 +179,11 @@ class _Lane:
 
 
 class _HubLane(_Lane):
-    """A native writer thread that serves the greenlets of a hub."""
+    """A native writer thread that serves the greenlets of a hub.
+
+    The hub gathers the writes, and the thread wakes up only for a whole batch: each time that it does, it competes with
+    the hub for the interpreter's lock.
+    """
 
     def __init__(self) -> None:
         import gevent
@@ -201,16 +193,36 @@ class _HubLane(_Lane):
         self._make_event: type[Event] = Event
         self._hub = gevent.get_hub()
         self._hub_thread = self._get_ident()
-        self._answered: deque[list[Write]] = deque()
-        # The one call into the hub that other threads may make. Callers wait with a timer of
-        # their own, so this must not keep the loop alive.
+        self._gathered: list[Write | None] = []
+        self._timer: Any = None
+        self._is_writing = False
+        batches: type[queue.SimpleQueue[list[Write | None]]] = native("queue", "SimpleQueue")
+        self._batches = batches()
+        self._answered: list[Write] = []
+        # The thread's one call into the hub. Callers wait with timers of their own, so this must not keep the loop
+        # alive.
         self._signal = self._hub.loop.async_(ref=False)
-        self._signal.start(self._wake_greenlets)
+        self._signal.start(self._has_written)
 
     def join(self, timeout_s: float) -> None:
         """Wait until `serve` has returned."""
         self._hub.threadpool.apply(self._ended.wait, (timeout_s,))
         self._signal.close()
+
+    def waiting(self) -> int:
+        """How many writes wait."""
+        return len(self._gathered)
+
+    def put(self, write: Write | None) -> None:
+        """Hand a write, or the end, to the writer."""
+        if self._get_ident() == self._hub_thread:
+            self._add(write)
+        else:
+            self._hub.loop.run_callback_threadsafe(self._add, write)
+
+    def take(self) -> list[Write | None]:
+        """Take the next batch; waits for one."""
+        return self._batches.get()
 
     def make_waiter(self) -> Waiter:
         """What the caller sleeps on: a greenlet of the hub, or another native thread."""
@@ -219,12 +231,37 @@ class _HubLane(_Lane):
 
     def wake(self, writes: list[Write]) -> None:
         """Let the callers go on."""
-        self._answered.append(writes)
+        self._answered = writes
         self._signal.send()
 
-    def _wake_greenlets(self) -> None:
-        while self._answered:
-            super().wake(self._answered.popleft())
+    def _add(self, write: Write | None) -> None:
+        self._gathered.append(write)
+        if not self._is_writing:
+            self._gather()
+
+    def _gather(self) -> None:
+        """Hand the gathered writes over, or wait for more."""
+        if len(self._gathered) >= self._last_size or self._gathered[-1] is _STOP:
+            self._hand_over()
+        elif self._timer is None:
+            self._timer = self._hub.loop.timer(_GATHER_S)
+            self._timer.start(self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+        batch, self._gathered = self._gathered[:_BATCH_SIZE], self._gathered[_BATCH_SIZE:]
+        self._last_size = len(batch)
+        self._is_writing = True
+        self._batches.put(batch)
+
+    def _has_written(self) -> None:
+        """Called in the hub after a batch."""
+        super().wake(self._answered)
+        self._is_writing = False
+        if self._gathered:
+            self._gather()
 
 
 class _GreenLane(_Lane):
