@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from . import keyrings, linux
+from .allocator import fill_gaps
 from .clone import fork, fork_into
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def _run_zygote(control_fd: int) -> NoReturn:
 
 
 def _freeze_memory() -> None:
-    """Exclude existing objects from garbage collection, so that their pages stay shared with forked processes."""
+    """Keep the pages of existing objects shared with forked processes: no new objects there, no garbage collection."""
     gc.collect()
+    fill_gaps()
     gc.freeze()
