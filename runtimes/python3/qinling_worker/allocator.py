@@ -25,7 +25,7 @@ def fill_gaps() -> None:
 def free_blocks() -> list[tuple[int, int]]:
     """The size of each class of blocks, and how many of them are free in pages that hold objects."""
     show = getattr(sys, "_debugmallocstats", None)
-    if show is None:
+    if show is None or not hasattr(os, "memfd_create"):
         return []
     rows = (line.split() for line in _written_by(show).splitlines())
     # class, size, number of pools, blocks in use, free blocks
@@ -42,17 +42,15 @@ def _block(size: int) -> Any:
 
 
 def _written_by(show: Any) -> bytes:
-    """What a function writes to descriptor 2, which must be less than a pipe holds (64 KiB)."""
-    reader, writer = os.pipe()
-    stderr = os.dup(2)
+    """What a function writes to descriptor 2."""
+    written, stderr = os.memfd_create("written"), os.dup(2)
     try:
-        os.dup2(writer, 2)
+        os.dup2(written, 2)
         try:
             show()
         finally:
             os.dup2(stderr, 2)
-        os.close(writer)
-        with open(reader, "rb") as pipe:
-            return pipe.read()
+        return os.pread(written, 1 << 20, 0)
     finally:
+        os.close(written)
         os.close(stderr)
