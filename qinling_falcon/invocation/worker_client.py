@@ -132,8 +132,9 @@ class _Answer:
 class WorkerClient:
     """Calls workers. Safe for many greenlets; each worker serves one call at a time, so it needs one connection.
 
-    There are at most as many connections as there can be workers. At this limit, the longest idle one is closed for a
-    new one. Otherwise connections to workers that have ended would stay open until they count as unused.
+    Kept connections and those of running requests are together at most as many as there can be workers. At this limit,
+    the longest idle one is closed for a new one. Otherwise connections to workers that have ended would stay open until
+    they count as unused.
 
     Args:
         settings: the limits of results and logs (a larger answer is not read), and the most workers.
@@ -207,7 +208,7 @@ class WorkerClient:
             NotSent, NoDescriptor, WorkerLost: the worker could not be asked, or did not answer.
         """
         # Not the kept-alive connection, because `execute` waits for its answer there.
-        connection = self._connected(worker)
+        connection = self._open_connection(worker)
         try:
             body = orjson.dumps({"execution_id": execution_id})
             answer = self._exchange(connection, worker, "/cancel", "", body, _CANCEL_TIMEOUT_S)
@@ -221,7 +222,7 @@ class WorkerClient:
         """Send a request on the worker's kept-alive connection."""
         self._in_use += 1
         try:
-            connection = self._connect(worker)
+            connection = self._take_connection(worker)
             try:
                 answer = self._exchange(connection, worker, path, head, body, timeout_s)
             except BaseException:  # also if the greenlet is killed, because the connection then has an unread answer
@@ -252,16 +253,16 @@ class WorkerClient:
         except (OSError, ValueError) as error:
             raise WorkerLost(str(error) or type(error).__name__) from error
 
-    def _connect(self, worker: LeasedWorker) -> socket.socket:
+    def _take_connection(self, worker: LeasedWorker) -> socket.socket:
         idle = self._idle.pop(worker.worker_id, None)
         if idle is not None:
             if _is_quiet(idle[0]):
                 return idle[0]
             idle[0].close()
-        return self._connected(worker)
+        return self._open_connection(worker)
 
-    def _connected(self, worker: LeasedWorker) -> socket.socket:
-        """Open a connection. If there are too many, or no file descriptor is left, idle ones are closed for it."""
+    def _open_connection(self, worker: LeasedWorker) -> socket.socket:
+        """Open a new connection. Closes the longest idle ones if there are too many, or if no descriptor is left."""
         while self._idle and self._in_use + len(self._idle) > self._most:
             self._close_longest_idle()
         while True:

@@ -20,11 +20,11 @@ from qinling_falcon.models.cooperation import NativeEvent, cooperative, native
 from qinling_falcon.models.engines import Engine, Sqlite
 
 _BATCH_SIZE = 500
-# A commit of many costs little more than a commit of one, and callers whose writes shared a commit often send the next
-# ones together. So a batch that is smaller than the last one waits for more writes, `_GATHER_S` at most. Therefore
-# after a batch of several writes, a lone write waits once; after a batch of one, no write waits.
+# A commit of many writes costs little more than a commit of one, and callers whose writes shared a commit often send
+# their next ones at the same time. So a batch that is smaller than the last one waits up to `_GATHER_S` for more
+# writes. After a batch of one write, no write waits.
 _GATHER_S = 0.004
-_LOOK_S = 0.001
+_POLL_S = 0.001  # how often a native thread looks whether more writes have come
 _STOP = None
 
 
@@ -161,7 +161,7 @@ class _Lane:
         gathered = [self._queue.get()]
         until = time.monotonic() + _GATHER_S
         while self.waiting() + 1 < self._last_size and time.monotonic() < until:
-            self.pause(_LOOK_S)
+            self.pause(_POLL_S)
         with contextlib.suppress(queue.Empty):
             while len(gathered) < _BATCH_SIZE:
                 gathered.append(self._queue.get_nowait())
@@ -202,7 +202,7 @@ class _HubLane(_Lane):
         # The thread's one call into the hub. Callers wait with timers of their own, so this must not keep the loop
         # alive.
         self._signal = self._hub.loop.async_(ref=False)
-        self._signal.start(self._has_written)
+        self._signal.start(self._on_written)
 
     def join(self, timeout_s: float) -> None:
         """Wait until `serve` has returned."""
@@ -256,8 +256,8 @@ class _HubLane(_Lane):
         self._is_writing = True
         self._batches.put(batch)
 
-    def _has_written(self) -> None:
-        """Called in the hub after a batch."""
+    def _on_written(self) -> None:
+        """Runs in the hub when the thread has written a batch: wakes the callers, and hands over the next one."""
         super().wake(self._answered)
         self._is_writing = False
         if self._gathered:

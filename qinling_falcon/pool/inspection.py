@@ -112,7 +112,7 @@ class LiveExecution:
     Attributes:
         detail: its detail in the journal.
         process: the process that has it in its journal.
-        worker: the worker that runs it; None: its lease has ended.
+        worker: the worker that runs it; None: its lease has ended, or a process of an older release has it.
         granted_ms: when the worker was leased for it, in ms of Redis's clock.
         is_first: whether the worker held no function before.
         ready_ms: when the worker was ready, in ms of Redis's clock.

@@ -27,7 +27,7 @@ _FIRST_CALLS_S = 0.4  # The stock covers the first calls of this time.
 _MOST_STOCK = 8  # The largest stock to which first calls can raise it.
 _UNUSED_FOR_STOCK_MS = 2000.0  # For a stock, only workers that were unused for this long are evicted.
 _RECALL_MS = 10_000.0  # How long a recall is valid.
-_RECALL_GAP_MS = 250.0  # If enough workers are recalled and none of them ends its call, another one is after this time.
+_RECALL_GAP_MS = 250.0  # If enough workers are recalled, but none ends its call, one more is after this.
 _MOST_RECALLS = 64  # How many recalls are pending at most. A view has all of them.
 _LOOK_MS = 100.0  # When to look again for a worker that may be taken.
 _LEAST_START_MS = 5.0  # The least value of S.
@@ -286,7 +286,7 @@ class Policy:
         starting = {runtime.id: runtime.starting for runtime in view.runtimes}
         growing = [one for one in view.growing if one.runtime not in unable]
         growing.sort(key=lambda one: (room <= 0 and share >= 2 and one.held >= share, one.rank))
-        draining = max(0, view.draining + min(0, room))  # each of them makes room soon
+        soon_free = max(0, view.draining + min(0, room))  # without an excess over `max_workers`
         freed, missing = 0, 0
         for queue in growing:
             for _ in range(queue.wants(self.start_ms)):
@@ -297,8 +297,8 @@ class Policy:
                         break
                     decision.starts.append(queue.runtime)
                     room, slots = room - 1, slots - 1
-                elif draining > 0:
-                    draining -= 1
+                elif soon_free > 0:
+                    soon_free -= 1
                 else:
                     missing += 1
                     if freed + view.draining < 2 * self._concurrent_starts - 1:

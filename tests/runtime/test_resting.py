@@ -110,7 +110,7 @@ def test_a_function_of_which_a_process_runs_again_is_ended(worker: Worker) -> No
     wait_until(lambda: all(map(is_gone, pids)))
     answer = worker.execute()
     assert answer.output not in pids
-    assert "not all of them rested" in answer.printed
+    assert "not all could be stopped" in answer.printed
 
 
 def test_a_process_that_the_end_of_another_one_wakes_is_stopped_again() -> None:

@@ -159,16 +159,16 @@ CHANGES = pytest.mark.parametrize(
 @CHANGES
 def test_others_can_not_be_changed(machine: str, name: str, arguments: Sequence[int], answer: int) -> None:
     number, architecture = syscalls.NUMBERS[machine][name], MACHINES[machine]
-    program = seccomp.assemble_for_child(machine, seccomp.Changeable((0, 7), only=True), True)
+    program = seccomp.assemble_for_child(machine, seccomp.ChangeRule((0, 7), allowed=True), True)
     assert decide(program, number, arguments, architecture) == answer
-    program = seccomp.assemble_for_child(machine, seccomp.Changeable((1, 5), only=False), True)
+    program = seccomp.assemble_for_child(machine, seccomp.ChangeRule((1, 5), allowed=False), True)
     assert decide(program, number, arguments, architecture) == answer
     assert decide(seccomp.assemble_for_child(machine, None, True), number, arguments, architecture) == ALLOWED
 
 
-@pytest.mark.parametrize("changeable", [None, seccomp.Changeable((0,), only=True)])
-def test_a_child_loads_no_filter_of_its_own(machine: str, changeable: seccomp.Changeable | None) -> None:
-    program, numbers = seccomp.assemble_for_child(machine, changeable, True), syscalls.NUMBERS[machine]
+@pytest.mark.parametrize("change_rule", [None, seccomp.ChangeRule((0,), allowed=True)])
+def test_a_child_loads_no_filter_of_its_own(machine: str, change_rule: seccomp.ChangeRule | None) -> None:
+    program, numbers = seccomp.assemble_for_child(machine, change_rule, True), syscalls.NUMBERS[machine]
     assert decide(program, numbers["seccomp"], (), MACHINES[machine]) == errno.EPERM
     assert decide(program, numbers["prctl"], (22, 2), MACHINES[machine]) == errno.EPERM
     assert decide(program, numbers["prctl"], (38, 1), MACHINES[machine]) == ALLOWED

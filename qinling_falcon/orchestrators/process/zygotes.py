@@ -105,7 +105,7 @@ class Zygote:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._statuses: dict[str, int] = {}
-        self._is_slow = False
+        self._is_retired = False
         self.workers: set[str] = set()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         os.set_blocking(theirs.fileno(), True)
@@ -126,17 +126,17 @@ class Zygote:
             descriptors: the descriptors that belong to the request, in the order given there.
 
         Returns:
-            The worker's process; None: another request waits too long for its answer, so this one was not sent.
+            The worker's process; None: the zygote is retired, so the request was not sent. Ask another one.
 
         Raises:
             StartFailed: the worker could not be forked.
         """
         worker_id: str = request["sandbox"]["worker_id"]
         while not self._lock.acquire(timeout=_ANSWER_TIMEOUT_S / 10):
-            if self._is_slow:
+            if self._is_retired:
                 return None
         try:
-            if self._is_slow:
+            if self._is_retired:
                 return None
             self.workers.add(worker_id)
             try:
@@ -162,7 +162,7 @@ class Zygote:
                     _, fds = self._receive(max(0.0, deadline - time.monotonic()), only_status=True)
                 except StartFailed:
                     return _UNKNOWN_STATUS if self.is_alive() else -signal.SIGKILL
-                for fd in fds:  # of a worker that was forked too late, and has ended with the zygote
+                for fd in fds:  # of an answer that came too late; its worker has ended with the zygote
                     os.close(fd)
             return self._statuses.pop(worker_id)
         finally:
@@ -174,7 +174,7 @@ class Zygote:
 
     def is_usable(self) -> bool:
         """Whether the zygote runs, and has answered all requests soon enough."""
-        return self.is_alive() and not self._is_slow
+        return self.is_alive() and not self._is_retired
 
     def close(self) -> None:
         """End the zygote and all its workers, and wait until they are gone."""
@@ -188,7 +188,7 @@ class Zygote:
         """Send a request and receive its answer. The caller must hold the lock.
 
         Raises:
-            StartFailed: there is no answer, and there will be none: the zygote has ended.
+            StartFailed: the zygote has ended, or was killed because it did not answer in time.
         """
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         try:
@@ -199,7 +199,7 @@ class Zygote:
         try:
             return self._receive(patience_s)
         except StartFailed:
-            self._is_slow = True
+            self._is_retired = True
         try:
             return self._receive(self._timeout_s - patience_s)
         except StartFailed:
@@ -248,8 +248,8 @@ class Zygote:
 
 
 class Zygotes:
-    """The zygotes of an install: one for each runtime, started when it is first needed, and again when that one has
-    ended or is retired.
+    """The zygotes of an install: one for each pair of runtime program and interpreter. It is started when it is first
+    needed, and replaced when it has ended or is retired.
 
     Args:
         make: starts a zygote for a runtime; the number makes the name of its control group unique.

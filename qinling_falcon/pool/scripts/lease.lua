@@ -11,7 +11,7 @@
 -- returns {'stale'}: a generation differs or is missing; only the acknowledged executions were removed
 --         {'lease', worker, address, secret, token, cold, needs_load}
 --         {'queued', escalated}: the holder has an entry in the queue of the target, and will be notified; escalated is
---         '1' if the queue is escalated already
+--         '1' if this call has escalated the queue
 --         {'busy'}: no worker is free, and the call does not wait
 --         {'full', bound, waiting, most}: no worker is free, and the queue is full; bound is 'function', 'project' or
 --         'all', waiting is the number of waiting calls that this limit counts, most is the limit
@@ -25,7 +25,7 @@ if not current(ARGV, 14) then return {'stale'} end
 local kind, runtime, target, project_id = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local function_id = function_of(target)
 local counts = read_counts_with_own(target, project_id, runtime, ARGV[7])
-local is_blocked = not is_below(counts)
+local is_blocked = not allows_one_more(counts)
 local held
 if not is_blocked then
   local worker = kind ~= 'warm' and take_latest_idle(target)

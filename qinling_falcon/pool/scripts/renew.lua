@@ -4,7 +4,8 @@
 --         many ms this call has waited  9 queue, empty when the holder has no entry in it  10 the change of its number
 --         of waiting calls, as in leave  11 for how many ms the oldest of those that are left has waited
 --         12 the version's own limit, or ''  13 executions to acknowledge  14… pairs of (cache key, generation)
--- reads   worker:<id>, generations, concurrency, queue:<queue>, blocked:project:<id>
+-- reads   worker:<id>, generations, concurrency, queue:<queue>, blocked:project:<id>,
+--         blocked:runtime:<id>
 -- writes  worker:<id>, leases, journal:<holder>, the entry of the holder, the version's own limit in concurrency; where
 --         the lease is over what release or return_unused write
 -- returns {'ok', token}: the new token; the old one is not valid any more
@@ -49,7 +50,7 @@ if is[9] == '1' then
     end
     return false
   end
-  passes = passes or drains or not is_within(counts)
+  passes = passes or drains or not exceeds_none(counts)
     or is_reached(counts, 'function') and has_older_queue('project:' .. project_id, function_of(target))
     or is_reached(counts, 'project') and has_older_queue('project:' .. project_id)
     or is_reached(counts, 'runtime') and has_older_queue('runtime:' .. runtime)
@@ -63,7 +64,7 @@ if is[9] == '1' then
     end
     return {'ended'}
   end
-elseif drains or not is_within(counts) then
+elseif drains or not exceeds_none(counts) then
   return_unused(worker)
   return {'ended'}
 end

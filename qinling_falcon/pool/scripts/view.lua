@@ -42,7 +42,7 @@ local function show_growing(runtime)
     local _, target, project_id, kind = parse_queue(queue)
     local counts, held = read_counts(target, project_id, runtime), held_by(target)
     local is_rich = is_shared and held >= share
-    if not is_below(counts) then
+    if not allows_one_more(counts) then
       block(queue, runtime, project_id)
     elseif not is_rich or not has_rich then
       if is_rich then has_rich = true else found = found + 1 end

@@ -22,7 +22,7 @@ from .failures import cut, type_name
 _CO_COROUTINE = 0x80  # of a function that is `async def`
 _CO_ITERABLE_COROUTINE = 0x100  # of a generator function that `types.coroutine` decorates
 _CANCEL_TIMEOUT_S = 1.0
-_LEAST_TIMEOUT_S = 0.01
+_LEAST_TIMEOUT_S = 0.01  # lets tasks see their cancellation, even after the deadline
 _ANSWER_S = 0.2  # the part of a call's time that is kept for its answer
 _CANCEL_ROUNDS = 10  # a task may start another one while it is cancelled
 _REPAIRS = 3
@@ -139,9 +139,10 @@ class EventLoop:
         await self._end_tasks()
 
     async def _end_tasks(self) -> None:
-        """Cancel the unfinished tasks of the call. A task that goes on a second later is left running for good.
+        """Cancel the unfinished tasks of the call, and wait up to `_CANCEL_TIMEOUT_S` for them.
 
-        If the call must be answered earlier, this does not wait for a second: the result is there already.
+        The wait is shorter if the call's deadline is near, so that a finished call does not become a timeout. A task
+        that still runs then is not cancelled again.
         """
         for _ in range(_CANCEL_ROUNDS):
             left = self._unfinished()

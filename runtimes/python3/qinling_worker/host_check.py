@@ -53,7 +53,7 @@ def _try_landlock(needed: int) -> str:
 def _try_seccomp() -> str:
     try:
         seccomp.load()
-        seccomp.load_for_child(seccomp.Changeable((0,), only=True), has_memory_group=False)
+        seccomp.load_for_child(seccomp.ChangeRule((0,), allowed=True), has_memory_group=False)
     except OSError as error:
         return str(error.strerror)
     try:

@@ -194,15 +194,24 @@ def _has_no_child() -> bool:
     return False
 
 
-def _wait_for(condition: Callable[[], bool], timeout_s: float, may_come: Callable[[], bool] = lambda: True) -> bool:
-    """Whether the condition becomes true in time, and before `may_come` has been false for `_ASLEEP_TIMEOUT_S`."""
+def _wait_for(condition: Callable[[], bool], timeout_s: float, is_likely: Callable[[], bool] = lambda: True) -> bool:
+    """Wait until the condition is true.
+
+    Args:
+        condition: what to wait for.
+        timeout_s: the longest wait.
+        is_likely: if it is false for `_ASLEEP_TIMEOUT_S`, the wait ends, too.
+
+    Returns:
+        Whether the condition became true.
+    """
     now = monotonic()
-    deadline, asleep_until = now + timeout_s, now + _ASLEEP_TIMEOUT_S
+    deadline, give_up_at = now + timeout_s, now + _ASLEEP_TIMEOUT_S
     while not condition():
         now = monotonic()
-        if may_come():
-            asleep_until = now + _ASLEEP_TIMEOUT_S
-        if now > min(deadline, asleep_until):
+        if is_likely():
+            give_up_at = now + _ASLEEP_TIMEOUT_S
+        if now > min(deadline, give_up_at):
             return False
         sleep(0.001)
     return True

@@ -78,9 +78,10 @@ _TCP_OPTIONS = (31,)  # TCP_ULP: runs other protocols in the kernel
 # functions own the interpreter's files. F_NOTIFY: for the same reason as inotify.
 _FCNTL_COMMANDS = (1024, 1026)
 _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # the host's reserved large pages, which no limit of memory counts
-# The kernel sends a process the signal that these name. SIGCONT would wake a function that is stopped between calls. A
-# descriptor sends it when a connection times out, too. With SIGKILL it would then end a stopped process, and the kernel
-# continues others, if their process group had no other parent in its session.
+# A function can choose a signal that the kernel sends later: when a child or the parent ends (clone, PR_SET_PDEATHSIG),
+# or when a connection is ready or times out (F_SETSIG). SIGCONT would wake a function that is stopped between calls.
+# SIGKILL would end one of its stopped processes. The kernel may then send SIGCONT to the process group of that
+# process's children.
 _SIGKILL, _SIGCONT, _EXIT_SIGNAL, _F_SETSIG, _PR_SET_PDEATHSIG = 9, 18, 0xFF, 10, 1
 _RLIMIT_CORE = 4  # must stay at 1, with which the kernel does not start the host's handler of core dumps (`core(5)`)
 _PRCTL_OPTIONS = (62,)  # PR_SCHED_CORE, with which a process blocks a core's other thread
@@ -92,16 +93,16 @@ _SCHEDULING = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sch
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 
 
-class Changeable(NamedTuple):
-    """The processes whose limits, processors and priorities a child and its processes may change.
+class ChangeRule(NamedTuple):
+    """Which processes' limits, processors and priorities a child and its processes may change.
 
     Attributes:
         pids: ids of processes; 0 is the caller.
-        only: True: only these may be changed. False: all others, as far as the kernel allows.
+        allowed: True: only these processes may be changed. False: all but these, as far as the kernel allows.
     """
 
     pids: tuple[int, ...]
-    only: bool
+    allowed: bool
 
 
 def _calls(machine: str) -> dict[int, list[Instruction]]:
@@ -143,20 +144,20 @@ def _calls(machine: str) -> dict[int, list[Instruction]]:
 
 
 def _calls_of_child(
-    machine: str, changeable: Changeable | None, has_memory_group: bool
+    machine: str, change_rule: ChangeRule | None, has_memory_group: bool
 ) -> dict[int, list[Instruction]]:
     denied = refuse(errno.EPERM)
 
     def of_pid(index: int, of_others: list[Instruction]) -> list[Instruction]:
-        assert changeable is not None
-        named, unnamed = (allow(), of_others) if changeable.only else (of_others, allow())
-        return argument_in(index, changeable.pids, named, unnamed)
+        assert change_rule is not None
+        named, unnamed = (allow(), of_others) if change_rule.allowed else (of_others, allow())
+        return argument_in(index, change_rule.pids, named, unnamed)
 
     # A function must not load a filter of its own.
     rules = {"seccomp": denied, "prctl": argument_in(0, (_PR_SET_SECCOMP,), denied, allow())}
     if not has_memory_group:
         rules["memfd_create"] = refuse(errno.ENOSYS)  # a file in memory is in no process, so nothing would limit it
-    if changeable is not None:
+    if change_rule is not None:
         rules.update(dict.fromkeys(_SCHEDULING, of_pid(0, denied)))
         rules["prlimit64"] = of_pid(0, argument_is_null(2, allow(), denied))
         # Process groups and users may hold other processes.
@@ -173,10 +174,10 @@ def assemble(machine: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def assemble_for_child(machine: str, changeable: Changeable | None, has_memory_group: bool) -> bytes:
+def assemble_for_child(machine: str, change_rule: ChangeRule | None, has_memory_group: bool) -> bytes:
     """The child's own filter; the arguments as `load_for_child` takes them."""
     missing = refuse(errno.ENOSYS)
-    rules = _calls_of_child(machine, changeable, has_memory_group)
+    rules = _calls_of_child(machine, change_rule, has_memory_group)
     return program(_ARCHITECTURES[machine], missing, rules, LAST, missing)
 
 
@@ -189,9 +190,9 @@ _program = assemble(_machine) if _machine in _ARCHITECTURES else b""
 if _program:
     # The programs for the first children of a zygote's workers, not to be assembled after a fork. The supervisor has
     # the pid 1, the template 2 and the child 3.
-    for _changeable in (None, Changeable((1, 2), False), Changeable((1, 2, 3), False), Changeable((3,), False)):
+    for _change_rule in (None, ChangeRule((1, 2), False), ChangeRule((1, 2, 3), False), ChangeRule((3,), False)):
         for _has_memory_group in (False, True):
-            assemble_for_child(_machine, _changeable, _has_memory_group)
+            assemble_for_child(_machine, _change_rule, _has_memory_group)
 
 
 def load() -> None:
@@ -205,18 +206,18 @@ def load() -> None:
     _load(_program)
 
 
-def load_for_child(changeable: Changeable | None, *, has_memory_group: bool) -> None:
+def load_for_child(change_rule: ChangeRule | None, *, has_memory_group: bool) -> None:
     """Load the child's own filter, after `load`.
 
     Args:
-        changeable: what the child and its processes may change. None: all that the kernel allows, because no process
+        change_rule: what the child and its processes may change. None: all that the kernel allows, because no process
             of the platform has the child's uid.
         has_memory_group: whether memory that belongs to no process is counted. If not, the child gets none.
 
     Raises:
         OSError: the kernel refuses it.
     """
-    _load(assemble_for_child(_machine, changeable, has_memory_group))
+    _load(assemble_for_child(_machine, change_rule, has_memory_group))
 
 
 def _load(assembled: bytes) -> None:

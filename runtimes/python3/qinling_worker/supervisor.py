@@ -403,7 +403,7 @@ class Supervisor:
                 self._on_swept(report["ok"])
         elif report["event"] == "awake":
             if self._state is State.IDLE and self._freezer.frozen:
-                self._note = "The worker has ended the function's processes, because not all of them rested."
+                self._note = "The worker has ended the function's processes, because not all could be stopped."
                 self._clean(respawn=self._has_served())
         elif self._child is not None:
             if report["event"] == "spawned":

@@ -170,8 +170,8 @@ class Template:
             linux.close_all_but([0, 1, 2, channel, log] + ([] if self._rules is None else [self._rules]))
             become_child(config, self._rules, self._counted_alone)
             if self._filtered:
-                changeable = _changeable(config, self._supervisor, command["per_call"])
-                seccomp.load_for_child(changeable, has_memory_group=config.has_memory_group)
+                change_rule = _change_rule(config, self._supervisor, command["per_call"])
+                seccomp.load_for_child(change_rule, has_memory_group=config.has_memory_group)
             if command["per_call"]:
                 prepare_for_forks()
             sys.modules["__main__"] = types.ModuleType("__main__")
@@ -272,7 +272,7 @@ class Template:
         os._exit(0)
 
 
-def _changeable(config: ChildConfig, supervisor: int, by_call: bool) -> seccomp.Changeable | None:
+def _change_rule(config: ChildConfig, supervisor: int, by_call: bool) -> seccomp.ChangeRule | None:
     """What the seccomp filter of this process, a new child, lets it change. `supervisor`: the pid of the supervisor.
 
     The processes of the platform that have the uid of the function may not be changed. With isolation by call, this
@@ -281,11 +281,11 @@ def _changeable(config: ChildConfig, supervisor: int, by_call: bool) -> seccomp.
     """
     child = os.getpid()
     if config.child_uid is not None:
-        return seccomp.Changeable((child,), only=False) if by_call else None
+        return seccomp.ChangeRule((child,), allowed=False) if by_call else None
     if not config.own_pids:
-        return seccomp.Changeable((0,) if by_call else (0, child), only=True)
+        return seccomp.ChangeRule((0,) if by_call else (0, child), allowed=True)
     of_platform = {1, supervisor, os.getppid(), *([child] if by_call else [])}  # 1 may be bubblewrap's
-    return seccomp.Changeable(tuple(sorted(of_platform)), only=False)
+    return seccomp.ChangeRule(tuple(sorted(of_platform)), allowed=False)
 
 
 def _load_filter() -> bool:

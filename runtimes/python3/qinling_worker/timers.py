@@ -20,11 +20,11 @@ class Timers:
     """The interval timers of the function's process."""
 
     def __init__(self) -> None:
-        self._of_calls = _TIMERS
+        self._cancelled = _TIMERS
 
     def end_import(self) -> None:
-        """Leave the periodic timers that the import has started to the function."""
-        self._of_calls = tuple(timer for timer in _TIMERS if _get(timer)[1] == 0.0)
+        """Note which timers the import has started as periodic. They are not cancelled."""
+        self._cancelled = tuple(timer for timer in _TIMERS if _get(timer)[1] == 0.0)
 
     def end_call(self, log_fd: int) -> None:
         """Cancel the timers that calls have started, and say so in the log.
@@ -32,6 +32,6 @@ class Timers:
         A function that has not imported `signal` has none.
         """
         if "signal" in _modules:
-            for timer in self._of_calls:
+            for timer in self._cancelled:
                 if _set(timer, 0) != _STOPPED:
                     write(log_fd, _NOTE)

@@ -33,7 +33,8 @@ def _import_all() -> frozenset[str]:
 
 
 _KEPT = _import_all()
-_AHEAD = {name.partition(".")[0] for name in _KEPT - LOADED_AT_START}  # those that Python itself would not have yet
+# Python itself does not have these at its start.
+_AHEAD = {name.partition(".")[0] for name in _KEPT - LOADED_AT_START}
 _hidden: list[types.ModuleType] = []
 
 
@@ -47,14 +48,14 @@ def hide_others() -> None:
 
 
 def hide_shadowed(code_dir: str) -> None:
-    """Remove modules that were imported ahead from `sys.modules`, if the package has modules with the same names.
+    """Remove from `sys.modules` each module that was imported ahead and whose name a module of the package has.
 
     `import` then finds the package's modules, as in a Python that has imported nothing ahead.
     """
     try:
         names = {entry.partition(".")[0] for entry in os.listdir(code_dir)}
     except OSError:
-        return  # the import explains it
+        return  # loading the package then fails with a clear error
     for name in names & _AHEAD:
         if _is_in(code_dir, name):
             for each in [each for each in sys.modules if each.partition(".")[0] == name]:

@@ -86,7 +86,7 @@ end
 local function serve(queue)
   local runtime, target, project_id, kind = parse_queue(queue)
   local counts = read_counts(target, project_id, runtime)
-  if not is_below(counts) then return 'blocked', counts end
+  if not allows_one_more(counts) then return 'blocked', counts end
   local worker = kind == 'any' and take_latest_idle(target)
   if worker then
     offer(queue, worker, false, counts)
@@ -116,7 +116,7 @@ local function give_warm(runtime, reserve)
     local _, target, project_id, kind = parse_queue(queue)
     local held = held_by(target)
     local counts = read_counts(target, project_id, runtime)
-    if not is_below(counts) then
+    if not allows_one_more(counts) then
       block(queue, runtime, project_id)
     elseif count > reserve or held == 0 or kind == 'warm' and is_full then
       if not is_full or share < 2 or held < share then
@@ -144,11 +144,12 @@ end
 -- 2. There is no worker for it, and another queue is served: it is passed over. If the workers of its target are busy,
 --    it gets the next one of them.
 -- 3. There is no worker for it, and no other queue is served: it is escalated.
--- 4. As 2 or 3, but it has waited for long, in vain: the lease is reserved for it. It is escalated, and until the
+-- 4. As 2 or 3, but the queue has waited too long. The lease is reserved for it, and it is escalated. Until the
 --    reservation ends, other queues get one lease less. Otherwise queues that have workers could keep it out for ever.
---    A queue of calls has waited in vain if it has waited for `long_ms`, and its target has no worker or no other queue
---    could be served. If the workers of its target are busy, it has if it was passed over and is the first one again,
---    so that the calls behind it have arrived `long_ms` later than its oldest one.
+--    A queue of calls has waited too long in each of these cases:
+--    a) Its target has no worker, and its oldest call has waited for `long_ms`.
+--    b) No other queue could be served, and its oldest call has waited for `long_ms`.
+--    c) It was passed over before, so that its place is `long_ms` or more after the arrival of its oldest call.
 local function serve_blocked(counted, id)
   local start_ms = read_start_ms()
   local long_ms = math.min(LONG_WAIT_MS, math.max(SHORTEST_LONG_WAIT_MS, LONG_WAIT_STARTS * start_ms))
@@ -176,8 +177,8 @@ local function serve_blocked(counted, id)
       if is_reached(counts, counted) then break end
     else
       short[#short + 1] = queue
-      local is_in_vain = place - oldest(queue) >= long_ms or held_by(target) == 0 and has_waited_long(queue)
-      if kind == 'any' and is_in_vain and reserve(counts, reserve_ms, target, project_id, runtime) then
+      local is_too_long = place - oldest(queue) >= long_ms or held_by(target) == 0 and has_waited_long(queue)
+      if kind == 'any' and is_too_long and reserve(counts, reserve_ms, target, project_id, runtime) then
         is_reserved = true
         break
       end
@@ -188,7 +189,7 @@ local function serve_blocked(counted, id)
   for _, queue in ipairs(short) do
     local runtime, target, project_id, kind = parse_queue(queue)
     local counts = read_counts(target, project_id, runtime)
-    if not is_below(counts) then
+    if not allows_one_more(counts) then
       pass_over(queue, runtime, project_id, long_ms)
     else
       if kind == 'any' and is_last and not is_served and not is_reserved and has_waited_long(queue) then
@@ -212,7 +213,7 @@ local function serve_unblocked(runtime)
   for _, queue in ipairs(queues) do
     local _, target, project_id = parse_queue(queue)
     local is_blocked = call('ZSCORE', blocked, queue)  -- it may be in the list twice
-    if is_blocked and is_below(read_counts(target, project_id, runtime)) then
+    if is_blocked and allows_one_more(read_counts(target, project_id, runtime)) then
       if serve(queue) ~= 'served' or call('EXISTS', P .. 'queue:' .. queue) == 1 then escalate(queue) end
     end
   end
@@ -224,7 +225,7 @@ local function end_lease(worker, target, project_id, runtime)
   local counts = read_counts(target, project_id, runtime)
   local before = {has_reservation = counts.reservation == 'valid'}
   for _, limit in ipairs({'version', 'function', 'project', 'runtime'}) do
-    -- Other targets have reached the limit also if its last lease is reserved for this target.
+    -- A lease that is reserved for this target blocks the queues of other targets, so the limit is full for them.
     local reserved = before.has_reservation and 1 or counts[limit .. '_reserved']
     before[limit .. '_full'] = counts[limit .. 's'] + reserved >= counts[limit .. '_limit']
   end

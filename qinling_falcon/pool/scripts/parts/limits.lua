@@ -18,7 +18,7 @@ local function version_of(target)
   return string.match(target, '^[^:]*:?[^:]*')
 end
 
--- The names of the fields for what a reservation can be of: the function, the project and the runtime.
+-- The fields of `concurrency` that hold reservations: of the function, the project and the runtime.
 local function names_of_reservations(target, project_id, runtime)
   return {
     'reserved function ' .. function_of(target), 'reserved project ' .. project_id, 'reserved runtime ' .. runtime,
@@ -93,17 +93,17 @@ local function is_reached(counts, limit)
 end
 
 -- Whether the limits allow one more lease.
-local function is_below(counts)
+local function allows_one_more(counts)
   return room_of(counts) > 0
 end
 
 -- Whether the present leases exceed no limit. They can, because a limit may be lowered below its count.
-local function is_within(counts)
+local function exceeds_none(counts)
   return room_of(counts) >= 0
 end
 
--- Reserves a lease for a target, of each limit that allows only one more. Nothing is reserved, and the result is false,
--- if one of them has a reservation for another target, or if the target's last reservation expired less than
+-- Reserves one lease for a target, at each limit that allows at most one more. Returns false, and reserves nothing, if
+-- one of these limits has a valid reservation for another target, or if the target's last reservation expired less than
 -- `reserve_ms` ago. So a target that gets no worker does not hold a lease back all the time.
 local function reserve(counts, reserve_ms, target, project_id, runtime)
   local names, wanted = names_of_reservations(target, project_id, runtime), {}

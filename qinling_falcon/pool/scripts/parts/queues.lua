@@ -11,10 +11,10 @@ local PATIENCE_MS = 5            -- how long calls wait for a worker of their ow
 local ACCEPT_MS = 1000           -- how long a process may take to accept an offer
 local GRANTS_TTL_MS = 60000      -- when the list of notifications of a dead process expires
 local LOOK_AT = 16               -- how many queues are looked at, at most, when a worker or a lease is free for several
-local LONG_WAIT_STARTS = 5       -- the same three values as in `local_queue.py`
+local LONG_WAIT_STARTS = 5       -- these three as _LONG_STARTS, _LONG_PATIENCE_S, _LONGEST_PATIENCE_S in local_queue.py
 local SHORTEST_LONG_WAIT_MS = 100
 local LONG_WAIT_MS = 1000
-local RESERVATION_STARTS = 10    -- for how many starts a lease is reserved for a queue, but at least for the next value
+local RESERVATION_STARTS = 10    -- a lease is reserved for so many starts, but at least for the next value
 local SHORTEST_RESERVATION_MS = 1000
 local CROWD_MS = 2500            -- how long a call may wait longer because many calls wait in other queues
 local AHEAD_OF_CALLS_MS = 10000  -- how much later than queues of calls those of kind 'warm' are served
@@ -153,8 +153,8 @@ local function block(queue, runtime, project_id, place)
   end
 end
 
--- Blocks a queue without a worker for it behind all queues that are blocked now, and behind calls that arrive within
--- `long_ms` after its oldest call.
+-- Blocks a queue that has no worker. Its place is behind all queues that were not passed over yet, and behind calls
+-- that arrive within `long_ms` after its oldest call.
 local function pass_over(queue, runtime, project_id, long_ms)
   block(queue, runtime, project_id, math.max(oldest(queue) + long_ms, now))
 end
