@@ -81,7 +81,7 @@ class Registry:
         self._holder_ttl_ms = int(settings.holder_ttl_s * 1000)
         self._worker_idle_ms = int(settings.worker_idle_s * 1000)
         self._monotonic = monotonic
-        # The last pass of `reap`: Redis's time, and the time of `monotonic` after it.
+        # The last pass of `reap`: Redis's time, and the time of `monotonic` before it.
         self._reaped: tuple[str, float] | None = None
 
     def configure(self, runtime_id: str, warm: int) -> None:
@@ -182,9 +182,10 @@ class Registry:
         """
         pairs = (part for pair in (stocks or {}).items() for part in pair)
         last, at = self._reaped or ("", 0.0)
-        passed_ms = int((self._monotonic() - at) * 1000)
+        began = self._monotonic()
+        passed_ms = int((began - at) * 1000)
         now = self._scripts.run("reap", self._holder_ttl_ms, self._worker_idle_ms, last, passed_ms, *pairs)
-        self._reaped = now.decode(), self._monotonic()
+        self._reaped = now.decode(), began
 
     def lost(self) -> dict[str, str]:
         """The details of lost executions by id. Each one stays here until `acknowledge_lost`."""

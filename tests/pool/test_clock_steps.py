@@ -101,6 +101,17 @@ def test_recalls_are_taken_back(scene: Scene, step_ms: int) -> None:
     assert lost(scene) == set()
 
 
+def test_a_waiting_call_has_not_come_in_the_future(scene: Scene, step_ms: int) -> None:
+    leases = [scene.lease(f"f{number}") for number in range(8)]
+    scene.wait("g")
+
+    scene.now += step_ms
+
+    scene.live(1000, *leases)
+    [growing] = scene.registry.view().growing
+    assert growing.arrival <= scene.now and growing.rank <= scene.now
+
+
 def test_a_delay_of_a_pass_is_not_a_step(scene: Scene) -> None:
     lease = scene.lease("f", run_ms=RUN_MS)
     scene.live(1000, lease)

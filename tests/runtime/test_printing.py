@@ -213,6 +213,21 @@ def test_a_process_that_is_killed_in_a_long_print_keeps_no_other_from_printing(m
     assert worker.execute().printed.splitlines()[-1] == "y" * 10_000
 
 
+def test_a_signal_handler_can_end_a_print_that_waits_for_another_process(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.load(
+        "import fcntl, os, signal, time\ndef late(*_): raise TimeoutError('too late')\n"
+        "def main():\n    reader, writer = os.pipe()\n    pid = os.fork()\n    if not pid:\n"
+        "        fcntl.lockf(1, fcntl.LOCK_EX)\n        os.write(writer, b'1')\n        time.sleep(60)\n"
+        "    os.read(reader, 1)\n    signal.signal(signal.SIGALRM, late)\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.1)\n"
+        "    try:\n        print('x' * 10_000)\n    except TimeoutError as error:\n        return str(error)\n"
+        "    finally:\n        os.kill(pid, signal.SIGKILL)\n        os.waitpid(pid, 0)\n",
+        memory_size=64 * MIB,
+    )
+    assert worker.execute().output == "too late"
+
+
 def test_a_fork_does_not_take_over_a_print_of_another_thread(worker: Worker) -> None:
     worker.load(
         "import os, threading, time\nheld = threading.Event()\n"

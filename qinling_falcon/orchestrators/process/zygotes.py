@@ -154,6 +154,8 @@ class Zygote:
     def status_of(self, worker_id: str) -> int:
         """The exit status of a worker's first process, which must have ended."""
         deadline = time.monotonic() + _STATUS_TIMEOUT_S
+        # Also if the zygote reports it too late: a retired zygote is ended when it has no workers.
+        self.workers.discard(worker_id)
         if not self._lock.acquire(timeout=_STATUS_TIMEOUT_S):
             return _UNKNOWN_STATUS  # a request waits for its answer
         try:

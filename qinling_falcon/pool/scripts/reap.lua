@@ -47,6 +47,13 @@ if is_forward or is_back then
     call('ZINCRBY', LEASES, moved(granted) - granted, worker)
   end
   for _, worker in ipairs(call('ZRANGE', RECALLS, 0, -1)) do end_recall(worker) end
+  for _, holder in ipairs(is_back and call('ZRANGE', HOLDERS, 0, -1) or {}) do
+    for _, queue in ipairs(call('SMEMBERS', ENTRIES_OF .. holder)) do
+      if tonumber(call('ZSCORE', P .. 'queue:' .. queue, holder)) > now then
+        set_entry(queue, holder, tonumber(call('HGET', P .. 'counts:' .. queue, holder)), now)
+      end
+    end
+  end
   if is_forward then last, since = last + step, since + step end
 end
 

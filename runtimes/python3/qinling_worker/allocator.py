@@ -37,7 +37,7 @@ def _block(size: int) -> Any:
     if size <= 16:
         return object()
     if size <= _BYTES_OVERHEAD:
-        return 0j
+        return complex(1.0, 0.0)  # a literal would be one object
     return bytes(size - _BYTES_OVERHEAD)
 
 

@@ -69,15 +69,22 @@ class _Pipe(io.FileIO):
     def _write_alone(self, view: memoryview) -> None:
         """Write while no other process of the function writes a long text.
 
-        This is a lock of the pipe itself. Each process has it for itself, also after a fork, and loses it at its end.
+        The lock is a record lock of the pipe. It belongs to one process: a forked process does not inherit it, and the
+        kernel releases it when the process ends.
         """
-        with _suppress(OSError):  # there are no locks for this file
-            _lock_file(self, _LOCK_EX)
+        self._set_lock(_LOCK_EX)
         try:
             self._write_all(view)
         finally:
-            with _suppress(OSError):
-                _lock_file(self, _LOCK_UN)
+            self._set_lock(_LOCK_UN)
+
+    def _set_lock(self, operation: int) -> None:
+        try:
+            _lock_file(self, operation)
+        except OSError as error:
+            if error.errno is None:  # a signal handler of the function has raised it, such as a TimeoutError
+                raise
+            # There are no locks for this file.
 
     def _write_all(self, view: memoryview) -> None:
         while True:

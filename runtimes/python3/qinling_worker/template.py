@@ -30,7 +30,7 @@ from .confine import become_child, forbid_core_dumps, make_rules, prepare_for_fo
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
 _MAX_DESCRIPTORS = 8  # of one command
-_LOOK_AGAIN_S = 1.0  # after all processes were stopped
+_LOOK_AGAIN_S = 1.0  # after the processes were stopped
 _END_TIMEOUT_S = 0.1  # a process closes its descriptors a moment before it has ended
 
 
@@ -128,13 +128,12 @@ class Template:
 
     def _pause(self) -> None:
         self._paused, all_stopped = cleaner.stop_descendants(os.getpid())
-        if not all_stopped:
-            self._report(event="awake")
-        elif len(memory.below(os.getpid())) > 1:  # one process alone has nobody to wake it
+        # One process alone has nobody to wake it. On a busy host, a process may stop later than it is looked at.
+        if not all_stopped or len(memory.below(os.getpid())) > 1:
             self._look_at = time.monotonic() + _LOOK_AGAIN_S
 
     def _look_again(self) -> None:
-        """Report if a process that `_pause` has stopped, or a new one, is awake."""
+        """Report if a process is awake that `_pause` should have stopped, or a new one."""
         self._look_at = None
         if any(map(memory.is_awake, memory.below(os.getpid()))):
             self._report(event="awake")
