@@ -20,6 +20,8 @@ from tests.escape.forms import FORMS, Run, problem, run
 from tests.escape.table import table
 from tests.orchestrator.conftest import REPOSITORY
 
+_CHANCES = 3  # some attempts need luck, such as to take memory just when nobody looks
+
 _each = pytest.mark.parametrize(
     ("form", "name"),
     [
@@ -82,6 +84,9 @@ if os.environ.get("ESCAPE_WITHOUT"):
         if not all(DEFENCES[defence].removal for defence in defences):
             pytest.skip(f"can't be taken out: {', '.join(sorted(defences))}")
         outcome = run_without(form, defences, defences).outcomes[name]
+        for _ in range(_CHANCES):
+            if outcome != "succeeded":
+                outcome = run(form, [ATTEMPTS[name]], sorted(defences)).outcomes[name]
         succeeded[form][name] = outcome == "succeeded"
         assert outcome == "succeeded"
 
