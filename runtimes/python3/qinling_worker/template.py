@@ -30,7 +30,8 @@ from .confine import become_child, forbid_core_dumps, make_rules, prepare_for_fo
 _CLEAN_TIMEOUT_S = 5.0
 _CLEAN_ATTEMPTS = 3
 _MAX_DESCRIPTORS = 8  # of one command
-_LOOK_AGAIN_S = 1.0  # after the processes were stopped
+# When processes are looked at again after they were stopped. Each further look is after twice the time of the last one.
+_LOOK_AGAIN_S, _LONGEST_LOOK_S = 1.0, 60.0
 _END_TIMEOUT_S = 0.1  # a process closes its descriptors a moment before it has ended
 
 
@@ -60,6 +61,7 @@ class Template:
         self._attempts = 0
         self._paused: set[int] = set()  # the processes to continue at `resume`
         self._look_at: float | None = None  # when they are looked at again
+        self._look_s = _LOOK_AGAIN_S
         self._entrances: list[int] = []
         linux.close_all_but([0, 1, 2, commands.fileno()])
         _open_null()
@@ -123,20 +125,25 @@ class Template:
             if command["ended"]:
                 self._await_end()
             self._attempts = 0
-            self._killing = True
+            self._killing, self._look_at = True, None
             self._clean()
 
     def _pause(self) -> None:
         self._paused, all_stopped = cleaner.stop_descendants(os.getpid())
         # One process alone has nobody to wake it. On a busy host, a process may stop later than it is looked at.
         if not all_stopped or len(memory.below(os.getpid())) > 1:
-            self._look_at = time.monotonic() + _LOOK_AGAIN_S
+            self._look_s = _LOOK_AGAIN_S
+            self._look_at = time.monotonic() + self._look_s
 
     def _look_again(self) -> None:
         """Report if a process is awake that `_pause` should have stopped, or a new one."""
+        processes = memory.below(os.getpid())
         self._look_at = None
-        if any(map(memory.is_awake, memory.below(os.getpid()))):
+        if any(map(memory.is_awake, processes)):
             self._report(event="awake")
+        elif len(processes) > 1:
+            self._look_s = min(2 * self._look_s, _LONGEST_LOOK_S)
+            self._look_at = time.monotonic() + self._look_s
 
     def _spawn(self, channel: int, log: int, command: dict[str, Any]) -> None:
         assert self._config is not None
