@@ -52,7 +52,7 @@ class LeaseRequest:
 
     @property
     def own_limit(self) -> int | str:
-        """The version's own limit as an argument of the scripts: '' is none."""
+        """The version's own limit as an argument of the scripts; '' means no limit."""
         return "" if self.concurrency is None else self.concurrency
 
     @property

@@ -20,7 +20,7 @@ from tests.escape.forms import FORMS, Run, problem, run
 from tests.escape.table import table
 from tests.orchestrator.conftest import REPOSITORY
 
-_CHANCES = 3  # some attempts need luck, such as to take memory just when nobody looks
+_CHANCES = 3  # some attempts need luck, such as to take memory between two looks at it
 
 _each = pytest.mark.parametrize(
     ("form", "name"),

@@ -25,6 +25,20 @@ def test_an_older_call_of_another_process_gets_the_worker_at_the_next_renewal(si
     end(ours.get(timeout=10))
 
 
+def gets_the_next_worker(side: Side, crowd: list[gevent.Greenlet], alone: gevent.Greenlet, lease: Lease) -> None:
+    """The crowd, whose target has `lease`, gets the next worker before the call that waits alone."""
+    side.start()
+
+    first = crowd[0].get(timeout=10)
+    assert not alone.ready()
+    end(lease)
+    end(first)
+    for caller in crowd[1:]:
+        end(caller.get(timeout=10))
+    side.start()
+    end(alone.get(timeout=10))
+
+
 def test_a_queue_in_which_many_calls_wait_grows_before_a_call_that_has_waited_somewhat_longer_gets_a_worker(
     side: Side,
 ) -> None:
@@ -36,16 +50,7 @@ def test_a_queue_in_which_many_calls_wait_grows_before_a_call_that_has_waited_so
     entries = side.pool._local_queues.entries
     entries.escalate(side.pool._local_queues.queue_of(side.request("f")))
 
-    side.start()
-
-    first = crowd[0].get(timeout=10)
-    assert not alone.ready()
-    end(lease)
-    end(first)
-    for caller in crowd[1:]:
-        end(caller.get(timeout=10))
-    side.start()
-    end(alone.get(timeout=10))
+    gets_the_next_worker(side, crowd, alone, lease)
 
 
 def test_calls_that_join_an_escalated_queue_count_for_its_rank(side: Side) -> None:
@@ -57,16 +62,7 @@ def test_calls_that_join_an_escalated_queue_count_for_its_rank(side: Side) -> No
     side.pool._local_queues.entries.escalate(side.pool._local_queues.queue_of(side.request("f")))
     crowd += [side.waiting(function="f") for _ in range(20)]
 
-    side.start()
-
-    first = crowd[0].get(timeout=10)
-    assert not alone.ready()
-    end(lease)
-    end(first)
-    for caller in crowd[1:]:
-        end(caller.get(timeout=10))
-    side.start()
-    end(alone.get(timeout=10))
+    gets_the_next_worker(side, crowd, alone, lease)
 
 
 def test_after_its_oldest_call_was_served_an_escalated_queue_counts_from_its_next_one(side: Side) -> None:

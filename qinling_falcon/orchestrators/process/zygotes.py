@@ -205,7 +205,7 @@ class Zygote:
         try:
             return self._receive(self._timeout_s - patience_s)
         except StartFailed:
-            # Its workers end with it. If it lived on, it could fork this worker when nobody waits for it any more.
+            # Its workers end with it. If it lived on, it could fork this worker after its start was given up.
             self._process.kill()
             raise
 

@@ -130,7 +130,7 @@ class Template:
 
     def _pause(self) -> None:
         self._paused, all_stopped = cleaner.stop_descendants(os.getpid())
-        # One process alone has nobody to wake it. On a busy host, a process may stop later than it is looked at.
+        # A single process can't be woken by another one. On a busy host, a process may stop later than it is looked at.
         if not all_stopped or len(memory.below(os.getpid())) > 1:
             self._look_s = _LOOK_AGAIN_S
             self._look_at = time.monotonic() + self._look_s
