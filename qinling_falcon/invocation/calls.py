@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import orjson
 
@@ -30,8 +30,7 @@ _PERHAPS = "; it may have run, in part or to its end."
 WORKER_LOST = f"The worker was lost while it ran the function{_PERHAPS}"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a caller wants to run.
 
     Attributes:
@@ -144,7 +143,7 @@ def _read_detail(detail: str) -> tuple[ExecutionRecord, int | None]:
 
 def _as_record(row: executions.Execution) -> ExecutionRecord:
     """A row as a record, without its log."""
-    return ExecutionRecord(**{field.name: getattr(row, field.name) for field in _UNLOGGED})
+    return ExecutionRecord(**{name: getattr(row, name) for name in _UNLOGGED})
 
 
 def started_record(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:
@@ -165,8 +164,7 @@ def started_record(target: Target, call: Call, execution_id: str, now: datetime)
 
 def completed_record(started: ExecutionRecord, ran: Ran, cold: str, queued_ms: float) -> ExecutionRecord:
     """The final record of an execution with a known outcome: the worker's, or that of a package that failed to load."""
-    return dataclasses.replace(
-        started,
+    return started._replace(
         status=ran.status,
         status_reason=ran.message,
         result=ran.result,
@@ -183,8 +181,7 @@ def failed_record(
 ) -> ExecutionRecord:
     """The final record of an execution that failed because of the platform: status `error`."""
     duration = (clock.now() - started.created_at).total_seconds()
-    return dataclasses.replace(
-        started,
+    return started._replace(
         status=ExecutionStatus.ERROR,
         status_reason=reason,
         result=json.dumps({"duration": round(duration, 3), "output": PLATFORM_FAILURE}),
@@ -234,4 +231,4 @@ def _empty_log(started: ExecutionRecord) -> str:
     return f"Start execution: {started.id}\nFinished execution: {started.id}\n"
 
 
-_UNLOGGED = tuple(field for field in dataclasses.fields(ExecutionRecord) if field.name != "log")
+_UNLOGGED = tuple(name for name in ExecutionRecord._fields if name != "log")

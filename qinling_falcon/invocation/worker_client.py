@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import errno
 import json
+import select
 import socket
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from qinling_falcon.errors import Unavailable
+from qinling_falcon.models.cooperation import native
 from qinling_falcon.orchestrators.addresses import connect
 from qinling_falcon.pool.leases import LeasedWorker
 from qinling_falcon.settings import Settings
@@ -38,6 +39,7 @@ _ANSWERED = {"status", "duration_s", "output_size"}
 _BAD_LOADS = frozenset({400, 413, 422, 431})
 # The status of `/load` when the worker's disk can't take the package. Other workers share the disk.
 _DISK_FULL = 507
+_make_poll: type[select.poll] = native("select", "poll")  # gevent's would run other greenlets
 # This process, or the whole host, can't open a further file or socket.
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _NO_DESCRIPTOR_LEFT = (
@@ -75,8 +77,7 @@ class WorkerLost(Exception):
     """The connection broke, or no answer came in time, after the request was sent: the function may have run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(NamedTuple):
     """What a worker needs to run an execution.
 
     Attributes:
@@ -92,8 +93,7 @@ class Execution:
     input: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(NamedTuple):
     """The outcome of an execution.
 
     Attributes:
@@ -113,8 +113,7 @@ class Ran:
     busy_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     """HTTP status and body."""
 
     status: int
@@ -287,14 +286,9 @@ class WorkerClient:
 
 def _is_quiet(connection: socket.socket) -> bool:
     """Whether nothing has arrived on an idle connection. An end of file would mean that the worker has ended."""
-    connection.settimeout(0)
-    try:
-        connection.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    arrivals = _make_poll()
+    arrivals.register(connection, select.POLLIN)
+    return not arrivals.poll(0)
 
 
 def _read_answer(connection: socket.socket, largest: int) -> _Answer:

@@ -40,7 +40,17 @@ def new_id(moment: datetime.datetime) -> str:
     """
     milliseconds, micros = divmod(to_micros(moment), 1000)
     number = milliseconds << 80 | 0x7 << 76 | micros << 66 | random.getrandbits(2) << 64 | 0b10 << 62
-    digits = f"{number | random.getrandbits(62):032x}"
+    return _as_uuid(number | random.getrandbits(62))
+
+
+def random_id() -> str:
+    """A random UUID (version 4). It is unique, and no secret. `uuid.uuid4` takes three times as long."""
+    random_bits = random.getrandbits(128) & ~(0xF << 76 | 0b11 << 62)
+    return _as_uuid(random_bits | 0x4 << 76 | 0b10 << 62)
+
+
+def _as_uuid(number: int) -> str:
+    digits = f"{number:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 

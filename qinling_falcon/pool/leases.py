@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 StartKind = Literal["none", "assign", "start"]
 """Why a call was slow to begin, in the API's field `cold`: `none`: a worker held its target already; `assign`: a warm
@@ -19,8 +19,7 @@ class StaleTarget(Exception):
     """The target has changed since it was resolved. Resolve it again."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRequest:
+class LeaseRequest(NamedTuple):
     """A call that needs a worker.
 
     Attributes:
@@ -62,8 +61,7 @@ class LeaseRequest:
         return f"{self.runtime_id}|{self.target}|{kind}|{self.project_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class LeasedWorker:
+class LeasedWorker(NamedTuple):
     """A worker and the token of its present lease.
 
     Attributes:

@@ -337,7 +337,10 @@ class LocalQueue:
 
     def first_that_may_load(self) -> Waiter | None:
         """The oldest call that accepts a warm worker."""
-        return next((waiter for waiter in self.waiters if waiter.may_load), None)
+        for waiter in self.waiters:
+            if waiter.may_load:
+                return waiter
+        return None
 
     def remove(self, waiter: Waiter) -> None:
         """Take a call out of the queue, if it is there."""

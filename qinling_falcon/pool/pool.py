@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 import time
@@ -149,7 +148,7 @@ class Pool(Generations):
             return
         worker = lease.worker
         if worker.needs_load:  # its busy time includes the import
-            worker = dataclasses.replace(worker, needs_load=False)
+            worker = worker._replace(needs_load=False)
         elif busy_s is not None:
             is_news = queue.busy_s is None and queue.is_escalated
             queue.note_busy(busy_s)

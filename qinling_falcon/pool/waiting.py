@@ -151,6 +151,7 @@ class LocalQueues:
         queue.waited_lately.add(queue.waited_s(waiter))
         request = waiter.request
         has_entry = queue.entry_count > 0 or queue.counted > 0 or queue.is_unsure
+        waited_ms = queue.waited_ms()
         taken = self._journal.take()
         self._cast(
             taken,
@@ -165,12 +166,12 @@ class LocalQueues:
             int((time.monotonic() - waiter.arrived) * 1000),
             queue.name if has_entry else "",
             queue.change() if has_entry else "",
-            queue.waited_ms(),
+            waited_ms,
             request.own_limit,
             taken,
             *itertools.chain.from_iterable(request.generations),
         )
-        if queue.waited_ms() < PATIENCE_S * 1000:
+        if waited_ms < PATIENCE_S * 1000:
             queue.is_escalated = False
         self.entries.watch(queue)
 
@@ -305,7 +306,7 @@ class LocalQueues:
         match reply[0]:
             case b"ok":
                 self.held.discard(worker.name)
-                worker = LeasedWorker(worker.worker_id, worker.address, worker.secret, int(reply[1]), worker.needs_load)
+                worker = worker._replace(token=int(reply[1]))
                 self.held.add(worker.name)
                 lease = self._lease(queue, waiter.request, worker, cold)
                 if waiter.is_gone:

@@ -57,8 +57,11 @@ def read_body(req: Request, limit: int) -> bytes:
     length = req.content_length
     if length is not None and length > limit:
         _too_large(limit)
-    with req.receiving(req.arriving.bodies):
-        body = req.bounded_stream.read(limit + 1 if length is None else length)
+    if length is not None and req.has_whole_body:
+        body: bytes = req.stream.read(length)
+    else:
+        with req.receiving(req.arriving.bodies):
+            body = req.bounded_stream.read(limit + 1 if length is None else length)
     if len(body) > limit:
         _too_large(limit)
     if length is not None and len(body) < length:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import falcon
@@ -13,11 +12,15 @@ from falcon.typing import ReadableIO
 
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.errors import BadRequest, QinlingError
+from qinling_falcon.models import clock
 from qinling_falcon.models.scope import Context
 from qinling_falcon.resources.unfinished import Arriving, UnfinishedBodies, UnfinishedBody
 
 if TYPE_CHECKING:
     from qinling_falcon.resources.open_answers import OpenAnswers
+
+HAS_WHOLE_BODY = "qinling_falcon.has_whole_body"
+"""The key of a WSGI environment that says whether the server has received the whole body already."""
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Only a bound for the stream itself: whoever reads a body names its own, smaller limit.
@@ -28,7 +31,7 @@ _PIECE = 64 * 1024
 
 def new_request_id() -> str:
     """A name for a request that has none."""
-    return f"req-{uuid.uuid4()}"
+    return f"req-{clock.random_id()}"
 
 
 class Request(falcon.Request):
@@ -64,6 +67,11 @@ class Request(falcon.Request):
         self.request_id = given if given and _SANE_ID.fullmatch(given) else new_request_id()
         self.reference_client = False
         self._receiving: UnfinishedBody | None = None
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether the whole body has arrived, so that reading it does not wait for the client."""
+        return bool(self.env.get(HAS_WHOLE_BODY))
 
     def receiving(self, bodies: UnfinishedBodies) -> UnfinishedBody:
         """Count this request's body for the caller's project while the returned `with` block reads it."""

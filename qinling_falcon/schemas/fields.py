@@ -154,7 +154,11 @@ class Moment(fields.Field[datetime]):
         return moment.replace(microsecond=0)
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
-        return None if value is None else str(value)[:19]
+        if value is None:
+            return None
+        return (
+            f"{value.year:04}-{value.month:02}-{value.day:02} {value.hour:02}:{value.minute:02}:{value.second:02}"
+        )  # in half the time of `isoformat`
 
 
 class JsonText(fields.Field[Any]):

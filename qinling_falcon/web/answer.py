@@ -5,10 +5,16 @@ from __future__ import annotations
 import time
 
 from gunicorn import util
-from gunicorn.http.wsgi import Response
+from gunicorn.http.wsgi import HEADER_VALUE_RE, Response
+from gunicorn.util import hop_headers
 
 # A larger first piece is sent separately, so that it is not copied.
 _MOST_COPIED = 64 * 1024
+# Gunicorn looks at the values of these headers, or does not send them.
+_MEANINGFUL = hop_headers | {"content-length"}
+# Names of other headers that Gunicorn has accepted.
+_known_names: set[str] = set()
+_MOST_KNOWN = 100
 
 
 class Answer(Response):  # type: ignore[misc]  # Gunicorn has no types
@@ -27,6 +33,23 @@ class Answer(Response):  # type: ignore[misc]  # Gunicorn has no types
         if self.chunked:
             headers.append("Transfer-Encoding: chunked\r\n")
         return headers
+
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """Check the headers of the application and take them. A name is checked once, a value each time.
+
+        Raises:
+            InvalidResponseHeader, InvalidResponseHeaderName, TypeError: a header is invalid.
+        """
+        for name, value in headers:
+            if name in _known_names and HEADER_VALUE_RE.fullmatch(value):
+                self.headers.append((name, value.strip(" \t")))
+            elif name == "content-length" and value.isdecimal():  # as Falcon makes it
+                self.response_length = int(value)
+                self.headers.append((name, value))
+            else:
+                super().process_headers([(name, value)])
+                if name.lower() not in _MEANINGFUL and len(_known_names) < _MOST_KNOWN:
+                    _known_names.add(name)
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body; the head goes before the first piece."""

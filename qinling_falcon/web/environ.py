@@ -11,6 +11,8 @@ from typing import Any
 from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
+from qinling_falcon.resources.request import HAS_WHOLE_BODY
+
 # The headers that PEP 3333 names without the prefix `HTTP_`.
 _PLAIN = {"CONTENT-TYPE": "CONTENT_TYPE", "CONTENT-LENGTH": "CONTENT_LENGTH"}
 
@@ -46,6 +48,7 @@ class Environments:
             "wsgi.input": request.body,
             "wsgi.url_scheme": request.scheme,
             "gunicorn.socket": sock,
+            HAS_WHOLE_BODY: _has_whole_body(request),
             "REQUEST_METHOD": request.method,
             "QUERY_STRING": request.query,
             "RAW_URI": request.uri,
@@ -62,3 +65,8 @@ class Environments:
                 value = f"{environ[key]},{value}"
             environ[key] = value
         return environ
+
+
+def _has_whole_body(request: Any) -> bool:
+    length = getattr(request.body.reader, "length", None)  # None: the body is chunked
+    return length is not None and length <= request.unreader.buffered_size()

@@ -108,9 +108,10 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
         self._waited_s = 0.0
         self._received = 0
 
-    def has_read_ahead(self) -> bool:
-        """Whether bytes of the next request are already in the buffer."""
-        return bool(self.buf.seek(0, 2))
+    def buffered_size(self) -> int:
+        """The number of bytes that have been received and not read."""
+        size: int = self.buf.seek(0, 2)
+        return size
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Receive the next bytes; empty at the end of the stream.

@@ -123,7 +123,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
                 if not self._answer(connection, request):
                     return False
                 connection.parser.mesg = None  # frees the headers: an idle connection does not need them
-                if not connection.reader.has_read_ahead():
+                if not connection.reader.buffered_size():
                     return True
                 gevent.sleep(0)  # let other greenlets run while this client pipelines requests
         except (StopIteration, gunicorn.http.errors.NoMoreData, gevent.GreenletExit):

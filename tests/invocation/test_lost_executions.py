@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -74,7 +73,7 @@ def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(setting
 
 def test_a_holder_that_comes_too_late_tells_what_is_recorded(settings: Settings, function_id: str) -> None:
     in_time, late = make_record(function_id), make_record(function_id)
-    record(replace(late, status="error", result="lost"))
+    record(late._replace(status="error", result="lost"))
     assert commit_record(in_time) == in_time
     told = commit_record(late)
     assert (told.id, told.status, told.result) == (late.id, "error", "lost")
