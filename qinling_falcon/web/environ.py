@@ -32,39 +32,49 @@ class Environments:
             "SCRIPT_NAME": "",
             "SERVER_NAME": host,
             "SERVER_PORT": str(port),
+            "REMOTE_ADDR": "",
         }
 
     def of(self, request: Any, sock: Any, address: Any) -> dict[str, Any]:
         """Make the environment of one request.
 
         Args:
-            request: Gunicorn's request. Gunicorn has already dropped header names with underscores, because they could
-                be confused with others.
+            request: the request, as `HeadParser` makes it.
             sock: the client's socket.
             address: the client's host and port; any other value on a Unix socket.
         """
-        major, minor = request.version
-        environ: dict[str, Any] = self._base | {
-            "wsgi.input": request.body,
-            "wsgi.url_scheme": request.scheme,
-            "gunicorn.socket": sock,
-            HAS_WHOLE_BODY: _has_whole_body(request),
-            "REQUEST_METHOD": request.method,
-            "QUERY_STRING": request.query,
-            "RAW_URI": request.uri,
-            "PATH_INFO": unquote_to_wsgi_str(request.path),
-            "SERVER_PROTOCOL": f"HTTP/{major}.{minor}",
-            "REMOTE_ADDR": "",
-        }
+        environ: dict[str, Any] = self._base | request.head_environ
+        environ["wsgi.input"] = request.body
+        environ["gunicorn.socket"] = sock
+        environ[HAS_WHOLE_BODY] = _has_whole_body(request)
         if isinstance(address, tuple):
             environ["REMOTE_ADDR"] = address[0]
             environ["REMOTE_PORT"] = str(address[1])
-        for name, value in request.headers:
-            key = _PLAIN.get(name) or "HTTP_" + name.replace("-", "_")
-            if key in environ:
-                value = f"{environ[key]},{value}"
-            environ[key] = value
         return environ
+
+
+def head_environ(request: Any) -> dict[str, Any]:
+    """The part of a request's environment that follows from its head.
+
+    Args:
+        request: Gunicorn's request. Gunicorn has already dropped header names with underscores, because they could
+            be confused with others.
+    """
+    major, minor = request.version
+    environ: dict[str, Any] = {
+        "wsgi.url_scheme": request.scheme,
+        "REQUEST_METHOD": request.method,
+        "QUERY_STRING": request.query,
+        "RAW_URI": request.uri,
+        "PATH_INFO": unquote_to_wsgi_str(request.path),
+        "SERVER_PROTOCOL": f"HTTP/{major}.{minor}",
+    }
+    for name, value in request.headers:
+        key = _PLAIN.get(name) or "HTTP_" + name.replace("-", "_")
+        if key in environ:
+            value = f"{environ[key]},{value}"
+        environ[key] = value
+    return environ
 
 
 def _has_whole_body(request: Any) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 
 from qinling_falcon.bounded import BoundedCache
+from qinling_falcon.web.environ import head_environ
 
 # A head that is larger is parsed each time.
 _LARGEST = 2048
@@ -19,8 +21,9 @@ _KEPT = 256
 
 _PARSED = (
     "method", "uri", "path", "query", "fragment", "version", "headers", "scheme", "_expected_100_continue",
+    "head_environ", "_body_length",
 )  # fmt: skip
-"""What Gunicorn's parser sets on a request. Its headers are not changed afterwards."""
+"""The attributes of a request that follow from its head. They are not changed afterwards."""
 
 # Heads with these headers are not remembered, because a dump of this process's memory shall not hold a list of tokens.
 _SECRET = frozenset({"AUTHORIZATION", "COOKIE", "X-AUTH-TOKEN", "X-SERVICE-TOKEN", "X-SUBJECT-TOKEN"})
@@ -32,7 +35,15 @@ class HeadParser(RequestParser):  # type: ignore[misc]  # Gunicorn has no types
     """Gunicorn's parser of one connection, with remembered heads."""
 
     class mesg_class(Request):  # type: ignore[misc]
-        """A request whose head is parsed only if it is new."""
+        """A request whose head is parsed only if it is new.
+
+        Attributes:
+            head_environ: see the function of this name.
+        """
+
+        head_environ: dict[str, Any]
+        _body_length: int | None = None
+        _key: tuple[Any, bytes] | None = None  # of a new head that is to be remembered
 
         def parse(self, unreader: Any) -> bytes:
             """Parse the head. Returns the bytes after it that have arrived already."""
@@ -50,10 +61,21 @@ class HeadParser(RequestParser):  # type: ignore[misc]  # Gunicorn has no types
             rest = self._parse_new(unreader, data)
             is_secret = any(name in _SECRET for name, _ in self.headers)
             if rest == data[end:] and not is_secret and self.cfg.proxy_protocol == "off":
-                _known.put(key, {name: getattr(self, name) for name in _PARSED})
+                self._key = key
             return rest
+
+        def set_body_reader(self) -> None:
+            """Make the reader of the body, as the headers describe it."""
+            if self._body_length is not None:
+                self.body = Body(LengthReader(self.unreader, self._body_length))
+                return
+            super().set_body_reader()
+            if self._key is not None and isinstance(self.body.reader, LengthReader):
+                self._body_length = self.body.reader.length
+                _known.put(self._key, {name: getattr(self, name) for name in _PARSED})
 
         def _parse_new(self, unreader: Any, data: bytes) -> bytes:
             unreader.unread(data)
             rest: bytes = super().parse(unreader)
+            self.head_environ = head_environ(self)
             return rest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import peewee
@@ -47,7 +46,7 @@ def test_a_record_is_read_back_as_it_was_written(owner: Context, function_id: st
 def test_the_first_final_state_wins(owner: Context, function_id: str) -> None:
     first = make_record(function_id)
     assert record(first)
-    assert not record(replace(first, status="failed", result="late"))
+    assert not record(first._replace(status="failed", result="late"))
     assert not begin(first)
     row = execution.get(owner, first.id)
     assert (row.status, row.result) == ("success", first.result)
@@ -56,11 +55,11 @@ def test_the_first_final_state_wins(owner: Context, function_id: str) -> None:
 
 def test_what_has_begun_can_end_once(owner: Context, function_id: str) -> None:
     ended = make_record(function_id, input="large")
-    assert begin(replace(ended, result=None, log=None, updated_at=None))
+    assert begin(ended._replace(result=None, log=None, updated_at=None))
     assert execution.get(owner, ended.id).status == "running"
     assert count(owner, function_id) == 0
-    assert record(replace(ended, input=None))
-    assert not record(replace(ended, status="error"))
+    assert record(ended._replace(input=None))
+    assert not record(ended._replace(status="error"))
     row = execution.get(owner, ended.id)
     assert (row.status, row.input, row.result) == ("success", "large", ended.result)
     assert count(owner, function_id) == 1
@@ -75,7 +74,7 @@ def test_counts_are_exact_with_many_callers(owner: Context, runtime_id: str) -> 
 
 def test_one_id_many_times_in_one_batch(owner: Context, function_id: str) -> None:
     rec = make_record(function_id)
-    versions = [replace(rec, result=str(number)) for number in range(5)]
+    versions = [rec._replace(result=str(number)) for number in range(5)]
     outcomes = in_one_batch([lambda rec=rec: record(rec) for rec in versions])
     assert sorted(outcomes) == [False] * 4 + [True]
     assert execution.get(owner, rec.id).result == str(outcomes.index(True))

@@ -1,0 +1,254 @@
+"""How the callers of a writer hand their writes over, and how they wait: native threads, or greenlets.
+
+The three kinds have the same methods. `HubLane` is the one of a web process on SQLite, and so on the path of each call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections.abc import Callable
+from typing import Any
+
+from qinling_falcon.models.batches import Waiter, Write
+from qinling_falcon.models.cooperation import NativeEvent, cooperative, native
+from qinling_falcon.models.engines import Engine, Sqlite
+
+_BATCH_SIZE = 500
+# A commit of many writes costs little more than a commit of one, and callers whose writes shared a commit often send
+# their next ones at the same time. So a batch that is smaller than the last one waits up to `_GATHER_S` for more
+# writes. After a batch of one write, no write waits.
+_GATHER_S = 0.004
+_POLL_S = 0.001  # how often a native thread looks whether more writes have come
+_SWEEP_S = 0.1  # how often a hub looks for callers that have waited too long
+STOP = None
+
+
+class Lane:
+    """How callers and the writer meet: here, native threads on both sides."""
+
+    def __init__(self) -> None:
+        simple_queue: type[queue.SimpleQueue[Write | None]] = native("queue", "SimpleQueue")
+        self._queue = simple_queue()
+        self._last_size = 0
+        self._thread: int | None = None
+        self._ended = NativeEvent()
+        self._get_ident: Callable[[], int] = native("_thread", "get_ident")
+        self.pause: Callable[[float], None] = native("time", "sleep")
+
+    def start(self, serve: Callable[[], None]) -> None:
+        """Run `serve` on the other side."""
+        start_thread: Callable[..., int] = native("_thread", "start_new_thread")
+        start_thread(self._run, (serve,))
+
+    def _run(self, serve: Callable[[], None]) -> None:
+        self._thread = self._get_ident()
+        try:
+            serve()
+        finally:
+            self._ended.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until `serve` has returned."""
+        self._ended.wait(timeout_s)
+
+    def is_writer(self) -> bool:
+        """Whether the caller is the writer itself."""
+        return self._thread == self._get_ident()
+
+    def waiting(self) -> int:
+        """How many writes wait."""
+        return self._queue.qsize()
+
+    def put(self, write: Write | None) -> None:
+        """Hand a write, or the end, to the writer."""
+        self._queue.put(write)
+
+    def take(self) -> list[Write | None]:
+        """Take the next batch; waits for one."""
+        gathered = [self._queue.get()]
+        until = time.monotonic() + _GATHER_S
+        while self.waiting() + 1 < self._last_size and time.monotonic() < until:
+            self.pause(_POLL_S)
+        with contextlib.suppress(queue.Empty):
+            while len(gathered) < _BATCH_SIZE:
+                gathered.append(self._queue.get_nowait())
+        self._last_size = len(gathered)
+        return gathered
+
+    def make_waiter(self) -> Waiter:
+        """What the caller sleeps on."""
+        return NativeEvent()
+
+    def wake(self, writes: list[Write]) -> None:
+        """Let the callers go on."""
+        for write in writes:
+            write.waiter.set()
+
+
+class HubLane(Lane):
+    """A native writer thread that serves the greenlets of a hub.
+
+    The hub gathers the writes, and the thread wakes up only for a whole batch: each time that it does, it competes with
+    the hub for the interpreter's lock.
+    """
+
+    def __init__(self) -> None:
+        import gevent
+        from gevent.hub import Waiter as GreenletWaiter
+
+        super().__init__()
+        self._hub = gevent.get_hub()
+        self.make_greenlet_waiter: type[GreenletWaiter] = GreenletWaiter
+        self._hub_thread = self._get_ident()
+        self._gathered: list[Write | None] = []
+        self._timer: Any = None
+        self._is_writing = False
+        batches: type[queue.SimpleQueue[list[Write | None]]] = native("queue", "SimpleQueue")
+        self._batches = batches()
+        self._answered: list[Write] = []
+        # The thread's one call into the hub. The sweeper keeps the loop alive while callers wait, so this must not.
+        self._signal = self._hub.loop.async_(ref=False)
+        self._signal.start(self._on_written)
+        self._waiting: dict[Any, float] = {}  # until when each of them waits, on the monotonic clock
+        self._is_sweeping = False
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until `serve` has returned."""
+        self._hub.threadpool.apply(self._ended.wait, (timeout_s,))
+        self._signal.close()
+
+    def waiting(self) -> int:
+        """How many writes wait."""
+        return len(self._gathered)
+
+    def put(self, write: Write | None) -> None:
+        """Hand a write, or the end, to the writer."""
+        if self._get_ident() == self._hub_thread:
+            self._add(write)
+        else:
+            self._hub.loop.run_callback_threadsafe(self._add, write)
+
+    def take(self) -> list[Write | None]:
+        """Take the next batch; waits for one."""
+        return self._batches.get()
+
+    def make_waiter(self) -> Waiter:
+        """What the caller sleeps on: a greenlet of the hub, or another native thread."""
+        return _HubWaiter(self) if self._get_ident() == self._hub_thread else NativeEvent()
+
+    def wait(self, waiter: Any, timeout_s: float) -> bool:
+        """Let the current greenlet sleep until woken, at most about `timeout_s` seconds. Returns whether it was woken.
+
+        One timer for all waiting greenlets is cheaper than a timer for each.
+        """
+        self._waiting[waiter] = time.monotonic() + timeout_s
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            self._hub.loop.timer(_SWEEP_S).start(self._sweep)
+        try:
+            return bool(waiter.get())
+        finally:
+            del self._waiting[waiter]
+
+    def wake(self, writes: list[Write]) -> None:
+        """Let the callers go on."""
+        self._answered = writes
+        self._signal.send()
+
+    def _add(self, write: Write | None) -> None:
+        self._gathered.append(write)
+        if not self._is_writing:
+            self._gather()
+
+    def _gather(self) -> None:
+        """Hand the gathered writes over, or wait for more."""
+        if len(self._gathered) >= self._last_size or self._gathered[-1] is STOP:
+            self._hand_over()
+        elif self._timer is None:
+            self._timer = self._hub.loop.timer(_GATHER_S)
+            self._timer.start(self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+        batch, self._gathered = self._gathered[:_BATCH_SIZE], self._gathered[_BATCH_SIZE:]
+        self._last_size = len(batch)
+        self._is_writing = True
+        self._batches.put(batch)
+
+    def _on_written(self) -> None:
+        """Runs in the hub when the thread has written a batch: hands over the next one, and wakes the callers."""
+        answered = self._answered
+        self._is_writing = False
+        if self._gathered:
+            self._gather()
+        super().wake(answered)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for waiter in [waiter for waiter, until in self._waiting.items() if until <= now]:
+            if waiter in self._waiting:  # the one before may have changed this
+                waiter.switch(False)
+        self._is_sweeping = bool(self._waiting)
+        if self._is_sweeping:
+            self._hub.loop.timer(_SWEEP_S).start(self._sweep)
+
+
+class _HubWaiter:
+    """What a greenlet of a hub sleeps on. It takes a third of the time of gevent's `Event` with a timeout."""
+
+    __slots__ = ("_lane", "_waiter")
+
+    def __init__(self, lane: HubLane) -> None:
+        self._lane = lane
+        self._waiter = lane.make_greenlet_waiter()
+
+    def set(self) -> None:
+        """Wake the greenlet. Runs in the hub."""
+        self._waiter.switch(True)
+
+    def wait(self, timeout: float) -> bool:
+        """Sleep until woken, at most about `timeout` seconds."""
+        return self._lane.wait(self._waiter, timeout)
+
+
+class GreenLane(Lane):
+    """A writer greenlet, for a driver that waits cooperatively."""
+
+    def __init__(self) -> None:
+        import gevent
+        import gevent.event
+        import gevent.queue
+
+        super().__init__()
+        self._queue = gevent.queue.SimpleQueue()
+        self._gevent = gevent
+        self._greenlet: Any = None
+        self.pause = gevent.sleep
+
+    def start(self, serve: Callable[[], None]) -> None:
+        """Run `serve` on the other side."""
+        self._greenlet = self._gevent.spawn(serve)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until `serve` has returned."""
+        self._greenlet.join(timeout_s)
+
+    def is_writer(self) -> bool:
+        """Whether the caller is the writer itself."""
+        return self._gevent.getcurrent() is self._greenlet
+
+    def make_waiter(self) -> Waiter:
+        """What the caller sleeps on."""
+        waiter: Waiter = self._gevent.event.Event()
+        return waiter
+
+
+def make_lane(engine: Engine) -> Lane:
+    """The lane for this process and database."""
+    if not cooperative():
+        return Lane()
+    return HubLane() if isinstance(engine, Sqlite) else GreenLane()
