@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from gunicorn import util
-from gunicorn.http.wsgi import HEADER_VALUE_RE, Response
+from gunicorn.http.wsgi import Response
 from gunicorn.util import hop_headers
 
 # A larger first piece is sent separately, so that it is not copied.
@@ -35,15 +35,15 @@ class Answer(Response):  # type: ignore[misc]  # Gunicorn has no types
         return headers
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
-        """Check the headers of the application and take them. A name is checked once, a value each time.
+        """Check the headers of the application and take them. Gunicorn checks each name once, and unusual values.
 
         Raises:
             InvalidResponseHeader, InvalidResponseHeaderName, TypeError: a header is invalid.
         """
         for name, value in headers:
-            if name in _known_names and HEADER_VALUE_RE.fullmatch(value):
-                self.headers.append((name, value.strip(" \t")))
-            elif name == "content-length" and value.isdecimal():  # as Falcon makes it
+            if name in _known_names and value.isascii() and value.isprintable():
+                self.headers.append((name, value.strip(" ")))
+            elif name == "content-length" and value.isascii() and value.isdecimal():  # as Falcon makes it
                 self.response_length = int(value)
                 self.headers.append((name, value))
             else:

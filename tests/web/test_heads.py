@@ -39,7 +39,10 @@ OURS = {"head_environ", "_body_length", "_key"}
 
 
 def parsed(parser: type[RequestParser], pieces: list[bytes], address: Any, ours: set[str] = OURS) -> list[Any]:
-    """The requests that a parser finds in what it receives, without the attributes `ours`, and the error that ends them.
+    """The requests that a parser finds in what it receives, and the error that ends them.
+
+    Args:
+        ours: the attributes that are left out.
     """
     configuration = Config()
     configuration.set("forwarded_allow_ips", "10.0.0.1")
