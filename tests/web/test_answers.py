@@ -12,7 +12,8 @@ from gunicorn.http.wsgi import Response
 from qinling_falcon.web.answer import Answer
 
 NAMES = [
-    "content-type", "location", "connection", "upgrade", "content-length", "Content-Length", "date", "bad name", "a\r\n",
+    "content-type", "location", "connection", "upgrade", "content-length", "Content-Length", "date", "bad name",
+    "a\r\n",
 ]  # fmt: skip
 VALUES = [
     "text/plain", " a b\t", "\ta", "5", "-5", "\u0665", "websocket", "upgrade", "a\r\nSet-Cookie: b", "\x7f", "\xe9",
