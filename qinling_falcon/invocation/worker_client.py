@@ -8,6 +8,7 @@ sends: HTTP/1.1 answers with a Content-Length. The body is JSON; the answer to
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import select
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from qinling_falcon.deadlines import Deadlines
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models.cooperation import native
 from qinling_falcon.orchestrators.addresses import connect
@@ -141,6 +143,7 @@ class WorkerClient:
 
     def __init__(self, settings: Settings) -> None:
         self._idle: dict[str, tuple[socket.socket, float]] = {}  # the longest idle one first
+        self._deadlines: Deadlines[socket.socket] = Deadlines(_shut_down)
         self._in_use = 0
         self._most = settings.most_workers
         self._largest = settings.max_result_size + _BYTES_IN_LOG * settings.max_log_size + _LARGEST_REST
@@ -241,16 +244,20 @@ class WorkerClient:
             f"POST {path} HTTP/1.1\r\nHost: worker\r\nX-Worker-Secret: {worker.secret}\r\n{head}"
             f"Content-Length: {len(body)}\r\n\r\n"
         ).encode("ascii")
+        packet = request + body
+        self._deadlines.add(connection, timeout_s)
         try:
-            connection.settimeout(timeout_s)
-            packet = request + body
             # gevent's `sendall` makes an extra system call each time, to ask for the size of the socket's buffer.
             sent = connection.send(packet)
             if sent < len(packet):
                 connection.sendall(packet[sent:])
             return _read_answer(connection, self._largest)
         except (OSError, ValueError) as error:
+            if not self._deadlines.remove(connection):
+                raise WorkerLost("timed out") from TimeoutError("timed out")
             raise WorkerLost(str(error) or type(error).__name__) from error
+        finally:
+            self._deadlines.remove(connection)
 
     def _take_connection(self, worker: LeasedWorker) -> socket.socket:
         idle = self._idle.pop(worker.worker_id, None)
@@ -266,13 +273,16 @@ class WorkerClient:
             self._close_longest_idle()
         while True:
             try:
-                return connect(worker.address, _CONNECT_TIMEOUT_S)
+                connection = connect(worker.address, _CONNECT_TIMEOUT_S)
             except OSError as error:
                 if error.errno not in _NO_DESCRIPTOR:
                     raise NotSent(f"no connection to the worker: {error}") from error
                 if not self._idle:
                     raise NoDescriptor(_NO_DESCRIPTOR_LEFT, retry_after_s=1) from error
                 self._close_longest_idle()
+            else:
+                connection.settimeout(None)  # `Deadlines` ends what takes too long
+                return connection
 
     def _close_unused(self, since: float) -> None:
         """Close connections that were not used since then. Most of their workers do not exist any more."""
@@ -282,6 +292,12 @@ class WorkerClient:
     def _close_longest_idle(self) -> None:
         connection, _ = self._idle.pop(next(iter(self._idle)))
         connection.close()
+
+
+def _shut_down(connection: socket.socket) -> None:
+    """Make whoever reads from the connection, or writes to it, see its end."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _is_quiet(connection: socket.socket) -> bool:

@@ -75,7 +75,9 @@ def to_micros(moment: datetime.datetime) -> int:
 
 def from_micros(micros: int) -> datetime.datetime:
     """The UTC time of so many microseconds since the epoch."""
-    return EPOCH + datetime.timedelta(microseconds=micros)
+    # Adding a `timedelta` takes three times as long. A float is exact for whole seconds, and before the year 2100 for
+    # microseconds.
+    return datetime.datetime.fromtimestamp(micros / 1_000_000, datetime.UTC)
 
 
 def read_time(text: str) -> tuple[datetime.datetime, datetime.datetime]:

@@ -21,7 +21,6 @@ _BATCH_SIZE = 500
 # writes. After a batch of one write, no write waits.
 _GATHER_S = 0.004
 _POLL_S = 0.001  # how often a native thread looks whether more writes have come
-_SWEEP_S = 0.1  # how often a hub looks for callers that have waited too long
 STOP = None
 
 
@@ -98,6 +97,8 @@ class HubLane(Lane):
         import gevent
         from gevent.hub import Waiter as GreenletWaiter
 
+        from qinling_falcon.deadlines import Deadlines
+
         super().__init__()
         self._hub = gevent.get_hub()
         self.make_greenlet_waiter: type[GreenletWaiter] = GreenletWaiter
@@ -108,11 +109,10 @@ class HubLane(Lane):
         batches: type[queue.SimpleQueue[list[Write | None]]] = native("queue", "SimpleQueue")
         self._batches = batches()
         self._answered: list[Write] = []
-        # The thread's one call into the hub. The sweeper keeps the loop alive while callers wait, so this must not.
+        # The thread's one call into the hub. `Deadlines` keeps the loop alive while callers wait, so this must not.
         self._signal = self._hub.loop.async_(ref=False)
         self._signal.start(self._on_written)
-        self._waiting: dict[Any, float] = {}  # until when each of them waits, on the monotonic clock
-        self._is_sweeping = False
+        self._deadlines: Deadlines[GreenletWaiter] = Deadlines(lambda waiter: waiter.switch(False))
 
     def join(self, timeout_s: float) -> None:
         """Wait until `serve` has returned."""
@@ -139,18 +139,12 @@ class HubLane(Lane):
         return _HubWaiter(self) if self._get_ident() == self._hub_thread else NativeEvent()
 
     def wait(self, waiter: Any, timeout_s: float) -> bool:
-        """Let the current greenlet sleep until woken, at most about `timeout_s` seconds. Returns whether it was woken.
-
-        One timer for all waiting greenlets is cheaper than a timer for each.
-        """
-        self._waiting[waiter] = time.monotonic() + timeout_s
-        if not self._is_sweeping:
-            self._is_sweeping = True
-            self._hub.loop.timer(_SWEEP_S).start(self._sweep)
+        """Let the current greenlet sleep until woken, at most about `timeout_s` seconds; whether it was woken."""
+        self._deadlines.add(waiter, timeout_s)
         try:
             return bool(waiter.get())
         finally:
-            del self._waiting[waiter]
+            self._deadlines.remove(waiter)
 
     def wake(self, writes: list[Write]) -> None:
         """Let the callers go on."""
@@ -186,15 +180,6 @@ class HubLane(Lane):
         if self._gathered:
             self._gather()
         super().wake(answered)
-
-    def _sweep(self) -> None:
-        now = time.monotonic()
-        for waiter in [waiter for waiter, until in self._waiting.items() if until <= now]:
-            if waiter in self._waiting:  # the one before may have changed this
-                waiter.switch(False)
-        self._is_sweeping = bool(self._waiting)
-        if self._is_sweeping:
-            self._hub.loop.timer(_SWEEP_S).start(self._sweep)
 
 
 class _HubWaiter:
