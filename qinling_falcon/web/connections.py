@@ -138,15 +138,18 @@ class Connections:
             gevent.sleep(0)  # other greenlets run, and other web processes get a share of a burst
 
     def expire_forever(self) -> None:
-        """Close connections that were idle for `keep_alive_s`."""
+        """Close connections that were idle for `keep_alive_s`.
+
+        A connection with unread bytes stays: its request has arrived while this process was busy or did not run.
+        """
         while True:
             gevent.sleep(1.0)
             long_ago = time.monotonic() - self._keep_alive_s
-            while self._idle:
-                connection, since = next(iter(self._idle.items()))
+            for connection, since in list(self._idle.items()):
                 if since > long_ago:
                     break
-                self._close_idle(connection)
+                if not connection.has_bytes():
+                    self._close_idle(connection)
 
     def stop(self) -> None:
         """Close idle connections without unread bytes, and connections that have sent half a head.

@@ -22,10 +22,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import gevent
 from gunicorn.http.unreader import SocketUnreader
 
 from qinling_falcon.errors import RequestTimeout, TooLarge
+from qinling_falcon.web.turns import let_others_run
 
 # After so many bytes of a client that sends without a pause, other greenlets run. Parsing them takes up to 4 ms, when
 # each chunk holds one byte.
@@ -141,7 +141,7 @@ class TimedReader(SocketUnreader):  # type: ignore[misc]  # Gunicorn has no type
         self._since_pause += len(data)
         if self._since_pause > _TURN:
             self._since_pause = 0
-            gevent.sleep(0)
+            let_others_run()
         return data
 
     def _wait(self, size: int) -> bytes:

@@ -28,6 +28,7 @@ from qinling_falcon.settings import get_settings
 from qinling_falcon.web.answer import Answer
 from qinling_falcon.web.connections import Connection, Connections
 from qinling_falcon.web.reader import Deadlines, Phase
+from qinling_falcon.web.turns import let_others_run
 
 # File descriptors that are reserved for the database, Redis and packages, beside one for each worker that can exist. If
 # the process may open few files, half of its descriptors are reserved.
@@ -125,7 +126,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
                 connection.parser.mesg = None  # frees the headers: an idle connection does not need them
                 if not connection.reader.buffered_size():
                     return True
-                gevent.sleep(0)  # let other greenlets run while this client pipelines requests
+                let_others_run()  # while this client pipelines requests
         except (StopIteration, gunicorn.http.errors.NoMoreData, gevent.GreenletExit):
             return False
         except RequestTimeout as error:

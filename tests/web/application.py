@@ -7,19 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import gevent
-from gevent import monkey
 
 from qinling_falcon.errors import RequestTimeout
 
-block = monkey.get_original("time", "sleep")
 counts = itertools.count(1)
 
 
 def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     """`/read` answers with the body's length, `/ignore` leaves the body alone, `/sleep/S` takes S seconds.
 
-    `/large` answers with 15 KB. `/block/S` does not let other requests run for S seconds. `/count` answers how many
-    requests for it there have been.
+    `/large` answers with 15 KB. `/count` answers how many requests for it there have been.
     """
     path = environ["PATH_INFO"]
     status, answer = "200 OK", b"ok"
@@ -33,8 +30,6 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
             answer = str(len(environ["wsgi.input"].read())).encode()
         except RequestTimeout as error:
             status, answer = "408 Request Timeout", error.message.encode()
-    elif path.startswith("/block/"):
-        block(float(path.rpartition("/")[2]))
     elif path == "/count":
         answer = str(next(counts)).encode()
     elif path == "/large":

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+
 from tests.integration.service import ROOT, free_port, wait_until
 
 
@@ -24,12 +26,29 @@ class Server:
         self.process = process
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def answers(self) -> bool:
         with self.connect() as client:
-            client.settimeout(5)
             return get(client).endswith(b"ok")
+
+    def web_process(self) -> psutil.Process:
+        """The process that serves the requests."""
+        [found] = psutil.Process(self.process.pid).children()
+        return found
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Stop the web process for a while, so that all that is sent meanwhile arrives at once for it."""
+        self.web_process().suspend()
+        try:
+            yield
+        finally:
+            self.web_process().resume()
+
+    def descriptors(self) -> int:
+        """How many files the web process has open."""
+        return int(self.web_process().num_fds())
 
     def stop(self) -> float:
         """Stop the server as an operator does. Returns the seconds that this took."""
