@@ -69,11 +69,11 @@ def test_after_its_oldest_call_was_served_an_escalated_queue_counts_from_its_nex
     """Otherwise a queue that waited long once would be before all others as long as it is escalated."""
     side.start()
     lease = side.lease("f")
-    served = side.waiting(function="f", arrived=time.monotonic() - 2)
-    following = side.waiting(function="f")
-    time.sleep(0.01)  # so that the queue stays escalated
+    now = time.monotonic()
+    served = side.waiting(function="f", arrived=now - 30)
+    following = side.waiting(function="f", arrived=now - 10)  # long ago, so that the queue stays escalated
     side.pool._local_queues.entries.escalate(side.pool._local_queues.queue_of(side.request("f")))
-    other = side.waiting(function="g", arrived=time.monotonic() - 1)
+    other = side.waiting(function="g", arrived=now - 20)
     end(lease)
     second = served.get(timeout=10)
     assert side.request("f").queue in side.registry.snapshot()["escalated:python3"]
@@ -105,11 +105,10 @@ def test_however_many_calls_wait_elsewhere_a_call_that_has_waited_for_seconds_lo
 def test_a_call_that_arrived_earlier_and_asks_later_gets_the_worker_first(side: Side, other: Side) -> None:
     """Its process may have read the function from the database meanwhile."""
     side.start()
-    arrived = time.monotonic()
     lease = side.lease()
-    time.sleep(0.01)
     ours = side.waiting()
-    theirs = other.waiting(arrived=arrived)
+    # Much earlier, because Redis counts the time that a message takes as if the call had come later.
+    theirs = other.waiting(arrived=time.monotonic() - 10)
 
     end(lease)
 
