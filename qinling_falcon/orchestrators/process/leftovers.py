@@ -11,6 +11,7 @@ from pathlib import Path
 
 _MARK = "qf_worker="
 _MOST_LOOKS = 500  # a bound, because processes may fork faster than they are stopped
+_STOP_S = 0.001  # a process on another processor stops a moment after its signal
 
 
 def mark(install_id: str, worker_id: str = "") -> str:
@@ -74,16 +75,19 @@ def kill_found(marks: Collection[str], uids: Collection[int] = ()) -> bool:
     All processes are stopped before the first one is killed. A process without the mark is found only through its
     parents: if these were killed one by one, a process that one of them has just forked could no longer be found.
     """
-    stopped: set[int] = set()
-    fresh = find(marks, uids)
+    found = find(marks, uids)
+    _signal(found, signal.SIGSTOP)
+    parents = set(found)
     for _ in range(_MOST_LOOKS):
-        if not fresh:
+        if fresh := _stop_children(parents, found):
+            found |= fresh
+            parents |= fresh
+        elif any(map(_is_awake, parents)):  # it may be in the midst of a fork
+            time.sleep(_STOP_S)
+        else:
             break
-        _signal(fresh, signal.SIGSTOP)
-        stopped |= fresh
-        fresh = _below(stopped) - stopped
-    _signal(stopped, signal.SIGKILL)
-    return bool(stopped)
+    _signal(found, signal.SIGKILL)
+    return bool(found)
 
 
 def end(kill_found: Callable[[], bool], timeout_s: float) -> bool:
@@ -98,21 +102,54 @@ def end(kill_found: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
-def _below(pids: Collection[int]) -> set[int]:
-    """The processes below `pids`, also ended ones: such a process may have forked another one before it ended.
+def _stop_children(parents: set[int], known: Collection[int]) -> set[int]:
+    """Stop the children of `parents` that are not known yet, also ended ones. Returns them.
 
-    Reading all of /proc would be too slow to see a process that forks and ends at once.
+    Processes that have ended are removed from `parents`: the kernel has given their children to another one. A chain
+    of processes, each of which forks the next one and ends, leaves thousands of them. A look at all of these would
+    take so long that the chain goes on meanwhile.
     """
-    found: set[int] = set()
-    waiting = list(pids)
-    while waiting:
-        pid = waiting.pop()
+    fresh: set[int] = set()
+    for pid in list(parents):
+        if not _states(pid) - {b"Z", b"X"}:
+            parents.discard(pid)
+            continue
+        for child in reversed(_children(pid)):  # the newest first, because it is the one of a chain that runs
+            if child not in known and child not in fresh:
+                _signal([child], signal.SIGSTOP)
+                fresh.add(child)
+    return fresh
+
+
+def _is_awake(pid: int) -> bool:
+    """Whether a process may still fork. One that waits in the kernel for a child that it has forked does not."""
+    states = _states(pid)
+    return b"T" not in states and not states <= {b"D", b"t", b"Z", b"X"}
+
+
+def _states(pid: int) -> set[bytes]:
+    """The states of the threads of a process; empty if it has ended."""
+    states: set[bytes] = set()
+    for task in _tasks(pid):
         with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names, and quickly
-                fresh = set(map(int, Path(f"/proc/{pid}/task/{task}/children").read_bytes().split())) - found
-                found |= fresh
-                waiting += fresh
+            stat = Path(f"/proc/{pid}/task/{task}/stat").read_bytes()
+            states.add(stat[stat.rfind(b")") + 2 :][:1])
+    return states
+
+
+def _children(pid: int) -> list[int]:
+    """The children of a process, in the order in which it got them."""
+    found: list[int] = []
+    for task in _tasks(pid):
+        with contextlib.suppress(OSError):
+            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_bytes().split())
     return found
+
+
+def _tasks(pid: int) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names, and quickly
+    return []
 
 
 def _signal(pids: Collection[int], number: int) -> None:
