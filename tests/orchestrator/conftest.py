@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class Manager:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.orchestrator.manager"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY,
-            env={"PATH": os.environ["PATH"], **given, **environment},
+            env={"PATH": os.environ["PATH"], "TMPDIR": tempfile.gettempdir(), **given, **environment},
         )  # fmt: skip
 
     def send(self, method: str, *arguments: Any) -> None:
@@ -273,7 +274,7 @@ def left_of(settings: Settings) -> list[Any]:
     left = [process for process in marked(settings) if process not in own]
     # The folders of workers that were never loaded are used again.
     folders = [path for path in (settings.var_dir / "workers").iterdir() if len(list(path.rglob("*"))) > 1]
-    spare = list(Path("/tmp").glob(f"qinling-falcon-{install_id(settings)}/*"))
+    spare = list(Path(tempfile.gettempdir()).glob(f"qinling-falcon-{install_id(settings)}/*"))
     return [*groups, *left, *folders, *spare]
 
 
@@ -282,7 +283,7 @@ def ids(workers: Iterable[WorkerInfo | WorkerEvent]) -> list[str]:
     return [worker.worker_id for worker in workers]
 
 
-def eventually(condition: Callable[[], Any], within_s: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], within_s: float = 30.0) -> Any:
     """The condition's value as soon as it is true, or its last one."""
     deadline = time.monotonic() + within_s
     while not (value := condition()) and time.monotonic() < deadline:

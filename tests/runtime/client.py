@@ -291,14 +291,20 @@ class Worker:
     def execute_in_killed(self, pid: int) -> Answer:
         """Send an /execute to a process that is stopped before the request arrives, and killed afterwards.
 
-        The supervisor may let the process go on for the call. Then the call may have ended, and the process with it.
+        The template is stopped meanwhile. It may have stopped the process too, as idle, and would let it go on for the
+        call.
         """
+        template = self.template()
+        os.kill(template, signal.SIGSTOP)
         os.kill(pid, signal.SIGSTOP)
-        with self.executing() as answer:
-            assert self.request("GET", "/ping")[0] == 200
-            with contextlib.suppress(ProcessLookupError):
+        try:
+            with self.executing() as answer:
+                assert self.request("GET", "/ping")[0] == 200
                 os.kill(pid, signal.SIGKILL)
-            return answer()
+                os.kill(template, signal.SIGCONT)
+                return answer()
+        finally:
+            os.kill(template, signal.SIGCONT)
 
     def make_open_folder(self) -> Path:
         """Make a folder that functions may write to, and that is not emptied between calls."""

@@ -136,7 +136,7 @@ def test_the_supervisor_keeps_no_memory_of_a_package_with_many_entries(make_work
     """The reader kept 97 MiB of such a package."""
 
     def resident(data: bytes) -> int:
-        worker = make_worker(max_package_files=10_000, max_unpacked_size=16 * MIB)
+        worker = make_worker(max_package_files=10_000, max_unpacked_size=16 * MIB, unpack_timeout_s=100)
         assert worker.load(data)[0] == 200
         assert worker.execute().output == "fine"
         status = Path(f"/proc/{worker.process.pid}/status").read_text()

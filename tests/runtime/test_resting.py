@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -33,6 +34,19 @@ def main(do="nothing"):
     if do == "leave":
         return [os.getpid(), leave(), fork_without_main_thread(lambda: time.sleep(600))]
     return os.getpid()
+"""
+# Leaves a process that takes 100 MB when it is told to.
+TAKE = """
+import os, time
+def main(path=None):
+    pid = os.fork() if path else 0
+    if path and pid == 0:
+        while not os.path.exists(path + "/take"):
+            time.sleep(0.001)
+        data = b"x" * 100_000_000
+        open(path + "/taken", "w").close()
+        time.sleep(600)
+    return [os.getpid(), pid]
 """
 # Leaves a chain of processes, each of which forks the next one and ends.
 CHAIN = """
@@ -106,11 +120,35 @@ def test_a_function_of_which_a_process_runs_again_is_ended(worker: Worker) -> No
     worker.load(LEAVE)
     pids = worker.execute('{"do": "leave"}').output
     wait_until(lambda: all(map(memory.is_stopped, pids)))
-    os.kill(pids[1], signal.SIGCONT)
-    wait_until(lambda: all(map(is_gone, pids)))
+
+    def are_ended() -> bool:
+        # Again each time, because the template may still be stopping the processes.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pids[1], signal.SIGCONT)
+        return all(map(is_gone, pids))
+
+    wait_until(are_ended)
     answer = worker.execute()
     assert answer.output not in pids
     assert "not all could be stopped" in answer.printed
+
+
+@by_form
+def test_memory_that_a_process_takes_before_it_is_stopped_counts(worker: Worker) -> None:
+    worker.load(TAKE)
+    assert worker.execute().status == "success"  # the template is not needed for the next call
+    folder = worker.make_open_folder()
+    template = worker.template()
+    os.kill(template, signal.SIGSTOP)
+    try:
+        pids = worker.execute(str(folder)).output
+        time.sleep(0.5)  # the supervisor has looked at the memory, and told the template to stop the processes
+        (folder / "take").touch()
+        wait_until(lambda: (folder / "taken").exists() or is_gone(pids[1]))
+    finally:
+        os.kill(template, signal.SIGCONT)
+    wait_until(lambda: all(map(is_gone, pids)))
+    assert worker.execute().status == "success"
 
 
 def test_a_process_that_the_end_of_another_one_wakes_is_stopped_again() -> None:

@@ -43,6 +43,9 @@ _CHECK_INTERVAL_S = 0.02
 _FIRST_CHECK_S = 0.05
 _LONGEST_INTERVAL_S = 0.5
 _IDLE_S = 0.1  # a child that has been idle for so long is frozen
+# The memory of a frozen child is checked again, each time after twice the time, up to this one. Its processes may have
+# taken memory after the check before, because on a busy host they stop later than they are told to.
+_LAST_LOOK_S = 3.2
 _CLEAN_TIMEOUT_S = 25.0
 _FORK_TIMEOUT_S = 3.0
 # For the end of a call's process, and of those that it has left, after the answer. `per_call.py` kills a process that
@@ -93,6 +96,7 @@ class Supervisor:
         self._respawn = False
         self._exit_status: int | None = None
         self._note: str | None = None  # for the log of the next call
+        self._look_s = _IDLE_S  # the time until the memory of the frozen child is checked again
         self._next_check = 0.0  # when the memory is checked after a short call, too
         self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size)
         self._template = TemplateLink(self._loop, commands, template, self._on_report)
@@ -481,9 +485,7 @@ class Supervisor:
             else:
                 self._fail(self._out_of_memory())
         elif self._state is State.IDLE:
-            self._wake = None
-            if self._child is not None and self._child.pid is not None:
-                self._freezer.freeze(self._child.pid)
+            self._rest(now)
         elif now < self._deadline:
             # A check is slow on a host with many processes: it may take a twentieth of the time.
             self._scratch.observe()
@@ -500,6 +502,18 @@ class Supervisor:
             call.duration_s = max(call.duration_s, call.timeout_s)
         else:
             self._wake = None
+
+    def _rest(self, now: float) -> None:
+        """Freeze the idle child, or look again some time later."""
+        if self._freezer.frozen:
+            self._look_s *= 2
+        elif self._child is not None and self._child.pid is not None:
+            self._freezer.freeze(self._child.pid)
+            self._look_s = _IDLE_S
+        else:
+            self._wake = None
+            return
+        self._wake = now + self._look_s if self._look_s <= _LAST_LOOK_S else None
 
     def _interval_s(self, now: float) -> float:
         """Seconds until the next check. The checks of many long calls would use all processors."""
