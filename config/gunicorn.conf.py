@@ -25,8 +25,9 @@ from workers.run import linux
 
 try:
     _settings = get_settings()
-    if _settings.policy_file is not None:
-        Policy(_settings.policy_file)  # said here once, in one line, not by each worker that it stops
+    # A fault of the policy is reported here once, in one line, and not by each worker that it stops. This also imports
+    # the plugins of the policy's library, so that the web processes need not import them each.
+    Policy(_settings.policy_file)
 except SettingsError as error:
     sys.exit(str(error))
 
