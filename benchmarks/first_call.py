@@ -74,9 +74,9 @@ def main() -> None:
     arguments.add_argument("--calls", type=int, default=25)
     options = arguments.parse_args()
     result = {}
-    with running_service(warm_workers=WARM) as service:
+    with running_service(new_interpreters=True, warm_workers=WARM) as service:
         result["warm worker waiting"] = first_calls(service, options.calls, "assign")
-    with running_service(warm_workers=0) as service:
+    with running_service(new_interpreters=True, warm_workers=0) as service:
         result["no warm worker"] = first_calls(service, options.calls, "start")
     held = True
     for name, taken in result.items():
@@ -84,7 +84,8 @@ def main() -> None:
         held = held and middle < BOUNDS_MS[name]
         print(f"{name}: median {middle:.1f} ms (bound {BOUNDS_MS[name]}), worst {max(taken):.1f} ms of {len(taken)}")
     with running_service(
-        warm_workers=WARM, max_workers=CROWD + 20, project_concurrency=CROWD, project_queue_factor=10
+        new_interpreters=True, warm_workers=WARM, max_workers=CROWD + 20, project_concurrency=CROWD,
+        project_queue_factor=10,
     ) as service:
         last = crowd_of_first_calls(service)
     held = held and last < BOUND_OF_CROWD_S

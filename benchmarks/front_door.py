@@ -81,7 +81,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.ExitStack() as held:
         keystone = held.enter_context(running_keystone())
-        service = held.enter_context(running_service(**keystone.settings()))
+        service = held.enter_context(running_service(new_interpreters=True, **keystone.settings()))
         service.http.headers["X-Auth-Token"] = keystone.token("admin")
         service.runtime()
         service.http.headers["X-Auth-Token"] = alice = keystone.token("alice")

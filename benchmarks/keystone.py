@@ -92,10 +92,12 @@ def main() -> None:
     with contextlib.ExitStack() as held:
         keystone = held.enter_context(running_keystone())
         token, restricted = keystone.token(USER), restricted_token(keystone)
-        services = {"noauth": held.enter_context(running_service(**LIMITS))}
+        services = {"noauth": held.enter_context(running_service(new_interpreters=True, **LIMITS))}
         functions = {"noauth": services["noauth"].function(HELLO)}
         for name, maker in (("keystone", restricted), ("session", token)):
-            service = services[name] = held.enter_context(running_service(**LIMITS, **keystone.settings()))
+            service = services[name] = held.enter_context(
+                running_service(new_interpreters=True, **LIMITS, **keystone.settings())
+            )
             service.http.headers["X-Auth-Token"] = token
             service.runtime()
             service.http.headers["X-Auth-Token"] = maker

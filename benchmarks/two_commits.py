@@ -61,9 +61,10 @@ def main() -> None:
         source = f"import time\n\n\ndef main(name='World'):\n    time.sleep({options.sleep_ms / 1000})\n"
     with contextlib.ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="qf-bench-")))
+        root = check_out(options.commit, folder)
         services = {
-            options.commit: held.enter_context(running_service(root=check_out(options.commit, folder), **LIMITS)),
-            "this tree": held.enter_context(running_service(**LIMITS)),
+            options.commit: held.enter_context(running_service(root=root, new_interpreters=True, **LIMITS)),
+            "this tree": held.enter_context(running_service(new_interpreters=True, **LIMITS)),
         }
         calls = {name: {"function_id": service.function(source), "input": None} for name, service in services.items()}
         for name, service in services.items():

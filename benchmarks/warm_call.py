@@ -97,7 +97,7 @@ def main() -> None:
     program, version = functions_framework.install()
     with (
         tempfile.TemporaryDirectory(prefix="qf-bench-") as folder,
-        running_service() as service,
+        running_service(new_interpreters=True) as service,
         functions_framework.functions_framework(program, Path(folder) / "hello") as (framework, framework_url),
     ):
         direct = Path(folder) / "direct"

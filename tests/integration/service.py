@@ -18,8 +18,11 @@ from typing import Any
 
 import requests
 
+from qinling_falcon.settings import Settings
+from tests.servers.forked_process import ForkedProcess
 from tests.servers.valkey import valkey
 from tests.support.control_groups import remove_groups_of
+from tests.support.tables import make_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,35 +61,53 @@ def connections() -> set[tuple[int, int]]:
 
 
 class Service:
-    """One running service and a user of it."""
+    """One running service and a user of it.
 
-    def __init__(self, port: int, var_dir: Path, environ: dict[str, str], root: Path = ROOT):
+    Args:
+        port: of the web processes.
+        var_dir: the folder of its data and logs.
+        environ: the environment of its processes.
+        root: where its code is.
+        new_interpreters: starts an interpreter for each process, as users do, instead of a fork of one.
+    """
+
+    def __init__(
+        self, port: int, var_dir: Path, environ: dict[str, str], root: Path = ROOT, *, new_interpreters: bool = False
+    ):
         self.root = root
+        self.new_interpreters = new_interpreters
         self.url = f"http://127.0.0.1:{port}"
         self.var_dir = var_dir
         self.environ = environ
         self.http = requests.Session()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes] | ForkedProcess] = {}
 
     def start(self, name: str, *command: str) -> None:
-        log = (self.var_dir / f"{name}.log").open("ab")
-        self.processes[name] = subprocess.Popen(
-            command,
-            cwd=self.root,
-            env=self.environ,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        log.close()
+        with (self.var_dir / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
-    def start_pool(self) -> None:
-        self.start("pool", sys.executable, "-m", "workers.pool")
+    def start_module(self, name: str, module: str, *arguments: str) -> None:
+        """Start `python -m module`."""
+        if self.new_interpreters:
+            self.start(name, sys.executable, "-m", module, *arguments)
+            return
+        with (self.var_dir / f"{name}.log").open("ab") as log:
+            self.processes[name] = ForkedProcess(module, arguments, self.environ, log.fileno())
 
-    def start_web(self) -> None:
+    def start_pool(self, name: str = "pool") -> None:
+        self.start_module(name, "workers.pool")
+
+    def start_web(self, name: str = "web") -> None:
         config = self.root / "config" / "gunicorn.conf.py"
-        self.start("web", sys.executable, "-m", "gunicorn", "-c", str(config), "--no-control-socket", "app:application")
+        self.start_module(name, "gunicorn", "-c", str(config), "--no-control-socket", "app:application")
 
     def stop(self, name: str, sig: int = signal.SIGTERM) -> int:
         process = self.processes.pop(name)
@@ -153,8 +174,18 @@ class Service:
 
 
 @contextlib.contextmanager
-def running_service(database_url: str = "", root: Path = ROOT, **settings: Any) -> Iterator[Service]:
-    """Start everything, wait until it is ready, and end all of it afterwards; `root` is where its code is."""
+def running_service(
+    database_url: str = "", root: Path = ROOT, *, new_interpreters: bool = False, **settings: Any
+) -> Iterator[Service]:
+    """Start everything, wait until it is ready, and end all of it afterwards.
+
+    Args:
+        database_url: names the database; empty: SQLite.
+        root: where its code is.
+        new_interpreters: as of `Service`. Needed for other code than this, and where the memory, the environment or
+            the command line of the processes counts.
+        settings: all other settings.
+    """
     with tempfile.TemporaryDirectory(prefix="qf-") as folder, valkey() as redis_url:
         port = free_port()
         environ = {key: value for key, value in os.environ.items() if not key.startswith("GUNICORN")}
@@ -167,9 +198,12 @@ def running_service(database_url: str = "", root: Path = ROOT, **settings: Any) 
             "SHUTDOWN_GRACE_S": "2",  # calls that tests hold do not delay their end
         }
         environ |= {name.upper(): str(value) for name, value in settings.items()}
-        migrate = [sys.executable, "-m", "qinling_falcon.models.migrate"]
-        subprocess.run(migrate, cwd=root, env=environ, check=True, capture_output=True)
-        service = Service(port, Path(folder), environ, root)
+        if new_interpreters:
+            migrate = [sys.executable, "-m", "qinling_falcon.models.migrate"]
+            subprocess.run(migrate, cwd=root, env=environ, check=True, capture_output=True)
+        else:
+            make_tables(Settings.from_env(environ))
+        service = Service(port, Path(folder), environ, root, new_interpreters=new_interpreters)
         try:
             service.start_pool()
             service.start_web()

@@ -35,7 +35,9 @@ def form(request: pytest.FixtureRequest) -> str:
 def service(form: str) -> Iterator[Service]:
     """One service in each form for all of these tests."""
     worker_start, sandbox = FORMS[form]
-    with running_service(max_workers=12, worker_idle_s=60, worker_start=worker_start, sandbox=sandbox) as running:
+    limits = {"max_workers": 12, "worker_idle_s": 60}
+    # With new interpreters, because functions look for secrets in the processes' environment.
+    with running_service(new_interpreters=True, **limits, worker_start=worker_start, sandbox=sandbox) as running:
         yield running
 
 

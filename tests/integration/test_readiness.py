@@ -7,8 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,9 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
+from qinling_falcon.settings import Settings
 from tests.integration.service import ROOT, Service, free_port, wait_until
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import ValkeyServer, valkey_server
+from tests.support.tables import make_tables
 
 pytestmark = [pytest.mark.xdist_group("readiness"), pytest.mark.timeout(180)]
 
@@ -82,8 +82,7 @@ def town() -> Iterator[Town]:
             "WORKER_START_TIMEOUT_S": str(START_TIMEOUT_S),
         }
         (folder / "var").mkdir()
-        migrate = [sys.executable, "-m", "qinling_falcon.models.migrate"]
-        subprocess.run(migrate, cwd=ROOT, env=environ, check=True, capture_output=True)
+        make_tables(Settings.from_env(environ))
         service = Service(port, folder / "var", environ)
         try:
             service.start_pool()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def start_another(service: Service, name: str, **settings: str) -> None:
     database = {"DATABASE_URL": f"sqlite:///{service.var_dir / 'qinling.db'}"}
     environ, service.environ = service.environ, service.environ | database | settings
     try:
-        service.start(name, sys.executable, "-m", "workers.pool")
+        service.start_pool(name)
     finally:
         service.environ = environ
 

@@ -104,7 +104,8 @@ class Victim:
 @contextlib.contextmanager
 def watched_service(**settings: Any) -> Iterator[Service]:
     """A service. In the end nothing more may be there than in the beginning: in all that `Traces.held` counts."""
-    with running_service(warm_workers=WARM, max_workers=12, holder_ttl_s=3, worker_idle_s=3, **settings) as running:
+    limits = {"warm_workers": WARM, "max_workers": 12, "holder_ttl_s": 3, "worker_idle_s": 3}
+    with running_service(new_interpreters=True, **limits, **settings) as running:
         victim = Victim(running)
         victim.check_back(20)
         before = victim.held_at_rest()

@@ -73,7 +73,7 @@ def test_good_calls_are_right_beside_hostile_ones_and_nothing_is_left() -> None:
         "invoke_queue_timeout_s": 60, "sandbox_uid_base": UID_BASE,
         "worker_idle_s": 3,  # so long the pool also keeps warm workers beyond its stock
     }  # fmt: skip
-    with running_service(**limits) as service:
+    with running_service(new_interpreters=True, **limits) as service:
         traces, caller, runtime = Traces(service), Caller(service), service.runtime()
         wait_until("the stock is there", lambda: service.capacity(runtime)["available"] >= 1)
         caller.call(0)

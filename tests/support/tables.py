@@ -16,6 +16,7 @@ def make_tables(settings: Settings) -> None:
     """Give a database its tables, as `migrate` does."""
     path = settings.var_dir / _SQLITE
     if settings.database_url is None and not path.exists():
+        path.touch(0o600)  # as `migrate` makes it
         path.write_bytes(_empty_sqlite())
     else:
         migrate(settings)

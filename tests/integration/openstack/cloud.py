@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,16 +52,13 @@ class Cloud:
         port = str(free_port())
         environ = self.service.environ | {"PORT": port} | {name: str(value) for name, value in settings.items()}
         other = Service(int(port), self.service.var_dir, environ)
-        other.start(name := f"web-{port}", sys.executable, *_GUNICORN)
+        other.start_web(name := f"web-{port}")
         try:
             web = Web(other, name)
             wait_until("the other web answers", lambda: web.get(None, "/healthz").status_code == 200)
             yield web
         finally:
             other.stop(name)
-
-
-_GUNICORN = ("-m", "gunicorn", "-c", "config/gunicorn.conf.py", "--no-control-socket", "app:application")
 
 
 class Web:

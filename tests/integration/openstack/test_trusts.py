@@ -111,7 +111,8 @@ def output(execution: dict[str, Any]) -> Any:
 @pytest.fixture(scope="module")
 def service(keystone: Keystone, swift: Swift) -> Iterator[Service]:
     settings = keystone.settings() | {"network": "host", "keystone_timeout_s": "1.5", "log_level": "debug"}
-    with running_service(max_workers=12, warm_workers=1, **settings) as running:
+    # With new interpreters, because a function looks for passwords in the processes' environment.
+    with running_service(new_interpreters=True, max_workers=12, warm_workers=1, **settings) as running:
         User(running, keystone.token("admin")).service.runtime()
         yield running
 
