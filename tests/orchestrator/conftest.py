@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from tests.support.executions import read_answer_body
 REPOSITORY = Path(__file__).parents[2]
 WORKER = REPOSITORY / "runtimes" / "python3" / "qinling_worker"
 PROGRAMS = Path(__file__).parent / "programs"
+_STATUS_FIELDS = re.compile(r"^(State|Threads|Uid|PPid):\t(\w+)", re.MULTILINE)
 
 
 def make_table(folder: Path) -> Path:
@@ -201,9 +203,8 @@ def processes() -> list[Seen]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                status = (entry / "status").read_text()
-                fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-                main_ended = fields["State"][0] in "ZX"  # and other threads may go on
+                fields = dict(_STATUS_FIELDS.findall((entry / "status").read_text()))
+                main_ended = fields["State"] in "ZX"  # and other threads may go on
                 if main_ended and int(fields["Threads"]) <= 1:
                     continue
                 tasks = (entry / "task").iterdir() if main_ended else [entry]
@@ -211,7 +212,7 @@ def processes() -> list[Seen]:
             except OSError:
                 continue
             words = max(lines, default=b"").replace(b"\0", b" ").decode(errors="replace")
-            found.append(Seen(int(entry.name), int(fields["Uid"].split()[0]), words, int(fields["PPid"])))
+            found.append(Seen(int(entry.name), int(fields["Uid"]), words, int(fields["PPid"])))
     return found
 
 
@@ -235,7 +236,11 @@ def groups_of(settings: Settings) -> list[Path]:
 
 def zygotes_of(settings: Settings) -> list[Seen]:
     """The processes of an install's zygotes: for each, the two of bubblewrap, and the zygote itself."""
-    marks = {process.pid: process for process in marked(settings) if "/zygote-" in process.words}
+    return _zygotes_among(marked(settings))
+
+
+def _zygotes_among(workers: list[Seen]) -> list[Seen]:
+    marks = {process.pid: process for process in workers if "/zygote-" in process.words}
     wrappers = {pid for pid, process in marks.items() if process.words.startswith("bwrap ")}
     found = [process for pid, process in marks.items() if pid in wrappers or process.parent in wrappers]
     return from_the_top(found)
@@ -270,8 +275,9 @@ def from_the_top(tree: list[Seen]) -> list[Seen]:
 def left_of(settings: Settings) -> list[Any]:
     """Everything that workers of this install have on the machine: processes, groups, folders; zygotes are none."""
     groups = [group for group in groups_of(settings) if not group.name.startswith("zygote-")]
-    own = zygotes_of(settings)
-    left = [process for process in marked(settings) if process not in own]
+    workers = marked(settings)
+    own = _zygotes_among(workers)
+    left = [process for process in workers if process not in own]
     # The folders of workers that were never loaded are used again.
     folders = [path for path in (settings.var_dir / "workers").iterdir() if len(list(path.rglob("*"))) > 1]
     spare = list(Path(tempfile.gettempdir()).glob(f"qinling-falcon-{install_id(settings)}/*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import time
@@ -26,24 +27,22 @@ def find(marks: Collection[str], uids: Collection[int] = ()) -> set[int]:
     """
     found: set[int] = set()
     children: dict[int, list[int]] = {}
-    needles = [text.encode() for text in marks]
+    needles = [b"\0" + text.encode() for text in marks]  # at the begin of a word
     for entry in os.listdir("/proc"):  # noqa: PTH208 - names, and quickly: this runs in a loop
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         try:
-            status = Path(f"/proc/{entry}/status").read_bytes()
-            # The first line holds the name that the process has given itself, which may look like a field.
-            fields = dict(line.split(b":\t", 1) for line in status.split(b"\n")[1:] if b":\t" in line)
+            status = _read(f"/proc/{entry}/status")
             # The main thread may have ended, and others go on.
-            main_ended = fields[b"State"][:1] in (b"Z", b"X")
-            if main_ended and int(fields[b"Threads"]) <= 1:
+            main_ended = _field(status, b"State")[:1] in (b"Z", b"X")
+            if main_ended and int(_field(status, b"Threads")) <= 1:
                 continue
-            words = _command_line(entry, main_ended=main_ended).split(b"\0")
+            line = b"\0" + _command_line(entry, main_ended=main_ended)
         except OSError:
             continue  # it has just ended
-        children.setdefault(int(fields[b"PPid"]), []).append(int(entry))
-        marked = any(word.startswith(needle) for word in words for needle in needles)
-        if marked or (uids and not set(uids).isdisjoint(map(int, fields[b"Uid"].split()))):
+        children.setdefault(int(_field(status, b"PPid")), []).append(int(entry))
+        marked = any(needle in line for needle in needles)
+        if marked or (uids and not set(uids).isdisjoint(map(int, _field(status, b"Uid").split()))):
             found.add(int(entry))
     waiting = list(found)
     while waiting:
@@ -54,6 +53,19 @@ def find(marks: Collection[str], uids: Collection[int] = ()) -> set[int]:
     return found
 
 
+def _read(path: str) -> bytes:
+    """The content of a file of /proc, in half the time of `Path.read_bytes`."""
+    with io.FileIO(path) as file:
+        return file.readall()
+
+
+def _field(status: bytes, name: bytes) -> bytes:
+    """A field of `/proc/PID/status`; reading all of them would take most of the time."""
+    # Not in the first line: it holds the name that the process has given itself, which may look like a field.
+    begin = status.index(b"\n" + name + b":\t") + len(name) + 3
+    return status[begin : status.index(b"\n", begin)]
+
+
 def _command_line(pid: str, *, main_ended: bool) -> bytes:
     """The command line of a process. When its main thread has ended, the kernel shows it for the other threads only.
 
@@ -61,10 +73,10 @@ def _command_line(pid: str, *, main_ended: bool) -> bytes:
         OSError: the process has ended.
     """
     if not main_ended:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return _read(f"/proc/{pid}/cmdline")
     for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names, and quickly
         with contextlib.suppress(OSError):
-            if text := Path(f"/proc/{pid}/task/{task}/cmdline").read_bytes():
+            if text := _read(f"/proc/{pid}/task/{task}/cmdline"):
                 return text
     return b""
 
