@@ -26,6 +26,7 @@ def test_a_page_of_executions_costs_the_same_in_a_large_table(
     transact(lambda: insert(scattered(3000, [busy] * 60 + [rare])))
     if engine().for_update:
         transact(lambda: engine().execute_sql("ANALYZE executions") and None)
+    counts: dict[tuple[Any, ...], int] = {}
     queries: list[tuple[str, Any]] = []
     execute = engine().execute_sql
 
@@ -54,7 +55,9 @@ def test_a_page_of_executions_costs_the_same_in_a_large_table(
             if context.project_id == "a stranger" and chosen != [("function_id", busy)]:
                 continue
             params = ListParams(limit=10, sort_key=sort_key, sort_dir=sort_dir, filters=chosen)
-            half = sum(1 for _ in page(select, execution.LISTS, replace(params, limit=None)).rows) // 2
+            if (found := (context, *chosen)) not in counts:  # in whatever order
+                counts[found] = sum(1 for _ in page(select, execution.LISTS, replace(params, limit=None)).rows)
+            half = counts[found] // 2
             marker = page(select, execution.LISTS, replace(params, limit=half)).next_marker if half else None
             for place in (None, marker):
                 del queries[:]
