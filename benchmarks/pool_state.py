@@ -188,7 +188,7 @@ class State:
     def _totals(self) -> tuple[int, int]:
         us = commands = 0
         for name, calls, used in STAT.findall(self.connection.call("INFO", "commandstats")):
-            if name == b"evalsha":
+            if name == b"fcall":
                 us = int(used)
             elif name != b"info":
                 commands += int(calls)

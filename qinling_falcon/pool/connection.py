@@ -15,7 +15,7 @@ from gevent.event import AsyncResult
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from qinling_falcon.pool.lua import ANCHOR, Script, all_scripts, load
+from qinling_falcon.pool.lua import ANCHOR, library
 from qinling_falcon.pool.wire import Abandoned, PoolUnavailable, Wire
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ _LOG_EVERY_S = 60.0
 
 # The errors of a Redis that can't serve now. It has not run the command.
 _AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "NOREPLICAS")
+_ERRORS = (hiredis.ReplyError, redis.ResponseError)
 # The message for callers. It does not name the address of Redis; the log does.
 _UNREACHABLE = "Redis can't be reached"
 
@@ -58,7 +59,7 @@ class PipelinedConnection:
         self._log_at = 0.0
         self._wire: Wire | None = None
         self._connecting: AsyncResult | None = None
-        self._note_server_script = load("note_server")
+        self._library = library()
         # redis-py's pool is only used to parse the URL. Its `make_connection` counts all connections that it has ever
         # made, never decrements the count, and fails at the 101st.
         self._options: Any = redis.ConnectionPool.from_url(
@@ -86,24 +87,26 @@ class PipelinedConnection:
         return _checked(self._send(_packed(args), timeout_s, abandoned))
 
     def run(
-        self, script: Script, args: Sequence[Argument], *, abandoned: Abandoned | None = None
+        self, script: str, args: Sequence[Argument], *, abandoned: Abandoned | None = None
     ) -> Any:
-        """Run a script. If Redis does not know it, load it first. Raises as `call` does."""
-        command = _packed(("EVALSHA", script.sha, 1, ANCHOR, *args))
+        """Run a script. If Redis does not know the library, load it first. Raises as `call` does."""
+        command = self._packed_run(script, args)
         reply = self._send(command, None, abandoned)
-        if _unknown_script(reply):  # so the script has not run
-            self.call("SCRIPT", "LOAD", script.source)
+        if _is_unknown(reply):  # so the script has not run
+            loaded = self._send(_packed(("FUNCTION", "LOAD", self._library.text)), None, None)
+            if not self._is_loaded_already(loaded):
+                _checked(loaded)
             reply = self._send(command, None, abandoned)
-        return _checked(reply)
+        return _checked(reply, script)
 
-    def cast(self, script: Script, args: Sequence[Argument], answered: Abandoned | None = None) -> bool:
+    def cast(self, script: str, args: Sequence[Argument], answered: Abandoned | None = None) -> bool:
         """Send a script without waiting for its reply.
 
         A script that Redis does not know is not sent again: commands that were sent after it may rely on their order.
-        The connection is closed instead, because each new one loads all scripts.
+        The connection is closed instead, because each new one loads the library if it is missing.
 
         Args:
-            script: what to run.
+            script: its name.
             args: its arguments.
             answered: gets the reply, or the `PoolUnavailable` with which the connection broke, in the reader's
                 greenlet; must not block nor raise.
@@ -116,15 +119,15 @@ class PipelinedConnection:
             return False
 
         def finish(reply: Any) -> None:
-            if _unknown_script(reply):
+            if _is_unknown(reply):
                 gevent.spawn(wire.end, "Redis has forgotten the scripts")
             if isinstance(reply, hiredis.ReplyError):
-                logger.error("a script failed", extra={"script": script.name, "reason": str(reply)})
-                reply = PoolUnavailable(f"Redis refused the script {script.name}")
+                logger.error("a script failed", extra={"script": script, "reason": str(reply)})
+                reply = PoolUnavailable(f"Redis refused the script {script}")
             if answered is not None:
                 answered(reply)
 
-        wire.cast(_packed(("EVALSHA", script.sha, 1, ANCHOR, *args)), self.timeout_s, finish)
+        wire.cast(self._packed_run(script, args), self.timeout_s, finish)
         return True
 
     def another(self) -> PipelinedConnection:
@@ -136,6 +139,9 @@ class PipelinedConnection:
         if self._wire is not None:
             self._wire.end("The connection to Redis was closed")
             self._wire = None
+
+    def _packed_run(self, script: str, args: Sequence[Argument]) -> bytes:
+        return _packed(("FCALL", self._library.functions[script], 1, ANCHOR, *args))
 
     def _send(self, command: bytes, timeout_s: float | None, abandoned: Abandoned | None) -> Any:
         wire = self._wire
@@ -192,24 +198,45 @@ class PipelinedConnection:
             logger.warning("Redis can't be reached: %s", error, extra={"failed_attempts": self._failures})
 
     def _note_server(self, connection: Any) -> None:
-        """Find out whether the server was restarted and may have lost its last writes, and load all scripts.
+        """Find out whether the server was restarted and may have lost its last writes.
 
-        This runs before any other command of a connection.
+        This runs before any other command of a connection. It also loads the library if it is missing, because a cast
+        of a script that Redis does not know would be lost.
         """
-        connection.send_command("INFO", "server")
-        info = dict(line.split(":", 1) for line in _text(connection.read_response()).splitlines() if ":" in line)
+        lines = _text(_asked(connection, "INFO", "server")).splitlines()
+        info = dict(line.split(":", 1) for line in lines if ":" in line)
         run = info.get("run_id") or secrets.token_hex(8)
-        connection.send_command("EVAL", self._note_server_script.source, 1, ANCHOR, "", run)
-        connection.read_response()
-        # A cast of a script that Redis does not know would be lost.
-        for script in all_scripts():
-            connection.send_command("SCRIPT", "LOAD", script.source)
-        for _ in all_scripts():
-            connection.read_response()
+        note_server = ("FCALL", self._library.functions["note_server"], 1, ANCHOR, "", run)
+        try:
+            _asked(connection, *note_server)
+        except redis.ResponseError as error:
+            if not _is_unknown(error):
+                raise
+            try:
+                _asked(connection, "FUNCTION", "LOAD", self._library.text)
+            except redis.ResponseError as refusal:
+                if not self._is_loaded_already(refusal):
+                    raise
+            _asked(connection, *note_server)
+
+    def _is_loaded_already(self, reply: Any) -> bool:
+        """Whether Redis has refused to load the library because another connection has loaded it just before."""
+        return isinstance(reply, _ERRORS) and _reason(reply) == f"Library '{self._library.name}' already exists"
 
 
-def _unknown_script(reply: Any) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
+def _is_unknown(reply: Any) -> bool:
+    """Whether Redis does not know the function of a script: it never got the library, or has lost it."""
+    return isinstance(reply, _ERRORS) and _reason(reply).startswith("Function not found")
+
+
+def _reason(error: Exception) -> str:
+    """Redis's error message. redis-py removes its beginning, and hiredis does not."""
+    return str(error).removeprefix("ERR ")
+
+
+def _asked(connection: Any, *command: Argument) -> Any:
+    connection.send_command(*command)
+    return connection.read_response()
 
 
 def _packed(args: tuple[Argument, ...]) -> bytes:
@@ -217,12 +244,13 @@ def _packed(args: tuple[Argument, ...]) -> bytes:
     return packed
 
 
-def _checked(reply: Any) -> Any:
+def _checked(reply: Any, script: str | None = None) -> Any:
+    """A reply that is no error. The error of a script names it, which Valkey's own message does not."""
     if isinstance(reply, hiredis.ReplyError):
         message = str(reply)
         if message.startswith(_AWAY):
             raise PoolUnavailable(f"Redis can't serve now: {message}")
-        raise redis.ResponseError(message)
+        raise redis.ResponseError(f"The script {script} failed: {message}" if script else message)
     return reply
 
 

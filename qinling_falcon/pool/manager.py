@@ -122,6 +122,7 @@ class Manager:
             return
         if self._is_new:
             self._policy.start_ms = self._registry.start_ms() or self._policy.start_ms
+            self._registry.delete_other_libraries()
             self._is_new = False
         self._grow()  # first, because a call may wait for it
         self._full_pass_at = time.monotonic() + self._settings.reap_interval_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +10,20 @@ from typing import Any
 
 import gevent
 import orjson
+import redis
 
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.limits import Limits
+from qinling_falcon.pool.lua import OF_ANY_RELEASE, library
 from qinling_falcon.pool.policy import View
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.snapshot import read_snapshot
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _PAGE = 200
 _HOST_TTL_S = 300
@@ -243,6 +248,16 @@ class Registry:
     def resign_manager(self, name: str) -> None:
         """Give up the claim, if this manager holds it."""
         self._scripts.run("resign", name)
+
+    def delete_other_libraries(self) -> None:
+        """Delete the libraries of scripts of other releases. A process that still uses one loads it again."""
+        try:
+            for fields in self._connection.call("FUNCTION", "LIST", "LIBRARYNAME", "qf_*"):
+                name = dict(zip(fields[::2], fields[1::2], strict=True))[b"library_name"].decode()
+                if name != library().name and OF_ANY_RELEASE.fullmatch(name):
+                    self._connection.call("FUNCTION", "DELETE", name)
+        except redis.ResponseError as error:  # another manager was faster, or this user of Redis may not delete them
+            logger.warning("libraries of other releases were not deleted", extra={"reason": str(error)})
 
     def snapshot(self) -> dict[str, Any]:
         """All keys of the pool at one moment, by their names in docs/redis-keys.md (see `read_snapshot`)."""

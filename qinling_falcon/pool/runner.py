@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.lua import load
 from qinling_falcon.pool.wire import Abandoned
 
 Clock = Callable[[], int]
@@ -27,11 +26,11 @@ class ScriptRunner:
 
     def run(self, name: str, *args: str | int | bytes, abandoned: Abandoned | None = None) -> Any:
         """Run `scripts/<name>.lua`; raises as `PipelinedConnection.run` does."""
-        return self._connection.run(load(name), self._all(args), abandoned=abandoned)
+        return self._connection.run(name, self._all(args), abandoned=abandoned)
 
     def cast(self, name: str, *args: str | int | bytes, answered: Abandoned | None = None) -> bool:
         """Run it without waiting, as `PipelinedConnection.cast` does."""
-        return self._connection.cast(load(name), self._all(args), answered)
+        return self._connection.cast(name, self._all(args), answered)
 
     def _all(self, args: tuple[str | int | bytes, ...]) -> tuple[str | int | bytes, ...]:
         return ("" if self._clock is None else self._clock(), *args)

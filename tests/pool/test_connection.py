@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import random
+import re
+from collections.abc import Iterator
 
 import gevent
 import pytest
@@ -9,7 +11,6 @@ import redis
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.lua import load
 from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost
 from tests.servers.valkey import ValkeyServer, valkey_server
 
@@ -57,39 +58,121 @@ def test_the_reply_of_a_killed_greenlet_is_handed_on(connection: PipelinedConnec
     assert abandoned.get(timeout=5) == [b"list", b"word"]
 
 
-def test_a_script_is_loaded_when_the_server_does_not_know_it(connection: PipelinedConnection) -> None:
-    connection.call("SCRIPT", "FLUSH")
-    connection.run(load("configure"), (*NOW, "runtime", 3))
+def test_a_script_that_the_server_has_forgotten_is_run(connection: PipelinedConnection) -> None:
+    connection.call("FUNCTION", "FLUSH")
+    connection.run("configure", (*NOW, "runtime", 3))
     assert connection.call("HGET", "qf:{pool}:runtimes", "runtime") == b"3"
 
 
-def test_a_new_connection_loads_every_script_so_that_one_without_waiting_is_run(server: ValkeyServer) -> None:
+def test_greenlets_whose_scripts_the_server_has_forgotten_all_get_their_replies(
+    connection: PipelinedConnection,
+) -> None:
+    """The first one loads the library. The server refuses it to the others, because it is there already."""
+    connection.call("FUNCTION", "FLUSH")
+    callers = [gevent.spawn(connection.run, "claim", (*NOW, "me", 1000)) for _ in range(20)]
+    gevent.joinall(callers, raise_error=True)
+    assert [caller.value for caller in callers] == [b"me"] * 20
+
+
+def test_a_new_connection_loads_the_scripts_so_that_one_without_waiting_is_run(server: ValkeyServer) -> None:
     with PipelinedConnectionTo(server.url) as other:
         other.call("FLUSHALL")
-        other.call("SCRIPT", "FLUSH")
+        other.call("FUNCTION", "FLUSH")
     with PipelinedConnectionTo(server.url) as connection:
         connection.call("PING")
-        assert connection.cast(load("configure"), (*NOW, "runtime", 3))
+        assert connection.cast("configure", (*NOW, "runtime", 3))
         assert connection.call("HGET", "qf:{pool}:runtimes", "runtime") == b"3"
+
+
+def test_a_new_connection_sends_the_library_only_to_a_server_that_does_not_have_it(
+    connection: PipelinedConnection,
+) -> None:
+    def loads() -> int:
+        stats = connection.call("INFO", "commandstats")
+        return sum(int(count) for count in re.findall(rb"cmdstat_function\|load:calls=(\d+)", stats))
+
+    connection.call("FUNCTION", "FLUSH")
+    before = loads()
+    for _ in range(3):
+        with PipelinedConnectionTo(connection.url) as other:
+            other.call("PING")
+    assert loads() == before + 1
+
+
+def test_connections_that_find_the_server_without_the_library_at_once_all_load_it(server: ValkeyServer) -> None:
+    with PipelinedConnectionTo(server.url) as other:
+        other.call("FUNCTION", "FLUSH")
+    connections = [PipelinedConnection(server.url) for _ in range(5)]
+    pings = [gevent.spawn(connection.call, "PING") for connection in connections]
+    gevent.joinall(pings, raise_error=True)
+    for connection in connections:
+        assert connection.cast("configure", (*NOW, "runtime", 3))
+        connection.close()
 
 
 def test_a_script_without_waiting_that_the_server_does_not_know_is_not_sent_again(
     connection: PipelinedConnection,
 ) -> None:
     """Commands that were sent behind it may rely on their order. The next connection knows the script."""
-    connection.call("SCRIPT", "FLUSH")
+    connection.call("FUNCTION", "FLUSH")
     answers: list[object] = []
-    assert connection.cast(load("configure"), (*NOW, "runtime", 3), answers.append)
+    assert connection.cast("configure", (*NOW, "runtime", 3), answers.append)
     wait_until(lambda: len(answers) == 1)
     assert isinstance(answers[0], PoolUnavailable)
     assert connection.call("HGET", "qf:{pool}:runtimes", "runtime") is None
-    assert connection.cast(load("configure"), (*NOW, "runtime", 3))
+    assert connection.cast("configure", (*NOW, "runtime", 3))
     assert connection.call("HGET", "qf:{pool}:runtimes", "runtime") == b"3"
+
+
+def test_a_restarted_server_that_has_lost_the_library_gets_it_again() -> None:
+    with valkey_server() as server, PipelinedConnectionTo(server.url) as connection:
+        connection.call("PING")
+        server.kill()
+        with pytest.raises(PoolUnavailable):
+            connection.run("claim", (*NOW, "me", 1000))
+        server.start()
+        assert connection.run("claim", (*NOW, "me", 1000)) == b"me"
+
+
+def test_a_script_that_fails_is_named_in_its_error(connection: PipelinedConnection) -> None:
+    connection.call("SET", "qf:{pool}:runtimes", "a text")
+    with pytest.raises(redis.ResponseError, match=r"The script configure failed: WRONGTYPE"):
+        connection.run("configure", (*NOW, "runtime", 3))
+
+
+@pytest.fixture
+def full(connection: PipelinedConnection) -> Iterator[PipelinedConnection]:
+    """A connection to a Valkey that has reached its `maxmemory`."""
+    connection.call("CONFIG", "SET", "maxmemory", 1)
+    yield connection
+    connection.call("CONFIG", "SET", "maxmemory", 0)
+
+
+def test_scripts_run_when_the_server_is_full(full: PipelinedConnection) -> None:
+    """Otherwise no lease could end, and nothing would leave the journals."""
+    with pytest.raises(PoolUnavailable, match="OOM"):
+        full.call("SET", "a", "b")
+    full.run("configure", (*NOW, "runtime", 3))
+    assert full.run("capacity", (*NOW, "runtime")) == [0, 0]
+
+
+@pytest.fixture
+def replica(connection: PipelinedConnection) -> Iterator[PipelinedConnection]:
+    """A connection to a Valkey that was demoted to a replica."""
+    connection.call("PING")
+    connection.call("REPLICAOF", "127.0.0.1", 1)
+    yield connection
+    connection.call("REPLICAOF", "NO", "ONE")
+
+
+def test_a_server_that_was_demoted_is_away(replica: PipelinedConnection) -> None:
+    with pytest.raises(PoolUnavailable, match="READONLY"):
+        replica.run("configure", (*NOW, "runtime", 3))
 
 
 def test_nothing_is_sent_without_waiting_where_there_is_no_connection(connection: PipelinedConnection) -> None:
     connection.close()
-    assert not connection.cast(load("configure"), (*NOW, "runtime", 3))
+    assert not connection.cast("configure", (*NOW, "runtime", 3))
 
 
 def test_an_error_reply_is_raised_to_its_caller_alone(connection: PipelinedConnection) -> None:

@@ -39,10 +39,10 @@ class Commands:
         return reply if isinstance(reply, list) else [reply]
 
     def _count(self) -> int:
-        """All commands but EVALSHA itself."""
+        """All commands but FCALL itself."""
         stats = self._connection.call("INFO", "commandstats")
         calls = re.findall(rb"cmdstat_([^:]+):calls=(\d+)", stats)
-        return sum(int(count) for name, count in calls if name not in (b"info", b"evalsha"))
+        return sum(int(count) for name, count in calls if name not in (b"info", b"fcall"))
 
 
 def lease(holder: str, function: str, execution: str = "e") -> list[str | int]:

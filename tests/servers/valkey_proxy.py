@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from qinling_falcon.pool.lua import all_scripts, load
+from qinling_falcon.pool.lua import library
 
 _READ_SIZE = 65536
 
@@ -34,7 +34,7 @@ class ValkeyProxy:
         self._listener.listen()
         self.url = f"unix://{folder / 'p.sock'}"
         self.runs: Counter[str] = Counter()
-        self._names = {script.sha.encode(): script.name for script in all_scripts()}
+        self._names = {_sent(script): script for script in library().functions}
         self._to_hold: bytes | None = None
         self._to_delay: bytes | None = None
         self._may_go_on = threading.Event()
@@ -45,12 +45,12 @@ class ValkeyProxy:
 
     def hold_reply_to(self, script: str) -> None:
         """Forward the next run of this script, but not its reply, nor any later reply on its connection."""
-        self._to_hold = load(script).sha.encode()
+        self._to_hold = _sent(script)
 
     def delay(self, script: str) -> None:
         """Do not forward the next run of this script, nor any later command on its connection, before `go_on`."""
         self._may_go_on.clear()
-        self._to_delay = load(script).sha.encode()
+        self._to_delay = _sent(script)
 
     def is_delaying(self) -> bool:
         """Whether the script was run, and is not forwarded."""
@@ -80,8 +80,8 @@ class ValkeyProxy:
 
     def note(self, link: _Link, commands: bytes) -> None:
         """Commands that are about to be forwarded."""
-        for sha, name in self._names.items():
-            self.runs[name] += commands.count(sha)
+        for sent, name in self._names.items():
+            self.runs[name] += commands.count(sent)
         if self._to_hold is not None and self._to_hold in commands:
             self._to_hold = None
             link.is_held = True
@@ -141,6 +141,11 @@ class _Link:
                 if not self.is_held:
                     self._client.sendall(data)
         self.close()
+
+
+def _sent(script: str) -> bytes:
+    """What stands in a command that runs this script."""
+    return f"{library().functions[script]}\r\n".encode()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,4 @@
 -- abandon: moves executions to `lost` whose final record their holder could not commit, and drains their workers.
--- include: limits workers queues leases
 -- ARGV    2 holder  3… triples of (execution, worker, token); token 0: the worker does not drain
 -- reads   worker:<id>, journal:<holder>
 -- writes  lost, journal:<holder>; for a lease what reap writes for a lost one

@@ -1,5 +1,4 @@
 -- capacity: how many workers a runtime has.
--- include: workers
 -- ARGV    2 runtime
 -- reads   runtimes, live:<runtime>, warm:<runtime>
 -- returns {workers that answer and are not draining, those of them that hold no function}, or nil: no such pool

@@ -1,5 +1,4 @@
 -- change: marks a cache key as changing, or ends the change with a new generation.
--- include: generations
 -- ARGV    2 cache key  3 owner of the change, random  4 a new random generation, or empty: the change begins
 -- reads   generations
 -- writes  generations

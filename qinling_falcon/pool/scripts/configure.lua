@@ -1,5 +1,4 @@
 -- configure: gives a runtime a pool, or changes its stock.
--- include: workers
 -- ARGV    2 runtime  3 how many warm workers it keeps
 -- writes  runtimes, wakeups
 

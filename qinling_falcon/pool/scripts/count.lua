@@ -1,5 +1,6 @@
 -- count: adds the counts of a process since its last heartbeat: how its calls got their workers.
 -- ARGV    2… triples of (runtime, outcome, number)
+-- writes  calls
 
 for at = 2, #ARGV, 3 do
   for _, name in ipairs({ARGV[at], 'all'}) do

@@ -1,5 +1,4 @@
 -- defer: makes calls take other warm workers of the runtime before these.
--- include: workers
 -- ARGV    2 runtime  3… warm workers
 -- writes  warm:<runtime>
 

@@ -1,5 +1,4 @@
 -- drain: drains the workers of a function, or of one version. A leased worker drains after its call.
--- include: limits workers queues leases
 -- ARGV    2 function  3 the beginning of their target: 'function:' or 'function:version:'
 -- reads   assigned:<function>, worker:<id>
 -- writes  for each worker: worker:<id>, idle and idle:<target>, draining, live:<runtime>, held,

@@ -1,5 +1,4 @@
 -- drain_workers: drains these workers. A leased worker drains after its call.
--- include: limits workers queues leases
 -- ARGV    2 the reason, for the operator  3… workers
 -- reads   worker:<id>
 -- writes  starting:<runtime>; for each worker what drain writes

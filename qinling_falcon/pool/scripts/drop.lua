@@ -1,6 +1,7 @@
 -- drop: removes an execution whose record was deleted from all journals.
--- include: limits workers queues leases
 -- ARGV    2 execution
+-- reads   holders, former
+-- writes  lost, journal:<holder>
 -- returns 1
 -- promises  the execution is not recorded again as lost if its holder dies before it has acknowledged it
 -- cost      one command for each process that leases

@@ -1,5 +1,4 @@
 -- escalate: asks for one more worker, because calls of a process have waited too long for a worker of their target.
--- include: limits workers queues leases
 -- ARGV    2 holder  3 queue  4 the change of its number of waiting calls, as in leave
 --         5 for how many ms the oldest of them has waited  6 for how many ms a call keeps a worker busy, or ''
 -- reads   concurrency, held, policy, idle:<target>, warm:<runtime>

@@ -1,5 +1,4 @@
 -- evict: drains an idle or warm worker, to make room for another one.
--- include: limits workers queues leases
 -- ARGV    2 worker  3 the time, in ms, for which it must have been unused  4 the reason, for the operator
 -- reads   worker:<id>, idle or warm:<runtime>
 -- writes  what drain writes

@@ -1,5 +1,4 @@
 -- find: reads the detail of an execution that is not committed yet from the journals.
--- include: limits workers queues leases
 -- ARGV    2 execution
 -- reads   holders, former, journal:<holder>, lost
 -- returns the execution's detail, or nil

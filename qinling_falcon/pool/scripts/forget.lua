@@ -1,5 +1,4 @@
 -- forget: removes the pool of a runtime.
--- include: limits workers queues leases
 -- ARGV    2 runtime
 -- reads   live:<runtime>
 -- writes  runtimes, bare, policy; for each worker what drain writes

@@ -1,5 +1,4 @@
 -- generations: reads the present generation of each cache key, and makes it if there is none.
--- include: generations
 -- ARGV    2… pairs of (cache key, a new random generation)
 -- reads   generations
 -- writes  generations

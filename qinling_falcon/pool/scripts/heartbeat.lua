@@ -1,5 +1,4 @@
 -- heartbeat: reports that a process is alive, and which leases it knows.
--- include: limits workers queues leases
 -- ARGV    2 holder  3 the server time in the reply to its last heartbeat: every lease that was granted to it by then,
 --         and whose reply arrived, is in the list or released  4 executions to acknowledge  5… worker:token of its
 --         leases

@@ -1,5 +1,4 @@
 -- inspect_execution: which process and worker run an execution.
--- include: limits workers queues leases inspection
 -- ARGV    2 execution
 -- returns JSON: detail and holder, if a journal has the execution; worker, if it still runs the execution
 -- cost      one command for each process that leases, and three for the worker

@@ -1,5 +1,4 @@
 -- inspect_pool: the pool in numbers.
--- include: limits workers queues leases
 -- ARGV    2 the most runtimes to show
 -- returns JSON (see `pool/inspection.py`)
 

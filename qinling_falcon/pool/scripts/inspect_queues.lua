@@ -1,5 +1,4 @@
 -- inspect_queues: a page of the queues.
--- include: limits workers queues
 -- ARGV    2 holder, empty at first  3 cursor  4 how many of the queues at the cursor earlier pages had  5 the most
 --         queues to return
 -- returns JSON: the queues, and holder, cursor and number for the next page if there is one

@@ -1,5 +1,4 @@
 -- inspect_workers: a page of the workers, each with its lease.
--- include: inspection
 -- ARGV    2 cursor  3 how many of the workers at the cursor earlier pages had  4 the most workers to return
 -- returns JSON: the workers, and the cursor and number for the next page if there is one
 -- cost      one SSCAN, and two commands for each worker

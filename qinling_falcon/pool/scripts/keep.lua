@@ -1,6 +1,7 @@
 -- keep: marks workers of a target as kept. They are not evicted, not recalled, and not ended because they are idle.
--- include: workers
 -- ARGV    2 target  3 how many
+-- reads   assigned:<function>, worker:<id>, idle:<target>
+-- writes  worker:<id>, idle, kept
 -- returns how many of the target's workers are kept now: at most that many, and no more than it has
 -- cost      two commands for each worker of the function
 

@@ -1,5 +1,4 @@
 -- lease: leases a worker for a call, or counts the call in the entry of its process in the queue.
--- include: generations limits workers queues leases
 -- ARGV    2 holder  3 which workers the call accepts: 'any', 'loaded' (only an idle one of the target) or 'warm' (only
 --         a warm one)  4 runtime  5 target  6 project  7 the version's own limit, or ''  8 execution  9 run_ms
 --         10 detail, empty when there is no execution  11 '1': the call waits if no worker is free  12 for how many ms

@@ -1,5 +1,4 @@
 -- leave: changes the entry of a process after its calls were served in the process or stopped waiting.
--- include: limits workers queues
 -- ARGV    2 holder  3 queue  4 the change of its number of waiting calls: '+n', '-n' or '=n'  5 for how many ms the
 --         oldest of them has waited
 -- writes  the entry of the holder: queue:<queue>, counts:<queue>, entries:<holder>, waiting, former;

@@ -1,5 +1,4 @@
 -- list: a page of the workers that the pool knows.
--- include: workers
 -- ARGV    2 cursor, '0' at first  3 approximately how many
 -- reads   workers, worker:<id>
 -- returns {the next cursor, '0' at the end; then of each worker id, state, runtime, image, target, drain, granted,

@@ -1,5 +1,4 @@
 -- mark_ready: records that a worker answers, and gives it to the first queue that wants one.
--- include: limits workers queues leases
 -- ARGV    2 worker  3 runtime  4 the image that it was made from  5 address  6 secret
 -- reads   worker:<id>, policy, runtimes, escalated:<runtime>
 -- writes  worker:<id>, workers, live:<runtime>, starting:<runtime>, warm:<runtime> or draining, bare; for queues that

@@ -1,5 +1,4 @@
 -- reached_limit: which limit blocks the calls of a target now.
--- include: limits
 -- ARGV    2 runtime  3 target  4 project
 -- returns {'version', 'function', 'project' or 'runtime', the limit, the leases that it counts}; {}: none is reached
 

@@ -1,5 +1,4 @@
 -- readiness: finds out whether a pool manager is active and which runtimes have had no worker for too long.
--- include: workers
 -- ARGV    2 longest time that a runtime may be without a worker, in ms
 -- reads   manager, bare
 -- returns {name of the active pool manager, empty if none is active; then pairs of runtime and ms without a worker, for

@@ -1,6 +1,5 @@
 -- reap: ends lost leases, dead processes and unused workers, in bounded pages. The next pass goes on where this one
 --       stopped.
--- include: limits workers queues leases
 -- ARGV    2 holder_ttl_ms  3 worker_idle_ms  4 what the caller's last pass returned, '' if there was none  5 the time
 --         since then in ms, by a clock that never steps  6… pairs of (runtime, how many warm workers it keeps at the
 --         moment)

@@ -1,5 +1,4 @@
 -- recall: makes the holder of a busy worker give it up at its next renewal or release.
--- include: workers events
 -- ARGV    2 worker  3 for how many ms the recall stands; 0 takes it back  4 the reason, for the operator
 -- reads   worker:<id>
 -- writes  worker:<id>, recalls

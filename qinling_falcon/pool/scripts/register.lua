@@ -1,5 +1,4 @@
 -- register: records a worker that the manager is about to start.
--- include: limits workers queues
 -- ARGV    2 worker  3 runtime  4 the image that it is made from
 -- reads   runtimes, workers, policy
 -- writes  workers, worker:<id>, starting:<runtime>

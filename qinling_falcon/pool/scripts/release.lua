@@ -1,5 +1,4 @@
 -- release: ends a lease after its execution. The execution stays in the holder's journal until it is acknowledged.
--- include: limits workers queues leases
 -- ARGV    2 worker  3 token  4 '1': the worker must not be used again  5 holder  6 executions to acknowledge
 -- reads   worker:<id>, concurrency, queue:<queue>, blocked:<limit>
 -- writes  worker:<id>, leases, concurrency, journal:<holder>; idle and idle:<target>, or what drain writes; for a queue

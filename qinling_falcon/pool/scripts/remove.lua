@@ -1,5 +1,4 @@
 -- remove: deletes the record of a worker that does not exist any more.
--- include: limits workers queues leases
 -- ARGV    2 worker  3 the reason, for the operator; empty or missing: it was asked to end
 -- reads   worker:<id>
 -- writes  worker:<id>, workers, live:<runtime>, starting:<runtime>, draining, lost, wakeups; for a lease what release

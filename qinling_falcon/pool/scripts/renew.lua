@@ -1,5 +1,4 @@
 -- renew: starts the next execution of the same target on a lease, after the answer of the last one, or on an offer.
--- include: generations limits workers queues leases
 -- ARGV    2 worker  3 token  4 holder  5 execution  6 run_ms  7 detail, empty when there is no execution  8 for how
 --         many ms this call has waited  9 queue, empty when the holder has no entry in it  10 the change of its number
 --         of waiting calls, as in leave  11 for how many ms the oldest of those that are left has waited

@@ -1,5 +1,4 @@
 -- return_unused: ends a lease whose worker was neither loaded nor called, or has emptied itself after a failed load.
--- include: limits workers queues leases
 -- ARGV    2 worker  3 token
 -- reads   worker:<id>, journal:<holder>
 -- writes  what release writes; warm:<runtime>

@@ -1,5 +1,4 @@
 -- set_limits: writes the limits for all processes, which the manager computes from its settings and measurements.
--- include: limits workers queues
 -- ARGV    2 leases of a function  3 of a project  4 of a runtime  5 max_workers  6 the cost of a start, in ms
 --         7 waiting calls of all projects  8 of a project  9 of a function
 -- writes  concurrency, policy

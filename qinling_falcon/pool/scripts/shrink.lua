@@ -1,5 +1,4 @@
 -- shrink: drains some of the workers that hold a version of a function.
--- include: limits workers queues leases versions
 -- ARGV    2 function  3 the beginning of their target: 'function:version:'  4 how many
 -- reads   assigned:<function>, worker:<id>
 -- writes  for each worker what drain writes

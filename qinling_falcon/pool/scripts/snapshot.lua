@@ -1,5 +1,4 @@
 -- snapshot: reads all keys of the pool at one moment, for tests.
--- include: limits workers queues leases
 -- returns pairs of (name, value) for all keys that can be reached from the pool's own lists: hashes and sets as Redis
 --         gives them
 

@@ -1,5 +1,4 @@
 -- view: reads what the manager needs to decide on growth, evictions and recalls, in bounded size.
--- include: limits workers queues leases
 -- ARGV    2 the most queues of a runtime, or targets of a list, to look at  3 the most queues of a runtime to return
 --         4 the most idle workers and targets to return
 -- reads   runtimes, policy, busy, recalls; of warm:, escalated:, idle, held and assigned_at the heads, and a further

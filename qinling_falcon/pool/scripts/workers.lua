@@ -1,5 +1,4 @@
 -- workers: which workers hold a version of a function.
--- include: limits workers queues leases versions
 -- ARGV    2 function  3 the beginning of their target: 'function:version:'
 -- reads   assigned:<function>, worker:<id>
 -- returns those that can get another call, idle or leased

@@ -1,17 +1,30 @@
--- base: the beginning of every script.
+-- base: the beginning of the library.
 --
--- KEYS[1]  qf:{pool}, the anchor: all keys below begin with it, so all are on one node of a cluster.
--- ARGV[1]  now in ms, in tests only; empty: the server's own time.
+-- Redis runs the parts once, when it loads the library. They define constants and functions, and nothing that belongs
+-- to one run of a script, except `call` and `now`, which each run sets anew.
 
-local P = KEYS[1] .. ':'
-local call = redis.call
+local P = 'qf:{pool}:'  -- the beginning of all keys (ANCHOR in lua.py), so that all are on one node of a cluster
+local call              -- redis.call, which does not exist while the library is loaded
+local now               -- the time in ms
 
-local now
-if ARGV[1] ~= '' then
-  now = tonumber(ARGV[1])
-else
-  local time = call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Registers a script as a function. `run` gets its arguments:
+-- ARGV[1]  now in ms, in tests only; empty: the server's own time
+-- ARGV[2]… what the header of the script names
+local function register(script, flag, run)
+  redis.register_function{
+    function_name = LIBRARY .. '_' .. script,
+    flags = {flag},
+    callback = function(_, ARGV)
+      call = redis.call
+      if ARGV[1] ~= '' then
+        now = tonumber(ARGV[1])
+      else
+        local time = call('TIME')
+        now = time[1] * 1000 + math.floor(time[2] / 1000)
+      end
+      return run(ARGV)
+    end,
+  }
 end
 
 -- Numbers as text without an exponent (tostring gives 1.7e+12).
