@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -64,7 +63,7 @@ class Side:
             run_s=30,
             detail=f"detail of {execution}",
         )
-        return dataclasses.replace(request, **changes)
+        return request._replace(**changes)
 
     def lease(self, function: str = "f", wait_s: float = 5, **changes: Any) -> Lease:
         return self.pool.lease(self.request(function, **changes), wait_s)
