@@ -124,7 +124,7 @@ def running_server(files: str = "", **settings: Any) -> Iterator[Server]:
             return False
 
         try:
-            wait_until("the server answers", up)
+            wait_until("the server answers", up, timeout_s=100)  # a start is slow on a busy host
             yield server
         finally:
             if process.poll() is None:
