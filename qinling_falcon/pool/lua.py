@@ -2,7 +2,7 @@
 
 Each script (`scripts/<name>.lua`) is the body of one function, which the command FCALL runs. The functions share the
 code in `scripts/parts/`. Redis runs the text of the library once, when it loads it, and keeps what the parts define.
-EVALSHA would define them again for each run of a script, which took half of the server's time for a renewal.
+EVALSHA would define them again for each run of a script, which took about half of the server's time for a renewal.
 
 The names of the library and of its functions have a hash of the library's text, so that the libraries of several
 releases can be in one Redis.
