@@ -49,6 +49,9 @@ def test_what_is_not_plain_json_is_refused(body: bytes) -> None:
         [[0]] * 200,
         json.loads("[" * 64 + "]" * 64),
         10**4000,
+        {"a": 2**64 - 1, "b": -(2**63), "c": None, "d": False, "e": "\xe9"},
+        {"a": 2**64},
+        {"a": -(2**63) - 1},
     ],
 )
 def test_plain_json_is_read(value: object) -> None:
