@@ -77,7 +77,7 @@ DEFENCES: dict[str, Defence] = {
     "one baseline": Defence(_of_worker("child_memory", "return self._bare is not None", "return False")),
     "ended with its tree": Defence(
         (Replacement(f"{_SERVICE}/leftovers.py", "    waiting = list(found)\n", "    waiting = []\n"),
-         Replacement(f"{_SERVICE}/leftovers.py", "fresh = _below(stopped) - stopped", "fresh = set()")),
+         Replacement(f"{_SERVICE}/leftovers.py", "fresh := _stop_children(parents, found)", "fresh := set()")),
         None, frozenset({"user rlimits"}),
     ),
     # The manager ends all that is in the group, by the group and by its user ids.

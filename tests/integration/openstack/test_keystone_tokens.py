@@ -52,7 +52,7 @@ def test_what_is_open_is_served_whatever_the_token(cloud: Cloud) -> None:
     before = len(cloud.proxy.asked)
     for method, path in operations(are_open=True):
         assert cloud.send(method, path, "forged").status_code == 200
-    assert len(cloud.proxy.asked) == before
+    assert "forged" not in cloud.proxy.asked[before:]  # /readyz may ask about a token of its own
 
 
 def test_what_is_no_token_of_keystone_s_is_refused(cloud: Cloud) -> None:

@@ -381,10 +381,10 @@ def test_trusts_of_functions_that_went_while_keystone_was_away_are_deleted_later
     function = alice.function(package(main=PLAIN))
     trust_id = trust_of(service, function)
     path = f"/v1/functions/{function}"
+    assert is_there(keystone, trust_id)
     with keystone.stopped():
         assert alice.service.request("DELETE", path).status_code == 204
         assert alice.service.request("GET", path).status_code == 404
-    assert is_there(keystone, trust_id)
     service.stop("pool")
     service.start_pool()  # which sweeps first of all
     wait_until_gone(keystone, trust_id)
