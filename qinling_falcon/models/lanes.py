@@ -20,6 +20,10 @@ _BATCH_SIZE = 500
 # their next ones at the same time. So a batch that is smaller than the last one waits up to `_GATHER_S` for more
 # writes. After a batch of one write, no write waits.
 _GATHER_S = 0.004
+# The callers come back later on a slow or busy host. There a batch of a hub waits for up to the time between the last
+# two batches, and at most so long.
+_LONGEST_GATHER_S = 0.02
+_BREAK_S = 0.1  # after a break of so long no write waits, because the callers of the last batch do not come back
 _POLL_S = 0.001  # how often a native thread looks whether more writes have come
 STOP = None
 
@@ -105,6 +109,8 @@ class HubLane(Lane):
         self._hub_thread = self._get_ident()
         self._gathered: list[Write | None] = []
         self._timer: Any = None
+        self._handed_over_at = 0.0
+        self._interval_s = 0.0  # between the last two batches
         self._is_writing = False
         batches: type[queue.SimpleQueue[list[Write | None]]] = native("queue", "SimpleQueue")
         self._batches = batches()
@@ -158,10 +164,15 @@ class HubLane(Lane):
 
     def _gather(self) -> None:
         """Hand the gathered writes over, or wait for more."""
-        if len(self._gathered) >= self._last_size or self._gathered[-1] is STOP:
+        if (
+            len(self._gathered) >= self._last_size
+            or self._gathered[-1] is STOP
+            or time.monotonic() - self._handed_over_at > _BREAK_S
+        ):
             self._hand_over()
         elif self._timer is None:
-            self._timer = self._hub.loop.timer(_GATHER_S)
+            wait_s = min(max(_GATHER_S, self._interval_s), _LONGEST_GATHER_S)
+            self._timer = self._hub.loop.timer(wait_s)
             self._timer.start(self._hand_over)
 
     def _hand_over(self) -> None:
@@ -170,6 +181,8 @@ class HubLane(Lane):
             self._timer = None
         batch, self._gathered = self._gathered[:_BATCH_SIZE], self._gathered[_BATCH_SIZE:]
         self._last_size = len(batch)
+        now = time.monotonic()
+        self._interval_s, self._handed_over_at = now - self._handed_over_at, now
         self._is_writing = True
         self._batches.put(batch)
 
