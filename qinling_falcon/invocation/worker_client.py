@@ -295,7 +295,7 @@ class WorkerClient:
 
 
 def _shut_down(connection: socket.socket) -> None:
-    """Make whoever reads from the connection, or writes to it, see its end."""
+    """End the connection for the greenlet that reads from it or writes to it."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 

@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from qinling_falcon.models import runtime
+from qinling_falcon.models import database, runtime
 from qinling_falcon.models.scope import Context
 from qinling_falcon.orchestrators.base import Confinement, WorkerEvent, WorkerInfo
 from qinling_falcon.pool import keys
@@ -25,6 +25,7 @@ from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
 from qinling_falcon.settings import Settings
 from tests.pool.side import wait_until
+from tests.support.tables import make_tables
 
 STOCK, MOST = 2, 5
 ADMIN = Context("admins", is_admin=True)
@@ -229,3 +230,19 @@ class House:
 
     def image_of(self, lease: Lease) -> str:
         return self.orchestrator.images[lease.worker.worker_id]
+
+
+@contextlib.contextmanager
+def running_house(
+    connection: PipelinedConnection, settings: Settings, orchestrator: Any = None
+) -> Iterator[House]:
+    """A house with tables of its own and a full stock; ended afterwards."""
+    make_tables(settings)
+    database.connect(settings)
+    house = House(connection.url, settings, orchestrator)
+    try:
+        house.await_stock()
+        yield house
+    finally:
+        house.close()
+        database.disconnect()

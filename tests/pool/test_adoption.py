@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.models import database
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.settings import Settings
 from tests.pool.cluster import ClusterOrchestrator
-from tests.pool.house import STOCK, House
+from tests.pool.house import STOCK, House, running_house
 from tests.pool.side import wait_until
-from tests.support.tables import make_tables
 
 
 @pytest.fixture
@@ -27,15 +25,8 @@ def cluster() -> Iterator[ClusterOrchestrator]:
 @pytest.fixture
 def house(connection: PipelinedConnection, tmp_path: Path, cluster: ClusterOrchestrator) -> Iterator[House]:
     settings = Settings(var_dir=tmp_path, reap_interval_s=0.1, holder_ttl_s=30)
-    make_tables(settings)
-    database.connect(settings)
-    house = House(connection.url, settings, cluster)
-    try:
-        house.await_stock()
+    with running_house(connection, settings, cluster) as house:
         yield house
-    finally:
-        house.close()
-        database.disconnect()
 
 
 def states(house: House) -> dict[str, str]:

@@ -8,27 +8,19 @@ from pathlib import Path
 import pytest
 from gevent.event import Event
 
-from qinling_falcon.models import database, runtime
+from qinling_falcon.models import runtime
 from qinling_falcon.orchestrators.base import StartFailed
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.settings import Settings
-from tests.pool.house import ADMIN, STOCK, House
+from tests.pool.house import ADMIN, STOCK, House, running_house
 from tests.pool.side import wait_until
-from tests.support.tables import make_tables
 
 
 @pytest.fixture
 def house(connection: PipelinedConnection, tmp_path: Path) -> Iterator[House]:
     settings = Settings(var_dir=tmp_path, max_workers=20, reap_interval_s=0.1, holder_ttl_s=30)
-    make_tables(settings)
-    database.connect(settings)
-    house = House(connection.url, settings)
-    try:
-        house.await_stock()
+    with running_house(connection, settings) as house:
         yield house
-    finally:
-        house.close()
-        database.disconnect()
 
 
 def add_runtime(house: House, image: str) -> str:

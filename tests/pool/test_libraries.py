@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.models import database
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.lua import Library, library
 from qinling_falcon.settings import Settings
-from tests.pool.house import MOST, House
+from tests.pool.house import MOST, House, running_house
 from tests.pool.side import Side, end, wait_until
-from tests.support.tables import make_tables
 
 
 def older_library() -> Library:
@@ -41,15 +39,8 @@ def older(connection: PipelinedConnection, monkeypatch: pytest.MonkeyPatch) -> I
 def house(connection: PipelinedConnection, tmp_path: Path) -> Iterator[House]:
     """A pool manager of this release, which is active."""
     settings = Settings(var_dir=tmp_path, max_workers=MOST, reap_interval_s=0.1)
-    make_tables(settings)
-    database.connect(settings)
-    house = House(connection.url, settings)
-    try:
-        house.await_stock()
+    with running_house(connection, settings) as house:
         yield house
-    finally:
-        house.close()
-        database.disconnect()
 
 
 def test_processes_of_two_releases_lease_the_same_workers(side: Side, older: Side) -> None:

@@ -7,28 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.models import database
 from qinling_falcon.orchestrators.base import Happening, WorkerEvent
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.settings import Settings
-from tests.pool.house import MOST, House
+from tests.pool.house import MOST, House, running_house
 from tests.pool.side import wait_until
-from tests.support.tables import make_tables
 
 
 @pytest.fixture
 def house(connection: PipelinedConnection, tmp_path: Path) -> Iterator[House]:
     settings = Settings(var_dir=tmp_path, max_workers=MOST, reap_interval_s=0.1, holder_ttl_s=30)
-    make_tables(settings)
-    database.connect(settings)
-    house = House(connection.url, settings)
-    try:
-        house.await_stock()
+    with running_house(connection, settings) as house:
         yield house
-    finally:
-        house.close()
-        database.disconnect()
 
 
 @pytest.mark.parametrize("happening", [Happening.ENDED, Happening.FAILED])
