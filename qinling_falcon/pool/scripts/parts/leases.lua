@@ -155,10 +155,6 @@ local function serve_blocked(counted, id)
   local long_ms = math.min(LONG_WAIT_MS, math.max(SHORTEST_LONG_WAIT_MS, LONG_WAIT_STARTS * start_ms))
   local reserve_ms = math.max(SHORTEST_RESERVATION_MS, RESERVATION_STARTS * start_ms)
 
-  local function has_waited_long(queue)
-    return now - oldest(queue) >= long_ms
-  end
-
   local is_served, is_reserved, short = false, false, {}
   local blocked = call('ZRANGE', P .. 'blocked:' .. counted .. ':' .. id, 0, LOOK_AT - 1, 'WITHSCORES')
   for at = 1, #blocked, 2 do
@@ -176,8 +172,9 @@ local function serve_blocked(counted, id)
     elseif how == 'blocked' then
       if is_reached(counts, counted) then break end
     else
-      short[#short + 1] = queue
-      local is_too_long = place - oldest(queue) >= long_ms or held_by(target) == 0 and has_waited_long(queue)
+      local arrival = oldest(queue)
+      short[#short + 1] = {queue = queue, arrival = arrival}
+      local is_too_long = place - arrival >= long_ms or now - arrival >= long_ms and held_by(target) == 0
       if kind == 'any' and is_too_long and reserve(counts, reserve_ms, target, project_id, runtime) then
         is_reserved = true
         break
@@ -186,13 +183,14 @@ local function serve_blocked(counted, id)
   end
 
   local is_last = #blocked < 2 * LOOK_AT
-  for _, queue in ipairs(short) do
+  for _, its in ipairs(short) do
+    local queue, has_waited_long = its.queue, now - its.arrival >= long_ms
     local runtime, target, project_id, kind = parse_queue(queue)
     local counts = read_counts(target, project_id, runtime)
     if not allows_one_more(counts) then
-      pass_over(queue, runtime, project_id, long_ms)
+      pass_over(queue, its.arrival, runtime, project_id, long_ms)
     else
-      if kind == 'any' and is_last and not is_served and not is_reserved and has_waited_long(queue) then
+      if kind == 'any' and is_last and not is_served and not is_reserved and has_waited_long then
         is_reserved = reserve(counts, reserve_ms, target, project_id, runtime)
       end
       escalate(queue)

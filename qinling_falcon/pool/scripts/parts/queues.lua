@@ -154,9 +154,9 @@ local function block(queue, runtime, project_id, place)
 end
 
 -- Blocks a queue that has no worker. Its place is behind all queues that were not passed over yet, and behind calls
--- that arrive within `long_ms` after its oldest call.
-local function pass_over(queue, runtime, project_id, long_ms)
-  block(queue, runtime, project_id, math.max(oldest(queue) + long_ms, now))
+-- that arrive within `long_ms` after its oldest call, which came at `arrival`.
+local function pass_over(queue, arrival, runtime, project_id, long_ms)
+  block(queue, runtime, project_id, math.max(arrival + long_ms, now))
 end
 
 -- Makes the calls of a queue ask again. Their target has lost its last worker, so no release would reach the queue.
