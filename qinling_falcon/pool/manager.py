@@ -23,11 +23,12 @@ from qinling_falcon.errors import Unavailable
 from qinling_falcon.orchestrators.base import Happening, Orchestrator, WorkerInfo
 from qinling_falcon.pool.adoption import Adoption
 from qinling_falcon.pool.claim import Claim
-from qinling_falcon.pool.policy import Policy, View
+from qinling_falcon.pool.policy import Policy
 from qinling_falcon.pool.registry import Registry, WorkerRecord
 from qinling_falcon.pool.runtimes import Runtimes
 from qinling_falcon.pool.starter import Starter
 from qinling_falcon.pool.starts import Starts
+from qinling_falcon.pool.view import View
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)

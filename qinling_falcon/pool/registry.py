@@ -17,9 +17,9 @@ from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.limits import Limits
 from qinling_falcon.pool.lua import OF_ANY_RELEASE, library
-from qinling_falcon.pool.policy import View
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.snapshot import read_snapshot
+from qinling_falcon.pool.view import View
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
 

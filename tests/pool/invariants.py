@@ -7,7 +7,7 @@ from typing import Any
 
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.limits import Limits
-from qinling_falcon.pool.policy import View
+from qinling_falcon.pool.view import View
 from tests.pool.holders import Call, Held
 
 Snapshot = dict[str, Any]

@@ -6,15 +6,8 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.pool.policy import (
-    Decision,
-    Growing,
-    IdleWorker,
-    Policy,
-    RuntimeView,
-    TargetView,
-    View,
-)
+from qinling_falcon.pool.policy import Decision, Policy
+from qinling_falcon.pool.view import Growing, IdleWorker, RuntimeView, TargetView, View
 
 S = 20.0
 NOW = 1_000_000.0
