@@ -87,9 +87,9 @@ def make_engine(settings: Settings) -> Engine:
     raise SettingsError(f"DATABASE_URL={url.partition(':')[0]}:…: expected `postgresql://…` or `sqlite:///path`")
 
 
-# A record and what it adds to its function's or version's count, in one statement: what the writer's thread does in
-# Python costs more than SQLite's part. They belong to the writer's connection, so that no migration has to know of
-# them.
+# A record, what it adds to its function's or version's count, and its row in the queue of executions, in one statement:
+# what the writer's thread does in Python costs more than SQLite's part. They belong to the writer's connection, so that
+# no migration has to know of them.
 _COUNTING = tuple(
     f"CREATE TEMP TRIGGER {table}_{name} {event} AND NEW.function_version {versions} BEGIN"
     f" UPDATE {table} SET count = count + 1 WHERE {row}; END"
@@ -101,6 +101,14 @@ _COUNTING = tuple(
         ("functions", "= 0", "id = NEW.function_id"),
         ("function_versions", "> 0", "function_id = NEW.function_id AND version_number = NEW.function_version"),
     )
+)
+_QUEUEING = (
+    "CREATE TEMP TRIGGER queue_accepted AFTER INSERT ON main.executions WHEN NEW.status = 'running' AND NOT NEW.sync"
+    " BEGIN INSERT INTO execution_queue (id, project_id, not_before)"
+    " VALUES (NEW.id, NEW.project_id, NEW.created_at); END",
+    "CREATE TEMP TRIGGER queue_ended AFTER UPDATE ON main.executions"
+    " WHEN OLD.status = 'running' AND NEW.status <> 'running' AND NOT NEW.sync"
+    " BEGIN DELETE FROM execution_queue WHERE id = NEW.id; END",
 )
 
 
@@ -212,7 +220,7 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]  # the base is An
             connection.execute("PRAGMA journal_size_limit=67108864")
             # Fewer checkpoints: pages that many commits touch are written back once.
             connection.execute("PRAGMA wal_autocheckpoint=8000")
-            for trigger in _COUNTING:
+            for trigger in (*_COUNTING, *_QUEUEING):
                 connection.execute(trigger)
         except BaseException:
             connection.close()

@@ -47,6 +47,10 @@ class ExecutionRecord(NamedTuple):
     run_ms: float | None = None
     source: str = "api"
     updated_at: datetime.datetime | None = None
+    attempt: int = 1
+    webhook_id: str | None = None
+    job_id: str | None = None
+    request_id: str | None = None
 
 
 def record(rec: ExecutionRecord) -> bool:
@@ -61,7 +65,7 @@ def record(rec: ExecutionRecord) -> bool:
     Raises:
         Unavailable: see `transact`. It is safe to call again: a state that was written is not counted twice.
     """
-    won: bool = transact_grouped(_values(rec), _write)
+    won: bool = transact_grouped(values_of(rec), _write)
     return won
 
 
@@ -74,21 +78,12 @@ def begin(rec: ExecutionRecord) -> bool:
     return record(rec._replace(status=ExecutionStatus.RUNNING.value))
 
 
-def end(rec: ExecutionRecord) -> bool:
-    """Write the end of an execution that has a row, only if it is `running`; durable on return. Raises as `record`.
-
-    Returns:
-        Whether the row now shows this state; False: it had ended already, or is gone.
-    """
-    won: bool = transact_grouped(_values(rec), _end)
-    return won
-
-
 _COLUMNS = ExecutionRecord._fields
-_PLACE = {name: place for place, name in enumerate(_COLUMNS)}
-_ID, _FUNCTION, _VERSION, _STATUS = (_PLACE[name] for name in ("id", "function_id", "function_version", "status"))
-_TEXTS = tuple(_PLACE[name] for name in ("input", "result", "log", "status_reason", "description"))
-_CREATED, _UPDATED = _PLACE["created_at"], _PLACE["updated_at"]
+PLACE = {name: place for place, name in enumerate(_COLUMNS)}
+"""The place of each column in `Values`."""
+_ID, _FUNCTION, _VERSION, _STATUS = (PLACE[name] for name in ("id", "function_id", "function_version", "status"))
+_TEXTS = tuple(PLACE[name] for name in ("input", "result", "log", "status_reason", "description"))
+_CREATED, _UPDATED = PLACE["created_at"], PLACE["updated_at"]
 # What the end of an execution says anew; the rest was right when it began. An alias may have moved on since then.
 _ENDED = (
     "function_id", "function_version", "result", "log", "status", "status_reason", "cold", "queued_ms", "run_ms",
@@ -98,9 +93,11 @@ _ENDED = (
 _TABLE = Execution._meta.table_name
 
 Values = tuple[Any, ...]
+"""A record as statements take it: the columns in order, times in microseconds, texts that every database holds."""
 
 
-def _values(rec: ExecutionRecord) -> Values:
+def values_of(rec: ExecutionRecord) -> Values:
+    """A record as statements take it."""
     values: list[Any] = list(rec)
     for place in _TEXTS:
         if values[place] is not None:
@@ -140,28 +137,11 @@ def _write(records: list[Values]) -> list[bool]:
             values = records[place]
             if values[_STATUS] != ExecutionStatus.RUNNING:
                 counts[values[_FUNCTION], values[_VERSION]] += 1
-    _count(counts)
+    add_to_counts(counts)
     return won
 
 
-def _end(records: list[Values]) -> list[bool]:
-    """End rows that are running. Apart from `_write`: a row that exists would make its quick statement fail."""
-    database = engine()
-    won = []
-    counts: Counter[tuple[str, int]] = Counter()
-    sql = (
-        f"UPDATE {_TABLE} SET {', '.join(f'{name} = {database.param}' for name in _ENDED)}"
-        f" WHERE id = {database.param} AND status = 'running'"
-    )
-    for values in records:
-        cursor = database.execute_sql(sql, (*(values[_PLACE[name]] for name in _ENDED), values[_ID]))
-        won.append(cursor.rowcount == 1)
-        counts[values[_FUNCTION], values[_VERSION]] += won[-1]
-    _count(+counts)
-    return won
-
-
-def _count(counts: Counter[tuple[str, int]]) -> None:
+def add_to_counts(counts: Counter[tuple[str, int]]) -> None:
     """Add to the counts of functions and versions, where no trigger has done so (see `engines`)."""
     database = engine()
     if database.complete_statements:
@@ -209,13 +189,14 @@ def _upsert(rows: list[Values]) -> list[str]:
     values = [value for row in rows for value in row]
     if database.complete_statements:
         with contextlib.suppress(peewee.IntegrityError):
-            database.execute_sql(_insert_sql(database.param, len(rows)), values)
+            database.execute_sql(insert_sql(database.param, len(rows)), values)
             return [row[_ID] for row in rows]
     return [row_id for (row_id,) in database.execute_sql(_upsert_sql(database.param, len(rows)), values).fetchall()]
 
 
 @functools.cache
-def _insert_sql(param: str, rows: int) -> str:
+def insert_sql(param: str, rows: int) -> str:
+    """The statement that inserts so many `Values`."""
     row_sql = f"({', '.join([param] * len(_COLUMNS))})"
     return f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES {', '.join([row_sql] * rows)}"
 
@@ -223,7 +204,7 @@ def _insert_sql(param: str, rows: int) -> str:
 @functools.cache
 def _upsert_sql(param: str, rows: int) -> str:
     return (
-        f"{_insert_sql(param, rows)} ON CONFLICT (id) DO UPDATE SET"
+        f"{insert_sql(param, rows)} ON CONFLICT (id) DO UPDATE SET"
         f" {', '.join(f'{name} = excluded.{name}' for name in _ENDED)}"
         f" WHERE {_TABLE}.status = 'running' RETURNING id"
     )

@@ -124,6 +124,8 @@ class Function(Row):
     `isolation` is what the function asks for; null: its runtime's applies. Calls get the stricter of the two.
     `concurrency` is the most executions at once; null: only the limits of the service apply. `min_warm` is how many
     workers are kept assigned.
+    `max_attempts`, `backoff_s` and `max_age_s` say how its asynchronous executions are retried, also those of its
+    versions; a `max_age_s` of null is that of the settings.
     """
 
     name = peewee.CharField(null=True)
@@ -144,6 +146,9 @@ class Function(Row):
     isolation = peewee.CharField(max_length=32, null=True)
     concurrency = peewee.IntegerField(null=True)
     min_warm = peewee.IntegerField(default=0)
+    max_attempts = peewee.IntegerField(default=1)
+    backoff_s = peewee.DoubleField(default=1.0)
+    max_age_s = peewee.IntegerField(null=True)
 
     class Meta:
         table_name = "functions"
@@ -266,7 +271,10 @@ class Job(Row):
 
 
 class Execution(Row):
-    """One run of a function. `log` is loaded only where it is asked for."""
+    """One run of a function. `log` is loaded only where it is asked for.
+
+    `attempt` is how often it was started; 0: it was accepted and is queued.
+    """
 
     function_id = peewee.CharField(max_length=36)
     function_version = peewee.IntegerField(default=0)
@@ -282,9 +290,36 @@ class Execution(Row):
     queued_ms = peewee.DoubleField(null=True)
     run_ms = peewee.DoubleField(null=True)
     source = peewee.CharField(max_length=16, default="api")
+    attempt = peewee.IntegerField(default=1)
+    webhook_id = peewee.CharField(max_length=36, null=True)
+    job_id = peewee.CharField(max_length=36, null=True)
+    request_id = peewee.CharField(null=True)
 
     class Meta:
         table_name = "executions"
+
+
+class QueuedExecution(peewee.Model):
+    """An execution that was accepted and has not ended.
+
+    Claims and sweeps change this small row, and leave the indexes of `executions` alone.
+
+    Attributes of a row:
+        not_before: when it may be claimed next.
+        claimed_until: until when a process has claimed it; 0: it is not claimed.
+        attempt: how often it was claimed. Only the claim with this number may end it.
+    """
+
+    id = peewee.CharField(max_length=36, primary_key=True)
+    project_id = peewee.CharField()
+    not_before = peewee.BigIntegerField()
+    claimed_until = peewee.BigIntegerField(default=0)
+    attempt = peewee.IntegerField(default=0)
+
+    class Meta:
+        database = database
+        legacy_table_names = False
+        table_name = "execution_queue"
 
 
 ALL: tuple[type[Row], ...] = (Runtime, Function, Version, Alias, Webhook, Job, Execution)

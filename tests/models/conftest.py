@@ -20,7 +20,7 @@ from tests.models.lists import MOMENT, SECOND
 from tests.servers.postgres import PostgresServer
 from tests.support.tables import make_tables
 
-_ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, tables.DoomedTrust, tables.ProjectQuota))
+_ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,360 @@
+"""The queue of asynchronous executions: accept, claim, end, postpone.
+
+An execution that was accepted has a row in `executions` with status `running`, and one in `execution_queue` until it
+ends. Each change of both rows is one transaction. There are four cases when a process dies:
+
+1. After `accept`: the execution is queued. The sweep finds its row (`unclaimed`), also if no other process was told.
+2. After `claim`: the claim ends at `claimed_until`. Then the sweep finds the row, and the next claim has the next
+   number.
+3. After `end`: the execution has ended, and its row in the queue is gone.
+4. After `postpone` or `give_back`: the execution is queued again. The sweep finds its row.
+
+Only the latest claim of an execution can change it: each change names the number of its claim, the attempt.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from qinling_falcon.models import clock
+from qinling_falcon.models.database import engine, reading, transact, transact_grouped
+from qinling_falcon.models.records import (
+    PLACE,
+    ExecutionRecord,
+    Values,
+    add_to_counts,
+    insert_sql,
+    storable,
+    values_of,
+)
+from qinling_falcon.models.tables import Execution, ExecutionStatus, QueuedExecution
+
+_EXECUTIONS = Execution._meta.table_name
+_QUEUE = QueuedExecution._meta.table_name
+_ID, _PROJECT, _CREATED = (PLACE[name] for name in ("id", "project_id", "created_at"))
+_FUNCTION, _VERSION = (PLACE[name] for name in ("function_id", "function_version"))
+_SHOWN = tuple(PLACE[name] for name in ("status", "attempt", "updated_at"))
+# What the end of an execution writes, with the type of those columns that are no text. Without a type, PostgreSQL takes
+# a list of values in which all are null for text.
+_ENDING = (
+    ("result", None), ("log", None), ("status", None), ("status_reason", None), ("cold", None),
+    ("queued_ms", "DOUBLE PRECISION"), ("run_ms", "DOUBLE PRECISION"), ("updated_at", "BIGINT"),
+    ("attempt", "INTEGER"),
+)  # fmt: skip
+_ENDING_PLACES = (_ID, *(PLACE[name] for name, _ in _ENDING))
+
+
+class Claimed(NamedTuple):
+    """An execution that this process has claimed, with what is needed to run it.
+
+    Attributes:
+        attempt: the number of the claim, from 1.
+        Further attributes: as in `ExecutionRecord`.
+    """
+
+    id: str
+    project_id: str
+    attempt: int
+    function_id: str
+    function_version: int
+    function_alias: str | None
+    description: str | None
+    input: str | None
+    source: str
+    created_at: datetime.datetime
+    webhook_id: str | None
+    job_id: str | None
+    request_id: str | None
+
+
+class Queued(NamedTuple):
+    """An execution that no process has claimed.
+
+    Attributes:
+        not_before: when it may be claimed, in microseconds since the epoch.
+    """
+
+    id: str
+    project_id: str
+    not_before: int
+
+
+def accept(record: ExecutionRecord) -> None:
+    """Write the row of an execution that will run later, and its row in the queue; durable on return.
+
+    Args:
+        record: the execution, with status `running` and attempt 0.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+    transact_grouped(values_of(record), _accept)
+
+
+def claim(ids: Collection[str], now: datetime.datetime, until: datetime.datetime) -> list[Claimed]:
+    """Claim those of the executions that are due and not claimed; durable on return.
+
+    Args:
+        ids: the executions, at most some hundreds.
+        now: the present.
+        until: when the claim ends.
+
+    Returns:
+        The claimed executions, in the order in which they were accepted.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+    if not ids:
+        return []
+    return transact(lambda: _claim(ids, clock.to_micros(now), clock.to_micros(until)))
+
+
+def extend(attempts: Collection[tuple[str, int]], until: datetime.datetime) -> None:
+    """Let claims end later.
+
+    Args:
+        attempts: pairs of (execution id, attempt).
+        until: when they end.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+    ids = [execution_id for execution_id, _ in attempts]
+    known = dict(attempts)
+
+    def write() -> None:
+        rows = QueuedExecution.select(QueuedExecution.id, QueuedExecution.attempt).where(QueuedExecution.id.in_(ids))
+        mine = [row.id for row in rows if row.attempt == known[row.id]]
+        QueuedExecution.update(claimed_until=clock.to_micros(until)).where(QueuedExecution.id.in_(mine)).execute()
+
+    if ids:
+        transact(write)
+
+
+def end(record: ExecutionRecord) -> bool:
+    """Write the end of a claimed execution; durable on return. The first final state wins.
+
+    Args:
+        record: the final record. Its `attempt` is the number of the claim.
+
+    Returns:
+        Whether the execution ended with this record; False: it had ended before, was claimed anew, or is gone.
+
+    Raises:
+        Unavailable: see `transact`. It is safe to call again.
+    """
+    won: bool = transact_grouped(values_of(record), _end)
+    return won
+
+
+def postpone(record: ExecutionRecord, not_before: datetime.datetime) -> bool:
+    """Queue a claimed execution again, because its attempt has failed; durable on return.
+
+    Args:
+        record: what the row shows meanwhile: status `running`, with the reason and the log of the failure.
+        not_before: when the next attempt may start.
+
+    Returns:
+        Whether it is queued now; False: as `end`.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+
+    def write() -> bool:
+        if not _queue_again(record.id, record.attempt, not_before, attempt=record.attempt):
+            return False
+        shown = {
+            "attempt": record.attempt,
+            "status_reason": storable(record.status_reason or ""),
+            "log": storable(record.log or ""),
+            "updated_at": record.updated_at,
+        }
+        Execution.update(**shown).where(Execution.id == record.id).execute()
+        return True
+
+    return transact(write)
+
+
+def give_back(execution_id: str, attempt: int, not_before: datetime.datetime, *, was_started: bool) -> bool:
+    """Queue a claimed execution again, because it was not run, or was interrupted; durable on return.
+
+    Args:
+        execution_id: the execution.
+        attempt: the number of the claim.
+        not_before: when the next attempt may start.
+        was_started: whether the function may have begun to run, so that the attempt counts.
+
+    Returns:
+        Whether it is queued now; False: as `end`.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+    next_attempt = attempt if was_started else attempt - 1
+    return transact(lambda: _queue_again(execution_id, attempt, not_before, attempt=next_attempt))
+
+
+def cancel(execution_id: str, reason: str) -> bool:
+    """End an execution that is queued or runs, with status `cancelled`; durable on return.
+
+    The claim of a process that runs it is void: its record changes nothing any more.
+
+    Returns:
+        Whether it is cancelled now; False: it had ended before, or has no row.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+
+    def write() -> bool:
+        ended = (
+            Execution.update(
+                status=ExecutionStatus.CANCELLED.value, status_reason=reason, updated_at=clock.now(), log=""
+            )
+            .where(Execution.id == execution_id, Execution.status == ExecutionStatus.RUNNING)
+            .execute()
+        )
+        if not ended:
+            return False
+        row = Execution.select(Execution.function_id, Execution.function_version).where(Execution.id == execution_id)
+        function_id, version = row.tuples().get()
+        QueuedExecution.delete().where(QueuedExecution.id == execution_id).execute()
+        add_to_counts(Counter({(function_id, version): 1}))
+        return True
+
+    return transact(write)
+
+
+def attempt_of(execution_id: str) -> int | None:
+    """How often a queued execution was claimed; None: it is not in the queue."""
+    with reading():
+        row = QueuedExecution.select(QueuedExecution.attempt).where(QueuedExecution.id == execution_id).first()
+    return None if row is None else row.attempt
+
+
+def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queued], str | None]:
+    """The executions without a live claim, in the order of their ids.
+
+    Args:
+        after: the last id that was looked at before; '' for the first page.
+        now: the present.
+        most: how many rows of the queue are looked at.
+
+    Returns:
+        The executions of the page, and the last id of the page; None: it was the last page.
+
+    Raises:
+        Unavailable: see `reading`.
+    """
+    with reading():
+        rows = list(
+            QueuedExecution.select().where(QueuedExecution.id > after).order_by(QueuedExecution.id).limit(most).tuples()
+        )
+    micros = clock.to_micros(now)
+    found = [
+        Queued(execution_id, project_id, not_before)
+        for execution_id, project_id, not_before, claimed_until, _ in rows
+        if claimed_until <= micros
+    ]
+    return found, rows[-1][0] if len(rows) == most else None
+
+
+def _queue_again(execution_id: str, claimed: int, not_before: datetime.datetime, *, attempt: int) -> bool:
+    changed = (
+        QueuedExecution.update(claimed_until=0, not_before=clock.to_micros(not_before), attempt=attempt)
+        .where(QueuedExecution.id == execution_id, QueuedExecution.attempt == claimed)
+        .execute()
+    )
+    return changed == 1
+
+
+def _accept(records: list[Values]) -> list[None]:
+    """Insert the rows of a batch, on the writer's connection. In SQLite a trigger fills the queue (see `engines`)."""
+    database = engine()
+    database.execute_sql(insert_sql(database.param, len(records)), [value for values in records for value in values])
+    if not database.complete_statements:
+        row = f"({', '.join([database.param] * 3)})"
+        database.execute_sql(
+            f"INSERT INTO {_QUEUE} (id, project_id, not_before) VALUES {', '.join([row] * len(records))}",
+            [values[place] for values in records for place in (_ID, _PROJECT, _CREATED)],
+        )
+    return [None] * len(records)
+
+
+def _claim(ids: Collection[str], now: int, until: int) -> list[Claimed]:
+    database = engine()
+    marks = ", ".join([database.param] * len(ids))
+    columns = ", ".join(f"{'q' if name == 'attempt' else 'e'}.{name}" for name in _CLAIMED)
+    lock = "" if database.complete_statements else " FOR UPDATE OF q SKIP LOCKED"
+    found = database.execute_sql(
+        f"SELECT {columns} FROM {_QUEUE} q JOIN {_EXECUTIONS} e ON e.id = q.id WHERE q.id IN ({marks})"
+        f" AND q.claimed_until <= {database.param} AND q.not_before <= {database.param} ORDER BY q.id{lock}",
+        (*ids, now, now),
+    ).fetchall()
+    if found:
+        marks = ", ".join([database.param] * len(found))
+        database.execute_sql(
+            f"UPDATE {_QUEUE} SET attempt = attempt + 1, claimed_until = {database.param} WHERE id IN ({marks})",
+            (until, *(row[0] for row in found)),
+        )
+    return [_claimed(row) for row in found]
+
+
+def _claimed(row: Sequence[Any]) -> Claimed:
+    claimed = Claimed(*row)
+    return claimed._replace(
+        attempt=claimed.attempt + 1, created_at=clock.from_micros(row[_CLAIMED.index("created_at")])
+    )
+
+
+def _end(records: list[Values]) -> list[bool]:
+    """End the executions of a batch, on the writer's connection. In SQLite a trigger empties the queue."""
+    database = engine()
+    written = database.execute_sql(
+        _end_sql(database.param, len(records)),
+        [values[place] for values in records for place in _ENDING_PLACES],
+    ).rowcount
+    won = [True] * len(records) if written == len(records) else _won(records)
+    if not database.complete_statements:
+        ended = [values for values, is_won in zip(records, won, strict=True) if is_won]
+        if ended:
+            marks = ", ".join([database.param] * len(ended))
+            database.execute_sql(f"DELETE FROM {_QUEUE} WHERE id IN ({marks})", [values[_ID] for values in ended])
+            add_to_counts(Counter((values[_FUNCTION], values[_VERSION]) for values in ended))
+    return won
+
+
+def _won(records: list[Values]) -> list[bool]:
+    """Which records the rows show. Two ends of one execution differ in their attempt, or one of them came first."""
+    database = engine()
+    marks = ", ".join([database.param] * len(records))
+    rows = database.execute_sql(
+        f"SELECT id, status, attempt, updated_at FROM {_EXECUTIONS} WHERE id IN ({marks})",
+        [values[_ID] for values in records],
+    )
+    shown = {execution_id: columns for execution_id, *columns in rows.fetchall()}
+    return [shown.get(values[_ID]) == [values[place] for place in _SHOWN] for values in records]
+
+
+@functools.cache
+def _end_sql(param: str, rows: int) -> str:
+    row = f"({', '.join([param] * (1 + len(_ENDING)))})"
+    names = ", ".join(("id", *(name for name, _ in _ENDING)))
+    changes = ", ".join(
+        f"{name} = {f'ended.{name}' if kind is None else f'CAST(ended.{name} AS {kind})'}" for name, kind in _ENDING
+    )
+    return (
+        f"WITH ended ({names}) AS (VALUES {', '.join([row] * rows)})"
+        f" UPDATE {_EXECUTIONS} SET {changes} FROM ended, {_QUEUE} q"
+        f" WHERE {_EXECUTIONS}.id = ended.id AND {_EXECUTIONS}.status = 'running'"
+        f" AND q.id = ended.id AND q.attempt = CAST(ended.attempt AS INTEGER)"
+    )
+
+
+_CLAIMED = Claimed._fields

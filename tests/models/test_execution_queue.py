@@ -1,0 +1,203 @@
+"""The queue of asynchronous executions: every change of both rows is one, and only the latest claim counts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from qinling_falcon.errors import NotFound
+from qinling_falcon.models import clock, execution, execution_queue, function
+from qinling_falcon.models.database import reading
+from qinling_falcon.models.records import ExecutionRecord
+from qinling_falcon.models.scope import Context
+from qinling_falcon.models.tables import Execution, QueuedExecution
+from tests.models.factories import make_record, together
+
+MINUTE = timedelta(minutes=1)
+
+
+def accepted(function_id: str, **fields: object) -> ExecutionRecord:
+    record = make_record(
+        function_id, status="running", sync=False, attempt=0, result=None, log=None, updated_at=None, **fields
+    )
+    execution_queue.accept(record)
+    return record
+
+
+def claim(*ids: str) -> list[execution_queue.Claimed]:
+    now = clock.now()
+    return execution_queue.claim(ids, now, now + MINUTE)
+
+
+def ended(record: ExecutionRecord, attempt: int, **fields: object) -> ExecutionRecord:
+    return record._replace(status="success", result="{}", log="", updated_at=clock.now(), attempt=attempt)._replace(
+        **fields
+    )
+
+
+def unclaimed() -> list[str]:
+    found, _ = execution_queue.unclaimed("", clock.now(), 1000)
+    return [queued.id for queued in found]
+
+
+def queued_row(execution_id: str) -> QueuedExecution | None:
+    with reading():
+        return QueuedExecution.get_or_none(QueuedExecution.id == execution_id)
+
+
+def test_an_accepted_execution_is_queued_and_shown_as_running(function_id: str, owner: Context) -> None:
+    record = accepted(function_id, input='{"a": 1}')
+
+    row = execution.get(owner, record.id)
+    assert (row.status, row.sync, row.attempt, row.input) == ("running", False, 0, '{"a": 1}')
+    assert unclaimed() == [record.id]
+
+
+def test_a_claim_takes_each_execution_once(function_id: str) -> None:
+    records = [accepted(function_id) for _ in range(5)]
+    ids = [record.id for record in records]
+
+    claims = together([lambda: claim(*ids) for _ in range(4)])
+
+    claimed = sorted(one.id for found in claims for one in found)
+    assert claimed == sorted(ids)
+    assert {one.attempt for found in claims for one in found} == {1}
+    assert unclaimed() == []
+
+
+def test_a_claim_has_what_is_needed_to_run_the_execution(function_id: str) -> None:
+    record = accepted(function_id, input="x", function_version=3, function_alias="live", request_id="r-1")
+
+    [claimed] = claim(record.id)
+
+    assert claimed.created_at == record.created_at
+    assert (claimed.input, claimed.function_version, claimed.function_alias) == ("x", 3, "live")
+    assert (claimed.project_id, claimed.function_id, claimed.request_id) == ("project-a", function_id, "r-1")
+
+
+def test_an_execution_that_is_not_due_is_not_claimed(function_id: str) -> None:
+    record = accepted(function_id)
+    claim(record.id)
+    execution_queue.give_back(record.id, 1, clock.now() + MINUTE, was_started=True)
+
+    assert claim(record.id) == []
+    assert unclaimed() == [record.id]
+
+
+def test_an_end_is_written_once_and_counted_once(function_id: str, owner: Context) -> None:
+    record = accepted(function_id)
+    claim(record.id)
+
+    won = together([lambda: execution_queue.end(ended(record, 1)) for _ in range(4)])
+
+    assert sorted(won) == [False, False, False, True]
+    assert execution.get(owner, record.id).status == "success"
+    assert execution.get(owner, record.id).attempt == 1
+    assert function.get(owner, function_id).count == 1
+    assert queued_row(record.id) is None
+
+
+def test_many_ends_share_a_statement_and_each_learns_its_own_outcome(function_id: str, owner: Context) -> None:
+    records = [accepted(function_id) for _ in range(6)]
+    claim(*(record.id for record in records))
+    execution_queue.cancel(records[2].id, "no longer wanted")
+
+    won = together([lambda record=record: execution_queue.end(ended(record, 1)) for record in records])
+
+    assert won == [True, True, False, True, True, True]
+    assert execution.get(owner, records[2].id).status == "cancelled"
+    assert function.get(owner, function_id).count == 6
+
+
+def test_an_earlier_claim_can_change_nothing_any_more(function_id: str, owner: Context) -> None:
+    record = accepted(function_id)
+    now = clock.now()
+    execution_queue.claim([record.id], now, now)  # which ends at once
+    [second] = claim(record.id)
+
+    assert second.attempt == 2
+    assert not execution_queue.end(ended(record, 1))
+    assert not execution_queue.postpone(record._replace(attempt=1, updated_at=clock.now()), clock.now())
+    assert not execution_queue.give_back(record.id, 1, clock.now(), was_started=False)
+    assert execution.get(owner, record.id).status == "running"
+    assert execution_queue.end(ended(record, 2))
+
+
+def test_an_extended_claim_is_not_taken_by_another_process(function_id: str) -> None:
+    record = accepted(function_id)
+    now = clock.now()
+    execution_queue.claim([record.id], now, now)
+
+    execution_queue.extend([(record.id, 1)], clock.now() + MINUTE)
+
+    assert claim(record.id) == []
+
+
+def test_a_postponed_execution_shows_why_and_is_queued_again(function_id: str, owner: Context) -> None:
+    record = accepted(function_id)
+    claim(record.id)
+
+    shown = record._replace(attempt=1, status_reason="It raised.", log="a log", updated_at=clock.now())
+    assert execution_queue.postpone(shown, clock.now())
+
+    row = execution.get(owner, record.id)
+    assert (row.status, row.attempt, row.status_reason) == ("running", 1, "It raised.")
+    assert execution.get_log(owner, record.id) == "a log"
+    [again] = claim(record.id)
+    assert again.attempt == 2
+
+
+@pytest.mark.parametrize(("was_started", "next_attempt"), [(True, 2), (False, 1)])
+def test_an_execution_that_is_given_back_counts_its_attempt_only_if_it_was_started(
+    function_id: str, was_started: bool, next_attempt: int
+) -> None:
+    record = accepted(function_id)
+    claim(record.id)
+
+    assert execution_queue.give_back(record.id, 1, clock.now(), was_started=was_started)
+
+    [again] = claim(record.id)
+    assert again.attempt == next_attempt
+
+
+def test_a_cancelled_execution_has_ended_and_is_not_claimed(function_id: str, owner: Context) -> None:
+    queued, running = accepted(function_id), accepted(function_id)
+    claim(running.id)
+
+    assert execution_queue.cancel(queued.id, "by the caller")
+    assert execution_queue.cancel(running.id, "by the caller")
+
+    for record in (queued, running):
+        row = execution.get(owner, record.id)
+        assert (row.status, row.status_reason) == ("cancelled", "by the caller")
+    assert claim(queued.id) == []
+    assert not execution_queue.end(ended(running, 1))
+    assert not execution_queue.cancel(queued.id, "again")
+    assert function.get(owner, function_id).count == 2
+
+
+def test_the_sweep_reads_the_queue_in_pages(function_id: str) -> None:
+    ids = sorted(accepted(function_id, id=clock.new_id(clock.now())).id for _ in range(5))
+    claim(ids[1])
+
+    first, last = execution_queue.unclaimed("", clock.now(), 3)
+    rest, end = execution_queue.unclaimed(last or "", clock.now(), 3)
+
+    assert [queued.id for queued in first] == [ids[0], ids[2]]
+    assert last == ids[2]
+    assert [queued.id for queued in rest] == ids[3:]
+    assert end is None
+
+
+def test_nothing_of_a_refused_batch_is_queued(function_id: str, owner: Context) -> None:
+    record = accepted(function_id)
+
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        execution_queue.accept(record)
+
+    assert unclaimed() == [record.id]
+    with reading():
+        assert Execution.select().count() == 1
+    with pytest.raises(NotFound):
+        execution.get(owner, "0" * 36)
