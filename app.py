@@ -24,6 +24,7 @@ def build(settings: Settings) -> Api:
         settings,
         parts.pool,
         parts.engine,
+        parts.acceptance,
         parts.scaler,
         parts.packages,
         Policy(settings.policy_file),

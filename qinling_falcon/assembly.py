@@ -8,7 +8,9 @@ import uuid
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.admission import Admission
+from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.scaling import Scaler
@@ -104,6 +106,16 @@ class Assembly:
         )
         engine.start()
         return engine
+
+    @cached_property
+    def attempts(self) -> Attempts:
+        """Ends attempts of asynchronous executions."""
+        return Attempts(self.pool.ready, self.settings)
+
+    @cached_property
+    def acceptance(self) -> Acceptance:
+        """Accepts asynchronous executions."""
+        return Acceptance(self.resolver, self.pool.ready, self.quota, self.settings)
 
     @cached_property
     def scaler(self) -> Scaler:

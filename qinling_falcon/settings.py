@@ -334,6 +334,18 @@ class Settings:
     runtime_concurrency: int | None = _setting(
         None, "Most simultaneous executions in workers of one runtime. Unset: as many as there are workers.", low=1
     )
+    async_concurrency: int = _setting(
+        256, "Most asynchronous executions that one `worker` process has claimed at once.", low=1, high=10_000
+    )
+    async_queue_limit: int = _setting(
+        100_000, "Most asynchronous executions of one project that wait; further ones are refused.", low=1
+    )
+    async_max_input_size: int = _setting(1 * MIB, "Largest input of an asynchronous execution.", low=1024)
+    async_max_age_s: int = _setting(
+        24 * 3600,
+        "How old an asynchronous execution may become before its last start, for functions without a `max_age_s`.",
+        low=1,
+    )
     lease_grace_s: float = _setting(5.0, "Time after a function's timeout until its lease is reaped.", low=0.5)
     holder_ttl_s: float = _setting(6.0, "A process that was silent for so long has lost its leases.", low=1)
     reap_interval_s: float = _setting(1.0, "Time between two passes of the pool manager.", low=0.05)

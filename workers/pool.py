@@ -8,6 +8,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import contextlib
+import functools
 import gc
 import logging
 import signal
@@ -19,7 +20,8 @@ from gevent.event import Event
 
 from qinling_falcon.assembly import Assembly
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.calls import record_lost, record_overdue
+from qinling_falcon.invocation.calls import record_overdue
+from qinling_falcon.invocation.losses import record_lost
 from qinling_falcon.invocation.worker_keeper import WorkerKeeper
 from qinling_falcon.models import package_keys, retention
 from qinling_falcon.models.database import connect
@@ -74,7 +76,9 @@ def main() -> None:
     _start_periodic_task("descriptions of the host", lambda: _describe_host(registry, orchestrator))
     gevent.spawn(WorkerKeeper(parts.pool, parts.scaler).run, lambda: claim.held)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
-    Manager(registry, orchestrator, runtimes, settings, record_lost, claim).run(stopping)
+    attempts = parts.attempts
+    record = functools.partial(record_lost, attempts=attempts)
+    Manager(registry, orchestrator, runtimes, settings, record, claim).run(stopping)
 
 
 def _start_periodic_task(what: str, sweep: Callable[[], list[str]]) -> None:

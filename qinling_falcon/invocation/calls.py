@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from qinling_falcon.invocation.targets import Target
 from qinling_falcon.invocation.worker_client import Ran
 from qinling_falcon.models import clock
 from qinling_falcon.models import execution as executions
-from qinling_falcon.models.records import ExecutionRecord, end, record
+from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.settings import Settings
@@ -28,6 +27,7 @@ TRIES = 5
 PLATFORM_FAILURE = "Function execution failed."
 _PERHAPS = "; it may have run, in part or to its end."
 WORKER_LOST = f"The worker was lost while it ran the function{_PERHAPS}"
+PROCESS_LOST = f"The process or the worker that ran the function was lost{_PERHAPS}"
 
 
 class Call(NamedTuple):
@@ -38,6 +38,8 @@ class Call(NamedTuple):
         function_alias: an alias of the caller's project.
         input: JSON text of an object, any other text, or None.
         source: `api`, `webhook` or `job`.
+        webhook_id: the webhook, if the source is one.
+        job_id: the job, if the source is one.
     """
 
     function_id: str | None
@@ -47,11 +49,13 @@ class Call(NamedTuple):
     description: str | None = None
     request_id: str = ""
     source: str = "api"
+    webhook_id: str | None = None
+    job_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An execution that was accepted before it runs. Its row exists, with status `running`.
+    """A claimed execution that was accepted before it runs. Its row exists, with status `running`.
 
     Attributes:
         id: the execution's id.
@@ -66,27 +70,7 @@ class Accepted:
     attempt: int
 
 
-def record_lost(details: Mapping[str, str]) -> None:
-    """Record executions whose lease was lost as failed.
-
-    The first final state wins: if the holder has already recorded an execution, its record stays.
-
-    Args:
-        details: the details of the lost leases (see `detail`), by execution id.
-
-    Raises:
-        Unavailable: the database is away; call this again later.
-    """
-    for detail in details.values():
-        started, attempt = _read_detail(detail)
-        lost = failed_record(started, f"The process or the worker that ran the function was lost{_PERHAPS}")
-        if attempt is None:
-            record(lost)
-        else:
-            end(lost)
-
-
-def commit_record(final: ExecutionRecord, *, was_sent: bool = True, is_accepted: bool = False) -> ExecutionRecord:
+def commit_record(final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:
     """Commit the final record of an execution.
 
     If the reaper already recorded this execution as lost, return that record instead.
@@ -94,21 +78,24 @@ def commit_record(final: ExecutionRecord, *, was_sent: bool = True, is_accepted:
     Args:
         final: the record.
         was_sent: whether a worker got the call, so that the function has run or may have run.
-        is_accepted: whether the execution had a row from the start. If the row is gone, none is made.
 
     Raises:
-        NotFound: the row of an accepted execution is gone.
         NotRecorded: the database is away, and the call was sent.
         Unavailable: the database is away, and the function has not run.
     """
     try:
-        if end(final) if is_accepted else record(final):
+        if record(final):
             return final
         return _as_record(executions.get(Context(final.project_id), final.id))
     except Unavailable as error:
         if not was_sent:
             raise
-        raise NotRecorded(final.id, "may have run" if final.status == ExecutionStatus.ERROR else "has run") from error
+        raise not_recorded(final) from error
+
+
+def not_recorded(final: ExecutionRecord) -> NotRecorded:
+    """The error for an execution that may have run, and whose record was not committed."""
+    return NotRecorded(final.id, "may have run" if final.status == ExecutionStatus.ERROR else "has run")
 
 
 def record_overdue(settings: Settings) -> list[str]:
@@ -130,20 +117,25 @@ def record_overdue(settings: Settings) -> list[str]:
 
 def running_record(detail: str) -> ExecutionRecord:
     """The record of an execution that runs now, from the detail in its journal."""
-    return _read_detail(detail)[0]
+    return read_detail(detail)[0]
 
 
-def _read_detail(detail: str) -> tuple[ExecutionRecord, int | None]:
+def read_detail(detail: str) -> tuple[ExecutionRecord, int | None]:
     """Read a detail: the record, and the attempt of an accepted execution."""
     members = json.loads(detail)
     attempt = members.pop("attempt", None)
     members["created_at"] = clock.from_micros(members["created_at"])
-    return ExecutionRecord(**members, status=ExecutionStatus.RUNNING), attempt
+    return ExecutionRecord(**members, status=ExecutionStatus.RUNNING, sync=attempt is None), attempt
 
 
 def _as_record(row: executions.Execution) -> ExecutionRecord:
     """A row as a record, without its log."""
     return ExecutionRecord(**{name: getattr(row, name) for name in _UNLOGGED})
+
+
+def accepted_record(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:
+    """The record of an execution of `target` that was accepted and has not started."""
+    return started_record(target, call, execution_id, now)._replace(sync=False, attempt=0)
 
 
 def started_record(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:
@@ -159,6 +151,9 @@ def started_record(target: Target, call: Call, execution_id: str, now: datetime)
         status=ExecutionStatus.RUNNING,
         source=call.source,
         created_at=now,
+        webhook_id=call.webhook_id,
+        job_id=call.job_id,
+        request_id=call.request_id or None,
     )
 
 
@@ -221,6 +216,7 @@ def detail(started: ExecutionRecord, accepted: Accepted | None = None) -> str:
         "input": started.input if accepted is None and is_inline(started.input) else None,
         "source": started.source,
         "created_at": clock.to_micros(started.created_at),
+        "request_id": started.request_id,
     }
     if accepted is not None:
         members["attempt"] = accepted.attempt

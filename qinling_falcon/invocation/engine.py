@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 
 from qinling_falcon.errors import NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.admission import Admission
+from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import TRIES, Accepted, Call
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.invocation.loading import Loading, Wait, package_lost
@@ -110,7 +111,9 @@ class Engine:
         self._admission = admission
         self._workers = WorkerClient(settings) if workers is None else workers
         self._long_runs = LongRuns()
-        self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs)
+        self._running: dict[str, Run] = {}
+        attempts = Attempts(pool.ready, settings)
+        self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs, attempts)
 
     def start(self) -> None:
         """Start two background tasks: list long-running executions as running, and count executions for the quota."""
@@ -138,23 +141,40 @@ class Engine:
             return self._run_new(context, call)
 
     def run(self, call: Call, accepted: Accepted) -> ExecutionRecord:
-        """Run an execution that was accepted before: its row exists, with status `running`.
+        """Run an execution that was accepted and claimed before, and write the end of this attempt.
 
-        The row is written only if it still has this status, so what was cancelled or recorded as lost stays so.
+        Nothing is written if the execution was cancelled, or claimed by another process since.
 
         Args:
             call: what was accepted. It names a function and version; an alias was followed when it was accepted.
             accepted: the execution.
 
         Returns:
-            The record as it is now.
+            The record as it is shown now: final, or `running` if a further attempt will start.
 
         Raises:
-            NotFound: the row, or the function, is gone.
-            The other errors of `invoke`, except `QuotaExceeded`. The row is left as it is.
+            NotFound: the function is gone.
+            The other errors of `invoke`, except `QuotaExceeded`. The execution is still claimed.
         """
         with Reservation(None) as reservation:  # an accepted execution has its row, so the quota is not checked
-            return self.serve(Run(self._parts, Context(accepted.project_id), call, reservation, accepted))
+            run = Run(self._parts, Context(accepted.project_id), call, reservation, accepted)
+            self._running[accepted.id] = run
+            try:
+                return self.serve(run)
+            finally:
+                del self._running[accepted.id]
+
+    def cancel(self, execution_id: str) -> bool:
+        """Have the worker end the function of an execution that this process runs.
+
+        Returns:
+            Whether a worker was running it; False: it waits for a worker, or this process does not run it.
+
+        Raises:
+            NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
+        """
+        run = self._running.get(execution_id)
+        return run is not None and run.cancel()
 
     def serve(self, task: Task[T]) -> T:
         """Do a task on a worker that holds its target.

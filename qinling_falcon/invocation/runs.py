@@ -7,7 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from qinling_falcon.errors import NotFound, Unavailable
+import gevent
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import (
     WORKER_LOST,
     Accepted,
@@ -18,6 +21,7 @@ from qinling_falcon.invocation.calls import (
     failed_record,
     is_inline,
     not_loaded_record,
+    not_recorded,
     started_record,
 )
 from qinling_falcon.invocation.execution_quota import Reservation
@@ -36,11 +40,15 @@ from qinling_falcon.invocation.worker_client import (
 from qinling_falcon.models import clock, execution
 from qinling_falcon.models.records import ExecutionRecord, begin
 from qinling_falcon.models.scope import Context
-from qinling_falcon.pool.leases import Lease, LeaseRequest
+from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseRequest
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_BAD_RESULT = "result"  # the worker's name for a result that is not JSON, or is too large
+# An accepted execution stays claimed for longer than this.
+_LONGEST_COMMIT_S = 30.0
+_RETRY_COMMIT_S = 0.2
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
 
 
@@ -53,6 +61,7 @@ class RunParts:
     settings: Settings
     sessions: Sessions | None
     long_runs: LongRuns
+    attempts: Attempts
 
 
 class Run:
@@ -80,9 +89,12 @@ class Run:
         "_parts",
         "_reservation",
         "_started",
+        "_target",
+        "_worker",
     )  # fmt: skip
 
     _started: ExecutionRecord
+    _target: Target
 
     def __init__(
         self, parts: RunParts, context: Context, call: Call, reservation: Reservation, accepted: Accepted | None = None
@@ -97,6 +109,7 @@ class Run:
         self._id = clock.new_id(self._created_at) if accepted is None else accepted.id
         self._openstack: Any = None
         self._has_row = False
+        self._worker: LeasedWorker | None = None
 
     def resolve(self) -> Target:
         """The target of the call."""
@@ -111,6 +124,7 @@ class Run:
         parts = self._parts
         if self._accepted is None:
             self._reservation.take(target.project_id)
+        self._target = target
         self._started = started_record(target, self._call, self._id, self._created_at)
         if target.image is not None:
             return self._record(failed_record(self._started, _NO_IMAGES), was_sent=False)
@@ -135,6 +149,8 @@ class Run:
         longest_s = target.timeout_s + settings.load_timeout_s + settings.lease_grace_s / 2
         if self._accepted is None and is_inline(self._call.input):
             self._parts.long_runs.add(self._started, self._reservation)
+        is_permanent = False
+        self._worker = lease.worker
         try:
             ran = self._parts.workers.execute(lease.worker, self._execution(target), longest_s)
         except WorkerLost as error:
@@ -147,14 +163,12 @@ class Run:
             raise
         else:
             lease.released(busy_s=ran.busy_s)
+            is_permanent = ran.reason == _BAD_RESULT
             final = completed_record(self._started, ran, lease.cold, queued_ms)
         finally:
+            self._worker = None
             self._parts.long_runs.remove(self._id)
-        try:
-            final = self._record(final)
-        except NotFound:  # the row of an accepted execution was deleted, so it is not recorded
-            lease.committed()
-            raise
+        final = self._record(final, is_permanent=is_permanent)
         lease.committed()
         return final
 
@@ -169,7 +183,7 @@ class Run:
             final = not_loaded_record(self._started, str(error), lease.cold, queued_ms)
         try:
             final = self._record(final, was_sent=False)
-        except (NotFound, Unavailable):
+        except Unavailable:
             lease.withdrawn()
             raise
         lease.committed()
@@ -189,10 +203,29 @@ class Run:
                     extra={"execution_id": self._id, "reason": str(error)},
                 )
 
-    def _record(self, final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:
-        final = commit_record(final, was_sent=was_sent, is_accepted=self._accepted is not None)
+    def cancel(self) -> bool:
+        """Have the worker end the function. Returns whether one was running it. Raises as `WorkerClient.cancel`."""
+        return self._worker is not None and self._parts.workers.cancel(self._worker, self._id)
+
+    def _record(
+        self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False
+    ) -> ExecutionRecord:
+        if self._accepted is not None:
+            return self._end_attempt(final, self._accepted, is_permanent=is_permanent)
+        final = commit_record(final, was_sent=was_sent)
         self._reservation.recorded()
         return final
+
+    def _end_attempt(self, final: ExecutionRecord, accepted: Accepted, *, is_permanent: bool) -> ExecutionRecord:
+        """Write the end of an attempt. While the database is away, try again, so that the function runs only once."""
+        until = time.monotonic() + _LONGEST_COMMIT_S
+        while True:
+            try:
+                return self._parts.attempts.end(final, accepted, self._target.retries, is_permanent=is_permanent)
+            except Unavailable as error:
+                if time.monotonic() > until:
+                    raise not_recorded(final) from error
+                gevent.sleep(_RETRY_COMMIT_S)
 
     def _execution(self, target: Target) -> Execution:
         """The request for the worker."""

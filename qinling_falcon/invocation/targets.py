@@ -43,6 +43,21 @@ class SwiftSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Retries:
+    """How the asynchronous executions of a function are retried.
+
+    Attributes:
+        max_attempts: how often an execution is started, at most.
+        backoff_s: the longest pause after the first attempt, in seconds. It doubles with each further attempt.
+        max_age_s: how old an execution may become before it is started again; None: as the settings say.
+    """
+
+    max_attempts: int = 1
+    backoff_s: float = 1.0
+    max_age_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What is to run: one version of one function, with everything that a worker needs to load it.
 
@@ -60,6 +75,7 @@ class Target:
         generations: pairs of (cache key, generation) that were current when the target was resolved.
         trust_id: the trust by which the function gets an OpenStack session.
         swift: the object of which `package` is a copy; None: the package was uploaded.
+        retries: how asynchronous executions are retried.
     """
 
     key: str
@@ -78,6 +94,7 @@ class Target:
     swift: SwiftSource | None = None
     isolation: Isolation = Isolation.WARM
     concurrency: int | None = None
+    retries: Retries = Retries()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +225,7 @@ class Resolver:
             swift=_swift_source(function),
             isolation=isolation,
             concurrency=source.concurrency,
+            retries=retries_of(function),
         )
 
     def _read_alias(self, context: Context, name: str, cache_key: str) -> _ResolvedAlias:
@@ -216,6 +234,11 @@ class Resolver:
         with reading():
             alias = alias_named(scoped(context), name, field="function_alias")
         return _ResolvedAlias(alias.function_id, alias.function_version, alias.routing, (cache_key, generation), {})
+
+
+def retries_of(function: Function) -> Retries:
+    """How the asynchronous executions of a function and of its versions are retried."""
+    return Retries(function.max_attempts, function.backoff_s, function.max_age_s)
 
 
 def target_key(function_id: str, version: int, digest: str, isolation: Isolation) -> str:

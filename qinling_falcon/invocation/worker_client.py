@@ -105,6 +105,7 @@ class Ran(NamedTuple):
         log: what the function printed.
         duration_s: how long the function ran.
         busy_s: how long the worker had the request; None: not told.
+        reason: for a failure, its kind as the worker names it, such as `exception`, `timeout` or `result`.
     """
 
     status: str
@@ -113,6 +114,7 @@ class Ran(NamedTuple):
     log: str
     duration_s: float
     busy_s: float | None = None
+    reason: str | None = None
 
 
 class _Answer(NamedTuple):
@@ -353,7 +355,7 @@ def _read_execution(body: bytes) -> Ran:
         raise ValueError("the output is cut")
     result = f'{{"duration": {duration_s:.3f}, "output": {rest[:size].decode()}}}'
     log = rest[size:].decode()
-    return Ran(head["status"], head.get("message"), result, log, duration_s, head.get("busy_s"))
+    return Ran(head["status"], head.get("message"), result, log, duration_s, head.get("busy_s"), head.get("reason"))
 
 
 def _parsed(line: bytes) -> Any:

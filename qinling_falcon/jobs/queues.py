@@ -16,7 +16,6 @@ from qinling_falcon.settings import Settings
 # Executions run in tasks of EXECUTIONS; short tasks (ticks of jobs, sweeps) are never behind a long one.
 EXECUTIONS = "executions"
 TASKS = "tasks"
-QUEUES = (TASKS, EXECUTIONS)
 
 # Above the longest time that a command of RQ waits in the server.
 _SOCKET_TIMEOUT_S = 10.0

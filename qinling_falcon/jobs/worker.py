@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
+import gevent
+from gevent.event import Event
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import SimpleWorker
@@ -13,9 +17,13 @@ from rq.queue import Queue
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import WorkerStatus
 
-from qinling_falcon.jobs.queues import QUEUES, JsonJob, JsonQueue
+from qinling_falcon.jobs.queues import JsonJob, JsonQueue, connect
+from qinling_falcon.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 1
+_RETRY_S = 0.5
 _WORKER_TTL_S = 30
 _MAINTENANCE_INTERVAL_S = 30
 _JOB_MONITORING_INTERVAL_S = 5
@@ -32,19 +40,20 @@ class NoDeathPenalty(BaseDeathPenalty):
 
 
 class GeventWorker(SimpleWorker):
-    """Runs the tasks of all our queues, one after another, in this process.
+    """Runs the tasks of one queue, one after another, in this process.
 
     Args:
         connection: as `queues.connect` makes it.
+        queue: the name of the queue.
     """
 
     death_penalty_class = NoDeathPenalty
     job_class = JsonJob
     queue_class = JsonQueue
 
-    def __init__(self, connection: Redis):
+    def __init__(self, connection: Redis, queue: str):
         super().__init__(
-            list(QUEUES),
+            [queue],
             connection=connection,
             serializer="json",
             worker_ttl=_WORKER_TTL_S,
@@ -111,3 +120,45 @@ class GeventWorker(SimpleWorker):
             self.connection.delete(self.key)
             self.register_birth()  # type: ignore[no-untyped-call]
             self.set_state(WorkerStatus.IDLE)
+
+
+def work(settings: Settings, queue: str, stopping: Event, connected: Callable[[Redis], None]) -> None:
+    """Run the tasks of a queue until `stopping` is set. While Redis is away, try again until it is back.
+
+    Args:
+        settings: name Redis.
+        queue: the name of the queue.
+        stopping: ends this after the task that runs.
+        connected: gets each new connection before it is used.
+    """
+    healthy = True
+    while not stopping.is_set():
+        try:
+            _work_once(settings, queue, stopping, connected)
+            healthy = True
+        except RedisError as error:
+            if healthy:
+                logger.warning("waiting for Redis", extra={"reason": str(error)})
+            healthy = False
+        if not stopping.is_set():
+            stopping.wait(_RETRY_S)
+
+
+def _work_once(settings: Settings, queue: str, stopping: Event, connected: Callable[[Redis], None]) -> None:
+    """Run one RQ worker until it is to stop, or Redis fails it."""
+    connection = connect(settings)
+    try:
+        connected(connection)
+        worker = GeventWorker(connection, queue)
+        stopper = gevent.spawn(_stop_when, stopping, worker)
+        try:
+            worker.work()
+        finally:
+            stopper.kill()
+    finally:
+        connection.close()
+
+
+def _stop_when(stopping: Event, worker: GeventWorker) -> None:
+    stopping.wait()
+    worker.stop()

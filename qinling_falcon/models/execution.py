@@ -104,7 +104,8 @@ def withdraw(execution_id: str) -> None:
 
 
 def running_since(before: datetime.datetime) -> Iterator[Execution]:
-    """Executions of all projects that began before a time and have not ended, the oldest first."""
+    """Synchronous executions of all projects that began before a time and have not ended, the oldest first."""
     select = system("lost executions of all projects are looked for").executions()
     running = [("status", ExecutionStatus.RUNNING.value)]
-    return page(select.where(Execution.created_at < before), LISTS, ListParams(limit=None, filters=running)).rows
+    select = select.where(Execution.created_at < before, Execution.sync)
+    return page(select, LISTS, ListParams(limit=None, filters=running)).rows

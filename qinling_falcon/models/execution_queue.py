@@ -222,10 +222,10 @@ def cancel(execution_id: str, reason: str) -> bool:
         )
         if not ended:
             return False
-        row = Execution.select(Execution.function_id, Execution.function_version).where(Execution.id == execution_id)
-        function_id, version = row.tuples().get()
+        columns = Execution.select(Execution.function_id, Execution.function_version)
+        row = columns.where(Execution.id == execution_id).get()
         QueuedExecution.delete().where(QueuedExecution.id == execution_id).execute()
-        add_to_counts(Counter({(function_id, version): 1}))
+        add_to_counts(Counter({(row.function_id, row.function_version): 1}))
         return True
 
     return transact(write)
@@ -253,20 +253,14 @@ def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queue
         Unavailable: see `reading`.
     """
     with reading():
-        rows = list(
-            QueuedExecution.select().where(QueuedExecution.id > after).order_by(QueuedExecution.id).limit(most).tuples()
-        )
+        rows = list(QueuedExecution.select().where(QueuedExecution.id > after).order_by(QueuedExecution.id).limit(most))
     micros = clock.to_micros(now)
-    found = [
-        Queued(execution_id, project_id, not_before)
-        for execution_id, project_id, not_before, claimed_until, _ in rows
-        if claimed_until <= micros
-    ]
-    return found, rows[-1][0] if len(rows) == most else None
+    found = [Queued(row.id, row.project_id, row.not_before) for row in rows if row.claimed_until <= micros]
+    return found, rows[-1].id if len(rows) == most else None
 
 
 def _queue_again(execution_id: str, claimed: int, not_before: datetime.datetime, *, attempt: int) -> bool:
-    changed = (
+    changed: int = (
         QueuedExecution.update(claimed_until=0, not_before=clock.to_micros(not_before), attempt=attempt)
         .where(QueuedExecution.id == execution_id, QueuedExecution.attempt == claimed)
         .execute()

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import gevent
@@ -23,6 +24,7 @@ from qinling_falcon.pool.limits import CallBounds
 from qinling_falcon.pool.local_queue import Gate, LocalQueue, NoLease, Waiter
 from qinling_falcon.pool.network import WorkersUnreachable, why_unreachable
 from qinling_falcon.pool.queue_bounds import not_in_time, refusal
+from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import LocalQueues
 from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost
@@ -46,6 +48,7 @@ class Pool(Generations):
 
     Attributes:
         inspection: reads the pool for the operator.
+        ready: the executions that wait to be claimed.
         call_bounds: how many calls may run and wait at once, as of the last heartbeat.
     """
 
@@ -55,6 +58,7 @@ class Pool(Generations):
         self._connection = connection
         super().__init__(ScriptRunner(connection, clock))
         self.inspection = Inspection(self._scripts, connection)
+        self.ready = ReadySets(self._scripts, holder)
         self._listening = connection.another()
         self._journal = JournalChanges()
         self._local_queues = LocalQueues(self, self._listening, self._scripts, holder, self._journal)
@@ -69,6 +73,10 @@ class Pool(Generations):
             self._beat()
         tasks = (self._beat_on, self._local_queues.listen, self._local_queues.sweep)
         self._greenlets = [gevent.spawn(task) for task in tasks]
+
+    def on_notification(self, message: str, notified: Callable[..., None]) -> None:
+        """Call `notified` with the parts of each notification of this kind, in a greenlet that must not wait."""
+        self._local_queues.listeners[message] = notified
 
     def close(self) -> None:
         """Stop, and release the spare workers. The reaper ends leases that calls still have, after `HOLDER_TTL_S`."""

@@ -54,6 +54,7 @@ class LocalQueues:
     Attributes:
         held: the leases of this process, by the names that heartbeats use.
         running: the executions that this process has started and not acknowledged.
+        listeners: what is called for notifications that belong to no queue, by the kind of message.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class LocalQueues:
         self._queues: dict[str, LocalQueue] = {}
         self.held: set[str] = set()
         self.running: set[str] = set()
+        self.listeners: dict[str, Callable[..., None]] = {}
 
     def queue_of(self, request: LeaseRequest) -> LocalQueue:
         """The queue of a call."""
@@ -321,7 +323,11 @@ class LocalQueues:
                 waiter.result.set(NoLease.ASK_AGAIN)
 
     def _handle(self, name: str, message: str, *parts: str) -> None:
-        """Handle a notification: `again` (the calls of a queue must ask again), or `lease` (an offer)."""
+        """Handle a notification: `again` (the calls of a queue ask again), `lease` (an offer), or one of no queue."""
+        if not name:
+            if message in self.listeners:
+                self.listeners[message](*parts)
+            return
         queue = self._queues.get(name)
         if message == "again":
             if queue is not None:

@@ -7,7 +7,7 @@ import time
 
 import falcon
 
-from qinling_falcon.errors import Conflict, NotFound, NotSupported, Unavailable
+from qinling_falcon.errors import Conflict, NotFound, Unavailable
 from qinling_falcon.invocation.calls import Call, running_record
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.listing import page
@@ -43,25 +43,27 @@ class Executions:
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Run a function and answer with its execution. The record is durable before the answer is sent.
 
+        An asynchronous execution is durable, too, and runs later.
+
         This is the hot path: each microsecond counts.
         """
         settings = self._settings
         values = _create.read(read_object(req, settings), lenient=req.reference_client)
-        check_input(values["input"], "input", settings.max_input_size)
-        if not values["sync"]:
-            raise NotSupported("sync: asynchronous executions are not supported yet. Leave it out, or send true.")
-        record = self._services.engine.invoke(
-            req.caller,
-            Call(
-                function_id=values["function_id"],
-                function_version=values["function_version"],
-                function_alias=values["function_alias"],
-                input=values["input"],
-                description=values["description"],
-                request_id=req.request_id,
-            ),
+        call = Call(
+            function_id=values["function_id"],
+            function_version=values["function_version"],
+            function_alias=values["function_alias"],
+            input=values["input"],
+            description=values["description"],
+            request_id=req.request_id,
         )
-        resp.set_header("Server-Timing", _server_timing(req, record))
+        if values["sync"]:
+            check_input(call.input, "input", settings.max_input_size)
+            record = self._services.engine.invoke(req.caller, call)
+            resp.set_header("Server-Timing", _server_timing(req, record))
+        else:
+            check_input(call.input, "input", settings.async_max_input_size)
+            record = self._services.acceptance.accept(req.caller, call)
         created(req, resp, _shown.show(record), f"/v1/executions/{record.id}", settings.public_endpoint)
 
     @operation(

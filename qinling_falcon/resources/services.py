@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.scaling import Scaler
@@ -32,6 +33,7 @@ class Services:
     settings: Settings
     pool: Pool
     engine: Engine
+    acceptance: Acceptance
     scaler: Scaler
     packages: PackageStore
     policy: Policy

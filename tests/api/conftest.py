@@ -13,7 +13,9 @@ from qinling_falcon.api import create_app
 from qinling_falcon.auth import noauth
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.engine import Engine
+from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
@@ -106,7 +108,8 @@ def engine(connected: Settings, pool: Pool, packages: LocalPackages) -> FakeEngi
 def services(connected: Settings, pool: Pool, engine: FakeEngine, packages: LocalPackages) -> Services:
     resolver, at_hand = Resolver(pool), PackageCache(packages, connected.package_cache_size)
     scaler = Scaler(Engine(pool, resolver, at_hand, connected), pool, resolver, connected)
-    return Services(connected, pool, engine, scaler, packages, Policy(connected.policy_file))
+    acceptance = Acceptance(resolver, pool.ready, ExecutionQuota(), connected)
+    return Services(connected, pool, engine, acceptance, scaler, packages, Policy(connected.policy_file))
 
 
 @pytest.fixture

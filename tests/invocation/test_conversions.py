@@ -63,7 +63,10 @@ def test_an_input_and_a_result_are_converted_no_more_often_than_documented(
     house.start(run)
     monkeypatch.setattr(noauth, "EVERYBODY", Identity(OWNER))
     policy = Policy(house.settings.policy_file)
-    services = Services(house.settings, house.pool, house.engine, house.scaler, house.storage, policy)
+    acceptance = Acceptance(house.resolver, house.pool.ready, ExecutionQuota(), house.settings)
+    services = Services(
+        house.settings, house.pool, house.engine, acceptance, house.scaler, house.storage, policy
+    )
     client = testing.TestClient(create_app(services), headers={"Host": "localhost:7070"})
     body = json.dumps({"function_id": house.function_id, "input": given})
     conversions.clear()

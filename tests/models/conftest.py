@@ -20,7 +20,8 @@ from tests.models.lists import MOMENT, SECOND
 from tests.servers.postgres import PostgresServer
 from tests.support.tables import make_tables
 
-_ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution))
+_FURTHER = (tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution)
+_ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, *_FURTHER))
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ RUN_ID = "QINLING_RUN_ID"
 _VALKEY = Program("valkey", "python -m workers.run.valkey")
 _RELEASE = "release"
 # In this order they start, and in the opposite one they stop: who is called outlives its callers.
-_STAGES = (("pool",), ("worker", "scheduler"), ("web",))
+_STAGES = (("pool",), ("worker", "tasks", "scheduler"), ("web",))
 _START_TIMEOUT_S = 60.0
 # A program that died so often while starting won't start.
 _MOST_DEATHS = 3

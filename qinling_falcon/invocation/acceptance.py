@@ -1,0 +1,81 @@
+"""Accepts asynchronous executions: they are durable when the caller gets its answer, and run later.
+
+An accepted execution costs two commands of Redis (one of them is not waited for) and a share of one commit. If this
+process dies, there are two cases:
+
+1. Before the commit: nothing is left, and the caller gets no answer.
+2. After the commit: the execution is queued. If it was not added to the ready set of its project, the sweep adds it.
+"""
+
+from __future__ import annotations
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.calls import Call, accepted_record
+from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
+from qinling_falcon.invocation.targets import Resolver, Target
+from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models.records import ExecutionRecord
+from qinling_falcon.models.scope import Context
+from qinling_falcon.pool.ready_sets import ReadySets
+from qinling_falcon.settings import Settings
+
+_TRIES = 5
+_RETRY_AFTER_S = 5
+
+
+class Acceptance:
+    """Accepts executions.
+
+    Args:
+        resolver: finds the target, which is fixed from then on.
+        ready: the executions that wait.
+        quota: counts the executions of each project.
+        settings: the limits.
+    """
+
+    def __init__(self, resolver: Resolver, ready: ReadySets, quota: ExecutionQuota, settings: Settings):
+        self._resolver = resolver
+        self._ready = ready
+        self._quota = quota
+        self._settings = settings
+
+    def accept(self, context: Context, call: Call) -> ExecutionRecord:
+        """Accept an execution, and return its record with status `running`; durable on return.
+
+        Raises:
+            NotFound, Conflict: see `Resolver.resolve`.
+            QuotaExceeded: the project has reached its quota of executions.
+            Unavailable: the project has too many executions that wait, or Redis or the database is away. Nothing was
+                accepted.
+        """
+        target = self._resolve(context, call)
+        with Reservation(self._quota) as reservation:
+            reservation.take(target.project_id)
+            now = clock.now()
+            record = accepted_record(target, call, clock.new_id(now), now)
+            execution_queue.accept(record)
+            reservation.recorded()
+        self._ready.push(record.project_id, record.id)
+        return record
+
+    def _resolve(self, context: Context, call: Call) -> Target:
+        """The current target of a call whose project may have one more execution that waits."""
+        for _ in range(_TRIES):
+            if call.function_alias is not None:
+                target = self._resolver.resolve_alias(context, call.function_alias)
+            else:
+                assert call.function_id is not None
+                target = self._resolver.resolve(context, call.function_id, call.function_version)
+            backlog = self._ready.backlog(target.project_id, target.generations)
+            if backlog.size >= self._settings.async_queue_limit:
+                raise Unavailable(
+                    f"Project {target.project_id} has {backlog.size} executions that wait, and at most"
+                    f" {self._settings.async_queue_limit} may wait (ASYNC_QUEUE_LIMIT). This execution was not"
+                    " accepted; try again later.",
+                    retry_after_s=_RETRY_AFTER_S,
+                )
+            if backlog.is_current:
+                return target
+            self._resolver.forget(target)
+            self._quota.forget(target.project_id)
+        raise Unavailable("The function is changed again and again. This execution was not accepted.", retry_after_s=1)

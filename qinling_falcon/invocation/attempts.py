@@ -1,0 +1,120 @@
+"""The end of an attempt of an asynchronous execution: is it the end of the execution, or is it started again?
+
+There are six cases:
+
+1. The function succeeded, or a further attempt can't help (its result is not JSON): the execution ends.
+2. The attempt failed: the function raised, timed out or broke a limit, or the platform failed. If the function's
+   `max_attempts` and the maximum age allow it, the execution is queued again. Each pause is drawn from 0 to
+   `backoff_s`, doubled with each attempt ("full jitter"), so that executions that failed together do not come back
+   together.
+3. The last attempt failed: an execution with several attempts ends as `dead`, one with a single attempt as it failed.
+4. The attempt was cancelled. If a caller has cancelled the execution, its row has ended already. Otherwise this process
+   stops, and the execution is queued again.
+5. The process that ran the attempt was lost. It is not known whether the function has run, and an accepted execution
+   runs at least once, so the execution is queued again, also after its last attempt. The maximum age ends that.
+6. Another process has claimed the execution since, or its row is gone: nothing is written.
+"""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta
+
+from qinling_falcon.invocation.calls import Accepted
+from qinling_falcon.invocation.targets import Retries
+from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models.records import ExecutionRecord
+from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.pool.ready_sets import ReadySets
+from qinling_falcon.settings import Settings
+
+_LONGEST_PAUSE_S = 3600.0
+_FAILED = (ExecutionStatus.FAILED, ExecutionStatus.ERROR)
+
+
+class Attempts:
+    """Ends attempts.
+
+    Args:
+        ready: where executions go that are started again.
+        settings: the maximum age.
+    """
+
+    def __init__(self, ready: ReadySets, settings: Settings):
+        self._ready = ready
+        self._settings = settings
+
+    def end(
+        self, ended: ExecutionRecord, accepted: Accepted, retries: Retries, *, is_permanent: bool = False
+    ) -> ExecutionRecord:
+        """Write the end of an attempt; durable on return.
+
+        Args:
+            ended: the outcome of the attempt, as the record of a final execution.
+            accepted: the execution and its attempt.
+            retries: how its function is retried.
+            is_permanent: whether a further attempt would fail in the same way.
+
+        Returns:
+            The execution as it is shown from now on: final, or `running` if it will be started again.
+
+        Raises:
+            Unavailable: the database is away. It is safe to call again.
+        """
+        ended = ended._replace(attempt=accepted.attempt, sync=False)
+        if ended.status == ExecutionStatus.CANCELLED:
+            self.give_back(accepted, clock.now(), was_started=True)
+            return ended
+        if ended.status not in _FAILED or is_permanent:
+            execution_queue.end(ended)
+            return ended
+        now = clock.now()
+        again_at = now + timedelta(seconds=_pause_s(retries, accepted.attempt))
+        if accepted.attempt < retries.max_attempts and again_at < self.latest_start(accepted, retries):
+            return self._postpone(ended, accepted, again_at)
+        if retries.max_attempts > 1:
+            ended = ended._replace(status=ExecutionStatus.DEAD, status_reason=_last_words(ended, accepted, retries))
+        execution_queue.end(ended)
+        return ended
+
+    def lose(self, lost: ExecutionRecord, accepted: Accepted) -> None:
+        """Queue an execution again whose process was lost; durable on return. Raises as `end`.
+
+        Args:
+            lost: the record that ends the execution if it is too old.
+            accepted: the execution and its attempt.
+        """
+        lost = lost._replace(attempt=accepted.attempt, sync=False)
+        now = clock.now()
+        if now < self.latest_start(accepted, Retries()):
+            self._postpone(lost, accepted, now)
+        else:
+            execution_queue.end(lost)
+
+    def give_back(self, accepted: Accepted, not_before: datetime, *, was_started: bool) -> None:
+        """Queue an execution again whose attempt did not take place, or was interrupted. Raises as `end`."""
+        if execution_queue.give_back(accepted.id, accepted.attempt, not_before, was_started=was_started):
+            self._ready.push(accepted.project_id, accepted.id, clock.to_micros(not_before))
+
+    def latest_start(self, accepted: Accepted, retries: Retries) -> datetime:
+        """Until when an execution may be started."""
+        max_age_s = self._settings.async_max_age_s if retries.max_age_s is None else retries.max_age_s
+        return accepted.created_at + timedelta(seconds=max_age_s)
+
+    def _postpone(self, ended: ExecutionRecord, accepted: Accepted, again_at: datetime) -> ExecutionRecord:
+        reason = f"Attempt {accepted.attempt} has failed, and a further one will start: {ended.status_reason}"
+        shown = ended._replace(status=ExecutionStatus.RUNNING, status_reason=reason)
+        if execution_queue.postpone(shown, again_at):
+            self._ready.push(accepted.project_id, accepted.id, clock.to_micros(again_at))
+        return shown
+
+
+def _pause_s(retries: Retries, attempt: int) -> float:
+    """The pause after an attempt. A large attempt would overflow the power of 2."""
+    return random.uniform(0, min(_LONGEST_PAUSE_S, retries.backoff_s * 2.0 ** min(attempt - 1, 40)))
+
+
+def _last_words(ended: ExecutionRecord, accepted: Accepted, retries: Retries) -> str:
+    if accepted.attempt >= retries.max_attempts:
+        return f"The last of {accepted.attempt} attempts has failed: {ended.status_reason}"
+    return f"Attempt {accepted.attempt} has failed, and the execution is too old for another one: {ended.status_reason}"

@@ -1,0 +1,30 @@
+"""Records executions whose lease was lost with their process or worker. The pool manager finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qinling_falcon.invocation.attempts import Attempts
+from qinling_falcon.invocation.calls import PROCESS_LOST, Accepted, failed_record, read_detail
+from qinling_falcon.models.records import record
+
+
+def record_lost(details: Mapping[str, str], attempts: Attempts) -> None:
+    """Record executions whose lease was lost as failed. Accepted ones are queued again.
+
+    The first final state wins: if the holder has already recorded an execution, its record stays.
+
+    Args:
+        details: the details of the lost leases (see `calls.detail`), by execution id.
+        attempts: ends the attempts of accepted executions.
+
+    Raises:
+        Unavailable: the database is away; call this again later.
+    """
+    for detail in details.values():
+        started, attempt = read_detail(detail)
+        lost = failed_record(started, PROCESS_LOST)
+        if attempt is None:
+            record(lost)
+        else:
+            attempts.lose(lost, Accepted(started.id, started.project_id, started.created_at, attempt))

@@ -1,0 +1,194 @@
+"""Runs accepted executions: takes them from the ready sets, claims them, and gives each one to the engine.
+
+One `Drain` lives as long as its process. RQ's job `drains.run` lets it take further executions for some seconds, and
+those that have started run on after the job. Executions are claimed in batches, and each one runs in a greenlet of its
+own. So those of one function share workers (see `pool/local_queue.py`), and all share commits.
+
+If the process dies, what it had claimed comes back: an execution that had a lease by the reaper, at once (see
+`invocation/losses.py`), and any other one when its claim ends, by the sweep.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from datetime import timedelta
+
+import gevent
+from gevent.event import Event
+
+from qinling_falcon.errors import Conflict, NotFound, NotRecorded, QinlingError, Unavailable
+from qinling_falcon.invocation.attempts import Attempts
+from qinling_falcon.invocation.calls import Accepted, Call
+from qinling_falcon.invocation.engine import Engine
+from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models.execution_queue import Claimed
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.ready_sets import Taken
+from qinling_falcon.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CLAIM_S = 60.0
+"""How long a claim lasts. It is extended while its execution runs."""
+
+_EXTEND_S = 15.0
+# Executions are claimed in batches of at most this size. A smaller batch waits until it is this long for more room.
+_BATCH = 64
+_GATHER_S = 0.02
+# A project gets at most this share of the executions in flight, so that long ones leave room for other projects.
+_PROJECT_SHARE = 0.75
+_POLL_S = 1.0
+_RETRY_S = 0.5
+_NO_WORKER_PAUSE_S = 1.0
+
+
+class Drain:
+    """The accepted executions that this process has claimed.
+
+    Args:
+        engine: runs them.
+        pool: has the ready sets.
+        attempts: queues executions again.
+        settings: how many may be in flight.
+
+    Attributes:
+        is_stopping: whether it takes no more executions.
+    """
+
+    def __init__(self, engine: Engine, pool: Pool, attempts: Attempts, settings: Settings):
+        self._engine = engine
+        self._pool = pool
+        self._attempts = attempts
+        self._most = settings.async_concurrency
+        self._most_of_project = max(1, int(self._most * _PROJECT_SHARE))
+        self._in_flight: dict[str, tuple[Accepted, gevent.Greenlet]] = {}
+        self._projects: Counter[str] = Counter()
+        self._changed = Event()  # an execution has ended, or the ready sets have more
+        self.is_stopping = False
+        pool.on_notification("ready", self._changed.set)
+        gevent.spawn(self._extend_claims)
+
+    def run(self, for_s: float) -> None:
+        """Take and start executions for `for_s` seconds, or until `stop`."""
+        until = time.monotonic() + for_s
+        while not self.is_stopping and time.monotonic() < until:
+            self._changed.clear()
+            pause_s = min(self._start_some(), until - time.monotonic())
+            if pause_s > 0:
+                self._changed.wait(pause_s)
+
+    def stop_taking(self) -> None:
+        """Take no more executions. Those in flight run on."""
+        self.is_stopping = True
+        self._changed.set()
+
+    def finish(self, grace_s: float) -> None:
+        """Wait up to `grace_s` seconds for the executions in flight, then cancel the others and queue them again."""
+        gevent.joinall([greenlet for _, greenlet in self._in_flight.values()], timeout=grace_s)
+        for execution_id, (_, greenlet) in list(self._in_flight.items()):
+            gevent.spawn(self._interrupt, execution_id, greenlet)
+        gevent.joinall([greenlet for _, greenlet in self._in_flight.values()])
+
+    def _start_some(self) -> float:
+        """Start executions for which there is room. Returns for how many seconds nothing more can be done."""
+        room = self._most - len(self._in_flight)
+        if room < min(_BATCH, self._most):
+            # A claim is a commit, so single executions that end do not each make one.
+            self._wait_for_room()
+            room = self._most - len(self._in_flight)
+            if room == 0:
+                return _POLL_S
+        full = [project_id for project_id, count in self._projects.items() if count >= self._most_of_project]
+        try:
+            taken = self._pool.ready.take(min(room, _BATCH), full)
+            claimed = self._claim(taken)
+        except Unavailable as error:
+            logger.warning("executions can't be claimed", extra={"reason": str(error)})
+            return _RETRY_S
+        for one in claimed:
+            self._start(one)
+        if len(taken.ids) == min(room, _BATCH):
+            return 0.0
+        return _POLL_S if taken.next_s is None else min(_POLL_S, taken.next_s)
+
+    def _wait_for_room(self) -> None:
+        until = time.monotonic() + _GATHER_S
+        while len(self._in_flight) > self._most - _BATCH and (left_s := until - time.monotonic()) > 0:
+            self._changed.clear()
+            self._changed.wait(left_s)
+
+    def _claim(self, taken: Taken) -> list[Claimed]:
+        """Claim what was taken. If that fails, the sweep puts it back into the ready sets."""
+        now = clock.now()
+        return execution_queue.claim(taken.ids, now, now + timedelta(seconds=CLAIM_S))
+
+    def _start(self, claimed: Claimed) -> None:
+        accepted = Accepted(claimed.id, claimed.project_id, claimed.created_at, claimed.attempt)
+        self._projects[claimed.project_id] += 1
+        self._in_flight[claimed.id] = accepted, gevent.spawn(self._run, claimed, accepted)
+
+    def _run(self, claimed: Claimed, accepted: Accepted) -> None:
+        try:
+            self._serve(claimed, accepted)
+        except gevent.GreenletExit:
+            self._give_back(accepted, 0.0)
+        except Exception:
+            # The claim ends by itself, and then the execution starts again.
+            logger.exception("an execution was not run", extra={"execution_id": claimed.id})
+        finally:
+            del self._in_flight[claimed.id]
+            self._projects[claimed.project_id] -= 1
+            if not self._projects[claimed.project_id]:
+                del self._projects[claimed.project_id]
+            self._changed.set()
+
+    def _serve(self, claimed: Claimed, accepted: Accepted) -> None:
+        """Run an execution. One that could not be run is queued again, or ends if its function is gone."""
+        call = Call(
+            function_id=claimed.function_id,
+            function_version=claimed.function_version,
+            input=claimed.input,
+            request_id=claimed.request_id or "",
+            source=claimed.source,
+            webhook_id=claimed.webhook_id,
+            job_id=claimed.job_id,
+        )
+        try:
+            self._engine.run(call, accepted)
+        except NotRecorded as error:
+            logger.warning("an execution is not recorded", extra={"execution_id": claimed.id, "reason": str(error)})
+        except NotFound as error:
+            execution_queue.cancel(claimed.id, f"It has not run: {error.message}")
+        except (Unavailable, Conflict) as error:
+            self._postpone(accepted, error)
+
+    def _postpone(self, accepted: Accepted, error: QinlingError) -> None:
+        """Queue an execution again that got no worker. The attempt does not count."""
+        logger.info("an execution waits", extra={"execution_id": accepted.id, "reason": str(error)})
+        self._give_back(accepted, _NO_WORKER_PAUSE_S)
+
+    def _give_back(self, accepted: Accepted, pause_s: float) -> None:
+        try:
+            self._attempts.give_back(accepted, clock.now() + timedelta(seconds=pause_s), was_started=False)
+        except Unavailable as error:  # the claim ends by itself
+            logger.warning("a claim stays", extra={"execution_id": accepted.id, "reason": str(error)})
+
+    def _interrupt(self, execution_id: str, greenlet: gevent.Greenlet) -> None:
+        """End an execution because this process stops. One that has not begun to run is not counted as an attempt."""
+        try:
+            if self._engine.cancel(execution_id):
+                return
+        except Exception as error:
+            logger.warning("an execution was not cancelled", extra={"execution_id": execution_id, "reason": str(error)})
+        greenlet.kill(block=False)
+
+    def _extend_claims(self) -> None:
+        while True:
+            gevent.sleep(_EXTEND_S)
+            attempts = [(accepted.id, accepted.attempt) for accepted, _ in self._in_flight.values()]
+            try:
+                execution_queue.extend(attempts, clock.now() + timedelta(seconds=CLAIM_S))
+            except Unavailable as error:
+                logger.warning("claims could not be extended", extra={"reason": str(error)})

@@ -1,0 +1,86 @@
+"""The `tasks` process: short tasks, which a long function never delays. `python -m workers.tasks`
+
+It runs the tasks of RQ's queue, and sweeps the queue of executions. Several may run; one of them sweeps at a time.
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import gc
+import logging
+import signal
+import sys
+import uuid
+
+import gevent
+from gevent.event import Event
+from redis import Redis
+from redis.exceptions import RedisError
+
+from qinling_falcon.assembly import Assembly
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.jobs import drains, queues
+from qinling_falcon.jobs.sweep import Sweep
+from qinling_falcon.jobs.worker import work
+from qinling_falcon.models.database import connect, disconnect
+from qinling_falcon.observability.logs import setup_logging
+from qinling_falcon.settings import Settings, SettingsError, get_settings
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_S = 1.0
+_TURN = "qf:sweep"
+# The process that sweeps has the turn for so long; another one takes over when it dies.
+_TURN_MS = 5000
+
+
+def main() -> None:
+    """Work until SIGTERM or SIGINT; a task that runs is finished first."""
+    try:
+        settings = get_settings()
+    except SettingsError as error:
+        sys.exit(str(error))
+    setup_logging(settings.log_level, "tasks")
+    stopping = Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(signum, stopping.set)
+    connect(settings)
+    parts = Assembly(settings, "tasks")
+    gevent.spawn(_sweep_on, settings, Sweep(parts.pool.ready))
+    gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
+    work(settings, queues.TASKS, stopping, lambda connection: None)
+    parts.close()
+    disconnect()
+
+
+def _sweep_on(settings: Settings, sweep: Sweep) -> None:
+    """Sweep once a second, for ever."""
+    connection = queues.connect(settings)
+    name = uuid.uuid4().hex
+    while True:
+        gevent.sleep(_SWEEP_S)
+        try:
+            if _has_turn(connection, name):
+                if slots := drains.restore(connection):
+                    logger.info("drains were enqueued", extra={"slots": slots})
+                sweep.step()
+        except (Unavailable, RedisError) as error:
+            logger.warning("can't sweep now", extra={"reason": str(error)})
+        except Exception:
+            logger.exception("sweeping failed")
+
+
+def _has_turn(connection: Redis, name: str) -> bool:
+    """Whether this process sweeps. If two do so for a moment, no harm is done."""
+    if connection.set(_TURN, name, nx=True, px=_TURN_MS):
+        return True
+    if connection.get(_TURN) != name.encode():
+        return False
+    return bool(connection.pexpire(_TURN, _TURN_MS))
+
+
+if __name__ == "__main__":
+    main()
