@@ -16,6 +16,7 @@ from qinling_falcon.openapi.document import write
 from qinling_falcon.resources import (
     aliases,
     documents,
+    execution_retries,
     executions,
     function_versions,
     function_workers,
@@ -76,8 +77,10 @@ ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
     ("/v1/aliases", aliases.Aliases),
     ("/v1/aliases/{alias_name}", aliases.OneAlias),
     ("/v1/executions", executions.Executions),
+    ("/v1/executions/retry", execution_retries.ExecutionRetries),
     ("/v1/executions/{execution_id}", executions.OneExecution),
     ("/v1/executions/{execution_id}/log", executions.ExecutionLog),
+    ("/v1/executions/{execution_id}/retry", execution_retries.ExecutionRetry),
     ("/v1/webhooks", webhooks.Webhooks),
     ("/v1/webhooks/{webhook_id}", webhooks.OneWebhook),
     ("/v1/jobs", jobs.Jobs),

@@ -103,6 +103,7 @@ class Assembly:
             sessions=None if self.trusts is None else self.trusts.tokens,
             quota=self.quota,
             admission=self.admission,
+            attempts=self.attempts,
         )
         engine.start()
         return engine

@@ -57,6 +57,8 @@ RULES: Mapping[str, str] = {
     "execution:get": _OWNER,
     "execution:get_all": _OWNER,
     "execution:get_all:all_projects": _ADMIN,
+    "execution:update": _OWNER,
+    "execution:retry": _OWNER,
     "execution:delete": _OWNER,
     "webhook:create": _OWNER,
     "webhook:get": _OWNER,

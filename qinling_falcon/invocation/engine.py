@@ -18,6 +18,8 @@ from __future__ import annotations
 import logging
 from typing import Protocol, TypeVar
 
+import gevent
+
 from qinling_falcon.errors import NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.attempts import Attempts
@@ -28,7 +30,14 @@ from qinling_falcon.invocation.long_runs import LongRuns
 from qinling_falcon.invocation.runs import Run, RunParts
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.invocation.worker_client import DiskFull, NotLoaded, NotSent, WorkerClient
+from qinling_falcon.invocation.worker_client import (
+    DiskFull,
+    NoDescriptor,
+    NotLoaded,
+    NotSent,
+    WorkerClient,
+    WorkerLost,
+)
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeaseRequest, StaleTarget
@@ -89,6 +98,7 @@ class Engine:
         sessions: makes OpenStack sessions for functions with a trust; None: functions run without a session.
         quota: checks the quota of executions; None: no check.
         admission: limits the calls in flight; None: no limit, for processes that serve no connections.
+        attempts: ends the attempts of accepted executions; None: this process runs none.
     """
 
     def __init__(
@@ -102,6 +112,7 @@ class Engine:
         sessions: Sessions | None = None,
         quota: ExecutionQuota | None = None,
         admission: Admission | None = None,
+        attempts: Attempts | None = None,
     ):
         self._pool = pool
         self._resolver = resolver
@@ -112,11 +123,14 @@ class Engine:
         self._workers = WorkerClient(settings) if workers is None else workers
         self._long_runs = LongRuns()
         self._running: dict[str, Run] = {}
-        attempts = Attempts(pool.ready, settings)
         self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs, attempts)
 
     def start(self) -> None:
-        """Start two background tasks: list long-running executions as running, and count executions for the quota."""
+        """Start two background tasks: list long-running executions as running, and count executions for the quota.
+
+        Executions of this process can be cancelled from now on.
+        """
+        self._pool.on_notification("cancel", lambda execution_id: gevent.spawn(self._cancel_quietly, execution_id))
         self._long_runs.start()
         if self._quota is not None:
             self._quota.start()
@@ -164,17 +178,17 @@ class Engine:
             finally:
                 del self._running[accepted.id]
 
-    def cancel(self, execution_id: str) -> bool:
-        """Have the worker end the function of an execution that this process runs.
+    def cancel(self, execution_id: str) -> None:
+        """End an execution, if this process runs it.
 
-        Returns:
-            Whether a worker was running it; False: it waits for a worker, or this process does not run it.
+        The worker ends the function. `run` then returns; it raises `Interrupted` if the execution waited for a worker.
 
         Raises:
             NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
         """
         run = self._running.get(execution_id)
-        return run is not None and run.cancel()
+        if run is not None:
+            run.cancel()
 
     def serve(self, task: Task[T]) -> T:
         """Do a task on a worker that holds its target.
@@ -212,9 +226,16 @@ class Engine:
                     break
         raise Unavailable(task.failure_message, retry_after_s=1)
 
+    def _cancel_quietly(self, execution_id: str) -> None:
+        try:
+            self.cancel(execution_id)
+        except (NotSent, NoDescriptor, WorkerLost) as error:  # the function runs on, and its result is not recorded
+            logger.warning("a function was not ended", extra={"execution_id": execution_id, "reason": str(error)})
+
     def _run_new(self, context: Context, call: Call) -> ExecutionRecord:
         with Reservation(self._quota) as reservation:
             run = Run(self._parts, context, call, reservation)
+            self._running[run.id] = run
             try:
                 return self.serve(run)
             except NotRecorded:
@@ -222,6 +243,8 @@ class Engine:
             except QinlingError:
                 run.withdraw()
                 raise
+            finally:
+                del self._running[run.id]
 
     def _serve_on(self, lease: Lease, task: Task[T], target: Target) -> T:
         """Do a task on a leased worker.

@@ -52,6 +52,10 @@ _RETRY_COMMIT_S = 0.2
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
 
 
+class Interrupted(Exception):
+    """The execution was cancelled before a worker got it, so its function has not run."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunParts:
     """The collaborators of all runs of a process."""
@@ -61,7 +65,7 @@ class RunParts:
     settings: Settings
     sessions: Sessions | None
     long_runs: LongRuns
-    attempts: Attempts
+    attempts: Attempts | None
 
 
 class Run:
@@ -73,6 +77,9 @@ class Run:
         call: the call.
         reservation: reserves the execution in the quota.
         accepted: the execution, if it was accepted before and has a row; None: it is a new one.
+
+    Attributes:
+        id: the execution's id.
     """
 
     failure_message = "No worker could take this call; it has not run. Try again."
@@ -83,14 +90,15 @@ class Run:
         "_call",
         "_context",
         "_created_at",
+        "_greenlet",
         "_has_row",
-        "_id",
         "_openstack",
         "_parts",
         "_reservation",
         "_started",
         "_target",
         "_worker",
+        "id",
     )  # fmt: skip
 
     _started: ExecutionRecord
@@ -106,10 +114,11 @@ class Run:
         self._accepted = accepted
         self._arrived = time.monotonic()
         self._created_at = clock.now() if accepted is None else accepted.created_at
-        self._id = clock.new_id(self._created_at) if accepted is None else accepted.id
+        self.id = clock.new_id(self._created_at) if accepted is None else accepted.id
         self._openstack: Any = None
         self._has_row = False
         self._worker: LeasedWorker | None = None
+        self._greenlet = gevent.getcurrent()
 
     def resolve(self) -> Target:
         """The target of the call."""
@@ -125,7 +134,7 @@ class Run:
         if self._accepted is None:
             self._reservation.take(target.project_id)
         self._target = target
-        self._started = started_record(target, self._call, self._id, self._created_at)
+        self._started = started_record(target, self._call, self.id, self._created_at)
         if target.image is not None:
             return self._record(failed_record(self._started, _NO_IMAGES), was_sent=False)
         # Reset, because the target of an earlier try may have had a trust.
@@ -133,7 +142,7 @@ class Run:
         if target.trust_id is not None and parts.sessions is not None:
             self._openstack = parts.sessions.session(target.trust_id)
         journaled = detail(self._started, self._accepted)
-        return lease_request(target, parts.settings, self._id, journaled, target.timeout_s, arrived=self._arrived)
+        return lease_request(target, parts.settings, self.id, journaled, target.timeout_s, arrived=self._arrived)
 
     def begin(self) -> None:
         """Write the row of an execution with a large input, because the journal does not have the input."""
@@ -167,7 +176,7 @@ class Run:
             final = completed_record(self._started, ran, lease.cold, queued_ms)
         finally:
             self._worker = None
-            self._parts.long_runs.remove(self._id)
+            self._parts.long_runs.remove(self.id)
         final = self._record(final, is_permanent=is_permanent)
         lease.committed()
         return final
@@ -196,16 +205,23 @@ class Run:
         """
         if self._has_row:
             try:
-                execution.withdraw(self._id)
+                execution.withdraw(self.id)
             except Unavailable as error:
                 logger.warning(
                     "an execution that has not run is listed as running",
-                    extra={"execution_id": self._id, "reason": str(error)},
+                    extra={"execution_id": self.id, "reason": str(error)},
                 )
 
-    def cancel(self) -> bool:
-        """Have the worker end the function. Returns whether one was running it. Raises as `WorkerClient.cancel`."""
-        return self._worker is not None and self._parts.workers.cancel(self._worker, self._id)
+    def cancel(self) -> None:
+        """Have the worker end the function; before it has a worker, raise `Interrupted` in its greenlet.
+
+        Raises:
+            NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
+        """
+        if self._worker is None:
+            self._greenlet.kill(Interrupted, block=False)
+        else:
+            self._parts.workers.cancel(self._worker, self.id)
 
     def _record(
         self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False
@@ -218,10 +234,12 @@ class Run:
 
     def _end_attempt(self, final: ExecutionRecord, accepted: Accepted, *, is_permanent: bool) -> ExecutionRecord:
         """Write the end of an attempt. While the database is away, try again, so that the function runs only once."""
+        attempts = self._parts.attempts
+        assert attempts is not None
         until = time.monotonic() + _LONGEST_COMMIT_S
         while True:
             try:
-                return self._parts.attempts.end(final, accepted, self._target.retries, is_permanent=is_permanent)
+                return attempts.end(final, accepted, self._target.retries, is_permanent=is_permanent)
             except Unavailable as error:
                 if time.monotonic() > until:
                     raise not_recorded(final) from error
@@ -238,7 +256,7 @@ class Run:
         }
         if self._openstack is not None:
             metadata["openstack"] = self._openstack  # a secret, which only the worker gets
-        return Execution(self._id, target.timeout_s, metadata, self._call.input)
+        return Execution(self.id, target.timeout_s, metadata, self._call.input)
 
 
 def _log_extra(lease: Lease, target: Target, error: Exception) -> dict[str, str]:

@@ -22,6 +22,7 @@ from qinling_falcon.errors import Conflict, NotFound, NotRecorded, QinlingError,
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import Accepted, Call
 from qinling_falcon.invocation.engine import Engine
+from qinling_falcon.invocation.runs import Interrupted
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.execution_queue import Claimed
 from qinling_falcon.pool.pool import Pool
@@ -87,8 +88,8 @@ class Drain:
     def finish(self, grace_s: float) -> None:
         """Wait up to `grace_s` seconds for the executions in flight, then cancel the others and queue them again."""
         gevent.joinall([greenlet for _, greenlet in self._in_flight.values()], timeout=grace_s)
-        for execution_id, (_, greenlet) in list(self._in_flight.items()):
-            gevent.spawn(self._interrupt, execution_id, greenlet)
+        for execution_id in list(self._in_flight):
+            gevent.spawn(self._interrupt, execution_id)
         gevent.joinall([greenlet for _, greenlet in self._in_flight.values()])
 
     def _start_some(self) -> float:
@@ -132,7 +133,7 @@ class Drain:
     def _run(self, claimed: Claimed, accepted: Accepted) -> None:
         try:
             self._serve(claimed, accepted)
-        except gevent.GreenletExit:
+        except Interrupted:  # before it had a worker
             self._give_back(accepted, 0.0)
         except Exception:
             # The claim ends by itself, and then the execution starts again.
@@ -175,14 +176,12 @@ class Drain:
         except Unavailable as error:  # the claim ends by itself
             logger.warning("a claim stays", extra={"execution_id": accepted.id, "reason": str(error)})
 
-    def _interrupt(self, execution_id: str, greenlet: gevent.Greenlet) -> None:
-        """End an execution because this process stops. One that has not begun to run is not counted as an attempt."""
+    def _interrupt(self, execution_id: str) -> None:
+        """End an execution because this process stops. It is queued again."""
         try:
-            if self._engine.cancel(execution_id):
-                return
+            self._engine.cancel(execution_id)
         except Exception as error:
-            logger.warning("an execution was not cancelled", extra={"execution_id": execution_id, "reason": str(error)})
-        greenlet.kill(block=False)
+            logger.warning("an execution was not ended", extra={"execution_id": execution_id, "reason": str(error)})
 
     def _extend_claims(self) -> None:
         while True:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 
+import peewee
+
 from qinling_falcon.errors import Conflict
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.filters import Kind
@@ -13,7 +15,10 @@ from qinling_falcon.models.rows import check_owner, find
 from qinling_falcon.models.scope import Context, scoped, system
 from qinling_falcon.models.tables import Execution, ExecutionStatus
 
-__all__ = ["LISTS", "Execution", "ExecutionStatus", "delete", "get", "get_log", "running_since", "withdraw"]
+__all__ = [
+    "LISTS", "Execution", "ExecutionStatus", "delete", "get", "get_log", "purge_some", "running_since", "select_ended",
+    "withdraw",
+]  # fmt: skip
 
 LISTS = ListSpec(
     Execution,
@@ -88,6 +93,38 @@ def delete(context: Context, execution_id: str) -> None:
         Execution.delete().where(Execution.id == execution_id).execute()
 
     transact(write)
+
+
+def purge_some(context: Context, status: str, function_id: str | None, most: int) -> int:
+    """Delete some of a project's executions that have ended with a status; durable on return.
+
+    Args:
+        context: the caller.
+        status: a final one.
+        function_id: only those of this function; None: those of all functions.
+        most: how many, at most.
+
+    Returns:
+        How many were deleted.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+
+    def write() -> int:
+        ids = [row.id for row in select_ended(context, status, function_id).limit(most)]
+        deleted: int = Execution.delete().where(Execution.id.in_(ids)).execute() if ids else 0
+        return deleted
+
+    return transact(write)
+
+
+def select_ended(context: Context, status: str, function_id: str | None) -> peewee.ModelSelect[Execution]:
+    """The project's executions that have ended with a status, the oldest first."""
+    select = scoped(context).executions().where(Execution.status == status)
+    if function_id is not None:
+        select = select.where(Execution.function_id == function_id)
+    return select.order_by(Execution.created_at, Execution.id)
 
 
 def withdraw(execution_id: str) -> None:

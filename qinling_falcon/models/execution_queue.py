@@ -200,10 +200,15 @@ def give_back(execution_id: str, attempt: int, not_before: datetime.datetime, *,
     return transact(lambda: _queue_again(execution_id, attempt, not_before, attempt=next_attempt))
 
 
-def cancel(execution_id: str, reason: str) -> bool:
+def cancel(execution_id: str, reason: str, result: str | None = None) -> bool:
     """End an execution that is queued or runs, with status `cancelled`; durable on return.
 
     The claim of a process that runs it is void: its record changes nothing any more.
+
+    Args:
+        execution_id: the execution.
+        reason: why, for people.
+        result: its result, as JSON text.
 
     Returns:
         Whether it is cancelled now; False: it had ended before, or has no row.
@@ -215,7 +220,8 @@ def cancel(execution_id: str, reason: str) -> bool:
     def write() -> bool:
         ended = (
             Execution.update(
-                status=ExecutionStatus.CANCELLED.value, status_reason=reason, updated_at=clock.now(), log=""
+                status=ExecutionStatus.CANCELLED.value, status_reason=reason, result=result, updated_at=clock.now(),
+                log="",
             )
             .where(Execution.id == execution_id, Execution.status == ExecutionStatus.RUNNING)
             .execute()

@@ -40,6 +40,9 @@ LISTS = ListSpec(
         "isolation": Column(Function.isolation, Kind.TEXT),
         "concurrency": Column(Function.concurrency, Kind.INTEGER),
         "min_warm": Column(Function.min_warm, Kind.INTEGER),
+        "max_attempts": Column(Function.max_attempts, Kind.INTEGER),
+        "backoff_s": Column(Function.backoff_s, Kind.NUMBER),
+        "max_age_s": Column(Function.max_age_s, Kind.INTEGER),
         "count": Column(Function.count, Kind.INTEGER),
         "latest_version": Column(Function.latest_version, Kind.INTEGER),
         "project_id": Column(Function.project_id, Kind.TEXT),
@@ -60,7 +63,7 @@ VOUCHED = frozenset({"runtime_id", "code", "entry", "package_key"})
 # These change the row only: nothing that runs, or is going to run, sees another function.
 ROW_ONLY = frozenset({"name", "description", "timeout"})
 # Columns that can change while live jobs refer to the function.
-_FREE_OF_JOBS = ROW_ONLY | {"concurrency", "min_warm"}
+_FREE_OF_JOBS = ROW_ONLY | {"concurrency", "min_warm", "max_attempts", "backoff_s", "max_age_s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,9 @@ def create(
     isolation: str | None = None,
     concurrency: int | None = None,
     min_warm: int = 0,
+    max_attempts: int = 1,
+    backoff_s: float = 1.0,
+    max_age_s: int | None = None,
     function_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Function:
@@ -127,6 +133,9 @@ def create(
         isolation=isolation,
         concurrency=concurrency,
         min_warm=min_warm,
+        max_attempts=max_attempts,
+        backoff_s=backoff_s,
+        max_age_s=max_age_s,
     )
     _check_min_warm(concurrency, min_warm)
     if trust_id is not None:
@@ -173,7 +182,8 @@ def update(
         context: the caller.
         function_id: the function's id.
         changes: new values of some of the columns `name, description, timeout, runtime_id, code, entry, cpu,
-            memory_size, package_key, package_size, trust_id, source_etag, isolation, concurrency, min_warm`.
+            memory_size, package_key, package_size, trust_id, source_etag, isolation, concurrency, min_warm,
+            max_attempts, backoff_s, max_age_s`.
         moved_from: the location of the object in Swift that `changes` are based on.
         now: the time of the change.
 
@@ -181,7 +191,7 @@ def update(
         BadRequest: the new isolation is less strict than the runtime's, or `min_warm` is greater than `concurrency`.
         NotFound: the function or the new runtime does not exist, or is not visible to the caller.
         Forbidden: the function belongs to another project; or a live job refers to it, and `changes` has other columns
-            than `name, description, timeout, concurrency, min_warm`.
+            than `name, description, timeout, concurrency, min_warm` and how executions are retried.
         Conflict: the new runtime is not available; or the function's location in Swift has changed meanwhile.
         QuotaExceeded: the new package is larger than the old one and exceeds the quota of package bytes; or the new
             `min_warm` exceeds the quota of kept workers.

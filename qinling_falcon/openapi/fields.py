@@ -12,7 +12,20 @@ from qinling_falcon.schemas.aliases import AliasName, Routing
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.entries import FILE_NAMED, Entry
 from qinling_falcon.schemas.executions import Input
-from qinling_falcon.schemas.fields import FLAG_AS_TEXT, Choice, Flag, Id, JsonText, Moment, Number, Plain, Text, one_of
+from qinling_falcon.schemas.fields import (
+    FLAG_AS_TEXT,
+    SECONDS,
+    Choice,
+    Flag,
+    Id,
+    JsonText,
+    Moment,
+    Number,
+    Plain,
+    Seconds,
+    Text,
+    one_of,
+)
 from qinling_falcon.schemas.functions import CODE, Code, Limit
 from qinling_falcon.schemas.jobs import Pattern, Status
 from qinling_falcon.schemas.webhooks import InvokeUrl
@@ -24,6 +37,7 @@ _WRITTEN_TIME = (
     r"([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?\s?([Zz]|[+\- ][0-9]{2}(:?[0-5][0-9])?)?)?\s*$"
 )
 _SHOWN_TIME = "^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$"
+_DECIMAL = r"^\s*[0-9]{1,20}(\.[0-9]{1,20})?\s*$"
 _WHOLE_NUMBER = r"^\s*[+-]?[0-9]{1,18}\s*$"
 _ALIAS = r"^[^/\u0000-\u001f\u007f-\u009f]*$"
 # Of what is space to Python, JSON Schema's \s has not all.
@@ -114,6 +128,12 @@ def _(field: Choice) -> dict[str, Any]:
 @_taken.register
 def _(field: Number) -> dict[str, Any]:
     return _number(field.lowest, field.highest)
+
+
+@_taken.register
+def _(field: Seconds) -> dict[str, Any]:
+    number = {**SECONDS, "maximum": field.highest}
+    return {"anyOf": [number, {"type": "string", "pattern": _DECIMAL, "description": "The same, as text."}]}
 
 
 @_taken.register

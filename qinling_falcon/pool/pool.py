@@ -198,6 +198,10 @@ class Pool(Generations):
         detail = self._scripts.run("find", execution_id)
         return None if detail is None else detail.decode()
 
+    def cancel(self, execution_id: str) -> None:
+        """Notify the process that runs an execution, or may have claimed it, with the message `cancel`."""
+        self._scripts.run("cancel", execution_id)
+
     def drop(self, execution_id: str) -> None:
         """Remove an execution whose record was deleted from the journal, so that it is not recorded again as lost."""
         self._scripts.run("drop", execution_id)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 import falcon
 
 from qinling_falcon.errors import Conflict, NotFound, Unavailable
-from qinling_falcon.invocation.calls import Call, running_record
+from qinling_falcon.invocation.calls import Call
+from qinling_falcon.invocation.cancellation import cancel, find_live
 from qinling_falcon.models import execution as executions
+from qinling_falcon.models import execution_queue
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.records import ExecutionRecord
-from qinling_falcon.models.scope import Context, scoped
-from qinling_falcon.pool.pool import Pool
-from qinling_falcon.resources.answers import answer, created
+from qinling_falcon.models.scope import scoped
+from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
+from qinling_falcon.resources.execution_retries import PURGED, purge
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
-from qinling_falcon.resources.operation import lists, makes, operation, sends, shows
+from qinling_falcon.resources.operation import accepts, lists, makes, operation, sends, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
-from qinling_falcon.schemas.executions import ExecutionCreate, ExecutionShown
+from qinling_falcon.schemas.executions import Changed, ExecutionCreate, ExecutionShown, ExecutionUpdate
 
 _create = ExecutionCreate()
+_update = ExecutionUpdate()
 _shown = ExecutionShown()
 
 
@@ -78,11 +83,21 @@ class Executions:
         answer_page(req, resp, self._settings, "executions", found, _shown)
 
 
+    @operation("execution:delete", answers=shows(Changed), query=PURGED)
+    def on_delete(self, req: Request, resp: falcon.Response) -> None:
+        """Delete the project's executions that have ended with a status, the oldest first.
+
+        If there are very many, the answer says that there are more, and a further request goes on.
+        """
+        purge(req, resp)
+
+
 class OneExecution:
     """One execution."""
 
     def __init__(self, services: Services):
         self._pool = services.pool
+        self._settings = services.settings
 
     @operation("execution:get", answers=shows(ExecutionShown))
     def on_get(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
@@ -94,23 +109,30 @@ class OneExecution:
             execution: executions.Execution | ExecutionRecord = executions.get(req.caller, execution_id)
         except NotFound:
             # It may end just now, between the two looks: the row is written before the lease is given back.
-            live = _live(self._pool, req.caller, execution_id)
+            live = find_live(self._pool, req.caller, execution_id)
             execution = live if live is not None else executions.get(req.caller, execution_id)
-        answer(resp, _shown.show(execution))
+        answer(resp, _show(execution))
 
-    @operation("execution:delete", errors=(409,))
-    def on_delete(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
-        """Delete the record of an execution.
+    @operation("execution:update", takes=ExecutionUpdate, answers=accepts(ExecutionShown), errors=(409,))
+    def on_put(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
+        """Cancel an execution that is queued or runs.
 
-        Raises:
-            Conflict: it is running.
+        It is cancelled when the answer comes. The function that runs is ended at once.
         """
+        _update.read(read_object(req, self._settings), lenient=req.reference_client)
+        cancelled = cancel(self._pool, req.caller, execution_id)
+        path = f"/v1/executions/{execution_id}"
+        accepted(req, resp, path, self._settings.public_endpoint, _shown.show(cancelled))
+
+    @operation("execution:delete")
+    def on_delete(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
+        """Delete the record of an execution. One that is queued or runs is cancelled first."""
         try:
             executions.delete(req.caller, execution_id)
-        except NotFound:
-            if _live(self._pool, req.caller, execution_id) is None:
-                raise
-            raise Conflict(f"Execution {execution_id} is running.") from None
+        except (NotFound, Conflict):
+            with contextlib.suppress(Conflict):  # it has ended meanwhile
+                cancel(self._pool, req.caller, execution_id)
+            executions.delete(req.caller, execution_id)
         with contextlib.suppress(Unavailable):  # the journal hears of the execution's end soon
             self._pool.drop(execution_id)
         resp.status = falcon.HTTP_204
@@ -128,19 +150,19 @@ class ExecutionLog:
         try:
             log = executions.get_log(req.caller, execution_id)
         except NotFound:
-            live = _live(self._pool, req.caller, execution_id)
+            live = find_live(self._pool, req.caller, execution_id)
             log = "" if live is not None else executions.get_log(req.caller, execution_id)
         resp.content_type = "text/plain; charset=utf-8"
         resp.data = log.encode("utf-8", "replace")
 
 
-def _live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord | None:
-    """An execution that runs now, as far as the caller may see it."""
-    detail = pool.find(execution_id)
-    if detail is None:
-        return None
-    record = running_record(detail)
-    return record if caller.is_admin or record.project_id == caller.project_id else None
+def _show(execution: executions.Execution | ExecutionRecord) -> dict[str, Any]:
+    """An execution as it is shown. While it is queued or runs, the queue has its present attempt."""
+    shown = _shown.show(execution)
+    if not execution.sync and execution.status == ExecutionStatus.RUNNING:
+        attempt = execution_queue.attempt_of(execution.id)
+        shown["attempt"] = shown["attempt"] if attempt is None else attempt
+    return shown
 
 
 def _server_timing(req: Request, record: ExecutionRecord) -> str:

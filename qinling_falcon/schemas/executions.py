@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from marshmallow import ValidationError, fields
 
+from qinling_falcon.models.execution_retries import RETRIED
+from qinling_falcon.models.retention import FINAL
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.leases import StartKind
 from qinling_falcon.schemas.base import RequestSchema, Shown
@@ -17,6 +19,7 @@ from qinling_falcon.schemas.fields import (
     NUMBER,
     TEXT,
     UUID,
+    Choice,
     Flag,
     Id,
     Moment,
@@ -72,6 +75,33 @@ class ExecutionCreate(RequestSchema):
         if values["function_id"] is None and values["function_alias"] is None:
             return super().read(data, lenient=lenient)
         return values
+
+
+class ExecutionUpdate(RequestSchema):
+    """`PUT /v1/executions/{id}`, which cancels the execution. The reference spells a job's state `canceled`."""
+
+    status = Choice(("cancelled", "canceled"), required=True)
+
+
+class SomeExecutions(RequestSchema):
+    """The query string of `DELETE /v1/executions`. `function_id` leaves out those of other functions."""
+
+    status = Choice(FINAL, required=True)
+    function_id = Id()
+
+
+class SomeRetries(RequestSchema):
+    """`POST /v1/executions/retry`. `function_id` leaves out those of other functions."""
+
+    status = Choice(RETRIED, required=True)
+    function_id = Id()
+
+
+class Changed(Shown):
+    """How many executions a request has changed, and whether there are more."""
+
+    count = Plain(NUMBER)
+    more = Plain(FLAG)
 
 
 class ExecutionShown(Shown):

@@ -16,6 +16,7 @@ from qinling_falcon.models.clock import read_time
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # Python's int() accepts at most 4300 digits.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")
+_DECIMAL = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
 TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
 FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
 # What every database holds in an INTEGER.
@@ -29,6 +30,7 @@ TEXT: dict[str, Any] = {"type": "string"}
 NUMBER: Mapping[str, Any] = {"type": "integer"}
 FLAG: Mapping[str, Any] = {"type": "boolean"}
 MILLISECONDS: Mapping[str, Any] = {"type": "number", "minimum": 0}
+SECONDS: Mapping[str, Any] = {"type": "number", "minimum": 0}
 
 
 def any_case(words: Iterable[str]) -> str:
@@ -129,6 +131,23 @@ class Number(fields.Field[int]):
             wanted = f"at least {self.lowest}" if self.highest == math.inf else f"from {self.lowest} to {self.highest}"
             raise ValidationError(f"must be {wanted}.")
         return value
+
+
+class Seconds(fields.Field[float]):
+    """A duration from 0 to `highest` seconds, which may have a fraction. Text is accepted too, as in `Number`."""
+
+    def __init__(self, *, highest: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.highest = highest
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
+            value = float(value)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValidationError("must be a number of seconds.")
+        if not 0 <= value <= self.highest:
+            raise ValidationError(f"must be from 0 to {self.highest:g} seconds.")
+        return float(value)
 
 
 class Flag(fields.Field[bool]):

@@ -12,7 +12,21 @@ from qinling_falcon.errors import BadRequest
 from qinling_falcon.models.tables import Isolation
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.entries import DEFAULT_ENTRY, Entry
-from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Choice, Id, JsonText, Moment, Number, Plain, Text, one_of
+from qinling_falcon.schemas.fields import (
+    NUMBER,
+    SECONDS,
+    TEXT,
+    UUID,
+    Choice,
+    Id,
+    JsonText,
+    Moment,
+    Number,
+    Plain,
+    Seconds,
+    Text,
+    one_of,
+)
 from qinling_falcon.schemas.strict_json import parse_json
 from qinling_falcon.settings import MIB, Settings
 from qinling_falcon.storage.swift_names import why_not
@@ -24,6 +38,8 @@ _CODE_OF_PACKAGE = 'For a package, code is {"source": "package"}.'
 # Marshmallow formats its messages, so braces are doubled.
 _CODE_MISSING = f"Missing data for required field. {_CODE_OF_PACKAGE}".replace("{", "{{").replace("}", "}}")
 _LONGEST_NAME = 1024
+MOST_ATTEMPTS = 100
+LONGEST_BACKOFF_S = 3600.0
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _NAME = {"type": "string", "minLength": 1, "maxLength": _LONGEST_NAME}
 _SUM = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
@@ -148,6 +164,9 @@ class FunctionCreate(_FunctionRequest):
     isolation = Choice(Isolation, load_default=None)
     concurrency = Number(lowest=1, load_default=None)
     min_warm = Number(load_default=0)
+    max_attempts = Number(lowest=1, highest=MOST_ATTEMPTS, load_default=1)
+    backoff_s = Seconds(highest=LONGEST_BACKOFF_S, load_default=1.0)
+    max_age_s = Number(lowest=1, load_default=None)
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -166,9 +185,9 @@ class FunctionCreate(_FunctionRequest):
 
 
 class FunctionUpdate(_FunctionRequest):
-    """`PUT /v1/functions/{id}`. A `concurrency` of null removes the function's own limit."""
+    """`PUT /v1/functions/{id}`. A `concurrency` or `max_age_s` of null removes the function's own limit."""
 
-    nullable = ("concurrency",)
+    nullable = ("concurrency", "max_age_s")
     name = Text(shortest=1)
     description = Text()
     runtime_id = Id()
@@ -177,6 +196,9 @@ class FunctionUpdate(_FunctionRequest):
     isolation = Choice(Isolation)
     concurrency = Number(lowest=1, allow_none=True)
     min_warm = Number()
+    max_attempts = Number(lowest=1, highest=MOST_ATTEMPTS)
+    backoff_s = Seconds(highest=LONGEST_BACKOFF_S)
+    max_age_s = Number(lowest=1, allow_none=True)
     count = Number()  # the reference lists it; it has no effect
 
 
@@ -195,6 +217,9 @@ class FunctionShown(Shown):
     isolation = Plain(one_of(Isolation), null=True)
     concurrency = Plain(NUMBER, null=True)
     min_warm = Plain(NUMBER)
+    max_attempts = Plain(NUMBER)
+    backoff_s = Plain(SECONDS)
+    max_age_s = Plain(NUMBER, null=True)
     count = Plain(NUMBER)
     latest_version = Plain(NUMBER)
     project_id = Plain(TEXT)

@@ -12,6 +12,7 @@ from typing import Any
 import gevent.socket
 import pytest
 
+from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.scaling import Scaler
@@ -66,7 +67,9 @@ class House:
         stored = self.storage.save(io.BytesIO(package("x = 1")), 1000, project_id="project-a")
         self.function_id = make_function(OWNER, runtime_id, package_key=stored.key).id
         self.resolver = Resolver(self.pool)
-        self.engine = Engine(self.pool, self.resolver, PackageCache(self.storage, 1 << 20), settings)
+        self.attempts = Attempts(self.pool.ready, settings)
+        cache = PackageCache(self.storage, 1 << 20)
+        self.engine = Engine(self.pool, self.resolver, cache, settings, attempts=self.attempts)
         self.scaler = Scaler(self.engine, self.pool, self.resolver, settings)
         self.workers: dict[str, ScriptedWorker] = {}
         self._names = (f"w{number}" for number in itertools.count())
@@ -81,6 +84,10 @@ class House:
 
     def call(self, text: str | None = None) -> Any:
         return self.engine.invoke(OWNER, Call(self.function_id, input=text))
+
+    def wait_for_call(self, worker: str) -> None:
+        """Wait until a worker has got its call."""
+        wait_until(lambda: "/execute" in self.workers[worker].paths())
 
     def states(self) -> dict[str, str]:
         """The state of each worker, once every lease has ended."""
@@ -110,6 +117,17 @@ class House:
         self.pool.close()
         self.registry.close()
         self.connection.close()
+
+
+MakeHouse = Callable[..., House]
+
+
+def nothing_left(house: House) -> None:
+    """No lease, no waiting call, no execution in the journal, and nothing to be recorded as lost."""
+    house.states()
+    assert house.journal() == {}
+    assert house.lost() == {}
+    assert int(house.connection.call("HGET", "qf:{pool}:waiting", "all") or 0) == 0
 
 
 @pytest.fixture

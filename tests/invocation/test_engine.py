@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable
 from typing import Any, cast
 
 import gevent
@@ -15,26 +14,16 @@ from gevent.event import Event
 
 from qinling_falcon.errors import Conflict, NotFound, NotRecorded, Unavailable
 from qinling_falcon.invocation import calls, runs, worker_client
-from qinling_falcon.invocation.calls import Accepted, Call, record_lost
+from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.engine import Engine
-from qinling_falcon.models import clock, database, execution, function
-from qinling_falcon.models.records import begin, end
+from qinling_falcon.invocation.losses import record_lost
+from qinling_falcon.models import function
 from qinling_falcon.storage.package_cache import PackageCache
-from tests.invocation.conftest import OWNER, House
-from tests.models.factories import make_record
+from tests.invocation.conftest import OWNER, House, MakeHouse, nothing_left
 from tests.pool.side import wait_until
 from tests.support.scripted_worker import answers, hangs_up, sends, succeeds, waits
 
-MakeHouse = Callable[..., House]
 LARGE = "x" * 20_000
-
-
-def nothing_left(house: House) -> None:
-    """No lease, no waiting call, no execution in the journal, and nothing to be recorded as lost."""
-    house.states()
-    assert house.journal() == {}
-    assert house.lost() == {}
-    assert int(house.connection.call("HGET", "qf:{pool}:waiting", "all") or 0) == 0
 
 
 def test_a_call_is_recorded_and_its_worker_serves_the_next(house: House) -> None:
@@ -232,7 +221,7 @@ def test_an_answer_that_can_not_be_committed_is_handed_on_and_recorded_later(
     assert house.states() == {worker: "idle"}, "the worker is not at fault"
     wait_until(lambda: house.lost() != {})
     assert house.journal() == {}
-    record_lost(house.lost())
+    record_lost(house.lost(), house.attempts)
     (row,) = house.rows()
     assert (row.status, row.input) == ("error", "the input")
     assert "may have run" in str(row.status_reason)
@@ -383,86 +372,6 @@ def test_a_call_that_waits_gets_the_worker_of_the_one_before(house: House) -> No
     assert outputs == ["one", "two"]
     assert house.states() == {worker: "idle"}
     nothing_left(house)
-
-
-# Executions that were accepted before
-
-
-def accepted(house: House, attempt: int = 1, **fields: Any) -> Accepted:
-    """An execution whose row is `running`."""
-    row = make_record(house.function_id, status="running", result=None, log=None, updated_at=None, sync=False, **fields)
-    begin(row)
-    return Accepted(row.id, "project-a", row.created_at, attempt)
-
-
-def test_an_accepted_execution_ends_its_row(house: House) -> None:
-    over = Event()
-    worker = house.start(waits(over, succeeds("accepted")))
-    it = accepted(house, attempt=2, input="the input", description="kept")
-    run = gevent.spawn(house.engine.run, Call(house.function_id, input="the input"), it)
-    wait_until(lambda: "/execute" in house.workers[worker].paths())
-
-    detail = json.loads(house.journal()[it.id])
-    assert (detail["attempt"], detail["input"]) == (2, None)
-    over.set()
-
-    assert run.get(timeout=10).status == "success"
-    (row,) = house.rows()
-    assert (row.id, row.status, row.input, row.description) == (it.id, "success", "the input", "kept")
-    assert clock.to_micros(row.created_at) == clock.to_micros(it.created_at)
-    assert function.get(OWNER, house.function_id).count == 1
-    nothing_left(house)
-
-
-def test_an_accepted_execution_that_has_ended_meanwhile_keeps_its_end(house: House) -> None:
-    over = Event()
-    worker = house.start(waits(over, succeeds()))
-    it = accepted(house)
-    run = gevent.spawn(house.engine.run, Call(house.function_id), it)
-    wait_until(lambda: "/execute" in house.workers[worker].paths())
-    assert end(make_record(house.function_id, id=it.id, status="cancelled", created_at=it.created_at))
-    over.set()
-
-    assert run.get(timeout=10).status == "cancelled"
-    assert [row.status for row in house.rows()] == ["cancelled"]
-    assert function.get(OWNER, house.function_id).count == 1
-    nothing_left(house)
-
-
-def test_an_accepted_execution_that_was_deleted_does_not_come_back(house: House) -> None:
-    over = Event()
-    worker = house.start(waits(over, succeeds()))
-    it = accepted(house)
-    run = gevent.spawn(house.engine.run, Call(house.function_id), it)
-    wait_until(lambda: "/execute" in house.workers[worker].paths())
-    database.transact(lambda: execution.Execution.delete().where(execution.Execution.id == it.id).execute())
-    over.set()
-
-    with pytest.raises(NotFound):
-        run.get(timeout=10)
-    assert house.rows() == []
-    nothing_left(house)
-
-
-def test_an_accepted_execution_for_which_there_is_no_worker_stays_as_it_is(make_house: MakeHouse) -> None:
-    house = make_house(invoke_queue_timeout_s=0.2)
-    it = accepted(house, input=LARGE)
-
-    with pytest.raises(Unavailable):
-        house.engine.run(Call(house.function_id, input=LARGE), it)
-
-    assert [row.status for row in house.rows()] == ["running"]
-    nothing_left(house)
-
-
-def test_a_lost_accepted_execution_is_recorded_only_if_it_runs(house: House) -> None:
-    it = accepted(house)
-    detail = calls.detail(make_record(house.function_id, id=it.id), it)
-    gone = calls.detail(make_record(house.function_id), it)
-
-    record_lost({it.id: detail, "gone": gone})
-
-    assert [(row.id, row.status) for row in house.rows()] == [(it.id, "error")]
 
 
 # Scaling

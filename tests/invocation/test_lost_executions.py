@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from qinling_falcon.invocation.calls import commit_record, record_lost, record_overdue
+from qinling_falcon.invocation.attempts import Attempts
+from qinling_falcon.invocation.calls import commit_record, record_overdue
+from qinling_falcon.invocation.losses import record_lost
 from qinling_falcon.models import clock, database, execution, function
 from qinling_falcon.models.records import begin, record
 from qinling_falcon.models.scope import Context
@@ -63,7 +66,7 @@ def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(setting
     record(ended)
 
     for _ in range(2):
-        record_lost({rec.id: detail(rec.id) for rec in (ended, lost)})
+        record_lost({rec.id: detail(rec.id) for rec in (ended, lost)}, cast(Attempts, None))
 
     assert execution.get(OWNER, ended.id).status == "success"
     row = execution.get(OWNER, lost.id)

@@ -33,6 +33,12 @@ def succeeds(output: str = "done") -> Step:
     return answers_with(answer_body(json.dumps(output)))
 
 
+def fails(reason: str, status: str = "failed") -> Step:
+    """The function has failed for this reason, as workers name it."""
+    body = answer_body('"the output"', status=status, reason=reason, message="The function has failed.")
+    return answers_with(body)
+
+
 def sends(text: bytes) -> Step:
     """Send this instead of an HTTP answer."""
     return lambda connection: text

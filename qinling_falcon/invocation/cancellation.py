@@ -1,0 +1,92 @@
+"""Cancels executions: first their row, which is final from then on, then the function that runs.
+
+If this process dies after the row is written, the execution is cancelled, and its function runs on to its end. Its
+result is not recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+from qinling_falcon.errors import Conflict, Forbidden, NotFound, Unavailable
+from qinling_falcon.invocation.calls import running_record
+from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models import execution as executions
+from qinling_falcon.models.records import ExecutionRecord, record
+from qinling_falcon.models.scope import Context
+from qinling_falcon.models.tables import Execution, ExecutionStatus
+from qinling_falcon.pool.pool import Pool
+
+_REASON = "The execution was cancelled."
+_OUTPUT = "Function execution was cancelled"
+
+
+def find_live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord | None:
+    """An execution that runs and may have no row yet, as far as the caller may see it.
+
+    Raises:
+        PoolUnavailable: Redis is away.
+    """
+    detail = pool.find(execution_id)
+    if detail is None:
+        return None
+    live = running_record(detail)
+    return live if caller.is_admin or live.project_id == caller.project_id else None
+
+
+def cancel(pool: Pool, caller: Context, execution_id: str) -> Execution:
+    """Cancel an execution that is queued or runs; durable on return. One that is cancelled already stays so.
+
+    Args:
+        pool: finds the process that runs it.
+        caller: who cancels.
+        execution_id: the execution.
+
+    Returns:
+        The cancelled execution.
+
+    Raises:
+        NotFound: unknown, or not the caller's.
+        Forbidden: it is another project's, and the caller an admin.
+        Conflict: it has ended otherwise.
+        Unavailable: the database is away; nothing was changed.
+    """
+    running = _find(pool, caller, execution_id)
+    if running.project_id != caller.project_id:
+        raise Forbidden(f"Operation not allowed: only the owner may cancel execution {execution_id}.")
+    if running.status == ExecutionStatus.RUNNING:
+        if isinstance(running, ExecutionRecord):  # it has no row yet
+            record(_cancelled(running))
+        else:
+            execution_queue.cancel(execution_id, _REASON, _result(running))
+        with contextlib.suppress(Unavailable):  # the function then runs to its end, in vain
+            pool.cancel(execution_id)
+    ended = executions.get(caller, execution_id)
+    if ended.status != ExecutionStatus.CANCELLED:
+        raise Conflict(f"Execution {execution_id} has ended: its status is {ended.status}.")
+    return ended
+
+
+def _find(pool: Pool, caller: Context, execution_id: str) -> Execution | ExecutionRecord:
+    try:
+        return executions.get(caller, execution_id)
+    except NotFound:
+        # It may end between the two looks: the row is written before the journal forgets the execution.
+        live = find_live(pool, caller, execution_id)
+        return live if live is not None else executions.get(caller, execution_id)
+
+
+def _cancelled(running: ExecutionRecord) -> ExecutionRecord:
+    return running._replace(
+        status=ExecutionStatus.CANCELLED,
+        status_reason=_REASON,
+        result=_result(running),
+        log="",
+        updated_at=clock.now(),
+    )
+
+
+def _result(running: Execution | ExecutionRecord) -> str:
+    duration = (clock.now() - running.created_at).total_seconds()
+    return json.dumps({"duration": round(duration, 3), "output": _OUTPUT})

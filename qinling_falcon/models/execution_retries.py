@@ -1,0 +1,90 @@
+"""Queues asynchronous executions again that have ended: one, or many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qinling_falcon.errors import Conflict
+from qinling_falcon.models import clock
+from qinling_falcon.models.database import transact
+from qinling_falcon.models.execution import select_ended
+from qinling_falcon.models.execution_queue import Queued
+from qinling_falcon.models.rows import check_owner, find
+from qinling_falcon.models.scope import Context, scoped
+from qinling_falcon.models.tables import Execution, ExecutionStatus, QueuedExecution
+
+RETRIED = tuple(
+    status.value
+    for status in (ExecutionStatus.FAILED, ExecutionStatus.ERROR, ExecutionStatus.DEAD, ExecutionStatus.CANCELLED)
+)
+"""The states of executions that can be queued again."""
+
+
+def retry(context: Context, execution_id: str, reason: str) -> Execution:
+    """Queue an asynchronous execution again that has ended without success; durable on return.
+
+    Its attempts are counted on, so a failure ends it again.
+
+    Args:
+        context: the caller.
+        execution_id: the execution.
+        reason: what its row shows meanwhile.
+
+    Raises:
+        NotFound: unknown, or not the caller's.
+        Forbidden: it is another project's, and the caller an admin.
+        Conflict: it is synchronous, has not ended, or was successful.
+        Unavailable: see `transact`.
+    """
+
+    def write() -> Execution:
+        row = find(scoped(context, by_id=True).executions(), execution_id, lock=True)
+        check_owner(context, row, "retry")
+        if row.sync:
+            raise Conflict(f"Execution {execution_id} was synchronous, and such executions are not retried.")
+        if row.status not in RETRIED:
+            raise Conflict(f"Execution {execution_id} can't be retried: its status is {row.status}.")
+        _reopen([row], reason)
+        return find(scoped(context, by_id=True).executions(), execution_id)
+
+    return transact(write)
+
+
+def retry_some(context: Context, status: str, function_id: str | None, most: int, reason: str) -> list[Queued]:
+    """Queue some of a project's asynchronous executions again that have ended with a status; durable on return.
+
+    Args:
+        context: the caller.
+        status: one of `RETRIED`.
+        function_id: only those of this function; None: those of all functions.
+        most: how many, at most.
+        reason: as in `retry`.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+
+    def write() -> list[Queued]:
+        rows = select_ended(context, status, function_id).where(~Execution.sync).limit(most)
+        return _reopen(list(rows), reason)
+
+    return transact(write)
+
+
+def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
+    """Queue executions again that have ended."""
+    now = clock.to_micros(clock.now())
+    if not rows:
+        return []
+    Execution.update(
+        status=ExecutionStatus.RUNNING.value, status_reason=reason, result=None, log=None, cold=None, queued_ms=None,
+        run_ms=None, updated_at=now,
+    ).where(Execution.id.in_([row.id for row in rows])).execute()  # fmt: skip
+    QueuedExecution.insert_many(
+        [(row.id, row.project_id, now, 0, row.attempt) for row in rows],
+        fields=[
+            QueuedExecution.id, QueuedExecution.project_id, QueuedExecution.not_before, QueuedExecution.claimed_until,
+            QueuedExecution.attempt,
+        ],
+    ).execute()  # fmt: skip
+    return [Queued(row.id, row.project_id, now) for row in rows]

@@ -1,0 +1,107 @@
+"""Executions that have ended: queue them again, or delete many of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import falcon
+
+from qinling_falcon.models import clock, execution_retries
+from qinling_falcon.models import execution as executions
+from qinling_falcon.models.execution_queue import Queued
+from qinling_falcon.models.retention import FINAL
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.resources.answers import accepted, answer
+from qinling_falcon.resources.bodies import read_object
+from qinling_falcon.resources.operation import accepts, operation, shows
+from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.services import Services
+from qinling_falcon.schemas.executions import Changed, ExecutionShown, SomeExecutions, SomeRetries
+from qinling_falcon.schemas.fields import UUID, one_of
+
+PURGED = (
+    ("status", {**one_of(FINAL), "description": "Only executions that have ended in this way. Required."}),
+    ("function_id", {**UUID, "description": "Only executions of this function."}),
+)
+"""The parameters of `DELETE /v1/executions`."""
+
+_shown = ExecutionShown()
+_some = SomeExecutions()
+_some_retries = SomeRetries()
+# Other writers wait for a transaction, so it changes so many rows at most.
+_BATCH = 200
+# A request that changes many executions ends after this time, and says that there are more.
+_LONGEST_S = 5.0
+
+
+class ExecutionRetry:
+    """The retry of one execution."""
+
+    def __init__(self, services: Services):
+        self._pool = services.pool
+        self._settings = services.settings
+
+    @operation("execution:retry", answers=accepts(ExecutionShown), errors=(409,))
+    def on_post(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
+        """Queue an asynchronous execution again that has failed, is dead or was cancelled.
+
+        It keeps its id, and its attempts are counted on: it gets one further attempt.
+        """
+        execution = execution_retries.retry(req.caller, execution_id, _reason())
+        self._pool.ready.push(execution.project_id, execution.id)
+        path = f"/v1/executions/{execution_id}"
+        accepted(req, resp, path, self._settings.public_endpoint, _shown.show(execution))
+
+
+class ExecutionRetries:
+    """The retry of many executions."""
+
+    def __init__(self, services: Services):
+        self._pool = services.pool
+        self._settings = services.settings
+
+    @operation("execution:retry", takes=SomeRetries, answers=shows(Changed))
+    def on_post(self, req: Request, resp: falcon.Response) -> None:
+        """Queue the project's asynchronous executions of one status again, the oldest first.
+
+        If there are very many, the answer says that there are more, and a further request goes on.
+        """
+        values = _some_retries.read(read_object(req, self._settings))
+        reason = _reason()
+
+        def step() -> int:
+            queued = execution_retries.retry_some(
+                req.caller, values["status"], values.get("function_id"), _BATCH, reason
+            )
+            _push(self._pool, queued)
+            return len(queued)
+
+        answer(resp, _repeat(step))
+
+
+def purge(req: Request, resp: falcon.Response) -> None:
+    """Delete the project's executions of one status, the oldest first, and answer with their number."""
+    values = _some.read(dict(req.params))
+    status, function_id = values["status"], values.get("function_id")
+    answer(resp, _repeat(lambda: executions.purge_some(req.caller, status, function_id, _BATCH)))
+
+
+def _repeat(step: Callable[[], int]) -> dict[str, object]:
+    """Take steps of at most `_BATCH` executions until none is left, or the time is over."""
+    until = time.monotonic() + _LONGEST_S
+    count = 0
+    while True:
+        changed = step()
+        count += changed
+        if changed < _BATCH or time.monotonic() > until:
+            return {"count": count, "more": changed == _BATCH}
+
+
+def _push(pool: Pool, queued: list[Queued]) -> None:
+    for one in queued:
+        pool.ready.push(one.project_id, one.id)
+
+
+def _reason() -> str:
+    return f"A retry was requested at {clock.now():%Y-%m-%d %H:%M:%S}."

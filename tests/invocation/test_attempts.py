@@ -1,0 +1,252 @@
+"""Accepted executions: an attempt ends the execution, or has it started again, as its function says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from qinling_falcon.errors import NotFound, Unavailable
+from qinling_falcon.invocation import calls
+from qinling_falcon.invocation.calls import Accepted, Call
+from qinling_falcon.invocation.losses import record_lost
+from qinling_falcon.models import clock, database, execution, execution_queue, function
+from qinling_falcon.models.tables import Function, QueuedExecution
+from tests.invocation.conftest import OWNER, House, MakeHouse, nothing_left
+from tests.models.factories import make_record
+from tests.pool.side import wait_until
+from tests.support.scripted_worker import fails, hangs_up, succeeds, waits
+
+MINUTE = timedelta(minutes=1)
+
+
+def claimed(house: House, *, age_s: float = 0, attempt: int = 1, **fields: Any) -> Accepted:
+    """An execution that was accepted, and claimed so often."""
+    created_at = clock.now() - timedelta(seconds=age_s)
+    row = make_record(
+        house.function_id, status="running", result=None, log=None, created_at=created_at, updated_at=None, sync=False,
+        attempt=0, **fields,
+    )  # fmt: skip
+    execution_queue.accept(row)
+    for _ in range(attempt):
+        now = clock.now()
+        [claim] = execution_queue.claim([row.id], now, now)
+    execution_queue.extend([(row.id, attempt)], clock.now() + MINUTE)
+    return Accepted(claim.id, claim.project_id, claim.created_at, claim.attempt)
+
+
+def retries(house: House, **fields: Any) -> None:
+    """Set how the function's executions are retried."""
+    database.transact(lambda: Function.update(**fields).where(Function.id == house.function_id).execute())
+
+
+def queued(execution_id: str) -> QueuedExecution | None:
+    with database.reading():
+        found: QueuedExecution | None = QueuedExecution.get_or_none(QueuedExecution.id == execution_id)
+    return found
+
+
+def ready(house: House) -> list[str]:
+    """The executions that a drain would take, now and later."""
+    return [member.decode() for member in house.connection.call("ZRANGE", "qf:{pool}:ready:project-a", 0, -1)]
+
+
+def test_an_accepted_execution_ends_its_row(house: House) -> None:
+    over = Event()
+    worker = house.start(waits(over, succeeds("accepted")))
+    it = claimed(house, attempt=2, input="the input", description="kept")
+    run = gevent.spawn(house.engine.run, Call(house.function_id, input="the input"), it)
+    house.wait_for_call(worker)
+
+    detail = json.loads(house.journal()[it.id])
+    assert (detail["attempt"], detail["input"]) == (2, None)
+    over.set()
+
+    assert run.get(timeout=10).status == "success"
+    (row,) = house.rows()
+    assert (row.id, row.status, row.input, row.description) == (it.id, "success", "the input", "kept")
+    assert (row.attempt, row.sync) == (2, False)
+    assert clock.to_micros(row.created_at) == clock.to_micros(it.created_at)
+    assert function.get(OWNER, house.function_id).count == 1
+    assert queued(it.id) is None
+    nothing_left(house)
+
+
+def test_an_accepted_execution_that_was_cancelled_meanwhile_keeps_its_end(house: House) -> None:
+    over = Event()
+    worker = house.start(waits(over, succeeds()))
+    it = claimed(house)
+    run = gevent.spawn(house.engine.run, Call(house.function_id), it)
+    house.wait_for_call(worker)
+    assert execution_queue.cancel(it.id, "by the caller")
+    over.set()
+
+    run.get(timeout=10)
+    assert [row.status for row in house.rows()] == ["cancelled"]
+    assert function.get(OWNER, house.function_id).count == 1
+    nothing_left(house)
+
+
+def test_an_accepted_execution_for_which_there_is_no_worker_stays_as_it_is(make_house: MakeHouse) -> None:
+    house = make_house(invoke_queue_timeout_s=0.2)
+    it = claimed(house)
+
+    with pytest.raises(Unavailable):
+        house.engine.run(Call(house.function_id), it)
+
+    assert [row.status for row in house.rows()] == ["running"]
+    nothing_left(house)
+
+
+def test_an_accepted_execution_of_a_function_that_is_gone_is_not_run(house: House) -> None:
+    it = claimed(house)
+    with pytest.raises(NotFound):
+        house.engine.run(Call("0" * 36), it)
+    assert [row.status for row in house.rows()] == ["running"]
+
+
+def test_a_failed_attempt_is_the_end_unless_the_function_has_further_ones(house: House) -> None:
+    house.start(fails("exception"))
+    it = claimed(house)
+
+    assert house.engine.run(Call(house.function_id), it).status == "failed"
+
+    assert [row.status for row in house.rows()] == ["failed"]
+    assert queued(it.id) is None
+
+
+@pytest.mark.parametrize("reason", ["exception", "timeout", "memory", "exited"])
+def test_a_failed_attempt_is_followed_by_another_one_after_a_pause(house: House, reason: str) -> None:
+    retries(house, max_attempts=3, backoff_s=100)
+    house.start(fails(reason))
+    it = claimed(house)
+
+    assert house.engine.run(Call(house.function_id), it).status == "running"
+
+    (row,) = house.rows()
+    assert (row.status, row.attempt) == ("running", 1)
+    assert "Attempt 1 has failed" in str(row.status_reason)
+    waiting = queued(it.id)
+    assert waiting is not None
+    assert waiting.claimed_until == 0
+    assert clock.to_micros(it.created_at) < waiting.not_before <= clock.to_micros(clock.now() + timedelta(seconds=100))
+    wait_until(lambda: ready(house) == [it.id])
+    nothing_left(house)
+
+
+def test_the_last_of_several_attempts_ends_the_execution_as_dead(house: House) -> None:
+    retries(house, max_attempts=3)
+    house.start(fails("exception"))
+    it = claimed(house, attempt=3)
+
+    assert house.engine.run(Call(house.function_id), it).status == "dead"
+
+    (row,) = house.rows()
+    assert (row.status, row.attempt) == ("dead", 3)
+    assert "last of 3 attempts" in str(row.status_reason)
+
+
+def test_an_execution_that_is_too_old_is_not_started_again(house: House) -> None:
+    retries(house, max_attempts=3, max_age_s=60)
+    house.start(fails("exception"))
+    it = claimed(house, age_s=61)
+
+    assert house.engine.run(Call(house.function_id), it).status == "dead"
+
+    (row,) = house.rows()
+    assert "too old" in str(row.status_reason)
+
+
+def test_a_result_that_is_not_json_is_the_end(house: House) -> None:
+    retries(house, max_attempts=3)
+    house.start(fails("result"))
+    it = claimed(house)
+
+    assert house.engine.run(Call(house.function_id), it).status == "failed"
+
+
+def test_a_lost_worker_is_a_failed_attempt(house: House) -> None:
+    retries(house, max_attempts=2, backoff_s=0)
+    house.start(hangs_up())
+    it = claimed(house)
+
+    assert house.engine.run(Call(house.function_id), it).status == "running"
+
+    assert "worker was lost" in str(house.rows()[0].status_reason)
+    nothing_left(house)
+
+
+def test_an_attempt_that_is_cancelled_by_its_process_is_queued_again_and_counts(house: House) -> None:
+    over = Event()
+    worker = house.start(waits(over, fails("cancelled", status="cancelled")))
+    it = claimed(house)
+    run = gevent.spawn(house.engine.run, Call(house.function_id), it)
+    house.wait_for_call(worker)
+    over.set()
+    run.get(timeout=10)
+
+    assert [row.status for row in house.rows()] == ["running"]
+    waiting = queued(it.id)
+    assert waiting is not None
+    assert (waiting.claimed_until, waiting.attempt) == (0, 1)
+    wait_until(lambda: ready(house) == [it.id])
+
+
+@pytest.fixture
+def database_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A function that lets the next `count` ends of executions fail."""
+    end = execution_queue.end
+    left = [0]
+
+    def fail(record: Any) -> bool:
+        if left[0]:
+            left[0] -= 1
+            raise Unavailable("The database can't be reached.")
+        return end(record)
+
+    monkeypatch.setattr(execution_queue, "end", fail)
+    yield lambda count: left.__setitem__(0, count)
+    assert left == [0], "the end was tried as often as it failed"
+
+
+def test_an_end_is_written_when_the_database_is_back(house: House, database_away: Any) -> None:
+    house.start(succeeds())
+    it = claimed(house)
+    database_away(2)
+
+    assert house.engine.run(Call(house.function_id), it).status == "success"
+    assert [row.status for row in house.rows()] == ["success"]
+    nothing_left(house)
+
+
+def test_an_execution_whose_process_was_lost_is_queued_again_even_after_its_only_attempt(house: House) -> None:
+    it = claimed(house)
+    ended = claimed(house)
+    execution_queue.end(make_record(house.function_id, id=ended.id, attempt=1, created_at=ended.created_at))
+    details = {one.id: calls.detail(make_record(house.function_id, id=one.id), one) for one in (it, ended)}
+
+    record_lost(details, house.attempts)
+
+    rows = {row.id: row for row in house.rows()}
+    assert (rows[ended.id].status, rows[it.id].status) == ("success", "running")
+    assert "was lost" in str(rows[it.id].status_reason)
+    wait_until(lambda: ready(house) == [it.id])
+    now = clock.now()
+    [again] = execution_queue.claim([it.id], now, now + MINUTE)
+    assert again.attempt == 2
+
+
+def test_an_execution_whose_process_was_lost_ends_at_the_maximum_age(make_house: MakeHouse) -> None:
+    house = make_house(async_max_age_s=60)
+    it = claimed(house, age_s=61)
+
+    lost = make_record(house.function_id, id=it.id, created_at=it.created_at)
+    record_lost({it.id: calls.detail(lost, it)}, house.attempts)
+
+    assert execution.get(OWNER, it.id).status == "error"
+    assert queued(it.id) is None
