@@ -59,7 +59,7 @@ def cancel(pool: Pool, caller: Context, execution_id: str) -> Execution:
         if isinstance(running, ExecutionRecord):  # it has no row yet
             record(_cancelled(running))
         else:
-            execution_queue.cancel(execution_id, _REASON, _result(running))
+            execution_queue.cancel(running, _REASON, _result(running))
         with contextlib.suppress(Unavailable):  # the function then runs to its end, in vain
             pool.cancel(execution_id)
     ended = executions.get(caller, execution_id)

@@ -161,7 +161,7 @@ class Drain:
         except NotRecorded as error:
             logger.warning("an execution is not recorded", extra={"execution_id": claimed.id, "reason": str(error)})
         except NotFound as error:
-            execution_queue.cancel(claimed.id, f"It has not run: {error.message}")
+            execution_queue.cancel(claimed, f"It has not run: {error.message}")
         except (Unavailable, Conflict) as error:
             self._postpone(accepted, error)
 

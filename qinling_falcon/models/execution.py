@@ -95,7 +95,7 @@ def delete(context: Context, execution_id: str) -> None:
     transact(write)
 
 
-def purge_some(context: Context, status: str, function_id: str | None, most: int) -> int:
+def purge_some(context: Context, status: str, function_id: str | None, most: int) -> list[str]:
     """Delete some of a project's executions that have ended with a status; durable on return.
 
     Args:
@@ -105,16 +105,17 @@ def purge_some(context: Context, status: str, function_id: str | None, most: int
         most: how many, at most.
 
     Returns:
-        How many were deleted.
+        Their ids.
 
     Raises:
         Unavailable: see `transact`.
     """
 
-    def write() -> int:
+    def write() -> list[str]:
         ids = [row.id for row in select_ended(context, status, function_id).limit(most)]
-        deleted: int = Execution.delete().where(Execution.id.in_(ids)).execute() if ids else 0
-        return deleted
+        if ids:
+            Execution.delete().where(Execution.id.in_(ids)).execute()
+        return ids
 
     return transact(write)
 

@@ -200,13 +200,13 @@ def give_back(execution_id: str, attempt: int, not_before: datetime.datetime, *,
     return transact(lambda: _queue_again(execution_id, attempt, not_before, attempt=next_attempt))
 
 
-def cancel(execution_id: str, reason: str, result: str | None = None) -> bool:
+def cancel(execution: Claimed | Execution, reason: str, result: str | None = None) -> bool:
     """End an execution that is queued or runs, with status `cancelled`; durable on return.
 
     The claim of a process that runs it is void: its record changes nothing any more.
 
     Args:
-        execution_id: the execution.
+        execution: the execution, which the caller may cancel.
         reason: why, for people.
         result: its result, as JSON text.
 
@@ -223,15 +223,13 @@ def cancel(execution_id: str, reason: str, result: str | None = None) -> bool:
                 status=ExecutionStatus.CANCELLED.value, status_reason=reason, result=result, updated_at=clock.now(),
                 log="",
             )
-            .where(Execution.id == execution_id, Execution.status == ExecutionStatus.RUNNING)
+            .where(Execution.id == execution.id, Execution.status == ExecutionStatus.RUNNING)
             .execute()
         )
         if not ended:
             return False
-        columns = Execution.select(Execution.function_id, Execution.function_version)
-        row = columns.where(Execution.id == execution_id).get()
-        QueuedExecution.delete().where(QueuedExecution.id == execution_id).execute()
-        add_to_counts(Counter({(row.function_id, row.function_version): 1}))
+        QueuedExecution.delete().where(QueuedExecution.id == execution.id).execute()
+        add_to_counts(Counter({(execution.function_id, execution.function_version): 1}))
         return True
 
     return transact(write)

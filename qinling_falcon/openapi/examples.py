@@ -59,7 +59,10 @@ EXAMPLES: Mapping[str, Any] = {
         "routing": {"2": 0.1},
         **_NEW,
     },
+    "ChangedExecutions": {"count": 3, "more": False},
     "ExecutionCreate": {"function_id": _FUNCTION, "input": {"name": "World"}},
+    "ExecutionUpdate": {"status": "cancelled"},
+    "SomeRetries": {"status": "dead", "function_id": _FUNCTION},
     "ExecutionShown": {
         "id": _EXECUTION,
         **_LATEST,

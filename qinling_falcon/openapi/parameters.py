@@ -44,7 +44,8 @@ def in_query(operation: Operation, settings: Settings) -> Iterator[dict[str, Any
     """The parameters of an operation's query string."""
     for name, described in operation.query:
         schema = dict(described)
-        yield _parameter("query", name, schema, schema.pop("description", ""))
+        required = {"required": True} if schema.pop("required", False) else {}
+        yield _parameter("query", name, schema, schema.pop("description", "")) | required
     answers = operation.answers
     if answers.lists is not None:
         yield from _paging(answers.lists, settings)

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import gevent
@@ -202,9 +202,14 @@ class Pool(Generations):
         """Notify the process that runs an execution, or may have claimed it, with the message `cancel`."""
         self._scripts.run("cancel", execution_id)
 
-    def drop(self, execution_id: str) -> None:
-        """Remove an execution whose record was deleted from the journal, so that it is not recorded again as lost."""
-        self._scripts.run("drop", execution_id)
+    def drop(self, execution_ids: Sequence[str]) -> None:
+        """Remove executions whose records were deleted from the journals, so that they are not recorded again as lost.
+
+        Args:
+            execution_ids: the executions, at most some hundreds.
+        """
+        if execution_ids:
+            self._scripts.run("drop", *execution_ids)
 
     def drain(self, function_id: str, version: int | None = None) -> None:
         """Drain the workers of a function: those of one version, or all."""

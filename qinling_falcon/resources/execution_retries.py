@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
 import falcon
 
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import clock, execution_retries
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.execution_queue import Queued
@@ -17,11 +19,11 @@ from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.operation import accepts, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
-from qinling_falcon.schemas.executions import Changed, ExecutionShown, SomeExecutions, SomeRetries
+from qinling_falcon.schemas.executions import ChangedExecutions, ExecutionShown, SomeExecutions, SomeRetries
 from qinling_falcon.schemas.fields import UUID, one_of
 
 PURGED = (
-    ("status", {**one_of(FINAL), "description": "Only executions that have ended in this way. Required."}),
+    ("status", {**one_of(FINAL), "required": True, "description": "Only executions that have ended in this way."}),
     ("function_id", {**UUID, "description": "Only executions of this function."}),
 )
 """The parameters of `DELETE /v1/executions`."""
@@ -61,7 +63,7 @@ class ExecutionRetries:
         self._pool = services.pool
         self._settings = services.settings
 
-    @operation("execution:retry", takes=SomeRetries, answers=shows(Changed))
+    @operation("execution:retry", takes=SomeRetries, answers=shows(ChangedExecutions))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Queue the project's asynchronous executions of one status again, the oldest first.
 
@@ -80,11 +82,17 @@ class ExecutionRetries:
         answer(resp, _repeat(step))
 
 
-def purge(req: Request, resp: falcon.Response) -> None:
+def purge(pool: Pool, req: Request, resp: falcon.Response) -> None:
     """Delete the project's executions of one status, the oldest first, and answer with their number."""
     values = _some.read(dict(req.params))
-    status, function_id = values["status"], values.get("function_id")
-    answer(resp, _repeat(lambda: executions.purge_some(req.caller, status, function_id, _BATCH)))
+
+    def step() -> int:
+        ids = executions.purge_some(req.caller, values["status"], values.get("function_id"), _BATCH)
+        with contextlib.suppress(Unavailable):  # the journals hear of the executions' ends soon
+            pool.drop(ids)
+        return len(ids)
+
+    answer(resp, _repeat(step))
 
 
 def _repeat(step: Callable[[], int]) -> dict[str, object]:

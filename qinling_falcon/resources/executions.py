@@ -24,7 +24,7 @@ from qinling_falcon.resources.lists import answer_page, list_params, may_list_al
 from qinling_falcon.resources.operation import accepts, lists, makes, operation, sends, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
-from qinling_falcon.schemas.executions import Changed, ExecutionCreate, ExecutionShown, ExecutionUpdate
+from qinling_falcon.schemas.executions import ChangedExecutions, ExecutionCreate, ExecutionShown, ExecutionUpdate
 
 _create = ExecutionCreate()
 _update = ExecutionUpdate()
@@ -42,8 +42,8 @@ class Executions:
     @operation(
         "execution:create",
         takes=ExecutionCreate,
-        answers=makes(ExecutionShown, headers=("Server-Timing",)),
-        errors=(404, 409, 501, 502),
+        answers=makes(ExecutionShown, some_headers=("Server-Timing",)),
+        errors=(404, 409, 413, 501, 502),
     )
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Run a function and answer with its execution. The record is durable before the answer is sent.
@@ -83,13 +83,13 @@ class Executions:
         answer_page(req, resp, self._settings, "executions", found, _shown)
 
 
-    @operation("execution:delete", answers=shows(Changed), query=PURGED)
+    @operation("execution:delete", answers=shows(ChangedExecutions), query=PURGED)
     def on_delete(self, req: Request, resp: falcon.Response) -> None:
         """Delete the project's executions that have ended with a status, the oldest first.
 
         If there are very many, the answer says that there are more, and a further request goes on.
         """
-        purge(req, resp)
+        purge(self._services.pool, req, resp)
 
 
 class OneExecution:
@@ -134,7 +134,7 @@ class OneExecution:
                 cancel(self._pool, req.caller, execution_id)
             executions.delete(req.caller, execution_id)
         with contextlib.suppress(Unavailable):  # the journal hears of the execution's end soon
-            self._pool.drop(execution_id)
+            self._pool.drop([execution_id])
         resp.status = falcon.HTTP_204
 
 

@@ -55,7 +55,8 @@ class Operation:
         form: the body may also be a form, with a package.
         answers: the successful answer.
         errors: error statuses in addition to those that follow from the other attributes (`openapi/answers.py`).
-        query: parameters of the query string in addition to those of lists: names, and their JSON Schema.
+        query: parameters of the query string in addition to those of lists: names, and their JSON Schema, with
+            `required: true` for one that must be given.
         cross_site: what pages of other sites may do with `AUTH_MODE=noauth`: nothing, link to it, or call it.
     """
 

@@ -97,7 +97,7 @@ class SomeRetries(RequestSchema):
     function_id = Id()
 
 
-class Changed(Shown):
+class ChangedExecutions(Shown):
     """How many executions a request has changed, and whether there are more."""
 
     count = Plain(NUMBER)

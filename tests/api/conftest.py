@@ -129,7 +129,9 @@ def client_with(services: Services) -> Callable[..., Client]:
 
     def make(**changes: Any) -> Client:
         settings = replace(services.settings, **changes)
-        return Client(create_app(replace(services, settings=settings)), settings)
+        ready, quota = services.pool.ready, services.execution_quota
+        acceptance = Acceptance(Resolver(services.pool), ready, quota, settings)
+        return Client(create_app(replace(services, settings=settings, acceptance=acceptance)), settings)
 
     return make
 

@@ -16,7 +16,7 @@ from qinling_falcon import api
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.invocation.calls import detail
 from qinling_falcon.invocation.targets import alias_cache_key
-from qinling_falcon.models import clock, database, rollout, runtime, tables
+from qinling_falcon.models import clock, database, execution_queue, rollout, runtime, tables
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.observability.health import Check
@@ -57,6 +57,8 @@ class Things:
     alias_name: str
     execution_id: str
     live_id: str
+    queued_id: str
+    failed_id: str
     webhook_id: str
     job_id: str
     version_id: str
@@ -179,6 +181,8 @@ class World:
             alias_name=str(alias["name"]),
             execution_id=str(execution["id"]),
             live_id=self._lease(context, runtime_id, function_id),
+            queued_id=self._accept(context, function_id),
+            failed_id=self._fail(self._accept(context, function_id)),
             webhook_id=str(webhook["id"]),
             job_id=str(job["id"]),
             version_id=str(version["id"]),
@@ -194,6 +198,20 @@ class World:
         made = self.client.simulate_post(path, headers=_as(context), json=body)
         assert made.status_code == 201, made.text
         return made.json
+
+    def _accept(self, context: Context, function_id: str) -> str:
+        """An asynchronous execution that is queued."""
+        return str(self._post(context, "/v1/executions", function_id=function_id, sync=False)["id"])
+
+    def _fail(self, execution_id: str) -> str:
+        """The same, after it has failed."""
+        now = clock.now()
+        [it] = execution_queue.claim([execution_id], now, now)
+        ended = ExecutionRecord(
+            it.id, it.project_id, it.function_id, "failed", it.created_at, attempt=it.attempt, updated_at=now
+        )
+        assert execution_queue.end(ended)
+        return execution_id
 
     def _lease(self, context: Context, runtime_id: str, function_id: str) -> str:
         """An execution that runs on the runtime's one worker, and has no row yet."""

@@ -149,8 +149,19 @@ ACTS: Mapping[tuple[str, str], list[Act]] = {
         _own_only(201, field="function_alias", body={"function_alias": "{alias_name}"}),
     ],
     ("GET", "/v1/executions/{execution_id}"): [_seen(), _seen(path="/v1/executions/{live_id}")],
+    ("PUT", "/v1/executions/{execution_id}"): [
+        Act(stranger=404, admin=403, owner=409, body={"status": "cancelled"}),
+        _owners(202, path="/v1/executions/{queued_id}", body={"status": "cancelled"}),
+    ],
+    ("POST", "/v1/executions/{execution_id}/retry"): [
+        Act(stranger=404, admin=403, owner=409),
+        _owners(202, path="/v1/executions/{failed_id}/retry"),
+    ],
+    ("POST", "/v1/executions/retry"): [Act(stranger=200, admin=200, owner=200, body={"status": "failed"})],
+    ("DELETE", "/v1/executions"): [Act(stranger=200, admin=200, owner=200, query="status=failed")],
     ("DELETE", "/v1/executions/{execution_id}"): [
-        Act(stranger=404, admin=409, owner=409, path="/v1/executions/{live_id}"),
+        _owners(204, path="/v1/executions/{live_id}"),
+        _owners(204, path="/v1/executions/{queued_id}"),
         _owners(204),
     ],
     ("GET", "/v1/executions/{execution_id}/log"): [_seen(), _seen(path="/v1/executions/{live_id}/log")],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.pool.pool import Pool
 from tests.api.client import REFERENCE_CLIENT, Client, assert_error
@@ -18,7 +18,8 @@ from tests.api.fake_engine import FakeEngine
 
 FIELDS = {
     "id", "function_id", "function_version", "function_alias", "description", "input", "result", "status",
-    "status_reason", "sync", "source", "cold", "queued_ms", "run_ms", "project_id", "created_at", "updated_at",
+    "status_reason", "sync", "source", "cold", "queued_ms", "run_ms", "attempt", "webhook_id", "job_id", "request_id",
+    "project_id", "created_at", "updated_at",
 }  # fmt: skip
 
 
@@ -109,7 +110,6 @@ def test_numbers_and_truth_come_as_text_too(client: Client, engine: FakeEngine, 
         ({"function_id": "OURS", "function_version": 1 << 40}, 400, "function_version"),
         ({"function_id": "OURS", "function_version": 1.5}, 400, "function_version"),
         ({"function_id": "OURS", "function_version": True}, 400, "function_version"),
-        ({"function_id": "OURS", "sync": False}, 501, "asynchronous"),
         ({"function_id": "OURS", "sync": "maybe"}, 400, "sync"),
         ({"function_id": "OURS", "description": "x" * 256}, 400, "description"),
         ({"function_id": "OURS", "description": {}}, 400, "description"),
@@ -181,14 +181,51 @@ def test_a_running_execution_is_known_from_its_lease(
     assert set(row) == FIELDS
     assert (row["status"], row["result"], row["input"], row["description"]) == ("running", None, "5", "d")
     assert client.simulate_get(f"{path}/log").content == b""
-    assert_error(client.simulate_delete(path), 409, "running")
+    assert client.simulate_put(path, json={"status": "cancelled"}).json["status"] == "cancelled"
+    assert client.simulate_delete(path).status_code == 204
 
 
-def test_a_running_execution_with_a_row_is_not_deleted(client: Client, function_id: str) -> None:
+def test_a_running_execution_with_a_row_is_cancelled_and_deleted(client: Client, function_id: str) -> None:
     running = stored(function_id, status="running", updated_at=None, log=None)
-    assert client.simulate_get(f"/v1/executions/{running.id}").json["status"] == "running"
-    assert client.simulate_get(f"/v1/executions/{running.id}/log").content == b""
-    assert_error(client.simulate_delete(f"/v1/executions/{running.id}"), 409, "running")
+    path = f"/v1/executions/{running.id}"
+    assert client.simulate_get(path).json["status"] == "running"
+    assert client.simulate_get(f"{path}/log").content == b""
+    assert client.simulate_delete(path).status_code == 204
+    assert_error(client.simulate_get(path), 404, "execution")
+
+
+def test_an_asynchronous_execution_is_accepted_and_shown_with_its_attempt(client: Client, function_id: str) -> None:
+    answer = call(client, function_id=function_id, sync=False)
+    assert answer.status_code == 201, answer.text
+    assert set(answer.json) == FIELDS
+    assert (answer.json["status"], answer.json["sync"], answer.json["attempt"]) == ("running", False, 0)
+    path = f"/v1/executions/{answer.json['id']}"
+    assert client.simulate_get(path).json == answer.json
+
+    now = clock.now()
+    execution_queue.claim([answer.json["id"]], now, now)
+    assert client.simulate_get(path).json["attempt"] == 1
+
+
+def test_a_project_may_have_only_so_many_executions_that_wait(client_with: Any) -> None:
+    client = client_with(async_queue_limit=2)
+    function_id = client.function()["id"]
+    for _ in range(2):
+        assert call(client, function_id=function_id, sync=False).status_code == 201
+
+    answer = call(client, function_id=function_id, sync=False)
+
+    assert_error(answer, 503, "has 2 executions that wait, and at most 2 may wait (ASYNC_QUEUE_LIMIT)")
+    assert int(answer.headers["retry-after"]) > 0
+    assert len(client.simulate_get("/v1/executions").json) == 2
+
+
+def test_an_execution_is_not_accepted_for_a_function_that_was_deleted_meanwhile(
+    client: Client, function_id: str
+) -> None:
+    assert call(client, function_id=function_id, sync=False).status_code == 201
+    assert client.simulate_delete(f"/v1/functions/{function_id}").status_code == 204
+    assert_error(call(client, function_id=function_id, sync=False), 404, "function")
 
 
 def test_executions_are_filtered_by_what_they_show(client: Client, function_id: str) -> None:

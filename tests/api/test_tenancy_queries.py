@@ -21,7 +21,7 @@ from tests.api.tenancy import NOTHING, OWNER, STRANGER, World
 from tests.api.tenancy_acts import ACTS, LISTS
 from tests.servers.postgres import PostgresServer
 
-COUNT = "qinling_falcon.models.records._count"
+COUNT = "qinling_falcon.models.records.add_to_counts"
 UNSCOPED = {
     "qinling_falcon.models.package_keys.unused": "a package goes when no row names it, whosever",
     COUNT: "counts a call of a function that its caller has reached; with SQLite triggers do it",
@@ -33,6 +33,7 @@ _NAMES = "|".join(table._meta.table_name for table in tables.ALL)
 _USE = re.compile(rf'\b(FROM|JOIN|UPDATE|INTO)\s+"?({_NAMES})"?(?:\s+AS\s+"(\w+)")?')
 _OWN = re.compile(r'"(\w+)"\."project_id" = (?:\?|%s)')
 _KEY = re.compile(r'"\w+"\."(?:id|function_id)" = (?:\?|%s)')
+_KEYS = re.compile(r'"\w+"\."id" IN \(((?:\?|%s)(?:, (?:\?|%s))*)\)')
 
 
 class Watch:
@@ -79,6 +80,9 @@ class Watch:
             self._found |= self._ids(sql, params)
             return True
         keys = [self._value(sql, params, match) for match in _KEY.finditer(sql)]
+        for match in _KEYS.finditer(sql):
+            first = sql.count(self._param, 0, match.start(1))
+            keys += params[first : first + match[1].count(self._param)]
         return bool(keys) and self._found.issuperset(keys)
 
     def _value(self, sql: str, params: Sequence[Any], match: re.Match[str]) -> Any:

@@ -20,7 +20,7 @@ Maker = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="package")
 def service() -> Iterator[Service]:
-    with running_service(max_workers=12, warm_workers=2, worker_idle_s=60) as running:
+    with running_service(with_workers=True, max_workers=12, warm_workers=2, worker_idle_s=60) as running:
         running.http.headers["Connection"] = "close"  # at its end web would wait for an idle one
         yield running
 

@@ -16,7 +16,7 @@ def user() -> Iterator[User]:
     limits: dict[str, Any] = {"list_limit": LIST_LIMIT, "list_limit_max": LIST_LIMIT_MAX, "max_versions": MAX_VERSIONS}
     limits |= {"max_package_size": MAX_PACKAGE_SIZE, "max_workers": MAX_WORKERS, "warm_workers": 2}
     names = {"allowed_hosts": "functions.example", "trusted_proxies": PROXY}
-    with running_service(worker_idle_s=600, **names, **limits) as service:
+    with running_service(with_workers=True, worker_idle_s=600, **names, **limits) as service:
         user = User(service)
         user.runtime_id()  # the first of all runtimes, which lists show first
         yield user

@@ -112,6 +112,9 @@ FUNCTION_MADE: Shape = {
     "isolation": optional(one_of("warm", "per_call")),
     "concurrency": optional(whole),
     "min_warm": whole,
+    "max_attempts": whole,
+    "backoff_s": number,
+    "max_age_s": optional(whole),
 }
 
 FUNCTION: Shape = {**FUNCTION_MADE, "code": code_text}
@@ -147,6 +150,10 @@ EXECUTION: Shape = {
     "queued_ms": number,
     "run_ms": number,
     "status_reason": optional(text),
+    "attempt": whole,
+    "webhook_id": optional(a_uuid),
+    "job_id": optional(a_uuid),
+    "request_id": text,
 }
 
 ALIAS: Shape = {

@@ -40,8 +40,8 @@ _JSON = {"Content-Type": "application/json"}
         ({"cpu": "0.1"}, "cpu: must be a whole number (millicpu)."),
         (
             {"runtime": "python3", "zip": "x"},
-            "Unknown field: runtime, zip. Known are code, concurrency, cpu, description, entry, isolation, memory,"
-            " memory_size, min_warm, name, package, runtime_id, timeout.",
+            "Unknown field: runtime, zip. Known are backoff_s, code, concurrency, cpu, description, entry, isolation,"
+            " max_age_s, max_attempts, memory, memory_size, min_warm, name, package, runtime_id, timeout.",
         ),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_call_that_is_put_wrongly(user: User, body: str, headers: dict[str, st
     [
         ("GET", "/functions", 404, "404 Not Found: GET /functions. Paths begin with /v1, as /v1/functions does; /docs"),
         ("POST", f"/v1/functions/{NOBODY}/executions", 404, "Paths begin with /v1"),
-        ("PUT", "/v1/executions", 405, "405 Method Not Allowed: PUT /v1/executions. Allowed here: GET, "),
+        ("PUT", "/v1/executions", 405, "405 Method Not Allowed: PUT /v1/executions. Allowed here: DELETE, GET, "),
         ("POST", f"/v1/functions/{NOBODY}", 405, "Allowed here: DELETE, GET, "),
         ("GET", "/v1/functions/hello", 400, "function_id: Expected a uuid but received hello. It must be an id, not a"),
         ("GET", "/v1/functions?nme=hello", 400, "Unknown filter: nme. Known are "),

@@ -109,6 +109,11 @@ class Service:
         config = self.root / "config" / "gunicorn.conf.py"
         self.start_module(name, "gunicorn", "-c", str(config), "--no-control-socket", "app:application")
 
+    def start_workers(self) -> None:
+        """Start the processes that run asynchronous executions."""
+        self.start_module("worker", "workers.worker")
+        self.start_module("tasks", "workers.tasks")
+
     def stop(self, name: str, sig: int = signal.SIGTERM) -> int:
         process = self.processes.pop(name)
         process.send_signal(sig)
@@ -120,7 +125,7 @@ class Service:
         return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
 
     def close(self) -> None:
-        for name in ("web", "pool"):
+        for name in ("web", "worker", "tasks", "pool"):
             if name in self.processes:
                 self.stop(name)
 
@@ -166,6 +171,29 @@ class Service:
         assert answer.status_code == 201, f"{answer.status_code} {answer.text}\n{self.logs()}"
         return dict(answer.json())
 
+    def accept(self, function_id: str, input: Any = None, **fields: Any) -> str:
+        """Have a function run later, and return the id of its execution."""
+        return str(self.call(function_id, input, sync=False, **fields)["id"])
+
+    def execution(self, execution_id: str) -> dict[str, Any]:
+        return dict(self.request("GET", f"/v1/executions/{execution_id}").json())
+
+    def wait_for_attempt(self, execution_id: str) -> None:
+        """Wait until a worker runs an asynchronous execution."""
+        wait_until(
+            f"execution {execution_id} runs",
+            lambda: self.request("GET", f"/v1/pool/executions/{execution_id}").status_code == 200,
+        )
+
+    def ended(self, execution_id: str) -> dict[str, Any]:
+        """An asynchronous execution, as soon as it has ended."""
+
+        def look() -> dict[str, Any] | None:
+            found = self.execution(execution_id)
+            return found if found["status"] != "running" else None
+
+        return dict(wait_until(f"execution {execution_id} has ended", look))
+
     def log_of(self, execution: Mapping[str, Any]) -> str:
         return self.request("GET", f"/v1/executions/{execution['id']}/log").text
 
@@ -175,7 +203,12 @@ class Service:
 
 @contextlib.contextmanager
 def running_service(
-    database_url: str = "", root: Path = ROOT, *, new_interpreters: bool = False, **settings: Any
+    database_url: str = "",
+    root: Path = ROOT,
+    *,
+    new_interpreters: bool = False,
+    with_workers: bool = False,
+    **settings: Any,
 ) -> Iterator[Service]:
     """Start everything, wait until it is ready, and end all of it afterwards.
 
@@ -184,6 +217,7 @@ def running_service(
         root: where its code is.
         new_interpreters: as of `Service`. Needed for other code than this, and where the memory, the environment or
             the command line of the processes counts.
+        with_workers: also start the processes that run asynchronous executions.
         settings: all other settings.
     """
     with tempfile.TemporaryDirectory(prefix="qf-") as folder, valkey() as redis_url:
@@ -207,6 +241,8 @@ def running_service(
         try:
             service.start_pool()
             service.start_web()
+            if with_workers:
+                service.start_workers()
             wait_until("the service is ready", lambda: service.request("GET", "/readyz").status_code == 200)
             yield service
         finally:

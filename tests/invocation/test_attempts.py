@@ -83,7 +83,7 @@ def test_an_accepted_execution_that_was_cancelled_meanwhile_keeps_its_end(house:
     it = claimed(house)
     run = gevent.spawn(house.engine.run, Call(house.function_id), it)
     house.wait_for_call(worker)
-    assert execution_queue.cancel(it.id, "by the caller")
+    assert execution_queue.cancel(house.rows()[0], "by the caller")
     over.set()
 
     run.get(timeout=10)

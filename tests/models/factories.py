@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,6 +12,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import psycopg2
 
 from qinling_falcon.models import clock, database, function, rollout, runtime
 from qinling_falcon.models.function import Function
@@ -52,6 +56,21 @@ def make_record(function_id: str, project_id: str = "project-a", **fields: Any) 
         "updated_at": now,
     }
     return ExecutionRecord(**(defaults | fields))
+
+
+def record_as_before(settings: Settings, record: ExecutionRecord) -> None:
+    """Write a record into a table that has only the columns of the first migration."""
+    names = record._fields[: record._fields.index("attempt")]
+    values = [getattr(record, name) for name in names]
+    values = [clock.to_micros(value) if isinstance(value, datetime.datetime) else value for value in values]
+    url, path = settings.effective_database_url, settings.effective_database_url.removeprefix("sqlite:///")
+    connection: Any = psycopg2.connect(url) if path == url else sqlite3.connect(path)
+    try:
+        marks = ", ".join(["%s" if path == url else "?"] * len(names))
+        connection.cursor().execute(f"INSERT INTO executions ({', '.join(names)}) VALUES ({marks})", values)
+        connection.commit()
+    finally:
+        connection.close()
 
 
 def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -101,7 +101,7 @@ def test_an_end_is_written_once_and_counted_once(function_id: str, owner: Contex
 def test_many_ends_share_a_statement_and_each_learns_its_own_outcome(function_id: str, owner: Context) -> None:
     records = [accepted(function_id) for _ in range(6)]
     claim(*(record.id for record in records))
-    execution_queue.cancel(records[2].id, "no longer wanted")
+    execution_queue.cancel(execution.get(owner, records[2].id), "no longer wanted")
 
     won = together([lambda record=record: execution_queue.end(ended(record, 1)) for record in records])
 
@@ -165,15 +165,15 @@ def test_a_cancelled_execution_has_ended_and_is_not_claimed(function_id: str, ow
     queued, running = accepted(function_id), accepted(function_id)
     claim(running.id)
 
-    assert execution_queue.cancel(queued.id, "by the caller")
-    assert execution_queue.cancel(running.id, "by the caller")
+    assert execution_queue.cancel(execution.get(owner, queued.id), "by the caller")
+    assert execution_queue.cancel(execution.get(owner, running.id), "by the caller")
 
     for record in (queued, running):
         row = execution.get(owner, record.id)
         assert (row.status, row.status_reason) == ("cancelled", "by the caller")
     assert claim(queued.id) == []
     assert not execution_queue.end(ended(running, 1))
-    assert not execution_queue.cancel(queued.id, "again")
+    assert not execution_queue.cancel(execution.get(owner, queued.id), "again")
     assert function.get(owner, function_id).count == 2
 
 

@@ -16,7 +16,7 @@ from qinling_falcon.models.quotas import Quota
 from qinling_falcon.models.records import record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import QUOTAS, Settings
-from tests.models.factories import in_one_batch, make_function, make_record, raced, together
+from tests.models.factories import in_one_batch, make_function, make_record, raced, record_as_before, together
 
 Make = Callable[[Context, str], Any]
 MAKE: dict[str, Make] = {
@@ -267,7 +267,7 @@ def test_what_is_there_before_the_migration_counts(empty_database: Settings, tmp
     database.connect(empty_database)
     try:
         database.transact(_fill_old_tables)
-        record(make_record("function-1"))
+        record_as_before(empty_database, make_record("function-1"))
         assert migrate(empty_database)[0] == "0005_quotas"
         found = {kind: quota.used for kind, quota in quotas.of_project("project-a").items()}
         assert found == dict.fromkeys(QUOTAS, 0) | {"functions": 4, "versions": 1, "executions": 1}

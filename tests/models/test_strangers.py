@@ -17,6 +17,7 @@ from qinling_falcon.models import (
     alias,
     database,
     execution,
+    execution_retries,
     function,
     job,
     references,
@@ -105,6 +106,7 @@ ACCESSES: dict[Callable[..., Any], Callable[[SimpleNamespace], tuple[tuple[Any, 
     execution.get: lambda its: ((its.execution,), {}),
     execution.get_log: lambda its: ((its.execution,), {}),
     execution.delete: lambda its: ((its.execution,), {}),
+    execution_retries.retry: lambda its: ((its.execution, "mine"), {}),
 }
 """All that models do for a caller, aimed at what another project has."""
 APART = {
@@ -115,6 +117,9 @@ APART = {
     version.of,  # a query
     rows.check_owner,  # of a row that was found
     references.check_target,  # in the transactions of those that create
+    execution.select_ended,  # a query
+    execution.purge_some,  # of what the caller's project has
+    execution_retries.retry_some,
 }
 
 
@@ -125,6 +130,8 @@ def test_no_model_gives_a_stranger_anything(its: SimpleNamespace, stranger: Cont
         positional, named = arguments(its)
         with pytest.raises(NotFound):
             access(stranger, *positional, **named)
+    assert execution.purge_some(stranger, "success", None, 9) == []
+    assert execution_retries.retry_some(stranger, "success", None, 9, "mine") == []
     with database.reading():
         assert list(version.of(stranger, its.function)) == []
 
