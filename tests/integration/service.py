@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import redis
 import requests
 
 from qinling_falcon.settings import Settings
@@ -132,6 +133,11 @@ class Service:
     def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
         return self.http.request(method, self.url + path, timeout=60, **arguments)
 
+    def flush_redis(self) -> None:
+        """Erase all that Redis has."""
+        with redis.Redis.from_url(self.environ["REDIS_URL"]) as client:
+            client.flushall()
+
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()[-6000:]}" for path in self.var_dir.glob("*.log"))
 
@@ -179,11 +185,13 @@ class Service:
         return dict(self.request("GET", f"/v1/executions/{execution_id}").json())
 
     def wait_for_attempt(self, execution_id: str) -> None:
-        """Wait until a worker runs an asynchronous execution."""
-        wait_until(
-            f"execution {execution_id} runs",
-            lambda: self.request("GET", f"/v1/pool/executions/{execution_id}").status_code == 200,
-        )
+        """Wait until a worker runs an execution."""
+        wait_until(f"execution {execution_id} runs", lambda: execution_id in self.running_executions())
+
+    def running_executions(self) -> list[str]:
+        """The executions that workers run now."""
+        workers = self.request("GET", "/v1/pool/workers", params={"limit": 1000}).json()
+        return [worker["lease"]["execution_id"] for worker in workers if worker["lease"] is not None]
 
     def ended(self, execution_id: str) -> dict[str, Any]:
         """An asynchronous execution, as soon as it has ended."""

@@ -16,12 +16,16 @@ for _, project in ipairs(call('ZRANGEBYSCORE', READY, '-inf', now, 'LIMIT', 0, M
 end
 
 local left, taken = tonumber(ARGV[3]), {-1}
-for at, project in ipairs(projects) do
-  local share = math.ceil(left / (#projects - at + 1))
-  local due = call('ZRANGEBYSCORE', ready_of(project), '-inf', now, 'LIMIT', 0, share)
+local function take(project, most)
+  local due = call('ZRANGEBYSCORE', ready_of(project), '-inf', now, 'LIMIT', 0, most)
   if #due > 0 then call('ZREM', ready_of(project), unpack(due)) end
   for _, execution in ipairs(due) do taken[#taken + 1] = execution end
   left = left - #due
+end
+
+for at, project in ipairs(projects) do take(project, math.ceil(left / (#projects - at + 1))) end
+for _, project in ipairs(projects) do
+  if left > 0 then take(project, left) end  -- what other projects have left of their shares
   local first = first_of(project)
   if first then
     call('ZADD', READY, text(math.max(first, now)), project)

@@ -1,0 +1,165 @@
+"""Asynchronous executions with all processes: what becomes of them when processes stop, and when they are cancelled."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.service import Service, running_service, wait_until
+
+SLEEPS = """
+import time
+
+def main(seconds=60.0, context=None):
+    print("attempt begins")
+    time.sleep(seconds)
+    return "slept"
+"""
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with running_service(with_workers=True, max_workers=12, warm_workers=3, worker_idle_s=600) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def sleeps(service: Service) -> str:
+    return service.function(SLEEPS, timeout=120)
+
+
+def started(service: Service, function_id: str, input: Any = None) -> str:
+    execution_id = service.accept(function_id, input)
+    service.wait_for_attempt(execution_id)
+    return execution_id
+
+
+def test_an_execution_that_is_interrupted_by_a_stop_runs_again_with_the_next_attempt(
+    service: Service, sleeps: str
+) -> None:
+    long, short = started(service, sleeps), started(service, sleeps, {"seconds": 0.5})
+
+    assert service.stop("worker") == 0
+
+    assert service.execution(short)["status"] == "success", "it has ended in time"
+    waiting = service.execution(long)
+    assert (waiting["status"], waiting["attempt"]) == ("running", 1)
+    assert service.running_executions() == [], "its function was ended"
+    service.start_module("worker", "workers.worker")
+    service.wait_for_attempt(long)
+    assert service.execution(long)["attempt"] == 2
+    assert service.request("PUT", f"/v1/executions/{long}", json={"status": "cancelled"}).status_code == 202
+
+
+def test_an_execution_whose_worker_process_is_killed_runs_again(service: Service, sleeps: str) -> None:
+    execution_id = started(service, sleeps, {"seconds": 5})
+
+    service.stop("worker", signal.SIGKILL)
+    service.start_module("worker", "workers.worker")
+
+    ended = service.ended(execution_id)
+    assert (ended["status"], ended["attempt"]) == ("success", 2)
+
+
+def test_a_synchronous_call_that_is_cancelled_is_answered_as_cancelled(service: Service, sleeps: str) -> None:
+    answers: list[dict[str, Any]] = []
+    caller = threading.Thread(target=lambda: answers.append(service.call(sleeps)))
+    caller.start()
+    running = wait_until("it runs", service.running_executions)[0]
+
+    answer = service.request("PUT", f"/v1/executions/{running}", json={"status": "cancelled"})
+    caller.join(30)
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
+    assert [(row["id"], row["status"]) for row in answers] == [(running, "cancelled")]
+    assert json.loads(answers[0]["result"])["output"] == "Function execution was cancelled"
+    assert service.call(sleeps, {"seconds": 0})["status"] == "success"
+
+
+def test_an_execution_is_cancelled_while_it_waits_for_a_worker(service: Service) -> None:
+    function_id = service.function(SLEEPS, timeout=120, concurrency=1)
+    first = started(service, function_id)
+    second = service.accept(function_id)
+    wait_until("it is claimed", lambda: service.execution(second)["attempt"] == 1)
+
+    assert service.request("PUT", f"/v1/executions/{second}", json={"status": "cancelled"}).status_code == 202
+    assert service.request("PUT", f"/v1/executions/{first}", json={"status": "cancelled"}).status_code == 202
+
+    assert service.ended(service.accept(function_id, {"seconds": 0}))["status"] == "success"
+    assert service.log_of(service.execution(second)) == ""
+    assert service.request("GET", f"/v1/functions/{function_id}").json()["count"] == 3
+
+
+def test_executions_of_a_deleted_function_are_cancelled(service: Service) -> None:
+    function_id = service.function(SLEEPS, timeout=120, concurrency=1)
+    first = started(service, function_id)
+    waiting = [service.accept(function_id) for _ in range(3)]
+
+    assert service.request("DELETE", f"/v1/functions/{function_id}").status_code == 204
+    assert service.request("PUT", f"/v1/executions/{first}", json={"status": "cancelled"}).status_code == 202
+
+    for execution_id in waiting:
+        ended = service.ended(execution_id)
+        assert (ended["status"], ended["result"]) == ("cancelled", None)
+        assert "not found" in ended["status_reason"]
+
+
+def test_an_execution_without_a_free_worker_waits_and_no_attempt_is_counted(service: Service) -> None:
+    function_id = service.function(SLEEPS, timeout=120, concurrency=1)
+    busy = started(service, function_id, {"seconds": 15})  # longer than INVOKE_QUEUE_TIMEOUT_S
+    waiting = service.accept(function_id, {"seconds": 0})
+
+    assert service.ended(busy)["status"] == "success"
+    ended = service.ended(waiting)
+
+    assert (ended["status"], ended["attempt"]) == ("success", 1)
+
+
+def test_a_long_function_of_one_caller_does_not_delay_others(service: Service, sleeps: str) -> None:
+    long = [service.accept(sleeps, {"seconds": 60}) for _ in range(6)]
+    quick = service.function("def main(**kwargs):\n    return 1\n")
+
+    assert service.ended(service.accept(quick))["status"] == "success"
+
+    assert all(service.execution(execution_id)["status"] == "running" for execution_id in long)
+    for execution_id in long:
+        service.request("DELETE", f"/v1/executions/{execution_id}")
+
+
+def test_what_redis_has_lost_is_taken_up_again(service: Service, sleeps: str) -> None:
+    """The drain has room for all of them, so the pool's state is emptied while none is claimed."""
+    service.stop("worker")
+    ids = [service.accept(sleeps, {"seconds": 0}) for _ in range(20)]
+    service.flush_redis()
+    service.start_module("worker", "workers.worker")
+
+    assert {service.ended(execution_id)["status"] for execution_id in ids} == {"success"}
+
+
+def test_a_process_of_tasks_that_dies_is_replaced_by_another_one(service: Service, sleeps: str) -> None:
+    service.start_module("tasks-2", "workers.tasks")
+    try:
+        service.stop("tasks", signal.SIGKILL)
+        service.stop("worker", signal.SIGKILL)
+        execution_id = service.accept(sleeps, {"seconds": 0})
+        service.start_module("worker", "workers.worker")
+        assert service.ended(execution_id)["status"] == "success"
+    finally:
+        service.start_module("tasks", "workers.tasks")
+        service.stop("tasks-2")
+
+
+def test_two_worker_processes_share_the_executions(service: Service) -> None:
+    function_id = service.function("import time\ndef main():\n    time.sleep(0.05)\n")
+    service.start_module("worker-2", "workers.worker")
+    try:
+        ids = [service.accept(function_id) for _ in range(200)]
+        ended = [service.ended(execution_id) for execution_id in ids]
+        assert {(row["status"], row["attempt"]) for row in ended} == {("success", 1)}
+    finally:
+        assert service.stop("worker-2") == 0
