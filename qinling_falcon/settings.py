@@ -337,6 +337,12 @@ class Settings:
     async_concurrency: int = _setting(
         256, "Most asynchronous executions that one `worker` process has claimed at once.", low=1, high=10_000
     )
+    async_workers: int | None = _setting(
+        None,
+        "Most workers that run asynchronous executions at once; the others are left for calls. Unset: three quarters "
+        "of `MAX_WORKERS`.",
+        low=1,
+    )
     async_queue_limit: int = _setting(
         100_000, "Most asynchronous executions of one project that wait; further ones are refused.", low=1
     )

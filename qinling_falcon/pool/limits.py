@@ -14,6 +14,7 @@ from qinling_falcon.settings import Settings
 
 _FUNCTION_SHARE = Fraction(2, 3)
 _PROJECT_SHARE = Fraction(5, 6)
+_ASYNCHRONOUS_SHARE = Fraction(3, 4)
 # The same value as in `scripts/parts/limits.lua`. A limit as large as the pool would block the queue of a new function,
 # so that no worker would be evicted for it.
 _UNLIMITED = 10**9
@@ -48,6 +49,7 @@ class Limits:
         waiting: waiting calls of all projects.
         waiting_of_project: waiting calls of one project.
         waiting_of_function: waiting calls of one function, its versions and its aliases together.
+        asynchronous: leases for asynchronous executions.
     """
 
     max_workers: int
@@ -57,6 +59,7 @@ class Limits:
     waiting: int
     waiting_of_project: int
     waiting_of_function: int
+    asynchronous: int
 
     @classmethod
     def of(cls, settings: Settings, max_workers: int) -> Limits:
@@ -78,6 +81,7 @@ class Limits:
             * (settings.project_concurrency or max(of_project, _LEAST_QUEUE_BASE_OF_PROJECT)),
             waiting_of_function=settings.function_queue_factor
             * (settings.function_concurrency or max(of_function, _LEAST_QUEUE_BASE_OF_FUNCTION)),
+            asynchronous=settings.async_workers or math.ceil(max_workers * _ASYNCHRONOUS_SHARE),
         )
 
     @property

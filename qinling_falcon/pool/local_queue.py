@@ -49,6 +49,7 @@ class NoLease(enum.Enum):
     STALE = "the target has changed since it was resolved"
     TIMED_OUT = "the deadline of the call has passed"
     ASK_AGAIN = "Redis does not count the call any more, so it must ask again"
+    NO_SHARE = "asynchronous executions have as many workers as they may"
 
 
 class Gate:

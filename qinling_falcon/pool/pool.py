@@ -115,6 +115,8 @@ class Pool(Generations):
                 return result
             if result is NoLease.STALE:
                 raise StaleTarget(request.target)
+            if result is NoLease.NO_SHARE:
+                self._local_queues.share.wait(max(0.0, waiter.deadline - time.monotonic()))
             if result is NoLease.TIMED_OUT or (wait_s > 0 and time.monotonic() >= waiter.deadline):
                 self._calls.refused(request.runtime_id)
                 raise self._not_in_time(request, time.monotonic() - waiter.entered)
@@ -299,6 +301,8 @@ class Pool(Generations):
         match reply[0]:
             case b"stale":
                 return NoLease.STALE
+            case b"full" if reply[1] == b"asynchronous":
+                return NoLease.NO_SHARE
             case b"full":
                 self._calls.refused(request.runtime_id)
                 raise refusal(request, reply[1].decode(), int(reply[2]), int(reply[3]))

@@ -110,6 +110,7 @@ class Registry:
             limits.waiting,
             limits.waiting_of_project,
             limits.waiting_of_function,
+            limits.asynchronous,
         )
 
     def start_ms(self) -> float | None:

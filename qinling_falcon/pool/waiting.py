@@ -21,6 +21,7 @@ from typing import Any, cast
 import gevent
 
 from qinling_falcon.pool import keys
+from qinling_falcon.pool.async_share import AsyncShare
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.entries import Entries
 from qinling_falcon.pool.journal import JournalChanges
@@ -54,6 +55,7 @@ class LocalQueues:
     Attributes:
         held: the leases of this process, by the names that heartbeats use.
         running: the executions that this process has started and not acknowledged.
+        share: the asynchronous executions that wait because there are as many as may be.
         listeners: what is called for notifications that belong to no queue, by the kind of message.
     """
 
@@ -75,6 +77,7 @@ class LocalQueues:
         self._queues: dict[str, LocalQueue] = {}
         self.held: set[str] = set()
         self.running: set[str] = set()
+        self.share = AsyncShare()
         self.listeners: dict[str, Callable[..., None]] = {}
 
     def queue_of(self, request: LeaseRequest) -> LocalQueue:
@@ -213,6 +216,7 @@ class LocalQueues:
         self.held.discard(worker.name)
         queue.running_since.pop(worker.worker_id, None)
         queue.leased -= 1
+        self.share.freed()
         self.discard_unused(queue)
 
     def discard_unused(self, queue: LocalQueue) -> None:

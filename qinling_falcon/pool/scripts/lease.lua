@@ -14,6 +14,7 @@
 --         {'busy'}: no worker is free, and the call does not wait
 --         {'full', bound, waiting, most}: no worker is free, and the queue is full; bound is 'function', 'project' or
 --         'all', waiting is the number of waiting calls that this limit counts, most is the limit
+--         {'full', 'asynchronous', leases, most}: asynchronous executions have as many leases as they may
 -- promises  Leases and waiting calls never exceed the limits of version, function, project and runtime. A call never
 --           gets a worker of another target. A project without waiting calls gets a place in the queue if any is left,
 --           and a function without waiting calls gets one if its project has one left.
@@ -21,6 +22,10 @@
 acknowledge(ARGV[2], ARGV[13])
 if not current(ARGV, 14) then return {'stale'} end
 
+if is_asynchronous(ARGV[2]) then
+  local leases, most_leases = read_asynchronous()
+  if leases >= most_leases then return {'full', 'asynchronous', leases, most_leases} end
+end
 local kind, runtime, target, project_id = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local function_id = function_of(target)
 local counts = read_counts_with_own(target, project_id, runtime, ARGV[7])

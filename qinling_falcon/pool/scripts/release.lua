@@ -11,7 +11,7 @@ acknowledge(ARGV[5], ARGV[6])
 local is = call('HMGET', record(ARGV[2]), 'state', 'token', 'runtime', 'target', 'project', 'drain', 'recalled', 'kept')
 if is[1] ~= 'leased' or is[2] ~= ARGV[3] then return 0 end
 local runtime, target, project_id = is[3], is[4], is[5]
-local before = end_lease(ARGV[2], target, project_id, runtime)
+local before = end_lease(ARGV[2], target, project_id, runtime, ARGV[5])
 if is[6] or ARGV[4] == '1' or (tonumber(is[7]) or 0) > now then
   local reason = ARGV[4] == '1' and 'its process does not use it again' or is[6] and 'it was to end after its call'
   note('ended', reason or 'it was recalled', {worker = ARGV[2], runtime = runtime, target = target, holder = ARGV[5]})

@@ -49,12 +49,12 @@ if is[9] == '1' then
     end
     return false
   end
-  passes = passes or drains or not exceeds_none(counts)
+  passes = passes or drains or not exceeds_none(counts) or exceeds_asynchronous(ARGV[4])
     or is_reached(counts, 'function') and has_older_queue('project:' .. project_id, function_of(target))
     or is_reached(counts, 'project') and has_older_queue('project:' .. project_id)
     or is_reached(counts, 'runtime') and has_older_queue('runtime:' .. runtime)
   if passes then
-    local before = end_lease(worker, target, project_id, runtime)
+    local before = end_lease(worker, target, project_id, runtime, ARGV[4])
     if drains then
       drain_assigned(worker, runtime, target, project_id)
       serve_limits(before, project_id, runtime)
@@ -63,7 +63,7 @@ if is[9] == '1' then
     end
     return {'ended'}
   end
-elseif drains or not exceeds_none(counts) then
+elseif drains or not exceeds_none(counts) or exceeds_asynchronous(ARGV[4]) then
   return_unused(worker)
   return {'ended'}
 end

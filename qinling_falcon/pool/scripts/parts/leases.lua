@@ -61,7 +61,7 @@ local function begin_lease(worker, is_warm, wanted, counts)
     wanted.project_id, 'holder', wanted.holder, 'execution', wanted.execution or '', 'granted', text(now),
     'accepted', accepted and '1' or '0', 'new', is_warm and '1' or '0')
   call('ZADD', LEASES, now + (accepted and tonumber(wanted.run_ms) or ACCEPT_MS), worker)
-  count_leases(counts, 1, wanted.target, wanted.project_id, wanted.runtime)
+  count_leases(counts, 1, wanted.target, wanted.project_id, wanted.runtime, wanted.holder)
   if counts.reservation then end_reservations(wanted.target, wanted.project_id, wanted.runtime) end
   if accepted then write_journal(wanted.holder, wanted.execution, worker, token, wanted.detail) end
   return is[1], is[2], token
@@ -218,7 +218,7 @@ local function serve_unblocked(runtime)
 end
 
 -- Ends the lease of a worker. The worker is then in no set of a state. Returns which limits were reached before.
-local function end_lease(worker, target, project_id, runtime)
+local function end_lease(worker, target, project_id, runtime, holder)
   call('ZREM', LEASES, worker)
   local counts = read_counts(target, project_id, runtime)
   local before = {has_reservation = counts.reservation == 'valid'}
@@ -227,7 +227,7 @@ local function end_lease(worker, target, project_id, runtime)
     local reserved = before.has_reservation and 1 or counts[limit .. '_reserved']
     before[limit .. '_full'] = counts[limit .. 's'] + reserved >= counts[limit .. '_limit']
   end
-  count_leases(counts, -1, target, project_id, runtime)
+  count_leases(counts, -1, target, project_id, runtime, holder)
   return before
 end
 
@@ -289,7 +289,7 @@ local function return_unused(worker)
   local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution', 'new', 'drain',
     'kept', 'recalled')
   local runtime, target, project_id = is[1], is[2], is[3]
-  local before = end_lease(worker, target, project_id, runtime)
+  local before = end_lease(worker, target, project_id, runtime, is[4])
   call('HDEL', journal_of(is[4]), is[5])
   if is[7] or is[6] == '0' and (tonumber(is[9]) or 0) > now then
     drain_assigned(worker, runtime, target, project_id)
@@ -315,7 +315,7 @@ end
 -- Ends a lease that its holder will not release. The worker drains, because its state is unknown.
 local function lose(worker, reason)
   local is = call('HMGET', record(worker), 'runtime', 'target', 'project', 'holder', 'execution')
-  local before = end_lease(worker, is[2], is[3], is[1])
+  local before = end_lease(worker, is[2], is[3], is[1], is[4])
   drain_assigned(worker, is[1], is[2], is[3])
   note('lost', reason, {
     worker = worker, runtime = is[1], target = is[2], holder = is[4], execution = is[5],

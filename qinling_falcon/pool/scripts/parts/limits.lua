@@ -133,9 +133,29 @@ local function end_reservations(target, project_id, runtime)
   end
 end
 
-local function count_leases(counts, by, target, project_id, runtime)
+-- Whether a holder is a process that runs asynchronous executions. Their leases have a limit of their own, so that some
+-- workers are left for calls whose callers wait.
+local function is_asynchronous(holder)
+  return string.sub(holder, 1, 7) == 'worker:'
+end
+
+-- How many leases for asynchronous executions there are, and how many there may be.
+local function read_asynchronous()
+  local is = call('HMGET', CONCURRENCY, 'asynchronous', 'limit asynchronous')
+  return tonumber(is[1]) or 0, tonumber(is[2]) or UNLIMITED
+end
+
+-- Whether a holder's leases exceed the limit for asynchronous executions.
+local function exceeds_asynchronous(holder)
+  if not is_asynchronous(holder) then return false end
+  local count, most = read_asynchronous()
+  return count > most
+end
+
+local function count_leases(counts, by, target, project_id, runtime, holder)
   counts.versions, counts.functions = counts.versions + by, counts.functions + by
   counts.projects, counts.runtimes = counts.projects + by, counts.runtimes + by
   call('HSET', CONCURRENCY, 'version ' .. version_of(target), counts.versions, 'function ' .. function_of(target),
     counts.functions, 'project ' .. project_id, counts.projects, 'runtime ' .. runtime, counts.runtimes)
+  if is_asynchronous(holder) then call('HINCRBY', CONCURRENCY, 'asynchronous', by) end
 end

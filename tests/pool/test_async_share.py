@@ -1,0 +1,113 @@
+"""Asynchronous executions use only their share of the workers; the others are left for calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import gevent
+import pytest
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.pool.connection import PipelinedConnection
+from tests.pool.side import LIMITS, Side, end, wait_until
+
+SETTINGS = replace(LIMITS, async_workers=2)
+
+
+@pytest.fixture
+def web(connection: PipelinedConnection) -> Iterator[Side]:
+    side = Side(connection.url, SETTINGS)
+    side.configure()
+    for _ in range(6):
+        side.start()
+    yield side
+    side.close()
+
+
+@pytest.fixture
+def drain(web: Side) -> Iterator[Side]:
+    side = Side(web.connection.url, SETTINGS, holder="worker:1")
+    yield side
+    side.close()
+
+
+def asynchronous(side: Side) -> int:
+    return int(side.registry.snapshot()["concurrency"].get("asynchronous", 0))
+
+
+def test_executions_beyond_the_share_wait_until_one_has_ended(web: Side, drain: Side) -> None:
+    first, second = drain.lease("f"), drain.lease("g")
+    third = gevent.spawn(drain.lease, "h", 20)
+    gevent.sleep(0.1)
+    assert not third.ready()
+    assert asynchronous(web) == 2
+
+    end(web.lease("h"))  # a call gets a worker all the same
+    end(first)
+
+    end(third.get(timeout=10))
+    end(second)
+    wait_until(lambda: asynchronous(web) == 0)
+
+
+def test_an_execution_that_waits_for_too_long_is_not_run(web: Side, drain: Side) -> None:
+    leases = [drain.lease("f"), drain.lease("g")]
+    with pytest.raises(Unavailable):
+        drain.lease("h", 0.2)
+    for lease in leases:
+        end(lease)
+    drain.run("h")
+
+
+def test_the_executions_of_one_function_share_the_workers_that_they_have(web: Side, drain: Side) -> None:
+    leases = [drain.lease("f"), drain.lease("g")]
+    waiting = [gevent.spawn(drain.run, "f", 20) for _ in range(5)]
+    gevent.sleep(0.05)
+    for lease in leases:
+        end(lease)
+    for caller in waiting:
+        caller.get(timeout=10)
+    wait_until(lambda: asynchronous(web) == 0)
+
+
+def test_the_share_of_all_processes_is_counted_together(web: Side, drain: Side) -> None:
+    other = Side(web.connection.url, SETTINGS, holder="worker:2")
+    try:
+        leases = [drain.lease("f"), other.lease("g")]
+        with pytest.raises(Unavailable):
+            other.lease("h", 0.2)
+        waiting = gevent.spawn(other.lease, "h", 20)
+        end(leases[0])
+        end(waiting.get(timeout=10))  # it asks again by itself, because the other process does not tell it
+        end(leases[1])
+    finally:
+        other.close()
+
+
+def test_a_lowered_limit_ends_the_lease_of_the_next_execution(web: Side, drain: Side) -> None:
+    leases = [drain.lease("f"), drain.lease("g")]
+    web.registry.close()
+    lowered = Side(web.connection.url, replace(SETTINGS, async_workers=1))
+    try:
+        lowered.configure()
+        caller = gevent.spawn(drain.run, "f", 20)
+        gevent.sleep(0.05)
+        end(leases[0])
+        end(leases[1])
+        caller.get(timeout=10)
+        wait_until(lambda: asynchronous(web) == 0)
+    finally:
+        lowered.close()
+
+
+def test_the_lease_of_a_killed_process_is_counted_until_it_is_reaped(web: Side, drain: Side) -> None:
+    drain.lease("f")
+    drain.pool.close()
+    assert asynchronous(web) == 1
+
+    def reaped() -> bool:
+        web.registry.reap()
+        return asynchronous(web) == 0
+
+    wait_until(reaped)
