@@ -267,7 +267,7 @@ class Machine:
         waiting = self.bounds.waiting, self.bounds.waiting_of_project, self.bounds.waiting_of_function
         self.is_relaxed = True
         self.policy.max_workers = workers
-        self.run("set_limits", function, project, workers, workers, START_MS, *waiting)
+        self.run("set_limits", function, project, workers, workers, START_MS, *waiting, workers)
 
     def configure(self, runtime: str, warm: int) -> None:
         self.registry.configure(runtime, warm)

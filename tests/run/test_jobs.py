@@ -75,12 +75,15 @@ def test_tasks_travel_as_json(client: Any, server: ValkeyServer) -> None:
     assert b'"seen"' in zlib.decompress(client.hget(job.key, "data"))
 
 
-def test_worker_runs_tasks_of_all_queues_and_ends_idle(client: Any, server: ValkeyServer) -> None:
-    with process("worker", server.url) as worker:
-        JsonQueue(EXECUTIONS, connection=client).enqueue(tasks.note, server.url, "seen", "execution")
-        JsonQueue(TASKS, connection=client).enqueue(tasks.fail)
-        JsonQueue(TASKS, connection=client).enqueue(tasks.note, server.url, "seen", "task")
-        until(lambda: set(client.lrange("seen", 0, -1)) == {b"execution", b"task"})
+@pytest.mark.parametrize(("name", "queue", "other"), [("worker", EXECUTIONS, TASKS), ("tasks", TASKS, EXECUTIONS)])
+def test_a_process_runs_the_tasks_of_its_queue_and_ends_idle(
+    client: Any, server: ValkeyServer, name: str, queue: str, other: str
+) -> None:
+    with process(name, server.url) as worker:
+        JsonQueue(other, connection=client).enqueue(tasks.note, server.url, "seen", "of another queue")
+        JsonQueue(queue, connection=client).enqueue(tasks.fail)
+        JsonQueue(queue, connection=client).enqueue(tasks.note, server.url, "seen", "a task")
+        until(lambda: client.lrange("seen", 0, -1) == [b"a task"])
 
         worker.send_signal(signal.SIGTERM)
 
@@ -89,7 +92,7 @@ def test_worker_runs_tasks_of_all_queues_and_ends_idle(client: Any, server: Valk
 
 
 def test_busy_worker_finishes_its_task_before_it_ends(client: Any, server: ValkeyServer) -> None:
-    with process("worker", server.url) as worker:
+    with process("tasks", server.url) as worker:
         queue = JsonQueue(TASKS, connection=client)
         queue.enqueue(tasks.wait_and_note, server.url, "seen")
         until(lambda: client.llen("seen") == 1)
@@ -105,7 +108,7 @@ def test_busy_worker_finishes_its_task_before_it_ends(client: Any, server: Valke
 
 
 def test_worker_outlives_redis(client: Any, server: ValkeyServer) -> None:
-    with process("worker", server.url) as worker:
+    with process("tasks", server.url) as worker:
         until(lambda: workers_seen(client) == 1)
         server.kill()
         server.start()
@@ -130,7 +133,7 @@ def test_worker_ends_while_redis_is_away(client: Any, server: ValkeyServer) -> N
 
 
 def test_scheduler_queues_what_is_due_through_outages(client: Any, server: ValkeyServer) -> None:
-    with process("scheduler", server.url) as running, process("worker", server.url):
+    with process("scheduler", server.url) as running, process("tasks", server.url):
         now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
         alarm = DueScheduler(client)
         alarm.enqueue_at(now, tasks.note, server.url, "seen", "first", job_id="first")
