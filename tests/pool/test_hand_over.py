@@ -210,7 +210,7 @@ def test_after_a_limit_was_lowered_leases_end_at_their_next_renewal(side: Side) 
         side.start()
     leases = [side.lease(), side.waiting().get(timeout=10)]
     waiting = side.waiting()  # only the reserve is left
-    ScriptRunner(side.connection).run("set_limits", 1, 5, 6, 6, str(START_MS), 9, 9, 9)
+    ScriptRunner(side.connection).run("set_limits", 1, 5, 6, 6, str(START_MS), 9, 9, 9, 6)
 
     end(leases[0])
 

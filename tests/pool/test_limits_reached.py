@@ -23,7 +23,7 @@ class Callers:
         self.connection = connection
         self.scripts = ScriptRunner(connection)
         self.side = side
-        self.scripts.run("set_limits", 100, leases, 100, 100, 20, 1000, 1000, 1000)
+        self.scripts.run("set_limits", 100, leases, 100, 100, 20, 1000, 1000, 1000, 100)
         self.held: dict[str, tuple[bytes, bytes]] = {}
 
     def ask(self, request: LeaseRequest, holder: str, waited_ms: int = 0) -> list[bytes]:
@@ -174,7 +174,7 @@ def test_after_a_limit_was_raised_the_queues_go_on_at_the_manager_s_next_look(
     for request in requests[1:]:
         assert callers.ask(request, CALLER)[0] == b"queued"
 
-    callers.scripts.run("set_limits", 100, 3, 100, 100, 20, 1000, 1000, 1000)
+    callers.scripts.run("set_limits", 100, 3, 100, 100, 20, 1000, 1000, 1000, 100)
     side.registry.view()
 
     assert sorted(callers.offered()) == sorted(request.queue.encode() for request in requests[1:])
