@@ -59,6 +59,12 @@ class FakeWorkers:
     def acknowledge(self, execution_id: str) -> None:
         pass
 
+    def return_unused(self, lease: Lease) -> None:
+        pass
+
+    def abandon(self, lease: Lease, *, worker: bool) -> None:
+        pass
+
 
 class FakeClient(WorkerClient):
     """A worker that runs the same function, whatever it is asked for."""
