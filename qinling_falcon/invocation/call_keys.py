@@ -104,19 +104,20 @@ class CallKey:
     Args:
         keys: the keys of this process.
         wanted: the claim of this call.
+
+    Attributes:
+        id: the id that the execution has.
+        created_at: when the execution was requested.
     """
 
-    __slots__ = ("_keys", "_may_be_claimed", "_wanted")
+    __slots__ = ("_keys", "_may_be_claimed", "_wanted", "created_at", "id")
 
     def __init__(self, keys: CallKeys, wanted: KeyClaim):
         self._keys = keys
         self._wanted = wanted
         self._may_be_claimed = False
-
-    @property
-    def wanted(self) -> KeyClaim:
-        """The claim, with the id and the time of the execution."""
-        return self._wanted
+        self.id = wanted.execution_id
+        self.created_at = wanted.created_at
 
     def claim(self) -> None:
         """Claim the key, unless this call has done so before. Raises as `CallKeys.claim`."""

@@ -123,13 +123,9 @@ class Run:
         self._accepted = accepted
         self._arrived = time.monotonic()
         self._key = key
-        if accepted is not None:
-            self._created_at, self.id = accepted.created_at, accepted.id
-        elif key is not None:
-            self._created_at, self.id = key.wanted.created_at, key.wanted.execution_id
-        else:
-            self._created_at = clock.now()
-            self.id = clock.new_id(self._created_at)
+        known = accepted if key is None else key
+        self._created_at = clock.now() if known is None else known.created_at
+        self.id = clock.new_id(self._created_at) if known is None else known.id
         self._openstack: Any = None
         self._has_row = False
         self._worker: LeasedWorker | None = None
