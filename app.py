@@ -25,6 +25,7 @@ def build(settings: Settings) -> Api:
         parts.pool,
         parts.engine,
         parts.acceptance,
+        parts.idempotent_calls,
         parts.scaler,
         parts.packages,
         Policy(settings.policy_file),

@@ -65,7 +65,7 @@ class Writer:
 
 
 def _write_batches(batches: list[list[tuple[Any, ...]]]) -> list[int]:
-    return [len(records._write(batch)) for batch in batches]
+    return [len(records.write(batch)) for batch in batches]
 
 
 @contextlib.contextmanager

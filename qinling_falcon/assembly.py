@@ -13,6 +13,7 @@ from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
+from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver
@@ -117,6 +118,11 @@ class Assembly:
     def acceptance(self) -> Acceptance:
         """Accepts asynchronous executions."""
         return Acceptance(self.resolver, self.pool.ready, self.quota, self.settings)
+
+    @cached_property
+    def idempotent_calls(self) -> IdempotentCalls:
+        """Runs and accepts calls with an idempotency key."""
+        return IdempotentCalls(self.engine, self.acceptance, self.pool, self.settings)
 
     @cached_property
     def scaler(self) -> Scaler:

@@ -140,6 +140,12 @@ class UnsupportedMediaType(QinlingError):
     status = 415
 
 
+class Unprocessable(QinlingError):
+    """An `Idempotency-Key` that was used for another request."""
+
+    status = 422
+
+
 class Misdirected(QinlingError):
     """The request's host is not one of this service's hosts."""
 

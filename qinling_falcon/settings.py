@@ -280,6 +280,11 @@ class Settings:
         low=-1,
     )
 
+    # Idempotency keys
+    idempotency_ttl_s: int = _setting(
+        24 * 3600, "How long an `Idempotency-Key` stands for its execution, counted from the first request.", low=60
+    )
+
     # Retention of executions and their logs; running executions are never deleted
     execution_retention_s: float = _setting(
         30 * 24 * 3600.0, "Age at which an execution is deleted, counted from its start. 0: never.", low=0

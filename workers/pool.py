@@ -23,7 +23,7 @@ from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.calls import record_overdue
 from qinling_falcon.invocation.losses import record_lost
 from qinling_falcon.invocation.worker_keeper import WorkerKeeper
-from qinling_falcon.models import package_keys, retention
+from qinling_falcon.models import clock, idempotency, package_keys, retention
 from qinling_falcon.models.database import connect
 from qinling_falcon.observability.logs import setup_logging
 from qinling_falcon.orchestrators.base import AlreadyRunning, Orchestrator
@@ -71,6 +71,7 @@ def main() -> None:
     _start_periodic_task("packages of no function", lambda: packages.sweep(package_keys.in_use, ORPHAN_AGE_S))
     _start_periodic_task("packages of unknown size", lambda: package_keys.fill_sizes(packages.size))
     _start_periodic_task("old executions", lambda: _pruned(settings))
+    _start_periodic_task("expired idempotency keys", _prune_keys)
     if trusts is not None:
         _start_periodic_task("trusts of no function", trusts.sweep)
     _start_periodic_task("descriptions of the host", lambda: _describe_host(registry, orchestrator))
@@ -100,6 +101,11 @@ def _start_periodic_task(what: str, sweep: Callable[[], list[str]]) -> None:
 
 def _pruned(settings: Settings) -> list[str]:
     deleted = retention.prune(settings)
+    return [str(deleted)] if deleted else []
+
+
+def _prune_keys() -> list[str]:
+    deleted = idempotency.prune(clock.now())
     return [str(deleted)] if deleted else []
 
 

@@ -10,10 +10,12 @@ process dies, there are two cases:
 from __future__ import annotations
 
 from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.invocation.targets import Resolver, Target
-from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models import clock, execution_queue, idempotency
+from qinling_falcon.models.idempotency import KeyClaim
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.ready_sets import ReadySets
@@ -39,10 +41,17 @@ class Acceptance:
         self._quota = quota
         self._settings = settings
 
-    def accept(self, context: Context, call: Call) -> ExecutionRecord:
+    def accept(self, context: Context, call: Call, key: KeyClaim | None = None) -> ExecutionRecord:
         """Accept an execution, and return its record with status `running`; durable on return.
 
+        Args:
+            context: the caller.
+            call: the call.
+            key: the idempotency key that is bound in the same transaction, with the id and the time of the execution;
+                None: the request has no key.
+
         Raises:
+            KeyTaken: another request has the key. Nothing was accepted.
             NotFound, Conflict: see `Resolver.resolve`.
             QuotaExceeded: the project has reached its quota of executions.
             Unavailable: the project has too many executions that wait, or Redis or the database is away. Nothing was
@@ -52,8 +61,13 @@ class Acceptance:
         with Reservation(self._quota) as reservation:
             reservation.take(target.project_id)
             now = clock.now()
-            record = accepted_record(target, call, clock.new_id(now), now)
-            execution_queue.accept(record)
+            if key is None:
+                record = accepted_record(target, call, clock.new_id(now), now)
+                execution_queue.accept(record)
+            else:
+                record = accepted_record(target, call, key.execution_id, key.created_at)
+                if not idempotency.accept(key, record, now):
+                    raise KeyTaken(f"Another request has used Idempotency-Key {key.key!r}.")
             reservation.recorded()
         self._ready.push(record.project_id, record.id)
         return record

@@ -138,6 +138,20 @@ def accepted_record(target: Target, call: Call, execution_id: str, now: datetime
     return started_record(target, call, execution_id, now)._replace(sync=False, attempt=0)
 
 
+def accepted_again(row: executions.Execution) -> ExecutionRecord:
+    """The record of an asynchronous execution as it was when it was accepted, from its row at any later time."""
+    return _as_record(row)._replace(
+        status=ExecutionStatus.RUNNING,
+        attempt=0,
+        result=None,
+        status_reason=None,
+        cold=None,
+        queued_ms=None,
+        run_ms=None,
+        updated_at=None,
+    )
+
+
 def started_record(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:
     """The record of an execution of `target` that starts now."""
     return ExecutionRecord(

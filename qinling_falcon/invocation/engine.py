@@ -23,6 +23,7 @@ import gevent
 from qinling_falcon.errors import NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.attempts import Attempts
+from qinling_falcon.invocation.call_keys import CallKey
 from qinling_falcon.invocation.calls import TRIES, Accepted, Call
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.invocation.loading import Loading, Wait, package_lost
@@ -135,11 +136,18 @@ class Engine:
         if self._quota is not None:
             self._quota.start()
 
-    def invoke(self, context: Context, call: Call) -> ExecutionRecord:
+    def invoke(self, context: Context, call: Call, key: CallKey | None = None) -> ExecutionRecord:
         """Run `call` and return its final, durable record. If this raises anything but `NotRecorded`, the function has
         not run.
 
+        Args:
+            context: the caller.
+            call: the call.
+            key: its idempotency key, which is claimed before a worker is leased, and released if the function has not
+                run; None: the request has no key.
+
         Raises:
+            KeyTaken: another request has the key.
             NotRecorded: the function has run, or may have run, and the database did not record its result.
             NotFound, Conflict: the function does not exist, its runtime is not available, or its object in Swift is
                 gone.
@@ -149,10 +157,10 @@ class Engine:
                 `NoDescriptor`: this process can't open a connection to the worker.
         """
         if self._admission is None:
-            return self._run_new(context, call)
+            return self._run_new(context, call, key)
         called = call.function_id or f"alias {call.function_alias}"
         with self._admission.admit(context.project_id, called, call.input):
-            return self._run_new(context, call)
+            return self._run_new(context, call, key)
 
     def run(self, call: Call, accepted: Accepted) -> ExecutionRecord:
         """Run an execution that was accepted and claimed before, and write the end of this attempt.
@@ -232,9 +240,9 @@ class Engine:
         except (NotSent, NoDescriptor, WorkerLost) as error:  # the function runs on, and its result is not recorded
             logger.warning("a function was not ended", extra={"execution_id": execution_id, "reason": str(error)})
 
-    def _run_new(self, context: Context, call: Call) -> ExecutionRecord:
+    def _run_new(self, context: Context, call: Call, key: CallKey | None) -> ExecutionRecord:
         with Reservation(self._quota) as reservation:
-            run = Run(self._parts, context, call, reservation)
+            run = Run(self._parts, context, call, reservation, key=key)
             self._running[run.id] = run
             try:
                 return self.serve(run)

@@ -11,6 +11,7 @@ import gevent
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.attempts import Attempts
+from qinling_falcon.invocation.call_keys import CallKey
 from qinling_falcon.invocation.calls import (
     WORKER_LOST,
     Accepted,
@@ -77,6 +78,7 @@ class Run:
         call: the call.
         reservation: reserves the execution in the quota.
         accepted: the execution, if it was accepted before and has a row; None: it is a new one.
+        key: the idempotency key of a new execution, with its id and time; None: the request has no key.
 
     Attributes:
         id: the execution's id.
@@ -92,6 +94,7 @@ class Run:
         "_created_at",
         "_greenlet",
         "_has_row",
+        "_key",
         "_openstack",
         "_parts",
         "_reservation",
@@ -105,7 +108,13 @@ class Run:
     _target: Target
 
     def __init__(
-        self, parts: RunParts, context: Context, call: Call, reservation: Reservation, accepted: Accepted | None = None
+        self,
+        parts: RunParts,
+        context: Context,
+        call: Call,
+        reservation: Reservation,
+        accepted: Accepted | None = None,
+        key: CallKey | None = None,
     ) -> None:
         self._parts = parts
         self._context = context
@@ -113,8 +122,10 @@ class Run:
         self._reservation = reservation
         self._accepted = accepted
         self._arrived = time.monotonic()
-        self._created_at = clock.now() if accepted is None else accepted.created_at
-        self.id = clock.new_id(self._created_at) if accepted is None else accepted.id
+        self._key = key
+        known = accepted if key is None else key
+        self._created_at = clock.now() if known is None else known.created_at
+        self.id = clock.new_id(self._created_at) if known is None else known.id
         self._openstack: Any = None
         self._has_row = False
         self._worker: LeasedWorker | None = None
@@ -129,13 +140,17 @@ class Run:
         return resolver.resolve(self._context, call.function_id, call.function_version)
 
     def prepare(self, target: Target) -> LeaseRequest | ExecutionRecord:
-        """Reserve an execution in the quota, and get the function's OpenStack session."""
+        """Reserve an execution in the quota, claim the idempotency key, and get the function's OpenStack session."""
         parts = self._parts
         if self._accepted is None:
             self._reservation.take(target.project_id)
+        if self._key is not None:
+            self._key.claim()
         self._target = target
         self._started = started_record(target, self._call, self.id, self._created_at)
         if target.image is not None:
+            if self._key is not None:
+                self.begin()
             return self._record(failed_record(self._started, _NO_IMAGES), was_sent=False)
         # Reset, because the target of an earlier try may have had a trust.
         self._openstack = None
@@ -145,18 +160,28 @@ class Run:
         return lease_request(target, parts.settings, self.id, journaled, target.timeout_s, arrived=self._arrived)
 
     def begin(self) -> None:
-        """Write the row of an execution with a large input, because the journal does not have the input."""
-        if self._accepted is None and not is_inline(self._call.input):
+        """Write the row of an execution before it runs. There are two cases:
+
+        1. It has an idempotency key, which is bound in the same transaction.
+        2. Its input is large, so that the journal does not have the input.
+        """
+        if self._accepted is not None:
+            return
+        if self._key is not None:
+            self._key.begin(self._started)
+        elif is_inline(self._call.input):
+            return
+        else:
             begin(self._started)
-            self._has_row = True
-            self._reservation.recorded()
+        self._has_row = True
+        self._reservation.recorded()
 
     def use(self, lease: Lease, target: Target) -> ExecutionRecord:
         """Call the worker and record its answer. The worker runs the next call while the record is committed."""
         queued_ms = _milliseconds(self._arrived)
         settings = self._parts.settings
         longest_s = target.timeout_s + settings.load_timeout_s + settings.lease_grace_s / 2
-        if self._accepted is None and is_inline(self._call.input):
+        if self._accepted is None and not self._has_row:
             self._parts.long_runs.add(self._started, self._reservation)
         is_permanent = False
         self._worker = lease.worker
@@ -199,11 +224,13 @@ class Run:
         return final
 
     def withdraw(self) -> None:
-        """Delete the row of an execution that has not run, if it has one.
+        """Delete the row of an execution that has not run, if it has one, and release its idempotency key.
 
         If that fails, `record_overdue` records the row as an error later.
         """
-        if self._has_row:
+        if self._key is not None:
+            self._key.release()
+        elif self._has_row:
             try:
                 execution.withdraw(self.id)
             except Unavailable as error:

@@ -92,7 +92,23 @@ def accept(record: ExecutionRecord) -> None:
     Raises:
         Unavailable: see `transact`.
     """
-    transact_grouped(values_of(record), _accept)
+    transact_grouped(values_of(record), insert)
+
+
+def insert(records: list[Values]) -> list[None]:
+    """Insert accepted executions and their rows in the queue, inside a write transaction.
+
+    In SQLite a trigger fills the queue (see `engines`).
+    """
+    database = engine()
+    database.execute_sql(insert_sql(database.param, len(records)), [value for values in records for value in values])
+    if not database.complete_statements:
+        row = f"({', '.join([database.param] * 3)})"
+        database.execute_sql(
+            f"INSERT INTO {_QUEUE} (id, project_id, not_before) VALUES {', '.join([row] * len(records))}",
+            [values[place] for values in records for place in (_ID, _PROJECT, _CREATED)],
+        )
+    return [None] * len(records)
 
 
 def claim(ids: Collection[str], now: datetime.datetime, until: datetime.datetime) -> list[Claimed]:
@@ -270,19 +286,6 @@ def _queue_again(execution_id: str, claimed: int, not_before: datetime.datetime,
         .execute()
     )
     return changed == 1
-
-
-def _accept(records: list[Values]) -> list[None]:
-    """Insert the rows of a batch, on the writer's connection. In SQLite a trigger fills the queue (see `engines`)."""
-    database = engine()
-    database.execute_sql(insert_sql(database.param, len(records)), [value for values in records for value in values])
-    if not database.complete_statements:
-        row = f"({', '.join([database.param] * 3)})"
-        database.execute_sql(
-            f"INSERT INTO {_QUEUE} (id, project_id, not_before) VALUES {', '.join([row] * len(records))}",
-            [values[place] for values in records for place in (_ID, _PROJECT, _CREATED)],
-        )
-    return [None] * len(records)
 
 
 def _claim(ids: Collection[str], now: int, until: int) -> list[Claimed]:

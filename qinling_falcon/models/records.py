@@ -65,7 +65,7 @@ def record(rec: ExecutionRecord) -> bool:
     Raises:
         Unavailable: see `transact`. It is safe to call again: a state that was written is not counted twice.
     """
-    won: bool = transact_grouped(values_of(rec), _write)
+    won: bool = transact_grouped(values_of(rec), write)
     return won
 
 
@@ -125,7 +125,7 @@ def _has_surrogate(text: str) -> bool:
     return False
 
 
-def _write(records: list[Values]) -> list[bool]:
+def write(records: list[Values]) -> list[bool]:
     """Write a batch's records, on the writer's connection."""
     won = [False] * len(records)
     counts: Counter[tuple[str, int]] = Counter()

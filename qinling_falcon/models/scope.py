@@ -68,7 +68,7 @@ class Scope:
 
     def executions(self) -> peewee.ModelSelect[Execution]:
         """The project's executions, without their logs."""
-        return self._own(Execution.select(*_WITHOUT_LOG))
+        return self._own(Execution.select(*WITHOUT_LOG))
 
     def _own(self, select: peewee.ModelSelect[R]) -> peewee.ModelSelect[R]:
         return select if self.project_id is None else select.where(select.model.project_id == self.project_id)
@@ -102,4 +102,4 @@ def project_of(row: Row) -> Scope:
     return Scope(row.project_id)
 
 
-_WITHOUT_LOG = tuple(field for field in Execution._meta.sorted_fields if field is not Execution.log)
+WITHOUT_LOG = tuple(field for field in Execution._meta.sorted_fields if field is not Execution.log)

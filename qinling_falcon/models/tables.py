@@ -322,4 +322,28 @@ class QueuedExecution(peewee.Model):
         table_name = "execution_queue"
 
 
+class IdempotencyKey(peewee.Model):
+    """An `Idempotency-Key` that a project has sent, and the execution that it stands for; see `idempotency`.
+
+    Attributes of a row:
+        digest: SHA-256 of the request, as hexadecimal digits.
+        execution_id: the execution. It may have no row yet, or no row any more.
+        claimed_until: until when a process has claimed the key for an execution without a row; 0: it has had a row.
+        expires_at: from when on the key counts as absent.
+    """
+
+    project_id = peewee.CharField()
+    idempotency_key = peewee.CharField()
+    digest = peewee.CharField(max_length=64)
+    execution_id = peewee.CharField(max_length=36)
+    claimed_until = peewee.BigIntegerField(default=0)
+    expires_at = peewee.BigIntegerField()
+
+    class Meta:
+        database = database
+        legacy_table_names = False
+        table_name = "idempotency_keys"
+        primary_key = peewee.CompositeKey("project_id", "idempotency_key")
+
+
 ALL: tuple[type[Row], ...] = (Runtime, Function, Version, Alias, Webhook, Job, Execution)

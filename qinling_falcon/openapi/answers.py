@@ -36,11 +36,13 @@ _ABOUT = {
     404: "What it names is unknown, or not the caller's.",
     405: "It has no package to download.",
     408: "The client sent the body too slowly.",
-    409: "The state of something forbids it now, or the name is taken.",
+    409: "The state of something forbids it now, the name is taken, or the first request with this Idempotency-Key has "
+    "not ended.",
     411: "An upload without a Content-Length.",
     413: "The body, the package or the input is too large.",
     415: "The media type is not accepted here, or the body is compressed.",
     421: "The request's host is not one of this service's hosts.",
+    422: "The Idempotency-Key was used for another request.",
     500: "An error of the service's own.",
     501: "This installation can't do it.",
     502: "A neighbour of the service has answered what makes no sense; nothing was lost.",
@@ -57,6 +59,10 @@ HEADERS: dict[str, dict[str, Any]] = {
     },
     "Link": {"description": 'The next page, if there is one: `<URL>; rel="next"`.'} | _TEXT,
     "Server-Timing": {"description": "Where the time went, in milliseconds: `platform`, `queue` and `run`."} | _TEXT,
+    "Idempotent-Replayed": {
+        "description": "An earlier request with this Idempotency-Key has made the execution.",
+        "schema": {"const": "true"},
+    },
     "ETag": {"description": "Names this content; of a package, its MD5 sum."} | _TEXT,
     "Cache-Control": {"description": "How long it may be kept."} | _TEXT,
     "Content-Disposition": {"description": "What the file is called."} | _TEXT,
@@ -105,7 +111,7 @@ def errors() -> dict[str, dict[str, Any]]:
             example["errors"] = {"colour": ["Unknown field."]}
         described[error_name(status)] = {
             "description": about,
-            "headers": _headers(_OF_ERRORS.get(status, ()), ("Retry-After",) if status == 503 else ()),
+            "headers": _headers(_OF_ERRORS.get(status, ()), ("Retry-After",) if status in (409, 503) else ()),
             "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}, "example": example}},
         }
     return described

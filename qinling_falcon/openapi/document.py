@@ -15,7 +15,7 @@ from marshmallow import Schema, fields
 from qinling_falcon.openapi.answers import ERROR, JSON, error_name, error_statuses, errors, success
 from qinling_falcon.openapi.examples import EXAMPLES, FORMS, UPLOADS
 from qinling_falcon.openapi.fields import CODE_AS_TEXT, describe, or_empty, without_null
-from qinling_falcon.openapi.parameters import in_path, in_query
+from qinling_falcon.openapi.parameters import in_headers, in_path, in_query
 from qinling_falcon.resources.forms import PACKAGE
 from qinling_falcon.resources.operation import Operation, operations_of
 from qinling_falcon.schemas.base import RequestSchema, Shown
@@ -82,9 +82,9 @@ def _operation(spec: APISpec, path: str, method: str, operation: Operation, sett
         "operationId": "_".join([method.lower(), *(re.findall(r"\w+", path.removeprefix("/v1/")) or ["root"])]),
         "tags": [path.split("/")[2] if path.startswith("/v1/") else "service"],
     }
-    query = list(in_query(operation, settings))
-    if query:
-        described["parameters"] = query
+    parameters = [*in_query(operation, settings), *in_headers(operation)]
+    if parameters:
+        described["parameters"] = parameters
     if operation.takes is not None:
         described["requestBody"] = _body(spec, operation, settings)
     shown = None if operation.answers.shows is None else _component(spec, operation.answers.shows, settings)

@@ -270,6 +270,8 @@ MESSAGES: Mapping[int, str] = {
     413: "The request body is larger than 2097152 bytes.",
     415: "Content-Type must be application/json, not text/plain.",
     421: "engine.example is not known as a host of this service.",
+    422: 'Idempotency-Key "order-7" was used for a request with other fields. Repeat that request as it was, or use a '
+    "new key for this one.",
     500: "Internal error; the log has it under request id req-4b1f0c52-9a0e-4f0e-8a35-1d2c3b4a5968.",
     501: "sync: asynchronous executions are not supported yet.",
     502: "The object could not be read from Swift.",

@@ -1,4 +1,4 @@
-"""What may stand in paths and query strings."""
+"""What may stand in paths, query strings and headers."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def in_path(path: str) -> Iterator[dict[str, Any]]:
         schema = dict(_IN_PATHS.get(name, _ID))
         about = schema.pop("description", f"Id of the {name.removesuffix('_id')}." if name.endswith("_id") else "")
         yield _parameter("path", name, schema, about) | {"required": True}
+
+
+def in_headers(operation: Operation) -> Iterator[dict[str, Any]]:
+    """The headers that an operation reads."""
+    for name, described in operation.headers:
+        schema = dict(described)
+        yield _parameter("header", name, schema, schema.pop("description", ""))
 
 
 def in_query(operation: Operation, settings: Settings) -> Iterator[dict[str, Any]]:

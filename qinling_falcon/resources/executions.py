@@ -23,6 +23,7 @@ from qinling_falcon.resources.execution_retries import PURGED, purge
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
 from qinling_falcon.resources.operation import accepts, lists, makes, operation, sends, shows
 from qinling_falcon.resources.request import Request
+from qinling_falcon.resources.request_keys import HEADER, PARAMETER, REPLAYED, read_key, request_key
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.executions import ChangedExecutions, ExecutionCreate, ExecutionShown, ExecutionUpdate
 
@@ -42,13 +43,16 @@ class Executions:
     @operation(
         "execution:create",
         takes=ExecutionCreate,
-        answers=makes(ExecutionShown, some_headers=("Server-Timing",)),
-        errors=(404, 409, 413, 501, 502),
+        answers=makes(ExecutionShown, some_headers=("Server-Timing", REPLAYED)),
+        headers=((HEADER, PARAMETER),),
+        errors=(404, 409, 413, 422, 501, 502),
     )
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Run a function and answer with its execution. The record is durable before the answer is sent.
 
         An asynchronous execution is durable, too, and runs later.
+
+        With an `Idempotency-Key`, a repeated request gets the execution of the first one.
 
         This is the hot path: each microsecond counts.
         """
@@ -62,14 +66,23 @@ class Executions:
             description=values["description"],
             request_id=req.request_id,
         )
-        if values["sync"]:
-            check_input(call.input, "input", settings.max_input_size)
-            record = self._services.engine.invoke(req.caller, call)
-            resp.set_header("Server-Timing", _server_timing(req, record))
+        is_sync, is_replay = values["sync"], False
+        check_input(call.input, "input", settings.max_input_size if is_sync else settings.async_max_input_size)
+        key = read_key(req)
+        execution: executions.Execution | ExecutionRecord
+        if key is not None:
+            calls = self._services.idempotent_calls
+            run = calls.invoke if is_sync else calls.accept
+            execution, is_replay = run(req.caller, call, request_key(key, _create, values))
+        elif is_sync:
+            execution = self._services.engine.invoke(req.caller, call)
         else:
-            check_input(call.input, "input", settings.async_max_input_size)
-            record = self._services.acceptance.accept(req.caller, call)
-        created(req, resp, _shown.show(record), f"/v1/executions/{record.id}", settings.public_endpoint)
+            execution = self._services.acceptance.accept(req.caller, call)
+        if is_replay:
+            resp.set_header(REPLAYED, "true")
+        elif is_sync:
+            resp.set_header("Server-Timing", _server_timing(req, execution))
+        created(req, resp, _shown.show(execution), f"/v1/executions/{execution.id}", settings.public_endpoint)
 
     @operation(
         "execution:get_all",
@@ -165,7 +178,7 @@ def _show(execution: executions.Execution | ExecutionRecord) -> dict[str, Any]:
     return shown
 
 
-def _server_timing(req: Request, record: ExecutionRecord) -> str:
+def _server_timing(req: Request, record: ExecutionRecord | executions.Execution) -> str:
     """Where the time went, in milliseconds: waiting for a worker, running the function, and all the rest."""
     queue_ms = record.queued_ms or 0.0
     run_ms = record.run_ms or 0.0

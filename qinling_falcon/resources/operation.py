@@ -57,6 +57,7 @@ class Operation:
         errors: error statuses in addition to those that follow from the other attributes (`openapi/answers.py`).
         query: parameters of the query string in addition to those of lists: names, and their JSON Schema, with
             `required: true` for one that must be given.
+        headers: headers of the request that the operation reads: names, and their JSON Schema.
         cross_site: what pages of other sites may do with `AUTH_MODE=noauth`: nothing, link to it, or call it.
     """
 
@@ -66,6 +67,7 @@ class Operation:
     answers: Answer = Answer()
     errors: tuple[int, ...] = ()
     query: tuple[tuple[str, dict[str, Any]], ...] = ()
+    headers: tuple[tuple[str, dict[str, Any]], ...] = ()
     cross_site: CrossSite = "never"
 
 

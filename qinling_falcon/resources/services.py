@@ -10,6 +10,7 @@ from qinling_falcon.auth.policy import Policy
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
+from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.observability.health import Check
 from qinling_falcon.pool.pool import Pool
@@ -34,6 +35,7 @@ class Services:
     pool: Pool
     engine: Engine
     acceptance: Acceptance
+    idempotent_calls: IdempotentCalls
     scaler: Scaler
     packages: PackageStore
     policy: Policy

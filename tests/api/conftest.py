@@ -16,6 +16,7 @@ from qinling_falcon.auth.policy import Policy
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
+from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.models import database
@@ -109,7 +110,9 @@ def services(connected: Settings, pool: Pool, engine: FakeEngine, packages: Loca
     resolver, at_hand = Resolver(pool), PackageCache(packages, connected.package_cache_size)
     scaler = Scaler(Engine(pool, resolver, at_hand, connected), pool, resolver, connected)
     acceptance = Acceptance(resolver, pool.ready, ExecutionQuota(), connected)
-    return Services(connected, pool, engine, acceptance, scaler, packages, Policy(connected.policy_file))
+    idempotent_calls = IdempotentCalls(engine, acceptance, pool, connected)
+    policy = Policy(connected.policy_file)
+    return Services(connected, pool, engine, acceptance, idempotent_calls, scaler, packages, policy)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
+from qinling_falcon.invocation.call_keys import CallKey
 from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.targets import Resolver
@@ -33,11 +34,11 @@ class FakeEngine(Engine):
         self.calls: list[Call] = []
         self.error: Exception | None = None
 
-    def invoke(self, context: Context, call: Call) -> ExecutionRecord:
+    def invoke(self, context: Context, call: Call, key: CallKey | None = None) -> ExecutionRecord:
         self.calls.append(call)
         if self.error is not None:
             raise self.error
-        return super().invoke(context, call)
+        return super().invoke(context, call, key)
 
 
 class FakeWorkers:
@@ -56,6 +57,12 @@ class FakeWorkers:
         assert not destroy
 
     def acknowledge(self, execution_id: str) -> None:
+        pass
+
+    def return_unused(self, lease: Lease) -> None:
+        pass
+
+    def abandon(self, lease: Lease, *, worker: bool) -> None:
         pass
 
 

@@ -55,6 +55,23 @@ def test_what_is_left_out_of_an_execution_has_its_default(user: User, function_i
         assert (made["function_alias"], output_of(made)) == (None, "Hello, World")
 
 
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_request_with_the_same_idempotency_key_gets_the_same_execution(
+    user: User, function_id: str, sync: bool
+) -> None:
+    def ask(key: str, **fields: Any) -> Any:
+        body = {"function_id": function_id, "sync": sync, **fields}
+        return user.send("POST", "/v1/executions", json=body, headers={"Idempotency-Key": key})
+
+    first, again = ask(f"key-{sync}"), ask(f'"key-{sync}"')
+
+    assert (again.status_code, again.json()) == (first.status_code, first.json()) == (201, first.json())
+    assert again.headers["Location"] == first.headers["Location"]
+    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (None, "true")
+    error(ask(f"key-{sync}", description="another"), 422, "Idempotency-Key")
+    error(ask(""), 400, "Idempotency-Key")
+
+
 @pytest.mark.parametrize(
     ("given", "args", "kwargs", "stored"),
     [

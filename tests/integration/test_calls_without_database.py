@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from requests import Response
 
 from tests.integration.service import Service, running_service, wait_until
 from tests.servers.postgres import PostgresServer, running_postgres
@@ -59,6 +60,35 @@ def test_caller_learns_that_the_function_has_run(service: Service, database: Pos
         return row.status_code == 200 and row.json()["status"] == "error"
 
     wait_until("the execution has ended", recorded, 60)
+
+
+def test_call_with_a_key_does_not_run_again(service: Service, database: PostgresServer) -> None:
+    function_id = service.function(SLOW, timeout=60)
+    headers = {"Idempotency-Key": "k"}
+    call = {"function_id": function_id, "input": '{"seconds": 6}'}
+    with ThreadPoolExecutor(1) as threads:
+        calling = threads.submit(
+            service.http.post, f"{service.url}/v1/executions", json=call, headers=headers, timeout=60
+        )
+        rows = f"/v1/executions?function_id={function_id}"
+        wait_until("the call runs", lambda: service.request("GET", rows).json())
+        database.kill()
+        try:
+            answer = calling.result()
+        finally:
+            database.start()
+    assert answer.status_code == 503
+    assert answer.json()["faultstring"].startswith("The function has run")
+
+    def again() -> Response | None:
+        answer = service.request("POST", "/v1/executions", json=call, headers=headers)
+        assert answer.status_code in (201, 409, 503), answer.text
+        return answer if answer.status_code == 201 else None
+
+    repeated = wait_until("the execution has ended", again, 60)
+    assert repeated.headers["Idempotent-Replayed"] == "true"
+    assert repeated.json()["status"] == "error"
+    assert [row["id"] for row in service.request("GET", rows).json()] == [repeated.json()["id"]]
 
 
 def test_caller_may_retry_a_call_that_did_not_reach_the_function(service: Service, database: PostgresServer) -> None:

@@ -11,7 +11,9 @@ import pytest
 from qinling_falcon.models import tables
 
 ROOT = Path(__file__).parents[2]
-TABLES = {table.__name__ for table in tables.ALL} | {"Row", "DoomedTrust", "ProjectQuota", "QueuedExecution"}
+TABLES = {table.__name__ for table in tables.ALL} | {
+    "Row", "DoomedTrust", "ProjectQuota", "QueuedExecution", "IdempotencyKey",
+}  # fmt: skip
 READS = {"select", "get", "get_or_none", "get_by_id", "filter", "raw", "noop", "alias", "get_or_create"}
 WRITES = {
     "update", "delete", "insert", "create", "replace", "insert_many", "insert_from", "replace_many",
@@ -55,7 +57,7 @@ WRITTEN = {
     # The row of an execution that this process has just begun, by its id.
     "models.execution.withdraw": ["Execution.delete"],
     # Executions that were accepted, by their ids: in the project of the caller, or claimed by this process.
-    "models.execution_queue._accept": ["database.execute_sql", "database.execute_sql"],
+    "models.execution_queue.insert": ["database.execute_sql", "database.execute_sql"],
     "models.execution_queue._claim": ["database.execute_sql", "database.execute_sql"],
     "models.execution_queue.extend": ["QueuedExecution.update"],
     "models.execution_queue.postpone": ["Execution.update"],
@@ -66,6 +68,13 @@ WRITTEN = {
     # Executions that were found in a scope.
     "models.execution_retries._reopen": ["Execution.update", "QueuedExecution.insert_many"],
     "models.execution.purge_some": ["Execution.delete"],
+    # Keys of the caller's project, and executions by the ids that this process has made for them.
+    "models.idempotency._claim": ["engine().execute_sql"],
+    "models.idempotency.begin": ["IdempotencyKey.update"],
+    "models.idempotency.extend": ["IdempotencyKey.update"],
+    "models.idempotency.release": ["IdempotencyKey.delete", "Execution.delete"],
+    # Expired keys of all projects.
+    "models.idempotency._prune": ["engine().execute_sql"],
     # Ids of trusts that no row names, or that Keystone has deleted.
     "models.trusts.expect": ["DoomedTrust.insert"],
     "models.trusts.named": ["DoomedTrust.delete"],
@@ -110,6 +119,7 @@ def test_tables_are_read_through_scopes_alone() -> None:
     by_project = {f"models.quotas.{name}: ProjectQuota.select" for name in ("limits_of", "_locked_row")}
     # The queue has ids alone; what belongs to them is read in a scope.
     queue = {f"models.execution_queue.{name}: QueuedExecution.select" for name in ("extend", "attempt_of", "unclaimed")}
+    by_project.add("models.idempotency.find: IdempotencyKey.select")
     assert sorted(set(found) - {"models.trusts.doomed: DoomedTrust.select"} - by_project - queue) == sorted(
         f"models.scope.Scope.{table.__name__.lower()}{'es' if table is tables.Alias else 's'}: {table.__name__}.select"
         for table in tables.ALL

@@ -76,7 +76,7 @@ ACCEPTANCE: Mapping[str, tuple[str, ...]] = {
     "GET /v1/functions/{function_id}/workers": (_LINK,),
     "POST /v1/aliases": (_SAME, _RANGE, _OTHER),
     "PUT /v1/aliases/{alias_name}": (_SAME, _RANGE, _OTHER, "^name: an alias keeps its name"),
-    "POST /v1/executions": (_RANGE,),
+    "POST /v1/executions": (_RANGE, "^Idempotency-Key .* was used for a request with other fields"),
     "POST /v1/jobs": (_RANGE, _SOON, _CRON, "^count: must be 1 without a pattern"),
     "PUT /v1/jobs/{job_id}": (_SOON, _CRON, "and can't change any more\\.$"),
     "POST /v1/webhooks": (_RANGE,),

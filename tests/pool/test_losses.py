@@ -19,6 +19,7 @@ def test_a_worker_that_is_gone_loses_its_lease_once(side: Side) -> None:
     side.registry.remove(worker)
 
     assert side.registry.lost() == {lease.execution_id: detail_of(lease)}
+    assert side.pool.find(lease.execution_id) == detail_of(lease), "until it is recorded"
     side.registry.remove(worker)
     side.registry.acknowledge_lost([lease.execution_id])
     assert side.registry.lost() == {}

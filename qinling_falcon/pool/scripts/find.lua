@@ -1,4 +1,4 @@
--- find: reads the detail of an execution that is not committed yet from the journals.
+-- find: reads the detail of an execution that is not committed yet from the journals, or from those that are lost.
 -- ARGV    2 execution
 -- reads   holders, former, journal:<holder>, lost
 -- returns the execution's detail, or nil
@@ -10,4 +10,5 @@ for _, set in ipairs({HOLDERS, FORMER}) do
     if detail then return detail end
   end
 end
-return nil
+-- After the journals, because an execution moves from a journal to the lost ones.
+return call('HGET', LOST, ARGV[2]) or nil

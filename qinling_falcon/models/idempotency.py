@@ -1,0 +1,257 @@
+"""Idempotency keys: claim, begin, accept, release, find, prune.
+
+A key belongs to the project that has sent it, and stands for one execution. It is in one of two states:
+
+1. Claimed: a process has claimed it for a synchronous execution that has no row yet. The claim ends at `claimed_until`,
+   and the process extends it while the call waits for a worker. If the process dies, another request may take the key
+   over when the claim has ended.
+2. Bound: its execution has, or had, a row. `claimed_until` is 0. A key is bound in the same transaction that writes the
+   row (`begin`, `accept`), and only by the request that has claimed it. A function therefore runs for one request of
+   a key at most, also if a process was only slow and its claim was taken over.
+
+An expired key counts as absent, before `prune` deletes it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import peewee
+
+from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models.database import engine, reading, transact
+from qinling_falcon.models.records import ExecutionRecord, values_of, write
+from qinling_falcon.models.scope import WITHOUT_LOG
+from qinling_falcon.models.tables import Execution, ExecutionStatus, IdempotencyKey
+
+_TABLE = IdempotencyKey._meta.table_name
+_EXECUTIONS = Execution._meta.table_name
+_COLUMNS = ("project_id", "idempotency_key", "digest", "execution_id", "claimed_until", "expires_at")
+# Other writers wait for a transaction, so it deletes only so many keys. The pause after it is three times as long.
+_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class KeyClaim:
+    """A request that wants to have a key, with the execution that would be its.
+
+    Attributes:
+        project_id: the caller's project.
+        key: the key.
+        digest: SHA-256 of the request, as hexadecimal digits.
+        execution_id: the id that the execution will have.
+        created_at: when the execution was requested.
+        expires_at: from when on the key counts as absent.
+        instead_of: the execution without a row whose claim is taken over; None: the key is expected to be absent.
+    """
+
+    project_id: str
+    key: str
+    digest: str
+    execution_id: str
+    created_at: datetime.datetime
+    expires_at: datetime.datetime
+    instead_of: str | None = None
+
+
+class FoundKey(NamedTuple):
+    """A key that has not expired.
+
+    Attributes:
+        digest: SHA-256 of its request.
+        execution_id: its execution.
+        claimed_until: when its claim ends; None: it is bound.
+        execution: the row of its execution, without the log; None: it has no row yet, or was deleted.
+    """
+
+    digest: str
+    execution_id: str
+    claimed_until: datetime.datetime | None
+    execution: Execution | None
+
+
+def find(project_id: str, key: str, now: datetime.datetime) -> FoundKey | None:
+    """Find a key and its execution, both as of the same moment; None: there is none, or it has expired.
+
+    Raises:
+        Unavailable: see `reading`.
+    """
+    rows = (
+        IdempotencyKey.select(IdempotencyKey, *WITHOUT_LOG)
+        .join(
+            Execution,
+            peewee.JOIN.LEFT_OUTER,
+            on=(Execution.id == IdempotencyKey.execution_id),
+            attr="execution",
+        )
+        .where(_is(project_id, key), IdempotencyKey.expires_at > clock.to_micros(now))
+    )
+    with reading():
+        row = rows.first()
+    if row is None:
+        return None
+    claimed_until = clock.from_micros(row.claimed_until) if row.claimed_until else None
+    return FoundKey(row.digest, row.execution_id, claimed_until, row.execution)
+
+
+def claim(wanted: KeyClaim, now: datetime.datetime, until: datetime.datetime) -> bool:
+    """Claim a key for an execution that gets its row later (`begin`); durable on return.
+
+    Args:
+        wanted: the claim.
+        now: the present.
+        until: when the claim ends.
+
+    Returns:
+        Whether the key is claimed now; False: another request has it.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+    return transact(lambda: _claim(wanted, clock.to_micros(now), clock.to_micros(until)))
+
+
+def accept(wanted: KeyClaim, record: ExecutionRecord, now: datetime.datetime) -> bool:
+    """Accept an asynchronous execution (see `execution_queue.accept`) and bind its key, in one transaction.
+
+    Returns:
+        Whether both were written; False: another request has the key, and nothing was accepted.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+
+    def accept_both() -> bool:
+        if not _claim(wanted, clock.to_micros(now), 0):
+            return False
+        execution_queue.insert([values_of(record)])
+        return True
+
+    return transact(accept_both)
+
+
+def begin(claimed: KeyClaim, record: ExecutionRecord) -> bool:
+    """Write the row of an execution that begins, and bind its key, in one transaction. It may be called again.
+
+    Args:
+        claimed: the claim of the key.
+        record: the execution.
+
+    Returns:
+        Whether the function may run; False: another request has taken the key over, or the key is gone.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+
+    def begin_both() -> bool:
+        # In PostgreSQL this locks the key until the commit, so that it is not taken over meanwhile.
+        if not IdempotencyKey.update(claimed_until=0).where(_is_of(claimed)).execute():
+            return False
+        write([values_of(record._replace(status=ExecutionStatus.RUNNING.value))])
+        return True
+
+    return transact(begin_both)
+
+
+def extend(claims: Collection[KeyClaim], until: datetime.datetime) -> None:
+    """Let the claims of keys that are not bound yet end later.
+
+    Raises:
+        Unavailable: see `transact`.
+    """
+
+    def write_all() -> None:
+        for claimed in claims:
+            IdempotencyKey.update(claimed_until=clock.to_micros(until)).where(
+                _is_of(claimed), IdempotencyKey.claimed_until > 0
+            ).execute()
+
+    transact(write_all)
+
+
+def release(claims: Collection[KeyClaim]) -> None:
+    """Delete keys whose functions have not run, with the rows of their executions. Keys of other claims stay.
+
+    Raises:
+        Unavailable: see `transact`. It is safe to call again.
+    """
+
+    def delete_all() -> None:
+        for claimed in claims:
+            if IdempotencyKey.delete().where(_is_of(claimed)).execute():
+                Execution.delete().where(
+                    Execution.id == claimed.execution_id, Execution.status == ExecutionStatus.RUNNING
+                ).execute()
+
+    transact(delete_all)
+
+
+def prune(now: datetime.datetime) -> int:
+    """Delete the expired keys, in small transactions with pauses. Returns their number.
+
+    Raises:
+        Unavailable: the database is away; call this again later.
+    """
+    deleted = 0
+    while True:
+        found, took_s = transact(functools.partial(_prune, clock.to_micros(now)))
+        deleted += found
+        if found < _BATCH:
+            return deleted
+        time.sleep(3 * took_s)
+
+
+def _claim(wanted: KeyClaim, now: int, until: int) -> bool:
+    """Insert a key, or overwrite one that has expired or is taken over, inside a write transaction."""
+    param = engine().param
+    statement = (
+        f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES ({', '.join([param] * len(_COLUMNS))})"
+        " ON CONFLICT (project_id, idempotency_key) DO UPDATE SET"
+        f" {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
+        f" WHERE {_TABLE}.expires_at <= {param}"
+        f" OR ({_TABLE}.execution_id = {param} AND {_TABLE}.claimed_until BETWEEN 1 AND {param}"
+        # The execution may have been recorded as lost, or cancelled, without having begun.
+        f" AND NOT EXISTS (SELECT 1 FROM {_EXECUTIONS} WHERE {_EXECUTIONS}.id = {_TABLE}.execution_id))"
+    )
+    values = (
+        wanted.project_id,
+        wanted.key,
+        wanted.digest,
+        wanted.execution_id,
+        until,
+        clock.to_micros(wanted.expires_at),
+    )
+    written: int = engine().execute_sql(statement, (*values, now, wanted.instead_of or "", now)).rowcount
+    return written == 1
+
+
+def _prune(now: int) -> tuple[int, float]:
+    """Delete a batch of expired keys. Returns their number and the duration in seconds, without the wait for others."""
+    started = time.monotonic()
+    param = engine().param
+    deleted: int = (
+        engine()
+        .execute_sql(
+            f"DELETE FROM {_TABLE} WHERE (project_id, idempotency_key) IN"
+            f" (SELECT project_id, idempotency_key FROM {_TABLE} WHERE expires_at <= {param} LIMIT {_BATCH})"
+            # Looked at again, because a request may have claimed the key since the inner query.
+            f" AND expires_at <= {param}",
+            (now, now),
+        )
+        .rowcount
+    )
+    return deleted, time.monotonic() - started
+
+
+def _is_of(claimed: KeyClaim) -> peewee.Expression:
+    return _is(claimed.project_id, claimed.key) & (IdempotencyKey.execution_id == claimed.execution_id)
+
+
+def _is(project_id: str, key: str) -> peewee.Expression:
+    return (IdempotencyKey.project_id == project_id) & (IdempotencyKey.idempotency_key == key)
