@@ -25,6 +25,7 @@ def build(settings: Settings) -> Api:
         parts.pool,
         parts.engine,
         parts.acceptance,
+        parts.waits,
         parts.scaler,
         parts.packages,
         Policy(settings.policy_file),
@@ -33,6 +34,7 @@ def build(settings: Settings) -> Api:
         parts.quota,
     )
     app = create_app(services)
+    app.stop = parts.waits.stop
     app.close = parts.close
     return app
 

@@ -16,6 +16,7 @@ from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver
+from qinling_falcon.invocation.waits import Waits
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
@@ -111,12 +112,19 @@ class Assembly:
     @cached_property
     def attempts(self) -> Attempts:
         """Ends attempts of asynchronous executions."""
-        return Attempts(self.pool.ready, self.settings)
+        return Attempts(self.pool.ready, self.settings, self.pool.ended)
 
     @cached_property
     def acceptance(self) -> Acceptance:
         """Accepts asynchronous executions."""
         return Acceptance(self.resolver, self.pool.ready, self.quota, self.settings)
+
+    @cached_property
+    def waits(self) -> Waits:
+        """The requests that wait for the end of an execution, with a background task that runs."""
+        waits = Waits(self.pool.watches, self.admission)
+        waits.start()
+        return waits
 
     @cached_property
     def scaler(self) -> Scaler:

@@ -79,7 +79,8 @@ class Watches:
         for execution_id in execution_ids:
             if (watched := self._watched.get(execution_id)) is not None:
                 watched.is_registered = False
-        self.wake(execution_ids)
+                for watch in watched.watches:
+                    watch.wake(has_ended=True)
 
     def register_again(self) -> None:
         """Register all executions again soon, and set `doubted` then, because Redis may have lost something."""
@@ -91,11 +92,7 @@ class Watches:
         Requests for the same execution share one attempt.
         """
         while watched.attempt is not None or not watched.is_registered:
-            if watched.attempt is None:
-                is_done = self._attempt(watched)
-            else:
-                is_done = watched.attempt.get()
-            if not is_done:
+            if not (self._attempt(watched) if watched.attempt is None else watched.attempt.get()):
                 return
 
     def keep_registered(self) -> None:
@@ -154,24 +151,32 @@ class Watch:
         watched: its execution.
     """
 
-    __slots__ = ("_watched", "_watches", "_woken")
+    __slots__ = ("_has_ended", "_watched", "_watches", "_woken")
 
     def __init__(self, watches: Watches, watched: _Watched):
         self._watches = watches
         self._watched = watched
         self._woken = Event()
+        self._has_ended = False
 
     def register(self) -> None:
         """Register the execution. Read it afterwards, and before `wait`."""
         self._watches.register(self._watched)
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait until the execution may have ended, or for `timeout_s` seconds."""
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the execution has to be read again, or for `timeout_s` seconds.
+
+        Returns:
+            Whether a notification came, so that the execution has ended, or an attempt of it.
+        """
         self._woken.wait(timeout_s)
         self._woken.clear()
+        has_ended, self._has_ended = self._has_ended, False
+        return has_ended
 
-    def wake(self) -> None:
+    def wake(self, *, has_ended: bool = False) -> None:
         """End the wait, or the next one. Does not wait itself."""
+        self._has_ended = self._has_ended or has_ended
         self._woken.set()
 
 

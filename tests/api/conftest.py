@@ -18,6 +18,7 @@ from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
+from qinling_falcon.invocation.waits import Waits
 from qinling_falcon.models import database
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
@@ -109,7 +110,9 @@ def services(connected: Settings, pool: Pool, engine: FakeEngine, packages: Loca
     resolver, at_hand = Resolver(pool), PackageCache(packages, connected.package_cache_size)
     scaler = Scaler(Engine(pool, resolver, at_hand, connected), pool, resolver, connected)
     acceptance = Acceptance(resolver, pool.ready, ExecutionQuota(), connected)
-    return Services(connected, pool, engine, acceptance, scaler, packages, Policy(connected.policy_file))
+    waits = Waits(pool.watches)
+    waits.start()
+    return Services(connected, pool, engine, acceptance, waits, scaler, packages, Policy(connected.policy_file))
 
 
 @pytest.fixture
