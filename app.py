@@ -26,6 +26,7 @@ def build(settings: Settings) -> Api:
         parts.engine,
         parts.acceptance,
         parts.idempotent_calls,
+        parts.waits,
         parts.scaler,
         parts.packages,
         Policy(settings.policy_file),
@@ -34,6 +35,7 @@ def build(settings: Settings) -> Api:
         parts.quota,
     )
     app = create_app(services)
+    app.stop = parts.waits.stop
     app.close = parts.close
     return app
 

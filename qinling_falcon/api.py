@@ -101,10 +101,12 @@ class Api(falcon.App[Request, falcon.Response]):
 
     Attributes:
         proxies: applies the `X-Forwarded-…` headers of trusted proxies; None: no proxy is trusted.
+        stop: called once, when the process begins to stop: requests that wait for something to happen are answered.
         close: called once, when all requests have been served and the process is about to end.
     """
 
     proxies: TrustedProxies | None = None
+    stop: Callable[[], None] = staticmethod(lambda: None)
     close: Callable[[], None] = staticmethod(lambda: None)
 
     def __call__(self, env: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -17,6 +17,7 @@ from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver
+from qinling_falcon.invocation.waits import Waits
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
@@ -112,7 +113,7 @@ class Assembly:
     @cached_property
     def attempts(self) -> Attempts:
         """Ends attempts of asynchronous executions."""
-        return Attempts(self.pool.ready, self.settings)
+        return Attempts(self.pool.ready, self.settings, self.pool.ended)
 
     @cached_property
     def acceptance(self) -> Acceptance:
@@ -123,6 +124,13 @@ class Assembly:
     def idempotent_calls(self) -> IdempotentCalls:
         """Runs and accepts calls with an idempotency key."""
         return IdempotentCalls(self.engine, self.acceptance, self.pool, self.settings)
+
+    @cached_property
+    def waits(self) -> Waits:
+        """The requests that wait for the end of an execution, with a background task that runs."""
+        waits = Waits(self.pool.watches, self.admission)
+        waits.start()
+        return waits
 
     @cached_property
     def scaler(self) -> Scaler:

@@ -357,6 +357,9 @@ class Settings:
         "How old an asynchronous execution may become before its last start, for functions without a `max_age_s`.",
         low=1,
     )
+    execution_wait_max_s: float = _setting(
+        60.0, "Longest time for which `GET /v1/executions/{id}?wait=…` waits for the end.", low=0, high=3600
+    )
     lease_grace_s: float = _setting(5.0, "Time after a function's timeout until its lease is reaped.", low=0.5)
     holder_ttl_s: float = _setting(6.0, "A process that was silent for so long has lost its leases.", low=1)
     reap_interval_s: float = _setting(1.0, "Time between two passes of the pool manager.", low=0.05)

@@ -66,7 +66,7 @@ def main() -> None:
         sys.exit(str(error))
     runtimes = Runtimes(registry, settings.warm_workers)
     packages, trusts = parts.packages, parts.trusts
-    _start_periodic_task("executions without a process", lambda: record_overdue(settings))
+    _start_periodic_task("executions without a process", lambda: record_overdue(settings, parts.pool.ended))
     # A crash between an upload and the commit of its function leaves the package.
     _start_periodic_task("packages of no function", lambda: packages.sweep(package_keys.in_use, ORPHAN_AGE_S))
     _start_periodic_task("packages of unknown size", lambda: package_keys.fill_sizes(packages.size))
@@ -78,7 +78,7 @@ def main() -> None:
     gevent.spawn(WorkerKeeper(parts.pool, parts.scaler).run, lambda: claim.held)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     attempts = parts.attempts
-    record = functools.partial(record_lost, attempts=attempts)
+    record = functools.partial(record_lost, attempts=attempts, ended=parts.pool.ended)
     Manager(registry, orchestrator, runtimes, settings, record, claim).run(stopping)
 
 

@@ -12,14 +12,18 @@ There are three limits:
    places left for calls.
 3. Inputs of a project's calls: at most as much memory as the process has left for inputs.
 
+Requests that wait for the end of an execution (`waits.py`) hold connections, too. They use at most half of the places
+for calls, and those of one project at most as many of them as remain free for other projects.
+
 As in the queue, a function has at most as many calls as its project has places left. One function or project therefore
 never takes the last place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from qinling_falcon.errors import Unavailable
@@ -44,6 +48,7 @@ class Admission:
 
     Attributes:
         calls: the number of calls.
+        waits: the number of requests that wait for the end of an execution.
         input_size: bytes of memory that their inputs use.
     """
 
@@ -54,6 +59,7 @@ class Admission:
         self._most_input = max(settings.max_held_input_size, _LARGEST_INPUTS * settings.max_input_size)
         self._projects: dict[str, _Project] = {}
         self.calls = 0
+        self.waits = 0
         self.input_size = 0
 
     def admit(self, project_id: str, function: str, text: str | None = None) -> Admitted:
@@ -84,6 +90,34 @@ class Admission:
             share.input_size += input_size
         return Admitted(self, project, function, input_size)
 
+    @contextlib.contextmanager
+    def admit_wait(self, project_id: str) -> Iterator[None]:
+        """Count a request that waits for the end of an execution until the `with` block ends.
+
+        Args:
+            project_id: the caller's project.
+
+        Raises:
+            Unavailable: a limit is reached.
+        """
+        project = self._projects.get(project_id) or _Project(project_id)
+        room = min(self._most // 2, self._most - self.calls) - self.waits
+        if project.waits >= room:
+            raise Unavailable(
+                f"Too many requests of project {project_id} wait for the end of executions in this process:"
+                f" {project.waits} (limited by WEB_CONNECTIONS). Try again, or do not wait.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self._projects[project_id] = project
+        self.waits += 1
+        project.waits += 1
+        try:
+            yield
+        finally:
+            self.waits -= 1
+            project.waits -= 1
+            self._discard_unused(project)
+
     def leave(self, project: _Project, function: str, input_size: int) -> None:
         """Stop counting a call."""
         share = project.functions[function]
@@ -95,14 +129,17 @@ class Admission:
         share.input_size -= input_size
         if not share.calls:
             del project.functions[function]
-            if not project.calls:
-                del self._projects[project.id]
+            self._discard_unused(project)
+
+    def _discard_unused(self, project: _Project) -> None:
+        if not project.calls and not project.waits:
+            del self._projects[project.id]
 
     def _check(self, project: _Project, function: str, share: _Share, input_size: int) -> None:
         bounds = self._bounds()
         if share.calls >= bounds.of_function:
             raise _refused(f"function {function}", share.calls, "FUNCTION_CONCURRENCY and FUNCTION_QUEUE_FACTOR")
-        room = min(bounds.of_project, self._most - self.calls)
+        room = min(bounds.of_project, self._most - self.calls - self.waits)
         if share.calls >= room - project.calls:
             of_project = room == bounds.of_project
             bound = "PROJECT_CONCURRENCY and PROJECT_QUEUE_FACTOR" if of_project else "WEB_CONNECTIONS"
@@ -149,13 +186,14 @@ class _Share:
 
 
 class _Project:
-    """The calls of one project, in total and by function."""
+    """The calls of one project, in total and by function, and its requests that wait for the end of an execution."""
 
-    __slots__ = ("calls", "functions", "id", "input_size")
+    __slots__ = ("calls", "functions", "id", "input_size", "waits")
 
     def __init__(self, project_id: str):
         self.id = project_id
         self.calls = 0
+        self.waits = 0
         self.input_size = 0
         self.functions: dict[str, _Share] = {}
 

@@ -25,6 +25,7 @@ from qinling_falcon.invocation.targets import Retries
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.pool.ended import Ended
 from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.settings import Settings
 
@@ -38,11 +39,13 @@ class Attempts:
     Args:
         ready: where executions go that are started again.
         settings: the maximum age.
+        ended: notifies those who wait for the end of an execution.
     """
 
-    def __init__(self, ready: ReadySets, settings: Settings):
+    def __init__(self, ready: ReadySets, settings: Settings, ended: Ended):
         self._ready = ready
         self._settings = settings
+        self._ended = ended
 
     def end(
         self, ended: ExecutionRecord, accepted: Accepted, retries: Retries, *, is_permanent: bool = False
@@ -66,7 +69,7 @@ class Attempts:
             self.give_back(accepted, clock.now(), was_started=True)
             return ended
         if ended.status not in _FAILED or is_permanent:
-            execution_queue.end(ended)
+            self._end(ended)
             return ended
         now = clock.now()
         again_at = now + timedelta(seconds=_pause_s(retries, accepted.attempt))
@@ -74,7 +77,7 @@ class Attempts:
             return self._postpone(ended, accepted, again_at)
         if retries.max_attempts > 1:
             ended = ended._replace(status=ExecutionStatus.DEAD, status_reason=_last_words(ended, accepted, retries))
-        execution_queue.end(ended)
+        self._end(ended)
         return ended
 
     def lose(self, lost: ExecutionRecord, accepted: Accepted) -> None:
@@ -89,7 +92,7 @@ class Attempts:
         if now < self.latest_start(accepted, Retries()):
             self._postpone(lost, accepted, now)
         else:
-            execution_queue.end(lost)
+            self._end(lost)
 
     def give_back(self, accepted: Accepted, not_before: datetime, *, was_started: bool) -> None:
         """Queue an execution again whose attempt did not take place, or was interrupted. Raises as `end`."""
@@ -100,6 +103,10 @@ class Attempts:
         """Until when an execution may be started."""
         max_age_s = self._settings.async_max_age_s if retries.max_age_s is None else retries.max_age_s
         return accepted.created_at + timedelta(seconds=max_age_s)
+
+    def _end(self, ended: ExecutionRecord) -> None:
+        execution_queue.end(ended)
+        self._ended.notify((ended.id,))
 
     def _postpone(self, ended: ExecutionRecord, accepted: Accepted, again_at: datetime) -> ExecutionRecord:
         reason = f"Attempt {accepted.attempt} has failed, and a further one will start: {ended.status_reason}"

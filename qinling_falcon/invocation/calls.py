@@ -18,6 +18,7 @@ from qinling_falcon.models import execution as executions
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.pool.ended import Ended
 from qinling_falcon.settings import Settings
 
 # The lease does not hold a larger input. Its row is written as `running` before the call is sent.
@@ -98,10 +99,14 @@ def not_recorded(final: ExecutionRecord) -> NotRecorded:
     return NotRecorded(final.id, "may have run" if final.status == ExecutionStatus.ERROR else "has run")
 
 
-def record_overdue(settings: Settings) -> list[str]:
+def record_overdue(settings: Settings, ended: Ended) -> list[str]:
     """Record executions as failed that have been `running` for longer than any execution can. Returns their ids.
 
     Their process was lost, and their lease was lost with the data of Redis, so the reaper can't find them.
+
+    Args:
+        settings: the longest times of a call.
+        ended: notifies those who wait for the end of an execution.
 
     Raises:
         Unavailable: the database is away; call this again later.
@@ -112,7 +117,9 @@ def record_overdue(settings: Settings) -> list[str]:
     overdue = list(executions.running_since(clock.now() - timedelta(seconds=2 * longest_s)))
     for row in overdue:
         record(failed_record(_as_record(row), f"The process that ran the function was lost{_PERHAPS}"))
-    return [row.id for row in overdue]
+    ids = [row.id for row in overdue]
+    ended.notify(ids)
+    return ids
 
 
 def running_record(detail: str) -> ExecutionRecord:

@@ -62,6 +62,7 @@ def cancel(pool: Pool, caller: Context, execution_id: str) -> Execution:
             execution_queue.cancel(running, _REASON, _result(running))
         with contextlib.suppress(Unavailable):  # the function then runs to its end, in vain
             pool.cancel(execution_id)
+        pool.ended.notify((execution_id,))
     ended = executions.get(caller, execution_id)
     if ended.status != ExecutionStatus.CANCELLED:
         raise Conflict(f"Execution {execution_id} has ended: its status is {ended.status}.")

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import PROCESS_LOST, Accepted, failed_record, read_detail
 from qinling_falcon.models.records import record
+from qinling_falcon.pool.ended import Ended
 
 
-def record_lost(details: Mapping[str, str], attempts: Attempts) -> None:
+def record_lost(details: Mapping[str, str], attempts: Attempts, ended: Ended) -> None:
     """Record executions whose lease was lost as failed. Accepted ones are queued again.
 
     The first final state wins: if the holder has already recorded an execution, its record stays.
@@ -17,6 +18,7 @@ def record_lost(details: Mapping[str, str], attempts: Attempts) -> None:
     Args:
         details: the details of the lost leases (see `calls.detail`), by execution id.
         attempts: ends the attempts of accepted executions.
+        ended: notifies those who wait for the end of an execution.
 
     Raises:
         Unavailable: the database is away; call this again later.
@@ -26,5 +28,6 @@ def record_lost(details: Mapping[str, str], attempts: Attempts) -> None:
         lost = failed_record(started, PROCESS_LOST)
         if attempt is None:
             record(lost)
+            ended.notify((started.id,))
         else:
             attempts.lose(lost, Accepted(started.id, started.project_id, started.created_at, attempt))

@@ -162,6 +162,7 @@ class Drain:
             logger.warning("an execution is not recorded", extra={"execution_id": claimed.id, "reason": str(error)})
         except NotFound as error:
             execution_queue.cancel(claimed, f"It has not run: {error.message}")
+            self._pool.ended.notify((claimed.id,))
         except (Unavailable, Conflict) as error:
             self._postpone(accepted, error)
 

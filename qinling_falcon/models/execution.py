@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import peewee
 
 from qinling_falcon.errors import Conflict
-from qinling_falcon.models.database import transact
+from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListParams, ListSpec, page
 from qinling_falcon.models.rows import check_owner, find
@@ -16,8 +16,8 @@ from qinling_falcon.models.scope import Context, scoped, system
 from qinling_falcon.models.tables import Execution, ExecutionStatus
 
 __all__ = [
-    "LISTS", "Execution", "ExecutionStatus", "delete", "get", "get_log", "purge_some", "running_since", "select_ended",
-    "withdraw",
+    "LISTS", "Execution", "ExecutionStatus", "delete", "get", "get_log", "purge_some", "running", "running_since",
+    "select_ended", "withdraw",
 ]  # fmt: skip
 
 LISTS = ListSpec(
@@ -139,6 +139,18 @@ def withdraw(execution_id: str) -> None:
         .where(Execution.id == execution_id, Execution.status == ExecutionStatus.RUNNING)
         .execute()
     )
+
+
+def running(ids: Collection[str]) -> set[str]:
+    """Those of these executions (at most some hundreds), of any project, that have a row and have not ended.
+
+    Raises:
+        Unavailable: see `reading`.
+    """
+    with reading():
+        select = system("waited-for executions of all projects are looked at").executions().select(Execution.id)
+        select = select.where(Execution.id.in_(ids), Execution.status == ExecutionStatus.RUNNING)
+        return {row.id for row in select}
 
 
 def running_since(before: datetime.datetime) -> Iterator[Execution]:

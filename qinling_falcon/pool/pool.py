@@ -16,6 +16,7 @@ from qinling_falcon.orchestrators import addresses
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.call_counts import CallCounts
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.ended import Ended
 from qinling_falcon.pool.generations import Generations
 from qinling_falcon.pool.inspection import Inspection
 from qinling_falcon.pool.journal import JournalChanges
@@ -27,6 +28,7 @@ from qinling_falcon.pool.queue_bounds import not_in_time, refusal
 from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.pool.runner import Clock, ScriptRunner
 from qinling_falcon.pool.waiting import LocalQueues
+from qinling_falcon.pool.watches import Watches
 from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost
 from qinling_falcon.settings import Settings
 
@@ -49,6 +51,8 @@ class Pool(Generations):
     Attributes:
         inspection: reads the pool for the operator.
         ready: the executions that wait to be claimed.
+        ended: each writer of a final state reports to it.
+        watches: the executions for whose end requests of this process wait.
         call_bounds: how many calls may run and wait at once, as of the last heartbeat.
     """
 
@@ -62,6 +66,10 @@ class Pool(Generations):
         self._listening = connection.another()
         self._journal = JournalChanges()
         self._local_queues = LocalQueues(self, self._listening, self._scripts, holder, self._journal)
+        self.ended = Ended(self._scripts, holder, self._journal, self._local_queues.running)
+        self.watches = Watches(self._scripts, holder)
+        self._local_queues.missed = self.watches.register_again
+        self.on_notification("ended", self.watches.notified)
         self._calls = CallCounts()
         self._heartbeat_s = settings.holder_ttl_s / _HEARTBEATS_PER_TTL
         self._as_of: str = "0"
@@ -71,7 +79,7 @@ class Pool(Generations):
         """Start the heartbeat, and listen for workers that Redis offers."""
         with contextlib.suppress(PoolUnavailable):
             self._beat()
-        tasks = (self._beat_on, self._local_queues.listen, self._local_queues.sweep)
+        tasks = (self._beat_on, self._local_queues.listen, self._local_queues.sweep, self.watches.keep_registered)
         self._greenlets = [gevent.spawn(task) for task in tasks]
 
     def on_notification(self, message: str, notified: Callable[..., None]) -> None:
@@ -169,7 +177,7 @@ class Pool(Generations):
     def acknowledge(self, execution_id: str) -> None:
         """Remove an execution from the journal. The next script of this process tells Redis."""
         self._local_queues.running.discard(execution_id)
-        self._journal.acknowledge(execution_id)
+        self.ended.notify((execution_id,))
 
     def abandon(self, lease: Lease, *, worker: bool) -> None:
         """Have an execution recorded as lost, and drain its worker if `worker`. If Redis is away, it is told later."""
@@ -360,6 +368,7 @@ class Pool(Generations):
         self._as_of = now.decode()
         if unknown:
             self._local_queues.ask_again()
+            self.watches.register_again()
         *bounds, start_ms = self._connection.call(
             "HMGET", keys.POLICY, "calls of function", "calls of project", "start_ms"
         )

@@ -57,6 +57,7 @@ class LocalQueues:
         running: the executions that this process has started and not acknowledged.
         share: the asynchronous executions that wait because there are as many as may be.
         listeners: what is called for notifications that belong to no queue, by the kind of message.
+        missed: what is called after notifications may have been lost with their connection.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class LocalQueues:
         self.running: set[str] = set()
         self.share = AsyncShare()
         self.listeners: dict[str, Callable[..., None]] = {}
+        self.missed: Callable[[], None] = lambda: None
 
     def queue_of(self, request: LeaseRequest) -> LocalQueue:
         """The queue of a call."""
@@ -244,6 +246,7 @@ class LocalQueues:
                 for message in reply[1] if reply is not None else ():
                     self._handle(*json.loads(message))
             except PoolUnavailable:
+                self.missed()
                 gevent.sleep(_RETRY_S)
             except Exception:
                 logger.exception("a notification could not be used")

@@ -15,11 +15,12 @@ from qinling_falcon.models import execution as executions
 from qinling_falcon.models import execution_queue
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.records import ExecutionRecord
-from qinling_falcon.models.scope import scoped
+from qinling_falcon.models.scope import Context, scoped
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
 from qinling_falcon.resources.execution_retries import PURGED, purge
+from qinling_falcon.resources.execution_waits import WAIT, wait_for_end
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all
 from qinling_falcon.resources.operation import accepts, lists, makes, operation, sends, shows
 from qinling_falcon.resources.request import Request
@@ -30,7 +31,6 @@ from qinling_falcon.schemas.executions import ChangedExecutions, ExecutionCreate
 _create = ExecutionCreate()
 _update = ExecutionUpdate()
 _shown = ExecutionShown()
-
 
 class Executions:
     """All executions of a project."""
@@ -111,20 +111,25 @@ class OneExecution:
     def __init__(self, services: Services):
         self._pool = services.pool
         self._settings = services.settings
+        self._waits = services.waits
 
-    @operation("execution:get", answers=shows(ExecutionShown))
+    @operation("execution:get", answers=shows(ExecutionShown), query=(WAIT,))
     def on_get(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
-        """Show an execution.
+        """Show an execution. With `wait`, the answer comes when it has ended, or when the time is up."""
 
-        While it runs, most have no row yet, and the pool knows them.
-        """
+        def find() -> executions.Execution | ExecutionRecord:
+            return self._find(req.caller, execution_id)
+
+        answer(resp, _show(wait_for_end(self._waits, req, self._settings, execution_id, find)))
+
+    def _find(self, caller: Context, execution_id: str) -> executions.Execution | ExecutionRecord:
+        """An execution that the caller may see. While it runs, most have no row yet, and the pool knows them."""
         try:
-            execution: executions.Execution | ExecutionRecord = executions.get(req.caller, execution_id)
+            return executions.get(caller, execution_id)
         except NotFound:
             # It may end just now, between the two looks: the row is written before the lease is given back.
-            live = find_live(self._pool, req.caller, execution_id)
-            execution = live if live is not None else executions.get(req.caller, execution_id)
-        answer(resp, _show(execution))
+            live = find_live(self._pool, caller, execution_id)
+            return live if live is not None else executions.get(caller, execution_id)
 
     @operation("execution:update", takes=ExecutionUpdate, answers=accepts(ExecutionShown), errors=(409,))
     def on_put(self, req: Request, resp: falcon.Response, execution_id: str) -> None:

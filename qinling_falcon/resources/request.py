@@ -69,13 +69,18 @@ class Request(falcon.Request):
         self._receiving: UnfinishedBody | None = None
 
     @property
+    def client(self) -> Any:
+        """The client's socket; None on a server that does not provide it."""
+        return self.env.get("gunicorn.socket")
+
+    @property
     def has_whole_body(self) -> bool:
         """Whether the whole body has arrived, so that reading it does not wait for the client."""
         return bool(self.env.get(HAS_WHOLE_BODY))
 
     def receiving(self, bodies: UnfinishedBodies) -> UnfinishedBody:
         """Count this request's body for the caller's project while the returned `with` block reads it."""
-        self._receiving = bodies.receiving(self.caller.project_id, self.env.get("gunicorn.socket"))
+        self._receiving = bodies.receiving(self.caller.project_id, self.client)
         return self._receiving
 
     def read_client(self, stream: ReadableIO, size: int) -> bytes:

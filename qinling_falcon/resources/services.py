@@ -12,6 +12,7 @@ from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
+from qinling_falcon.invocation.waits import Waits
 from qinling_falcon.observability.health import Check
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
@@ -26,6 +27,7 @@ class Services:
     """The collaborators of the HTTP layer.
 
     Attributes:
+        waits: the requests that wait for the end of an execution.
         checks: the checks of `GET /readyz`, by the name of the part.
         trusts: the Keystone trusts; None without Keystone.
         execution_quota: counts the executions of each project; shared with the engine.
@@ -36,6 +38,7 @@ class Services:
     engine: Engine
     acceptance: Acceptance
     idempotent_calls: IdempotentCalls
+    waits: Waits
     scaler: Scaler
     packages: PackageStore
     policy: Policy

@@ -92,6 +92,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
             if self._ending.wait(1.0):
                 break
         connections.stop()
+        getattr(self.wsgi, "stop", _do_nothing)()
         for listener in self.sockets:
             listener.close()
         gevent.killall(helpers)
@@ -211,6 +212,10 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
         if body.failed:
             request.force_close()
         return False
+
+
+def _do_nothing() -> None:
+    """Stands for the `stop` of an application that has none."""
 
 
 class _FrozenConfig:

@@ -19,6 +19,7 @@ from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
+from qinling_falcon.invocation.waits import Waits
 from qinling_falcon.models import database
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
@@ -111,8 +112,10 @@ def services(connected: Settings, pool: Pool, engine: FakeEngine, packages: Loca
     scaler = Scaler(Engine(pool, resolver, at_hand, connected), pool, resolver, connected)
     acceptance = Acceptance(resolver, pool.ready, ExecutionQuota(), connected)
     idempotent_calls = IdempotentCalls(engine, acceptance, pool, connected)
+    waits = Waits(pool.watches)
+    waits.start()
     policy = Policy(connected.policy_file)
-    return Services(connected, pool, engine, acceptance, idempotent_calls, scaler, packages, policy)
+    return Services(connected, pool, engine, acceptance, idempotent_calls, waits, scaler, packages, policy)
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ class FakeWorkers:
 
     def __init__(self, pool: Pool):
         self._pool = pool
+        self.ready, self.ended = pool.ready, pool.ended
 
     def lease_loaded(self, request: LeaseRequest) -> Lease:
         if self._pool.generations([what for what, _ in request.generations]) != dict(request.generations):

@@ -67,7 +67,7 @@ class House:
         stored = self.storage.save(io.BytesIO(package("x = 1")), 1000, project_id="project-a")
         self.function_id = make_function(OWNER, runtime_id, package_key=stored.key).id
         self.resolver = Resolver(self.pool)
-        self.attempts = Attempts(self.pool.ready, settings)
+        self.attempts = Attempts(self.pool.ready, settings, self.pool.ended)
         cache = PackageCache(self.storage, 1 << 20)
         self.engine = Engine(self.pool, self.resolver, cache, settings, attempts=self.attempts)
         self.scaler = Scaler(self.engine, self.pool, self.resolver, settings)

@@ -190,3 +190,19 @@ def test_what_a_call_waits_for_is_not_asked_by_those_beyond_the_bound(how: str) 
     gevent.joinall(requests, timeout=10)
     assert told.count("away") == 4
     assert admission.calls == 0
+
+
+def test_requests_that_wait_leave_half_of_the_places_to_calls_and_places_to_other_projects() -> None:
+    admission = Admission(SMALL, CallBounds)
+    with contextlib.ExitStack() as held:
+        for project, most in (("a", 3), ("b", 2), ("c", 1), ("d", 0)):
+            for _ in range(most):
+                held.enter_context(admission.admit_wait(project))
+            with pytest.raises(Unavailable, match="WEB_CONNECTIONS"):
+                held.enter_context(admission.admit_wait(project))
+        assert admission.waits == 6
+        calls = [held.enter_context(admission.admit("a", "f")) for _ in range(2)]
+        assert admission.calls == len(calls)
+        with pytest.raises(Unavailable, match="WEB_CONNECTIONS"):
+            admission.admit("a", "f")
+    assert admission.waits == admission.calls == 0

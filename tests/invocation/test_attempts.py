@@ -230,7 +230,7 @@ def test_an_execution_whose_process_was_lost_is_queued_again_even_after_its_only
     execution_queue.end(make_record(house.function_id, id=ended.id, attempt=1, created_at=ended.created_at))
     details = {one.id: calls.detail(make_record(house.function_id, id=one.id), one) for one in (it, ended)}
 
-    record_lost(details, house.attempts)
+    record_lost(details, house.attempts, house.pool.ended)
 
     rows = {row.id: row for row in house.rows()}
     assert (rows[ended.id].status, rows[it.id].status) == ("success", "running")
@@ -246,7 +246,7 @@ def test_an_execution_whose_process_was_lost_ends_at_the_maximum_age(make_house:
     it = claimed(house, age_s=61)
 
     lost = make_record(house.function_id, id=it.id, created_at=it.created_at)
-    record_lost({it.id: calls.detail(lost, it)}, house.attempts)
+    record_lost({it.id: calls.detail(lost, it)}, house.attempts, house.pool.ended)
 
     assert execution.get(OWNER, it.id).status == "error"
     assert queued(it.id) is None

@@ -221,7 +221,7 @@ def test_an_answer_that_can_not_be_committed_is_handed_on_and_recorded_later(
     assert house.states() == {worker: "idle"}, "the worker is not at fault"
     wait_until(lambda: house.lost() != {})
     assert house.journal() == {}
-    record_lost(house.lost(), house.attempts)
+    record_lost(house.lost(), house.attempts, house.pool.ended)
     (row,) = house.rows()
     assert (row.status, row.input) == ("error", "the input")
     assert "may have run" in str(row.status_reason)

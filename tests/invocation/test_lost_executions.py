@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -16,11 +16,22 @@ from qinling_falcon.invocation.losses import record_lost
 from qinling_falcon.models import clock, database, execution, function
 from qinling_falcon.models.records import begin, record
 from qinling_falcon.models.scope import Context
+from qinling_falcon.pool.ended import Ended
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_function, make_record, make_runtime
 from tests.support.tables import make_tables
 
 OWNER = Context("project-a")
+
+
+class Reported(Ended):
+    """Keeps what is reported, instead of telling Redis."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def notify(self, execution_ids: Iterable[str]) -> None:
+        self.ids += execution_ids
 
 
 @pytest.fixture
@@ -47,14 +58,16 @@ def test_execution_that_runs_longer_than_any_can_is_ended_and_a_younger_one_is_n
     begin(old)
     begin(young)
 
-    assert record_overdue(settings) == [old.id]
+    ended = Reported()
+    assert record_overdue(settings, ended) == [old.id]
+    assert ended.ids == [old.id]
 
     row = execution.get(OWNER, old.id)
     assert (row.status, row.input) == ("error", "large")
     assert json.loads(row.result or "")["output"] == "Function execution failed."
     assert row.status_reason
     assert execution.get(OWNER, young.id).status == "running"
-    assert record_overdue(settings) == []
+    assert record_overdue(settings, ended) == []
 
 
 def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(settings: Settings, function_id: str) -> None:
@@ -65,8 +78,10 @@ def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(setting
     ended, lost = make_record(function_id), make_record(function_id)
     record(ended)
 
+    reported = Reported()
     for _ in range(2):
-        record_lost({rec.id: detail(rec.id) for rec in (ended, lost)}, cast(Attempts, None))
+        record_lost({rec.id: detail(rec.id) for rec in (ended, lost)}, cast(Attempts, None), reported)
+    assert reported.ids == [ended.id, lost.id] * 2
 
     assert execution.get(OWNER, ended.id).status == "success"
     row = execution.get(OWNER, lost.id)

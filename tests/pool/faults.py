@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from qinling_falcon.pool import keys
 from tests.pool.holders import Call, Held, Holder
 from tests.pool.machine import CALLS, LIMITS, Machine
 
@@ -56,6 +59,41 @@ class Faults(Machine):
         """A committed execution is deleted before it is removed from its journal."""
         self.uncommitted.pop(execution, None)
         self.run("drop", execution)
+
+    def watch(self, holder: Holder, which: int) -> None:
+        """Requests of a process wait for the end of an execution."""
+        if self.uncommitted:
+            executions = sorted(self.uncommitted)
+            self.run("watch", holder.name, 30_000, executions[which % len(executions)])
+
+    def unwatch(self, holder: Holder, which: int) -> None:
+        """The last request that waits for the end of an execution leaves."""
+        if watched := self.connection.call("ZRANGE", "qf:{pool}:watched", 0, -1):
+            execution = watched[which % len(watched)].decode()
+            self.run("unwatch", holder.name, execution)
+            assert holder.name.encode() not in self._watchers(execution)
+
+    def acknowledge(self, holder: Holder, watcher: Holder) -> None:
+        """A process that runs no other script reports what it has committed. Those that wait for it are notified."""
+        if holder.committed:
+            self.run("watch", watcher.name, 30_000, holder.committed[-1])
+        watched = set(self.connection.call("ZRANGE", "qf:{pool}:watched", 0, -1))
+        expected = {
+            (name, execution)
+            for execution in holder.committed
+            if execution.encode() in watched
+            for name in self._watchers(execution)
+        }
+        committed = list(holder.committed)
+        self.run("acknowledge", holder.name, self.acknowledged(holder))
+        for name, execution in expected:
+            message = json.loads(self.connection.call("LINDEX", keys.grants(name.decode()), -1))
+            assert message[:2] == ["", "ended"] and execution in message[2:]
+        assert not any(self._watchers(execution) for _, execution in expected)
+        assert not set(committed) & self.seen.get(f"journal:{holder.name}", {}).keys()
+
+    def _watchers(self, execution: str) -> set[bytes]:
+        return set(self.connection.call("SMEMBERS", f"qf:{{pool}}:watchers:{execution}"))
 
     def empty_redis(self) -> None:
         self.connection.call("FLUSHALL")

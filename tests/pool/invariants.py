@@ -12,7 +12,10 @@ from tests.pool.holders import Call, Held
 
 Snapshot = dict[str, Any]
 
-OF_PROCESSES = ("held", "grants", "generations", "server", "reaper", "reported", "wakeups", "events", "calls", "kept")
+OF_PROCESSES = (
+    "held", "grants", "generations", "server", "reaper", "reported", "wakeups", "events", "calls", "kept", "watched",
+    "watchers",
+)  # fmt: skip
 
 LONGEST_RESERVATION_MS = 10_000
 

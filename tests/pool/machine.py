@@ -141,7 +141,7 @@ class Machine:
         if message is None:
             return False
         queue, word, *lease = json.loads(message)
-        if how == "lose":
+        if how == "lose" or word == "ended":
             return True
         if word == "again":
             self.all_ask_again(holder, queue)

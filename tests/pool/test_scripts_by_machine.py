@@ -21,9 +21,9 @@ from tests.servers.valkey import ValkeyServer
 pick = st.integers(0, 1_000_000)
 calls = st.sampled_from(CALLS)
 FAULTS = [
-    "begin_start", "change", "configure", "drain", "drain_workers", "empty_redis", "evict", "forget", "gone",
-    "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis", "set_limits",
-    "step_clock",
+    "begin_start", "change", "configure", "drain", "drain_workers", "empty_redis", "evict", "forget",
+    "gone", "lose_lease", "ready_unknown", "recall", "release_late", "restart_redis", "save_redis", "set_limits",
+    "step_clock", "unwatch", "watch",
 ]  # fmt: skip
 # After at most ROUNDS rounds of work, no call waits. A round is a pass of the manager and half a second. After
 # LEAST_ROUNDS, dead processes are known to be dead.
@@ -144,6 +144,13 @@ class PoolMachine(Faults, RuleBasedStateMachine):
         committed = [execution for holder in self.holders for execution in holder.committed]
         self.drop(one_of(committed, which))
 
+    @precondition(lambda self: any(holder.answered or holder.committed for holder in self.holders))
+    @rule(watcher=pick)
+    def acknowledge_all(self, watcher: int) -> None:
+        for holder in self.holders:
+            self.commit(holder)
+            self.acknowledge(holder, one_of(self.holders, watcher))
+
     # The manager
 
     @rule()
@@ -177,6 +184,10 @@ class PoolMachine(Faults, RuleBasedStateMachine):
         call, runtime, holder = one_of(CALLS, which), one_of(RUNTIMES, which), one_of(self.holders, which)
         worker = one_of(sorted(self.seen["workers"]), aside) if self.seen["workers"] else None
         match kind:
+            case "watch":
+                self.watch(holder, aside)
+            case "unwatch":
+                self.unwatch(holder, aside)
             case "begin_start":
                 self.begin_start(runtime)
             case "change":

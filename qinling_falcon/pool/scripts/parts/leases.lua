@@ -3,7 +3,7 @@
 -- A lease starts as an offer (to a process with an entry in a queue), or at once with an execution. Each holder has a
 -- journal of the executions that it has started and whose final record is not committed. An execution stays there also
 -- while its worker runs the next one already. Its value is the worker and token of its lease, and its detail.
--- include: workers limits queues events
+-- include: workers limits queues events ended
 
 local LOST = P .. 'lost'
 
@@ -24,12 +24,14 @@ local function read_journal(holder, execution)
   return detail or value, worker, token  -- a process of an older release has written the detail alone
 end
 
--- Removes committed executions from a journal. `executions` is a list of ids, joined by commas.
+-- Removes committed executions from a journal, and notifies the processes that watch one of them. `executions` is a
+-- list of ids, joined by commas. They need not be in the journal.
 local function acknowledge(holder, executions)
   if executions == '' then return end
   local ids = {}
   for id in string.gmatch(executions, '[^,]+') do ids[#ids + 1] = id end
   call('HDEL', journal_of(holder), unpack(ids))
+  notify_ended(ids)
 end
 
 -- Updates the rank of a target's queue, after the number of the target's workers has changed.
