@@ -13,7 +13,7 @@ from typing import Any
 
 from qinling_falcon.errors import BadRequest, Conflict
 from qinling_falcon.models import clock, quotas
-from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.database import reading, secret_keys, transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
 from qinling_falcon.models.package_keys import unused
@@ -24,7 +24,9 @@ from qinling_falcon.models.scope import Context, project_of, scoped, system
 from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeStatus, Version
 from qinling_falcon.models.trusts import doom, named
 
-__all__ = ["LISTS", "ROW_ONLY", "VOUCHED", "Function", "Updated", "create", "delete", "get", "refresh", "update"]
+__all__ = [
+    "CALLBACKS", "LISTS", "ROW_ONLY", "VOUCHED", "Function", "Updated", "create", "delete", "get", "refresh", "update",
+]  # fmt: skip
 
 LISTS = ListSpec(
     Function,
@@ -40,6 +42,8 @@ LISTS = ListSpec(
         "isolation": Column(Function.isolation, Kind.TEXT),
         "concurrency": Column(Function.concurrency, Kind.INTEGER),
         "min_warm": Column(Function.min_warm, Kind.INTEGER),
+        "on_success": Column(Function.on_success, Kind.TEXT),
+        "on_failure": Column(Function.on_failure, Kind.TEXT),
         "count": Column(Function.count, Kind.INTEGER),
         "latest_version": Column(Function.latest_version, Kind.INTEGER),
         "project_id": Column(Function.project_id, Kind.TEXT),
@@ -57,8 +61,10 @@ LISTS = ListSpec(
 _LOADED = ("runtime_id", "code", "entry", "cpu", "memory_size")
 # Whoever changes one of these says what runs, and with whose rights.
 VOUCHED = frozenset({"runtime_id", "code", "entry", "package_key"})
+# What happens after asynchronous executions. No call depends on it.
+CALLBACKS = frozenset({"on_success", "on_failure", "callback_secret"})
 # These change the row only: nothing that runs, or is going to run, sees another function.
-ROW_ONLY = frozenset({"name", "description", "timeout"})
+ROW_ONLY = frozenset({"name", "description", "timeout"}) | CALLBACKS
 # Columns that can change while live jobs refer to the function.
 _FREE_OF_JOBS = ROW_ONLY | {"concurrency", "min_warm"}
 
@@ -96,18 +102,23 @@ def create(
     isolation: str | None = None,
     concurrency: int | None = None,
     min_warm: int = 0,
+    on_success: str | None = None,
+    on_failure: str | None = None,
+    callback_secret: str | None = None,
     function_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Function:
     """Create a function of the caller's project. Its runtime must be available.
 
-    A function from an image has neither entry nor package, and may have no runtime.
+    A function from an image has neither entry nor package, and may have no runtime. `callback_secret` is plain text,
+    and is stored encrypted.
 
     Raises:
         BadRequest: `isolation` is less strict than the runtime's, or `min_warm` is greater than `concurrency`.
         NotFound: the runtime does not exist, or is neither the caller's nor public.
         Conflict: the runtime is not available.
         QuotaExceeded: the project has reached its quota of functions, of package bytes or of kept workers.
+        NotSupported: the service has no keys to encrypt `callback_secret`.
     """
     function = Function(
         id=function_id or str(uuid.uuid4()),
@@ -127,6 +138,9 @@ def create(
         isolation=isolation,
         concurrency=concurrency,
         min_warm=min_warm,
+        on_success=on_success,
+        on_failure=on_failure,
+        callback_secret=None if callback_secret is None else secret_keys().encrypt(callback_secret),
     )
     _check_min_warm(concurrency, min_warm)
     if trust_id is not None:
@@ -173,7 +187,8 @@ def update(
         context: the caller.
         function_id: the function's id.
         changes: new values of some of the columns `name, description, timeout, runtime_id, code, entry, cpu,
-            memory_size, package_key, package_size, trust_id, source_etag, isolation, concurrency, min_warm`.
+            memory_size, package_key, package_size, trust_id, source_etag, isolation, concurrency, min_warm, on_success,
+            on_failure, callback_secret`. The last one is plain text, and is stored encrypted.
         moved_from: the location of the object in Swift that `changes` are based on.
         now: the time of the change.
 
@@ -181,11 +196,14 @@ def update(
         BadRequest: the new isolation is less strict than the runtime's, or `min_warm` is greater than `concurrency`.
         NotFound: the function or the new runtime does not exist, or is not visible to the caller.
         Forbidden: the function belongs to another project; or a live job refers to it, and `changes` has other columns
-            than `name, description, timeout, concurrency, min_warm`.
+            than those of `ROW_ONLY`, `concurrency` and `min_warm`.
         Conflict: the new runtime is not available; or the function's location in Swift has changed meanwhile.
         QuotaExceeded: the new package is larger than the old one and exceeds the quota of package bytes; or the new
             `min_warm` exceeds the quota of kept workers.
+        NotSupported: the service has no keys to encrypt `callback_secret`.
     """
+    if changes.get("callback_secret") is not None:
+        changes = {**changes, "callback_secret": secret_keys().encrypt(changes["callback_secret"])}
 
     def write() -> Updated:
         packages_checked = (

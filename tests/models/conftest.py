@@ -20,7 +20,8 @@ from tests.models.lists import MOMENT, SECOND
 from tests.servers.postgres import PostgresServer
 from tests.support.tables import make_tables
 
-_ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution))
+_OTHERS = (tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution, tables.Callback)
+_ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, *_OTHERS))
 
 
 @pytest.fixture(scope="session")
