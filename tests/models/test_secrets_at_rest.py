@@ -10,8 +10,8 @@ from cryptography.fernet import Fernet
 
 from qinling_falcon.errors import NotSupported
 from qinling_falcon.models import database, function, secrets_at_rest
-from qinling_falcon.models.secret_keys import SecretKeys, SecretUnreadable
 from qinling_falcon.models.scope import Context
+from qinling_falcon.models.secret_keys import SecretKeys, SecretUnreadable
 from qinling_falcon.settings import Settings, SettingsError
 from tests.models.factories import make_function, make_runtime
 from tests.support.secrets import SECRET, fernet_key

@@ -50,7 +50,7 @@ def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
         ({"TRUSTED_PROXIES": "10.0.0.0/8, proxy"}, "TRUSTED_PROXIES=.*: expected IP addresses or networks"),
         ({"TRUSTED_PROXIES": "*"}, "TRUSTED_PROXIES="),
         ({"CALLBACK_NETWORKS": "10.0.0.0/8, host"}, "CALLBACK_NETWORKS=.*: expected IP addresses or networks"),
-        ({"SECRET_KEYS": f"{'A' * 43}=,{'A' * 42}B="}, "SECRET_KEYS: key 2 is not a Fernet key: expected 44 characters"),
+        ({"SECRET_KEYS": f"{'A' * 43}=,{'A' * 42}B="}, "SECRET_KEYS: key 2 is not a Fernet key: expected 44"),
         ({"SECRET_KEYS": "a+/" * 14 + "aA="}, "SECRET_KEYS: key 1 is not"),
         ({"OS_CACERT": "/nothing.pem"}, "OS_CACERT=/nothing.pem: expected a file that can be read"),
     ],
