@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from tests.api.fake_engine import FakeEngine
 from tests.servers.valkey import valkey
 from tests.support.tables import make_tables
 
+SECRET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
@@ -41,7 +44,8 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str) -> Settings:
     """On SQLite; a test that overrides this says what it changes."""
-    return Settings(var_dir=tmp_path, redis_url=redis_url, max_package_size=256 * 1024, max_body_size=64 * 1024)
+    limits = {"max_package_size": 256 * 1024, "max_body_size": 64 * 1024}
+    return Settings(var_dir=tmp_path, redis_url=redis_url, secret_keys=SECRET_KEY, **limits)
 
 
 @pytest.fixture

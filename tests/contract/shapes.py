@@ -112,6 +112,9 @@ FUNCTION_MADE: Shape = {
     "isolation": optional(one_of("warm", "per_call")),
     "concurrency": optional(whole),
     "min_warm": whole,
+    "on_success": optional(text),
+    "on_failure": optional(text),
+    "has_callback_secret": flag,
 }
 
 FUNCTION: Shape = {**FUNCTION_MADE, "code": code_text}

@@ -40,8 +40,8 @@ _JSON = {"Content-Type": "application/json"}
         ({"cpu": "0.1"}, "cpu: must be a whole number (millicpu)."),
         (
             {"runtime": "python3", "zip": "x"},
-            "Unknown field: runtime, zip. Known are code, concurrency, cpu, description, entry, isolation, memory,"
-            " memory_size, min_warm, name, package, runtime_id, timeout.",
+            "Unknown field: runtime, zip. Known are callback_secret, code, concurrency, cpu, description, entry,"
+            " isolation, memory, memory_size, min_warm, name, on_failure, on_success, package, runtime_id, timeout.",
         ),
     ],
 )
