@@ -30,6 +30,7 @@ from qinling_falcon.webhooks.sender import NotDelivered, Sender
 logger = logging.getLogger(__name__)
 
 _BUDGET_S = 5.0
+_LOOK_EVERY_S = 1.0
 _LONGEST_PAUSE_S = 3600.0
 # From the end of a delivery until its claim ends: time for the database.
 _CLAIM_RESERVE_S = 30.0
@@ -56,7 +57,7 @@ class Callbacks:
         self._by_project: Counter[str] = Counter()
         self._most_of_project = max(1, settings.callback_concurrency // 4)
         self._last_project = ""
-        self._place_is_free = Event()
+        self._look_again = Event()
         self._is_looking = False
 
     def deliver_due(self, budget_s: float = _BUDGET_S) -> int:
@@ -64,10 +65,10 @@ class Callbacks:
 
         This returns when no more callbacks are due, or after `budget_s`. Deliveries may go on after that; each one ends
         within `CALLBACK_TIMEOUT_S`. If nothing is due, this makes one query. A second call at the same time returns 0
-        at once.
+        at once, and lets the first one look again.
 
         Args:
-            budget_s: how long it goes on if there are more callbacks than places, in seconds.
+            budget_s: how long it goes on if there are more callbacks than places, in seconds. With 0 it never waits.
 
         Returns:
             How many deliveries it has started.
@@ -75,21 +76,25 @@ class Callbacks:
         Raises:
             Unavailable: the database is away.
         """
-        if self._is_looking or not callbacks.has_due(clock.now()):
+        if self._is_looking:
+            self._look_again.set()
+            return 0
+        if not callbacks.has_due(clock.now()):
             return 0
         self._is_looking = True
         ends_at = time.monotonic() + budget_s
         started = 0
         try:
             while True:
-                self._place_is_free.clear()
+                self._look_again.clear()
                 more, is_waiting = self._start_deliveries()
                 started += more
                 left_s = ends_at - time.monotonic()
                 if left_s <= 0 or not (more or is_waiting):
                     return started
                 if is_waiting:
-                    self._place_is_free.wait(left_s)
+                    # A project whose receivers are slow waits for its own places. Others must not wait with it.
+                    self._look_again.wait(min(left_s, _LOOK_EVERY_S))
         finally:
             self._is_looking = False
 
@@ -130,7 +135,7 @@ class Callbacks:
             for callback in claimed:
                 self._by_project[project_id] += 1
                 delivery = self._running.spawn(self._deliver, callback)
-                delivery.rawlink(lambda _: self._place_is_free.set())
+                delivery.rawlink(lambda _: self._look_again.set())
 
     def _deliver(self, callback: Claimed) -> None:
         """Make one attempt, and write its outcome. If that fails, the claim ends by itself."""

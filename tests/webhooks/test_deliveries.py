@@ -445,6 +445,40 @@ def test_a_second_call_at_the_same_time_does_nothing(calling_id: str, settings: 
     delivering.close(10)
 
 
+def test_a_second_call_lets_the_first_one_look_again(
+    runtime_id: str, settings: Settings, held: HeldSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_LOOK_EVERY_S", 60)
+    mine, theirs = (make_function(owner, runtime_id, on_success=f"http://{owner.project_id}.example").id
+                    for owner in (OWNER, OTHER))  # fmt: skip
+    for _ in range(2):
+        run(mine)
+    delivering = holding(settings, held, 4)
+    first = gevent.spawn(delivering.deliver_due, budget_s=60)
+    gevent.sleep(0.01)
+    run(theirs, project_id="project-b")
+    assert held.urls == ["http://project-a.example"]
+
+    delivering.deliver_due()
+    gevent.sleep(0.01)
+
+    assert held.urls == ["http://project-a.example", "http://project-b.example"]
+    held.go_on.set()
+    assert first.get(timeout=30) == 3
+
+
+def test_without_a_budget_it_never_waits(calling_id: str, settings: Settings, held: HeldSender) -> None:
+    for _ in range(3):
+        run(calling_id)
+    delivering = holding(settings, held, 1)
+
+    assert delivering.deliver_due(budget_s=0) == 1
+
+    held.go_on.set()
+    delivering.close(10)
+    assert len(rows()) == 2
+
+
 def test_deliveries_that_do_not_end_in_time_are_left_to_other_processes(
     calling_id: str, settings: Settings, held: HeldSender
 ) -> None:
