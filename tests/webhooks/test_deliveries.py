@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -118,6 +119,19 @@ def check_signature(request: Received) -> None:
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
     assert request.headers["webhook-signature"].split(" ") == [f"v1,{expected}"]
     assert abs(int(request.headers["webhook-timestamp"]) - time.time()) < 300
+
+
+def test_the_check_in_the_documents_works(calling_id: str, receiving: Receiver, delivering: Callbacks) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
+    made: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], made)
+    run(calling_id)
+    assert deliver(delivering) == 1
+    [request] = receiving.received
+
+    assert made["verify"](SECRET, request.headers, request.body)
+    assert not made["verify"](SECRET, request.headers, request.body + b" ")
+    assert not made["verify"](SECRET, request.headers | {"webhook-timestamp": "1"}, request.body)
 
 
 def test_a_success_is_delivered_signed_and_without_log(
