@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +29,10 @@ from qinling_falcon.storage.packages import LocalPackages
 from tests.api.client import Client
 from tests.api.fake_engine import FakeEngine
 from tests.servers.valkey import valkey
+from tests.support.secrets import fernet_key
 from tests.support.tables import make_tables
 
-SECRET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+SECRET_KEY = fernet_key()
 
 
 @pytest.fixture(scope="session")

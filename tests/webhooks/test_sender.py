@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import socket
-import ssl
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from gevent import ssl as gevent_ssl
 
 from qinling_falcon.settings import Settings
-from qinling_falcon.webhooks import sender as sender_module
 from qinling_falcon.webhooks.sender import NotDelivered, Sender, resolve_name
 from tests.webhooks.receiver import Receiver, receiver
-
-LOOPBACK = Settings(callback_networks="127.0.0.0/8", callback_timeout_s=5.0)
-
-
-@pytest.fixture
-def receiving() -> Iterator[Receiver]:
-    with receiver() as made:
-        yield made
+from tests.webhooks.sending import LOOPBACK, post
 
 
 def names(**addresses: Sequence[str]) -> Callable[[str, int], Sequence[str]]:
     """A resolver that knows these names of `.example`."""
     return lambda host, port: addresses[host.removesuffix(".example")]
-
-
-def post(url: str, settings: Settings = LOOPBACK, **more: Any) -> int:
-    return Sender(settings, **more).post(url, {"webhook-id": "x"}, b"{}")
 
 
 def test_a_request_has_the_url_the_headers_and_the_body(receiving: Receiver) -> None:
@@ -170,224 +149,6 @@ def test_a_url_that_can_not_be_called_is_final() -> None:
     with pytest.raises(NotDelivered, match="must have no user") as caught:
         post("http://user@hooks.example/")
     assert caught.value.is_final
-
-
-def forever(send: Callable[[], None]) -> None:
-    """Send until the client ends the connection."""
-    while True:
-        send()
-
-
-@pytest.mark.parametrize("slow", ["resolver", "silence", "version", "status", "interim"])
-def test_a_slow_delivery_ends_at_its_deadline(receiving: Receiver, slow: str) -> None:
-    settings = Settings(callback_networks="127.0.0.0/8", callback_timeout_s=0.3)
-    ended = threading.Event()
-    starts = {"silence": b"", "version": b"HTTP/1.1", "status": b"HTTP/1.1 200", "interim": b"HTTP/1.1 103 Early\r\n"}
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(starts.get(slow, b""))
-        ended.wait(30)
-
-    def resolve(host: str, port: int) -> Sequence[str]:
-        if slow == "resolver":
-            gevent.sleep(30)
-        return ["127.0.0.1"]
-
-    receiving.answer = answer
-    try:
-        with pytest.raises(NotDelivered, match=r"within 0\.3 s"):
-            post(receiving.url(host="hooks.example"), settings, resolve=resolve)
-    finally:
-        ended.set()
-
-
-def test_bytes_now_and_then_do_not_extend_the_deadline(receiving: Receiver) -> None:
-    settings = Settings(callback_networks="127.0.0.0/8", callback_timeout_s=0.3)
-    ended = threading.Event()
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 103 Early\r\n")
-        while not ended.wait(0.02):
-            handler.wfile.write(b"x")
-
-    receiving.answer = answer
-    try:
-        with pytest.raises(NotDelivered, match=r"within 0\.3 s"):
-            post(receiving.url(), settings)
-    finally:
-        ended.set()
-
-
-def sent_until_closed(receiving: Receiver, head: bytes) -> list[int]:
-    """Let the receiver answer `head` and then endless bytes; the list gets how many it could send."""
-    sent: list[int] = []
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(head)
-        count = 0
-        try:
-            while True:
-                handler.wfile.write(b"x" * 65536)
-                count += 65536
-        finally:
-            sent.append(count)
-
-    receiving.answer = answer
-    return sent
-
-
-def test_an_endless_body_is_not_read(receiving: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = count_reads(monkeypatch)
-    sent_until_closed(receiving, b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n")
-
-    assert post(receiving.url()) == 200
-
-    assert sum(read) <= 16 * 1024
-
-
-@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 2", b"HTTP/1.1 103 Early Hints\r\n"])
-def test_an_endless_head_is_not_read(receiving: Receiver, monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
-    read = count_reads(monkeypatch)
-    sent_until_closed(receiving, head)
-
-    with pytest.raises(NotDelivered, match="not HTTP"):
-        post(receiving.url())
-
-    assert sum(read) <= 16 * 1024
-
-
-def test_endless_interim_answers_are_not_read(receiving: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = count_reads(monkeypatch)
-    receiving.answer = lambda handler: forever(lambda: handler.wfile.write(b"HTTP/1.1 103 Early\r\n\r\n" * 1000))
-
-    with pytest.raises(NotDelivered, match="not HTTP"):
-        post(receiving.url())
-
-    assert sum(read) <= 16 * 1024
-
-
-def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of all that the sender's sockets read."""
-    read: list[int] = []
-    receive = sender_module.socket.socket.recv
-
-    def counted(self: Any, *arguments: Any) -> bytes:
-        data = receive(self, *arguments)
-        read.append(len(data))
-        return bytes(data)
-
-    monkeypatch.setattr(sender_module.socket.socket, "recv", counted)
-    return read
-
-
-def test_an_answer_after_interim_ones_counts(receiving: Receiver) -> None:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
-        handler.wfile.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
-
-    receiving.answer = answer
-
-    assert post(receiving.url()) == 202
-
-
-@pytest.mark.parametrize("words", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 999 x\r\n\r\n"])
-def test_what_is_not_http_is_a_failure(receiving: Receiver, words: bytes) -> None:
-    receiving.answer = lambda handler: handler.wfile.write(words) and None
-
-    with pytest.raises(NotDelivered, match="not HTTP"):
-        post(receiving.url())
-
-
-def test_a_receiver_that_keeps_the_connection_open_after_its_answer_has_it(receiving: Receiver) -> None:
-    ended = threading.Event()
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
-        ended.wait(30)
-
-    receiving.answer = answer
-    try:
-        for timeout_s in (0.3, 5.0):  # the first ends while the rest is read
-            settings = Settings(callback_networks="127.0.0.0/8", callback_timeout_s=timeout_s)
-            assert post(receiving.url(), settings) == 200
-    finally:
-        ended.set()
-
-
-def make_certificate(folder: Path, *names: str) -> Path:
-    """A certificate of its own authority for DNS names and IP addresses, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver")])
-    now = datetime.datetime.now(datetime.UTC)
-    others: list[x509.GeneralName] = []
-    for name in names:
-        try:
-            others.append(x509.IPAddress(ipaddress.ip_address(name)))
-        except ValueError:
-            others.append(x509.DNSName(name))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(others), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "receiver.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
-@pytest.mark.parametrize(
-    ("host", "certified", "said"),
-    [
-        ("hooks.example", "hooks.example", None),
-        ("hooks.example.", "hooks.example", None),
-        ("127.0.0.1", "127.0.0.1", None),
-        ("hooks.example", "other.example", "can't be reached.*hooks.example"),
-        ("hooks.example", "127.0.0.1", "can't be reached"),
-    ],
-)
-def test_tls_checks_the_certificate_by_the_name(
-    tmp_path: Path, host: str, certified: str, said: str | None
-) -> None:
-    certificate = make_certificate(tmp_path, certified)
-    asked: list[str | None] = []
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    context.sni_callback = lambda connection, name, context: asked.append(name)
-
-    def trusting() -> Any:
-        return gevent_ssl.create_default_context(cafile=str(certificate))
-
-    with receiver(context) as secure:
-        url = f"https://{host}:{secure.port}/"
-        resolve = lambda name, port: ["127.0.0.1"]  # noqa: E731
-        if said is None:
-            assert post(url, resolve=resolve, make_context=trusting) == 204
-        else:
-            with pytest.raises(NotDelivered, match=said):
-                post(url, resolve=resolve, make_context=trusting)
-        assert len(secure.received) == (said is None)
-    assert asked == [None if host == "127.0.0.1" else "hooks.example"]
-
-
-def test_tls_without_a_known_authority_is_refused(tmp_path: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(make_certificate(tmp_path, "127.0.0.1"))
-    with receiver(context) as secure:
-        with pytest.raises(NotDelivered, match="certificate"):
-            post(f"https://127.0.0.1:{secure.port}/")
-        assert secure.received == []
 
 
 def test_many_requests_at_once_share_a_sender(receiving: Receiver) -> None:
