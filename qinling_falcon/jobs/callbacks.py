@@ -19,7 +19,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.models import callbacks, clock, database
+from qinling_falcon.models import callback_rows, callbacks, clock, database
 from qinling_falcon.models.callbacks import Claimed
 from qinling_falcon.models.secret_keys import SecretUnreadable
 from qinling_falcon.models.tables import Execution
@@ -182,6 +182,8 @@ class Callbacks:
         execution, has_function, secret = callbacks.subject(callback)
         if execution is None:
             raise _Dropped("The execution was deleted.")
+        if callback.event != callback_rows.event_of(execution.status):
+            raise _Dropped("The execution was queued again after this end.")
         if not has_function:
             raise _Dropped("The function was deleted.")
         its_depth = execution.callback_depth or 0
@@ -206,5 +208,5 @@ class Callbacks:
 
 
 def _log(level: int, event: str, callback: Claimed, *, exc_info: bool = False, **details: Any) -> None:
-    ids = {"execution_id": callback.id, "function_id": callback.function_id, "project_id": callback.project_id}
-    logger.log(level, event, extra=ids | {"attempt": callback.attempt} | details, exc_info=exc_info)
+    ids = {name: getattr(callback, name) for name in ("execution_id", "function_id", "project_id", "attempt")}
+    logger.log(level, event, extra=ids | details, exc_info=exc_info)

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 SUCCESS, FAILURE = "execution.success", "execution.failure"
 # The states of an execution that have no callback: a cancelled execution has ended because its owner wanted it to.
-_SILENT = "('running', 'cancelled')"
+_SILENT = ("running", "cancelled")
+# What a new callback of an execution replaces in the row of an earlier one.
+_REPLACED = ("id", "url", "event", "not_before", "created_at")
+
+
+def event_of(status: str) -> str | None:
+    """The event of an execution that has ended with `status`; None: it goes on, or was cancelled."""
+    return None if status in _SILENT else SUCCESS if status == "success" else FAILURE
 
 
 def wants_callback(execution: str) -> str:
@@ -16,11 +23,14 @@ def wants_callback(execution: str) -> str:
     Args:
         execution: the SQL name of a row of `executions`.
     """
-    return f"{execution}.status NOT IN {_SILENT} AND NOT {execution}.sync"
+    return f"{execution}.status NOT IN {_SILENT!r} AND NOT {execution}.sync"
 
 
 def insert_sql(execution: str, source: str, condition: str) -> str:
     """The statement that adds callbacks. Executions whose function has no URL for the outcome get none.
+
+    An execution that was queued again after its end ends once more. Then the new callback replaces the earlier one, if
+    that was not delivered yet: the execution shows its last end only.
 
     Args:
         execution: the SQL name of a row of `executions`.
@@ -31,7 +41,9 @@ def insert_sql(execution: str, source: str, condition: str) -> str:
     url = f"{succeeded} f.on_success ELSE f.on_failure END"
     ended_at = f"COALESCE({execution}.updated_at, {execution}.created_at)"
     return (
-        "INSERT INTO callbacks (id, project_id, function_id, url, event, not_before, created_at)"
-        f" SELECT {execution}.id, {execution}.project_id, f.id, {url}, {succeeded} '{SUCCESS}' ELSE '{FAILURE}' END,"
-        f" {ended_at}, {ended_at} FROM {source} WHERE {condition} AND {url} IS NOT NULL ON CONFLICT (id) DO NOTHING"
+        "INSERT INTO callbacks (id, execution_id, project_id, function_id, url, event, not_before, created_at)"
+        f" SELECT {execution}.id || '-' || {ended_at}, {execution}.id, {execution}.project_id, f.id, {url},"
+        f" {succeeded} '{SUCCESS}' ELSE '{FAILURE}' END, {ended_at}, {ended_at}"
+        f" FROM {source} WHERE {condition} AND {url} IS NOT NULL ON CONFLICT (execution_id) DO UPDATE SET"
+        f" {', '.join(f'{name} = excluded.{name}' for name in _REPLACED)}, claimed_until = 0, attempt = 0"
     )

@@ -29,11 +29,12 @@ class Claimed(NamedTuple):
     """A callback that this process has claimed.
 
     Attributes:
-        id: the id of its execution.
+        id: the id of the request, the same for all attempts.
         attempt: the number of the claim, from 1.
     """
 
     id: str
+    execution_id: str
     project_id: str
     function_id: str
     url: str
@@ -170,7 +171,7 @@ def subject(callback: Claimed) -> Subject:
     """
     scope = system("callbacks of all projects are delivered, and an admin's executions run functions of other projects")
     with reading():
-        execution = scope.executions().where(Execution.id == callback.id).first()
+        execution = scope.executions().where(Execution.id == callback.execution_id).first()
         functions = scope.functions().where(Function.id == callback.function_id)
         function = functions.select(Function.id, Function.callback_secret).first()
     return Subject(execution, function is not None, function and function.callback_secret)

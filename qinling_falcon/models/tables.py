@@ -339,7 +339,8 @@ class Callback(peewee.Model):
     """A request that is due because an asynchronous execution has ended, and that has not been delivered yet.
 
     Attributes of a row:
-        id: that of the execution, which ends once and so has at most one callback.
+        id: that of the execution and the time of its end. It is the id of the request, the same for all attempts.
+        execution_id: the execution. One that ends again, after a retry, has a new callback instead of this one.
         url: where the request goes; that of the function when the execution ended.
         event: `execution.success` or `execution.failure`.
         not_before: when the next attempt may start.
@@ -347,7 +348,8 @@ class Callback(peewee.Model):
         attempt: how often it was claimed. Only the claim with this number may end it.
     """
 
-    id = peewee.CharField(max_length=36, primary_key=True)
+    id = peewee.CharField(max_length=64, primary_key=True)
+    execution_id = peewee.CharField(max_length=36, unique=True)
     project_id = peewee.CharField()
     function_id = peewee.CharField(max_length=36)
     url = peewee.CharField(max_length=2048)

@@ -11,7 +11,7 @@ from qinling_falcon.models import callbacks, clock, execution, execution_queue, 
 from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import Callback, Execution
+from qinling_falcon.models.tables import Callback, Execution, QueuedExecution
 from tests.models.factories import in_one_batch, make_function, make_record, raced, together
 
 MINUTE = timedelta(minutes=1)
@@ -45,6 +45,17 @@ def run(function_id: str, status: str = "success", **fields: Any) -> ExecutionRe
     return final
 
 
+def queue_again(record: ExecutionRecord) -> None:
+    """As a retry of an execution that has ended does."""
+
+    def write() -> None:
+        Execution.update(status="running").where(Execution.id == record.id).execute()
+        row = {"id": record.id, "project_id": record.project_id, "not_before": 0, "attempt": record.attempt}
+        QueuedExecution.insert(row).execute()
+
+    transact(write)
+
+
 def rows() -> list[Callback]:
     with reading():
         return list(Callback.select().order_by(Callback.created_at))
@@ -68,7 +79,8 @@ def test_an_end_adds_the_callback_of_its_outcome(calling_id: str, status: str, u
     final = run(calling_id, status)
 
     [row] = rows()
-    assert (row.id, row.url, row.event, row.project_id) == (final.id, url, event, "project-a")
+    assert row.id == f"{final.id}-{clock.to_micros(final.updated_at)}"
+    assert (row.execution_id, row.url, row.event, row.project_id) == (final.id, url, event, "project-a")
     assert (row.function_id, row.attempt, row.created_at) == (calling_id, 0, final.updated_at)
     assert row.not_before == clock.to_micros(final.updated_at)
 
@@ -125,7 +137,7 @@ def test_an_end_that_another_path_writes_adds_it(calling_id: str) -> None:
     assert record(ended(lost, "error"))
     assert record(refused)
 
-    assert sorted(row.id for row in rows()) == sorted([lost.id, refused.id])
+    assert sorted(row.execution_id for row in rows()) == sorted([lost.id, refused.id])
 
 
 def test_only_the_end_that_counts_adds_one(calling_id: str) -> None:
@@ -138,6 +150,24 @@ def test_only_the_end_that_counts_adds_one(calling_id: str) -> None:
     assert [row.event for row in rows()] == ["execution.success"]
 
 
+def test_an_execution_that_ends_again_has_its_last_callback_only(calling_id: str) -> None:
+    first = run(calling_id, "failed")
+    [old] = callbacks.claim("project-a", clock.now(), clock.now() + MINUTE, 1)
+    assert callbacks.postpone(old.id, old.attempt, clock.now() + MINUTE)
+    assert callbacks.claim("project-a", clock.now() + 2 * MINUTE, clock.now() + 3 * MINUTE, 1)
+    queue_again(first)
+    execution_queue.claim([first.id], clock.now(), clock.now() + MINUTE)
+
+    last = ended(first._replace(attempt=2))
+    assert execution_queue.end(last)
+
+    [row] = rows()
+    assert (row.url, row.event, row.attempt, row.claimed_until) == (DONE, "execution.success", 0, 0)
+    assert row.id == f"{first.id}-{clock.to_micros(last.updated_at)}" != old.id
+    assert not callbacks.finish(old.id, 2)
+    assert callbacks.has_due(clock.now())
+
+
 def test_a_batch_adds_those_of_all_its_functions(calling_id: str, function_id: str, runtime_id: str) -> None:
     other = make_function(Context("project-b"), runtime_id, on_failure=FAILED).id
     running = [claimed_execution(one) for one in (calling_id, function_id, other, calling_id)]
@@ -146,7 +176,7 @@ def test_a_batch_adds_those_of_all_its_functions(calling_id: str, function_id: s
     won = in_one_batch([lambda final=final: execution_queue.end(final) for final in finals])
 
     assert won == [True] * 4
-    assert sorted(row.id for row in rows()) == sorted(finals[place].id for place in (0, 2, 3))
+    assert sorted(row.execution_id for row in rows()) == sorted(finals[place].id for place in (0, 2, 3))
 
 
 def test_an_end_whose_callback_can_not_be_added_is_not_written(calling_id: str) -> None:
@@ -171,7 +201,7 @@ def test_a_claim_takes_each_callback_once(calling_id: str) -> None:
 
     claims = together([claim for _ in range(4)])
 
-    assert sorted(one.id for found in claims for one in found) == sorted(ids)
+    assert sorted(one.execution_id for found in claims for one in found) == sorted(ids)
     assert {one.attempt for found in claims for one in found} == {1}
     assert not callbacks.has_due(clock.now())
 
@@ -180,8 +210,8 @@ def test_a_claim_takes_those_that_are_due_for_longest(calling_id: str) -> None:
     ids = [run(calling_id).id for _ in range(3)]
 
     [first] = claim(most=1)
-    assert (first.id, first.url, first.event) == (ids[0], DONE, "execution.success")
-    assert {one.id for one in claim()} == {*ids[1:]}
+    assert (first.execution_id, first.url, first.event) == (ids[0], DONE, "execution.success")
+    assert {one.execution_id for one in claim()} == {*ids[1:]}
 
 
 def test_a_callback_is_claimed_in_its_project_only(calling_id: str) -> None:
@@ -252,7 +282,7 @@ def test_two_processes_claim_no_callback_twice(calling_id: str, settings: Any, o
     assert {there for there, _ in outcomes} == {"done"}
     mine = [one.id for _, found in outcomes for one in found]
     assert len(mine) == len(set(mine))
-    assert {row.id: row.attempt for row in rows()} == dict.fromkeys(ids, 1)
+    assert {row.execution_id: row.attempt for row in rows()} == dict.fromkeys(ids, 1)
 
 
 def test_functions_without_callbacks_cost_no_row(function_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +15,12 @@ from qinling_falcon.jobs import callbacks as jobs
 from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.models import callbacks, clock, database, execution, function
 from qinling_falcon.models.database import transact
+from qinling_falcon.models.execution_queue import claim, end
 from qinling_falcon.models.tables import Callback
 from qinling_falcon.schemas.executions import ExecutionShown
 from qinling_falcon.settings import Settings
 from qinling_falcon.webhooks.sender import NotDelivered, Sender
+from tests.models.test_callbacks import ended, queue_again
 from tests.support.secrets import SECRET, fernet_key
 from tests.webhooks.deliveries import OWNER, check_signature, deliver, deliver_all, rows, run
 from tests.webhooks.receiver import Receiver
@@ -139,6 +142,23 @@ def test_a_deleted_execution_or_function_has_no_callback(
         "The execution was deleted.",
         "The function was deleted.",
     ]
+
+
+def test_an_execution_that_was_queued_again_has_no_callback_until_it_ends(
+    calling_id: str, receiving: Receiver, delivering: Callbacks, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run(calling_id, "failed")
+    queue_again(first)
+
+    assert deliver(delivering) == 1
+    assert receiving.received == []
+    assert "queued again" in vars(dropped(caplog)[0])["reason"]
+
+    now = clock.now()
+    assert claim([first.id], now, now + datetime.timedelta(minutes=1))
+    assert end(ended(first._replace(attempt=2)))
+    assert deliver(delivering) == 1
+    assert [request.message["type"] for request in receiving.received] == ["execution.success"]
 
 
 def test_a_secret_that_no_key_reads_is_not_sent_unsigned(

@@ -9,7 +9,8 @@ def up(migrator: Any, db: Any) -> None:
     """Add the table and the columns. Existing functions have no callbacks."""
     collation = ' COLLATE "C"' if isinstance(db, PostgresqlDatabase) else ""
     db.execute_sql(
-        f"CREATE TABLE callbacks (id VARCHAR(36){collation} NOT NULL PRIMARY KEY,"
+        f"CREATE TABLE callbacks (id VARCHAR(64){collation} NOT NULL PRIMARY KEY,"
+        f" execution_id VARCHAR(36){collation} NOT NULL UNIQUE,"
         f" project_id VARCHAR(255){collation} NOT NULL, function_id VARCHAR(36){collation} NOT NULL,"
         f" url VARCHAR(2048){collation} NOT NULL, event VARCHAR(32){collation} NOT NULL, not_before BIGINT NOT NULL,"
         " claimed_until BIGINT NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, created_at BIGINT NOT NULL)"
