@@ -152,8 +152,8 @@ class Function(Row):
     max_attempts = peewee.IntegerField(default=1)
     backoff_s = peewee.DoubleField(default=1.0)
     max_age_s = peewee.IntegerField(null=True)
-    on_success = peewee.CharField(max_length=2048, null=True)
-    on_failure = peewee.CharField(max_length=2048, null=True)
+    on_success = peewee.TextField(null=True)
+    on_failure = peewee.TextField(null=True)
     callback_secret = peewee.TextField(null=True)
 
     class Meta:
@@ -352,7 +352,7 @@ class Callback(peewee.Model):
     execution_id = peewee.CharField(max_length=36, unique=True)
     project_id = peewee.CharField()
     function_id = peewee.CharField(max_length=36)
-    url = peewee.CharField(max_length=2048)
+    url = peewee.TextField()
     event = peewee.CharField(max_length=32)
     not_before = peewee.BigIntegerField()
     claimed_until = peewee.BigIntegerField(default=0)

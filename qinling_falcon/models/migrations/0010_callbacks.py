@@ -12,14 +12,13 @@ def up(migrator: Any, db: Any) -> None:
         f"CREATE TABLE callbacks (id VARCHAR(64){collation} NOT NULL PRIMARY KEY,"
         f" execution_id VARCHAR(36){collation} NOT NULL UNIQUE,"
         f" project_id VARCHAR(255){collation} NOT NULL, function_id VARCHAR(36){collation} NOT NULL,"
-        f" url VARCHAR(2048){collation} NOT NULL, event VARCHAR(32){collation} NOT NULL, not_before BIGINT NOT NULL,"
+        f" url TEXT{collation} NOT NULL, event VARCHAR(32){collation} NOT NULL, not_before BIGINT NOT NULL,"
         " claimed_until BIGINT NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, created_at BIGINT NOT NULL)"
     )
     db.execute_sql("CREATE INDEX callbacks_not_before ON callbacks (not_before)")
     db.execute_sql("CREATE INDEX callbacks_project_id_not_before ON callbacks (project_id, not_before)")
-    for column in (f"on_success VARCHAR(2048){collation}", f"on_failure VARCHAR(2048){collation}"):
-        db.execute_sql(f"ALTER TABLE functions ADD COLUMN {column}")
-    db.execute_sql(f"ALTER TABLE functions ADD COLUMN callback_secret TEXT{collation}")
+    for column in ("on_success", "on_failure", "callback_secret"):
+        db.execute_sql(f"ALTER TABLE functions ADD COLUMN {column} TEXT{collation}")
     # The fingerprints of the keys that encrypted the secrets (see models/secret_keys.py).
     db.execute_sql(
         "CREATE INDEX functions_callback_secret ON functions (substr(callback_secret, 1, 16))"
