@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import qinling_falcon.api  # the web processes are forked from this one, and need not import it each
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.models import secrets_at_rest
 from qinling_falcon.observability.logs import EventFormatter
 from qinling_falcon.resources.answers import JSON, encode, error_body
 from qinling_falcon.resources.request import new_request_id
@@ -28,6 +30,10 @@ try:
     # A fault of the policy is reported here once, in one line, and not by each worker that it stops. This also imports
     # the plugins of the policy's library, so that the web processes need not import them each.
     Policy(_settings.policy_file)
+    try:
+        secrets_at_rest.check_at_start(_settings)
+    except Unavailable:
+        pass  # the web processes start without the database, too; the release step has made this check
 except SettingsError as error:
     sys.exit(str(error))
 

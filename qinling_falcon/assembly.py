@@ -18,8 +18,10 @@ from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.invocation.waits import Waits
+from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
+from qinling_falcon.schemas.executions import ExecutionShown
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import PackageStore
@@ -131,6 +133,9 @@ class Assembly:
         waits = Waits(self.pool.watches, self.admission)
         waits.start()
         return waits
+    def callbacks(self) -> Callbacks:
+        """Delivers callbacks, in the process that calls its `deliver_due`."""
+        return Callbacks(self.settings, ExecutionShown().show)
 
     @cached_property
     def scaler(self) -> Scaler:

@@ -30,6 +30,8 @@ _MAX_SOCKET_DIR = 80
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
 _CONTAINER = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _HOST_NAME = re.compile(r"[a-z0-9._-]+")
+# 32 bytes in URL-safe base64. The last letter before the padding has two bits that must be 0.
+_FERNET_KEY = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]=")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _TRUE = {"1", "t", "true", "on", "y", "yes"}
 _FALSE = {"0", "f", "false", "off", "n", "no"}
@@ -163,6 +165,15 @@ class Settings:
     www_authenticate_uri: str | None = _setting(None, "Keystone's URL for users. Unset: `OS_AUTH_URL`.")
     function_auth_url: str | None = _setting(None, "Keystone's URL for functions. Unset: `OS_AUTH_URL`.")
 
+    # Secrets of functions, in the database
+    secret_keys: str | None = _setting(
+        None,
+        "Keys that encrypt the stored secrets of functions, separated by commas. The first one encrypts; all of them"
+        " decrypt. Each is a Fernet key: 32 random bytes in URL-safe base64. Unset: `make run` makes a key and keeps it"
+        " in `VAR_DIR/secret.key`; other processes refuse to store secrets. See docs/secrets.md.",
+        secret=True,
+    )
+
     # The service's own account in OpenStack, under the names that OpenStack's clients use
     os_auth_url: str | None = _setting(
         None, f"Keystone's URL for the service, such as `https://cloud:5000/v3`.{_REQUIRED}"
@@ -284,6 +295,29 @@ class Settings:
     idempotency_ttl_s: int = _setting(
         24 * 3600, "How long an `Idempotency-Key` stands for its execution, counted from the first request.", low=60
     )
+    # Callbacks of functions, when an asynchronous execution ends (docs/callbacks.md)
+    callback_networks: str | None = _setting(
+        None,
+        "Networks that callbacks may reach in addition to public addresses, separated by commas, such as"
+        " `10.1.0.0/16`. Callbacks to all other addresses that are not public are refused.",
+    )
+    callback_timeout_s: float = _setting(
+        10.0, "Time limit of one delivery of a callback, from the look-up of the name to the answer.", low=0.1, high=300
+    )
+    callback_max_attempts: int = _setting(
+        8, "Most attempts to deliver a callback; after the last one it is dropped.", low=1, high=100
+    )
+    callback_backoff_s: float = _setting(
+        10.0,
+        "Longest pause after the first failed attempt to deliver a callback. The longest pause doubles with each"
+        " attempt, up to an hour. The pause is a random part of it.",
+        low=0.01,
+        high=3600,
+    )
+    callback_concurrency: int = _setting(
+        32, "Callbacks that a process delivers at once. One project has at most a quarter of these places.", low=1,
+        high=1000,
+    )  # fmt: skip
 
     # Retention of executions and their logs; running executions are never deleted
     execution_retention_s: float = _setting(
@@ -466,6 +500,18 @@ class Settings:
             raise SettingsError(
                 f"TRUSTED_PROXIES={self.trusted_proxies}: expected IP addresses or networks, separated by commas"
             ) from None
+        try:
+            self.allowed_callback_networks  # noqa: B018 - reading the property validates it
+        except ValueError:
+            raise SettingsError(
+                f"CALLBACK_NETWORKS={self.callback_networks}: expected IP addresses or networks, separated by commas"
+            ) from None
+        for position, key in enumerate(self.secret_key_list, 1):
+            if not is_fernet_key(key):
+                raise SettingsError(
+                    f"SECRET_KEYS: key {position} is not a Fernet key: expected 44 characters, which are 32 bytes in"
+                    " URL-safe base64"
+                )
         if self.auth_mode == "noauth" and not self.allow_remote_noauth and not is_loopback(self.host):
             raise SettingsError(
                 f"HOST={self.host}: expected a loopback address, for AUTH_MODE=noauth lets everybody in"
@@ -491,6 +537,16 @@ class Settings:
     def proxy_networks(self) -> tuple[Network, ...]:
         """The networks in `TRUSTED_PROXIES`."""
         return tuple(ipaddress.ip_network(network, strict=False) for network in _items(self.trusted_proxies))
+
+    @property
+    def allowed_callback_networks(self) -> tuple[Network, ...]:
+        """The networks in `CALLBACK_NETWORKS`."""
+        return tuple(ipaddress.ip_network(network, strict=False) for network in _items(self.callback_networks))
+
+    @property
+    def secret_key_list(self) -> list[str]:
+        """The keys in `SECRET_KEYS`."""
+        return _items(self.secret_keys)
 
     @property
     def socket_dir(self) -> Path:
@@ -526,6 +582,11 @@ def _is_address(text: str) -> bool:
         return bool(ipaddress.ip_address(text))
     except ValueError:
         return False
+
+
+def is_fernet_key(text: str) -> bool:
+    """Whether `text` is a key for `SECRET_KEYS`."""
+    return _FERNET_KEY.fullmatch(text) is not None
 
 
 def is_loopback(host: str) -> bool:

@@ -1,4 +1,6 @@
-"""The `release` step: migrates the database and registers the local runtimes. `python -m workers.release`.
+"""The `release` step: migrates the database, checks `SECRET_KEYS` and registers the local runtimes.
+
+python -m workers.release
 
 It may run repeatedly, and several times at once. Existing runtimes stay as they are.
 """
@@ -8,18 +10,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from qinling_falcon.errors import QinlingError
-from qinling_falcon.models import database, runtime
+from qinling_falcon.errors import QinlingError, Unavailable
+from qinling_falcon.models import database, runtime, secrets_at_rest
 from qinling_falcon.models.migrate import MigrationFailed, migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.orchestrators.process import images
 from qinling_falcon.settings import Settings, SettingsError, get_settings
-from workers.exit_codes import DATABASE_FAILED, REGISTRATION_FAILED
+from workers.exit_codes import DATABASE_FAILED, REGISTRATION_FAILED, SECRETS_UNREADABLE
 from workers.service_user import Away, Refused, log_in
 
 
 def main() -> int:
-    """Migrate and register. Results go to standard output, failures to standard error. Returns the exit status."""
+    """Migrate, check and register. Results go to standard output, failures to standard error. Returns the status."""
     try:
         settings = get_settings()
         wanted = images.registered(settings) if settings.register_runtimes else []
@@ -28,6 +30,14 @@ def main() -> int:
         print(error, file=sys.stderr)
         return DATABASE_FAILED
     print(f"database: {', '.join(applied) or 'nothing to migrate'}", flush=True)
+    try:
+        secrets_at_rest.check_at_start(settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return SECRETS_UNREADABLE
+    except Unavailable as error:
+        print(error, file=sys.stderr)
+        return DATABASE_FAILED
     try:
         made = register(settings, wanted)
     except Away as error:

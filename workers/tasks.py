@@ -1,6 +1,7 @@
 """The `tasks` process: short tasks, which a long function never delays. `python -m workers.tasks`
 
-It runs the tasks of RQ's queue, and sweeps the queue of executions. Several may run; one of them sweeps at a time.
+It runs the tasks of RQ's queue, delivers callbacks, and sweeps the queue of executions. Several may run; one of them
+sweeps at a time.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from redis.exceptions import RedisError
 from qinling_falcon.assembly import Assembly
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.jobs import drains, queues
+from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.jobs.sweep import Sweep
 from qinling_falcon.jobs.worker import work
+from qinling_falcon.models import secrets_at_rest
 from qinling_falcon.models.database import connect, disconnect
 from qinling_falcon.observability.logs import setup_logging
 from qinling_falcon.settings import Settings, SettingsError, get_settings
@@ -32,6 +35,7 @@ from qinling_falcon.settings import Settings, SettingsError, get_settings
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
+_DELIVER_S = 0.5
 _TURN = "qf:sweep"
 # The process that sweeps has the turn for so long; another one takes over when it dies.
 _TURN_MS = 5000
@@ -48,10 +52,18 @@ def main() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(signum, stopping.set)
     connect(settings)
+    try:
+        secrets_at_rest.check()
+    except SettingsError as error:
+        sys.exit(str(error))
+    except Unavailable as error:  # the process starts without the database, and needs no secret before it is there
+        logger.warning("secrets are not checked", extra={"reason": str(error)})
     parts = Assembly(settings, "tasks")
     gevent.spawn(_sweep_on, settings, Sweep(parts.pool.ready))
+    gevent.spawn(_deliver_on, parts.callbacks)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     work(settings, queues.TASKS, stopping, lambda connection: None)
+    parts.callbacks.close(settings.shutdown_grace_s)
     parts.close()
     disconnect()
 
@@ -71,6 +83,18 @@ def _sweep_on(settings: Settings, sweep: Sweep) -> None:
             logger.warning("can't sweep now", extra={"reason": str(error)})
         except Exception:
             logger.exception("sweeping failed")
+
+
+def _deliver_on(callbacks: Callbacks) -> None:
+    """Deliver callbacks that are due once a second, for ever."""
+    while True:
+        gevent.sleep(_DELIVER_S)
+        try:
+            callbacks.deliver_due()
+        except Unavailable as error:
+            logger.warning("can't deliver callbacks now", extra={"reason": str(error)})
+        except Exception:
+            logger.exception("delivering callbacks failed")
 
 
 def _has_turn(connection: Redis, name: str) -> bool:

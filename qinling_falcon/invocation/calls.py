@@ -41,6 +41,7 @@ class Call(NamedTuple):
         source: `api`, `webhook` or `job`.
         webhook_id: the webhook, if the source is one.
         job_id: the job, if the source is one.
+        callback_depth: how many callbacks in a row led to this call.
     """
 
     function_id: str | None
@@ -52,6 +53,7 @@ class Call(NamedTuple):
     source: str = "api"
     webhook_id: str | None = None
     job_id: str | None = None
+    callback_depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,9 @@ def _as_record(row: executions.Execution) -> ExecutionRecord:
 
 def accepted_record(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:
     """The record of an execution of `target` that was accepted and has not started."""
-    return started_record(target, call, execution_id, now)._replace(sync=False, attempt=0)
+    return started_record(target, call, execution_id, now)._replace(
+        sync=False, attempt=0, callback_depth=call.callback_depth or None
+    )
 
 
 def accepted_again(row: executions.Execution) -> ExecutionRecord:

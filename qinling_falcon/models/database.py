@@ -16,6 +16,7 @@ from qinling_falcon.models import tables
 from qinling_falcon.models.batches import Group
 from qinling_falcon.models.engines import Engine, Fate, make_engine
 from qinling_falcon.models.readers import TooManyReads
+from qinling_falcon.models.secret_keys import SecretKeys
 from qinling_falcon.models.writer import Writer
 from qinling_falcon.settings import Settings
 
@@ -28,6 +29,7 @@ class _Process:
     def __init__(self, settings: Settings) -> None:
         self.engine: Engine = make_engine(settings)
         self.quotas = settings.quotas
+        self.secret_keys = SecretKeys(settings.secret_key_list)
         self.writer = Writer(
             self.engine, timeout_s=settings.database_timeout_s, queue_size=settings.database_queue_size
         )
@@ -118,6 +120,11 @@ def engine() -> Engine:
 def default_quotas() -> Mapping[str, int]:
     """The default limits of projects, by kind."""
     return _current().quotas
+
+
+def secret_keys() -> SecretKeys:
+    """The keys of the secrets in the database."""
+    return _current().secret_keys
 
 
 def _current() -> _Process:

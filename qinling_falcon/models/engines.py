@@ -20,6 +20,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
+from qinling_falcon.models.callback_rows import insert_sql, wants_callback
 from qinling_falcon.models.cooperation import cooperative, native
 from qinling_falcon.models.readers import Readers, close_quietly
 from qinling_falcon.settings import Settings, SettingsError
@@ -87,9 +88,9 @@ def make_engine(settings: Settings) -> Engine:
     raise SettingsError(f"DATABASE_URL={url.partition(':')[0]}:…: expected `postgresql://…` or `sqlite:///path`")
 
 
-# A record, what it adds to its function's or version's count, and its row in the queue of executions, in one statement:
-# what the writer's thread does in Python costs more than SQLite's part. They belong to the writer's connection, so that
-# no migration has to know of them.
+# A record, what it adds to its function's or version's count, its row in the queue of executions, and its callback, in
+# one statement: what the writer's thread does in Python costs more than SQLite's part. They belong to the writer's
+# connection, so that no migration has to know of them.
 _COUNTING = tuple(
     f"CREATE TEMP TRIGGER {table}_{name} {event} AND NEW.function_version {versions} BEGIN"
     f" UPDATE {table} SET count = count + 1 WHERE {row}; END"
@@ -109,6 +110,14 @@ _QUEUEING = (
     "CREATE TEMP TRIGGER queue_ended AFTER UPDATE ON main.executions"
     " WHEN OLD.status = 'running' AND NEW.status <> 'running' AND NOT NEW.sync"
     " BEGIN DELETE FROM execution_queue WHERE id = NEW.id; END",
+)
+_CALLING_BACK = tuple(
+    f"CREATE TEMP TRIGGER callback_{name} {event} AND {wants_callback('NEW')} BEGIN"
+    f" {insert_sql('NEW', 'functions f', 'f.id = NEW.function_id')}; END"
+    for name, event in (
+        ("began", "AFTER INSERT ON main.executions WHEN NEW.status <> 'running'"),
+        ("ended", "AFTER UPDATE ON main.executions WHEN OLD.status = 'running'"),
+    )
 )
 
 
@@ -220,7 +229,7 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]  # the base is An
             connection.execute("PRAGMA journal_size_limit=67108864")
             # Fewer checkpoints: pages that many commits touch are written back once.
             connection.execute("PRAGMA wal_autocheckpoint=8000")
-            for trigger in (*_COUNTING, *_QUEUEING):
+            for trigger in (*_COUNTING, *_QUEUEING, *_CALLING_BACK):
                 connection.execute(trigger)
         except BaseException:
             connection.close()

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from qinling_falcon.models import clock
+from qinling_falcon.models import callbacks, clock
 from qinling_falcon.models.database import engine, reading, transact, transact_grouped
 from qinling_falcon.models.records import (
     PLACE,
@@ -315,7 +315,7 @@ def _claimed(row: Sequence[Any]) -> Claimed:
 
 
 def _end(records: list[Values]) -> list[bool]:
-    """End the executions of a batch, on the writer's connection. In SQLite a trigger empties the queue."""
+    """End the executions of a batch, on the writer's connection. In SQLite triggers do all but the first statement."""
     database = engine()
     written = database.execute_sql(
         _end_sql(database.param, len(records)),
@@ -328,6 +328,7 @@ def _end(records: list[Values]) -> list[bool]:
             marks = ", ".join([database.param] * len(ended))
             database.execute_sql(f"DELETE FROM {_QUEUE} WHERE id IN ({marks})", [values[_ID] for values in ended])
             add_to_counts(Counter((values[_FUNCTION], values[_VERSION]) for values in ended))
+            callbacks.add([values[_ID] for values in ended])
     return won
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from qinling_falcon.errors import BadRequest, Conflict
 from qinling_falcon.models import clock, quotas
-from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.database import reading, secret_keys, transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
 from qinling_falcon.models.package_keys import unused
@@ -24,7 +24,9 @@ from qinling_falcon.models.scope import Context, project_of, scoped, system
 from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeStatus, Version
 from qinling_falcon.models.trusts import doom, named
 
-__all__ = ["LISTS", "ROW_ONLY", "VOUCHED", "Function", "Updated", "create", "delete", "get", "refresh", "update"]
+__all__ = [
+    "CALLBACKS", "LISTS", "ROW_ONLY", "VOUCHED", "Function", "Updated", "create", "delete", "get", "refresh", "update",
+]  # fmt: skip
 
 LISTS = ListSpec(
     Function,
@@ -43,6 +45,8 @@ LISTS = ListSpec(
         "max_attempts": Column(Function.max_attempts, Kind.INTEGER),
         "backoff_s": Column(Function.backoff_s, Kind.NUMBER),
         "max_age_s": Column(Function.max_age_s, Kind.INTEGER),
+        "on_success": Column(Function.on_success, Kind.TEXT),
+        "on_failure": Column(Function.on_failure, Kind.TEXT),
         "count": Column(Function.count, Kind.INTEGER),
         "latest_version": Column(Function.latest_version, Kind.INTEGER),
         "project_id": Column(Function.project_id, Kind.TEXT),
@@ -60,8 +64,10 @@ LISTS = ListSpec(
 _LOADED = ("runtime_id", "code", "entry", "cpu", "memory_size")
 # Whoever changes one of these says what runs, and with whose rights.
 VOUCHED = frozenset({"runtime_id", "code", "entry", "package_key"})
+# What happens after asynchronous executions. No call depends on it.
+CALLBACKS = frozenset({"on_success", "on_failure", "callback_secret"})
 # These change the row only: nothing that runs, or is going to run, sees another function.
-ROW_ONLY = frozenset({"name", "description", "timeout"})
+ROW_ONLY = frozenset({"name", "description", "timeout"}) | CALLBACKS
 # Columns that can change while live jobs refer to the function.
 _FREE_OF_JOBS = ROW_ONLY | {"concurrency", "min_warm", "max_attempts", "backoff_s", "max_age_s"}
 
@@ -102,18 +108,23 @@ def create(
     max_attempts: int = 1,
     backoff_s: float = 1.0,
     max_age_s: int | None = None,
+    on_success: str | None = None,
+    on_failure: str | None = None,
+    callback_secret: str | None = None,
     function_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Function:
     """Create a function of the caller's project. Its runtime must be available.
 
-    A function from an image has neither entry nor package, and may have no runtime.
+    A function from an image has neither entry nor package, and may have no runtime. `callback_secret` is plain text,
+    and is stored encrypted.
 
     Raises:
         BadRequest: `isolation` is less strict than the runtime's, or `min_warm` is greater than `concurrency`.
         NotFound: the runtime does not exist, or is neither the caller's nor public.
         Conflict: the runtime is not available.
         QuotaExceeded: the project has reached its quota of functions, of package bytes or of kept workers.
+        NotSupported: the service has no keys to encrypt `callback_secret`.
     """
     function = Function(
         id=function_id or str(uuid.uuid4()),
@@ -136,6 +147,9 @@ def create(
         max_attempts=max_attempts,
         backoff_s=backoff_s,
         max_age_s=max_age_s,
+        on_success=on_success,
+        on_failure=on_failure,
+        callback_secret=None if callback_secret is None else secret_keys().encrypt(callback_secret),
     )
     _check_min_warm(concurrency, min_warm)
     if trust_id is not None:
@@ -183,7 +197,8 @@ def update(
         function_id: the function's id.
         changes: new values of some of the columns `name, description, timeout, runtime_id, code, entry, cpu,
             memory_size, package_key, package_size, trust_id, source_etag, isolation, concurrency, min_warm,
-            max_attempts, backoff_s, max_age_s`.
+            max_attempts, backoff_s, max_age_s, on_success, on_failure, callback_secret`. The last one is plain text,
+            and is stored encrypted.
         moved_from: the location of the object in Swift that `changes` are based on.
         now: the time of the change.
 
@@ -191,11 +206,14 @@ def update(
         BadRequest: the new isolation is less strict than the runtime's, or `min_warm` is greater than `concurrency`.
         NotFound: the function or the new runtime does not exist, or is not visible to the caller.
         Forbidden: the function belongs to another project; or a live job refers to it, and `changes` has other columns
-            than `name, description, timeout, concurrency, min_warm` and how executions are retried.
+            than those that change no target.
         Conflict: the new runtime is not available; or the function's location in Swift has changed meanwhile.
         QuotaExceeded: the new package is larger than the old one and exceeds the quota of package bytes; or the new
             `min_warm` exceeds the quota of kept workers.
+        NotSupported: the service has no keys to encrypt `callback_secret`.
     """
+    if changes.get("callback_secret") is not None:
+        changes = {**changes, "callback_secret": secret_keys().encrypt(changes["callback_secret"])}
 
     def write() -> Updated:
         packages_checked = (

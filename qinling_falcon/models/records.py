@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import peewee
 
-from qinling_falcon.models import clock
+from qinling_falcon.models import callbacks, clock
 from qinling_falcon.models.database import engine, transact_grouped
 from qinling_falcon.models.tables import Execution, ExecutionStatus, Function, Version
 
@@ -51,6 +51,7 @@ class ExecutionRecord(NamedTuple):
     webhook_id: str | None = None
     job_id: str | None = None
     request_id: str | None = None
+    callback_depth: int | None = None
 
 
 def record(rec: ExecutionRecord) -> bool:
@@ -81,7 +82,9 @@ def begin(rec: ExecutionRecord) -> bool:
 _COLUMNS = ExecutionRecord._fields
 PLACE = {name: place for place, name in enumerate(_COLUMNS)}
 """The place of each column in `Values`."""
-_ID, _FUNCTION, _VERSION, _STATUS = (PLACE[name] for name in ("id", "function_id", "function_version", "status"))
+_ID, _FUNCTION, _VERSION, _STATUS, _SYNC = (
+    PLACE[name] for name in ("id", "function_id", "function_version", "status", "sync")
+)
 _TEXTS = tuple(PLACE[name] for name in ("input", "result", "log", "status_reason", "description"))
 _CREATED, _UPDATED = PLACE["created_at"], PLACE["updated_at"]
 # What the end of an execution says anew; the rest was right when it began. An alias may have moved on since then.
@@ -129,6 +132,7 @@ def write(records: list[Values]) -> list[bool]:
     """Write a batch's records, on the writer's connection."""
     won = [False] * len(records)
     counts: Counter[tuple[str, int]] = Counter()
+    ended: list[str] = []
     for places in _waves(records):
         by_id = {records[place][_ID]: place for place in places}
         for row_id in _upsert([records[place] for place in places]):
@@ -137,7 +141,10 @@ def write(records: list[Values]) -> list[bool]:
             values = records[place]
             if values[_STATUS] != ExecutionStatus.RUNNING:
                 counts[values[_FUNCTION], values[_VERSION]] += 1
+                if not values[_SYNC]:
+                    ended.append(row_id)
     add_to_counts(counts)
+    callbacks.add(ended)
     return won
 
 

@@ -126,6 +126,9 @@ class Function(Row):
     workers are kept assigned.
     `max_attempts`, `backoff_s` and `max_age_s` say how its asynchronous executions are retried, also those of its
     versions; a `max_age_s` of null is that of the settings.
+    `on_success` and `on_failure` are URLs that are called when an asynchronous execution of the function or of one of
+    its versions has ended (see `callbacks`). `callback_secret` signs these requests; it is encrypted (see
+    `secret_keys`).
     """
 
     name = peewee.CharField(null=True)
@@ -149,9 +152,17 @@ class Function(Row):
     max_attempts = peewee.IntegerField(default=1)
     backoff_s = peewee.DoubleField(default=1.0)
     max_age_s = peewee.IntegerField(null=True)
+    on_success = peewee.TextField(null=True)
+    on_failure = peewee.TextField(null=True)
+    callback_secret = peewee.TextField(null=True)
 
     class Meta:
         table_name = "functions"
+
+    @property
+    def has_callback_secret(self) -> bool:
+        """Whether callbacks are signed."""
+        return self.callback_secret is not None
 
 
 class DoomedTrust(peewee.Model):
@@ -273,7 +284,8 @@ class Job(Row):
 class Execution(Row):
     """One run of a function. `log` is loaded only where it is asked for.
 
-    `attempt` is how often it was started; 0: it was accepted and is queued.
+    `attempt` is how often it was started; 0: it was accepted and is queued. `callback_depth` is how many callbacks led
+    to it, one after another; null: none.
     """
 
     function_id = peewee.CharField(max_length=36)
@@ -294,6 +306,7 @@ class Execution(Row):
     webhook_id = peewee.CharField(max_length=36, null=True)
     job_id = peewee.CharField(max_length=36, null=True)
     request_id = peewee.CharField(null=True)
+    callback_depth = peewee.IntegerField(null=True)
 
     class Meta:
         table_name = "executions"
@@ -344,6 +357,36 @@ class IdempotencyKey(peewee.Model):
         legacy_table_names = False
         table_name = "idempotency_keys"
         primary_key = peewee.CompositeKey("project_id", "idempotency_key")
+
+
+class Callback(peewee.Model):
+    """A request that is due because an asynchronous execution has ended, and that has not been delivered yet.
+
+    Attributes of a row:
+        id: that of the execution and the time of its end. It is the id of the request, the same for all attempts.
+        execution_id: the execution. One that ends again, after a retry, has a new callback instead of this one.
+        url: where the request goes; that of the function when the execution ended.
+        event: `execution.success` or `execution.failure`.
+        not_before: when the next attempt may start.
+        claimed_until: until when a process has claimed it; 0: it is not claimed.
+        attempt: how often it was claimed. Only the claim with this number may end it.
+    """
+
+    id = peewee.CharField(max_length=64, primary_key=True)
+    execution_id = peewee.CharField(max_length=36, unique=True)
+    project_id = peewee.CharField()
+    function_id = peewee.CharField(max_length=36)
+    url = peewee.TextField()
+    event = peewee.CharField(max_length=32)
+    not_before = peewee.BigIntegerField()
+    claimed_until = peewee.BigIntegerField(default=0)
+    attempt = peewee.IntegerField(default=0)
+    created_at: UtcTime[datetime.datetime] = UtcTime(default=clock.now)
+
+    class Meta:
+        database = database
+        legacy_table_names = False
+        table_name = "callbacks"
 
 
 ALL: tuple[type[Row], ...] = (Runtime, Function, Version, Alias, Webhook, Job, Execution)

@@ -10,6 +10,7 @@ from marshmallow import Schema, fields
 
 from qinling_falcon.schemas.aliases import AliasName, Routing
 from qinling_falcon.schemas.base import Shown
+from qinling_falcon.schemas.callbacks import CallbackSecret, CallbackUrl
 from qinling_falcon.schemas.entries import FILE_NAMED, Entry
 from qinling_falcon.schemas.executions import Input
 from qinling_falcon.schemas.fields import (
@@ -29,9 +30,12 @@ from qinling_falcon.schemas.fields import (
 from qinling_falcon.schemas.functions import CODE, Code, Limit
 from qinling_falcon.schemas.jobs import Pattern, Status
 from qinling_falcon.schemas.webhooks import InvokeUrl
+from qinling_falcon.webhooks.signing import SECRET_PATTERN
+from qinling_falcon.webhooks.urls import LONGEST_URL
 
 # Names of formats that JSON Schema doesn't know: the patterns say only what a pattern can.
-TIME, CRON, CODE_TEXT = "qinling-time", "cron", "qinling-code"
+TIME, CRON, CODE_TEXT, CALLBACK = "qinling-time", "cron", "qinling-code", "qinling-callback"
+SECRET = "password"
 _WRITTEN_TIME = (
     r"^\s*(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?\s?([Zz]|[+\- ][0-9]{2}(:?[0-5][0-9])?)?)?\s*$"
@@ -44,6 +48,7 @@ _ALIAS = r"^[^/\u0000-\u001f\u007f-\u009f]*$"
 _PART = r"""[^\s\u0000-\u001f\u007f-\u009f/\\.:;,()\[\]{}<>'"`]+"""
 _ENTRY = rf"^{_PART}(\.{_PART})+$"
 _SUM = "^[0-9a-fA-F]{32}$"
+_CALLBACK = r"^[Hh][Tt][Tt][Pp][Ss]?://[!-\"$-\[\]-~]+$"
 
 
 def describe(field: fields.Field[Any], schema: Schema) -> dict[str, Any]:
@@ -81,9 +86,10 @@ def without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def or_empty(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema for a form, where an empty number, id or flag counts as not given."""
+    """The schema for a form, where an empty number, id, flag, callback or secret counts as not given."""
     kinds = schema.get("anyOf", [schema])
-    if any(kind.get("type") in ("integer", "boolean") or kind.get("format") == "uuid" for kind in kinds):
+    formats = ("uuid", CALLBACK, SECRET)
+    if any(kind.get("type") in ("integer", "boolean") or kind.get("format") in formats for kind in kinds):
         return {"anyOf": [*kinds, {"const": "", "description": "Not given."}]}
     return schema
 
@@ -118,6 +124,20 @@ def _(field: Pattern) -> dict[str, Any]:
 @_taken.register
 def _(field: Id) -> dict[str, Any]:
     return {"type": "string", "format": "uuid"}
+
+
+@_taken.register
+def _(field: CallbackUrl) -> dict[str, Any]:
+    about = "A URL of a public host, without user, password and fragment, that is called when an execution has ended."
+    url = {"type": "string", "format": CALLBACK, "pattern": _CALLBACK, "maxLength": LONGEST_URL}
+    return url | {"description": about}
+
+
+@_taken.register
+def _(field: CallbackSecret) -> dict[str, Any]:
+    about = "The secret that signs callbacks: `whsec_` and 24 to 64 random bytes in base64. It is never shown."
+    secret = {"type": "string", "format": SECRET, "pattern": f"^{SECRET_PATTERN}$"}
+    return secret | {"writeOnly": True, "description": about}
 
 
 @_taken.register

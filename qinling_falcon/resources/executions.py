@@ -27,6 +27,11 @@ from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.request_keys import HEADER, PARAMETER, REPLAYED, read_key, request_key
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas.executions import ChangedExecutions, ExecutionCreate, ExecutionShown, ExecutionUpdate
+from qinling_falcon.webhooks.depth import HEADER as DEPTH_HEADER
+from qinling_falcon.webhooks.depth import read_depth
+
+# The header of a request that is a callback, as WSGI names it.
+_DEPTH = f"HTTP_{DEPTH_HEADER.replace('-', '_').upper()}"
 
 _create = ExecutionCreate()
 _update = ExecutionUpdate()
@@ -68,6 +73,8 @@ class Executions:
         )
         is_sync, is_replay = values["sync"], False
         check_input(call.input, "input", settings.max_input_size if is_sync else settings.async_max_input_size)
+        if not is_sync and (depth := read_depth(req.env.get(_DEPTH))):
+            call = call._replace(callback_depth=depth)
         key = read_key(req)
         execution: executions.Execution | ExecutionRecord
         if key is not None:

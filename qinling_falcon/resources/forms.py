@@ -17,6 +17,7 @@ from qinling_falcon.resources.bodies import check_encoding, read_body, read_obje
 from qinling_falcon.resources.multipart import MAX_PARTS, Part, read_parts
 from qinling_falcon.resources.request import Request
 from qinling_falcon.schemas.base import unknown_fields
+from qinling_falcon.schemas.callbacks import CallbackSecret, CallbackUrl
 from qinling_falcon.schemas.fields import Flag, Id, Number
 from qinling_falcon.schemas.strict_json import check_text
 from qinling_falcon.settings import Settings
@@ -82,8 +83,8 @@ def read_upload(req: Request, packages: PackageStore, settings: Settings, known:
         req: the request.
         packages: the storage for a package part.
         settings: the limits.
-        known: the fields that this request may have. Browsers also send empty fields, so an empty number, id or flag
-            in a form counts as not given.
+        known: the fields that this request may have. Browsers also send empty fields, so an empty number, id, flag,
+            callback or secret in a form counts as not given.
 
     Raises:
         LengthRequired: the body is multipart and has no Content-Length.
@@ -157,7 +158,7 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
 
 
 def _is_absent_when_empty(known: Known, name: str) -> bool:
-    return isinstance(known.get(name), Number | Id | Flag)
+    return isinstance(known.get(name), Number | Id | Flag | CallbackUrl | CallbackSecret)
 
 
 def _save(part: Part, packages: PackageStore, limit: int, project_id: str) -> StoredPackage:

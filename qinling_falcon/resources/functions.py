@@ -30,7 +30,7 @@ from qinling_falcon.schemas.functions import FunctionCreate, FunctionMade, Funct
 _made = FunctionMade()
 _shown = FunctionShown()
 # What no worker and no resolved target knows of.
-_UNSEEN = frozenset({"name", "description"})
+_UNSEEN = frozenset({"name", "description"}) | functions.CALLBACKS
 
 
 class Functions:
@@ -42,7 +42,13 @@ class Functions:
         self._create = FunctionCreate(services.settings)
         self._swift = SwiftCode(services.settings, services.packages)
 
-    @operation("function:create", takes=FunctionCreate, form=True, answers=makes(FunctionMade), errors=(404, 409, 502))
+    @operation(
+        "function:create",
+        takes=FunctionCreate,
+        form=True,
+        answers=makes(FunctionMade),
+        errors=(404, 409, 501, 502),
+    )
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a function of an uploaded package, of an object in Swift, or of an image.
 
@@ -89,7 +95,7 @@ class OneFunction:
         else:
             answer(resp, _shown.show(function))
 
-    @operation("function:update", takes=FunctionUpdate, form=True, answers=shows(FunctionMade), errors=(409, 502))
+    @operation("function:update", takes=FunctionUpdate, form=True, answers=shows(FunctionMade), errors=(409, 501, 502))
     def on_put(self, req: Request, resp: falcon.Response, function_id: str) -> None:
         """Change a function. Calls that run go on with the old code; none that starts after the answer does.
 

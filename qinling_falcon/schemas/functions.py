@@ -11,8 +11,10 @@ from marshmallow import ValidationError, fields, validates_schema
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.models.tables import Isolation
 from qinling_falcon.schemas.base import RequestSchema, Shown
+from qinling_falcon.schemas.callbacks import CallbackSecret, CallbackUrl
 from qinling_falcon.schemas.entries import DEFAULT_ENTRY, Entry
 from qinling_falcon.schemas.fields import (
+    FLAG,
     NUMBER,
     SECONDS,
     TEXT,
@@ -128,18 +130,22 @@ class Limit(Number):
 class _FunctionRequest(RequestSchema):
     """The fields that creating and updating share. `memory` is another name of `memory_size`.
 
-    The limits' ranges come from the settings.
+    The limits' ranges, and the networks that callbacks may reach, come from the settings.
     """
+
+    callback_secret = CallbackSecret(allow_none=True)
 
     def __init__(self, settings: Settings):
         super().__init__()
-        limits: dict[str, fields.Field[Any]] = {
+        configured: dict[str, fields.Field[Any]] = {
             "cpu": Limit(settings, "cpu", "millicpu"),
             "memory_size": Limit(settings, "memory_size", "bytes", step=MIB),
             "memory": Limit(settings, "memory_size", "bytes", step=MIB),
             "timeout": Limit(settings, "timeout", "second"),
+            "on_success": CallbackUrl(settings, allow_none=True),
+            "on_failure": CallbackUrl(settings, allow_none=True),
         }
-        self.declared_fields |= limits
+        self.declared_fields |= configured
         self._init_fields()
 
     @validates_schema(skip_on_field_errors=True)
@@ -175,6 +181,9 @@ class FunctionCreate(_FunctionRequest):
             "cpu": settings.default_cpu,
             "memory_size": settings.default_memory_size,
             "timeout": settings.default_timeout,
+            "on_success": None,
+            "on_failure": None,
+            "callback_secret": None,
         }
         for name in ("cpu", "memory_size", "timeout"):
             self.fields[name].metadata = {"default": self._defaults[name]}
@@ -185,9 +194,9 @@ class FunctionCreate(_FunctionRequest):
 
 
 class FunctionUpdate(_FunctionRequest):
-    """`PUT /v1/functions/{id}`. A `concurrency` or `max_age_s` of null removes the function's own limit."""
+    """`PUT /v1/functions/{id}`. A null removes a limit of the function's own, a callback, or its secret."""
 
-    nullable = ("concurrency", "max_age_s")
+    nullable = ("concurrency", "max_age_s", "on_success", "on_failure", "callback_secret")
     name = Text(shortest=1)
     description = Text()
     runtime_id = Id()
@@ -220,6 +229,9 @@ class FunctionShown(Shown):
     max_attempts = Plain(NUMBER)
     backoff_s = Plain(SECONDS)
     max_age_s = Plain(NUMBER, null=True)
+    on_success = Plain(TEXT, null=True)
+    on_failure = Plain(TEXT, null=True)
+    has_callback_secret = Plain(FLAG)
     count = Plain(NUMBER)
     latest_version = Plain(NUMBER)
     project_id = Plain(TEXT)

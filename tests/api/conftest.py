@@ -33,7 +33,10 @@ from qinling_falcon.storage.packages import LocalPackages
 from tests.api.client import Client
 from tests.api.fake_engine import FakeEngine
 from tests.servers.valkey import valkey
+from tests.support.secrets import fernet_key
 from tests.support.tables import make_tables
+
+SECRET_KEY = fernet_key()
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +48,8 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str) -> Settings:
     """On SQLite; a test that overrides this says what it changes."""
-    return Settings(var_dir=tmp_path, redis_url=redis_url, max_package_size=256 * 1024, max_body_size=64 * 1024)
+    limits = {"max_package_size": 256 * 1024, "max_body_size": 64 * 1024}
+    return Settings(var_dir=tmp_path, redis_url=redis_url, secret_keys=SECRET_KEY, **limits)
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from tests.api.client import PACKAGE_MD5, REFERENCE_CLIENT, Client, assert_error
 
 FIELDS = {
     "id", "name", "description", "runtime_id", "code", "entry", "cpu", "memory_size", "timeout",
-    "isolation", "concurrency", "min_warm", "max_attempts", "backoff_s", "max_age_s", "count", "latest_version",
-    "project_id", "created_at", "updated_at",
+    "isolation", "concurrency", "min_warm", "max_attempts", "backoff_s", "max_age_s", "on_success", "on_failure",
+    "has_callback_secret", "count", "latest_version", "project_id", "created_at", "updated_at",
 }  # fmt: skip
 
 

@@ -115,6 +115,9 @@ FUNCTION_MADE: Shape = {
     "max_attempts": whole,
     "backoff_s": number,
     "max_age_s": optional(whole),
+    "on_success": optional(text),
+    "on_failure": optional(text),
+    "has_callback_secret": flag,
 }
 
 FUNCTION: Shape = {**FUNCTION_MADE, "code": code_text}

@@ -40,8 +40,9 @@ _JSON = {"Content-Type": "application/json"}
         ({"cpu": "0.1"}, "cpu: must be a whole number (millicpu)."),
         (
             {"runtime": "python3", "zip": "x"},
-            "Unknown field: runtime, zip. Known are backoff_s, code, concurrency, cpu, description, entry, isolation,"
-            " max_age_s, max_attempts, memory, memory_size, min_warm, name, package, runtime_id, timeout.",
+            "Unknown field: runtime, zip. Known are backoff_s, callback_secret, code, concurrency, cpu, description,"
+            " entry, isolation, max_age_s, max_attempts, memory, memory_size, min_warm, name, on_failure, on_success,"
+            " package, runtime_id, timeout.",
         ),
     ],
 )

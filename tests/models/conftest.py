@@ -20,7 +20,9 @@ from tests.models.lists import MOMENT, SECOND
 from tests.servers.postgres import PostgresServer
 from tests.support.tables import make_tables
 
-_FURTHER = (tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution, tables.IdempotencyKey)
+_FURTHER = (
+    tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution, tables.IdempotencyKey, tables.Callback,
+)  # fmt: skip
 _ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, *_FURTHER))
 
 

@@ -12,7 +12,7 @@ from qinling_falcon.models import tables
 
 ROOT = Path(__file__).parents[2]
 TABLES = {table.__name__ for table in tables.ALL} | {
-    "Row", "DoomedTrust", "ProjectQuota", "QueuedExecution", "IdempotencyKey",
+    "Row", "DoomedTrust", "ProjectQuota", "QueuedExecution", "IdempotencyKey", "Callback",
 }  # fmt: skip
 READS = {"select", "get", "get_or_none", "get_by_id", "filter", "raw", "noop", "alias", "get_or_create"}
 WRITES = {
@@ -80,6 +80,17 @@ WRITTEN = {
     "models.trusts.named": ["DoomedTrust.delete"],
     "models.trusts.doom": ["DoomedTrust.insert"],
     "models.trusts.deleted": ["DoomedTrust.delete"],
+    # Callbacks of executions that this process has ended, or that it has claimed; for all projects.
+    "models.callbacks.add": ["database.execute_sql"],
+    "models.callbacks.has_due": ["database.execute_sql"],
+    "models.callbacks.next_project": ["database.execute_sql"],
+    "models.callbacks._claim": ["database.execute_sql", "database.execute_sql"],
+    "models.callbacks.finish": ["Callback.delete"],
+    "models.callbacks.postpone": ["Callback.update"],
+    # Encrypted secrets of all projects, none of which is shown.
+    "models.secrets_at_rest.check": ["database.engine().execute_sql"],
+    "models.secrets_at_rest._pages": ["engine.execute_sql"],
+    "models.secrets_at_rest._replace": ["engine.execute_sql"],
     # No rows: locks, transactions, connections, the lock of migrations, whether the database answers.
     "app._ask_database": ["database.engine().execute_sql"],
     "models.batches.Batch._begin": ["self._engine.execute_sql"],
@@ -93,6 +104,7 @@ WRITTEN = {
 what keeps it to the rows that its caller may change?"""
 
 SYSTEM = {
+    "models.callbacks.subject": 1,  # an execution whose callback this process has claimed
     "models.function.ids_in_runtime": 1,  # a runtime's change replaces the targets of all projects in it
     "models.rows._text_by_id": 1,  # SQL text, in which the project is a parameter
     "models.kept.all_kept": 1,  # workers are kept for functions of all projects

@@ -8,6 +8,7 @@ import pytest
 
 from qinling_falcon.settings import Settings
 from tests.api.conftest import (  # noqa: F401
+    SECRET_KEY,
     connected,
     connection,
     engine,
@@ -26,6 +27,7 @@ def settings(tmp_path: Path, redis_url: str) -> Settings:  # noqa: F811
     return Settings(
         var_dir=tmp_path,
         redis_url=redis_url,
+        secret_keys=SECRET_KEY,
         max_package_size=256 * 1024,
         max_body_size=64 * 1024,
         invoke_queue_timeout_s=0.01,

@@ -64,7 +64,7 @@ ACCEPTANCE: Mapping[str, tuple[str, ...]] = {
         _KEPT,
         "^code: the source of a function can't change",
         "^package: code can only change together with its package",
-        "a function from an image can change its description, name, timeout only",
+        "a function from an image can change its [a-z_, ]+ only",
     ),
     "POST /v1/functions/{function_id}/scale_up": (_RANGE,),
     "POST /v1/functions/{function_id}/scale_down": (_RANGE,),

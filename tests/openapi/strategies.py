@@ -1,4 +1,4 @@
-"""What no schema can say: packages, cron patterns, times, and the ids of what is there."""
+"""What no schema can say: packages, cron patterns, times, URLs of callbacks, and the ids of what is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
 from schemathesis.generation.meta import TestPhase
 
-from qinling_falcon.openapi.fields import CODE_TEXT, CRON, TIME
+from qinling_falcon.openapi.fields import CALLBACK, CODE_TEXT, CRON, TIME
 from tests.api.client import package
 from tests.storage.archives import make_zip
 
@@ -45,6 +45,14 @@ patterns = st.tuples(
 ).map(" ".join)
 times = st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(9000, 1, 1)).map(str)
 md5s = st.text("0123456789abcdef", min_size=32, max_size=32)
+_hosts = st.sampled_from(["hooks.example", "HOOKS.example.", "8.8.8.8", "[2606:4700::1111]", "a_b.example"])
+callbacks = st.builds(
+    "{}://{}{}{}".format,
+    st.sampled_from(["http", "https", "HTTPS"]),
+    _hosts,
+    st.sampled_from(["", ":1", ":8443", ":65535"]),
+    st.sampled_from(["", "/", "/a/b%20c", "?x=y", "/a?b=@:c"]),
+)
 codes = st.one_of(
     st.just({"source": "package"}),
     st.fixed_dictionaries({"source": st.just("package"), "md5sum": md5s}),
@@ -57,6 +65,7 @@ def register() -> None:
     """Have them used by every run of this process."""
     schemathesis.openapi.format(CRON, patterns)
     schemathesis.openapi.format(TIME, times)
+    schemathesis.openapi.format(CALLBACK, callbacks)
     schemathesis.openapi.format(CODE_TEXT, codes)
     schemathesis.openapi.media_type("application/zip", packages)
 

@@ -49,12 +49,25 @@ def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
         ({"ALLOWED_HOSTS": "http://engine"}, "ALLOWED_HOSTS="),
         ({"TRUSTED_PROXIES": "10.0.0.0/8, proxy"}, "TRUSTED_PROXIES=.*: expected IP addresses or networks"),
         ({"TRUSTED_PROXIES": "*"}, "TRUSTED_PROXIES="),
+        ({"CALLBACK_NETWORKS": "10.0.0.0/8, host"}, "CALLBACK_NETWORKS=.*: expected IP addresses or networks"),
+        ({"SECRET_KEYS": f"{'A' * 43}=,{'A' * 42}B="}, "SECRET_KEYS: key 2 is not a Fernet key: expected 44"),
+        ({"SECRET_KEYS": "a+/" * 14 + "aA="}, "SECRET_KEYS: key 1 is not"),
         ({"OS_CACERT": "/nothing.pem"}, "OS_CACERT=/nothing.pem: expected a file that can be read"),
     ],
 )
 def test_wrong_value_is_refused_with_its_name_and_what_was_expected(environ: dict[str, str], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         Settings.from_env(environ)
+
+
+def test_keys_are_never_printed() -> None:
+    key = "A" * 43 + "="
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"SECRET_KEYS": f"{key},hunter2"})
+    assert "hunter2" not in str(caught.value)
+    settings = Settings.from_env({"SECRET_KEYS": f" {key} ,"})
+    assert settings.secret_key_list == [key]
+    assert key not in repr(settings)
 
 
 def test_lists_are_separated_by_commas() -> None:

@@ -19,12 +19,13 @@ from pathlib import Path
 
 from qinling_falcon.orchestrators.process import images
 from qinling_falcon.settings import Settings
-from workers.exit_codes import REGISTRATION_FAILED
+from workers.exit_codes import REGISTRATION_FAILED, SECRETS_UNREADABLE
 from workers.run import linux, valkey
 from workers.run.client import Api
 from workers.run.errors import StartError, Stopped
 from workers.run.neighbours import neighbours, wait_for
 from workers.run.runtimes import find_runtime
+from workers.run.secret_key import keep_secret_key
 from workers.run.signals import StopSignals
 from workers.run.supervision import Program, Supervisor, can_leash, read_procfile
 from workers.run.welcome import make_hello, welcome
@@ -36,6 +37,10 @@ _VALKEY = Program("valkey", "python -m workers.run.valkey")
 _RELEASE = "release"
 # In this order they start, and in the opposite one they stop: who is called outlives its callers.
 _STAGES = (("pool",), ("worker", "tasks", "scheduler"), ("web",))
+_FAILURES = {
+    REGISTRATION_FAILED: "the local runtimes can't be registered",
+    SECRETS_UNREADABLE: "the stored secrets can't be read",
+}
 _START_TIMEOUT_S = 60.0
 # A program that died so often while starting won't start.
 _MOST_DEATHS = 3
@@ -185,6 +190,8 @@ class Service:
             PYTHONUNBUFFERED="1",
             SHUTDOWN_GRACE_S=f"{self._drain_s:g}",
         )
+        if not self._settings.secret_key_list:
+            os.environ["SECRET_KEYS"] = keep_secret_key(self._var_dir)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
         if soft != resource.RLIM_INFINITY and soft < limit:
@@ -209,8 +216,7 @@ class Service:
             log.seek(0, os.SEEK_END)
             log.write(said)
         if self._release.returncode != 0:
-            registration = self._release.returncode == REGISTRATION_FAILED
-            what = "the local runtimes can't be registered" if registration else "the database can't be prepared"
+            what = _FAILURES.get(self._release.returncode, "the database can't be prepared")
             raise StartError(f"{what}: `{release.command}` failed", log=release.name)
         if said:
             print(said.decode(errors="replace").rstrip(), file=sys.stderr, flush=True)

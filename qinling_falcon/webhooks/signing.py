@@ -1,0 +1,36 @@
+"""Signatures of requests in the form of Standard Webhooks (https://www.standardwebhooks.com)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+
+# The secret's base64 text has 24 to 64 bytes.
+SECRET_PATTERN = (
+    r"whsec_(?:(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2}==)?|(?:[A-Za-z0-9+/]{4}){8,20}[A-Za-z0-9+/]{3}=)"
+)
+_SECRET = re.compile(SECRET_PATTERN)
+
+
+def is_secret(text: str) -> bool:
+    """Whether `text` is a secret: `whsec_` and 24 to 64 bytes in base64."""
+    return _SECRET.fullmatch(text) is not None
+
+
+def headers(message_id: str, timestamp_s: int, body: bytes, secret: str | None) -> dict[str, str]:
+    """The headers that identify a request and prove its origin.
+
+    Args:
+        message_id: the same for all attempts to deliver one message. It has no dot.
+        timestamp_s: when this attempt is made, in seconds since the epoch.
+        body: the body.
+        secret: the secret; None: the request is not signed.
+    """
+    made = {"webhook-id": message_id, "webhook-timestamp": str(timestamp_s)}
+    if secret is not None:
+        key = base64.b64decode(secret.removeprefix("whsec_"))
+        signed = b".".join((message_id.encode(), str(timestamp_s).encode(), body))
+        made["webhook-signature"] = "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+    return made
