@@ -384,6 +384,14 @@ class Settings:
     max_result_size: int = _setting(1 * MIB, "Largest result of an execution, as JSON.", low=1024)
     max_log_size: int = _setting(256 * 1024, "Largest log of an execution; the rest is cut and said so.", low=1024)
 
+    # For tests only
+    test_counter_dir: Path | None = _setting(
+        None,
+        "For tests only; never set it in a service that people use. A folder of the pool manager's machine, with mode"
+        " 1777, that all functions of all projects can write to, as `/counters`. Needs bubblewrap; refused with"
+        " `AUTH_MODE=keystone`.",
+    )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Read every setting from `environ`; empty values count as unset.
@@ -440,6 +448,11 @@ class Settings:
         if not _CONTAINER.fullmatch(self.package_container) or self.package_container in (".", ".."):
             raise SettingsError(
                 f"PACKAGE_CONTAINER={self.package_container}: expected a name of up to 200 letters, digits and ._-"
+            )
+        if self.test_counter_dir is not None and (self.auth_mode != "noauth" or not self.test_counter_dir.is_dir()):
+            raise SettingsError(
+                f"TEST_COUNTER_DIR={self.test_counter_dir}: expected an existing folder, and AUTH_MODE=noauth; it is for"
+                " tests only"
             )
         for name in self.other_hosts:
             if not _HOST_NAME.fullmatch(name) and not _is_address(name):
