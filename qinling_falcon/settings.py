@@ -346,6 +346,13 @@ class Settings:
         "How old an asynchronous execution may become before its last start, for functions without a `max_age_s`.",
         low=1,
     )
+    async_claim_s: float = _setting(
+        60.0,
+        "How long the claim of a `worker` process on an execution lasts. It is extended while the process lives, so this"
+        " is how long an execution waits that a killed process had claimed and not started.",
+        low=2,
+        high=3600,
+    )
     lease_grace_s: float = _setting(5.0, "Time after a function's timeout until its lease is reaped.", low=0.5)
     holder_ttl_s: float = _setting(6.0, "A process that was silent for so long has lost its leases.", low=1)
     reap_interval_s: float = _setting(1.0, "Time between two passes of the pool manager.", low=0.05)

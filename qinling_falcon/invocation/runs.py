@@ -46,8 +46,8 @@ from qinling_falcon.settings import Settings
 logger = logging.getLogger(__name__)
 
 _BAD_RESULT = "result"  # the worker's name for a result that is not JSON, or is too large
-# An accepted execution stays claimed for longer than this.
-_LONGEST_COMMIT_S = 30.0
+# For how long the end of an accepted execution is tried to commit, as a part of its claim.
+_COMMIT_PART_OF_CLAIM = 0.5
 _RETRY_COMMIT_S = 0.2
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
 
@@ -218,7 +218,7 @@ class Run:
 
     def _end_attempt(self, final: ExecutionRecord, accepted: Accepted, *, is_permanent: bool) -> ExecutionRecord:
         """Write the end of an attempt. While the database is away, try again, so that the function runs only once."""
-        until = time.monotonic() + _LONGEST_COMMIT_S
+        until = time.monotonic() + self._parts.settings.async_claim_s * _COMMIT_PART_OF_CLAIM
         while True:
             try:
                 return self._parts.attempts.end(final, accepted, self._target.retries, is_permanent=is_permanent)
