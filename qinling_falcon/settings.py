@@ -348,8 +348,8 @@ class Settings:
     )
     async_claim_s: float = _setting(
         60.0,
-        "How long the claim of a `worker` process on an execution lasts. It is extended while the process lives, so this"
-        " is how long an execution waits that a killed process had claimed and not started.",
+        "How long the claim of a `worker` process on an execution lasts. It is extended while the process lives, so"
+        " this is how long an execution waits that a killed process had claimed and not started.",
         low=2,
         high=3600,
     )
@@ -458,8 +458,8 @@ class Settings:
             )
         if self.test_counter_dir is not None and (self.auth_mode != "noauth" or not self.test_counter_dir.is_dir()):
             raise SettingsError(
-                f"TEST_COUNTER_DIR={self.test_counter_dir}: expected an existing folder, and AUTH_MODE=noauth; it is for"
-                " tests only"
+                f"TEST_COUNTER_DIR={self.test_counter_dir}: expected an existing folder, and AUTH_MODE=noauth; it is"
+                " for tests only"
             )
         for name in self.other_hosts:
             if not _HOST_NAME.fullmatch(name) and not _is_address(name):
