@@ -149,13 +149,14 @@ class Run:
         longest_s = target.timeout_s + settings.load_timeout_s + settings.lease_grace_s / 2
         if self._accepted is None and is_inline(self._call.input):
             self._parts.long_runs.add(self._started, self._reservation)
-        is_permanent = False
+        is_permanent = is_lost = False
         self._worker = lease.worker
         try:
             ran = self._parts.workers.execute(lease.worker, self._execution(target), longest_s)
         except WorkerLost as error:
             logger.warning("a worker was lost", extra=_log_extra(lease, target, error))
             lease.released(destroy=True)
+            is_lost = True
             final = failed_record(self._started, WORKER_LOST, lease.cold, queued_ms)
         except NoDescriptor:
             lease.released()  # the worker holds the target now, so it is not returned unused
@@ -168,7 +169,7 @@ class Run:
         finally:
             self._worker = None
             self._parts.long_runs.remove(self._id)
-        final = self._record(final, is_permanent=is_permanent)
+        final = self._record(final, is_permanent=is_permanent, is_lost=is_lost)
         lease.committed()
         return final
 
@@ -208,19 +209,23 @@ class Run:
         return self._worker is not None and self._parts.workers.cancel(self._worker, self._id)
 
     def _record(
-        self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False
+        self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False, is_lost: bool = False
     ) -> ExecutionRecord:
         if self._accepted is not None:
-            return self._end_attempt(final, self._accepted, is_permanent=is_permanent)
+            return self._end_attempt(final, self._accepted, is_permanent=is_permanent, is_lost=is_lost)
         final = commit_record(final, was_sent=was_sent)
         self._reservation.recorded()
         return final
 
-    def _end_attempt(self, final: ExecutionRecord, accepted: Accepted, *, is_permanent: bool) -> ExecutionRecord:
+    def _end_attempt(
+        self, final: ExecutionRecord, accepted: Accepted, *, is_permanent: bool, is_lost: bool
+    ) -> ExecutionRecord:
         """Write the end of an attempt. While the database is away, try again, so that the function runs only once."""
         until = time.monotonic() + self._parts.settings.async_claim_s * _COMMIT_PART_OF_CLAIM
         while True:
             try:
+                if is_lost:
+                    return self._parts.attempts.lose(final, accepted, self._target.retries)
                 return self._parts.attempts.end(final, accepted, self._target.retries, is_permanent=is_permanent)
             except Unavailable as error:
                 if time.monotonic() > until:
