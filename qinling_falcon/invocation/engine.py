@@ -18,6 +18,8 @@ from __future__ import annotations
 import logging
 from typing import Protocol, TypeVar
 
+import gevent
+
 from qinling_falcon.errors import NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.attempts import Attempts
@@ -38,6 +40,10 @@ from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import PackageMissing
 
 logger = logging.getLogger(__name__)
+
+class Interrupted(Exception):
+    """The greenlet of an accepted execution was killed when its function may have run."""
+
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -154,6 +160,8 @@ class Engine:
 
         Raises:
             NotFound: the function is gone.
+            Interrupted: the greenlet was killed when the function may have run. The manager queues the execution again
+                when its worker has ended.
             The other errors of `invoke`, except `QuotaExceeded`. The execution is still claimed.
         """
         with Reservation(None) as reservation:  # an accepted execution has its row, so the quota is not checked
@@ -161,6 +169,10 @@ class Engine:
             self._running[accepted.id] = run
             try:
                 return self.serve(run)
+            except gevent.GreenletExit as error:
+                if run.was_sent:
+                    raise Interrupted from error
+                raise
             finally:
                 del self._running[accepted.id]
 

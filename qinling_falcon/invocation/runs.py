@@ -34,6 +34,7 @@ from qinling_falcon.invocation.worker_client import (
     Execution,
     NoDescriptor,
     NotLoaded,
+    NotSent,
     WorkerClient,
     WorkerLost,
 )
@@ -73,6 +74,9 @@ class Run:
         call: the call.
         reservation: reserves the execution in the quota.
         accepted: the execution, if it was accepted before and has a row; None: it is a new one.
+
+    Attributes:
+        was_sent: whether a worker may have got the call, so that the function may have run.
     """
 
     failure_message = "No worker could take this call; it has not run. Try again."
@@ -91,6 +95,7 @@ class Run:
         "_started",
         "_target",
         "_worker",
+        "was_sent",
     )  # fmt: skip
 
     _started: ExecutionRecord
@@ -110,6 +115,7 @@ class Run:
         self._openstack: Any = None
         self._has_row = False
         self._worker: LeasedWorker | None = None
+        self.was_sent = False
 
     def resolve(self) -> Target:
         """The target of the call."""
@@ -151,6 +157,7 @@ class Run:
             self._parts.long_runs.add(self._started, self._reservation)
         is_permanent = is_lost = False
         self._worker = lease.worker
+        self.was_sent = True
         try:
             ran = self._parts.workers.execute(lease.worker, self._execution(target), longest_s)
         except WorkerLost as error:
@@ -158,7 +165,11 @@ class Run:
             lease.released(destroy=True)
             is_lost = True
             final = failed_record(self._started, WORKER_LOST, lease.cold, queued_ms)
+        except NotSent:
+            self.was_sent = False
+            raise
         except NoDescriptor:
+            self.was_sent = False
             lease.released()  # the worker holds the target now, so it is not returned unused
             lease.withdrawn()
             raise

@@ -21,7 +21,7 @@ from gevent.event import Event
 from qinling_falcon.errors import Conflict, NotFound, NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import Accepted, Call
-from qinling_falcon.invocation.engine import Engine
+from qinling_falcon.invocation.engine import Engine, Interrupted
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.execution_queue import Claimed
 from qinling_falcon.pool.pool import Pool
@@ -133,6 +133,8 @@ class Drain:
             self._serve(claimed, accepted)
         except gevent.GreenletExit:
             self._give_back(accepted, 0.0)
+        except Interrupted:
+            logger.info("an execution was interrupted", extra={"execution_id": claimed.id})
         except Exception:
             # The claim ends by itself, and then the execution starts again.
             logger.exception("an execution was not run", extra={"execution_id": claimed.id})
@@ -175,7 +177,7 @@ class Drain:
             logger.warning("a claim stays", extra={"execution_id": accepted.id, "reason": str(error)})
 
     def _interrupt(self, execution_id: str, greenlet: gevent.Greenlet) -> None:
-        """End an execution because this process stops. One that has not begun to run is not counted as an attempt."""
+        """End an execution because this process stops. Its attempt counts only if its function may have run."""
         try:
             if self._engine.cancel(execution_id):
                 return
