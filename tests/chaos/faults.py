@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tests.chaos.stage import Stage
 
 _LONGEST_AWAY_S = 3.0
+_LONGEST_FROZEN_S = 15.0  # beyond the end of a claim, and of the lease of a silent process
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGTERM}
 
 
@@ -19,10 +20,11 @@ class Fault:
     """One fault of a plan.
 
     Attributes:
-        what: `kill NAME` (SIGKILL) and `stop NAME` (SIGTERM), where NAME is a process: `worker`, `tasks`, `web`
-            (Gunicorn's master), `pool`; `kill web child`; `restart redis`, `wipe redis` (FLUSHALL), `lose redis` (it
-            restarts without its data); `restart postgres`.
-        after_s: seconds after the fault before it, or after the start of the process if `what` kills it again.
+        what: `kill NAME` (SIGKILL), `stop NAME` (SIGTERM) and `freeze NAME` (SIGSTOP, later SIGCONT), where NAME is a
+            process: `worker`, `tasks`, `web` (Gunicorn's master), `pool`; `kill web child`; `restart redis`, `wipe
+            redis` (FLUSHALL), `lose redis` (it restarts without its data); `restart postgres`; `change function` (it
+            gets a new package); `delete function`.
+        after_s: seconds after the fault before it and its consequences.
         choice: chooses the process where there are several, and for how long a server is away; from 0 to 1.
     """
 
@@ -37,8 +39,8 @@ class Fault:
         match self.what.split():
             case ["kill", "web", "child"]:
                 stage.kill_a_web_process(self.choice)
-            case ["kill" | "stop" as how, name]:
-                self._end(stage, how, name)
+            case ["kill" | "stop" | "freeze" as how, name]:
+                self._signal(stage, how, name)
             case ["restart", "redis"]:
                 stage.restart_redis(away_s, keeps_data=True)
             case ["lose", "redis"]:
@@ -48,12 +50,21 @@ class Fault:
                     connection.flushall()
             case ["restart", "postgres"]:
                 stage.restart_postgres(away_s)
+            case ["change", "function"]:
+                stage.change_function(self.choice)
+            case ["delete", "function"]:
+                stage.delete_function(self.choice)
             case _:
                 raise ValueError(self.what)
 
-    def _end(self, stage: Stage, how: str, name: str) -> None:
+    def _signal(self, stage: Stage, how: str, name: str) -> None:
         if name == "worker":
             name = stage.worker_names[int(self.choice * len(stage.worker_names))]
+        if how == "freeze":
+            stage.signal(name, signal.SIGSTOP)
+            time.sleep(self.choice * _LONGEST_FROZEN_S)
+            stage.signal(name, signal.SIGCONT)
+            return
         pid = stage.pid(name)
         stage.signal(name, _SIGNALS[how])
         stage.wait_started(name, pid)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from tests.chaos.load import Kind
+from dataclasses import dataclass
 
-# A file for each run, because a later run of the execution may have another user id. It holds when the run has begun
-# and, if it has got so far, when it has ended, in nanoseconds of the monotonic clock.
+# A file for each run, because a later run of the execution may have another user id. Its name tells when the run has
+# begun, in nanoseconds of the monotonic clock. It holds when the run has ended, if it has got so far.
 _COUNT = """
 import os, time
 
 class Run:
     def __init__(self, context):
-        name = f"/counters/{context['execution_id']}.{os.urandom(6).hex()}"
-        self.file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
-        os.write(self.file, b"%d\\n" % time.monotonic_ns())
+        name = f"/counters/{context['execution_id']}.{time.monotonic_ns()}.{os.urandom(6).hex()}"
+        self.file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
     def __enter__(self):
         return self
@@ -25,6 +24,25 @@ class Run:
 def main(context, seconds):
     with Run(context):
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A function.
+
+    Attributes:
+        source: its code.
+        ends: the statuses with which its executions may end.
+        weight: its share of the load.
+        timeout_s: its time limit.
+        max_attempts: how often an execution is started, if it fails.
+    """
+
+    source: str
+    ends: tuple[str, ...] = ("success",)
+    weight: float = 1.0
+    timeout_s: int = 10
+    max_attempts: int = 1
 
 
 def _kind(body: str, *ends: str, weight: float = 1.0, timeout_s: int = 10, max_attempts: int = 1) -> Kind:

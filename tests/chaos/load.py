@@ -5,33 +5,15 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import requests
 
+from tests.chaos.stage import Stage
+
 _THREADS = 4
 _PAUSE_S = 0.05
 _TIMEOUT_S = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A function that the load calls.
-
-    Attributes:
-        source: its code.
-        ends: the statuses with which its executions may end.
-        weight: its share of the load.
-        timeout_s: its time limit.
-        max_attempts: how often an execution is started, if it fails.
-    """
-
-    source: str
-    ends: tuple[str, ...] = ("success",)
-    weight: float = 1.0
-    timeout_s: int = 10
-    max_attempts: int = 1
 
 
 @dataclass
@@ -41,8 +23,7 @@ class Load:
     Only an answer with status 201 acknowledges an execution. Without one, the execution may exist or not.
 
     Attributes:
-        url: of the service.
-        functions: the kind of each function that is called.
+        stage: the service and the functions that are called.
         most: how many executions are to be acknowledged.
         for_s: about how long that takes, at least.
         longest_s: the longest time for which an execution sleeps.
@@ -51,8 +32,7 @@ class Load:
         refused: how many requests had another answer or none.
     """
 
-    url: str
-    functions: Mapping[str, Kind]
+    stage: Stage
     most: int
     for_s: float
     longest_s: float
@@ -85,25 +65,28 @@ class Load:
 
     def _call_on(self, number: int) -> None:
         choices = random.Random(f"{self.seed}/{number}")
-        names = list(self.functions)
-        weights = [self.functions[name].weight for name in names]
+        weights = {function_id: kind.weight for function_id, kind in self.stage.functions.items()}
         pause_s = self.for_s * _THREADS / self.most
         try:
             with requests.Session() as http:
                 while not self._stopping.is_set() and not self.is_done:
-                    function_id = choices.choices(names, weights)[0]
+                    function_id = choices.choices(list(weights), weights.values())[0]
                     seconds = round(choices.uniform(0, self.longest_s), 4)
                     self._stopping.wait(choices.uniform(0, 2 * pause_s))
-                    self._call(http, function_id, seconds)
+                    if not self._call(http, function_id, seconds):
+                        del weights[function_id]
         except BaseException as error:
             self._failures.append(error)
 
-    def _call(self, http: requests.Session, function_id: str, seconds: float) -> None:
+    def _call(self, http: requests.Session, function_id: str, seconds: float) -> bool:
+        """Call a function. Returns whether it exists."""
         body = {"function_id": function_id, "sync": False, "input": {"seconds": seconds}}
+        is_gone = False
         try:
-            answer = http.post(f"{self.url}/v1/executions", json=body, timeout=_TIMEOUT_S)
+            answer = http.post(f"{self.stage.service.url}/v1/executions", json=body, timeout=_TIMEOUT_S)
             is_accepted = answer.status_code == 201
-            assert is_accepted or answer.status_code >= 500, answer.text
+            is_gone = answer.status_code == 404 and function_id in self.stage.deleted
+            assert is_accepted or is_gone or answer.status_code >= 500, answer.text
             execution = answer.json() if is_accepted else {}
         except requests.RequestException:  # also a body that was cut off
             is_accepted = False
@@ -111,7 +94,8 @@ class Load:
             with self._lock:
                 self.refused += 1
             time.sleep(_PAUSE_S)
-            return
+            return not is_gone
         with self._lock:
             assert execution["id"] not in self.acknowledged
             self.acknowledged[execution["id"]] = function_id
+        return True

@@ -17,13 +17,13 @@ from typing import Any
 import requests
 
 from tests.chaos.faults import Fault, make_plan
-from tests.chaos.load import Kind, Load
+from tests.chaos.functions import Kind
+from tests.chaos.load import Load
 from tests.chaos.stage import Stage, running_stage
 from tests.chaos.verdict import Verdict
 from tests.integration.service import wait_until
 
 _LOOK_EVERY_S = 0.2
-_BACKOFF_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,9 @@ class Scenario:
         return verdict
 
     def _run(self, stage: Stage, plan: Sequence[Fault], seed: int) -> Verdict:
-        functions = {_make(stage, kind): kind for kind in self.functions}
-        load = Load(stage.service.url, functions, self.executions, self.load_s, self.longest_s, seed)
+        for kind in self.functions:
+            stage.make_function(kind)
+        load = Load(stage, self.executions, self.load_s, self.longest_s, seed)
         began = time.monotonic()
         load.start()
         try:
@@ -88,13 +89,15 @@ class Scenario:
             wait_until("all executions are acknowledged", lambda: load.is_done, self.load_s + self.settled_s)
         finally:
             load.stop()
+        accepted = time.monotonic()
         self._settle(stage)
-        verdict = Verdict(stage, functions, load.acknowledged)
+        verdict = Verdict(stage, load.acknowledged)
         verdict.numbers |= {
             "faults": len(plan),
             "faults with a queue": hit,
             "requests refused": load.refused,
             "seconds with faults": round(faulted - began, 1),
+            "seconds with load": round(accepted - began, 1),
             "seconds until all had ended": round(time.monotonic() - began, 1),
         }
         verdict.check()
@@ -108,17 +111,6 @@ class Scenario:
             stage.check_alive()
             time.sleep(_LOOK_EVERY_S)
         wait_until("the service is ready", lambda: _is_ready(stage), self.settled_s)
-
-
-def _make(stage: Stage, kind: Kind) -> str:
-    """Make a function. The attempts are written before its first call, so that no process has a copy of the row."""
-    function_id = stage.service.function(kind.source, timeout=kind.timeout_s)
-    if kind.max_attempts > 1:
-        stage.change(
-            f"UPDATE functions SET max_attempts = {kind.max_attempts}, backoff_s = {_BACKOFF_S}"
-            f" WHERE id = '{function_id}'"
-        )
-    return function_id
 
 
 def _queued(stage: Stage) -> int:

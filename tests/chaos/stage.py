@@ -7,23 +7,27 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import redis
+import requests
 
-from tests.integration.service import Service, running_service, wait_until
+from tests.chaos.functions import Kind
+from tests.integration.service import Service, package, running_service, wait_until
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import ValkeyServer
 
 _MODULES = {"worker": "workers.worker", "tasks": "workers.tasks", "pool": "workers.pool"}
 _LOOK_EVERY_S = 0.05
 _STOP_TIMEOUT_S = 60.0
+_BACKOFF_S = 0.2
 # What is killed is noticed sooner than by default, so that the tests wait less.
 _SETTINGS = {
     "max_workers": 8,
@@ -45,6 +49,10 @@ class Stage:
         database_url: its database; empty for SQLite.
         counters: the folder.
         workers: how many `worker` processes there are.
+
+    Attributes:
+        functions: the functions that the load calls.
+        deleted: those of them that were deleted.
     """
 
     def __init__(
@@ -60,6 +68,8 @@ class Stage:
         self.valkey = valkey
         self.postgres = postgres
         self.counters = counters
+        self.functions: dict[str, Kind] = {}
+        self.deleted: set[str] = set()
         self.worker_names = [f"worker-{number}" for number in range(workers)]
         self._database_url = database_url
         self._lock = threading.Lock()  # the processes are started and killed by several threads
@@ -84,7 +94,7 @@ class Stage:
                 process.send_signal(signal.SIGTERM)
                 try:
                     process.wait(_STOP_TIMEOUT_S)
-                except TimeoutError:
+                except subprocess.TimeoutExpired:
                     process.kill()
                     raise
 
@@ -138,6 +148,48 @@ class Stage:
         time.sleep(away_s)
         self.postgres.start()
 
+    def make_function(self, kind: Kind) -> str:
+        """Make a function. How it is retried is written before its first call, when no process has a copy of its row.
+
+        The columns are written because the API does not have these fields.
+        """
+        function_id = self.service.function(kind.source, timeout=kind.timeout_s)
+        if kind.max_attempts > 1:
+            self._change(
+                f"UPDATE functions SET max_attempts = {kind.max_attempts}, backoff_s = {_BACKOFF_S}"
+                f" WHERE id = '{function_id}'"
+            )
+        self.functions[function_id] = kind
+        return function_id
+
+    def change_function(self, choice: float) -> None:
+        """Give a function a new package. Its code does the same."""
+        living = [function_id for function_id in self.functions if function_id not in self.deleted]
+        function_id = living[int(choice * len(living))]
+        source = f"{self.functions[function_id].source}# {time.monotonic_ns()}\n"
+        files = {"package": ("f.zip", package(main=source), "application/zip")}
+        self._until_answered(lambda: requests.put(self._url(function_id), files=files, data={"entry": "main.main"}))
+
+    def delete_function(self, choice: float) -> None:
+        """Delete a function, unless it is the last one."""
+        living = [function_id for function_id in self.functions if function_id not in self.deleted]
+        if len(living) > 1:
+            self.deleted.add(function_id := living[int(choice * len(living))])
+            self._until_answered(lambda: requests.delete(self._url(function_id)))
+
+    def _url(self, function_id: str) -> str:
+        return f"{self.service.url}/v1/functions/{function_id}"
+
+    def _until_answered(self, request: Callable[[], requests.Response]) -> None:
+        """Send a request until the service, of which a part may be away, can serve it."""
+
+        def is_served() -> bool:
+            answer = request()
+            assert answer.ok or answer.status_code >= 500, answer.text
+            return answer.ok
+
+        wait_until("a function was changed or deleted", is_served)
+
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a query."""
         with contextlib.closing(self._connect()) as connection:
@@ -145,16 +197,15 @@ class Stage:
             cursor.execute(sql)
             return list(cursor.fetchall())
 
-    def change(self, sql: str) -> None:
-        """Run a statement that changes rows."""
-        with contextlib.closing(self._connect()) as connection:
-            connection.cursor().execute(sql)
-            connection.commit()
-
     def _connect(self) -> Any:
         if self.postgres is not None:
             return psycopg2.connect(self._database_url)
         return sqlite3.connect(self.service.var_dir / "qinling.db", timeout=30)
+
+    def _change(self, sql: str) -> None:
+        with contextlib.closing(self._connect()) as connection:
+            connection.cursor().execute(sql)
+            connection.commit()
 
     def _start(self, name: str) -> None:
         if name == "web":

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from tests.chaos.functions import HOSTILE, RETRIED, WELL_BEHAVED
+from tests.chaos.functions import GOOD, HOSTILE, OTHER_GOOD, RETRIED, WELL_BEHAVED
 from tests.chaos.scenario import Scenario
 
 IS_LONG = os.environ.get("CHAOS") == "1"
@@ -75,6 +75,36 @@ def test_all_faults(is_postgres: bool) -> None:
     kinds = (*PROCESSES, *SERVERS, "kill web", *(["restart postgres"] if is_postgres else []))
     scenario = Scenario(WELL_BEHAVED, 3000, 60, 0.2, kinds, 2 * len(kinds), 5, settled_s=300, workers=2)
     scenario.run(is_postgres=is_postgres)
+
+
+@long
+@databases
+def test_frozen_workers(is_postgres: bool) -> None:
+    """A process that goes on after its leases and claims are over changes nothing any more."""
+    kinds = ("freeze worker",)
+    Scenario(WELL_BEHAVED, 1500, 20, 0.5, kinds, 8, 4, settled_s=300, workers=2).run(is_postgres=is_postgres)
+
+
+@long
+def test_interrupts() -> None:
+    """A process that stops does not wait for its functions."""
+    kinds = ("stop worker",)
+    scenario = Scenario(WELL_BEHAVED, 600, 10, 2.0, kinds, 12, 3, settled_s=300, workers=2)
+    scenario.run(shutdown_grace_s=0)
+
+
+@long
+@databases
+def test_changes_and_deletions_of_functions(is_postgres: bool) -> None:
+    kinds = ("change function", "change function", "change function", "delete function", "kill worker")
+    functions = (GOOD, OTHER_GOOD, GOOD, OTHER_GOOD)
+    Scenario(functions, 1500, 15, 0.2, kinds, 15, 2, settled_s=300, workers=2).run(is_postgres=is_postgres)
+
+
+@long
+def test_functions_that_run_longer_than_a_claim() -> None:
+    verdict = Scenario(WELL_BEHAVED, 60, 2, 7.0, settled_s=300).run(async_claim_s=2)
+    assert set(verdict.numbers["attempts"]) == {1}
 
 
 @long
