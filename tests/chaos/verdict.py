@@ -94,6 +94,8 @@ class Verdict:
     def _check_pool(self) -> None:
         """Redis has no execution and no lease any more, and exactly the workers that have processes."""
         traces = Traces(self.stage.service)
+        with self.stage.redis() as connection:
+            self.numbers["jobs of drains that wait"] = connection.llen("rq:queue:executions")
         state: dict[str, object] = {}
 
         def is_at_rest() -> bool:
