@@ -185,11 +185,17 @@ class Run:
         return final
 
     def not_loaded(self, lease: Lease, target: Target, error: NotLoaded | DiskFull) -> ExecutionRecord:
-        """Record why the function has not run: `failed` for a bad package, `error` for a full disk."""
+        """Record why the function has not run: `failed` for a bad package, `error` for a full disk.
+
+        Raises:
+            Unavailable: the disk is full, and the execution was accepted before; or the database is away.
+        """
         queued_ms = _milliseconds(self._arrived)
         if isinstance(error, DiskFull):
             logger.warning("a worker can't store a function", extra=_log_extra(lease, target, error))
             reason = f"{error} The function has not run; try again later."
+            if self._accepted is not None:
+                raise Unavailable(reason) from error  # it is tried again later
             final = failed_record(self._started, reason, lease.cold, queued_ms)
         else:
             final = not_loaded_record(self._started, str(error), lease.cold, queued_ms)
