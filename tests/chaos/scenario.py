@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,6 +129,4 @@ def _keep(stage: Stage, seed: int) -> None:
     """Keep the logs and the database of a failed run, if `CHAOS_KEEP` names a folder for them."""
     folder = os.environ.get("CHAOS_KEEP")
     if folder:
-        import shutil
-
         shutil.copytree(stage.service.var_dir, f"{folder}/{seed}", ignore=shutil.ignore_patterns("run", "workers"))
