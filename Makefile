@@ -13,7 +13,7 @@ CLIENT_PIP := .client/bin/python -m pip $(PIP_FLAGS)
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14; do \
   if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$name; exit; fi; done; echo python3)
 
-.PHONY: help run test fuzz soak lint docs bench doctor lock clean
+.PHONY: help run test fuzz soak chaos lint docs bench doctor lock clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -31,6 +31,9 @@ soak: .venv/dev.stamp ## 10,000 calls of good and hostile functions, 50 kills of
 	RUNTIME_FORMS=all $(BIN)/python -m pytest tests/runtime tests/integration/test_hostile_functions.py -n 3 --dist loadgroup
 	ESCAPE_WITHOUT=1 $(BIN)/python -m pytest tests/escape -n 2 --dist loadgroup --timeout 600
 	SOAK=1 $(BIN)/python -m pytest tests/soak -n 0 -rP --timeout 3600
+
+chaos: .venv/dev.stamp ## kill processes and servers at random moments under asynchronous load; 20 minutes (CHAOS_SEED; CHAOS_ONLY for a part)
+	CHAOS=1 $(BIN)/python -m pytest tests/chaos/test_async.py -n 2 -rP $(if $(CHAOS_ONLY),-k "$(CHAOS_ONLY)")
 
 lint: .venv/dev.stamp ## check style, types, layers, and that docs/settings.md is current
 	$(BIN)/python -m ruff check .

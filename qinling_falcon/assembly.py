@@ -133,6 +133,8 @@ class Assembly:
         waits = Waits(self.pool.watches, self.admission)
         waits.start()
         return waits
+
+    @cached_property
     def callbacks(self) -> Callbacks:
         """Delivers callbacks, in the process that calls its `deliver_due`."""
         return Callbacks(self.settings, ExecutionShown().show)

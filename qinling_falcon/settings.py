@@ -394,6 +394,13 @@ class Settings:
     execution_wait_max_s: float = _setting(
         60.0, "Longest time for which `GET /v1/executions/{id}?wait=…` waits for the end.", low=0, high=3600
     )
+    async_claim_s: float = _setting(
+        60.0,
+        "How long the claim of a `worker` process on an execution lasts. It is extended while the process lives, so"
+        " this is how long an execution waits that a killed process had claimed and not started.",
+        low=2,
+        high=3600,
+    )
     lease_grace_s: float = _setting(5.0, "Time after a function's timeout until its lease is reaped.", low=0.5)
     holder_ttl_s: float = _setting(6.0, "A process that was silent for so long has lost its leases.", low=1)
     reap_interval_s: float = _setting(1.0, "Time between two passes of the pool manager.", low=0.05)
@@ -431,6 +438,14 @@ class Settings:
     max_file_size: int = _setting(500 * MIB, "Largest file that a function may write.", low=MIB)
     max_result_size: int = _setting(1 * MIB, "Largest result of an execution, as JSON.", low=1024)
     max_log_size: int = _setting(256 * 1024, "Largest log of an execution; the rest is cut and said so.", low=1024)
+
+    # For tests only
+    test_counter_dir: Path | None = _setting(
+        None,
+        "For tests only; never set it in a service that people use. A folder of the pool manager's machine, with mode"
+        " 1777, that all functions of all projects can write to, as `/counters`. Needs bubblewrap; refused with"
+        " `AUTH_MODE=keystone`.",
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -488,6 +503,11 @@ class Settings:
         if not _CONTAINER.fullmatch(self.package_container) or self.package_container in (".", ".."):
             raise SettingsError(
                 f"PACKAGE_CONTAINER={self.package_container}: expected a name of up to 200 letters, digits and ._-"
+            )
+        if self.test_counter_dir is not None and (self.auth_mode != "noauth" or not self.test_counter_dir.is_dir()):
+            raise SettingsError(
+                f"TEST_COUNTER_DIR={self.test_counter_dir}: expected an existing folder, and AUTH_MODE=noauth; it is"
+                " for tests only"
             )
         for name in self.other_hosts:
             if not _HOST_NAME.fullmatch(name) and not _is_address(name):

@@ -3,15 +3,16 @@
 There are six cases:
 
 1. The function succeeded, or a further attempt can't help (its result is not JSON): the execution ends.
-2. The attempt failed: the function raised, timed out or broke a limit, or the platform failed. If the function's
+2. The attempt failed: the function raised, timed out or broke a limit, or could not be loaded. If the function's
    `max_attempts` and the maximum age allow it, the execution is queued again. Each pause is drawn from 0 to
    `backoff_s`, doubled with each attempt ("full jitter"), so that executions that failed together do not come back
    together.
 3. The last attempt failed: an execution with several attempts ends as `dead`, one with a single attempt as it failed.
 4. The attempt was cancelled. If a caller has cancelled the execution, its row has ended already. Otherwise this process
    stops, and the execution is queued again.
-5. The process that ran the attempt was lost. It is not known whether the function has run, and an accepted execution
-   runs at least once, so the execution is queued again, also after its last attempt. The maximum age ends that.
+5. The process or the worker that ran the attempt was lost. It is not known whether the function has run, and an
+   accepted execution runs at least once, so the execution is queued again, also after its last attempt. The pauses grow
+   as by default in case 2, because the function may be the cause. The maximum age ends that.
 6. Another process has claimed the execution since, or its row is gone: nothing is written.
 """
 
@@ -80,19 +81,20 @@ class Attempts:
         self._end(ended)
         return ended
 
-    def lose(self, lost: ExecutionRecord, accepted: Accepted) -> None:
-        """Queue an execution again whose process was lost; durable on return. Raises as `end`.
+    def lose(self, lost: ExecutionRecord, accepted: Accepted, retries: Retries | None = None) -> ExecutionRecord:
+        """Queue an execution again whose process or worker was lost; durable on return. Returns and raises as `end`.
 
         Args:
             lost: the record that ends the execution if it is too old.
             accepted: the execution and its attempt.
+            retries: how its function is retried; None: unknown, so the default maximum age applies.
         """
         lost = lost._replace(attempt=accepted.attempt, sync=False)
-        now = clock.now()
-        if now < self.latest_start(accepted, Retries()):
-            self._postpone(lost, accepted, now)
-        else:
-            self._end(lost)
+        again_at = clock.now() + timedelta(seconds=_pause_s(Retries(), accepted.attempt))
+        if again_at < self.latest_start(accepted, retries or Retries()):
+            return self._postpone(lost, accepted, again_at)
+        self._end(lost)
+        return lost
 
     def give_back(self, accepted: Accepted, not_before: datetime, *, was_started: bool) -> None:
         """Queue an execution again whose attempt did not take place, or was interrupted. Raises as `end`."""

@@ -176,6 +176,7 @@ class Engine:
 
         Raises:
             NotFound: the function is gone.
+            Interrupted: see `cancel`.
             The other errors of `invoke`, except `QuotaExceeded`. The execution is still claimed.
         """
         with Reservation(None) as reservation:  # an accepted execution has its row, so the quota is not checked
@@ -189,7 +190,8 @@ class Engine:
     def cancel(self, execution_id: str) -> None:
         """End an execution, if this process runs it.
 
-        The worker ends the function. `run` then returns; it raises `Interrupted` if the execution waited for a worker.
+        If a worker runs the function, it ends it, and `run` returns. If the function has not begun to run, `run` raises
+        `Interrupted`. If the function has ended, `run` goes on to record that.
 
         Raises:
             NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.

@@ -35,6 +35,7 @@ from qinling_falcon.invocation.worker_client import (
     Execution,
     NoDescriptor,
     NotLoaded,
+    NotSent,
     WorkerClient,
     WorkerLost,
 )
@@ -47,8 +48,8 @@ from qinling_falcon.settings import Settings
 logger = logging.getLogger(__name__)
 
 _BAD_RESULT = "result"  # the worker's name for a result that is not JSON, or is too large
-# An accepted execution stays claimed for longer than this.
-_LONGEST_COMMIT_S = 30.0
+# For how long the end of an accepted execution is tried to commit, as a part of its claim.
+_COMMIT_PART_OF_CLAIM = 0.5
 _RETRY_COMMIT_S = 0.2
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
 
@@ -82,6 +83,7 @@ class Run:
 
     Attributes:
         id: the execution's id.
+        was_sent: whether a worker may have got the call, so that the function may have run.
     """
 
     failure_message = "No worker could take this call; it has not run. Try again."
@@ -102,6 +104,7 @@ class Run:
         "_target",
         "_worker",
         "id",
+        "was_sent",
     )  # fmt: skip
 
     _started: ExecutionRecord
@@ -130,6 +133,7 @@ class Run:
         self._has_row = False
         self._worker: LeasedWorker | None = None
         self._greenlet = gevent.getcurrent()
+        self.was_sent = False
 
     def resolve(self) -> Target:
         """The target of the call."""
@@ -183,15 +187,21 @@ class Run:
         longest_s = target.timeout_s + settings.load_timeout_s + settings.lease_grace_s / 2
         if self._accepted is None and not self._has_row:
             self._parts.long_runs.add(self._started, self._reservation)
-        is_permanent = False
+        is_permanent = is_lost = False
         self._worker = lease.worker
+        self.was_sent = True
         try:
             ran = self._parts.workers.execute(lease.worker, self._execution(target), longest_s)
         except WorkerLost as error:
             logger.warning("a worker was lost", extra=_log_extra(lease, target, error))
             lease.released(destroy=True)
+            is_lost = True
             final = failed_record(self._started, WORKER_LOST, lease.cold, queued_ms)
+        except NotSent:
+            self.was_sent = False
+            raise
         except NoDescriptor:
+            self.was_sent = False
             lease.released()  # the worker holds the target now, so it is not returned unused
             lease.withdrawn()
             raise
@@ -202,16 +212,22 @@ class Run:
         finally:
             self._worker = None
             self._parts.long_runs.remove(self.id)
-        final = self._record(final, is_permanent=is_permanent)
+        final = self._record(final, is_permanent=is_permanent, is_lost=is_lost)
         lease.committed()
         return final
 
     def not_loaded(self, lease: Lease, target: Target, error: NotLoaded | DiskFull) -> ExecutionRecord:
-        """Record why the function has not run: `failed` for a bad package, `error` for a full disk."""
+        """Record why the function has not run: `failed` for a bad package, `error` for a full disk.
+
+        Raises:
+            Unavailable: the disk is full, and the execution was accepted before; or the database is away.
+        """
         queued_ms = _milliseconds(self._arrived)
         if isinstance(error, DiskFull):
             logger.warning("a worker can't store a function", extra=_log_extra(lease, target, error))
             reason = f"{error} The function has not run; try again later."
+            if self._accepted is not None:
+                raise Unavailable(reason) from error  # it is tried again later
             final = failed_record(self._started, reason, lease.cold, queued_ms)
         else:
             final = not_loaded_record(self._started, str(error), lease.cold, queued_ms)
@@ -240,32 +256,38 @@ class Run:
                 )
 
     def cancel(self) -> None:
-        """Have the worker end the function; before it has a worker, raise `Interrupted` in its greenlet.
+        """Have the worker end the function; before a worker may have got it, raise `Interrupted` in its greenlet.
+
+        While the end is recorded, this does nothing.
 
         Raises:
             NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
         """
-        if self._worker is None:
-            self._greenlet.kill(Interrupted, block=False)
-        else:
+        if self._worker is not None:
             self._parts.workers.cancel(self._worker, self.id)
+        elif not self.was_sent:
+            self._greenlet.kill(Interrupted, block=False)
 
     def _record(
-        self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False
+        self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False, is_lost: bool = False
     ) -> ExecutionRecord:
         if self._accepted is not None:
-            return self._end_attempt(final, self._accepted, is_permanent=is_permanent)
+            return self._end_attempt(final, self._accepted, is_permanent=is_permanent, is_lost=is_lost)
         final = commit_record(final, was_sent=was_sent)
         self._reservation.recorded()
         return final
 
-    def _end_attempt(self, final: ExecutionRecord, accepted: Accepted, *, is_permanent: bool) -> ExecutionRecord:
+    def _end_attempt(
+        self, final: ExecutionRecord, accepted: Accepted, *, is_permanent: bool, is_lost: bool
+    ) -> ExecutionRecord:
         """Write the end of an attempt. While the database is away, try again, so that the function runs only once."""
-        attempts = self._parts.attempts
+        attempts, settings = self._parts.attempts, self._parts.settings
         assert attempts is not None
-        until = time.monotonic() + _LONGEST_COMMIT_S
+        until = time.monotonic() + settings.async_claim_s * _COMMIT_PART_OF_CLAIM
         while True:
             try:
+                if is_lost:
+                    return attempts.lose(final, accepted, self._target.retries)
                 return attempts.end(final, accepted, self._target.retries, is_permanent=is_permanent)
             except Unavailable as error:
                 if time.monotonic() > until:

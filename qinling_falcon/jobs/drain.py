@@ -31,10 +31,8 @@ from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-CLAIM_S = 60.0
-"""How long a claim lasts. It is extended while its execution runs."""
-
-_EXTEND_S = 15.0
+# A claim is extended so often while it lasts.
+_EXTENSIONS_PER_CLAIM = 4
 # Executions are claimed in batches of at most this size. A smaller batch waits until it is this long for more room.
 _BATCH = 64
 _GATHER_S = 0.02
@@ -43,6 +41,7 @@ _PROJECT_SHARE = 0.75
 _POLL_S = 1.0
 _RETRY_S = 0.5
 _NO_WORKER_PAUSE_S = 1.0
+_LONGEST_END_S = 10.0
 
 
 class Drain:
@@ -62,6 +61,7 @@ class Drain:
         self._engine = engine
         self._pool = pool
         self._attempts = attempts
+        self._claim_s = settings.async_claim_s
         self._most = settings.async_concurrency
         self._most_of_project = max(1, int(self._most * _PROJECT_SHARE))
         self._in_flight: dict[str, tuple[Accepted, gevent.Greenlet]] = {}
@@ -90,7 +90,8 @@ class Drain:
         gevent.joinall([greenlet for _, greenlet in self._in_flight.values()], timeout=grace_s)
         for execution_id in list(self._in_flight):
             gevent.spawn(self._interrupt, execution_id)
-        gevent.joinall([greenlet for _, greenlet in self._in_flight.values()])
+        # If the database is away, ends can't be recorded. The manager queues these executions again later.
+        gevent.joinall([greenlet for _, greenlet in self._in_flight.values()], timeout=_LONGEST_END_S)
 
     def _start_some(self) -> float:
         """Start executions for which there is room. Returns for how many seconds nothing more can be done."""
@@ -123,7 +124,7 @@ class Drain:
     def _claim(self, taken: Taken) -> list[Claimed]:
         """Claim what was taken. If that fails, the sweep puts it back into the ready sets."""
         now = clock.now()
-        return execution_queue.claim(taken.ids, now, now + timedelta(seconds=CLAIM_S))
+        return execution_queue.claim(taken.ids, now, now + timedelta(seconds=self._claim_s))
 
     def _start(self, claimed: Claimed) -> None:
         accepted = Accepted(claimed.id, claimed.project_id, claimed.created_at, claimed.attempt)
@@ -186,9 +187,9 @@ class Drain:
 
     def _extend_claims(self) -> None:
         while True:
-            gevent.sleep(_EXTEND_S)
+            gevent.sleep(self._claim_s / _EXTENSIONS_PER_CLAIM)
             attempts = [(accepted.id, accepted.attempt) for accepted, _ in self._in_flight.values()]
             try:
-                execution_queue.extend(attempts, clock.now() + timedelta(seconds=CLAIM_S))
+                execution_queue.extend(attempts, clock.now() + timedelta(seconds=self._claim_s))
             except Unavailable as error:
                 logger.warning("claims could not be extended", extra={"reason": str(error)})

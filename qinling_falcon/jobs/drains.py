@@ -1,7 +1,9 @@
 """The RQ jobs that let the drains of worker processes work.
 
 There is one slot for each worker process, and in each slot one job, which enqueues its successor when it ends. The ids
-of a slot's jobs alternate, because RQ deletes a job after it has run. The sweep restores a job that was lost.
+of a slot's jobs alternate, because RQ deletes a job after it has run. The sweep restores a job that was lost. A slot
+ends when there are fewer worker processes: RQ counts a killed process for about a minute, beside the one that replaces
+it.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def run(slot: int, turn: int) -> None:
             _connection.hset(_REPORTS, str(slot), str(time.time()))
             _drain.run(min(_REPORT_S, left_s))
     finally:
-        enqueue(_connection, slot, turn + 1)
+        if slot == 0 or slot < _slots(_connection):
+            enqueue(_connection, slot, turn + 1)
 
 
 def enqueue(connection: Redis, slot: int, turn: int) -> None:
@@ -63,12 +66,11 @@ def restore(connection: Redis) -> list[int]:
     Returns:
         The slots.
     """
-    slots = Worker.count(connection, queue=JsonQueue(EXECUTIONS, connection=connection))
     queued = set(JsonQueue(EXECUTIONS, connection=connection).job_ids)
     reports: Any = connection.hgetall(_REPORTS)
     reported_at = {int(slot): float(at) for slot, at in reports.items()}
     restored = []
-    for slot in range(slots):
+    for slot in range(_slots(connection)):
         ids = [f"drain-{slot}-{turn}" for turn in (0, 1)]
         if queued.intersection(ids) or abs(time.time() - reported_at.get(slot, 0.0)) < _SILENT_S:
             continue
@@ -77,3 +79,8 @@ def restore(connection: Redis) -> list[int]:
         enqueue(connection, slot, 0)
         restored.append(slot)
     return restored
+
+
+def _slots(connection: Redis) -> int:
+    """How many worker processes RQ knows."""
+    return int(Worker.count(connection, queue=JsonQueue(EXECUTIONS, connection=connection)))

@@ -317,6 +317,12 @@ def _claimed(row: Sequence[Any]) -> Claimed:
 def _end(records: list[Values]) -> list[bool]:
     """End the executions of a batch, on the writer's connection. In SQLite triggers do all but the first statement."""
     database = engine()
+    if not database.complete_statements:
+        # Otherwise PostgreSQL reads the attempt that is committed now, also while another process, whose claim comes
+        # after the end of this one, commits the next attempt. Both would run, and the record would tell of one.
+        marks = ", ".join([database.param] * len(records))
+        ids = [values[_ID] for values in records]
+        database.execute_sql(f"SELECT id FROM {_QUEUE} WHERE id IN ({marks}) ORDER BY id FOR UPDATE", ids)
     written = database.execute_sql(
         _end_sql(database.param, len(records)),
         [values[place] for values in records for place in _ENDING_PLACES],

@@ -216,6 +216,7 @@ def running_service(
     *,
     new_interpreters: bool = False,
     with_workers: bool = False,
+    redis_url: str = "",
     **settings: Any,
 ) -> Iterator[Service]:
     """Start everything, wait until it is ready, and end all of it afterwards.
@@ -226,15 +227,19 @@ def running_service(
         new_interpreters: as of `Service`. Needed for other code than this, and where the memory, the environment or
             the command line of the processes counts.
         with_workers: also start the processes that run asynchronous executions.
+        redis_url: names Redis; empty: a Valkey is started.
         settings: all other settings.
     """
-    with tempfile.TemporaryDirectory(prefix="qf-") as folder, valkey() as redis_url:
+    with (
+        tempfile.TemporaryDirectory(prefix="qf-") as folder,
+        contextlib.nullcontext(redis_url) if redis_url else valkey() as redis_in_use,
+    ):
         port = free_port()
         environ = {key: value for key, value in os.environ.items() if not key.startswith("GUNICORN")}
         environ |= {
             "PORT": str(port),
             "VAR_DIR": folder,
-            "REDIS_URL": redis_url,
+            "REDIS_URL": redis_in_use,
             "DATABASE_URL": database_url,
             "TZ": "UTC",
             "SHUTDOWN_GRACE_S": "2",  # calls that tests hold do not delay their end

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import psycopg2
 import pytest
 
 from qinling_falcon.errors import NotFound
@@ -12,6 +15,7 @@ from qinling_falcon.models.database import reading
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import Execution, QueuedExecution
+from qinling_falcon.settings import Settings
 from tests.models.factories import make_record, together
 
 MINUTE = timedelta(minutes=1)
@@ -201,3 +205,30 @@ def test_nothing_of_a_refused_batch_is_queued(function_id: str, owner: Context) 
         assert Execution.select().count() == 1
     with pytest.raises(NotFound):
         execution.get(owner, "0" * 36)
+
+
+def test_an_end_waits_for_a_new_claim_of_its_execution_and_then_loses(
+    function_id: str, settings: Settings, backend: str
+) -> None:
+    """The claim is in a transaction of another process that has not committed when the end begins."""
+    if backend != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    record = accepted(function_id)
+    claim(record.id)
+    assert settings.database_url is not None
+    other = psycopg2.connect(settings.database_url)
+    try:
+        other.cursor().execute("UPDATE execution_queue SET attempt = 2 WHERE id = %s", (record.id,))
+        with ThreadPoolExecutor(1) as threads:
+            ending = threads.submit(execution_queue.end, ended(record, attempt=1))
+            time.sleep(0.5)  # it can't end before the other transaction, so a short time only makes the test weaker
+            other.commit()
+            won = ending.result()
+    finally:
+        other.close()
+
+    assert not won
+    row = queued_row(record.id)
+    assert row is not None
+    assert row.attempt == 2
+    assert execution_queue.end(ended(record, attempt=2))

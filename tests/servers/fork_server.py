@@ -26,6 +26,8 @@ _PRELOADED = (
     "gunicorn.app.wsgiapp",
     "gunicorn.arbiter",
     "qinling_falcon.api",
+    "qinling_falcon.jobs.drains",
+    "qinling_falcon.jobs.worker",
     "qinling_falcon.web.worker",
     "workers.pool",
 )

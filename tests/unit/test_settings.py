@@ -1,5 +1,7 @@
 """Settings: every variable is read once, typed and checked; a wrong one says so by name."""
 
+from pathlib import Path
+
 import pytest
 
 from qinling_falcon.settings import Settings, SettingsError
@@ -87,3 +89,14 @@ def test_keystone_may_listen_beyond_loopback() -> None:
     assert Settings.from_env(account | {"HOST": "0.0.0.0", "AUTH_MODE": "keystone"}).host == "0.0.0.0"
     with pytest.raises(SettingsError, match=r"HOST=0\.0\.0\.0"):
         Settings.from_env(account | {"HOST": "0.0.0.0", "AUTH_MODE": "noauth"})
+
+
+def test_the_counter_directory_of_tests_is_refused_with_keystone_and_without_the_folder(tmp_path: Path) -> None:
+    account = {"OS_AUTH_URL": "http://k/v3", "OS_USERNAME": "u", "OS_PASSWORD": "p", "OS_PROJECT_NAME": "s"}
+    given = {"TEST_COUNTER_DIR": str(tmp_path)}
+    assert Settings().test_counter_dir is None
+    assert Settings.from_env(given).test_counter_dir == tmp_path
+    with pytest.raises(SettingsError, match="for tests only"):
+        Settings.from_env(account | given | {"AUTH_MODE": "keystone"})
+    with pytest.raises(SettingsError, match="expected an existing folder"):
+        Settings.from_env({"TEST_COUNTER_DIR": str(tmp_path / "missing")})

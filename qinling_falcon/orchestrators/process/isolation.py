@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import subprocess
@@ -16,6 +17,7 @@ from qinling_falcon.orchestrators.process.sandbox import Box, Command, Form, Too
 from qinling_falcon.orchestrators.process.slots import Slot
 from qinling_falcon.settings import MIB, Settings, SettingsError
 
+_log = logging.getLogger(__name__)
 _TRUE = "/bin/true"
 _WITHOUT = {
     "pid": "functions see other processes, and what they leave behind lives until it is swept",
@@ -102,8 +104,12 @@ def demand(settings: Settings, isolation: Isolation) -> None:
     """Refuse what `settings.sandbox` does not accept.
 
     Raises:
-        SettingsError: bubblewrap is asked for, or Keystone, and it does not work here.
+        SettingsError: bubblewrap is asked for, or needed by another setting, and it does not work here.
     """
+    if settings.test_counter_dir is not None:
+        if isolation.form is Form.RLIMITS:
+            raise SettingsError(f"TEST_COUNTER_DIR={settings.test_counter_dir}: expected a host where bubblewrap works")
+        _log.warning("TEST_COUNTER_DIR is set: all functions can write to one folder; this is for tests only")
     if isolation.form is not Form.RLIMITS or settings.sandbox == "rlimits":
         return
     note = next(feature.note for feature in isolation.features if feature.feature == "bubblewrap")

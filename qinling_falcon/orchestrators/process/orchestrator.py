@@ -27,7 +27,7 @@ from qinling_falcon.orchestrators.process.install import Install
 from qinling_falcon.orchestrators.process.isolation import Feature, demand, examine
 from qinling_falcon.orchestrators.process.launcher import Launcher
 from qinling_falcon.orchestrators.process.processes import cpu_ms
-from qinling_falcon.orchestrators.process.sandbox import CODE, SHM, TMP, Form, readable_paths
+from qinling_falcon.orchestrators.process.sandbox import CODE, COUNTERS, SHM, TMP, Form, readable_paths
 from qinling_falcon.orchestrators.process.slots import Slots
 from qinling_falcon.orchestrators.process.sweep import sweep
 from qinling_falcon.orchestrators.process.worker import Worker
@@ -284,6 +284,7 @@ class ProcessOrchestrator:
             "scratch_dirs": [str(worker.home.tmp)] if plain else [str(TMP), str(SHM)],
             "scratch_size": 0 if plain else self._settings.tmp_size + self._settings.shm_size,
             "readable": readable_paths(runtime.interpreter) if plain else ["/"],
+            **({"writable": [str(COUNTERS)]} if self._settings.test_counter_dir else {}),
             "child_uid": worker.slot.child_uid if worker.slot else None,
             "child_gid": worker.slot.child_uid if worker.slot else None,
             "own_pids": not plain,

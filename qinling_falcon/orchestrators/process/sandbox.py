@@ -17,6 +17,7 @@ from qinling_falcon.settings import Settings
 CODE = Path("/code")
 TMP = Path("/tmp")
 SHM = Path("/dev/shm")
+COUNTERS = Path("/counters")  # of TEST_COUNTER_DIR
 _VAR_TMP = Path("/var/tmp")  # the same folder as TMP, for programs that name it
 _PYTHON = Path("/opt/python")
 _RUNTIME = Path("/runtime")
@@ -249,6 +250,8 @@ def _folders(settings: Settings, box: Box) -> list[str]:
             options += ["--perms", "0000", "--tmpfs", str(shown), "--remount-ro", str(shown)]
     if box.program_dir:
         options += ["--ro-bind", str(box.program_dir), str(_RUNTIME)]
+    if settings.test_counter_dir:  # workers of a zygote inherit it
+        options += ["--bind", str(settings.test_counter_dir.absolute()), str(COUNTERS)]
     if box.code_dir:
         options += ["--ro-bind", str(box.code_dir), str(CODE)]
     if box.workers_dir:

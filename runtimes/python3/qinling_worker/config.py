@@ -13,6 +13,7 @@ class ChildConfig(NamedTuple):
     code_dir: str
     scratch_dirs: Sequence[str] = ()
     readable: Sequence[str] = ("/",)  # paths that Landlock allows to read; a sandbox holds only readable files
+    writable: Sequence[str] = ()  # folders that Landlock allows to write to, beside those of each worker
     child_uid: int | None = None
     child_gid: int | None = None
     own_pids: bool = False  # whether the worker has a PID namespace of its own

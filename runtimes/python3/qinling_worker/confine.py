@@ -17,7 +17,8 @@ def make_rules(config: ChildConfig) -> int | None:
     The child may write to the host's `/tmp` and `/dev/shm` even without a sandbox, because many programs use these
     names.
     """
-    return landlock.make_rules([*config.readable, config.code_dir], [*config.scratch_dirs, "/tmp", "/dev/shm"])
+    writable = [*config.scratch_dirs, "/tmp", "/dev/shm", *config.writable]
+    return landlock.make_rules([*config.readable, config.code_dir], writable)
 
 
 def become_child(config: ChildConfig, rules: int | None, counted_alone: bool) -> None:

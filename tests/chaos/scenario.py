@@ -1,0 +1,132 @@
+"""Runs a scenario: load, faults, the wait until all executions have ended, and the checks.
+
+The choices of a scenario come from a seed, which is printed. `CHAOS_SEED` repeats the choices of an earlier run: the
+functions and inputs of each thread of the load, and the order, the pauses and the victims of the faults. Which
+execution a fault hits depends on the machine, too.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+from tests.chaos.faults import Fault, make_plan
+from tests.chaos.functions import Kind
+from tests.chaos.load import Load
+from tests.chaos.stage import Stage, running_stage
+from tests.chaos.verdict import Verdict
+from tests.integration.service import wait_until
+
+_LOOK_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is done to a service.
+
+    Attributes:
+        functions: what is called.
+        executions: how many executions are to be acknowledged.
+        load_s: for how long, at least.
+        longest_s: the longest time for which an execution sleeps.
+        kinds: the faults, as in `Fault.what`.
+        faults: how many faults.
+        pause_s: the longest pause before a fault.
+        settled_s: the deadline for all executions to end, after load and faults.
+        workers: how many `worker` processes there are.
+        first_backlog: so many executions are queued before the first fault.
+    """
+
+    functions: Sequence[Kind]
+    executions: int
+    load_s: float
+    longest_s: float
+    kinds: Sequence[str] = ()
+    faults: int = 0
+    pause_s: float = 1.0
+    settled_s: float = 120.0
+    workers: int = 1
+    first_backlog: int = 1
+
+    def run(self, *, is_postgres: bool = False, **settings: Any) -> Verdict:
+        """Run the scenario in a service of its own, and check what it leaves."""
+        seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
+        print(f"\nCHAOS_SEED={seed}")
+        plan = make_plan(seed, self.kinds, self.faults, self.pause_s)
+        with running_stage(is_postgres=is_postgres, workers=self.workers, **settings) as stage:
+            try:
+                verdict = self._run(stage, plan, seed)
+            except BaseException:
+                print(stage.service.logs())
+                raise
+            print(verdict.report())
+            if verdict.problems:
+                print(stage.service.logs())
+                _keep(stage, seed)
+        assert not verdict.problems, f"CHAOS_SEED={seed}\n{verdict.report()}"
+        return verdict
+
+    def _run(self, stage: Stage, plan: Sequence[Fault], seed: int) -> Verdict:
+        for kind in self.functions:
+            stage.make_function(kind)
+        load = Load(stage, self.executions, self.load_s, self.longest_s, seed)
+        began = time.monotonic()
+        load.start()
+        try:
+            wait_until("executions are queued", lambda: len(load.acknowledged) >= self.first_backlog, self.settled_s)
+            hit = 0
+            for fault in plan:
+                fault.inflict(stage)
+                hit += bool(_queued(stage))
+                stage.check_alive()
+            faulted = time.monotonic()
+            wait_until("all executions are acknowledged", lambda: load.is_done, self.load_s + self.settled_s)
+        finally:
+            load.stop()
+        accepted = time.monotonic()
+        self._settle(stage)
+        verdict = Verdict(stage, load.acknowledged)
+        verdict.numbers |= {
+            "faults": len(plan),
+            "faults with a queue": hit,
+            "requests refused": load.refused,
+            "seconds with faults": round(faulted - began, 1),
+            "seconds with load": round(accepted - began, 1),
+            "seconds until all had ended": round(time.monotonic() - began, 1),
+        }
+        verdict.check()
+        stage.check_alive()
+        return verdict
+
+    def _settle(self, stage: Stage) -> None:
+        """Wait until the queue is empty. What is still in it after the deadline is a problem of the verdict."""
+        deadline = time.monotonic() + self.settled_s
+        while _queued(stage) and time.monotonic() < deadline:
+            stage.check_alive()
+            time.sleep(_LOOK_EVERY_S)
+        wait_until("the service is ready", lambda: _is_ready(stage), self.settled_s)
+
+
+def _queued(stage: Stage) -> int:
+    return int(stage.rows("SELECT count(*) FROM execution_queue")[0][0])
+
+
+def _is_ready(stage: Stage) -> bool:
+    try:
+        return bool(requests.get(f"{stage.service.url}/readyz", timeout=10).status_code == 200)
+    except requests.RequestException:
+        return False
+
+
+def _keep(stage: Stage, seed: int) -> None:
+    """Keep the logs and the database of a failed run, if `CHAOS_KEEP` names a folder for them."""
+    folder = os.environ.get("CHAOS_KEEP")
+    if folder:
+        shutil.copytree(stage.service.var_dir, f"{folder}/{seed}", ignore=shutil.ignore_patterns("run", "workers"))

@@ -1,0 +1,120 @@
+"""Asynchronous executions while processes are killed: each acknowledged one ends, and its attempts explain its runs.
+
+`make test` runs a short form, and `make chaos` the whole.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.chaos.functions import GOOD, HOSTILE, OTHER_GOOD, RETRIED, WELL_BEHAVED
+from tests.chaos.scenario import Scenario
+
+IS_LONG = os.environ.get("CHAOS") == "1"
+PROCESSES = ("kill worker", "stop worker", "kill tasks", "kill web child", "kill pool")
+SERVERS = ("restart redis", "wipe redis", "lose redis")
+
+pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(1200 if IS_LONG else 240)]
+long = pytest.mark.skipif(not IS_LONG, reason="a part of `make chaos`")
+databases = pytest.mark.parametrize("is_postgres", [False, True], ids=["sqlite", "postgres"])
+
+
+def test_short() -> None:
+    """One fault of each kind, with little load."""
+    kinds = ("kill worker", "kill web child", "restart redis", "kill pool")
+    Scenario(WELL_BEHAVED, 300, 8, 0.05, kinds, 4, 1.5, first_backlog=20, settled_s=90).run(async_claim_s=4)
+
+
+@long
+@databases
+def test_kills_of_workers(is_postgres: bool) -> None:
+    kinds = ("kill worker",)
+    scenario = Scenario(
+        WELL_BEHAVED, 5000, 10, 0.4, kinds, 20, 5, first_backlog=1000, settled_s=400, workers=2
+    )
+    verdict = scenario.run(is_postgres=is_postgres)
+    assert verdict.numbers["faults with a queue"] == 20
+
+
+@long
+@databases
+def test_stops_of_workers(is_postgres: bool) -> None:
+    kinds = ("stop worker",)
+    Scenario(WELL_BEHAVED, 1500, 10, 0.4, kinds, 8, 4, settled_s=300, workers=2).run(is_postgres=is_postgres)
+
+
+@long
+@databases
+def test_kills_of_web(is_postgres: bool) -> None:
+    kinds = ("kill web child", "kill web child", "kill web")
+    Scenario(WELL_BEHAVED, 3000, 30, 0.05, kinds, 15, 3, settled_s=200).run(is_postgres=is_postgres)
+
+
+@long
+@pytest.mark.parametrize("what", SERVERS)
+def test_losses_of_redis(what: str) -> None:
+    Scenario(WELL_BEHAVED, 1500, 30, 0.2, (what,), 5, 6, settled_s=200).run()
+
+
+@long
+def test_restarts_of_postgres() -> None:
+    Scenario(WELL_BEHAVED, 1500, 30, 0.2, ("restart postgres",), 5, 6, settled_s=200).run(is_postgres=True)
+
+
+@long
+@databases
+def test_kills_of_the_pool_manager(is_postgres: bool) -> None:
+    Scenario(WELL_BEHAVED, 1500, 30, 0.2, ("kill pool",), 5, 8, settled_s=200).run(is_postgres=is_postgres)
+
+
+@long
+@databases
+def test_all_faults(is_postgres: bool) -> None:
+    kinds = (*PROCESSES, *SERVERS, "kill web", *(["restart postgres"] if is_postgres else []))
+    scenario = Scenario(WELL_BEHAVED, 3000, 60, 0.2, kinds, 2 * len(kinds), 5, settled_s=300, workers=2)
+    scenario.run(is_postgres=is_postgres)
+
+
+@long
+@databases
+def test_frozen_workers(is_postgres: bool) -> None:
+    """A process that goes on after its leases and claims are over changes nothing any more."""
+    kinds = ("freeze worker",)
+    Scenario(WELL_BEHAVED, 1500, 20, 0.5, kinds, 8, 4, settled_s=300, workers=2).run(is_postgres=is_postgres)
+
+
+@long
+def test_interrupts() -> None:
+    """A process that stops does not wait for its functions."""
+    kinds = ("stop worker",)
+    scenario = Scenario(WELL_BEHAVED, 600, 10, 2.0, kinds, 12, 3, settled_s=300, workers=2)
+    scenario.run(shutdown_grace_s=0)
+
+
+@long
+@databases
+def test_changes_and_deletions_of_functions(is_postgres: bool) -> None:
+    kinds = ("change function", "change function", "change function", "delete function", "kill worker")
+    functions = (GOOD, OTHER_GOOD, GOOD, OTHER_GOOD)
+    Scenario(functions, 1500, 15, 0.2, kinds, 15, 2, settled_s=300, workers=2).run(is_postgres=is_postgres)
+
+
+@long
+def test_functions_that_run_longer_than_a_claim() -> None:
+    verdict = Scenario(WELL_BEHAVED, 60, 2, 7.0, settled_s=300).run(async_claim_s=2)
+    assert set(verdict.numbers["attempts"]) == {1}
+
+
+@long
+@databases
+def test_retries(is_postgres: bool) -> None:
+    kinds = ("kill worker", "kill pool")
+    Scenario(RETRIED, 600, 20, 0.1, kinds, 4, 6, settled_s=300).run(is_postgres=is_postgres)
+
+
+def test_hostile_functions_beside_good_ones() -> None:
+    """No fault but the functions' own: good ones succeed, and each bad one ends with its own status."""
+    executions = 1000 if IS_LONG else 120
+    Scenario(HOSTILE, executions, 2, 0.05, settled_s=200).run()

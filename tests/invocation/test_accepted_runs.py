@@ -1,0 +1,146 @@
+"""Accepted executions that are claimed and run: one that may not have run is queued again, and its attempt counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.attempts import Attempts
+from qinling_falcon.invocation.calls import Accepted, Call, accepted_record
+from qinling_falcon.invocation.engine import Interrupted
+from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models.execution_queue import Queued
+from tests.invocation.conftest import OWNER, House
+from tests.pool.side import wait_until
+from tests.support.scripted_worker import answers, hangs_up, succeeds, waits
+
+
+@pytest.fixture
+def accepted(house: House) -> Accepted:
+    """An execution that was accepted and claimed."""
+    now = clock.now()
+    target = house.resolver.resolve(OWNER, house.function_id, 0)
+    record = accepted_record(target, Call(house.function_id), clock.new_id(now), now)
+    execution_queue.accept(record)
+    (claimed,) = execution_queue.claim([record.id], now, now + timedelta(minutes=1))
+    return Accepted(claimed.id, claimed.project_id, claimed.created_at, claimed.attempt)
+
+
+def unclaimed() -> list[Queued]:
+    found, _ = execution_queue.unclaimed("", clock.now(), 100)
+    return found
+
+
+def run(house: House, accepted: Accepted) -> str:
+    return str(house.engine.run(Call(house.function_id), accepted).status)
+
+
+def until_killed(house: House, accepted: Accepted) -> str:
+    try:
+        return run(house, accepted)
+    except Interrupted:
+        return "interrupted"
+
+
+def test_a_function_that_returns_ends_its_execution(house: House, accepted: Accepted) -> None:
+    house.start(succeeds())
+
+    assert run(house, accepted) == "success"
+
+    assert house.recorded(accepted.id).status == "success"
+    assert unclaimed() == []
+
+
+def test_an_execution_whose_worker_is_lost_is_queued_again(house: House, accepted: Accepted) -> None:
+    """Also if its function has a single attempt: it may not have run."""
+    house.start(hangs_up())
+
+    assert run(house, accepted) == "running"
+
+    row = house.recorded(accepted.id)
+    assert (row.status, row.attempt) == ("running", 1)
+    assert "The worker was lost" in str(row.status_reason)
+    assert [queued.id for queued in unclaimed()] == [accepted.id]
+    assert execution_queue.attempt_of(accepted.id) == 1
+    assert house.journal() == {}
+
+
+def test_an_execution_whose_worker_is_lost_again_and_again_ends_when_it_is_too_old(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(async_max_age_s=1)
+    now = clock.now() - timedelta(seconds=2)
+    target = house.resolver.resolve(OWNER, house.function_id, 0)
+    record = accepted_record(target, Call(house.function_id), clock.new_id(now), now)
+    execution_queue.accept(record)
+    execution_queue.claim([record.id], clock.now(), clock.now() + timedelta(minutes=1))
+    house.start(hangs_up())
+
+    assert run(house, Accepted(record.id, record.project_id, now, 1)) == "error"
+
+    assert house.recorded(record.id).status == "error"
+    assert unclaimed() == []
+
+
+def test_an_execution_that_finds_the_disk_full_has_not_run(house: House, accepted: Accepted) -> None:
+    worker = house.start(load=answers(507, error="The disk is full."))
+
+    with pytest.raises(Unavailable, match="The disk is full"):
+        run(house, accepted)
+
+    assert house.recorded(accepted.id).status == "running"
+    assert house.states() == {worker: "warm"}
+    assert house.journal() == {}
+
+
+def test_a_run_that_is_killed_before_it_has_a_worker_may_be_given_back(house: House, accepted: Accepted) -> None:
+    running = gevent.spawn(run, house, accepted)
+    gevent.sleep(0.1)
+
+    running.kill()
+
+    assert isinstance(running.value, gevent.GreenletExit)
+    assert house.lost() == {}
+
+
+def test_a_run_that_is_killed_during_its_function_is_queued_again_by_the_manager(
+    house: House, accepted: Accepted
+) -> None:
+    returns = Event()
+    worker = house.start(waits(returns, succeeds()))
+    running = gevent.spawn(until_killed, house, accepted)
+    wait_until(lambda: "/execute" in house.workers[worker].paths())
+
+    running.kill()
+
+    assert running.value == "interrupted"
+    wait_until(lambda: accepted.id in house.lost())
+    assert house.states() == {worker: "draining"}
+    returns.set()
+
+
+def test_a_run_that_is_killed_while_its_end_is_committed_counts(
+    house: House, accepted: Accepted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not be given back as one that has not run."""
+    house.start(succeeds())
+    committing = Event()
+
+    def never(*args: object, **options: object) -> None:
+        committing.set()
+        gevent.sleep(60)
+
+    monkeypatch.setattr(Attempts, "end", never)
+    running = gevent.spawn(until_killed, house, accepted)
+    assert committing.wait(10)
+
+    running.kill()
+
+    assert running.value == "interrupted"
+    wait_until(lambda: accepted.id in house.lost())
+    assert execution_queue.attempt_of(accepted.id) == 1
