@@ -63,7 +63,7 @@ WRITTEN = {
     "models.execution_queue.postpone": ["Execution.update"],
     "models.execution_queue._queue_again": ["QueuedExecution.update"],
     "models.execution_queue.cancel": ["Execution.update", "QueuedExecution.delete"],
-    "models.execution_queue._end": ["database.execute_sql", "database.execute_sql"],
+    "models.execution_queue._end": ["database.execute_sql"] * 3,
     "models.execution_queue._won": ["database.execute_sql"],
     # Executions that were found in a scope.
     "models.execution_retries._reopen": ["Execution.update", "QueuedExecution.insert_many"],
@@ -108,6 +108,7 @@ SYSTEM = {
     "models.function.ids_in_runtime": 1,  # a runtime's change replaces the targets of all projects in it
     "models.rows._text_by_id": 1,  # SQL text, in which the project is a parameter
     "models.kept.all_kept": 1,  # workers are kept for functions of all projects
+    "models.execution.running": 1,  # those that requests wait for, which have found them
     "models.execution.running_since": 1,  # lost executions
     "models.package_keys.fill_sizes": 1,  # the one store of packages
     "models.package_keys.in_use": 1,

@@ -103,13 +103,14 @@ local function exceeds_none(counts)
 end
 
 -- Reserves one lease for a target, at each limit that allows at most one more. Returns false, and reserves nothing, if
--- one of these limits has a valid reservation for another target, or if the target's last reservation expired less than
--- `reserve_ms` ago. So a target that gets no worker does not hold a lease back all the time.
+-- there is no such limit, if one of them has a valid reservation for another target, or if the target's last reservation
+-- expired less than `reserve_ms` ago. So a target that gets no worker does not hold a lease back all the time.
 local function reserve(counts, reserve_ms, target, project_id, runtime)
-  local names, wanted = names_of_reservations(target, project_id, runtime), {}
+  local names, wanted, is_scarce = names_of_reservations(target, project_id, runtime), {}, false
   local stored = call('HMGET', CONCURRENCY, unpack(names))
   for at, limit in ipairs(RESERVABLE) do
-    if counts[limit .. 's'] + 1 >= counts[limit .. '_limit'] then
+    if counts[limit .. 's'] + counts[limit .. '_reserved'] + 1 >= counts[limit .. '_limit'] then
+      is_scarce = true
       local till, reserved_for = parse_reservation(stored[at])
       if till and (reserved_for ~= target and is_valid(till)
         or reserved_for == target and not is_valid(till) and math.abs(now - till) < reserve_ms) then return false end
@@ -118,7 +119,7 @@ local function reserve(counts, reserve_ms, target, project_id, runtime)
   end
   local reservation = text(now + math.min(reserve_ms, LONGEST_RESERVATION_MS)) .. ' ' .. target
   for _, name in ipairs(wanted) do call('HSET', CONCURRENCY, name, reservation) end
-  return true
+  return is_scarce
 end
 
 -- Ends the reservations for a target. The manager serves the queues that they have blocked.
