@@ -2,8 +2,8 @@
 
 There is one slot for each worker process, and in each slot one job, which enqueues its successor when it ends. The ids
 of a slot's jobs alternate, because RQ deletes a job after it has run. The sweep restores a job that was lost. A slot
-ends when there are fewer worker processes: RQ counts a killed process for about a minute, beside the one that replaces
-it.
+ends when there are fewer worker processes: RQ counts a killed process for a minute or two, beside the one that
+replaces it.
 """
 
 from __future__ import annotations

@@ -65,6 +65,10 @@ class GeventWorker(SimpleWorker):
         """End `work()`: after the task that runs, or within a second when there is none."""
         self._stop_requested = True
 
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        """How long RQ counts this process, in seconds, if it is killed during a task. By default it would be 420."""
+        return _WORKER_TTL_S
+
     def subscribe(self) -> None:
         """Listen to no commands by channel: an end comes by signal, and a listener would outlive its connection."""
 

@@ -32,7 +32,7 @@ def test_short() -> None:
 def test_kills_of_workers(is_postgres: bool) -> None:
     kinds = ("kill worker",)
     scenario = Scenario(
-        WELL_BEHAVED, 5000, 10, 0.4, kinds, 20, 5, first_backlog=1000, settled_s=400, workers=2
+        WELL_BEHAVED, 5000, 10, 0.4, kinds, 20, 5, first_backlog=5000, settled_s=400, workers=2
     )
     verdict = scenario.run(is_postgres=is_postgres)
     assert verdict.numbers["faults with a queue"] == 20
@@ -86,11 +86,12 @@ def test_frozen_workers(is_postgres: bool) -> None:
 
 
 @long
-def test_interrupts() -> None:
-    """A process that stops does not wait for its functions."""
-    kinds = ("stop worker",)
+@databases
+def test_interrupts(is_postgres: bool) -> None:
+    """A process that stops does not wait for its functions. Redis or the database may be away then."""
+    kinds = ("stop worker", "stop worker", "restart postgres" if is_postgres else "restart redis")
     scenario = Scenario(WELL_BEHAVED, 600, 10, 2.0, kinds, 12, 3, settled_s=300, workers=2)
-    scenario.run(shutdown_grace_s=0)
+    scenario.run(is_postgres=is_postgres, shutdown_grace_s=0)
 
 
 @long
@@ -118,3 +119,12 @@ def test_hostile_functions_beside_good_ones() -> None:
     """No fault but the functions' own: good ones succeed, and each bad one ends with its own status."""
     executions = 1000 if IS_LONG else 120
     Scenario(HOSTILE, executions, 2, 0.05, settled_s=200).run()
+
+
+@long
+@databases
+def test_quick_functions_and_short_claims(is_postgres: bool) -> None:
+    """Most time goes into claims and commits, so the kills hit these."""
+    kinds = ("kill worker", "kill worker", "freeze worker", "kill tasks", "kill web child", "wipe redis")
+    scenario = Scenario(WELL_BEHAVED, 3000, 20, 0.02, kinds, 24, 1.5, settled_s=300, workers=3)
+    scenario.run(is_postgres=is_postgres, async_claim_s=2, holder_ttl_s=2)

@@ -71,6 +71,20 @@ def test_a_lease_past_its_deadline_is_lost(side: Side) -> None:
     assert side.registry.draining() == [lease.worker.worker_id]
 
 
+def test_the_journal_of_a_process_that_dies_before_redis_knows_it_is_lost(side: Side) -> None:
+    """Redis was emptied. Since then the process has got a worker and released it, and was killed before its commit."""
+    side.connection.call("FLUSHALL")
+    side.configure(warm=0)
+    side.start()
+    call = ["dead", "any", "python3", "f:0:digest", "p", "", "e", 30_000, "detail", 0, 0, ""]
+    _, worker, _, _, token, *_ = side.pool._scripts.run("lease", *call)
+    assert side.pool._scripts.run("release", worker, token, 0, "dead", "") == 1
+
+    reap_until(side, lambda: side.registry.lost() == {"e": "detail"})
+
+    assert "journal:dead" not in side.registry.snapshot()
+
+
 def test_entries_of_a_process_that_dies_before_redis_knows_it_leave_the_queue(side: Side) -> None:
     """Redis was emptied, and all that it heard of the process since then was that a call wants one more worker."""
     entry = "python3|f:0:digest|any|p"

@@ -11,9 +11,12 @@ local function journal_of(holder)
   return P .. 'journal:' .. holder
 end
 
--- Writes an execution to a journal, unless its detail is empty.
+-- Writes an execution to a journal, unless its detail is empty. The reaper must know the holder: without that, the
+-- journal of a process that was killed before its first heartbeat, or after Redis was emptied, would stay for ever.
 local function write_journal(holder, execution, worker, token, detail)
-  if detail ~= '' then call('HSET', journal_of(holder), execution, worker .. ' ' .. token .. ' ' .. detail) end
+  if detail == '' then return end
+  call('HSET', journal_of(holder), execution, worker .. ' ' .. token .. ' ' .. detail)
+  watch_holder(holder)
 end
 
 -- The detail of an execution in a journal, and the worker and token of its lease; nil: it is not there.

@@ -103,8 +103,9 @@ local function exceeds_none(counts)
 end
 
 -- Reserves one lease for a target, at each limit that allows at most one more. Returns false, and reserves nothing, if
--- there is no such limit, if one of them has a valid reservation for another target, or if the target's last reservation
--- expired less than `reserve_ms` ago. So a target that gets no worker does not hold a lease back all the time.
+-- there is no such limit, if one of them has a valid reservation for another target, or if the last reservation for
+-- this target expired less than `reserve_ms` ago. So a target that gets no worker does not hold a lease back all the
+-- time.
 local function reserve(counts, reserve_ms, target, project_id, runtime)
   local names, wanted, is_scarce = names_of_reservations(target, project_id, runtime), {}, false
   local stored = call('HMGET', CONCURRENCY, unpack(names))
