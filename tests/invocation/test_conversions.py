@@ -14,6 +14,8 @@ from qinling_falcon.api import create_app
 from qinling_falcon.auth import noauth
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.invocation.acceptance import Acceptance
+from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas import strict_json
 from tests.invocation.conftest import OWNER, House
