@@ -3,10 +3,10 @@
 There are six cases:
 
 1. The function succeeded, or a further attempt can't help (its result is not JSON): the execution ends.
-2. The attempt failed: the function raised, timed out or broke a limit, or could not be loaded. If the function's
-   `max_attempts` and the maximum age allow it, the execution is queued again. Each pause is drawn from 0 to
-   `backoff_s`, doubled with each attempt ("full jitter"), so that executions that failed together do not come back
-   together.
+2. The attempt failed: the function raised, timed out or broke a limit, or could not be loaded. If fewer attempts than
+   the function's `max_attempts` have failed, and the maximum age allows it, the execution is queued again. Each pause
+   is drawn from 0 to `backoff_s`, doubled with each failure ("full jitter"), so that executions that failed together do
+   not come back together.
 3. The last attempt failed: an execution with several attempts ends as `dead`, one with a single attempt as it failed.
 4. The attempt was cancelled. If a caller has cancelled the execution, its row has ended already. Otherwise this process
    stops, and the execution is queued again.
@@ -24,6 +24,7 @@ from datetime import datetime, timedelta
 from qinling_falcon.invocation.calls import Accepted
 from qinling_falcon.invocation.targets import Retries
 from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models.execution_queue import Claimed
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.ended import Ended
@@ -70,15 +71,15 @@ class Attempts:
             self.give_back(accepted, clock.now(), was_started=True)
             return ended
         if ended.status not in _FAILED or is_permanent:
-            self._end(ended)
+            self._end(ended, accepted)
             return ended
-        now = clock.now()
-        again_at = now + timedelta(seconds=_pause_s(retries, accepted.attempt))
-        if accepted.attempt < retries.max_attempts and again_at < self.latest_start(accepted, retries):
-            return self._postpone(ended, accepted, again_at)
+        failures = accepted.failures + 1
+        again_at = clock.now() + timedelta(seconds=_pause_s(retries, failures))
+        if failures < retries.max_attempts and again_at < self._latest_start(accepted, retries):
+            return self._postpone(ended, accepted, again_at, has_failed=True)
         if retries.max_attempts > 1:
-            ended = ended._replace(status=ExecutionStatus.DEAD, status_reason=_last_words(ended, accepted, retries))
-        self._end(ended)
+            ended = ended._replace(status=ExecutionStatus.DEAD, status_reason=_last_words(ended, failures, retries))
+        self._end(ended, accepted)
         return ended
 
     def lose(self, lost: ExecutionRecord, accepted: Accepted, retries: Retries | None = None) -> ExecutionRecord:
@@ -91,39 +92,70 @@ class Attempts:
         """
         lost = lost._replace(attempt=accepted.attempt, sync=False)
         again_at = clock.now() + timedelta(seconds=_pause_s(Retries(), accepted.attempt))
-        if again_at < self.latest_start(accepted, retries or Retries()):
-            return self._postpone(lost, accepted, again_at)
-        self._end(lost)
+        if again_at < self._latest_start(accepted, retries or Retries()):
+            return self._postpone(lost, accepted, again_at, has_failed=False)
+        self._end(lost, accepted)
         return lost
 
     def give_back(self, accepted: Accepted, not_before: datetime, *, was_started: bool) -> None:
         """Queue an execution again whose attempt did not take place, or was interrupted. Raises as `end`."""
-        if execution_queue.give_back(accepted.id, accepted.attempt, not_before, was_started=was_started):
+        if execution_queue.give_back(accepted.id, accepted.claim, not_before, was_started=was_started):
             self._ready.push(accepted.project_id, accepted.id, clock.to_micros(not_before))
 
-    def latest_start(self, accepted: Accepted, retries: Retries) -> datetime:
-        """Until when an execution may be started."""
+    def wait_for_worker(self, claimed: Claimed, accepted: Accepted, not_before: datetime, reason: str) -> None:
+        """Queue an execution again that got no worker, or end it as `dead` at the maximum age of the settings.
+
+        Args:
+            claimed: the execution.
+            accepted: the same, as for the engine.
+            not_before: when it may be claimed again.
+            reason: why it got no worker.
+
+        Raises:
+            Unavailable: as `end`.
+        """
+        if clock.now() < self._latest_start(accepted, Retries()):
+            self.give_back(accepted, not_before, was_started=False)
+            return
+        ended = ExecutionRecord(
+            claimed.id,
+            claimed.project_id,
+            claimed.function_id,
+            ExecutionStatus.DEAD,
+            claimed.created_at,
+            function_version=claimed.function_version,
+            status_reason=f"The execution is too old to be started: {reason}",
+            log="",
+            updated_at=clock.now(),
+            attempt=claimed.attempt - 1,
+        )
+        self._end(ended, accepted)
+
+    def _latest_start(self, accepted: Accepted, retries: Retries) -> datetime:
+        """Until when an execution may be started again."""
         max_age_s = self._settings.async_max_age_s if retries.max_age_s is None else retries.max_age_s
         return accepted.created_at + timedelta(seconds=max_age_s)
 
-    def _end(self, ended: ExecutionRecord) -> None:
-        execution_queue.end(ended)
+    def _end(self, ended: ExecutionRecord, accepted: Accepted) -> None:
+        execution_queue.end(ended, accepted.claim)
         self._ended.notify((ended.id,))
 
-    def _postpone(self, ended: ExecutionRecord, accepted: Accepted, again_at: datetime) -> ExecutionRecord:
+    def _postpone(
+        self, ended: ExecutionRecord, accepted: Accepted, again_at: datetime, *, has_failed: bool
+    ) -> ExecutionRecord:
         reason = f"Attempt {accepted.attempt} has failed, and a further one will start: {ended.status_reason}"
         shown = ended._replace(status=ExecutionStatus.RUNNING, status_reason=reason)
-        if execution_queue.postpone(shown, again_at):
+        if execution_queue.postpone(shown, accepted.claim, again_at, has_failed=has_failed):
             self._ready.push(accepted.project_id, accepted.id, clock.to_micros(again_at))
         return shown
 
 
-def _pause_s(retries: Retries, attempt: int) -> float:
-    """The pause after an attempt. A large attempt would overflow the power of 2."""
-    return random.uniform(0, min(_LONGEST_PAUSE_S, retries.backoff_s * 2.0 ** min(attempt - 1, 40)))
+def _pause_s(retries: Retries, attempts: int) -> float:
+    """The pause after so many attempts. A large number would overflow the power of 2."""
+    return random.uniform(0, min(_LONGEST_PAUSE_S, retries.backoff_s * 2.0 ** min(attempts - 1, 40)))
 
 
-def _last_words(ended: ExecutionRecord, accepted: Accepted, retries: Retries) -> str:
-    if accepted.attempt >= retries.max_attempts:
-        return f"The last of {accepted.attempt} attempts has failed: {ended.status_reason}"
-    return f"Attempt {accepted.attempt} has failed, and the execution is too old for another one: {ended.status_reason}"
+def _last_words(ended: ExecutionRecord, failures: int, retries: Retries) -> str:
+    if failures >= retries.max_attempts:
+        return f"The last of {failures} attempts has failed: {ended.status_reason}"
+    return f"Attempt {ended.attempt} has failed, and the execution is too old for another one: {ended.status_reason}"

@@ -64,13 +64,17 @@ class Accepted:
         id: the execution's id.
         project_id: its project.
         created_at: when it was accepted.
-        attempt: how often it was started, including this time.
+        attempt: how often its function may have been started, including this time.
+        claim: the number of the claim.
+        failures: how many attempts are known to have failed.
     """
 
     id: str
     project_id: str
     created_at: datetime
     attempt: int
+    claim: int
+    failures: int = 0
 
 
 def commit_record(final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:
@@ -129,12 +133,15 @@ def running_record(detail: str) -> ExecutionRecord:
     return read_detail(detail)[0]
 
 
-def read_detail(detail: str) -> tuple[ExecutionRecord, int | None]:
-    """Read a detail: the record, and the attempt of an accepted execution."""
+def read_detail(detail: str) -> tuple[ExecutionRecord, Accepted | None]:
+    """Read a detail: the record of an execution, and its claim if it was accepted before it ran."""
     members = json.loads(detail)
-    attempt = members.pop("attempt", None)
+    attempt, claim = members.pop("attempt", None), members.pop("claim", 0)
     members["created_at"] = clock.from_micros(members["created_at"])
-    return ExecutionRecord(**members, status=ExecutionStatus.RUNNING, sync=attempt is None), attempt
+    started = ExecutionRecord(**members, status=ExecutionStatus.RUNNING, sync=attempt is None)
+    if attempt is None:
+        return started, None
+    return started, Accepted(started.id, started.project_id, started.created_at, attempt, claim)
 
 
 def _as_record(row: executions.Execution) -> ExecutionRecord:
@@ -229,7 +236,7 @@ def detail(started: ExecutionRecord, accepted: Accepted | None = None) -> str:
 
     It suffices to show the execution as running, and to record it if its holder dies. It has no input if the
     execution's row has it, which is so for a large input and for an accepted execution. The detail of an accepted
-    execution has its attempt.
+    execution has its attempt and its claim.
     """
     members = {
         "id": started.id,
@@ -244,7 +251,7 @@ def detail(started: ExecutionRecord, accepted: Accepted | None = None) -> str:
         "request_id": started.request_id,
     }
     if accepted is not None:
-        members["attempt"] = accepted.attempt
+        members |= {"attempt": accepted.attempt, "claim": accepted.claim}
     return orjson.dumps(members).decode()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qinling_falcon.invocation.attempts import Attempts
-from qinling_falcon.invocation.calls import PROCESS_LOST, Accepted, failed_record, read_detail
+from qinling_falcon.invocation.calls import PROCESS_LOST, failed_record, read_detail
 from qinling_falcon.models.records import record
 from qinling_falcon.pool.ended import Ended
 
@@ -24,10 +24,10 @@ def record_lost(details: Mapping[str, str], attempts: Attempts, ended: Ended) ->
         Unavailable: the database is away; call this again later.
     """
     for detail in details.values():
-        started, attempt = read_detail(detail)
+        started, accepted = read_detail(detail)
         lost = failed_record(started, PROCESS_LOST)
-        if attempt is None:
+        if accepted is None:
             record(lost)
             ended.notify((started.id,))
         else:
-            attempts.lose(lost, Accepted(started.id, started.project_id, started.created_at, attempt))
+            attempts.lose(lost, accepted)

@@ -18,7 +18,7 @@ from datetime import timedelta
 import gevent
 from gevent.event import Event
 
-from qinling_falcon.errors import Conflict, NotFound, NotRecorded, QinlingError, Unavailable
+from qinling_falcon.errors import Conflict, NotFound, NotRecorded, Unavailable
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import Accepted, Call
 from qinling_falcon.invocation.engine import Engine
@@ -127,7 +127,9 @@ class Drain:
         return execution_queue.claim(taken.ids, now, now + timedelta(seconds=self._claim_s))
 
     def _start(self, claimed: Claimed) -> None:
-        accepted = Accepted(claimed.id, claimed.project_id, claimed.created_at, claimed.attempt)
+        accepted = Accepted(
+            claimed.id, claimed.project_id, claimed.created_at, claimed.attempt, claimed.claim, claimed.failures
+        )
         self._projects[claimed.project_id] += 1
         self._in_flight[claimed.id] = accepted, gevent.spawn(self._run, claimed, accepted)
 
@@ -135,7 +137,9 @@ class Drain:
         try:
             self._serve(claimed, accepted)
         except Interrupted:  # before it had a worker
-            self._give_back(accepted, 0.0)
+            self._give_back(accepted)
+        except Unavailable as error:  # the claim ends by itself
+            logger.warning("a claim stays", extra={"execution_id": claimed.id, "reason": str(error)})
         except Exception:
             # The claim ends by itself, and then the execution starts again.
             logger.exception("an execution was not run", extra={"execution_id": claimed.id})
@@ -165,16 +169,13 @@ class Drain:
             execution_queue.cancel(claimed, f"It has not run: {error.message}")
             self._pool.ended.notify((claimed.id,))
         except (Unavailable, Conflict) as error:
-            self._postpone(accepted, error)
+            logger.debug("an execution waits", extra={"execution_id": claimed.id, "reason": str(error)})
+            not_before = clock.now() + timedelta(seconds=_NO_WORKER_PAUSE_S)
+            self._attempts.wait_for_worker(claimed, accepted, not_before, error.message)
 
-    def _postpone(self, accepted: Accepted, error: QinlingError) -> None:
-        """Queue an execution again that got no worker. The attempt does not count."""
-        logger.info("an execution waits", extra={"execution_id": accepted.id, "reason": str(error)})
-        self._give_back(accepted, _NO_WORKER_PAUSE_S)
-
-    def _give_back(self, accepted: Accepted, pause_s: float) -> None:
+    def _give_back(self, accepted: Accepted) -> None:
         try:
-            self._attempts.give_back(accepted, clock.now() + timedelta(seconds=pause_s), was_started=False)
+            self._attempts.give_back(accepted, clock.now(), was_started=False)
         except Unavailable as error:  # the claim ends by itself
             logger.warning("a claim stays", extra={"execution_id": accepted.id, "reason": str(error)})
 
@@ -188,8 +189,10 @@ class Drain:
     def _extend_claims(self) -> None:
         while True:
             gevent.sleep(self._claim_s / _EXTENSIONS_PER_CLAIM)
-            attempts = [(accepted.id, accepted.attempt) for accepted, _ in self._in_flight.values()]
+            claims = [(accepted.id, accepted.claim) for accepted, _ in self._in_flight.values()]
             try:
-                execution_queue.extend(attempts, clock.now() + timedelta(seconds=self._claim_s))
+                execution_queue.extend(claims, clock.now() + timedelta(seconds=self._claim_s))
             except Unavailable as error:
                 logger.warning("claims could not be extended", extra={"reason": str(error)})
+            except Exception:
+                logger.exception("claims could not be extended")

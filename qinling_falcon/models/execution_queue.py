@@ -9,7 +9,9 @@ ends. Each change of both rows is one transaction. There are four cases when a p
 3. After `end`: the execution has ended, and its row in the queue is gone.
 4. After `postpone` or `give_back`: the execution is queued again. The sweep finds its row.
 
-Only the latest claim of an execution can change it: each change names the number of its claim, the attempt.
+Claims of an execution have numbers, and only the latest one can change it: each change names the number of its claim.
+The attempt is another number, for users: a claim that is given back because the function has not begun to run is no
+attempt.
 """
 
 from __future__ import annotations
@@ -45,20 +47,24 @@ _ENDING = (
     ("queued_ms", "DOUBLE PRECISION"), ("run_ms", "DOUBLE PRECISION"), ("updated_at", "BIGINT"),
     ("attempt", "INTEGER"),
 )  # fmt: skip
-_ENDING_PLACES = (_ID, *(PLACE[name] for name, _ in _ENDING))
+_ENDING_PLACES = (_ID, *(PLACE[name] for name, _ in _ENDING), -1)  # the number of the claim follows the columns
 
 
 class Claimed(NamedTuple):
     """An execution that this process has claimed, with what is needed to run it.
 
     Attributes:
-        attempt: the number of the claim, from 1.
+        claim: the number of the claim, from 1.
+        attempt: how often the function may have been started, this time included.
+        failures: how many attempts are known to have failed.
         Further attributes: as in `ExecutionRecord`.
     """
 
     id: str
     project_id: str
+    claim: int
     attempt: int
+    failures: int
     function_id: str
     function_version: int
     function_alias: str | None
@@ -130,33 +136,34 @@ def claim(ids: Collection[str], now: datetime.datetime, until: datetime.datetime
     return transact(lambda: _claim(ids, clock.to_micros(now), clock.to_micros(until)))
 
 
-def extend(attempts: Collection[tuple[str, int]], until: datetime.datetime) -> None:
+def extend(claims: Collection[tuple[str, int]], until: datetime.datetime) -> None:
     """Let claims end later.
 
     Args:
-        attempts: pairs of (execution id, attempt).
+        claims: pairs of (execution id, claim).
         until: when they end.
 
     Raises:
         Unavailable: see `transact`.
     """
-    ids = [execution_id for execution_id, _ in attempts]
-    known = dict(attempts)
+    ids = [execution_id for execution_id, _ in claims]
+    known = dict(claims)
 
     def write() -> None:
-        rows = QueuedExecution.select(QueuedExecution.id, QueuedExecution.attempt).where(QueuedExecution.id.in_(ids))
-        mine = [row.id for row in rows if row.attempt == known[row.id]]
+        rows = QueuedExecution.select(QueuedExecution.id, QueuedExecution.claim).where(QueuedExecution.id.in_(ids))
+        mine = [row.id for row in rows if row.claim == known[row.id]]
         QueuedExecution.update(claimed_until=clock.to_micros(until)).where(QueuedExecution.id.in_(mine)).execute()
 
     if ids:
         transact(write)
 
 
-def end(record: ExecutionRecord) -> bool:
+def end(record: ExecutionRecord, claim: int) -> bool:
     """Write the end of a claimed execution; durable on return. The first final state wins.
 
     Args:
-        record: the final record. Its `attempt` is the number of the claim.
+        record: the final record.
+        claim: the number of the claim.
 
     Returns:
         Whether the execution ended with this record; False: it had ended before, was claimed anew, or is gone.
@@ -164,16 +171,18 @@ def end(record: ExecutionRecord) -> bool:
     Raises:
         Unavailable: see `transact`. It is safe to call again.
     """
-    won: bool = transact_grouped(values_of(record), _end)
+    won: bool = transact_grouped((*values_of(record), claim), _end)
     return won
 
 
-def postpone(record: ExecutionRecord, not_before: datetime.datetime) -> bool:
-    """Queue a claimed execution again, because its attempt has failed; durable on return.
+def postpone(record: ExecutionRecord, claim: int, not_before: datetime.datetime, *, has_failed: bool) -> bool:
+    """Queue a claimed execution again after an attempt; durable on return.
 
     Args:
-        record: what the row shows meanwhile: status `running`, with the reason and the log of the failure.
+        record: what the row shows meanwhile: status `running`, with the reason and the log of the attempt.
+        claim: the number of the claim.
         not_before: when the next attempt may start.
+        has_failed: whether the attempt is known to have failed.
 
     Returns:
         Whether it is queued now; False: as `end`.
@@ -183,7 +192,7 @@ def postpone(record: ExecutionRecord, not_before: datetime.datetime) -> bool:
     """
 
     def write() -> bool:
-        if not _queue_again(record.id, record.attempt, not_before, attempt=record.attempt):
+        if not _queue_again(record.id, claim, not_before, failures=QueuedExecution.failures + int(has_failed)):
             return False
         shown = {
             "attempt": record.attempt,
@@ -197,12 +206,12 @@ def postpone(record: ExecutionRecord, not_before: datetime.datetime) -> bool:
     return transact(write)
 
 
-def give_back(execution_id: str, attempt: int, not_before: datetime.datetime, *, was_started: bool) -> bool:
+def give_back(execution_id: str, claim: int, not_before: datetime.datetime, *, was_started: bool) -> bool:
     """Queue a claimed execution again, because it was not run, or was interrupted; durable on return.
 
     Args:
         execution_id: the execution.
-        attempt: the number of the claim.
+        claim: the number of the claim.
         not_before: when the next attempt may start.
         was_started: whether the function may have begun to run, so that the attempt counts.
 
@@ -212,8 +221,8 @@ def give_back(execution_id: str, attempt: int, not_before: datetime.datetime, *,
     Raises:
         Unavailable: see `transact`.
     """
-    next_attempt = attempt if was_started else attempt - 1
-    return transact(lambda: _queue_again(execution_id, attempt, not_before, attempt=next_attempt))
+    attempt = QueuedExecution.attempt - int(not was_started)
+    return transact(lambda: _queue_again(execution_id, claim, not_before, attempt=attempt))
 
 
 def cancel(execution: Claimed | Execution, reason: str, result: str | None = None) -> bool:
@@ -252,7 +261,7 @@ def cancel(execution: Claimed | Execution, reason: str, result: str | None = Non
 
 
 def attempt_of(execution_id: str) -> int | None:
-    """How often a queued execution was claimed; None: it is not in the queue."""
+    """How often the function of a queued execution may have been started; None: the execution is not in the queue."""
     with reading():
         row = QueuedExecution.select(QueuedExecution.attempt).where(QueuedExecution.id == execution_id).first()
     return None if row is None else row.attempt
@@ -279,10 +288,10 @@ def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queue
     return found, rows[-1].id if len(rows) == most else None
 
 
-def _queue_again(execution_id: str, claimed: int, not_before: datetime.datetime, *, attempt: int) -> bool:
+def _queue_again(execution_id: str, claim: int, not_before: datetime.datetime, **changes: Any) -> bool:
     changed: int = (
-        QueuedExecution.update(claimed_until=0, not_before=clock.to_micros(not_before), attempt=attempt)
-        .where(QueuedExecution.id == execution_id, QueuedExecution.attempt == claimed)
+        QueuedExecution.update(claimed_until=0, not_before=clock.to_micros(not_before), **changes)
+        .where(QueuedExecution.id == execution_id, QueuedExecution.claim == claim)
         .execute()
     )
     return changed == 1
@@ -291,7 +300,7 @@ def _queue_again(execution_id: str, claimed: int, not_before: datetime.datetime,
 def _claim(ids: Collection[str], now: int, until: int) -> list[Claimed]:
     database = engine()
     marks = ", ".join([database.param] * len(ids))
-    columns = ", ".join(f"{'q' if name == 'attempt' else 'e'}.{name}" for name in _CLAIMED)
+    columns = ", ".join(f"{'q' if name in _OF_QUEUE else 'e'}.{name}" for name in _CLAIMED)
     lock = "" if database.complete_statements else " FOR UPDATE OF q SKIP LOCKED"
     found = database.execute_sql(
         f"SELECT {columns} FROM {_QUEUE} q JOIN {_EXECUTIONS} e ON e.id = q.id WHERE q.id IN ({marks})"
@@ -301,7 +310,8 @@ def _claim(ids: Collection[str], now: int, until: int) -> list[Claimed]:
     if found:
         marks = ", ".join([database.param] * len(found))
         database.execute_sql(
-            f"UPDATE {_QUEUE} SET attempt = attempt + 1, claimed_until = {database.param} WHERE id IN ({marks})",
+            f"UPDATE {_QUEUE} SET claim = claim + 1, attempt = attempt + 1, claimed_until = {database.param}"
+            f" WHERE id IN ({marks})",
             (until, *(row[0] for row in found)),
         )
     return [_claimed(row) for row in found]
@@ -309,17 +319,16 @@ def _claim(ids: Collection[str], now: int, until: int) -> list[Claimed]:
 
 def _claimed(row: Sequence[Any]) -> Claimed:
     claimed = Claimed(*row)
-    return claimed._replace(
-        attempt=claimed.attempt + 1, created_at=clock.from_micros(row[_CLAIMED.index("created_at")])
-    )
+    created_at = clock.from_micros(row[_CLAIMED.index("created_at")])
+    return claimed._replace(claim=claimed.claim + 1, attempt=claimed.attempt + 1, created_at=created_at)
 
 
 def _end(records: list[Values]) -> list[bool]:
     """End the executions of a batch, on the writer's connection. In SQLite triggers do all but the first statement."""
     database = engine()
     if not database.complete_statements:
-        # Otherwise PostgreSQL reads the attempt that is committed now, also while another process, whose claim comes
-        # after the end of this one, commits the next attempt. Both would run, and the record would tell of one.
+        # Otherwise PostgreSQL reads the claim that is committed now, also while another process, whose claim comes
+        # after the end of this one, commits the next claim. Both would run, and the record would tell of one.
         marks = ", ".join([database.param] * len(records))
         ids = [values[_ID] for values in records]
         database.execute_sql(f"SELECT id FROM {_QUEUE} WHERE id IN ({marks}) ORDER BY id FOR UPDATE", ids)
@@ -339,7 +348,7 @@ def _end(records: list[Values]) -> list[bool]:
 
 
 def _won(records: list[Values]) -> list[bool]:
-    """Which records the rows show. Two ends of one execution differ in their attempt, or one of them came first."""
+    """Which records the rows show. Two ends of one execution differ in their time, if in nothing else."""
     database = engine()
     marks = ", ".join([database.param] * len(records))
     rows = database.execute_sql(
@@ -352,8 +361,8 @@ def _won(records: list[Values]) -> list[bool]:
 
 @functools.cache
 def _end_sql(param: str, rows: int) -> str:
-    row = f"({', '.join([param] * (1 + len(_ENDING)))})"
-    names = ", ".join(("id", *(name for name, _ in _ENDING)))
+    row = f"({', '.join([param] * len(_ENDING_PLACES))})"
+    names = ", ".join(("id", *(name for name, _ in _ENDING), "claim"))
     changes = ", ".join(
         f"{name} = {f'ended.{name}' if kind is None else f'CAST(ended.{name} AS {kind})'}" for name, kind in _ENDING
     )
@@ -361,8 +370,9 @@ def _end_sql(param: str, rows: int) -> str:
         f"WITH ended ({names}) AS (VALUES {', '.join([row] * rows)})"
         f" UPDATE {_EXECUTIONS} SET {changes} FROM ended, {_QUEUE} q"
         f" WHERE {_EXECUTIONS}.id = ended.id AND {_EXECUTIONS}.status = 'running'"
-        f" AND q.id = ended.id AND q.attempt = CAST(ended.attempt AS INTEGER)"
+        f" AND q.id = ended.id AND q.claim = CAST(ended.claim AS INTEGER)"
     )
 
 
 _CLAIMED = Claimed._fields
+_OF_QUEUE = frozenset({"claim", "attempt", "failures"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from qinling_falcon.errors import Conflict
@@ -13,6 +14,7 @@ from qinling_falcon.models.rows import check_owner, find
 from qinling_falcon.models.scope import Context, scoped
 from qinling_falcon.models.tables import Execution, ExecutionStatus, QueuedExecution
 
+_MOST_FIRST_CLAIM = 2**30
 RETRIED = tuple(
     status.value
     for status in (ExecutionStatus.FAILED, ExecutionStatus.ERROR, ExecutionStatus.DEAD, ExecutionStatus.CANCELLED)
@@ -23,7 +25,7 @@ RETRIED = tuple(
 def retry(context: Context, execution_id: str, reason: str) -> Execution:
     """Queue an asynchronous execution again that has ended without success; durable on return.
 
-    Its attempts are counted on, so a failure ends it again.
+    Its attempts are counted on. It may fail as often as a new execution before it ends again.
 
     Args:
         context: the caller.
@@ -72,7 +74,10 @@ def retry_some(context: Context, status: str, function_id: str | None, most: int
 
 
 def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
-    """Queue executions again that have ended."""
+    """Queue executions again that have ended.
+
+    The numbers of their claims begin anywhere, so that no process that had claimed one before can change it.
+    """
     now = clock.to_micros(clock.now())
     if not rows:
         return []
@@ -81,9 +86,9 @@ def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
         run_ms=None, updated_at=now,
     ).where(Execution.id.in_([row.id for row in rows])).execute()  # fmt: skip
     QueuedExecution.insert_many(
-        [(row.id, row.project_id, now, 0, row.attempt) for row in rows],
+        [(row.id, row.project_id, now, random.randrange(_MOST_FIRST_CLAIM), row.attempt) for row in rows],
         fields=[
-            QueuedExecution.id, QueuedExecution.project_id, QueuedExecution.not_before, QueuedExecution.claimed_until,
+            QueuedExecution.id, QueuedExecution.project_id, QueuedExecution.not_before, QueuedExecution.claim,
             QueuedExecution.attempt,
         ],
     ).execute()  # fmt: skip

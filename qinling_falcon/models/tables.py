@@ -320,13 +320,17 @@ class QueuedExecution(peewee.Model):
     Attributes of a row:
         not_before: when it may be claimed next.
         claimed_until: until when a process has claimed it; 0: it is not claimed.
-        attempt: how often it was claimed. Only the claim with this number may end it.
+        claim: how often it was claimed. Only the claim with this number may end it.
+        attempt: how often its function may have been started, that of the present claim included.
+        failures: how many attempts are known to have failed.
     """
 
     id = peewee.CharField(max_length=36, primary_key=True)
     project_id = peewee.CharField()
     not_before = peewee.BigIntegerField()
     claimed_until = peewee.BigIntegerField(default=0)
+    claim = peewee.IntegerField(default=0)
+    failures = peewee.IntegerField(default=0)
     attempt = peewee.IntegerField(default=0)
 
     class Meta:

@@ -48,7 +48,7 @@ class ExecutionRetry:
     def on_post(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
         """Queue an asynchronous execution again that has failed, is dead or was cancelled.
 
-        It keeps its id, and its attempts are counted on: it gets one further attempt.
+        It keeps its id, and its attempts are counted on. It may fail as often as a new execution.
         """
         execution = execution_retries.retry(req.caller, execution_id, _reason())
         self._pool.ready.push(execution.project_id, execution.id)

@@ -25,6 +25,7 @@ from qinling_falcon.pool.leases import LeaseRequest
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.resources.services import Services
 from tests.api.client import Client
+from tests.models.factories import end_claimed
 
 OWNER = Context("project-a")
 STRANGER = Context("project-b")
@@ -210,7 +211,7 @@ class World:
         ended = ExecutionRecord(
             it.id, it.project_id, it.function_id, "failed", it.created_at, attempt=it.attempt, updated_at=now
         )
-        assert execution_queue.end(ended)
+        assert end_claimed(ended)
         return execution_id
 
     def _lease(self, context: Context, runtime_id: str, function_id: str) -> str:

@@ -25,6 +25,7 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.disconnects import on_disconnect
 from qinling_falcon.resources.services import Services
 from tests.api.client import Client, assert_error
+from tests.models.factories import end_claimed
 from tests.pool.side import wait_until
 
 DEADLINE_S = 60.0
@@ -48,7 +49,7 @@ def finish(services: Services, execution_id: str) -> Iterator[Callable[[], None]
             execution_id, claimed.project_id, claimed.function_id, "success", claimed.created_at,
             result='{"duration": 0.1, "output": 1}', log="", sync=False, attempt=claimed.attempt, updated_at=now,
         )  # fmt: skip
-        assert execution_queue.end(record)
+        assert end_claimed(record)
 
     yield finish
 

@@ -22,6 +22,7 @@ from qinling_falcon.settings import Settings
 from tests.api.client import Client, assert_error
 from tests.api.fake_engine import FakeEngine, FakeWorkers
 from tests.api.repeats import change_keys, executions, post, replays
+from tests.models.factories import end_claimed
 
 OWNER = Context("default", is_admin=True)
 
@@ -119,7 +120,7 @@ def test_an_asynchronous_request_gets_its_first_answer_also_after_the_execution_
     row = executions()[0]
     ended = ExecutionRecord(**{name: getattr(row, name) for name in ExecutionRecord._fields})
     ended = ended._replace(status="success", result="{}", log="", updated_at=now, attempt=claimed.attempt)
-    assert execution_queue.end(ended)
+    assert end_claimed(ended)
     assert client.simulate_get(f"/v1/executions/{row.id}").json["status"] == "success"
 
     replays(post(client, function_id=function_id, sync=False), first)

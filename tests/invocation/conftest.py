@@ -89,6 +89,10 @@ class House:
         """Wait until a worker has got its call."""
         wait_until(lambda: "/execute" in self.workers[worker].paths())
 
+    def all_waiting(self) -> int:
+        """How many calls wait in queues of Redis."""
+        return int(self.connection.call("HGET", "qf:{pool}:waiting", "all") or 0)
+
     def states(self) -> dict[str, str]:
         """The state of each worker, once every lease has ended."""
         wait_until(lambda: self.connection.call("ZCARD", "qf:{pool}:leases") == 0)
@@ -127,7 +131,7 @@ def nothing_left(house: House) -> None:
     house.states()
     assert house.journal() == {}
     assert house.lost() == {}
-    assert int(house.connection.call("HGET", "qf:{pool}:waiting", "all") or 0) == 0
+    assert house.all_waiting() == 0
 
 
 @pytest.fixture

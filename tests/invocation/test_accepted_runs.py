@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import gevent
 import pytest
@@ -12,7 +13,7 @@ from gevent.event import Event
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import Accepted, Call, accepted_record
-from qinling_falcon.invocation.engine import Interrupted
+from qinling_falcon.invocation.runs import Interrupted
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.execution_queue import Queued
 from tests.invocation.conftest import OWNER, House
@@ -28,7 +29,7 @@ def accepted(house: House) -> Accepted:
     record = accepted_record(target, Call(house.function_id), clock.new_id(now), now)
     execution_queue.accept(record)
     (claimed,) = execution_queue.claim([record.id], now, now + timedelta(minutes=1))
-    return Accepted(claimed.id, claimed.project_id, claimed.created_at, claimed.attempt)
+    return Accepted(claimed.id, claimed.project_id, claimed.created_at, claimed.attempt, claimed.claim)
 
 
 def unclaimed() -> list[Queued]:
@@ -38,22 +39,6 @@ def unclaimed() -> list[Queued]:
 
 def run(house: House, accepted: Accepted) -> str:
     return str(house.engine.run(Call(house.function_id), accepted).status)
-
-
-def until_killed(house: House, accepted: Accepted) -> str:
-    try:
-        return run(house, accepted)
-    except Interrupted:
-        return "interrupted"
-
-
-def test_a_function_that_returns_ends_its_execution(house: House, accepted: Accepted) -> None:
-    house.start(succeeds())
-
-    assert run(house, accepted) == "success"
-
-    assert house.recorded(accepted.id).status == "success"
-    assert unclaimed() == []
 
 
 def test_an_execution_whose_worker_is_lost_is_queued_again(house: House, accepted: Accepted) -> None:
@@ -81,7 +66,7 @@ def test_an_execution_whose_worker_is_lost_again_and_again_ends_when_it_is_too_o
     execution_queue.claim([record.id], clock.now(), clock.now() + timedelta(minutes=1))
     house.start(hangs_up())
 
-    assert run(house, Accepted(record.id, record.project_id, now, 1)) == "error"
+    assert run(house, Accepted(record.id, record.project_id, now, 1, 1)) == "error"
 
     assert house.recorded(record.id).status == "error"
     assert unclaimed() == []
@@ -98,14 +83,20 @@ def test_an_execution_that_finds_the_disk_full_has_not_run(house: House, accepte
     assert house.journal() == {}
 
 
-def test_a_run_that_is_killed_before_it_has_a_worker_may_be_given_back(house: House, accepted: Accepted) -> None:
-    running = gevent.spawn(run, house, accepted)
+def test_a_run_that_is_cancelled_before_it_has_a_worker_is_interrupted(house: House, accepted: Accepted) -> None:
+    def until_interrupted() -> bool:
+        with pytest.raises(Interrupted):
+            run(house, accepted)
+        return True
+
+    running = gevent.spawn(until_interrupted)
     gevent.sleep(0.1)
 
-    running.kill()
+    house.engine.cancel(accepted.id)
 
-    assert isinstance(running.value, gevent.GreenletExit)
+    assert running.get(timeout=10)
     assert house.lost() == {}
+    assert house.all_waiting() == 0
 
 
 def test_a_run_that_is_killed_during_its_function_is_queued_again_by_the_manager(
@@ -113,34 +104,36 @@ def test_a_run_that_is_killed_during_its_function_is_queued_again_by_the_manager
 ) -> None:
     returns = Event()
     worker = house.start(waits(returns, succeeds()))
-    running = gevent.spawn(until_killed, house, accepted)
-    wait_until(lambda: "/execute" in house.workers[worker].paths())
+    running = gevent.spawn(run, house, accepted)
+    house.wait_for_call(worker)
 
     running.kill()
 
-    assert running.value == "interrupted"
+    assert isinstance(running.value, gevent.GreenletExit)
     wait_until(lambda: accepted.id in house.lost())
     assert house.states() == {worker: "draining"}
     returns.set()
 
 
-def test_a_run_that_is_killed_while_its_end_is_committed_counts(
+def test_a_run_that_is_cancelled_while_its_end_is_committed_goes_on(
     house: House, accepted: Accepted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It must not be given back as one that has not run."""
     house.start(succeeds())
-    committing = Event()
+    committing, may_commit = Event(), Event()
+    end = Attempts.end
 
-    def never(*args: object, **options: object) -> None:
+    def slow(*args: Any, **options: Any) -> Any:
         committing.set()
-        gevent.sleep(60)
+        may_commit.wait(30)
+        return end(*args, **options)
 
-    monkeypatch.setattr(Attempts, "end", never)
-    running = gevent.spawn(until_killed, house, accepted)
+    monkeypatch.setattr(Attempts, "end", slow)
+    running = gevent.spawn(run, house, accepted)
     assert committing.wait(10)
 
-    running.kill()
+    house.engine.cancel(accepted.id)
+    may_commit.set()
 
-    assert running.value == "interrupted"
-    wait_until(lambda: accepted.id in house.lost())
-    assert execution_queue.attempt_of(accepted.id) == 1
+    assert running.get(timeout=10) == "success"
+    assert house.recorded(accepted.id).status == "success"

@@ -18,14 +18,14 @@ from qinling_falcon.invocation.losses import record_lost
 from qinling_falcon.models import clock, database, execution, execution_queue, function
 from qinling_falcon.models.tables import Function, QueuedExecution
 from tests.invocation.conftest import OWNER, House, MakeHouse, nothing_left
-from tests.models.factories import make_record
+from tests.models.factories import end_claimed, make_record
 from tests.pool.side import wait_until
-from tests.support.scripted_worker import fails, hangs_up, succeeds, waits
+from tests.support.scripted_worker import fails, succeeds, waits
 
 MINUTE = timedelta(minutes=1)
 
 
-def claimed(house: House, *, age_s: float = 0, attempt: int = 1, **fields: Any) -> Accepted:
+def claimed(house: House, *, age_s: float = 0, attempt: int = 1, failures: int = 0, **fields: Any) -> Accepted:
     """An execution that was accepted, and claimed so often."""
     created_at = clock.now() - timedelta(seconds=age_s)
     row = make_record(
@@ -37,7 +37,7 @@ def claimed(house: House, *, age_s: float = 0, attempt: int = 1, **fields: Any) 
         now = clock.now()
         [claim] = execution_queue.claim([row.id], now, now)
     execution_queue.extend([(row.id, attempt)], clock.now() + MINUTE)
-    return Accepted(claim.id, claim.project_id, claim.created_at, claim.attempt)
+    return Accepted(claim.id, claim.project_id, claim.created_at, claim.attempt, claim.claim, failures)
 
 
 def retries(house: House, **fields: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_failed_attempt_is_followed_by_another_one_after_a_pause(house: House,
 def test_the_last_of_several_attempts_ends_the_execution_as_dead(house: House) -> None:
     retries(house, max_attempts=3)
     house.start(fails("exception"))
-    it = claimed(house, attempt=3)
+    it = claimed(house, attempt=3, failures=2)
 
     assert house.engine.run(Call(house.function_id), it).status == "dead"
 
@@ -170,17 +170,6 @@ def test_a_result_that_is_not_json_is_the_end(house: House) -> None:
     assert house.engine.run(Call(house.function_id), it).status == "failed"
 
 
-def test_a_lost_worker_is_a_failed_attempt(house: House) -> None:
-    retries(house, max_attempts=2, backoff_s=0)
-    house.start(hangs_up())
-    it = claimed(house)
-
-    assert house.engine.run(Call(house.function_id), it).status == "running"
-
-    assert "worker was lost" in str(house.rows()[0].status_reason)
-    nothing_left(house)
-
-
 def test_an_attempt_that_is_cancelled_by_its_process_is_queued_again_and_counts(house: House) -> None:
     over = Event()
     worker = house.start(waits(over, fails("cancelled", status="cancelled")))
@@ -203,11 +192,11 @@ def database_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     end = execution_queue.end
     left = [0]
 
-    def fail(record: Any) -> bool:
+    def fail(record: Any, claim: int) -> bool:
         if left[0]:
             left[0] -= 1
             raise Unavailable("The database can't be reached.")
-        return end(record)
+        return end(record, claim)
 
     monkeypatch.setattr(execution_queue, "end", fail)
     yield lambda count: left.__setitem__(0, count)
@@ -227,7 +216,7 @@ def test_an_end_is_written_when_the_database_is_back(house: House, database_away
 def test_an_execution_whose_process_was_lost_is_queued_again_even_after_its_only_attempt(house: House) -> None:
     it = claimed(house)
     ended = claimed(house)
-    execution_queue.end(make_record(house.function_id, id=ended.id, attempt=1, created_at=ended.created_at))
+    end_claimed(make_record(house.function_id, id=ended.id, attempt=1, created_at=ended.created_at))
     details = {one.id: calls.detail(make_record(house.function_id, id=one.id), one) for one in (it, ended)}
 
     record_lost(details, house.attempts, house.pool.ended)
@@ -256,3 +245,32 @@ def test_an_execution_whose_process_was_lost_ends_at_the_maximum_age(make_house:
 
     assert execution.get(OWNER, it.id).status == "error"
     assert queued(it.id) is None
+
+
+def test_attempts_that_may_not_have_run_do_not_use_up_those_that_may_fail(house: House) -> None:
+    retries(house, max_attempts=2, backoff_s=0)
+    house.start(fails("exception"))
+    it = claimed(house, attempt=5, failures=0)
+
+    assert house.engine.run(Call(house.function_id), it).status == "running"
+
+    waiting = queued(it.id)
+    assert waiting is not None
+    assert (waiting.attempt, waiting.failures) == (5, 1)
+
+
+def test_an_execution_without_a_worker_is_dead_at_the_maximum_age(make_house: MakeHouse) -> None:
+    house = make_house(async_max_age_s=60)
+    young, old = claimed(house), claimed(house, age_s=61)
+    for it in (young, old):
+        [row] = [row for row in house.rows() if row.id == it.id]
+        again = execution_queue.Claimed(
+            row.id, row.project_id, it.claim, it.attempt, 0, row.function_id, 0, None, None, None, "api",
+            row.created_at, None, None, None,
+        )  # fmt: skip
+        house.attempts.wait_for_worker(again, it, clock.now(), "All workers are busy.")
+
+    assert execution.get(OWNER, young.id).status == "running"
+    row = execution.get(OWNER, old.id)
+    assert (row.status, row.attempt) == ("dead", 0)
+    assert "All workers are busy." in str(row.status_reason)

@@ -12,7 +12,7 @@ from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import Callback, Execution, QueuedExecution
-from tests.models.factories import in_one_batch, make_function, make_record, raced, together
+from tests.models.factories import end_claimed, in_one_batch, make_function, make_record, raced, together
 
 MINUTE = timedelta(minutes=1)
 DONE, FAILED = "https://hooks.example/done", "https://hooks.example/failed"
@@ -41,7 +41,7 @@ def ended(record: ExecutionRecord, status: str = "success") -> ExecutionRecord:
 def run(function_id: str, status: str = "success", **fields: Any) -> ExecutionRecord:
     """An asynchronous execution that has ended."""
     final = ended(claimed_execution(function_id, **fields), status)
-    assert execution_queue.end(final)
+    assert end_claimed(final)
     return final
 
 
@@ -124,7 +124,7 @@ def test_a_deleted_function_has_none(calling_id: str, owner: Context) -> None:
     running = claimed_execution(calling_id)
     function.delete(owner, calling_id)
 
-    assert execution_queue.end(ended(running))
+    assert end_claimed(ended(running))
 
     assert rows() == []
 
@@ -143,9 +143,9 @@ def test_an_end_that_another_path_writes_adds_it(calling_id: str) -> None:
 def test_only_the_end_that_counts_adds_one(calling_id: str) -> None:
     running = claimed_execution(calling_id)
 
-    won = together([lambda: execution_queue.end(ended(running)) for _ in range(3)])
+    won = together([lambda: end_claimed(ended(running)) for _ in range(3)])
     assert sorted(won) == [False, False, True]
-    assert not execution_queue.end(ended(running, "error"))
+    assert not end_claimed(ended(running, "error"))
 
     assert [row.event for row in rows()] == ["execution.success"]
 
@@ -156,10 +156,10 @@ def test_an_execution_that_ends_again_has_its_last_callback_only(calling_id: str
     assert callbacks.postpone(old.id, old.attempt, clock.now() + MINUTE)
     assert callbacks.claim("project-a", clock.now() + 2 * MINUTE, clock.now() + 3 * MINUTE, 1)
     queue_again(first)
-    execution_queue.claim([first.id], clock.now(), clock.now() + MINUTE)
+    [again] = execution_queue.claim([first.id], clock.now(), clock.now() + MINUTE)
 
     last = ended(first._replace(attempt=2))
-    assert execution_queue.end(last)
+    assert execution_queue.end(last, again.claim)
 
     [row] = rows()
     assert (row.url, row.event, row.attempt, row.claimed_until) == (DONE, "execution.success", 0, 0)
@@ -173,7 +173,7 @@ def test_a_batch_adds_those_of_all_its_functions(calling_id: str, function_id: s
     running = [claimed_execution(one) for one in (calling_id, function_id, other, calling_id)]
     finals = [ended(one, "failed") for one in running]
 
-    won = in_one_batch([lambda final=final: execution_queue.end(final) for final in finals])
+    won = in_one_batch([lambda final=final: end_claimed(final) for final in finals])
 
     assert won == [True] * 4
     assert sorted(row.execution_id for row in rows()) == sorted(finals[place].id for place in (0, 2, 3))
@@ -186,13 +186,13 @@ def test_an_end_whose_callback_can_not_be_added_is_not_written(calling_id: str) 
     transact(lambda: engine().execute_sql("CREATE UNIQUE INDEX in_the_way ON callbacks (url)"))
     try:
         with pytest.raises(Exception, match=r"(?i)unique"):
-            execution_queue.end(ended(running))
+            end_claimed(ended(running))
     finally:
         transact(lambda: engine().execute_sql("DROP INDEX in_the_way"))
 
     with reading():
         assert Execution.get(Execution.id == running.id).status == "running"
-    assert execution_queue.end(ended(running))
+    assert end_claimed(ended(running))
     assert len(rows()) == 2
 
 

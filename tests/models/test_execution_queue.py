@@ -16,7 +16,7 @@ from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import Execution, QueuedExecution
 from qinling_falcon.settings import Settings
-from tests.models.factories import make_record, together
+from tests.models.factories import end_claimed, make_record, together
 
 MINUTE = timedelta(minutes=1)
 
@@ -93,7 +93,7 @@ def test_an_end_is_written_once_and_counted_once(function_id: str, owner: Contex
     record = accepted(function_id)
     claim(record.id)
 
-    won = together([lambda: execution_queue.end(ended(record, 1)) for _ in range(4)])
+    won = together([lambda: end_claimed(ended(record, 1)) for _ in range(4)])
 
     assert sorted(won) == [False, False, False, True]
     assert execution.get(owner, record.id).status == "success"
@@ -107,7 +107,7 @@ def test_many_ends_share_a_statement_and_each_learns_its_own_outcome(function_id
     claim(*(record.id for record in records))
     execution_queue.cancel(execution.get(owner, records[2].id), "no longer wanted")
 
-    won = together([lambda record=record: execution_queue.end(ended(record, 1)) for record in records])
+    won = together([lambda record=record: end_claimed(ended(record, 1)) for record in records])
 
     assert won == [True, True, False, True, True, True]
     assert execution.get(owner, records[2].id).status == "cancelled"
@@ -121,11 +121,13 @@ def test_an_earlier_claim_can_change_nothing_any_more(function_id: str, owner: C
     [second] = claim(record.id)
 
     assert second.attempt == 2
-    assert not execution_queue.end(ended(record, 1))
-    assert not execution_queue.postpone(record._replace(attempt=1, updated_at=clock.now()), clock.now())
+    assert not end_claimed(ended(record, 1))
+    assert not execution_queue.postpone(
+        record._replace(attempt=1, updated_at=clock.now()), 1, clock.now(), has_failed=True
+    )
     assert not execution_queue.give_back(record.id, 1, clock.now(), was_started=False)
     assert execution.get(owner, record.id).status == "running"
-    assert execution_queue.end(ended(record, 2))
+    assert end_claimed(ended(record, 2))
 
 
 def test_an_extended_claim_is_not_taken_by_another_process(function_id: str) -> None:
@@ -143,13 +145,13 @@ def test_a_postponed_execution_shows_why_and_is_queued_again(function_id: str, o
     claim(record.id)
 
     shown = record._replace(attempt=1, status_reason="It raised.", log="a log", updated_at=clock.now())
-    assert execution_queue.postpone(shown, clock.now())
+    assert execution_queue.postpone(shown, 1, clock.now(), has_failed=True)
 
     row = execution.get(owner, record.id)
     assert (row.status, row.attempt, row.status_reason) == ("running", 1, "It raised.")
     assert execution.get_log(owner, record.id) == "a log"
     [again] = claim(record.id)
-    assert again.attempt == 2
+    assert (again.attempt, again.failures) == (2, 1)
 
 
 @pytest.mark.parametrize(("was_started", "next_attempt"), [(True, 2), (False, 1)])
@@ -162,7 +164,7 @@ def test_an_execution_that_is_given_back_counts_its_attempt_only_if_it_was_start
     assert execution_queue.give_back(record.id, 1, clock.now(), was_started=was_started)
 
     [again] = claim(record.id)
-    assert again.attempt == next_attempt
+    assert (again.attempt, again.claim, again.failures) == (next_attempt, 2, 0)
 
 
 def test_a_cancelled_execution_has_ended_and_is_not_claimed(function_id: str, owner: Context) -> None:
@@ -176,7 +178,7 @@ def test_a_cancelled_execution_has_ended_and_is_not_claimed(function_id: str, ow
         row = execution.get(owner, record.id)
         assert (row.status, row.status_reason) == ("cancelled", "by the caller")
     assert claim(queued.id) == []
-    assert not execution_queue.end(ended(running, 1))
+    assert not end_claimed(ended(running, 1))
     assert not execution_queue.cancel(execution.get(owner, queued.id), "again")
     assert function.get(owner, function_id).count == 2
 
@@ -218,9 +220,9 @@ def test_an_end_waits_for_a_new_claim_of_its_execution_and_then_loses(
     assert settings.database_url is not None
     other = psycopg2.connect(settings.database_url)
     try:
-        other.cursor().execute("UPDATE execution_queue SET attempt = 2 WHERE id = %s", (record.id,))
+        other.cursor().execute("UPDATE execution_queue SET claim = 2, attempt = 2 WHERE id = %s", (record.id,))
         with ThreadPoolExecutor(1) as threads:
-            ending = threads.submit(execution_queue.end, ended(record, attempt=1))
+            ending = threads.submit(end_claimed, ended(record, attempt=1))
             time.sleep(0.5)  # it can't end before the other transaction, so a short time only makes the test weaker
             other.commit()
             won = ending.result()
@@ -231,4 +233,4 @@ def test_an_end_waits_for_a_new_claim_of_its_execution_and_then_loses(
     row = queued_row(record.id)
     assert row is not None
     assert row.attempt == 2
-    assert execution_queue.end(ended(record, attempt=2))
+    assert end_claimed(ended(record, attempt=2))

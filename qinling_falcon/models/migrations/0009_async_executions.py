@@ -12,7 +12,8 @@ def up(migrator: Any, db: Any) -> None:
     db.execute_sql(
         f"CREATE TABLE execution_queue (id VARCHAR(36){collation} NOT NULL PRIMARY KEY,"
         f" project_id VARCHAR(255){collation} NOT NULL, not_before BIGINT NOT NULL,"
-        " claimed_until BIGINT NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0)"
+        " claimed_until BIGINT NOT NULL DEFAULT 0, claim INTEGER NOT NULL DEFAULT 0,"
+        " attempt INTEGER NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0)"
     )
     db.execute_sql("ALTER TABLE executions ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1")
     for column in ("webhook_id VARCHAR(36)", "job_id VARCHAR(36)", "request_id VARCHAR(255)"):
