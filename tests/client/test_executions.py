@@ -9,6 +9,7 @@ import pytest
 
 from tests.client.conftest import Maker
 from tests.client.driver import Client, ClientError, Driver, output_of
+from tests.integration.service import wait_until
 
 pytestmark = pytest.mark.xdist_group("client")
 
@@ -112,3 +113,14 @@ def test_deleted_execution_is_gone(client: Client, echo: str) -> None:
         with pytest.raises(ClientError) as gone:
             read(made["id"])
         assert gone.value.kind == "HTTPNotFound"
+
+
+def test_asynchronous_execution_is_answered_at_once_and_ends_later(client: Client, make: Maker) -> None:
+    made = client.function_executions.create(make()["id"], sync=False)
+    assert (made["status"], made["result"], made["sync"]) == ("running", None, False)
+
+    def ended() -> bool:
+        return bool(client.function_executions.get(made["id"])["status"] == "success")
+
+    wait_until("the execution has ended", ended)
+    assert output_of(client.function_executions.get(made["id"])) == "Hello, World"

@@ -118,7 +118,7 @@ KINDS = [
     Kind("jobs", shapes.JOB, job, {"name": "in:n1,n2,n3"}, frozenset({"name", "status"})),
 ]
 # Neither of one value, nor kept: these are no filters.
-UNFILTERED = {"code", "routing", "webhook_url"}
+UNFILTERED = {"code", "has_callback_secret", "routing", "webhook_url"}
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.envelope)

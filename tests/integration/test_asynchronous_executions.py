@@ -12,6 +12,10 @@ import pytest
 
 from tests.integration.service import Service, running_service, wait_until
 
+pytestmark = pytest.mark.xdist_group("integration-asynchronous")
+
+# Short, so that tests of their ends do not take long.
+TIMES = {"invoke_queue_timeout_s": 2, "holder_ttl_s": 3}
 SLEEPS = """
 import time
 
@@ -24,7 +28,7 @@ def main(seconds=60.0, context=None):
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with running_service(with_workers=True, max_workers=12, warm_workers=3, worker_idle_s=600) as running:
+    with running_service(with_workers=True, max_workers=12, warm_workers=3, worker_idle_s=600, **TIMES) as running:
         yield running
 
 
@@ -57,7 +61,7 @@ def test_an_execution_that_is_interrupted_by_a_stop_runs_again_with_the_next_att
 
 
 def test_an_execution_whose_worker_process_is_killed_runs_again(service: Service, sleeps: str) -> None:
-    execution_id = started(service, sleeps, {"seconds": 5})
+    execution_id = started(service, sleeps, {"seconds": 2})
 
     service.stop("worker", signal.SIGKILL)
     service.start_module("worker", "workers.worker")
@@ -111,7 +115,7 @@ def test_executions_of_a_deleted_function_are_cancelled(service: Service) -> Non
 
 def test_an_execution_without_a_free_worker_waits_and_no_attempt_is_counted(service: Service) -> None:
     function_id = service.function(SLEEPS, timeout=120, concurrency=1)
-    busy = started(service, function_id, {"seconds": 15})  # longer than INVOKE_QUEUE_TIMEOUT_S
+    busy = started(service, function_id, {"seconds": 4})  # longer than INVOKE_QUEUE_TIMEOUT_S
     waiting = service.accept(function_id, {"seconds": 0})
 
     assert service.ended(busy)["status"] == "success"

@@ -10,10 +10,10 @@ from typing import Any
 
 from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.models.database import reading
-from qinling_falcon.models.execution_queue import end
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import Callback
+from tests.models.factories import end_claimed
 from tests.models.test_callbacks import claimed_execution, ended
 from tests.support.secrets import SECRET
 from tests.webhooks.receiver import Received
@@ -24,7 +24,7 @@ OWNER, OTHER = Context("project-a"), Context("project-b")
 def run(function_id: str, status: str = "success", **fields: Any) -> ExecutionRecord:
     """An asynchronous execution that has ended."""
     final = ended(claimed_execution(function_id, **fields), status)
-    assert end(final)
+    assert end_claimed(final)
     return final
 
 

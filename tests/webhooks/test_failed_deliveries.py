@@ -155,8 +155,8 @@ def test_an_execution_that_was_queued_again_has_no_callback_until_it_ends(
     assert "queued again" in vars(dropped(caplog)[0])["reason"]
 
     now = clock.now()
-    assert claim([first.id], now, now + datetime.timedelta(minutes=1))
-    assert end(ended(first._replace(attempt=2)))
+    [again] = claim([first.id], now, now + datetime.timedelta(minutes=1))
+    assert end(ended(first._replace(attempt=2)), again.claim)
     assert deliver(delivering) == 1
     assert [request.message["type"] for request in receiving.received] == ["execution.success"]
 
