@@ -388,7 +388,8 @@ class Settings:
     async_max_input_size: int = _setting(1 * MIB, "Largest input of an asynchronous execution.", low=1024)
     async_max_age_s: int = _setting(
         24 * 3600,
-        "How old an asynchronous execution may become before its last start, for functions without a `max_age_s`.",
+        "An asynchronous execution that is older than this many seconds is not started again. A function's `max_age_s`"
+        " replaces it after failed attempts.",
         low=1,
     )
     execution_wait_max_s: float = _setting(
@@ -396,8 +397,9 @@ class Settings:
     )
     async_claim_s: float = _setting(
         60.0,
-        "How long the claim of a `worker` process on an execution lasts. It is extended while the process lives, so"
-        " this is how long an execution waits that a killed process had claimed and not started.",
+        "How long the claim of a `worker` process on an execution lasts. The process extends its claims. If it is"
+        " killed before it has started an execution, another process can claim the execution when the claim has"
+        " expired.",
         low=2,
         high=3600,
     )

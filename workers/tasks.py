@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
 _DELIVER_S = 0.5
-_TURN = "qf:sweep"
+_SWEEP_LOCK = "qf:sweep"
 # The process that sweeps has the turn for so long; another one takes over when it dies.
-_TURN_MS = 5000
+_SWEEP_LOCK_MS = 5000
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def _sweep_on(settings: Settings, sweep: Sweep) -> None:
     while True:
         gevent.sleep(_SWEEP_S)
         try:
-            if _has_turn(connection, name):
+            if _holds_sweep_lock(connection, name):
                 if slots := drains.restore(connection):
                     logger.info("drains were enqueued", extra={"slots": slots})
                 sweep.step()
@@ -86,7 +86,7 @@ def _sweep_on(settings: Settings, sweep: Sweep) -> None:
 
 
 def _deliver_on(callbacks: Callbacks) -> None:
-    """Deliver callbacks that are due once a second, for ever."""
+    """Deliver due callbacks every `_DELIVER_S` seconds, for ever."""
     while True:
         gevent.sleep(_DELIVER_S)
         try:
@@ -97,13 +97,13 @@ def _deliver_on(callbacks: Callbacks) -> None:
             logger.exception("delivering callbacks failed")
 
 
-def _has_turn(connection: Redis, name: str) -> bool:
+def _holds_sweep_lock(connection: Redis, name: str) -> bool:
     """Whether this process sweeps. If two do so for a moment, no harm is done."""
-    if connection.set(_TURN, name, nx=True, px=_TURN_MS):
+    if connection.set(_SWEEP_LOCK, name, nx=True, px=_SWEEP_LOCK_MS):
         return True
-    if connection.get(_TURN) != name.encode():
+    if connection.get(_SWEEP_LOCK) != name.encode():
         return False
-    return bool(connection.pexpire(_TURN, _TURN_MS))
+    return bool(connection.pexpire(_SWEEP_LOCK, _SWEEP_LOCK_MS))
 
 
 if __name__ == "__main__":

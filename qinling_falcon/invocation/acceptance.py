@@ -73,7 +73,7 @@ class Acceptance:
         return record
 
     def _resolve(self, context: Context, call: Call) -> Target:
-        """The current target of a call whose project may have one more execution that waits."""
+        """Resolve the target of a call, and check that its project's queue is not full. Raises as `accept`."""
         for _ in range(_TRIES):
             if call.function_alias is not None:
                 target = self._resolver.resolve_alias(context, call.function_alias)

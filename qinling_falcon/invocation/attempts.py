@@ -22,9 +22,9 @@ import random
 from datetime import datetime, timedelta
 
 from qinling_falcon.invocation.calls import Accepted
-from qinling_falcon.invocation.targets import Retries
+from qinling_falcon.invocation.targets import RetryPolicy
 from qinling_falcon.models import clock, execution_queue
-from qinling_falcon.models.execution_queue import Claimed
+from qinling_falcon.models.execution_queue import ClaimedExecution
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.ended import Ended
@@ -50,7 +50,7 @@ class Attempts:
         self._ended = ended
 
     def end(
-        self, ended: ExecutionRecord, accepted: Accepted, retries: Retries, *, is_permanent: bool = False
+        self, ended: ExecutionRecord, accepted: Accepted, retries: RetryPolicy, *, is_permanent: bool = False
     ) -> ExecutionRecord:
         """Write the end of an attempt; durable on return.
 
@@ -78,11 +78,11 @@ class Attempts:
         if failures < retries.max_attempts and again_at < self._latest_start(accepted, retries):
             return self._postpone(ended, accepted, again_at, has_failed=True)
         if retries.max_attempts > 1:
-            ended = ended._replace(status=ExecutionStatus.DEAD, status_reason=_last_words(ended, failures, retries))
+            ended = ended._replace(status=ExecutionStatus.DEAD, status_reason=_dead_reason(ended, failures, retries))
         self._end(ended, accepted)
         return ended
 
-    def lose(self, lost: ExecutionRecord, accepted: Accepted, retries: Retries | None = None) -> ExecutionRecord:
+    def lose(self, lost: ExecutionRecord, accepted: Accepted, retries: RetryPolicy | None = None) -> ExecutionRecord:
         """Queue an execution again whose process or worker was lost; durable on return. Returns and raises as `end`.
 
         Args:
@@ -91,8 +91,8 @@ class Attempts:
             retries: how its function is retried; None: unknown, so the default maximum age applies.
         """
         lost = lost._replace(attempt=accepted.attempt, sync=False)
-        again_at = clock.now() + timedelta(seconds=_pause_s(Retries(), accepted.attempt))
-        if again_at < self._latest_start(accepted, retries or Retries()):
+        again_at = clock.now() + timedelta(seconds=_pause_s(RetryPolicy(), accepted.attempt))
+        if again_at < self._latest_start(accepted, retries or RetryPolicy()):
             return self._postpone(lost, accepted, again_at, has_failed=False)
         self._end(lost, accepted)
         return lost
@@ -102,7 +102,7 @@ class Attempts:
         if execution_queue.give_back(accepted.id, accepted.claim, not_before, was_started=was_started):
             self._ready.push(accepted.project_id, accepted.id, clock.to_micros(not_before))
 
-    def wait_for_worker(self, claimed: Claimed, accepted: Accepted, not_before: datetime, reason: str) -> None:
+    def wait_for_worker(self, claimed: ClaimedExecution, accepted: Accepted, not_before: datetime, reason: str) -> None:
         """Queue an execution again that got no worker, or end it as `dead` at the maximum age of the settings.
 
         Args:
@@ -114,7 +114,7 @@ class Attempts:
         Raises:
             Unavailable: as `end`.
         """
-        if clock.now() < self._latest_start(accepted, Retries()):
+        if clock.now() < self._latest_start(accepted, RetryPolicy()):
             self.give_back(accepted, not_before, was_started=False)
             return
         ended = ExecutionRecord(
@@ -131,7 +131,7 @@ class Attempts:
         )
         self._end(ended, accepted)
 
-    def _latest_start(self, accepted: Accepted, retries: Retries) -> datetime:
+    def _latest_start(self, accepted: Accepted, retries: RetryPolicy) -> datetime:
         """Until when an execution may be started again."""
         max_age_s = self._settings.async_max_age_s if retries.max_age_s is None else retries.max_age_s
         return accepted.created_at + timedelta(seconds=max_age_s)
@@ -143,19 +143,20 @@ class Attempts:
     def _postpone(
         self, ended: ExecutionRecord, accepted: Accepted, again_at: datetime, *, has_failed: bool
     ) -> ExecutionRecord:
-        reason = f"Attempt {accepted.attempt} has failed, and a further one will start: {ended.status_reason}"
+        outcome = "has failed" if has_failed else "was lost"
+        reason = f"Attempt {accepted.attempt} {outcome}. A further attempt will start: {ended.status_reason}"
         shown = ended._replace(status=ExecutionStatus.RUNNING, status_reason=reason)
         if execution_queue.postpone(shown, accepted.claim, again_at, has_failed=has_failed):
             self._ready.push(accepted.project_id, accepted.id, clock.to_micros(again_at))
         return shown
 
 
-def _pause_s(retries: Retries, attempts: int) -> float:
+def _pause_s(retries: RetryPolicy, attempts: int) -> float:
     """The pause after so many attempts. A large number would overflow the power of 2."""
     return random.uniform(0, min(_LONGEST_PAUSE_S, retries.backoff_s * 2.0 ** min(attempts - 1, 40)))
 
 
-def _last_words(ended: ExecutionRecord, failures: int, retries: Retries) -> str:
+def _dead_reason(ended: ExecutionRecord, failures: int, retries: RetryPolicy) -> str:
     if failures >= retries.max_attempts:
         return f"The last of {failures} attempts has failed: {ended.status_reason}"
     return f"Attempt {ended.attempt} has failed, and the execution is too old for another one: {ended.status_reason}"

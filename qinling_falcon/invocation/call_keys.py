@@ -26,7 +26,8 @@ from qinling_falcon.settings import Settings
 logger = logging.getLogger(__name__)
 
 _EXTENSIONS_PER_TTL = 3
-# Further keys are not released later. They can be taken over, or their executions are recorded as overdue.
+# Bounds the memory while the database is away. A key beyond this bound stays until it is taken over, if it was only
+# claimed, or until `record_overdue` records its execution, if it was bound.
 _MOST_UNRELEASED = 10_000
 
 

@@ -36,11 +36,11 @@ def find_live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord
 
 
 def cancel(pool: Pool, caller: Context, execution_id: str) -> Execution:
-    """Cancel an execution that is queued or runs; durable on return. One that is cancelled already stays so.
+    """Cancel an execution that is queued or runs; durable on return. Does nothing if it is cancelled already.
 
     Args:
-        pool: finds the process that runs it.
-        caller: who cancels.
+        pool: finds and notifies the process that runs it.
+        caller: the caller.
         execution_id: the execution.
 
     Returns:

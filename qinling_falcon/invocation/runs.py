@@ -48,7 +48,7 @@ from qinling_falcon.settings import Settings
 logger = logging.getLogger(__name__)
 
 _BAD_RESULT = "result"  # the worker's name for a result that is not JSON, or is too large
-# For how long the end of an accepted execution is tried to commit, as a part of its claim.
+# While the database is away, the end of an accepted execution is retried for this fraction of its claim.
 _COMMIT_PART_OF_CLAIM = 0.5
 _RETRY_COMMIT_S = 0.2
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
@@ -256,9 +256,11 @@ class Run:
                 )
 
     def cancel(self) -> None:
-        """Have the worker end the function; before a worker may have got it, raise `Interrupted` in its greenlet.
+        """Cancel the execution. There are three cases:
 
-        While the end is recorded, this does nothing.
+        1. A worker runs the function: the worker ends it.
+        2. No worker has got the call yet: `Interrupted` is raised in the greenlet of this run.
+        3. The function has ended, and its end is being recorded: nothing happens.
 
         Raises:
             NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.

@@ -43,13 +43,13 @@ class SwiftSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Retries:
+class RetryPolicy:
     """How the asynchronous executions of a function are retried.
 
     Attributes:
-        max_attempts: how often an execution is started, at most.
-        backoff_s: the longest pause after the first attempt, in seconds. It doubles with each further attempt.
-        max_age_s: how old an execution may become before it is started again; None: as the settings say.
+        max_attempts: an execution ends after this many failed attempts. Lost attempts do not count.
+        backoff_s: the longest pause after the first failure, in seconds. It doubles with each further failure.
+        max_age_s: an execution that is older than this is not started again, in seconds; None: `ASYNC_MAX_AGE_S`.
     """
 
     max_attempts: int = 1
@@ -94,7 +94,7 @@ class Target:
     swift: SwiftSource | None = None
     isolation: Isolation = Isolation.WARM
     concurrency: int | None = None
-    retries: Retries = Retries()
+    retries: RetryPolicy = RetryPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ class Resolver:
             swift=_swift_source(function),
             isolation=isolation,
             concurrency=source.concurrency,
-            retries=retries_of(function),
+            retries=retry_policy_of(function),
         )
 
     def _read_alias(self, context: Context, name: str, cache_key: str) -> _ResolvedAlias:
@@ -236,9 +236,9 @@ class Resolver:
         return _ResolvedAlias(alias.function_id, alias.function_version, alias.routing, (cache_key, generation), {})
 
 
-def retries_of(function: Function) -> Retries:
+def retry_policy_of(function: Function) -> RetryPolicy:
     """How the asynchronous executions of a function and of its versions are retried."""
-    return Retries(function.max_attempts, function.backoff_s, function.max_age_s)
+    return RetryPolicy(function.max_attempts, function.backoff_s, function.max_age_s)
 
 
 def target_key(function_id: str, version: int, digest: str, isolation: Isolation) -> str:

@@ -85,7 +85,7 @@ class Waits:
                 self._open.remove(wait)
 
     def stop(self) -> None:
-        """Have all requests that wait, and those that would, answered with the present state."""
+        """Answer all waiting requests with the present state. From now on, requests do not wait."""
         self._is_stopping = True
         for wait in self._open:
             wait.end()
@@ -130,9 +130,9 @@ class Wait:
             read: reads the execution as the caller may see it.
 
         Raises:
-            Exception: an error of `read`. There are two reasons to wait on after one: the database or Redis is away and
-                may come back (`Unavailable`), or Redis has lost a synchronous execution that runs, which gets its row
-                when it ends (`NotFound`, unless it has ended).
+            Exception: an error of `read`. Two errors do not end the wait before the time is up: `Unavailable`, because
+                the database or Redis may come back; and `NotFound` without a notification, because Redis may have lost
+                a running synchronous execution, which gets its row when it ends.
         """
         has_ended = False
         while True:

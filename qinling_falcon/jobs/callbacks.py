@@ -1,7 +1,7 @@
 """Delivers callbacks: requests to URLs of users, after asynchronous executions have ended.
 
-The tasks process calls `Callbacks.deliver_due` about once a second, and when it learns of an end. The rows in
-`models/callbacks` are the truth: a process that dies loses no callback.
+The `tasks` process calls `Callbacks.deliver_due` twice a second. The callbacks are rows of the database (see
+`models/callbacks.py`), so a process that dies loses none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gevent.pool import Pool
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import callback_rows, callbacks, clock, database
-from qinling_falcon.models.callbacks import Claimed
+from qinling_falcon.models.callbacks import ClaimedCallback
 from qinling_falcon.models.secret_keys import SecretUnreadable
 from qinling_falcon.models.tables import Execution
 from qinling_falcon.settings import Settings
@@ -137,7 +137,7 @@ class Callbacks:
                 delivery = self._running.spawn(self._deliver, callback)
                 delivery.rawlink(lambda _: self._look_again.set())
 
-    def _deliver(self, callback: Claimed) -> None:
+    def _deliver(self, callback: ClaimedCallback) -> None:
         """Make one attempt, and write its outcome. If that fails, the claim ends by itself."""
         try:
             self._attempt(callback)
@@ -150,7 +150,7 @@ class Callbacks:
             if not self._by_project[callback.project_id]:
                 del self._by_project[callback.project_id]
 
-    def _attempt(self, callback: Claimed) -> None:
+    def _attempt(self, callback: ClaimedCallback) -> None:
         most = self._settings.callback_max_attempts
         try:
             if callback.attempt > most:  # a process died at the last attempt
@@ -172,7 +172,7 @@ class Callbacks:
             callbacks.finish(callback.id, callback.attempt)
             _log(logging.DEBUG, "callback delivered", callback, status=status)
 
-    def _message(self, callback: Claimed) -> tuple[dict[str, str], bytes]:
+    def _message(self, callback: ClaimedCallback) -> tuple[dict[str, str], bytes]:
         """The headers and the body of the request.
 
         Raises:
@@ -207,6 +207,6 @@ class Callbacks:
         return random.uniform(0, longest_s)
 
 
-def _log(level: int, event: str, callback: Claimed, *, exc_info: bool = False, **details: Any) -> None:
+def _log(level: int, event: str, callback: ClaimedCallback, *, exc_info: bool = False, **details: Any) -> None:
     ids = {name: getattr(callback, name) for name in ("execution_id", "function_id", "project_id", "attempt")}
     logger.log(level, event, extra=ids | details, exc_info=exc_info)

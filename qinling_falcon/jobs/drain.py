@@ -1,11 +1,13 @@
 """Runs accepted executions: takes them from the ready sets, claims them, and gives each one to the engine.
 
-One `Drain` lives as long as its process. RQ's job `drains.run` lets it take further executions for some seconds, and
-those that have started run on after the job. Executions are claimed in batches, and each one runs in a greenlet of its
-own. So those of one function share workers (see `pool/local_queue.py`), and all share commits.
+A process has one `Drain`. The RQ job `drains.run` lets it take executions for some seconds. Executions that have
+started go on after the job. The drain claims executions in batches, so that many share one commit, and runs each one in
+its own greenlet. Executions of one function share workers (see `pool/local_queue.py`).
 
-If the process dies, what it had claimed comes back: an execution that had a lease by the reaper, at once (see
-`invocation/losses.py`), and any other one when its claim ends, by the sweep.
+If the process dies, its claimed executions are queued again:
+
+1. An execution with a lease: the reaper notices the silent process after `HOLDER_TTL_S` (see `invocation/losses.py`).
+2. Any other one: its claim expires after `ASYNC_CLAIM_S`, and the sweep adds it to its ready set.
 """
 
 from __future__ import annotations
@@ -24,16 +26,17 @@ from qinling_falcon.invocation.calls import Accepted, Call
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.runs import Interrupted
 from qinling_falcon.models import clock, execution_queue
-from qinling_falcon.models.execution_queue import Claimed
+from qinling_falcon.models.execution_queue import ClaimedExecution
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.ready_sets import Taken
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# A claim is extended so often while it lasts.
+# How often a claim is extended within its duration.
 _EXTENSIONS_PER_CLAIM = 4
-# Executions are claimed in batches of at most this size. A smaller batch waits until it is this long for more room.
+# The largest batch of executions that are claimed at once. If there is less room, the drain waits up to `_GATHER_S` for
+# more, because each claim is a commit.
 _BATCH = 64
 _GATHER_S = 0.02
 # A project gets at most this share of the executions in flight, so that long ones leave room for other projects.
@@ -121,25 +124,27 @@ class Drain:
             self._changed.clear()
             self._changed.wait(left_s)
 
-    def _claim(self, taken: Taken) -> list[Claimed]:
+    def _claim(self, taken: Taken) -> list[ClaimedExecution]:
         """Claim what was taken. If that fails, the sweep puts it back into the ready sets."""
         now = clock.now()
         return execution_queue.claim(taken.ids, now, now + timedelta(seconds=self._claim_s))
 
-    def _start(self, claimed: Claimed) -> None:
+    def _start(self, claimed: ClaimedExecution) -> None:
         accepted = Accepted(
             claimed.id, claimed.project_id, claimed.created_at, claimed.attempt, claimed.claim, claimed.failures
         )
         self._projects[claimed.project_id] += 1
         self._in_flight[claimed.id] = accepted, gevent.spawn(self._run, claimed, accepted)
 
-    def _run(self, claimed: Claimed, accepted: Accepted) -> None:
+    def _run(self, claimed: ClaimedExecution, accepted: Accepted) -> None:
         try:
             self._serve(claimed, accepted)
         except Interrupted:  # before it had a worker
             self._give_back(accepted)
         except Unavailable as error:  # the claim ends by itself
-            logger.warning("a claim stays", extra={"execution_id": claimed.id, "reason": str(error)})
+            logger.warning(
+                "execution not released; its claim expires", extra={"execution_id": claimed.id, "reason": str(error)}
+            )
         except Exception:
             # The claim ends by itself, and then the execution starts again.
             logger.exception("an execution was not run", extra={"execution_id": claimed.id})
@@ -150,7 +155,7 @@ class Drain:
                 del self._projects[claimed.project_id]
             self._changed.set()
 
-    def _serve(self, claimed: Claimed, accepted: Accepted) -> None:
+    def _serve(self, claimed: ClaimedExecution, accepted: Accepted) -> None:
         """Run an execution. One that could not be run is queued again, or ends if its function is gone."""
         call = Call(
             function_id=claimed.function_id,
@@ -177,7 +182,9 @@ class Drain:
         try:
             self._attempts.give_back(accepted, clock.now(), was_started=False)
         except Unavailable as error:  # the claim ends by itself
-            logger.warning("a claim stays", extra={"execution_id": accepted.id, "reason": str(error)})
+            logger.warning(
+                "execution not released; its claim expires", extra={"execution_id": accepted.id, "reason": str(error)}
+            )
 
     def _interrupt(self, execution_id: str) -> None:
         """End an execution because this process stops. It is queued again."""

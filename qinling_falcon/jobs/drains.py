@@ -1,9 +1,9 @@
 """The RQ jobs that let the drains of worker processes work.
 
-There is one slot for each worker process, and in each slot one job, which enqueues its successor when it ends. The ids
-of a slot's jobs alternate, because RQ deletes a job after it has run. The sweep restores a job that was lost. A slot
-ends when there are fewer worker processes: RQ counts a killed process for a minute or two, beside the one that
-replaces it.
+There are as many slots as worker processes. Each slot has one job, which enqueues its successor when it ends. The jobs
+of a slot use two ids in turn, because RQ deletes the ended job under its id. `restore` enqueues a job that was lost. A
+slot is given up when there are fewer worker processes. RQ counts a killed process, beside the one that replaces it,
+until its key has expired and a maintenance run has removed it, which takes a minute or two.
 """
 
 from __future__ import annotations

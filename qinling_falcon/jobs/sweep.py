@@ -1,4 +1,4 @@
-"""Puts accepted executions into the ready sets that are missing there: after a crash, or after Redis lost its data."""
+"""Adds queued executions that the ready sets miss, because a process crashed or Redis lost its data."""
 
 from __future__ import annotations
 

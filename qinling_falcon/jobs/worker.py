@@ -66,7 +66,7 @@ class GeventWorker(SimpleWorker):
         self._stop_requested = True
 
     def get_heartbeat_ttl(self, job: Job) -> int:
-        """How long RQ counts this process, in seconds, if it is killed during a task. By default it would be 420."""
+        """After how many seconds the key of a process that is killed during a task expires. By default it is 420."""
         return _WORKER_TTL_S
 
     def subscribe(self) -> None:

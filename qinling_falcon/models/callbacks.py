@@ -25,7 +25,7 @@ from qinling_falcon.models.tables import Callback, Execution, Function
 _TABLE = Callback._meta.table_name
 
 
-class Claimed(NamedTuple):
+class ClaimedCallback(NamedTuple):
     """A callback that this process has claimed.
 
     Attributes:
@@ -103,7 +103,7 @@ def next_project(after: str, now: datetime.datetime) -> str | None:
     return None if row is None else row[0]
 
 
-def claim(project_id: str, now: datetime.datetime, until: datetime.datetime, most: int) -> list[Claimed]:
+def claim(project_id: str, now: datetime.datetime, until: datetime.datetime, most: int) -> list[ClaimedCallback]:
     """Claim due callbacks of a project; durable on return.
 
     Args:
@@ -163,7 +163,7 @@ def postpone(callback_id: str, attempt: int, not_before: datetime.datetime) -> b
     return transact(write)
 
 
-def subject(callback: Claimed) -> Subject:
+def subject(callback: ClaimedCallback) -> Subject:
     """Read the execution and the function of a callback, as they are now.
 
     Raises:
@@ -181,11 +181,11 @@ def _due(param: str) -> str:
     return f"not_before <= {param} AND claimed_until <= {param}"
 
 
-def _claim(project_id: str, now: int, until: int, most: int) -> list[Claimed]:
+def _claim(project_id: str, now: int, until: int, most: int) -> list[ClaimedCallback]:
     database = engine()
     lock = "" if database.complete_statements else " FOR UPDATE SKIP LOCKED"
     found = database.execute_sql(
-        f"SELECT {', '.join(Claimed._fields)} FROM {_TABLE}"
+        f"SELECT {', '.join(ClaimedCallback._fields)} FROM {_TABLE}"
         f" WHERE project_id = {database.param} AND {_due(database.param)}"
         f" ORDER BY not_before LIMIT {int(most)}{lock}",
         (project_id, now, now),
@@ -196,4 +196,4 @@ def _claim(project_id: str, now: int, until: int, most: int) -> list[Claimed]:
             f"UPDATE {_TABLE} SET attempt = attempt + 1, claimed_until = {database.param} WHERE id IN ({marks})",
             (until, *(row[0] for row in found)),
         )
-    return [Claimed(*row)._replace(attempt=row[-1] + 1) for row in found]
+    return [ClaimedCallback(*row)._replace(attempt=row[-1] + 1) for row in found]

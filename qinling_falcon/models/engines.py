@@ -91,7 +91,7 @@ def make_engine(settings: Settings) -> Engine:
 # A record, what it adds to its function's or version's count, its row in the queue of executions, and its callback, in
 # one statement: what the writer's thread does in Python costs more than SQLite's part. They belong to the writer's
 # connection, so that no migration has to know of them.
-_COUNTING = tuple(
+_COUNT_TRIGGERS = tuple(
     f"CREATE TEMP TRIGGER {table}_{name} {event} AND NEW.function_version {versions} BEGIN"
     f" UPDATE {table} SET count = count + 1 WHERE {row}; END"
     for name, event in (
@@ -103,15 +103,24 @@ _COUNTING = tuple(
         ("function_versions", "> 0", "function_id = NEW.function_id AND version_number = NEW.function_version"),
     )
 )
-_QUEUEING = (
+# The number of rows of `execution_counters`. A process changes one of them, because one row for all would be hot.
+SHARDS = 16
+_QUEUE_TRIGGERS = (
     "CREATE TEMP TRIGGER queue_accepted AFTER INSERT ON main.executions WHEN NEW.status = 'running' AND NOT NEW.sync"
     " BEGIN INSERT INTO execution_queue (id, project_id, not_before)"
-    " VALUES (NEW.id, NEW.project_id, NEW.created_at); END",
+    " VALUES (NEW.id, NEW.project_id, NEW.created_at);"
+    " UPDATE execution_counters SET accepted = accepted + 1 WHERE shard = {shard}; END",
     "CREATE TEMP TRIGGER queue_ended AFTER UPDATE ON main.executions"
     " WHEN OLD.status = 'running' AND NEW.status <> 'running' AND NOT NEW.sync"
-    " BEGIN DELETE FROM execution_queue WHERE id = NEW.id; END",
+    " BEGIN DELETE FROM execution_queue WHERE id = NEW.id;"
+    " UPDATE execution_counters SET ended = ended + 1 WHERE shard = {shard}; END",
+    "CREATE TEMP TRIGGER count_reopened AFTER UPDATE ON main.executions"
+    " WHEN OLD.status <> 'running' AND NEW.status = 'running' AND NOT NEW.sync"
+    " BEGIN UPDATE execution_counters SET ended = ended - 1 WHERE shard = {shard}; END",
+    "CREATE TEMP TRIGGER count_deleted AFTER DELETE ON main.executions WHEN OLD.status <> 'running' AND NOT OLD.sync"
+    " BEGIN UPDATE execution_counters SET deleted = deleted + 1 WHERE shard = {shard}; END",
 )
-_CALLING_BACK = tuple(
+_CALLBACK_TRIGGERS = tuple(
     f"CREATE TEMP TRIGGER callback_{name} {event} AND {wants_callback('NEW')} BEGIN"
     f" {insert_sql('NEW', 'functions f', 'f.id = NEW.function_id')}; END"
     for name, event in (
@@ -229,8 +238,8 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]  # the base is An
             connection.execute("PRAGMA journal_size_limit=67108864")
             # Fewer checkpoints: pages that many commits touch are written back once.
             connection.execute("PRAGMA wal_autocheckpoint=8000")
-            for trigger in (*_COUNTING, *_QUEUEING, *_CALLING_BACK):
-                connection.execute(trigger)
+            for trigger in (*_COUNT_TRIGGERS, *_QUEUE_TRIGGERS, *_CALLBACK_TRIGGERS):
+                connection.execute(trigger.replace("{shard}", str(os.getpid() % SHARDS)))
         except BaseException:
             connection.close()
             raise

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 import peewee
 
 from qinling_falcon.errors import Conflict
+from qinling_falcon.models import execution_counters
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListParams, ListSpec, page
@@ -16,8 +17,17 @@ from qinling_falcon.models.scope import Context, scoped, system
 from qinling_falcon.models.tables import Execution, ExecutionStatus
 
 __all__ = [
-    "LISTS", "Execution", "ExecutionStatus", "delete", "get", "get_log", "purge_some", "running", "running_since",
-    "select_ended", "withdraw",
+    "LISTS",
+    "Execution",
+    "ExecutionStatus",
+    "delete",
+    "delete_ended",
+    "get",
+    "get_log",
+    "running",
+    "running_since",
+    "select_ended",
+    "withdraw",
 ]  # fmt: skip
 
 LISTS = ListSpec(
@@ -91,11 +101,12 @@ def delete(context: Context, execution_id: str) -> None:
         if execution.status == ExecutionStatus.RUNNING:
             raise Conflict(f"Execution {execution_id} is running.")
         Execution.delete().where(Execution.id == execution_id).execute()
+        execution_counters.count(deleted=int(not execution.sync))
 
     transact(write)
 
 
-def purge_some(context: Context, status: str, function_id: str | None, most: int) -> list[str]:
+def delete_ended(context: Context, status: str, function_id: str | None, most: int) -> list[str]:
     """Delete some of a project's executions that have ended with a status; durable on return.
 
     Args:
@@ -112,9 +123,11 @@ def purge_some(context: Context, status: str, function_id: str | None, most: int
     """
 
     def write() -> list[str]:
-        ids = [row.id for row in select_ended(context, status, function_id).limit(most)]
+        rows = list(select_ended(context, status, function_id).limit(most))
+        ids = [row.id for row in rows]
         if ids:
             Execution.delete().where(Execution.id.in_(ids)).execute()
+            execution_counters.count(deleted=sum(not row.sync for row in rows))
         return ids
 
     return transact(write)

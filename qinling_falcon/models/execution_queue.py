@@ -3,15 +3,15 @@
 An execution that was accepted has a row in `executions` with status `running`, and one in `execution_queue` until it
 ends. Each change of both rows is one transaction. There are four cases when a process dies:
 
-1. After `accept`: the execution is queued. The sweep finds its row (`unclaimed`), also if no other process was told.
+1. After `accept`: the execution is queued. The sweep finds its row (`unclaimed`), also if it is in no ready set.
 2. After `claim`: the claim ends at `claimed_until`. Then the sweep finds the row, and the next claim has the next
    number.
 3. After `end`: the execution has ended, and its row in the queue is gone.
 4. After `postpone` or `give_back`: the execution is queued again. The sweep finds its row.
 
-Claims of an execution have numbers, and only the latest one can change it: each change names the number of its claim.
-The attempt is another number, for users: a claim that is given back because the function has not begun to run is no
-attempt.
+Each claim of an execution has a number. Each change passes the number of its claim, and changes nothing if a later
+claim exists. The attempt is counted separately, because users see it: a claim whose function has not begun to run is
+given back and does not count as an attempt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from qinling_falcon.models import callbacks, clock
+from qinling_falcon.models import callbacks, clock, execution_counters
 from qinling_falcon.models.database import engine, reading, transact, transact_grouped
 from qinling_falcon.models.records import (
     PLACE,
@@ -50,12 +50,12 @@ _ENDING = (
 _ENDING_PLACES = (_ID, *(PLACE[name] for name, _ in _ENDING), -1)  # the number of the claim follows the columns
 
 
-class Claimed(NamedTuple):
+class ClaimedExecution(NamedTuple):
     """An execution that this process has claimed, with what is needed to run it.
 
     Attributes:
-        claim: the number of the claim, from 1.
-        attempt: how often the function may have been started, this time included.
+        claim: the number of the claim. After a retry the numbers start at a random one (see `execution_retries`).
+        attempt: how often the function may have been started, this claim included.
         failures: how many attempts are known to have failed.
         Further attributes: as in `ExecutionRecord`.
     """
@@ -114,10 +114,11 @@ def insert(records: list[Values]) -> list[None]:
             f"INSERT INTO {_QUEUE} (id, project_id, not_before) VALUES {', '.join([row] * len(records))}",
             [values[place] for values in records for place in (_ID, _PROJECT, _CREATED)],
         )
+        execution_counters.count(accepted=len(records))
     return [None] * len(records)
 
 
-def claim(ids: Collection[str], now: datetime.datetime, until: datetime.datetime) -> list[Claimed]:
+def claim(ids: Collection[str], now: datetime.datetime, until: datetime.datetime) -> list[ClaimedExecution]:
     """Claim those of the executions that are due and not claimed; durable on return.
 
     Args:
@@ -225,7 +226,7 @@ def give_back(execution_id: str, claim: int, not_before: datetime.datetime, *, w
     return transact(lambda: _queue_again(execution_id, claim, not_before, attempt=attempt))
 
 
-def cancel(execution: Claimed | Execution, reason: str, result: str | None = None) -> bool:
+def cancel(execution: ClaimedExecution | Execution, reason: str, result: str | None = None) -> bool:
     """End an execution that is queued or runs, with status `cancelled`; durable on return.
 
     The claim of a process that runs it is void: its record changes nothing any more.
@@ -253,7 +254,8 @@ def cancel(execution: Claimed | Execution, reason: str, result: str | None = Non
         )
         if not ended:
             return False
-        QueuedExecution.delete().where(QueuedExecution.id == execution.id).execute()
+        was_queued: int = QueuedExecution.delete().where(QueuedExecution.id == execution.id).execute()
+        execution_counters.count(ended=was_queued)  # 0: the execution is synchronous
         add_to_counts(Counter({(execution.function_id, execution.function_version): 1}))
         return True
 
@@ -297,7 +299,7 @@ def _queue_again(execution_id: str, claim: int, not_before: datetime.datetime, *
     return changed == 1
 
 
-def _claim(ids: Collection[str], now: int, until: int) -> list[Claimed]:
+def _claim(ids: Collection[str], now: int, until: int) -> list[ClaimedExecution]:
     database = engine()
     marks = ", ".join([database.param] * len(ids))
     columns = ", ".join(f"{'q' if name in _OF_QUEUE else 'e'}.{name}" for name in _CLAIMED)
@@ -317,8 +319,8 @@ def _claim(ids: Collection[str], now: int, until: int) -> list[Claimed]:
     return [_claimed(row) for row in found]
 
 
-def _claimed(row: Sequence[Any]) -> Claimed:
-    claimed = Claimed(*row)
+def _claimed(row: Sequence[Any]) -> ClaimedExecution:
+    claimed = ClaimedExecution(*row)
     created_at = clock.from_micros(row[_CLAIMED.index("created_at")])
     return claimed._replace(claim=claimed.claim + 1, attempt=claimed.attempt + 1, created_at=created_at)
 
@@ -327,23 +329,25 @@ def _end(records: list[Values]) -> list[bool]:
     """End the executions of a batch, on the writer's connection. In SQLite triggers do all but the first statement."""
     database = engine()
     if not database.complete_statements:
-        # Otherwise PostgreSQL reads the claim that is committed now, also while another process, whose claim comes
-        # after the end of this one, commits the next claim. Both would run, and the record would tell of one.
+        # Without this lock, PostgreSQL would compare with the last committed claim while another process commits the
+        # next one. The end of an expired claim would then win, although the execution runs again.
         marks = ", ".join([database.param] * len(records))
         ids = [values[_ID] for values in records]
         database.execute_sql(f"SELECT id FROM {_QUEUE} WHERE id IN ({marks}) ORDER BY id FOR UPDATE", ids)
-    written = database.execute_sql(
-        _end_sql(database.param, len(records)),
-        [values[place] for values in records for place in _ENDING_PLACES],
-    ).rowcount
-    won = [True] * len(records) if written == len(records) else _won(records)
-    if not database.complete_statements:
-        ended = [values for values, is_won in zip(records, won, strict=True) if is_won]
-        if ended:
-            marks = ", ".join([database.param] * len(ended))
-            database.execute_sql(f"DELETE FROM {_QUEUE} WHERE id IN ({marks})", [values[_ID] for values in ended])
-            add_to_counts(Counter((values[_FUNCTION], values[_VERSION]) for values in ended))
-            callbacks.add([values[_ID] for values in ended])
+    values = [values[place] for values in records for place in _ENDING_PLACES]
+    if database.complete_statements:
+        written = database.execute_sql(_end_sql(database.param, len(records)), values).rowcount
+        return [True] * len(records) if written == len(records) else _won(records)
+    sql = f"{_end_sql(database.param, len(records))} RETURNING {_EXECUTIONS}.id"
+    ended_ids = {execution_id for (execution_id,) in database.execute_sql(sql, values).fetchall()}
+    won = [True] * len(records) if len(ended_ids) == len(records) else _won(records)
+    if ended_ids:
+        ended = {values[_ID]: (values[_FUNCTION], values[_VERSION]) for values in records if values[_ID] in ended_ids}
+        marks = ", ".join([database.param] * len(ended))
+        database.execute_sql(f"DELETE FROM {_QUEUE} WHERE id IN ({marks})", list(ended))
+        add_to_counts(Counter(ended.values()))
+        callbacks.add(list(ended))
+        execution_counters.count(ended=len(ended))
     return won
 
 
@@ -374,5 +378,5 @@ def _end_sql(param: str, rows: int) -> str:
     )
 
 
-_CLAIMED = Claimed._fields
+_CLAIMED = ClaimedExecution._fields
 _OF_QUEUE = frozenset({"claim", "attempt", "failures"})

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from qinling_falcon.errors import Conflict
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.execution import select_ended
 from qinling_falcon.models.execution_queue import Queued
@@ -92,4 +92,5 @@ def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
             QueuedExecution.attempt,
         ],
     ).execute()  # fmt: skip
+    execution_counters.count(ended=-len(rows))
     return [Queued(row.id, row.project_id, now) for row in rows]

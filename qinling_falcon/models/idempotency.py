@@ -38,7 +38,7 @@ _BATCH = 200
 
 @dataclass(frozen=True, slots=True)
 class KeyClaim:
-    """A request that wants to have a key, with the execution that would be its.
+    """A request's claim of a key, with the id that its execution will have.
 
     Attributes:
         project_id: the caller's project.

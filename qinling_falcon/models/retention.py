@@ -20,7 +20,7 @@ from typing import Any
 
 import peewee
 
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models.cooperation import pause
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.scope import Context, Scope, scoped, system
@@ -117,7 +117,10 @@ class _Deletion:
 def _delete(ids: Sequence[str]) -> tuple[int, float]:
     """Delete executions. Returns their number and the duration in seconds, without the wait for other writers."""
     started = time.monotonic()
-    deleted = Execution.delete().where(Execution.id.in_(ids) & Execution.status.in_(FINAL)).execute()
+    ended = Execution.id.in_(ids) & Execution.status.in_(FINAL)
+    asynchronous = Execution.delete().where(ended & ~Execution.sync).execute()
+    execution_counters.count(deleted=asynchronous)
+    deleted = asynchronous + Execution.delete().where(ended).execute()
     return int(deleted), max(time.monotonic() - started, 0.0001)
 
 

@@ -1,4 +1,4 @@
-"""The secrets in the database: which keys they need, and how they get the first key of `SECRET_KEYS`.
+"""Checks which keys the stored secrets need, and re-encrypts them with the first key of `SECRET_KEYS`.
 
 Release, web and tasks call `check_at_start` (or `check`), so that a missing key is noticed before a secret is needed.
 `python -m workers.reencrypt` calls `reencrypt`, after which older keys are not needed any more.
@@ -34,7 +34,7 @@ class Reencrypted(NamedTuple):
 
 
 def check_at_start(settings: Settings) -> None:
-    """As `check`, in a process that is not connected to the database, and is not afterwards.
+    """Connect to the database, run `check`, and disconnect. For processes that have no connection at this point.
 
     Raises:
         SettingsError, Unavailable: as `check`.

@@ -284,8 +284,8 @@ class Job(Row):
 class Execution(Row):
     """One run of a function. `log` is loaded only where it is asked for.
 
-    `attempt` is how often it was started; 0: it was accepted and is queued. `callback_depth` is how many callbacks led
-    to it, one after another; null: none.
+    `attempt` is how often its function may have been started; 0: it was accepted and not claimed. `callback_depth` is
+    the length of the chain of callbacks that led to it; null: no callback led to it.
     """
 
     function_id = peewee.CharField(max_length=36)
@@ -320,8 +320,8 @@ class QueuedExecution(peewee.Model):
     Attributes of a row:
         not_before: when it may be claimed next.
         claimed_until: until when a process has claimed it; 0: it is not claimed.
-        claim: how often it was claimed. Only the claim with this number may end it.
-        attempt: how often its function may have been started, that of the present claim included.
+        claim: the number of its latest claim, the only one that may end it. After a retry it starts at a random number.
+        attempt: how often its function may have been started, the present claim included.
         failures: how many attempts are known to have failed.
     """
 

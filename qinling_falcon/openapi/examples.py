@@ -143,7 +143,7 @@ EXAMPLES: Mapping[str, Any] = {
         "isolation": "warm",
         **_NEW,
     },
-    "PoolStateShown": {
+    "PoolNumbersShown": {
         "manager": "host-1:4211:6d1f:0c5e-4026531840",
         "host": {"isolation": "zygote", "missing": [{"feature": "cpu", "note": "a function's `cpu` has no effect"}]},
         "capacity": {"max_workers": 48, "function_concurrency": 32, "project_concurrency": 40, "start_ms": 11.4},
@@ -161,6 +161,7 @@ EXAMPLES: Mapping[str, Any] = {
             }
         ],
         "runtimes_left_out": 0,
+        "asynchronous_executions": {"accepted": 5120, "final": 4990, "in_flight": 3, "deleted": 127},
     },
     "PoolWorkerShown": {
         "id": _WORKER,
@@ -278,7 +279,8 @@ MESSAGES: Mapping[int, str] = {
     422: 'Idempotency-Key "order-7" was used for a request with other fields. Repeat that request as it was, or use a '
     "new key for this one.",
     500: "Internal error; the log has it under request id req-4b1f0c52-9a0e-4f0e-8a35-1d2c3b4a5968.",
-    501: "sync: asynchronous executions are not supported yet.",
+    501: "This service can't store secrets: its setting SECRET_KEYS is not set. Ask its operator to set it, or leave "
+    "the secret out.",
     502: "The object could not be read from Swift.",
     503: "No worker was free in time: this call waited for 10.0 s. All workers are busy. The function has not run. "
     "Try again.",

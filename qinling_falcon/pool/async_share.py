@@ -1,7 +1,7 @@
-"""Waits of asynchronous executions while they have all the workers that they may use at once.
+"""Makes asynchronous executions wait while `ASYNC_WORKERS` workers run asynchronous executions.
 
-Redis has no queue for these waits: a process of calls that wait goes first anyway. An execution asks Redis again when
-this process has ended a lease, and now and then, because other processes may have ended some.
+Redis has no queue for these executions, because callers who wait go first. An execution asks Redis again in two cases:
+when this process has ended a lease, and about once a second, because another process may have ended one.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Tells Redis which executions have ended, so that requests in all processes that wait for one of them are answered.
 
-Each writer of a final state calls `Ended.notify` after its commit, wherever it runs. An execution that this process has
-run is also removed from its journal so. In a busy process the executions travel with the next script, and cost one
-command for all of them. In a quiet one they are sent after `_SOON_S`.
+Each function that commits a final state calls `Ended.notify` afterwards. This also removes the execution from the
+journal of this process, if it is there. In a busy process the ids are sent with the next script, and cost one command
+for all of them. In a quiet process they are sent after `_SOON_S`.
 
-If Redis is away, they are sent with a later heartbeat. If this process dies before, the requests that wait find the end
-by themselves (see `invocation/waits.py`).
+If Redis is away, the ids are sent with a later heartbeat. If this process dies before that, the waiting requests find
+the end in the database (see `invocation/waits.py`).
 """
 
 from __future__ import annotations

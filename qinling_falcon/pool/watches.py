@@ -186,7 +186,7 @@ class _Watched:
     Attributes:
         watches: of the requests.
         is_registered: whether Redis has, or soon gets, the registration, and has not sent a notification since.
-        attempt: the registration that is on its way for a request; its result is whether Redis has answered.
+        attempt: the pending registration; its result is whether Redis has answered. None: none is pending.
     """
 
     __slots__ = ("attempt", "execution_id", "is_registered", "watches")

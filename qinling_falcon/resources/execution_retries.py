@@ -87,7 +87,7 @@ def purge(pool: Pool, req: Request, resp: falcon.Response) -> None:
     values = _some.read(dict(req.params))
 
     def step() -> int:
-        ids = executions.purge_some(req.caller, values["status"], values.get("function_id"), _BATCH)
+        ids = executions.delete_ended(req.caller, values["status"], values.get("function_id"), _BATCH)
         with contextlib.suppress(Unavailable):  # the journals hear of the executions' ends soon
             pool.drop(ids)
         return len(ids)

@@ -32,8 +32,8 @@ _NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,4})?")
 def wait_for_end(waits: Waits, req: Request, settings: Settings, execution_id: str, find: Callable[[], S]) -> S:
     """An execution. If the request has the parameter `wait`, it waits for the end of the execution first.
 
-    The execution is looked up before the request waits. So a request for an execution of another project, or of none,
-    is refused at once, and takes no place of those that wait.
+    The execution is read before the request waits. So a request for an unknown execution, or for one of another
+    project, is refused at once, and does not count as a waiting request.
 
     Args:
         waits: the requests that wait.

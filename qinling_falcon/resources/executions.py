@@ -37,6 +37,7 @@ _create = ExecutionCreate()
 _update = ExecutionUpdate()
 _shown = ExecutionShown()
 
+
 class Executions:
     """All executions of a project."""
 
@@ -101,7 +102,6 @@ class Executions:
         params = list_params(req, self._settings, executions.LISTS, all_projects=all_projects)
         found = page(scoped(req.caller, all_projects=all_projects).executions(), executions.LISTS, params)
         answer_page(req, resp, self._settings, "executions", found, _shown)
-
 
     @operation("execution:delete", answers=shows(ChangedExecutions), query=PURGED)
     def on_delete(self, req: Request, resp: falcon.Response) -> None:

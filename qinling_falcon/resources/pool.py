@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import falcon
 
-from qinling_falcon.errors import BadRequest, NotFound
+from qinling_falcon.errors import BadRequest, NotFound, Unavailable
 from qinling_falcon.invocation.calls import running_record
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models import function as functions
 from qinling_falcon.models.records import ExecutionRecord
@@ -28,6 +28,7 @@ from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.pool import (
     PoolEventShown,
     PoolExecutionShown,
+    PoolNumbersShown,
     PoolQueueShown,
     PoolStateShown,
     PoolWorkerShown,
@@ -55,10 +56,17 @@ class Pool:
     def __init__(self, services: Services):
         self._inspection = services.pool.inspection
 
-    @operation("pool:get", answers=shows(PoolStateShown))
+    @operation("pool:get", answers=shows(PoolNumbersShown))
     def on_get(self, req: Request, resp: falcon.Response) -> None:
-        """Show the pool in numbers: workers by runtime and state, capacity, demand, and how calls got their workers."""
-        answer(resp, _state.show(self._inspection.state()))
+        """Show the pool in numbers: workers by runtime and state, capacity, demand, and how calls got their workers.
+
+        The numbers of asynchronous executions come from the database.
+        """
+        shown = _state.show(self._inspection.state())
+        executions_shown = None
+        with contextlib.suppress(Unavailable):  # the pool can be looked at without the database
+            executions_shown = execution_counters.read()._asdict()
+        answer(resp, shown | {"asynchronous_executions": executions_shown})
 
 
 class _List:

@@ -68,7 +68,7 @@ def request_key(text: str, schema: RequestSchema, values: Mapping[str, Any]) -> 
 
 
 def _canonical(text: str) -> str:
-    """An input without differences that its function does not see, if it is a JSON object; any other input as it is."""
+    """The input as JSON with sorted fields, if it is a JSON object; any other input as it is."""
     if not text.lstrip().startswith("{"):
         return text
     try:

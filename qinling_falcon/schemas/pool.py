@@ -98,6 +98,18 @@ class PoolStateShown(Shown):
     runtimes_left_out = Plain(NUMBER)
 
 
+class PoolNumbersShown(PoolStateShown):
+    """The same, with the numbers of asynchronous executions."""
+
+    asynchronous_executions = Plain(
+        _object(
+            _numbers(("accepted", "final", "in_flight", "deleted")),
+            "`accepted` is the sum of the others. Null: the database is away.",
+        ),
+        null=True,
+    )
+
+
 class PoolWorkerShown(Shown):
     """A worker of any runtime."""
 

@@ -22,7 +22,7 @@ from gevent import ssl as gevent_ssl
 
 from qinling_falcon.settings import Settings
 from qinling_falcon.webhooks.addresses import may_reach
-from qinling_falcon.webhooks.urls import CallbackUrl, parse_url
+from qinling_falcon.webhooks.urls import ParsedUrl, parse_url
 
 # Returns the IP addresses of a host name. Raises OSError if there are none.
 Resolve = Callable[[str, int], Sequence[str]]
@@ -97,7 +97,7 @@ class Sender:
         what = "a redirect, which is not followed" if 300 <= status < 400 else "an error"
         raise NotDelivered(f"The receiver answered with the status {status}: {what}.", is_final=status == _GONE)
 
-    def _post(self, url: CallbackUrl, headers: Mapping[str, str], body: bytes, deadline: gevent.Timeout) -> int:
+    def _post(self, url: ParsedUrl, headers: Mapping[str, str], body: bytes, deadline: gevent.Timeout) -> int:
         lines = [f"POST {url.target} HTTP/1.1", f"Host: {url.authority}", "Connection: close"]
         lines += ["User-Agent: Qinling-Falcon", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -109,7 +109,7 @@ class Sender:
         finally:
             connection.close()
 
-    def _connect(self, url: CallbackUrl) -> socket.socket:
+    def _connect(self, url: ParsedUrl) -> socket.socket:
         """Connect to the first address of the host that can be reached."""
         addresses = self._resolve(url.host, url.port)
         refused = [address for address in addresses if not may_reach(address, self._networks)]
@@ -127,7 +127,7 @@ class Sender:
                 return self._secured(connection, url)
         raise failure
 
-    def _secured(self, connection: socket.socket, url: CallbackUrl) -> socket.socket:
+    def _secured(self, connection: socket.socket, url: ParsedUrl) -> socket.socket:
         connection.settimeout(None)  # the deadline of the delivery applies
         if not url.is_secure:
             return connection

@@ -15,7 +15,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 @dataclass(frozen=True, slots=True)
-class CallbackUrl:
+class ParsedUrl:
     """The parts of a URL.
 
     Attributes:
@@ -33,7 +33,7 @@ class CallbackUrl:
     target: str
 
 
-def parse_url(text: str) -> CallbackUrl:
+def parse_url(text: str) -> ParsedUrl:
     """Parse the URL of a callback.
 
     Raises:
@@ -63,7 +63,7 @@ def parse_url(text: str) -> CallbackUrl:
         raise ValueError("must have a host that is a DNS name or an IP address.")
     authority = shown if port in (None, _PORTS[parts.scheme]) else f"{shown}:{port}"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return CallbackUrl(parts.scheme == "https", host, port or _PORTS[parts.scheme], authority, target)
+    return ParsedUrl(parts.scheme == "https", host, port or _PORTS[parts.scheme], authority, target)
 
 
 def literal_address(host: str) -> str | None:

@@ -33,11 +33,11 @@ def stored_secret(function_id: str) -> str | None:
     return None if stored is None else database.secret_keys().decrypt(stored)
 
 
-def test_without_them_nothing_is_called(client: Client) -> None:
+def test_a_function_has_no_callbacks_by_default(client: Client) -> None:
     assert shown(client.function()) == (None, None, False)
 
 
-def test_they_are_taken_from_forms_and_json(client: Client) -> None:
+def test_callback_fields_are_read_from_forms_and_json(client: Client) -> None:
     made = client.function(on_success=DONE, callback_secret=SECRET)
     assert shown(made) == (DONE, None, True)
     assert stored_secret(made["id"]) == SECRET
@@ -51,7 +51,7 @@ def test_they_are_taken_from_forms_and_json(client: Client) -> None:
     assert stored_secret(made["id"]) == SECRET
 
 
-def test_null_removes_them(client: Client) -> None:
+def test_null_removes_callback_fields(client: Client) -> None:
     function_id = client.function(on_success=DONE, on_failure=FAILED, callback_secret=SECRET)["id"]
 
     nothing = dict.fromkeys(("on_success", "on_failure", "callback_secret"))
@@ -61,7 +61,7 @@ def test_null_removes_them(client: Client) -> None:
     assert stored_secret(function_id) is None
 
 
-def test_null_is_no_callback_of_a_new_function(client: Client) -> None:
+def test_a_new_function_may_have_null_callback_fields(client: Client) -> None:
     nothing = dict.fromkeys(("on_success", "on_failure", "callback_secret"))
 
     assert shown(client.simulate_post("/v1/functions", json=IMAGE | nothing).json) == (None, None, False)
@@ -129,7 +129,7 @@ def test_other_secrets_are_refused(client: Client, secret: object) -> None:
     assert_error(answer, 400, "callback_secret: must be whsec_ and 24 to 64 random bytes in base64")
 
 
-def test_no_worker_and_no_target_changes_with_them(client: Client, pool: Pool) -> None:
+def test_a_change_of_callbacks_keeps_the_generation(client: Client, pool: Pool) -> None:
     function_id = client.function()["id"]
     before = pool.generations([f"function:{function_id}"])
 
@@ -139,7 +139,7 @@ def test_no_worker_and_no_target_changes_with_them(client: Client, pool: Pool) -
     assert pool.generations([f"function:{function_id}"]) == before
 
 
-def test_they_can_change_while_a_job_names_the_function(client: Client) -> None:
+def test_callbacks_can_change_while_a_job_refers_to_the_function(client: Client) -> None:
     function_id = client.function()["id"]
     job = {"function_id": function_id, "pattern": "0 0 * * *", "name": "n"}
     assert client.simulate_post("/v1/jobs", json=job).status_code == 201
@@ -147,7 +147,7 @@ def test_they_can_change_while_a_job_names_the_function(client: Client) -> None:
     assert client.simulate_put(path_of(function_id), json={"on_success": DONE}).status_code == 200
 
 
-def test_a_function_from_an_image_has_them_too(client: Client) -> None:
+def test_a_function_from_an_image_can_have_callbacks(client: Client) -> None:
     made = client.simulate_post("/v1/functions", json=IMAGE | {"on_success": DONE}).json
 
     changed = client.simulate_put(path_of(made["id"]), json={"on_failure": FAILED, "callback_secret": SECRET}).json
@@ -155,7 +155,7 @@ def test_a_function_from_an_image_has_them_too(client: Client) -> None:
     assert shown(changed) == (DONE, FAILED, True)
 
 
-def test_functions_can_be_found_by_them(client: Client) -> None:
+def test_functions_can_be_filtered_by_callback_url(client: Client) -> None:
     client.function()
     found = client.function(on_success=DONE)["id"]
 
@@ -163,7 +163,7 @@ def test_functions_can_be_found_by_them(client: Client) -> None:
     assert [row["id"] for row in query.json] == [found]
 
 
-def test_the_reference_client_neither_sends_nor_misses_them(client: Client) -> None:
+def test_the_reference_client_works_without_callback_fields(client: Client) -> None:
     made = client.upload(headers=REFERENCE_CLIENT).json
 
     answer = client.simulate_put(path_of(made["id"]), json={"timeout": 9}, headers=REFERENCE_CLIENT)

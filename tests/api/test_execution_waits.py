@@ -114,7 +114,7 @@ def test_a_wait_that_is_not_a_number_of_seconds_is_refused(client: Client, execu
     assert "wait" in answer.json["errors"]
 
 
-def test_others_do_not_learn_of_an_execution_by_waiting_for_it(
+def test_a_stranger_gets_404_at_once(
     client: Client, pool: Pool, execution_id: str, act_as: Callable[[Context], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool.watches, "open", None)

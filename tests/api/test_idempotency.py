@@ -128,7 +128,7 @@ def test_keys_of_two_projects_are_apart(
     replays(post(client, function_id=function_id), second)
 
 
-def test_who_may_not_see_the_execution_any_more_does_not_get_it(
+def test_a_caller_who_may_not_see_the_execution_gets_404(
     client: Client, function_id: str, act_as: Callable[[Context], None]
 ) -> None:
     act_as(Context("another", is_admin=True))

@@ -149,16 +149,10 @@ class Stage:
         self.postgres.start()
 
     def make_function(self, kind: Kind) -> str:
-        """Make a function. How it is retried is written before its first call, when no process has a copy of its row.
-
-        The columns are written because the API does not have these fields.
-        """
-        function_id = self.service.function(kind.source, timeout=kind.timeout_s)
-        if kind.max_attempts > 1:
-            self._change(
-                f"UPDATE functions SET max_attempts = {kind.max_attempts}, backoff_s = {_BACKOFF_S}"
-                f" WHERE id = '{function_id}'"
-            )
+        """Make a function. Returns its id."""
+        function_id = self.service.function(
+            kind.source, timeout=kind.timeout_s, max_attempts=kind.max_attempts, backoff_s=_BACKOFF_S
+        )
         self.functions[function_id] = kind
         return function_id
 
@@ -201,11 +195,6 @@ class Stage:
         if self.postgres is not None:
             return psycopg2.connect(self._database_url)
         return sqlite3.connect(self.service.var_dir / "qinling.db", timeout=30)
-
-    def _change(self, sql: str) -> None:
-        with contextlib.closing(self._connect()) as connection:
-            connection.cursor().execute(sql)
-            connection.commit()
 
     def _start(self, name: str) -> None:
         if name == "web":

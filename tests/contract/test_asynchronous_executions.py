@@ -137,7 +137,7 @@ def test_POST_v1_executions_id_retry_answers_202(user: User, fails: str) -> None
     assert (ended["status"], ended["attempt"]) == ("failed", 2)
 
 
-def test_what_can_not_be_retried_is_refused(user: User, function_id: str) -> None:
+def test_retries_of_synchronous_and_successful_executions_are_refused(user: User, function_id: str) -> None:
     synchronous = user.made("/v1/executions", function_id=function_id)
     error(user.post(f"/v1/executions/{synchronous['id']}/retry"), 409, "synchronous")
     good = user.service.accept(function_id)

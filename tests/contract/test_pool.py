@@ -42,6 +42,7 @@ POOL: Shape = {
     "calls": members("hit", "wait", "assign", "start", "refused"),
     "runtimes": listed,
     "runtimes_left_out": whole,
+    "asynchronous_executions": members("accepted", "final", "in_flight", "deleted"),
 }
 
 RUNTIME: Shape = {
@@ -105,6 +106,8 @@ def test_GET_v1_pool_answers_200(user: User, function_id: str) -> None:
     assert answer.status_code == 200
     check(POOL, answer.json())
     check_all(RUNTIME, answer.json()["runtimes"])
+    accepted, final, in_flight, deleted = answer.json()["asynchronous_executions"].values()
+    assert accepted == final + in_flight + deleted
 
 
 def test_GET_v1_pool_workers_answers_200(user: User, function_id: str) -> None:

@@ -135,7 +135,7 @@ def test_a_long_function_of_one_caller_does_not_delay_others(service: Service, s
         service.request("DELETE", f"/v1/executions/{execution_id}")
 
 
-def test_what_redis_has_lost_is_taken_up_again(service: Service, sleeps: str) -> None:
+def test_executions_run_after_redis_was_emptied(service: Service, sleeps: str) -> None:
     """The drain has room for all of them, so the pool's state is emptied while none is claimed."""
     service.stop("worker")
     ids = [service.accept(sleeps, {"seconds": 0}) for _ in range(20)]
@@ -145,7 +145,7 @@ def test_what_redis_has_lost_is_taken_up_again(service: Service, sleeps: str) ->
     assert {service.ended(execution_id)["status"] for execution_id in ids} == {"success"}
 
 
-def test_a_process_of_tasks_that_dies_is_replaced_by_another_one(service: Service, sleeps: str) -> None:
+def test_another_tasks_process_takes_over_from_a_killed_one(service: Service, sleeps: str) -> None:
     service.start_module("tasks-2", "workers.tasks")
     try:
         service.stop("tasks", signal.SIGKILL)

@@ -102,7 +102,7 @@ def answered(service: Service, web: str, key: str, function_id: str, **fields: A
     return answer
 
 
-def test_of_synchronous_requests_that_race_one_runs(service: Service) -> None:
+def test_racing_synchronous_requests_run_once(service: Service) -> None:
     function_id = service.function(COUNTS, concurrency=1)
     for run in range(1, 6):
         key = uuid.uuid4().hex
@@ -118,7 +118,7 @@ def test_of_synchronous_requests_that_race_one_runs(service: Service) -> None:
     assert json.loads(service.call(function_id)["result"])["output"] == 6
 
 
-def test_of_asynchronous_requests_that_race_one_is_accepted(service: Service) -> None:
+def test_racing_asynchronous_requests_are_accepted_once(service: Service) -> None:
     function_id = service.function(COUNTS)
     for run in range(1, 6):
         key = uuid.uuid4().hex
@@ -131,7 +131,7 @@ def test_of_asynchronous_requests_that_race_one_is_accepted(service: Service) ->
         assert len(made(service, function_id)) == run
 
 
-def test_of_different_requests_that_race_one_runs(service: Service) -> None:
+def test_racing_requests_with_different_fields_run_once(service: Service) -> None:
     function_id = service.function(COUNTS, concurrency=1)
     key = uuid.uuid4().hex
 

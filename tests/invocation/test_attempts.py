@@ -110,7 +110,7 @@ def test_an_accepted_execution_of_a_function_that_is_gone_is_not_run(house: Hous
     assert [row.status for row in house.rows()] == ["running"]
 
 
-def test_a_failed_attempt_is_the_end_unless_the_function_has_further_ones(house: House) -> None:
+def test_a_failed_attempt_ends_an_execution_with_one_attempt(house: House) -> None:
     house.start(fails("exception"))
     it = claimed(house)
 
@@ -225,7 +225,7 @@ def test_an_execution_whose_process_was_lost_is_queued_again_even_after_its_only
     assert (rows[ended.id].status, rows[it.id].status) == ("success", "running")
     assert "was lost" in str(rows[it.id].status_reason)
     wait_until(lambda: ready(house) == [it.id])
-    again: list[execution_queue.Claimed] = []
+    again: list[execution_queue.ClaimedExecution] = []
 
     def claim_again() -> bool:  # after a pause
         now = clock.now()
@@ -247,7 +247,7 @@ def test_an_execution_whose_process_was_lost_ends_at_the_maximum_age(make_house:
     assert queued(it.id) is None
 
 
-def test_attempts_that_may_not_have_run_do_not_use_up_those_that_may_fail(house: House) -> None:
+def test_lost_attempts_do_not_count_as_failures(house: House) -> None:
     retries(house, max_attempts=2, backoff_s=0)
     house.start(fails("exception"))
     it = claimed(house, attempt=5, failures=0)
@@ -264,7 +264,7 @@ def test_an_execution_without_a_worker_is_dead_at_the_maximum_age(make_house: Ma
     young, old = claimed(house), claimed(house, age_s=61)
     for it in (young, old):
         [row] = [row for row in house.rows() if row.id == it.id]
-        again = execution_queue.Claimed(
+        again = execution_queue.ClaimedExecution(
             row.id, row.project_id, it.claim, it.attempt, 0, row.function_id, 0, None, None, None, "api",
             row.created_at, None, None, None,
         )  # fmt: skip

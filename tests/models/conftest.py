@@ -59,6 +59,7 @@ def migrated(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Se
     connection = psycopg2.connect(url)
     try:
         connection.cursor().execute(f"TRUNCATE {_ALL}")
+        connection.cursor().execute("UPDATE execution_counters SET accepted = 0, ended = 0, deleted = 0")
         connection.commit()
     finally:
         connection.close()

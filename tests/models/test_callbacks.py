@@ -61,7 +61,7 @@ def rows() -> list[Callback]:
         return list(Callback.select().order_by(Callback.created_at))
 
 
-def claim(project_id: str = "project-a", most: int = 100) -> list[callbacks.Claimed]:
+def claim(project_id: str = "project-a", most: int = 100) -> list[callbacks.ClaimedCallback]:
     now = clock.now()
     return callbacks.claim(project_id, now, now + MINUTE, most)
 
@@ -129,7 +129,7 @@ def test_a_deleted_function_has_none(calling_id: str, owner: Context) -> None:
     assert rows() == []
 
 
-def test_an_end_that_another_path_writes_adds_it(calling_id: str) -> None:
+def test_an_end_without_a_claim_adds_a_callback(calling_id: str) -> None:
     """The record of a lost lease, and an execution that ends when it is accepted."""
     lost = claimed_execution(calling_id)
     refused = make_record(calling_id, status="error", sync=False)
@@ -168,7 +168,7 @@ def test_an_execution_that_ends_again_has_its_last_callback_only(calling_id: str
     assert callbacks.has_due(clock.now())
 
 
-def test_a_batch_adds_those_of_all_its_functions(calling_id: str, function_id: str, runtime_id: str) -> None:
+def test_a_batch_adds_the_callbacks_of_all_its_functions(calling_id: str, function_id: str, runtime_id: str) -> None:
     other = make_function(Context("project-b"), runtime_id, on_failure=FAILED).id
     running = [claimed_execution(one) for one in (calling_id, function_id, other, calling_id)]
     finals = [ended(one, "failed") for one in running]

@@ -29,7 +29,7 @@ def accepted(function_id: str, **fields: object) -> ExecutionRecord:
     return record
 
 
-def claim(*ids: str) -> list[execution_queue.Claimed]:
+def claim(*ids: str) -> list[execution_queue.ClaimedExecution]:
     now = clock.now()
     return execution_queue.claim(ids, now, now + MINUTE)
 

@@ -44,7 +44,7 @@ WRITTEN = {
     "models.quotas.change": ["ProjectQuota.insert", "ProjectQuota.update"],
     "models.quotas._locked_row": ["ProjectQuota.insert"],
     # Records of any project that are older than is kept, by their ids; sizes of packages by their keys.
-    "models.retention._delete": ["Execution.delete"],
+    "models.retention._delete": ["Execution.delete", "Execution.delete"],
     "models.package_keys._write_size": ["Function.update", "Version.update"],
     # The pool manager's, for all projects.
     "models.rollout._write": ["Runtime.update"],
@@ -63,11 +63,14 @@ WRITTEN = {
     "models.execution_queue.postpone": ["Execution.update"],
     "models.execution_queue._queue_again": ["QueuedExecution.update"],
     "models.execution_queue.cancel": ["Execution.update", "QueuedExecution.delete"],
-    "models.execution_queue._end": ["database.execute_sql"] * 3,
+    "models.execution_queue._end": ["database.execute_sql"] * 4,
     "models.execution_queue._won": ["database.execute_sql"],
+    # Numbers of all projects together, for the operator.
+    "models.execution_counters.count": ["database.execute_sql"],
+    "models.execution_counters.read": ["engine().execute_sql"],
     # Executions that were found in a scope.
     "models.execution_retries._reopen": ["Execution.update", "QueuedExecution.insert_many"],
-    "models.execution.purge_some": ["Execution.delete"],
+    "models.execution.delete_ended": ["Execution.delete"],
     # Keys of the caller's project, and executions by the ids that this process has made for them.
     "models.idempotency._claim": ["engine().execute_sql"],
     "models.idempotency.begin": ["IdempotencyKey.update"],

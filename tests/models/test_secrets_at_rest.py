@@ -177,7 +177,7 @@ def test_a_secret_that_changes_meanwhile_is_left_alone(
     assert plain(function_id) == "another"
 
 
-def test_what_no_key_reads_is_counted_and_kept(connected: Settings, owner: Context) -> None:
+def test_unreadable_secrets_are_counted_and_kept(connected: Settings, owner: Context) -> None:
     function_id = secret_function(owner)
     before = stored(function_id)
     reconnect(connected, NEW)

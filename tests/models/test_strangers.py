@@ -118,7 +118,7 @@ APART = {
     rows.check_owner,  # of a row that was found
     references.check_target,  # in the transactions of those that create
     execution.select_ended,  # a query
-    execution.purge_some,  # of what the caller's project has
+    execution.delete_ended,  # of what the caller's project has
     execution_retries.retry_some,
 }
 
@@ -130,7 +130,7 @@ def test_no_model_gives_a_stranger_anything(its: SimpleNamespace, stranger: Cont
         positional, named = arguments(its)
         with pytest.raises(NotFound):
             access(stranger, *positional, **named)
-    assert execution.purge_some(stranger, "success", None, 9) == []
+    assert execution.delete_ended(stranger, "success", None, 9) == []
     assert execution_retries.retry_some(stranger, "success", None, 9, "mine") == []
     with database.reading():
         assert list(version.of(stranger, its.function)) == []

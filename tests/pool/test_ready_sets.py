@@ -23,7 +23,7 @@ def take(side: Side, most: int = 10, *left_out: str) -> list[str]:
     return side.pool.ready.take(most, left_out).ids
 
 
-def test_what_waits_is_taken_once_the_oldest_first(side: Side, other: Side) -> None:
+def test_executions_are_taken_once_oldest_first(side: Side, other: Side) -> None:
     push(side, "p", "a", "b", "c")
 
     assert take(side, 2) == ["a", "b"]

@@ -49,7 +49,7 @@ def woken(watch: Watch) -> bool:
     return bool(waiting.ready())
 
 
-def test_the_end_of_a_call_in_a_quiet_process_wakes_those_who_wait_in_another_one(side: Side, quiet: Side) -> None:
+def test_an_end_in_a_quiet_process_wakes_waits_of_another_process(side: Side, quiet: Side) -> None:
     side.start()
     lease = quiet.lease()
     with side.pool.watches.open(lease.execution_id) as watch:

@@ -102,7 +102,7 @@ def test_the_depth_grows_by_one(
     assert receiving.received[0].headers["qinling-callback-depth"] == str((depth or 0) + 1)
 
 
-def test_the_secret_counts_that_the_function_has_now(
+def test_requests_are_signed_with_the_present_secret(
     calling_id: str, receiving: Receiver, delivering: Callbacks
 ) -> None:
     function.update(OWNER, calling_id, {"callback_secret": None})
@@ -114,7 +114,7 @@ def test_the_secret_counts_that_the_function_has_now(
     check_signature(receiving.received[0])
 
 
-def test_the_url_counts_that_the_function_had_at_the_end(
+def test_requests_go_to_the_url_at_the_end_of_the_execution(
     calling_id: str, receiving: Receiver, delivering: Callbacks
 ) -> None:
     run(calling_id)

@@ -200,7 +200,7 @@ def test_a_delivery_that_fails_unexpectedly_frees_its_place(
     assert len(rows()) == 1
 
 
-def test_what_the_sender_refuses_is_not_delivered(
+def test_a_refused_delivery_is_attempted_three_times(
     calling_id: str, settings: Settings, make_refusing: Callable[[str], Sender]
 ) -> None:
     run(calling_id)

@@ -136,7 +136,7 @@ def test_an_answer_after_interim_ones_counts(receiving: Receiver) -> None:
 
 
 @pytest.mark.parametrize("words", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 999 x\r\n\r\n"])
-def test_what_is_not_http_is_a_failure(receiving: Receiver, words: bytes) -> None:
+def test_an_answer_that_is_not_http_is_a_failure(receiving: Receiver, words: bytes) -> None:
     receiving.answer = lambda handler: handler.wfile.write(words) and None
 
     with pytest.raises(NotDelivered, match="not HTTP"):

@@ -3,8 +3,8 @@
 -- reads   holders, former, journal:<holder>
 -- writes  grants:<holder>
 -- returns how many processes were notified
--- promises  The process whose journal has the execution is notified. If there is none, all processes that claim
---           executions are, because one of them may have claimed it and wait for a worker.
+-- promises  The process whose journal has the execution is notified. If no journal has it, all `worker` processes are
+--           notified, because one of them may have claimed the execution and wait for a worker.
 -- cost      one command for each process that leases
 
 local drains = {}

@@ -1,0 +1,66 @@
+"""Counters of asynchronous executions, by which an operator sees that none was lost.
+
+At any time, the accepted executions are the final ones, those in flight, and the deleted ones. The counters change in
+the transactions of the executions. One row would be hot, so each process has one of `SHARDS` rows. In SQLite triggers
+change the counters (see `engines`, which has the number of rows).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from qinling_falcon.models.database import engine, reading
+from qinling_falcon.models.engines import SHARDS
+
+
+class Counters(NamedTuple):
+    """The numbers of asynchronous executions.
+
+    Attributes:
+        accepted: all that were ever accepted.
+        final: those that have ended and are stored.
+        in_flight: those that are queued or run.
+        deleted: those whose records were deleted.
+    """
+
+    accepted: int
+    final: int
+    in_flight: int
+    deleted: int
+
+
+def shard() -> int:
+    """The row of this process."""
+    return os.getpid() % SHARDS
+
+
+def count(*, accepted: int = 0, ended: int = 0, deleted: int = 0) -> None:
+    """Add to the counters, on the writer's connection in its transaction, where no trigger does so.
+
+    Args:
+        accepted: how many executions were accepted.
+        ended: how many have ended, less those that were queued again after their end.
+        deleted: how many records of ended executions were deleted.
+    """
+    database = engine()
+    if not database.complete_statements and (accepted or ended or deleted):
+        database.execute_sql(
+            "UPDATE execution_counters SET accepted = accepted + %s, ended = ended + %s, deleted = deleted + %s"
+            " WHERE shard = %s",
+            (accepted, ended, deleted, shard()),
+        )
+
+
+def read() -> Counters:
+    """The counters of all processes, and the length of the queue, all of one moment.
+
+    Raises:
+        Unavailable: see `reading`.
+    """
+    with reading():
+        accepted, ended, deleted, in_flight = engine().execute_sql(
+            "SELECT SUM(accepted), SUM(ended), SUM(deleted), (SELECT COUNT(*) FROM execution_queue)"
+            " FROM execution_counters"
+        ).fetchone()
+    return Counters(int(accepted), int(ended) - int(deleted), int(in_flight), int(deleted))
