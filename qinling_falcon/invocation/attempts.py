@@ -76,7 +76,7 @@ class Attempts:
         failures = accepted.failures + 1
         again_at = clock.now() + timedelta(seconds=_pause_s(retries, failures))
         if failures < retries.max_attempts and again_at < self._latest_start(accepted, retries):
-            return self._postpone(ended, accepted, again_at, has_failed=True)
+            return self._postpone(ended, accepted, again_at, failures)
         if retries.max_attempts > 1:
             ended = ended._replace(status=ExecutionStatus.DEAD, status_reason=_dead_reason(ended, failures, retries))
         self._end(ended, accepted)
@@ -93,7 +93,8 @@ class Attempts:
         lost = lost._replace(attempt=accepted.attempt, sync=False)
         again_at = clock.now() + timedelta(seconds=_pause_s(RetryPolicy(), accepted.attempt))
         if again_at < self._latest_start(accepted, retries or RetryPolicy()):
-            return self._postpone(lost, accepted, again_at, has_failed=False)
+            return self._postpone(lost, accepted, again_at)
+        lost = lost._replace(status=ExecutionStatus.DEAD)
         self._end(lost, accepted)
         return lost
 
@@ -134,19 +135,19 @@ class Attempts:
     def _latest_start(self, accepted: Accepted, retries: RetryPolicy) -> datetime:
         """Until when an execution may be started again."""
         max_age_s = self._settings.async_max_age_s if retries.max_age_s is None else retries.max_age_s
-        return accepted.created_at + timedelta(seconds=max_age_s)
+        return (accepted.since or accepted.created_at) + timedelta(seconds=max_age_s)
 
     def _end(self, ended: ExecutionRecord, accepted: Accepted) -> None:
         execution_queue.end(ended, accepted.claim)
         self._ended.notify((ended.id,))
 
     def _postpone(
-        self, ended: ExecutionRecord, accepted: Accepted, again_at: datetime, *, has_failed: bool
+        self, ended: ExecutionRecord, accepted: Accepted, again_at: datetime, failures: int | None = None
     ) -> ExecutionRecord:
-        outcome = "has failed" if has_failed else "was lost"
+        outcome = "was lost" if failures is None else "has failed"
         reason = f"Attempt {accepted.attempt} {outcome}. A further attempt will start: {ended.status_reason}"
         shown = ended._replace(status=ExecutionStatus.RUNNING, status_reason=reason)
-        if execution_queue.postpone(shown, accepted.claim, again_at, has_failed=has_failed):
+        if execution_queue.postpone(shown, accepted.claim, again_at, failures):
             self._ready.push(accepted.project_id, accepted.id, clock.to_micros(again_at))
         return shown
 

@@ -67,6 +67,7 @@ class Accepted:
         attempt: how often its function may have been started, including this time.
         claim: the number of the claim.
         failures: how many attempts are known to have failed.
+        since: when its age began: when it was accepted, or when a user had it retried.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Accepted:
     attempt: int
     claim: int
     failures: int = 0
+    since: datetime | None = None
 
 
 def commit_record(final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:
@@ -93,11 +95,20 @@ def commit_record(final: ExecutionRecord, *, was_sent: bool = True) -> Execution
     try:
         if record(final):
             return final
-        return _as_record(executions.get(Context(final.project_id), final.id))
+        return stored_record(final.project_id, final.id)
     except Unavailable as error:
         if not was_sent:
             raise
         raise not_recorded(final) from error
+
+
+def stored_record(project_id: str, execution_id: str) -> ExecutionRecord:
+    """The record of an execution as it is in the database, without its log.
+
+    Raises:
+        NotFound, Unavailable: it is not there, or the database is away.
+    """
+    return _as_record(executions.get(Context(project_id), execution_id))
 
 
 def not_recorded(final: ExecutionRecord) -> NotRecorded:
@@ -136,12 +147,13 @@ def running_record(detail: str) -> ExecutionRecord:
 def read_detail(detail: str) -> tuple[ExecutionRecord, Accepted | None]:
     """Read a detail: the record of an execution, and its claim if it was accepted before it ran."""
     members = json.loads(detail)
-    attempt, claim = members.pop("attempt", None), members.pop("claim", 0)
+    attempt, claim, since = members.pop("attempt", None), members.pop("claim", 0), members.pop("since", None)
     members["created_at"] = clock.from_micros(members["created_at"])
     started = ExecutionRecord(**members, status=ExecutionStatus.RUNNING, sync=attempt is None)
     if attempt is None:
         return started, None
-    return started, Accepted(started.id, started.project_id, started.created_at, attempt, claim)
+    age_began = None if since is None else clock.from_micros(since)
+    return started, Accepted(started.id, started.project_id, started.created_at, attempt, claim, since=age_began)
 
 
 def _as_record(row: executions.Execution) -> ExecutionRecord:
@@ -252,6 +264,8 @@ def detail(started: ExecutionRecord, accepted: Accepted | None = None) -> str:
     }
     if accepted is not None:
         members |= {"attempt": accepted.attempt, "claim": accepted.claim}
+        if accepted.since is not None:
+            members["since"] = clock.to_micros(accepted.since)
     return orjson.dumps(members).decode()
 
 

@@ -24,11 +24,11 @@ from qinling_falcon.errors import NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.call_keys import CallKey
-from qinling_falcon.invocation.calls import TRIES, Accepted, Call
+from qinling_falcon.invocation.calls import TRIES, Accepted, Call, stored_record
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.invocation.loading import Loading, Wait, package_lost
 from qinling_falcon.invocation.long_runs import LongRuns
-from qinling_falcon.invocation.runs import Run, RunParts
+from qinling_falcon.invocation.runs import Interrupted, Run, RunParts
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import (
@@ -185,7 +185,7 @@ class Engine:
             try:
                 return self.serve(run)
             finally:
-                del self._running[accepted.id]
+                self._forget(run)
 
     def cancel(self, execution_id: str) -> None:
         """End an execution, if this process runs it.
@@ -253,8 +253,16 @@ class Engine:
             except QinlingError:
                 run.withdraw()
                 raise
+            except Interrupted:
+                return stored_record(context.project_id, run.id)
             finally:
-                del self._running[run.id]
+                self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        run.is_over = True
+        # A later attempt of the same execution may have begun in this process.
+        if self._running.get(run.id) is run:
+            del self._running[run.id]
 
     def _serve_on(self, lease: Lease, task: Task[T], target: Target) -> T:
         """Do a task on a leased worker.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gevent
+from gevent.hub import get_hub
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.attempts import Attempts
@@ -84,6 +85,7 @@ class Run:
     Attributes:
         id: the execution's id.
         was_sent: whether a worker may have got the call, so that the function may have run.
+        is_over: whether the greenlet does something else now.
     """
 
     failure_message = "No worker could take this call; it has not run. Try again."
@@ -104,6 +106,7 @@ class Run:
         "_target",
         "_worker",
         "id",
+        "is_over",
         "was_sent",
     )  # fmt: skip
 
@@ -134,6 +137,7 @@ class Run:
         self._worker: LeasedWorker | None = None
         self._greenlet = gevent.getcurrent()
         self.was_sent = False
+        self.is_over = False
 
     def resolve(self) -> Target:
         """The target of the call."""
@@ -267,8 +271,13 @@ class Run:
         """
         if self._worker is not None:
             self._parts.workers.cancel(self._worker, self.id)
-        elif not self.was_sent:
-            self._greenlet.kill(Interrupted, block=False)
+        else:
+            get_hub().loop.run_callback(self._interrupt)
+
+    def _interrupt(self) -> None:
+        """Runs in the hub. So no other greenlet runs between the look and the exception."""
+        if not (self.was_sent or self.is_over):
+            self._greenlet.throw(Interrupted)
 
     def _record(
         self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False, is_lost: bool = False

@@ -13,6 +13,7 @@ If the process dies, its claimed executions are queued again:
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import Counter
 from datetime import timedelta
@@ -20,7 +21,7 @@ from datetime import timedelta
 import gevent
 from gevent.event import Event
 
-from qinling_falcon.errors import Conflict, NotFound, NotRecorded, Unavailable
+from qinling_falcon.errors import NotFound, NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import Accepted, Call
 from qinling_falcon.invocation.engine import Engine
@@ -44,6 +45,8 @@ _PROJECT_SHARE = 0.75
 _POLL_S = 1.0
 _RETRY_S = 0.5
 _NO_WORKER_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+_RETRY_EXTEND_S = 0.2
 _LONGEST_END_S = 10.0
 
 
@@ -127,11 +130,19 @@ class Drain:
     def _claim(self, taken: Taken) -> list[ClaimedExecution]:
         """Claim what was taken. If that fails, the sweep puts it back into the ready sets."""
         now = clock.now()
-        return execution_queue.claim(taken.ids, now, now + timedelta(seconds=self._claim_s))
+        # A claim that was not extended in time may have expired while its execution still runs here.
+        ids = [execution_id for execution_id in taken.ids if execution_id not in self._in_flight]
+        return execution_queue.claim(ids, now, now + timedelta(seconds=self._claim_s))
 
     def _start(self, claimed: ClaimedExecution) -> None:
         accepted = Accepted(
-            claimed.id, claimed.project_id, claimed.created_at, claimed.attempt, claimed.claim, claimed.failures
+            claimed.id,
+            claimed.project_id,
+            claimed.created_at,
+            claimed.attempt,
+            claimed.claim,
+            claimed.failures,
+            clock.from_micros(claimed.since) if claimed.since else None,
         )
         self._projects[claimed.project_id] += 1
         self._in_flight[claimed.id] = accepted, gevent.spawn(self._run, claimed, accepted)
@@ -141,15 +152,12 @@ class Drain:
             self._serve(claimed, accepted)
         except Interrupted:  # before it had a worker
             self._give_back(accepted)
-        except Unavailable as error:  # the claim ends by itself
+        except Unavailable as error:
             logger.warning(
                 "execution not released; its claim expires", extra={"execution_id": claimed.id, "reason": str(error)}
             )
-        except Exception:
-            # The claim ends by itself, and then the execution starts again.
-            logger.exception("an execution was not run", extra={"execution_id": claimed.id})
         finally:
-            del self._in_flight[claimed.id]
+            del self._in_flight[claimed.id]  # no second claim of it was made meanwhile, see `_claim`
             self._projects[claimed.project_id] -= 1
             if not self._projects[claimed.project_id]:
                 del self._projects[claimed.project_id]
@@ -173,10 +181,14 @@ class Drain:
         except NotFound as error:
             execution_queue.cancel(claimed, f"It has not run: {error.message}")
             self._pool.ended.notify((claimed.id,))
-        except (Unavailable, Conflict) as error:
+        except QinlingError as error:
             logger.debug("an execution waits", extra={"execution_id": claimed.id, "reason": str(error)})
-            not_before = clock.now() + timedelta(seconds=_NO_WORKER_PAUSE_S)
-            self._attempts.wait_for_worker(claimed, accepted, not_before, error.message)
+            self._attempts.wait_for_worker(claimed, accepted, clock.now() + _pause(claimed), error.message)
+        except Interrupted:
+            raise
+        except Exception as error:
+            logger.exception("an execution was not run", extra={"execution_id": claimed.id})
+            self._attempts.wait_for_worker(claimed, accepted, clock.now() + _pause(claimed), str(error))
 
     def _give_back(self, accepted: Accepted) -> None:
         try:
@@ -196,10 +208,24 @@ class Drain:
     def _extend_claims(self) -> None:
         while True:
             gevent.sleep(self._claim_s / _EXTENSIONS_PER_CLAIM)
-            claims = [(accepted.id, accepted.claim) for accepted, _ in self._in_flight.values()]
-            try:
-                execution_queue.extend(claims, clock.now() + timedelta(seconds=self._claim_s))
-            except Unavailable as error:
-                logger.warning("claims could not be extended", extra={"reason": str(error)})
-            except Exception:
-                logger.exception("claims could not be extended")
+            while not self._extend():
+                gevent.sleep(_RETRY_EXTEND_S)
+
+    def _extend(self) -> bool:
+        """Extend the claims of the executions in flight. Returns False if the database is away."""
+        claims = [(accepted.id, accepted.claim) for accepted, _ in self._in_flight.values()]
+        try:
+            execution_queue.extend(claims, clock.now() + timedelta(seconds=self._claim_s))
+        except Unavailable as error:
+            logger.warning("claims could not be extended", extra={"reason": str(error)})
+            return False
+        except Exception:
+            logger.exception("claims could not be extended")
+        return True
+
+
+def _pause(claimed: ClaimedExecution) -> timedelta:
+    """The pause of an execution that got no worker. It doubles with each time, up to `_LONGEST_PAUSE_S`."""
+    unused = claimed.claim - claimed.attempt
+    longest_s = min(_LONGEST_PAUSE_S, _NO_WORKER_PAUSE_S * 2.0 ** min(max(unused, 0), 20))
+    return timedelta(seconds=random.uniform(longest_s / 2, longest_s))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import peewee
 
 from qinling_falcon.errors import Conflict
 from qinling_falcon.models import execution_counters
-from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListParams, ListSpec, page
 from qinling_falcon.models.rows import check_owner, find
@@ -24,9 +25,9 @@ __all__ = [
     "delete_ended",
     "get",
     "get_log",
+    "lock_ended",
     "running",
     "running_since",
-    "select_ended",
     "withdraw",
 ]  # fmt: skip
 
@@ -123,7 +124,7 @@ def delete_ended(context: Context, status: str, function_id: str | None, most: i
     """
 
     def write() -> list[str]:
-        rows = list(select_ended(context, status, function_id).limit(most))
+        rows = list(lock_ended(context, status, function_id, most))
         ids = [row.id for row in rows]
         if ids:
             Execution.delete().where(Execution.id.in_(ids)).execute()
@@ -133,12 +134,29 @@ def delete_ended(context: Context, status: str, function_id: str | None, most: i
     return transact(write)
 
 
-def select_ended(context: Context, status: str, function_id: str | None) -> peewee.ModelSelect[Execution]:
-    """The project's executions that have ended with a status, the oldest first."""
-    select = scoped(context).executions().where(Execution.status == status)
+def lock_ended(
+    context: Context, status: str, function_id: str | None, most: int, *conditions: Any
+) -> peewee.ModelSelect[Execution]:
+    """The project's executions that have ended with a status, the oldest first; inside a write transaction.
+
+    The rows have no inputs and results, because many can be large. Rows that another process changes now are left out.
+
+    Args:
+        context: the caller.
+        status: a final one.
+        function_id: only those of this function; None: those of all functions.
+        most: how many, at most.
+        conditions: further ones.
+    """
+    select = scoped(context).executions().select(
+        Execution.id, Execution.project_id, Execution.sync, Execution.attempt
+    )
+    select = select.where(Execution.status == status, *conditions)
     if function_id is not None:
         select = select.where(Execution.function_id == function_id)
-    return select.order_by(Execution.created_at, Execution.id)
+    select = select.order_by(Execution.created_at, Execution.id).limit(most)
+    # SQLite has one writer at a time, and no such clause.
+    return select if not engine().for_update else select.for_update("FOR UPDATE SKIP LOCKED")  # type: ignore[arg-type]
 
 
 def withdraw(execution_id: str) -> None:

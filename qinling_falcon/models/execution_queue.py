@@ -57,6 +57,7 @@ class ClaimedExecution(NamedTuple):
         claim: the number of the claim. After a retry the numbers start at a random one (see `execution_retries`).
         attempt: how often the function may have been started, this claim included.
         failures: how many attempts are known to have failed.
+        since: when a user had it retried, in microseconds since the epoch; 0: not since it was accepted.
         Further attributes: as in `ExecutionRecord`.
     """
 
@@ -65,6 +66,7 @@ class ClaimedExecution(NamedTuple):
     claim: int
     attempt: int
     failures: int
+    since: int
     function_id: str
     function_version: int
     function_alias: str | None
@@ -176,14 +178,14 @@ def end(record: ExecutionRecord, claim: int) -> bool:
     return won
 
 
-def postpone(record: ExecutionRecord, claim: int, not_before: datetime.datetime, *, has_failed: bool) -> bool:
+def postpone(record: ExecutionRecord, claim: int, not_before: datetime.datetime, failures: int | None = None) -> bool:
     """Queue a claimed execution again after an attempt; durable on return.
 
     Args:
         record: what the row shows meanwhile: status `running`, with the reason and the log of the attempt.
         claim: the number of the claim.
         not_before: when the next attempt may start.
-        has_failed: whether the attempt is known to have failed.
+        failures: how many attempts are known to have failed now; None: as many as before.
 
     Returns:
         Whether it is queued now; False: as `end`.
@@ -193,7 +195,7 @@ def postpone(record: ExecutionRecord, claim: int, not_before: datetime.datetime,
     """
 
     def write() -> bool:
-        if not _queue_again(record.id, claim, not_before, failures=QueuedExecution.failures + int(has_failed)):
+        if not _queue_again(record.id, claim, not_before, **({} if failures is None else {"failures": failures})):
             return False
         shown = {
             "attempt": record.attempt,
@@ -244,17 +246,20 @@ def cancel(execution: ClaimedExecution | Execution, reason: str, result: str | N
     """
 
     def write() -> bool:
+        # In the order in which ends lock the rows, so that no deadlock occurs.
+        queued = QueuedExecution.select(QueuedExecution.attempt).where(QueuedExecution.id == execution.id).first()
+        was_queued: int = QueuedExecution.delete().where(QueuedExecution.id == execution.id).execute()
+        changes: dict[str, Any] = {} if queued is None else {"attempt": queued.attempt}
         ended = (
             Execution.update(
                 status=ExecutionStatus.CANCELLED.value, status_reason=reason, result=result, updated_at=clock.now(),
-                log="",
+                log="", **changes,
             )
             .where(Execution.id == execution.id, Execution.status == ExecutionStatus.RUNNING)
             .execute()
         )
         if not ended:
             return False
-        was_queued: int = QueuedExecution.delete().where(QueuedExecution.id == execution.id).execute()
         execution_counters.count(ended=was_queued)  # 0: the execution is synchronous
         add_to_counts(Counter({(execution.function_id, execution.function_version): 1}))
         return True
@@ -291,9 +296,12 @@ def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queue
 
 
 def _queue_again(execution_id: str, claim: int, not_before: datetime.datetime, **changes: Any) -> bool:
+    """End a claim. A claim that has been ended before is left as it is, so it is safe to call this again."""
     changed: int = (
         QueuedExecution.update(claimed_until=0, not_before=clock.to_micros(not_before), **changes)
-        .where(QueuedExecution.id == execution_id, QueuedExecution.claim == claim)
+        .where(
+            QueuedExecution.id == execution_id, QueuedExecution.claim == claim, QueuedExecution.claimed_until > 0
+        )
         .execute()
     )
     return changed == 1
@@ -306,7 +314,8 @@ def _claim(ids: Collection[str], now: int, until: int) -> list[ClaimedExecution]
     lock = "" if database.complete_statements else " FOR UPDATE OF q SKIP LOCKED"
     found = database.execute_sql(
         f"SELECT {columns} FROM {_QUEUE} q JOIN {_EXECUTIONS} e ON e.id = q.id WHERE q.id IN ({marks})"
-        f" AND q.claimed_until <= {database.param} AND q.not_before <= {database.param} ORDER BY q.id{lock}",
+        f" AND q.claimed_until <= {database.param} AND q.not_before <= {database.param} AND e.status = 'running'"
+        f" ORDER BY q.id{lock}",
         (*ids, now, now),
     ).fetchall()
     if found:
@@ -379,4 +388,4 @@ def _end_sql(param: str, rows: int) -> str:
 
 
 _CLAIMED = ClaimedExecution._fields
-_OF_QUEUE = frozenset({"claim", "attempt", "failures"})
+_OF_QUEUE = frozenset({"claim", "attempt", "failures", "since"})

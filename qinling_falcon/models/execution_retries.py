@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from qinling_falcon.errors import Conflict
 from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models.database import transact
-from qinling_falcon.models.execution import select_ended
+from qinling_falcon.models.execution import lock_ended
 from qinling_falcon.models.execution_queue import Queued
 from qinling_falcon.models.rows import check_owner, find
 from qinling_falcon.models.scope import Context, scoped
@@ -67,8 +67,7 @@ def retry_some(context: Context, status: str, function_id: str | None, most: int
     """
 
     def write() -> list[Queued]:
-        rows = select_ended(context, status, function_id).where(~Execution.sync).limit(most)
-        return _reopen(list(rows), reason)
+        return _reopen(list(lock_ended(context, status, function_id, most, ~Execution.sync)), reason)
 
     return transact(write)
 
@@ -86,10 +85,10 @@ def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
         run_ms=None, updated_at=now,
     ).where(Execution.id.in_([row.id for row in rows])).execute()  # fmt: skip
     QueuedExecution.insert_many(
-        [(row.id, row.project_id, now, random.randrange(_MOST_FIRST_CLAIM), row.attempt) for row in rows],
+        [(row.id, row.project_id, now, random.randrange(_MOST_FIRST_CLAIM), row.attempt, now) for row in rows],
         fields=[
             QueuedExecution.id, QueuedExecution.project_id, QueuedExecution.not_before, QueuedExecution.claim,
-            QueuedExecution.attempt,
+            QueuedExecution.attempt, QueuedExecution.since,
         ],
     ).execute()  # fmt: skip
     execution_counters.count(ended=-len(rows))

@@ -323,6 +323,7 @@ class QueuedExecution(peewee.Model):
         claim: the number of its latest claim, the only one that may end it. After a retry it starts at a random number.
         attempt: how often its function may have been started, the present claim included.
         failures: how many attempts are known to have failed.
+        since: when a user had it retried; 0: it was not retried since it was accepted. Its age counts from then on.
     """
 
     id = peewee.CharField(max_length=36, primary_key=True)
@@ -331,6 +332,7 @@ class QueuedExecution(peewee.Model):
     claimed_until = peewee.BigIntegerField(default=0)
     claim = peewee.IntegerField(default=0)
     failures = peewee.IntegerField(default=0)
+    since = peewee.BigIntegerField(default=0)
     attempt = peewee.IntegerField(default=0)
 
     class Meta:

@@ -81,10 +81,16 @@ class Limits:
             * (settings.project_concurrency or max(of_project, _LEAST_QUEUE_BASE_OF_PROJECT)),
             waiting_of_function=settings.function_queue_factor
             * (settings.function_concurrency or max(of_function, _LEAST_QUEUE_BASE_OF_FUNCTION)),
-            asynchronous=settings.async_workers or math.ceil(max_workers * _ASYNCHRONOUS_SHARE),
+            asynchronous=_asynchronous(settings, max_workers),
         )
 
     @property
     def calls(self) -> CallBounds:
         """How many calls may run and wait at once."""
         return CallBounds(self.of_function + self.waiting_of_function, self.of_project + self.waiting_of_project)
+
+
+def _asynchronous(settings: Settings, max_workers: int) -> int:
+    """The leases for asynchronous executions. At least one worker is left for calls, if there are several."""
+    wanted = settings.async_workers or math.floor(max_workers * _ASYNCHRONOUS_SHARE)
+    return max(1, min(wanted, max_workers - 1))

@@ -85,6 +85,31 @@ def test_a_synchronous_call_that_is_cancelled_is_answered_as_cancelled(service: 
     assert service.call(sleeps, {"seconds": 0})["status"] == "success"
 
 
+def test_a_synchronous_call_that_is_deleted_while_it_runs_does_not_come_back(service: Service, sleeps: str) -> None:
+    callers = []
+    for _ in range(3):
+        caller = threading.Thread(target=service.call, args=(sleeps,))
+        caller.start()
+        callers.append(caller)
+        running = wait_until("it runs", service.running_executions)[0]
+
+        assert service.request("DELETE", f"/v1/executions/{running}").status_code == 204
+        caller.join(30)
+
+        assert service.request("GET", f"/v1/executions/{running}").status_code == 404
+
+
+def test_an_execution_that_is_cancelled_and_retried_at_once_runs_again(service: Service) -> None:
+    function_id = service.function(SLEEPS, timeout=120)
+    for _ in range(5):
+        execution_id = started(service, function_id, {"seconds": 1})
+        assert service.request("PUT", f"/v1/executions/{execution_id}", json={"status": "cancelled"}).status_code == 202
+        assert service.request("POST", f"/v1/executions/{execution_id}/retry").status_code == 202
+        ended = service.ended(execution_id)
+        assert (ended["status"], ended["attempt"]) == ("success", 2)
+    assert "Traceback" not in (service.var_dir / "worker.log").read_text()
+
+
 def test_an_execution_is_cancelled_while_it_waits_for_a_worker(service: Service) -> None:
     function_id = service.function(SLEEPS, timeout=120, concurrency=1)
     first = started(service, function_id)

@@ -66,9 +66,9 @@ def test_an_execution_whose_worker_is_lost_again_and_again_ends_when_it_is_too_o
     execution_queue.claim([record.id], clock.now(), clock.now() + timedelta(minutes=1))
     house.start(hangs_up())
 
-    assert run(house, Accepted(record.id, record.project_id, now, 1, 1)) == "error"
+    assert run(house, Accepted(record.id, record.project_id, now, 1, 1)) == "dead"
 
-    assert house.recorded(record.id).status == "error"
+    assert house.recorded(record.id).status == "dead"
     assert unclaimed() == []
 
 

@@ -243,7 +243,7 @@ def test_an_execution_whose_process_was_lost_ends_at_the_maximum_age(make_house:
     lost = make_record(house.function_id, id=it.id, created_at=it.created_at)
     record_lost({it.id: calls.detail(lost, it)}, house.attempts, house.pool.ended)
 
-    assert execution.get(OWNER, it.id).status == "error"
+    assert execution.get(OWNER, it.id).status == "dead"
     assert queued(it.id) is None
 
 
@@ -265,7 +265,7 @@ def test_an_execution_without_a_worker_is_dead_at_the_maximum_age(make_house: Ma
     for it in (young, old):
         [row] = [row for row in house.rows() if row.id == it.id]
         again = execution_queue.ClaimedExecution(
-            row.id, row.project_id, it.claim, it.attempt, 0, row.function_id, 0, None, None, None, "api",
+            row.id, row.project_id, it.claim, it.attempt, 0, 0, row.function_id, 0, None, None, None, "api",
             row.created_at, None, None, None,
         )  # fmt: skip
         house.attempts.wait_for_worker(again, it, clock.now(), "All workers are busy.")

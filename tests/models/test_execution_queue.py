@@ -10,8 +10,8 @@ import psycopg2
 import pytest
 
 from qinling_falcon.errors import NotFound
-from qinling_falcon.models import clock, execution, execution_queue, function
-from qinling_falcon.models.database import reading
+from qinling_falcon.models import clock, execution, execution_queue, execution_retries, function
+from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import Execution, QueuedExecution
@@ -123,7 +123,7 @@ def test_an_earlier_claim_can_change_nothing_any_more(function_id: str, owner: C
     assert second.attempt == 2
     assert not end_claimed(ended(record, 1))
     assert not execution_queue.postpone(
-        record._replace(attempt=1, updated_at=clock.now()), 1, clock.now(), has_failed=True
+        record._replace(attempt=1, updated_at=clock.now()), 1, clock.now(), 1
     )
     assert not execution_queue.give_back(record.id, 1, clock.now(), was_started=False)
     assert execution.get(owner, record.id).status == "running"
@@ -145,7 +145,7 @@ def test_a_postponed_execution_shows_why_and_is_queued_again(function_id: str, o
     claim(record.id)
 
     shown = record._replace(attempt=1, status_reason="It raised.", log="a log", updated_at=clock.now())
-    assert execution_queue.postpone(shown, 1, clock.now(), has_failed=True)
+    assert execution_queue.postpone(shown, 1, clock.now(), 1)
 
     row = execution.get(owner, record.id)
     assert (row.status, row.attempt, row.status_reason) == ("running", 1, "It raised.")
@@ -181,6 +181,50 @@ def test_a_cancelled_execution_has_ended_and_is_not_claimed(function_id: str, ow
     assert not end_claimed(ended(running, 1))
     assert not execution_queue.cancel(execution.get(owner, queued.id), "again")
     assert function.get(owner, function_id).count == 2
+
+
+def test_a_cancelled_execution_shows_how_often_it_was_started(function_id: str, owner: Context) -> None:
+    record = accepted(function_id)
+    claim(record.id)
+
+    assert execution_queue.cancel(execution.get(owner, record.id), "by the caller")
+
+    assert execution.get(owner, record.id).attempt == 1
+
+
+def test_a_claim_is_ended_once_even_if_that_is_repeated(function_id: str) -> None:
+    """As after a commit whose outcome was unknown."""
+    postponed, returned = accepted(function_id), accepted(function_id)
+    claim(postponed.id, returned.id)
+    shown = postponed._replace(attempt=1, status_reason="It raised.", updated_at=clock.now())
+
+    assert execution_queue.postpone(shown, 1, clock.now(), 1)
+    assert not execution_queue.postpone(shown, 1, clock.now(), 1)
+    assert execution_queue.give_back(returned.id, 1, clock.now(), was_started=False)
+    assert not execution_queue.give_back(returned.id, 1, clock.now(), was_started=False)
+
+    again = {one.id: (one.attempt, one.failures) for one in claim(postponed.id, returned.id)}
+    assert again == {postponed.id: (2, 1), returned.id: (1, 0)}
+
+
+def test_an_execution_that_has_ended_is_not_claimed(function_id: str) -> None:
+    record = accepted(function_id)
+    transact(
+        lambda: QueuedExecution.insert(id="orphan", project_id="project-a", not_before=0).execute()
+    )
+
+    assert [one.id for one in claim(record.id, "orphan")] == [record.id]
+
+
+def test_a_retried_execution_is_as_young_as_its_retry(function_id: str, owner: Context) -> None:
+    record = accepted(function_id, created_at=clock.now() - 100 * MINUTE)
+    claim(record.id)
+    end_claimed(ended(record, 1, status="failed"))
+
+    execution_retries.retry(owner, record.id, "again")
+
+    [again] = claim(record.id)
+    assert clock.from_micros(again.since) > clock.now() - MINUTE
 
 
 def test_the_sweep_reads_the_queue_in_pages(function_id: str) -> None:

@@ -117,7 +117,7 @@ APART = {
     version.of,  # a query
     rows.check_owner,  # of a row that was found
     references.check_target,  # in the transactions of those that create
-    execution.select_ended,  # a query
+    execution.lock_ended,  # a query
     execution.delete_ended,  # of what the caller's project has
     execution_retries.retry_some,
 }

@@ -1,4 +1,7 @@
-"""Adds the counters of asynchronous executions. Executions that were accepted before are counted as they are now."""
+"""Adds the counters of asynchronous executions, and since when a retried execution is queued.
+
+Executions that were accepted before are counted as they are now.
+"""
 
 from typing import Any
 
@@ -7,7 +10,8 @@ _SHARDS = 16
 
 
 def up(migrator: Any, db: Any) -> None:
-    """Add the table and its rows."""
+    """Add the column, the table and its rows."""
+    db.execute_sql("ALTER TABLE execution_queue ADD COLUMN since BIGINT NOT NULL DEFAULT 0")
     db.execute_sql(
         "CREATE TABLE execution_counters (shard INTEGER NOT NULL PRIMARY KEY, accepted BIGINT NOT NULL DEFAULT 0,"
         " ended BIGINT NOT NULL DEFAULT 0, deleted BIGINT NOT NULL DEFAULT 0)"

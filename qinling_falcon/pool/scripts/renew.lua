@@ -5,7 +5,7 @@
 --         12 the version's own limit, or ''  13 executions to acknowledge  14… pairs of (cache key, generation)
 -- reads   worker:<id>, generations, concurrency, queue:<queue>, blocked:project:<id>,
 --         blocked:runtime:<id>
--- writes  worker:<id>, leases, journal:<holder>, former, the entry of the holder, the version's own limit in
+-- writes  worker:<id>, leases, journal:<holder>, the entry of the holder, the version's own limit in
 --         concurrency; where the lease is over what release or return_unused write
 -- returns {'ok', token}: the new token; the old one is not valid any more
 --         {'stale'}: a generation differs or is missing; the lease stays as it was

@@ -11,12 +11,9 @@ local function journal_of(holder)
   return P .. 'journal:' .. holder
 end
 
--- Writes an execution to a journal, unless its detail is empty. The reaper must know the holder: without that, the
--- journal of a process that was killed before its first heartbeat, or after Redis was emptied, would stay for ever.
+-- Writes an execution to a journal, unless its detail is empty.
 local function write_journal(holder, execution, worker, token, detail)
-  if detail == '' then return end
-  call('HSET', journal_of(holder), execution, worker .. ' ' .. token .. ' ' .. detail)
-  watch_holder(holder)
+  if detail ~= '' then call('HSET', journal_of(holder), execution, worker .. ' ' .. token .. ' ' .. detail) end
 end
 
 -- The detail of an execution in a journal, and the worker and token of its lease; nil: it is not there.
@@ -68,7 +65,12 @@ local function begin_lease(worker, is_warm, wanted, counts)
   call('ZADD', LEASES, now + (accepted and tonumber(wanted.run_ms) or ACCEPT_MS), worker)
   count_leases(counts, 1, wanted.target, wanted.project_id, wanted.runtime, wanted.holder)
   if counts.reservation then end_reservations(wanted.target, wanted.project_id, wanted.runtime) end
-  if accepted then write_journal(wanted.holder, wanted.execution, worker, token, wanted.detail) end
+  if accepted then
+    write_journal(wanted.holder, wanted.execution, worker, token, wanted.detail)
+    -- The reaper must know each process that has a journal: without that, the journal of a process that was killed
+    -- before its first heartbeat, or after Redis was emptied, would stay for ever.
+    watch_holder(wanted.holder)
+  end
   return is[1], is[2], token
 end
 
