@@ -75,7 +75,7 @@ def main() -> None:
 @contextmanager
 def service_of(functions: int = 1, source: str = NO_OP) -> Iterator[tuple[Service, list[str]]]:
     """A service, and functions that each of its pool's runtimes can run."""
-    with running_service(new_interpreters=True, quota_executions=-1) as service:
+    with running_service(new_interpreters=True, quota_executions=-1, async_queue_limit=10_000_000) as service:
         yield service, [service.function(source) for _ in range(functions)]
 
 
@@ -154,7 +154,7 @@ def fill(service: Service, functions: list[str], size: int) -> list[str]:
             for function_id in random.choices(functions, weights, k=count):
                 assert http.post(url, json={"function_id": function_id, "sync": False}, timeout=60).status_code == 201
 
-    if len(functions) == 1:  # quicker than by Python
+    if len(functions) == 1 and size > 5000:  # quicker than by Python, and not exact
         while queue_length(service) < size:
             wrk(url, CALLERS, 1, {"function_id": functions[0], "sync": False})
     else:
@@ -234,15 +234,18 @@ def steady(options: argparse.Namespace, found: dict[str, float]) -> None:
 def sync(options: argparse.Namespace, found: dict[str, float]) -> None:
     """Synchronous calls without and with a backlog that is drained meanwhile."""
     with service_of(2) as (service, (called, queued)):
-        service.start_workers()
         body = {"function_id": called}
         wrk(f"{service.url}/v1/executions", CALLERS, 5, body)
         alone = wrk(f"{service.url}/v1/executions", CALLERS, 8, body)
         while queue_length(service) < options.backlog:
             wrk(f"{service.url}/v1/executions", CALLERS, 1, {"function_id": queued, "sync": False})
+        service.start_workers()  # only now: otherwise executions may run as fast as they are accepted
+        time.sleep(3)
         left = queue_length(service)
+        assert left > 0
         beside = wrk(f"{service.url}/v1/executions", CALLERS, 8, body)
         done = left - queue_length(service)
+        assert done < left, "the backlog was too small"
     for name, row in (("alone", alone), ("with a backlog", beside)):
         print(f"sync {name}: {_described(row)}")
     print(f"  {done} executions of the backlog were run meanwhile")
