@@ -87,7 +87,7 @@ def has_due(now: datetime.datetime) -> bool:
 
 
 def next_project(after: str, now: datetime.datetime) -> str | None:
-    """The first project after `after` that has a callback that is due and not claimed; None: there is none.
+    """The first project after `after` with a callback that is due and not claimed; None: no project has one.
 
     Raises:
         Unavailable: see `reading`.

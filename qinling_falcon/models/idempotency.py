@@ -76,7 +76,7 @@ class FoundKey(NamedTuple):
 
 
 def find(project_id: str, key: str, now: datetime.datetime) -> FoundKey | None:
-    """Find a key and its execution, both as of the same moment; None: there is none, or it has expired.
+    """Find a key and its execution, both as of the same moment; None: the key is unknown or has expired.
 
     Raises:
         Unavailable: see `reading`.

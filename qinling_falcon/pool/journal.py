@@ -32,7 +32,7 @@ class JournalChanges:
         self._committed[execution_id] = None
 
     def age_s(self) -> float | None:
-        """For how many seconds the first execution has waited to be acknowledged; None: there is none."""
+        """For how many seconds the first execution has waited to be acknowledged; None: no execution waits."""
         return time.monotonic() - self._since if self._committed else None
 
     def take(self) -> str:

@@ -31,7 +31,7 @@ class Taken(NamedTuple):
 
     Attributes:
         ids: the executions.
-        next_s: in how many seconds the next execution is due, as far as it is known now; None: there is none.
+        next_s: in how many seconds the next execution is due, as far as it is known now; None: no execution waits.
     """
 
     ids: list[str]

@@ -15,7 +15,8 @@ def read_depth(header: str | None) -> int:
     """The depth of a request, at most `DEEPEST`.
 
     Args:
-        header: the value of the header `HEADER`; None: there is none. A value that is not a number counts as none.
+        header: the value of the header `HEADER`; None: the request does not have it. A value that is not a number
+            counts as 0.
     """
     if header is None or not header.isascii() or not header.isdigit():
         return 0

@@ -24,7 +24,7 @@ from qinling_falcon.settings import Settings
 from qinling_falcon.webhooks.addresses import may_reach
 from qinling_falcon.webhooks.urls import ParsedUrl, parse_url
 
-# Returns the IP addresses of a host name. Raises OSError if there are none.
+# Returns the IP addresses of a host name. Raises OSError if the name has no address.
 Resolve = Callable[[str, int], Sequence[str]]
 
 _MOST_READ = 16 * 1024

@@ -91,7 +91,7 @@ def costs_beside(connection: PipelinedConnection, others: int) -> dict[str, int]
 
     commands.run("a function's first lease", "lease", *lease("me", "f"))
     [(worker, token)] = held(connection, "f")
-    commands.run("release, nobody waits", "release", worker, token, 0, "me", "e")
+    commands.run("release, no call waits", "release", worker, token, 0, "me", "e")
     _, worker, _, _, token, *_ = commands.run("lease of an idle worker", "lease", *lease("me", "f"))
     _, token = commands.run("renew", "renew", *renew("me", worker, token))
     for number in range(others):
