@@ -33,7 +33,7 @@ def run(execution_id: str) -> None:
     now = clock.now()
     for it in execution_queue.claim([execution_id], now, now + timedelta(minutes=1)):
         call = Call(it.function_id, it.function_version, input=it.input, request_id=it.request_id or "")
-        _parts.engine.run(call, Accepted(it.id, it.project_id, it.created_at, it.attempt, it.claim))
+        _parts.engine.run(call, Accepted(it.id, it.project_id, it.function_id, it.created_at, it.attempt, it.claim))
 
 
 def enqueue(settings: Settings, ids: list[str]) -> None:

@@ -374,7 +374,11 @@ class Settings:
         None, "Most simultaneous executions in workers of one runtime. Unset: as many as there are workers.", low=1
     )
     async_concurrency: int = _setting(
-        256, "Most asynchronous executions that one `worker` process has claimed at once.", low=1, high=10_000
+        256,
+        "Most asynchronous executions that one `worker` process has claimed at once. One project uses at most three "
+        "quarters of these places, and one function three fifths.",
+        low=1,
+        high=10_000,
     )
     async_workers: int | None = _setting(
         None,
@@ -388,8 +392,8 @@ class Settings:
     async_max_input_size: int = _setting(1 * MIB, "Largest input of an asynchronous execution.", low=1024)
     async_max_age_s: int = _setting(
         24 * 3600,
-        "An asynchronous execution that is older than this many seconds is not started again. A function's `max_age_s`"
-        " replaces it after failed attempts.",
+        "An asynchronous execution that is older than this many seconds is not started any more, and ends as `dead`. A "
+        "function's `max_age_s` replaces it.",
         low=1,
     )
     execution_wait_max_s: float = _setting(

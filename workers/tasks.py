@@ -25,6 +25,7 @@ from qinling_falcon.assembly import Assembly
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.jobs import drains, queues
 from qinling_falcon.jobs.callbacks import Callbacks
+from qinling_falcon.jobs.drain import EXTENSIONS_PER_CLAIM
 from qinling_falcon.jobs.sweep import Sweep
 from qinling_falcon.jobs.worker import work
 from qinling_falcon.models import secrets_at_rest
@@ -59,7 +60,7 @@ def main() -> None:
     except Unavailable as error:  # the process starts without the database, and needs no secret before it is there
         logger.warning("secrets are not checked", extra={"reason": str(error)})
     parts = Assembly(settings, "tasks")
-    gevent.spawn(_sweep_on, settings, Sweep(parts.pool.ready))
+    gevent.spawn(_sweep_on, settings, Sweep(parts.pool.ready, settings.async_claim_s / EXTENSIONS_PER_CLAIM))
     gevent.spawn(_deliver_on, parts.callbacks)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     work(settings, queues.TASKS, stopping, lambda connection: None)

@@ -69,7 +69,7 @@ class Acceptance:
                 if not idempotency.accept(key, record, now):
                     raise KeyTaken(f"Another request has used Idempotency-Key {key.key!r}.")
             reservation.recorded()
-        self._ready.push(record.project_id, record.id)
+        self._ready.push(record.project_id, record.function_id, record.id)
         return record
 
     def _resolve(self, context: Context, call: Call) -> Target:

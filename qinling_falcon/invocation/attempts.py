@@ -1,6 +1,7 @@
 """The end of an attempt of an asynchronous execution: is it the end of the execution, or is it started again?
 
-There are six cases:
+An execution that is too old when it is to be started ends as `dead` (`expire`). At the end of an attempt there are six
+cases:
 
 1. The function succeeded, or a further attempt can't help (its result is not JSON): the execution ends.
 2. The attempt failed: the function raised, timed out or broke a limit, or could not be loaded. If fewer attempts than
@@ -32,6 +33,7 @@ from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.settings import Settings
 
 _LONGEST_PAUSE_S = 3600.0
+_TOO_OLD = "The execution is too old to be started."
 _FAILED = (ExecutionStatus.FAILED, ExecutionStatus.ERROR)
 
 
@@ -101,10 +103,32 @@ class Attempts:
     def give_back(self, accepted: Accepted, not_before: datetime, *, was_started: bool) -> None:
         """Queue an execution again whose attempt did not take place, or was interrupted. Raises as `end`."""
         if execution_queue.give_back(accepted.id, accepted.claim, not_before, was_started=was_started):
-            self._ready.push(accepted.project_id, accepted.id, clock.to_micros(not_before))
+            self._push(accepted, not_before)
+
+    def expire(self, started: ExecutionRecord, accepted: Accepted, retries: RetryPolicy) -> ExecutionRecord | None:
+        """End an execution as `dead` that has waited for so long that it is too old to be started. Raises as `end`.
+
+        Args:
+            started: its record as it would be started.
+            accepted: the execution and its attempt, which does not count.
+            retries: how its function is retried.
+
+        Returns:
+            Its final record; None: it may be started.
+        """
+        if clock.now() < self._latest_start(accepted, retries):
+            return None
+        ended = started._replace(
+            status=ExecutionStatus.DEAD, status_reason=_TOO_OLD, log="", updated_at=clock.now(),
+            attempt=accepted.attempt - 1, sync=False,
+        )  # fmt: skip
+        self._end(ended, accepted)
+        return ended
 
     def wait_for_worker(self, claimed: ClaimedExecution, accepted: Accepted, not_before: datetime, reason: str) -> None:
         """Queue an execution again that got no worker, or end it as `dead` at the maximum age of the settings.
+
+        The function's own maximum age is checked when the execution is to be started again, see `expire`.
 
         Args:
             claimed: the execution.
@@ -125,7 +149,7 @@ class Attempts:
             ExecutionStatus.DEAD,
             claimed.created_at,
             function_version=claimed.function_version,
-            status_reason=f"The execution is too old to be started: {reason}",
+            status_reason=f"{_TOO_OLD} {reason}",
             log="",
             updated_at=clock.now(),
             attempt=claimed.attempt - 1,
@@ -148,8 +172,11 @@ class Attempts:
         reason = f"Attempt {accepted.attempt} {outcome}. A further attempt will start: {ended.status_reason}"
         shown = ended._replace(status=ExecutionStatus.RUNNING, status_reason=reason)
         if execution_queue.postpone(shown, accepted.claim, again_at, failures):
-            self._ready.push(accepted.project_id, accepted.id, clock.to_micros(again_at))
+            self._push(accepted, again_at)
         return shown
+
+    def _push(self, accepted: Accepted, not_before: datetime) -> None:
+        self._ready.push(accepted.project_id, accepted.function_id, accepted.id, clock.to_micros(not_before))
 
 
 def _pause_s(retries: RetryPolicy, attempts: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -56,27 +57,31 @@ class Call(NamedTuple):
     callback_depth: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Accepted:
     """A claimed execution that was accepted before it runs. Its row exists, with status `running`.
 
     Attributes:
         id: the execution's id.
         project_id: its project.
+        function_id: its function.
         created_at: when it was accepted.
         attempt: how often its function may have been started, including this time.
         claim: the number of the claim.
         failures: how many attempts are known to have failed.
         since: when its age began: when it was accepted, or when a user had it retried.
+        claimed_until: when the claim ends, on the monotonic clock. The process extends its claims.
     """
 
     id: str
     project_id: str
+    function_id: str
     created_at: datetime
     attempt: int
     claim: int
     failures: int = 0
     since: datetime | None = None
+    claimed_until: float = math.inf
 
 
 def commit_record(final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:
@@ -153,7 +158,10 @@ def read_detail(detail: str) -> tuple[ExecutionRecord, Accepted | None]:
     if attempt is None:
         return started, None
     age_began = None if since is None else clock.from_micros(since)
-    return started, Accepted(started.id, started.project_id, started.created_at, attempt, claim, since=age_began)
+    accepted = Accepted(
+        started.id, started.project_id, started.function_id, started.created_at, attempt, claim, since=age_began
+    )
+    return started, accepted
 
 
 def _as_record(row: executions.Execution) -> ExecutionRecord:

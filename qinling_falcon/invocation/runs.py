@@ -156,6 +156,10 @@ class Run:
             self._key.claim()
         self._target = target
         self._started = started_record(target, self._call, self.id, self._created_at)
+        if self._accepted is not None:
+            assert parts.attempts is not None
+            if (expired := parts.attempts.expire(self._started, self._accepted, target.retries)) is not None:
+                return expired
         if target.image is not None:
             if self._key is not None:
                 self.begin()
@@ -172,8 +176,13 @@ class Run:
 
         1. It has an idempotency key, which is bound in the same transaction.
         2. Its input is large, so that the journal does not have the input.
+
+        Raises:
+            Interrupted: the execution was accepted before, and its claim has ended, because the database was away.
         """
         if self._accepted is not None:
+            if time.monotonic() >= self._accepted.claimed_until:
+                raise Interrupted
             return
         if self._key is not None:
             self._key.begin(self._started)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import Counter
 from datetime import timedelta
 
 import gevent
@@ -26,6 +25,7 @@ from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import Accepted, Call
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.runs import Interrupted
+from qinling_falcon.jobs.places import Places
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.execution_queue import ClaimedExecution
 from qinling_falcon.pool.pool import Pool
@@ -34,14 +34,14 @@ from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# How often a claim is extended within its duration.
-_EXTENSIONS_PER_CLAIM = 4
-# The largest batch of executions that are claimed at once. If there is less room, the drain waits up to `_GATHER_S` for
-# more, because each claim is a commit.
+EXTENSIONS_PER_CLAIM = 4
+"""How often a claim is extended within its duration."""
+# The largest batch of executions that are claimed at once. A busy drain waits up to `_GATHER_S` until half as many have
+# ended, because each claim is a commit.
 _BATCH = 64
 _GATHER_S = 0.02
-# A project gets at most this share of the executions in flight, so that long ones leave room for other projects.
-_PROJECT_SHARE = 0.75
+# The drain takes no more while the inputs of the executions in flight are larger than this, in characters.
+_MOST_INPUT = 32 * 1024 * 1024
 _POLL_S = 1.0
 _RETRY_S = 0.5
 _NO_WORKER_PAUSE_S = 1.0
@@ -69,9 +69,9 @@ class Drain:
         self._attempts = attempts
         self._claim_s = settings.async_claim_s
         self._most = settings.async_concurrency
-        self._most_of_project = max(1, int(self._most * _PROJECT_SHARE))
         self._in_flight: dict[str, tuple[Accepted, gevent.Greenlet]] = {}
-        self._projects: Counter[str] = Counter()
+        self._places = Places(self._most)
+        self._input_size = 0  # of the executions in flight
         self._changed = Event()  # an execution has ended, or the ready sets have more
         self.is_stopping = False
         pool.on_notification("ready", self._changed.set)
@@ -101,29 +101,28 @@ class Drain:
 
     def _start_some(self) -> float:
         """Start executions for which there is room. Returns for how many seconds nothing more can be done."""
-        room = self._most - len(self._in_flight)
-        if room < min(_BATCH, self._most):
-            # A claim is a commit, so single executions that end do not each make one.
-            self._wait_for_room()
-            room = self._most - len(self._in_flight)
-            if room == 0:
-                return _POLL_S
-        full = [project_id for project_id, count in self._projects.items() if count >= self._most_of_project]
+        if len(self._in_flight) > self._most / 4:
+            self._wait_for_ends()
+        most = min(_BATCH, self._places.free)
+        if most == 0 or self._input_size > _MOST_INPUT:
+            return _POLL_S
         try:
-            taken = self._pool.ready.take(min(room, _BATCH), full)
+            claimed_until = time.monotonic() + self._claim_s
+            taken = self._pool.ready.take(most, self._places.rooms())
             claimed = self._claim(taken)
         except Unavailable as error:
             logger.warning("executions can't be claimed", extra={"reason": str(error)})
             return _RETRY_S
         for one in claimed:
-            self._start(one)
-        if len(taken.ids) == min(room, _BATCH):
+            self._start(one, claimed_until)
+        if len(taken.ids) == most:
             return 0.0
         return _POLL_S if taken.next_s is None else min(_POLL_S, taken.next_s)
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_ends(self) -> None:
+        enough = len(self._in_flight) - _BATCH // 2
         until = time.monotonic() + _GATHER_S
-        while len(self._in_flight) > self._most - _BATCH and (left_s := until - time.monotonic()) > 0:
+        while len(self._in_flight) > enough and (left_s := until - time.monotonic()) > 0:
             self._changed.clear()
             self._changed.wait(left_s)
 
@@ -134,17 +133,20 @@ class Drain:
         ids = [execution_id for execution_id in taken.ids if execution_id not in self._in_flight]
         return execution_queue.claim(ids, now, now + timedelta(seconds=self._claim_s))
 
-    def _start(self, claimed: ClaimedExecution) -> None:
+    def _start(self, claimed: ClaimedExecution, claimed_until: float) -> None:
         accepted = Accepted(
             claimed.id,
             claimed.project_id,
+            claimed.function_id,
             claimed.created_at,
             claimed.attempt,
             claimed.claim,
             claimed.failures,
             clock.from_micros(claimed.since) if claimed.since else None,
+            claimed_until,
         )
-        self._projects[claimed.project_id] += 1
+        self._places.take(claimed.project_id, claimed.function_id)
+        self._input_size += len(claimed.input or "")
         self._in_flight[claimed.id] = accepted, gevent.spawn(self._run, claimed, accepted)
 
     def _run(self, claimed: ClaimedExecution, accepted: Accepted) -> None:
@@ -158,9 +160,8 @@ class Drain:
             )
         finally:
             del self._in_flight[claimed.id]  # no second claim of it was made meanwhile, see `_claim`
-            self._projects[claimed.project_id] -= 1
-            if not self._projects[claimed.project_id]:
-                del self._projects[claimed.project_id]
+            self._places.give_back(claimed.project_id, claimed.function_id)
+            self._input_size -= len(claimed.input or "")
             self._changed.set()
 
     def _serve(self, claimed: ClaimedExecution, accepted: Accepted) -> None:
@@ -199,7 +200,8 @@ class Drain:
             )
 
     def _interrupt(self, execution_id: str) -> None:
-        """End an execution because this process stops. It is queued again."""
+        """End an execution because this process stops or has lost its claim. If the claim is valid, it is queued again.
+        """
         try:
             self._engine.cancel(execution_id)
         except Exception as error:
@@ -207,20 +209,29 @@ class Drain:
 
     def _extend_claims(self) -> None:
         while True:
-            gevent.sleep(self._claim_s / _EXTENSIONS_PER_CLAIM)
+            gevent.sleep(self._claim_s / EXTENSIONS_PER_CLAIM)
             while not self._extend():
                 gevent.sleep(_RETRY_EXTEND_S)
 
     def _extend(self) -> bool:
         """Extend the claims of the executions in flight. Returns False if the database is away."""
-        claims = [(accepted.id, accepted.claim) for accepted, _ in self._in_flight.values()]
+        in_flight = [accepted for accepted, _ in self._in_flight.values()]
+        claimed_until = time.monotonic() + self._claim_s
+        claims = {accepted.id: accepted.claim for accepted in in_flight}
         try:
-            execution_queue.extend(claims, clock.now() + timedelta(seconds=self._claim_s))
+            extended = execution_queue.extend(claims, clock.now() + timedelta(seconds=self._claim_s))
         except Unavailable as error:
             logger.warning("claims could not be extended", extra={"reason": str(error)})
             return False
         except Exception:
             logger.exception("claims could not be extended")
+            return True
+        for accepted in in_flight:
+            if accepted.id in extended:
+                accepted.claimed_until = claimed_until
+            elif accepted.id in self._in_flight and self._in_flight[accepted.id][0] is accepted:
+                # Another process may have claimed it. If it has ended here, this changes nothing.
+                gevent.spawn(self._interrupt, accepted.id)
         return True
 
 

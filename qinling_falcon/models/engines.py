@@ -107,8 +107,8 @@ _COUNT_TRIGGERS = tuple(
 SHARDS = 16
 _QUEUE_TRIGGERS = (
     "CREATE TEMP TRIGGER queue_accepted AFTER INSERT ON main.executions WHEN NEW.status = 'running' AND NOT NEW.sync"
-    " BEGIN INSERT INTO execution_queue (id, project_id, not_before)"
-    " VALUES (NEW.id, NEW.project_id, NEW.created_at);"
+    " BEGIN INSERT INTO execution_queue (id, project_id, function_id, not_before)"
+    " VALUES (NEW.id, NEW.project_id, NEW.function_id, NEW.created_at);"
     " UPDATE execution_counters SET accepted = accepted + 1 WHERE shard = {shard}; END",
     "CREATE TEMP TRIGGER queue_ended AFTER UPDATE ON main.executions"
     " WHEN OLD.status = 'running' AND NEW.status <> 'running' AND NOT NEW.sync"

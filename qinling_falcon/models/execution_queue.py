@@ -19,7 +19,7 @@ from __future__ import annotations
 import datetime
 import functools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qinling_falcon.models import callbacks, clock, execution_counters
@@ -88,6 +88,7 @@ class Queued(NamedTuple):
 
     id: str
     project_id: str
+    function_id: str
     not_before: int
 
 
@@ -111,10 +112,10 @@ def insert(records: list[Values]) -> list[None]:
     database = engine()
     database.execute_sql(insert_sql(database.param, len(records)), [value for values in records for value in values])
     if not database.complete_statements:
-        row = f"({', '.join([database.param] * 3)})"
+        row = f"({', '.join([database.param] * 4)})"
         database.execute_sql(
-            f"INSERT INTO {_QUEUE} (id, project_id, not_before) VALUES {', '.join([row] * len(records))}",
-            [values[place] for values in records for place in (_ID, _PROJECT, _CREATED)],
+            f"INSERT INTO {_QUEUE} (id, project_id, function_id, not_before) VALUES {', '.join([row] * len(records))}",
+            [values[place] for values in records for place in (_ID, _PROJECT, _FUNCTION, _CREATED)],
         )
         execution_counters.count(accepted=len(records))
     return [None] * len(records)
@@ -139,26 +140,32 @@ def claim(ids: Collection[str], now: datetime.datetime, until: datetime.datetime
     return transact(lambda: _claim(ids, clock.to_micros(now), clock.to_micros(until)))
 
 
-def extend(claims: Collection[tuple[str, int]], until: datetime.datetime) -> None:
+def extend(claims: Mapping[str, int], until: datetime.datetime) -> set[str]:
     """Let claims end later.
 
     Args:
-        claims: pairs of (execution id, claim).
+        claims: the numbers of the claims, by execution.
         until: when they end.
+
+    Returns:
+        The executions whose claim was extended. Any other one has ended, or another process has claimed it.
 
     Raises:
         Unavailable: see `transact`.
     """
-    ids = [execution_id for execution_id, _ in claims]
-    known = dict(claims)
 
-    def write() -> None:
-        rows = QueuedExecution.select(QueuedExecution.id, QueuedExecution.claim).where(QueuedExecution.id.in_(ids))
-        mine = [row.id for row in rows if row.claim == known[row.id]]
-        QueuedExecution.update(claimed_until=clock.to_micros(until)).where(QueuedExecution.id.in_(mine)).execute()
+    def write() -> set[str]:
+        # The claim of an execution that was given back a moment ago has ended already.
+        claimed = QueuedExecution.id.in_(list(claims)) & (QueuedExecution.claimed_until > 0)
+        rows = QueuedExecution.select(QueuedExecution.id, QueuedExecution.claim).where(claimed)
+        if not engine().complete_statements:
+            rows = rows.order_by(QueuedExecution.id).for_update()
+        mine = {row.id for row in rows if row.claim == claims[row.id]}
+        if mine:
+            QueuedExecution.update(claimed_until=clock.to_micros(until)).where(QueuedExecution.id.in_(mine)).execute()
+        return mine
 
-    if ids:
-        transact(write)
+    return transact(write) if claims else set()
 
 
 def end(record: ExecutionRecord, claim: int) -> bool:
@@ -291,7 +298,9 @@ def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queue
     with reading():
         rows = list(QueuedExecution.select().where(QueuedExecution.id > after).order_by(QueuedExecution.id).limit(most))
     micros = clock.to_micros(now)
-    found = [Queued(row.id, row.project_id, row.not_before) for row in rows if row.claimed_until <= micros]
+    found = [
+        Queued(row.id, row.project_id, row.function_id, row.not_before) for row in rows if row.claimed_until <= micros
+    ]
     return found, rows[-1].id if len(rows) == most else None
 
 

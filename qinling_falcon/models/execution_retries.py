@@ -85,11 +85,14 @@ def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
         run_ms=None, updated_at=now,
     ).where(Execution.id.in_([row.id for row in rows])).execute()  # fmt: skip
     QueuedExecution.insert_many(
-        [(row.id, row.project_id, now, random.randrange(_MOST_FIRST_CLAIM), row.attempt, now) for row in rows],
+        [
+            (row.id, row.project_id, row.function_id, now, random.randrange(_MOST_FIRST_CLAIM), row.attempt, now)
+            for row in rows
+        ],
         fields=[
-            QueuedExecution.id, QueuedExecution.project_id, QueuedExecution.not_before, QueuedExecution.claim,
-            QueuedExecution.attempt, QueuedExecution.since,
+            QueuedExecution.id, QueuedExecution.project_id, QueuedExecution.function_id, QueuedExecution.not_before,
+            QueuedExecution.claim, QueuedExecution.attempt, QueuedExecution.since,
         ],
     ).execute()  # fmt: skip
     execution_counters.count(ended=-len(rows))
-    return [Queued(row.id, row.project_id, now) for row in rows]
+    return [Queued(row.id, row.project_id, row.function_id, now) for row in rows]

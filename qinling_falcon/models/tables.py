@@ -328,6 +328,7 @@ class QueuedExecution(peewee.Model):
 
     id = peewee.CharField(max_length=36, primary_key=True)
     project_id = peewee.CharField()
+    function_id = peewee.CharField(max_length=36, default="")
     not_before = peewee.BigIntegerField()
     claimed_until = peewee.BigIntegerField(default=0)
     claim = peewee.IntegerField(default=0)

@@ -6,7 +6,7 @@ Redis, and may have one that was claimed or has ended. The sweep adds what is mi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from qinling_falcon.pool.runner import ScriptRunner
@@ -26,12 +26,28 @@ class Backlog(NamedTuple):
     size: int
 
 
+class Rooms(NamedTuple):
+    """For how many further executions a drain has room.
+
+    Attributes:
+        project: of a project that is not in `projects`.
+        function: of a function that is not in `functions`.
+        projects: of projects, by id.
+        functions: of functions, by id.
+    """
+
+    project: int
+    function: int
+    projects: Mapping[str, int]
+    functions: Mapping[str, int]
+
+
 class Taken(NamedTuple):
     """What a drain has taken.
 
     Attributes:
         ids: the executions.
-        next_s: in how many seconds the next execution is due, as far as it is known now; None: no execution waits.
+        next_s: in how many seconds a further execution is due for which there is room; None: none is known.
     """
 
     ids: list[str]
@@ -60,36 +76,44 @@ class ReadySets:
         is_current, size = self._scripts.run("check_backlog", project_id, *flat)
         return Backlog(is_current == 1, size)
 
-    def push(self, project_id: str, execution_id: str, not_before: int | None = None) -> None:
+    def push(self, project_id: str, function_id: str, execution_id: str, not_before: int | None = None) -> None:
         """Add one execution without waiting for Redis. If the message is lost, the sweep adds it.
 
         Args:
             project_id: its project.
+            function_id: its function.
             execution_id: the execution.
             not_before: when it may be claimed, in microseconds since the epoch; None: now, by the clock of Redis.
         """
         at = "" if not_before is None else _milliseconds(not_before)
-        self._scripts.cast("push_ready", project_id, at, execution_id)
+        self._scripts.cast("push_ready", project_id, at, function_id, execution_id)
 
-    def push_all(self, project_id: str, executions: Iterable[tuple[str, int]]) -> None:
-        """Add many executions of one project, as pairs of (execution, not_before as in `push`).
+    def push_all(self, project_id: str, executions: Iterable[tuple[str, str, int]]) -> None:
+        """Add many executions of one project, as triples of (function, execution, not_before as in `push`).
 
         Raises:
             PoolUnavailable: Redis is away.
         """
-        parts = [part for execution_id, micros in executions for part in (_milliseconds(micros), execution_id)]
-        for at in range(0, len(parts), 2 * _MOST_PUSHED):
-            self._scripts.run("push_ready", project_id, *parts[at : at + 2 * _MOST_PUSHED])
+        parts = [
+            part
+            for function_id, execution_id, micros in executions
+            for part in (_milliseconds(micros), function_id, execution_id)
+        ]
+        for at in range(0, len(parts), 3 * _MOST_PUSHED):
+            self._scripts.run("push_ready", project_id, *parts[at : at + 3 * _MOST_PUSHED])
 
-    def take(self, most: int, left_out: Collection[str]) -> Taken:
-        """Take up to `most` executions that are due, from all projects but those in `left_out`, in turn.
+    def take(self, most: int, rooms: Rooms) -> Taken:
+        """Take up to `most` executions that are due, from projects in turn, and from the functions of each in turn.
 
         If fewer are due, the next push notifies this process with the message `ready`.
 
         Raises:
             PoolUnavailable: Redis is away.
         """
-        next_ms, *ids = self._scripts.run("take_ready", self._holder, most, *left_out)
+        named = (part for rooms_of in (rooms.projects, rooms.functions) for pair in rooms_of.items() for part in pair)
+        next_ms, *ids = self._scripts.run(
+            "take_ready", self._holder, most, rooms.project, rooms.function, len(rooms.projects), *named
+        )
         return Taken([execution_id.decode() for execution_id in ids], None if next_ms < 0 else next_ms / 1000)
 
 

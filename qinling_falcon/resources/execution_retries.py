@@ -51,7 +51,7 @@ class ExecutionRetry:
         It keeps its id, and its attempts are counted on. It may fail as often as a new execution.
         """
         execution = execution_retries.retry(req.caller, execution_id, _reason())
-        self._pool.ready.push(execution.project_id, execution.id)
+        self._pool.ready.push(execution.project_id, execution.function_id, execution.id)
         path = f"/v1/executions/{execution_id}"
         accepted(req, resp, path, self._settings.public_endpoint, _shown.show(execution))
 
@@ -108,7 +108,7 @@ def _repeat(step: Callable[[], int]) -> dict[str, object]:
 
 def _push(pool: Pool, queued: list[Queued]) -> None:
     for one in queued:
-        pool.ready.push(one.project_id, one.id)
+        pool.ready.push(one.project_id, one.function_id, one.id)
 
 
 def _reason() -> str:

@@ -124,6 +124,19 @@ def test_an_execution_is_cancelled_while_it_waits_for_a_worker(service: Service)
     assert service.request("GET", f"/v1/functions/{function_id}").json()["count"] == 3
 
 
+def test_many_executions_of_a_slow_function_do_not_delay_those_of_another_one(service: Service) -> None:
+    slow, quick = service.function(SLEEPS, timeout=120, concurrency=1), service.function(SLEEPS)
+    first = started(service, slow)
+    waiting = [service.accept(slow) for _ in range(300)]
+
+    for _ in range(20):
+        assert service.ended(service.accept(quick, {"seconds": 0}))["attempt"] == 1
+
+    assert service.execution(first)["status"] == "running"
+    for execution_id in (*waiting, first):
+        assert service.request("DELETE", f"/v1/executions/{execution_id}").status_code == 204
+
+
 def test_executions_of_a_deleted_function_are_cancelled(service: Service) -> None:
     function_id = service.function(SLEEPS, timeout=120, concurrency=1)
     first = started(service, function_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -29,7 +30,9 @@ def accepted(house: House) -> Accepted:
     record = accepted_record(target, Call(house.function_id), clock.new_id(now), now)
     execution_queue.accept(record)
     (claimed,) = execution_queue.claim([record.id], now, now + timedelta(minutes=1))
-    return Accepted(claimed.id, claimed.project_id, claimed.created_at, claimed.attempt, claimed.claim)
+    return Accepted(
+        claimed.id, claimed.project_id, claimed.function_id, claimed.created_at, claimed.attempt, claimed.claim
+    )
 
 
 def unclaimed() -> list[Queued]:
@@ -55,18 +58,35 @@ def test_an_execution_whose_worker_is_lost_is_queued_again(house: House, accepte
     assert house.journal() == {}
 
 
+def test_an_execution_whose_claim_has_ended_is_not_run(house: House, accepted: Accepted) -> None:
+    """The database was away for longer than a claim, and another process may run the execution now."""
+    house.start(succeeds())
+    accepted.claimed_until = time.monotonic()
+
+    with pytest.raises(Interrupted):
+        run(house, accepted)
+
+    assert house.recorded(accepted.id).status == "running"
+    assert house.journal() == {}
+
+
 def test_an_execution_whose_worker_is_lost_again_and_again_ends_when_it_is_too_old(
     make_house: Callable[..., House],
 ) -> None:
     house = make_house(async_max_age_s=1)
-    now = clock.now() - timedelta(seconds=2)
+    now = clock.now()
     target = house.resolver.resolve(OWNER, house.function_id, 0)
     record = accepted_record(target, Call(house.function_id), clock.new_id(now), now)
     execution_queue.accept(record)
     execution_queue.claim([record.id], clock.now(), clock.now() + timedelta(minutes=1))
-    house.start(hangs_up())
+    over = Event()
+    worker = house.start(waits(over, hangs_up()))
+    running = gevent.spawn(run, house, Accepted(record.id, record.project_id, record.function_id, now, 1, 1))
+    house.wait_for_call(worker)
+    wait_until(lambda: clock.now() > now + timedelta(seconds=1))
+    over.set()
 
-    assert run(house, Accepted(record.id, record.project_id, now, 1, 1)) == "dead"
+    assert running.get(timeout=10) == "dead"
 
     assert house.recorded(record.id).status == "dead"
     assert unclaimed() == []

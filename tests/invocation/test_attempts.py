@@ -36,8 +36,10 @@ def claimed(house: House, *, age_s: float = 0, attempt: int = 1, failures: int =
     for _ in range(attempt):
         now = clock.now()
         [claim] = execution_queue.claim([row.id], now, now)
-    execution_queue.extend([(row.id, attempt)], clock.now() + MINUTE)
-    return Accepted(claim.id, claim.project_id, claim.created_at, claim.attempt, claim.claim, failures)
+    execution_queue.extend({row.id: attempt}, clock.now() + MINUTE)
+    return Accepted(
+        claim.id, claim.project_id, claim.function_id, claim.created_at, claim.attempt, claim.claim, failures
+    )
 
 
 def retries(house: House, **fields: Any) -> None:
@@ -52,8 +54,9 @@ def queued(execution_id: str) -> QueuedExecution | None:
 
 
 def ready(house: House) -> list[str]:
-    """The executions that a drain would take, now and later."""
-    return [member.decode() for member in house.connection.call("ZRANGE", "qf:{pool}:ready:project-a", 0, -1)]
+    """The executions of the function that a drain would take, now and later."""
+    key = f"qf:{{pool}}:queued:{house.function_id}"
+    return [member.decode() for member in house.connection.call("ZRANGE", key, 0, -1)]
 
 
 def test_an_accepted_execution_ends_its_row(house: House) -> None:
@@ -152,14 +155,29 @@ def test_the_last_of_several_attempts_ends_the_execution_as_dead(house: House) -
 
 
 def test_an_execution_that_is_too_old_is_not_started_again(house: House) -> None:
-    retries(house, max_attempts=3, max_age_s=60)
+    retries(house, max_attempts=3, max_age_s=60, backoff_s=1e9)
     house.start(fails("exception"))
+    it = claimed(house, age_s=50)
+
+    assert house.engine.run(Call(house.function_id), it).status == "dead"
+
+    (row,) = house.rows()
+    assert row.attempt == 1
+    assert "too old for another one" in str(row.status_reason)
+
+
+def test_an_execution_that_is_too_old_before_its_first_attempt_is_not_started(house: House) -> None:
+    retries(house, max_age_s=60)
+    worker = house.start(succeeds())
     it = claimed(house, age_s=61)
 
     assert house.engine.run(Call(house.function_id), it).status == "dead"
 
     (row,) = house.rows()
-    assert "too old" in str(row.status_reason)
+    assert (row.status, row.attempt) == ("dead", 0)
+    assert "too old to be started" in str(row.status_reason)
+    assert house.workers[worker].asked == []
+    assert queued(it.id) is None
 
 
 def test_a_result_that_is_not_json_is_the_end(house: House) -> None:

@@ -135,9 +135,22 @@ def test_an_extended_claim_is_not_taken_by_another_process(function_id: str) -> 
     now = clock.now()
     execution_queue.claim([record.id], now, now)
 
-    execution_queue.extend([(record.id, 1)], clock.now() + MINUTE)
+    assert execution_queue.extend({record.id: 1}, clock.now() + MINUTE) == {record.id}
 
     assert claim(record.id) == []
+
+
+def test_only_a_claim_that_has_not_ended_is_extended(function_id: str) -> None:
+    other, returned, ended = (accepted(function_id) for _ in range(3))
+    for one in (other, returned, ended):
+        now = clock.now()
+        execution_queue.claim([one.id], now, now)
+    claim(other.id)
+    execution_queue.give_back(returned.id, 1, clock.now(), was_started=False)
+    end_claimed(ended._replace(status="success", attempt=1, updated_at=clock.now()))
+
+    assert execution_queue.extend(dict.fromkeys((other.id, returned.id, ended.id), 1), clock.now() + MINUTE) == set()
+    assert [one.id for one in claim(returned.id)] == [returned.id]
 
 
 def test_a_postponed_execution_shows_why_and_is_queued_again(function_id: str, owner: Context) -> None:

@@ -1,46 +1,86 @@
--- take_ready: takes executions that are due, from all projects in turn.
--- ARGV    2 holder  3 how many, at most  4… projects that are left out
--- reads   ready, ready:<project>
--- writes  ready, ready:<project>, drains
--- returns {ms until the next execution is due, or -1: none is known; executions…}
--- promises  Each project that is due gets the same share, of at most 16 projects at once. A project that was served
---           comes after all that were not. A drain that could take more is woken by the next push.
+-- take_ready: takes executions that are due, from all projects in turn, and from all functions of a project in turn.
+-- ARGV    2 holder  3 how many, at most  4 how many of a project, and  5 of a function, at most, unless it is named
+--         6 how many projects are named  7… pairs of (named project, how many of it, at most), then of functions
+-- reads   ready, ready:<project>, queued:<function>
+-- writes  ready, ready:<project>, queued:<function>, backlogs, drains
+-- returns {ms until a further execution is due, or -1: none is known; executions…}
+-- promises  Of at most 16 projects at once, and 16 functions of each, each one that is due gets the same share. One
+--           that was served comes after all that were not. A drain that could take more is woken by the next push.
 
-local MOST_PROJECTS = 16
+local MOST_AT_ONCE = 16
 
-local left_out, is_left_out = #ARGV - 3, {}
-for at = 4, #ARGV do is_left_out[ARGV[at]] = true end
-local projects = {}
-for _, project in ipairs(call('ZRANGEBYSCORE', READY, '-inf', now, 'LIMIT', 0, MOST_PROJECTS + left_out)) do
-  if not is_left_out[project] and #projects < MOST_PROJECTS then projects[#projects + 1] = project end
-end
+local next_ms, taken = math.huge, {-1}
 
-local left, taken = tonumber(ARGV[3]), {-1}
-local function take(project, most)
-  local due = call('ZRANGEBYSCORE', ready_of(project), '-inf', now, 'LIMIT', 0, most)
-  if #due > 0 then call('ZREM', ready_of(project), unpack(due)) end
-  for _, execution in ipairs(due) do taken[#taken + 1] = execution end
-  left = left - #due
-end
-
-for at, project in ipairs(projects) do take(project, math.ceil(left / (#projects - at + 1))) end
-for _, project in ipairs(projects) do
-  if left > 0 then take(project, left) end  -- what other projects have left of their shares
-  local first = first_of(project)
-  if first then
-    call('ZADD', READY, text(math.max(first, now)), project)
-  else
-    call('ZREM', READY, project)
+-- For how many executions there is room: by the name of a project or function, and for one that is not named.
+local function read_rooms(first, last, default)
+  local rooms = {default = tonumber(default), full = 0, of = {}}
+  for at = first, last, 2 do
+    rooms.of[ARGV[at]] = tonumber(ARGV[at + 1])
+    if rooms.of[ARGV[at]] == 0 then rooms.full = rooms.full + 1 end
   end
+  return rooms
 end
-if left == 0 then return taken end
+
+-- Takes executions of those members of a set whose turn has come. `take(member, most)` returns how many it has taken.
+local function take_in_turn(set, most, rooms, contents_of, take)
+  local due = call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, MOST_AT_ONCE + rooms.full + 1)
+  local members, left, served, has_more = {}, most, {}, {}
+  for _, member in ipairs(due) do
+    if (rooms.of[member] or rooms.default) > 0 then
+      if #members == MOST_AT_ONCE then
+        next_ms = 0
+        break
+      end
+      members[#members + 1] = member
+    end
+  end
+  local function take_share(member, share)
+    local room = rooms.of[member] or rooms.default
+    share = math.min(share, room, left)
+    if share > 0 then
+      local count = take(member, share)
+      rooms.of[member], left = room - count, left - count
+      served[member], has_more[member] = true, count == share
+    end
+  end
+  for at, member in ipairs(members) do take_share(member, math.ceil(left / (#members - at + 1))) end
+  for _, member in ipairs(members) do  -- what others have left of their shares
+    if has_more[member] then take_share(member, left) end
+  end
+  for member in pairs(served) do
+    local first = first_of(contents_of(member))
+    if first then
+      call('ZADD', set, text(math.max(first, now)), member)
+    else
+      call('ZREM', set, member)
+    end
+  end
+  local later = call('ZRANGEBYSCORE', set, text(now + 1), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  if later then next_ms = math.min(next_ms, tonumber(later) - now) end
+  return most - left
+end
+
+local function take_of_function(function_id, most)
+  local set = executions_of(function_id)
+  local due = call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, most)
+  if #due > 0 then call('ZREM', set, unpack(due)) end
+  for _, execution in ipairs(due) do taken[#taken + 1] = execution end
+  return #due
+end
+
+local first_function = 7 + 2 * tonumber(ARGV[6])
+local projects = read_rooms(7, first_function - 1, ARGV[4])
+local functions = read_rooms(first_function, #ARGV, ARGV[5])
+
+local function take_of_project(project_id, most)
+  local count = take_in_turn(functions_of(project_id), most, functions, executions_of, take_of_function)
+  count_backlog(project_id, -count)
+  return count
+end
+
+local most = tonumber(ARGV[3])
+if take_in_turn(READY, most, projects, functions_of, take_of_project) == most then return taken end
 
 call('ZADD', DRAINS, text(now), ARGV[2])
-for _, project in ipairs(call('ZRANGE', READY, 0, left_out)) do
-  local first = not is_left_out[project] and first_of(project)
-  if first then
-    taken[1] = math.max(0, first - now)
-    break
-  end
-end
+if next_ms < math.huge then taken[1] = next_ms end
 return taken

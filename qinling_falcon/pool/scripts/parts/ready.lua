@@ -1,15 +1,24 @@
 -- ready: the accepted executions that no process has claimed, as far as Redis knows; the database has them all.
 --
--- Each project has a set of its executions, with the time from which each one may be claimed. `ready` has the projects,
--- each with the time at which its turn comes. A drain is a process that claims and runs executions. A drain with room
--- for more, and nothing to take, is in `drains`, and a push wakes one of them.
+-- Each function has a set of its executions, with the time from which each one may be claimed. Each project has a set
+-- of its functions, and `ready` has the projects, each with the time at which its turn comes. `backlogs` has the number
+-- of executions of each project.
+--
+-- A drain is a process that claims and runs executions. A drain with room for more, and nothing to take, is in `drains`,
+-- and a push wakes one of them.
 -- include: queues
 
-local READY, DRAINS = P .. 'ready', P .. 'drains'
+local READY, BACKLOGS, DRAINS = P .. 'ready', P .. 'backlogs', P .. 'drains'
 local DRAIN_MS = 5000  -- a drain that has not asked for so long has died
 
-local function ready_of(project_id)
+-- The functions of a project.
+local function functions_of(project_id)
   return P .. 'ready:' .. project_id
+end
+
+-- The executions of a function.
+local function executions_of(function_id)
+  return P .. 'queued:' .. function_id
 end
 
 -- Wakes the drain that asked last.
@@ -18,7 +27,12 @@ local function wake_drain()
   if drain[1] and now - tonumber(drain[2]) < DRAIN_MS then notify(drain[1], '', 'ready') end
 end
 
--- When the first execution of a project may be claimed; nil: it has none.
-local function first_of(project_id)
-  return tonumber(call('ZRANGE', ready_of(project_id), 0, 0, 'WITHSCORES')[2])
+-- The first time in a sorted set of times; nil: it is empty.
+local function first_of(set)
+  return tonumber(call('ZRANGE', set, 0, 0, 'WITHSCORES')[2])
+end
+
+-- Changes the number of executions of a project.
+local function count_backlog(project_id, by)
+  if by ~= 0 and call('HINCRBY', BACKLOGS, project_id, by) <= 0 then call('HDEL', BACKLOGS, project_id) end
 end
