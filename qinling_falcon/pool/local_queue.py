@@ -188,11 +188,14 @@ class LocalQueue:
         is_watched: whether a timer will check the queue.
         reported_at: when Redis was last told that calls have waited for long, on the monotonic clock.
         waited_lately: the recent waiting times of the calls.
+        grace_s: for how long a call does not count as waiting. So a process that runs asynchronous executions uses one
+            worker for a target until its backlog takes longer than that.
         is_for_calls: whether a free worker goes to the next call. It does not in a queue of kind `warm`, where each
             request loads one more worker. The name has the kind (see `LeaseRequest.queue`).
     """
 
     name: str
+    grace_s: float = 0.0
     waiters: deque[Waiter] = field(default_factory=deque)
     offers: deque[Offer] = field(default_factory=deque)
     asking: int = 0
@@ -230,10 +233,10 @@ class LocalQueue:
 
         Returns:
             Infinite if `busy_s` is not known, if there is no usable worker, or if a quick function has fewer than
-            `_FEWEST_WORKERS`.
+            `_FEWEST_WORKERS`. With a grace, the first worker is usable, whatever `busy_s` is.
         """
         if self.busy_s is None:
-            return math.inf
+            return 0.0 if self.grace_s and self.leased else math.inf
         now = time.monotonic()
         overdue, first_s = 0, self.busy_s
         for started_at in self.running_since.values():
@@ -242,13 +245,13 @@ class LocalQueue:
                 break
             overdue += 1
         workers = self.leased - len(self.spares) - len(self.offers) - overdue + self.asking
-        if workers < (_FEWEST_WORKERS if self.busy_s < _QUICK_S else 1):
+        if workers < (_FEWEST_WORKERS if self.busy_s < _QUICK_S and not self.grace_s else 1):
             return math.inf
         return first_s + len(self.waiters) * self.busy_s / workers
 
     def expects_worker_soon(self) -> bool:
-        """Whether one more call is likely to get a worker of this process within `PATIENCE_S`."""
-        return self.expected_wait_s() < PATIENCE_S
+        """Whether one more call is likely to get a worker of this process within `PATIENCE_S` after its grace."""
+        return self.expected_wait_s() < self.grace_s + PATIENCE_S
 
     def may_delay_escalation(self, start_s: float) -> bool:
         """Whether waiting costs less than one more worker.
@@ -269,7 +272,7 @@ class LocalQueue:
             return True
         else:
             expected_s = self.expected_wait_s()
-            if expected_s < PATIENCE_S:
+            if expected_s < self.grace_s + PATIENCE_S:
                 return True
         return self.waited_lately.sum() + waited_s + expected_s < max(2 * PATIENCE_S, _STARTS * start_s)
 

@@ -35,6 +35,8 @@ from qinling_falcon.settings import Settings
 logger = logging.getLogger(__name__)
 
 _HEARTBEATS_PER_TTL = 5
+# Asynchronous executions count as waiting calls after this time (see `LocalQueue.grace_s`).
+_ASYNC_GRACE_S = 0.05
 
 
 class Pool(Generations):
@@ -65,7 +67,9 @@ class Pool(Generations):
         self.ready = ReadySets(self._scripts, holder)
         self._listening = connection.another()
         self._journal = JournalChanges()
-        self._local_queues = LocalQueues(self, self._listening, self._scripts, holder, self._journal)
+        # As the scripts know them, which give these processes a share of the workers.
+        self._grace_s = _ASYNC_GRACE_S if holder.startswith("worker:") else 0.0
+        self._local_queues = LocalQueues(self, self._listening, self._scripts, holder, self._journal, self._grace_s)
         self.ended = Ended(self._scripts, holder, self._journal, self._local_queues.running)
         self.watches = Watches(self._scripts, holder)
         self._local_queues.missed = self.watches.register_again
@@ -108,7 +112,9 @@ class Pool(Generations):
             Exception: the error with which the gate failed.
             Unavailable: no worker was free in time, the queue is full, or Redis is away (`PoolUnavailable`).
         """
-        waiter = Waiter(request, time.monotonic() if request.arrived is None else request.arrived, wait_s, gate)
+        now = time.monotonic()
+        arrived = now if request.arrived is None else request.arrived
+        waiter = Waiter(request, arrived + self._grace_s, wait_s, gate, now + self._grace_s)
         queue = self._local_queues.queue_of(request)
         queue.note_arrival()
         while True:

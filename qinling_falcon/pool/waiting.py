@@ -51,6 +51,7 @@ class LocalQueues:
         scripts: runs scripts.
         holder: the name of this process.
         journal: the changes of the journal that Redis has not got yet.
+        grace_s: see `LocalQueue`.
 
     Attributes:
         held: the leases of this process, by the names that heartbeats use.
@@ -67,7 +68,9 @@ class LocalQueues:
         scripts: ScriptRunner,
         holder: str,
         journal: JournalChanges,
+        grace_s: float,
     ):
+        self._grace_s = grace_s
         self._keeper = keeper
         self._listening = listening
         self._scripts = scripts
@@ -90,7 +93,7 @@ class LocalQueues:
         """The queue with this name."""
         queue = self._queues.get(name)
         if queue is None:
-            queue = self._queues[name] = LocalQueue(name)
+            queue = self._queues[name] = LocalQueue(name, self._grace_s)
         return queue
 
     def hold(self, queue: LocalQueue, request: LeaseRequest, worker: LeasedWorker, cold: StartKind) -> Lease:

@@ -111,3 +111,22 @@ def test_the_lease_of_a_killed_process_is_counted_until_it_is_reaped(web: Side, 
         return asynchronous(web) == 0
 
     wait_until(reaped)
+
+
+def test_executions_of_one_function_share_a_worker_while_it_is_quick(
+    web: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qinling_falcon.pool.pool._ASYNC_GRACE_S", 60.0)
+    drain = Side(web.connection.url, SETTINGS, holder="worker:1")
+    load = {"kind": "warm", "detail": ""}
+    for loaded in [web.lease("f", **load), web.lease("f", **load)]:
+        end(loaded)
+    lease = drain.lease("f")
+    waiting = [gevent.spawn(drain.lease, "f") for _ in range(5)]
+    for other in waiting:
+        gevent.sleep(0.01)
+        assert asynchronous(web) == 1, "although another worker holds the function and is idle"
+        end(lease)
+        lease = other.get(timeout=10)
+    end(lease)
+    drain.close()

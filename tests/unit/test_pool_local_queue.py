@@ -103,6 +103,21 @@ def test_a_quick_function_gets_some_workers_before_its_calls_wait(queue: LocalQu
     assert queue.expects_worker_soon()
 
 
+def test_asynchronous_executions_share_a_worker_until_their_backlog_takes_longer_than_their_grace() -> None:
+    queue = LocalQueue(REQUEST.queue, grace_s=0.05)
+    assert not queue.expects_worker_soon(), "it has no worker"
+    run(queue, 0)
+    assert queue.expects_worker_soon(), "of which nothing is known"
+    queue.note_busy(0.0005)
+    for _ in range(90):
+        assert queue.expects_worker_soon()
+        queue.enter(waiter())
+    assert queue.may_delay_escalation(START_S)
+    for _ in range(30):
+        queue.enter(waiter())
+    assert not queue.expects_worker_soon()
+
+
 START_S = 0.02
 
 
