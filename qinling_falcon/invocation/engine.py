@@ -124,7 +124,7 @@ class Engine:
         self._workers = WorkerClient(settings) if workers is None else workers
         self._long_runs = LongRuns()
         self._running: dict[str, Run] = {}
-        self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs, attempts)
+        self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs, attempts, pool)
 
     def start(self) -> None:
         """Start two background tasks: list long-running executions as running, and count executions for the quota.

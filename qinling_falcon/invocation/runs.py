@@ -44,6 +44,7 @@ from qinling_falcon.models import clock, execution
 from qinling_falcon.models.records import ExecutionRecord, begin
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseRequest
+from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ logger = logging.getLogger(__name__)
 _BAD_RESULT = "result"  # the worker's name for a result that is not JSON, or is too large
 # While the database is away, the end of an accepted execution is retried for this fraction of its claim.
 _COMMIT_PART_OF_CLAIM = 0.5
+# An accepted execution whose worker was lost waits for the end of the worker for this fraction of its claim, at most.
+_WORKER_END_PART_OF_CLAIM = 0.5
 _RETRY_COMMIT_S = 0.2
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
 
@@ -69,6 +72,7 @@ class RunParts:
     sessions: Sessions | None
     long_runs: LongRuns
     attempts: Attempts | None
+    pool: Pool
 
 
 class Run:
@@ -216,6 +220,8 @@ class Run:
         finally:
             self._worker = None
             self._parts.long_runs.remove(self.id)
+        if is_lost and self._accepted is not None:
+            self._await_end_of(lease.worker)
         final = self._record(final, is_permanent=is_permanent, is_lost=is_lost)
         lease.committed()
         return final
@@ -304,6 +310,18 @@ class Run:
                 if time.monotonic() > until:
                     raise not_recorded(final) from error
                 gevent.sleep(_RETRY_COMMIT_S)
+
+    def _await_end_of(self, worker: LeasedWorker) -> None:
+        """Wait until the pool manager has ended a worker that was lost, because the function may still run there.
+
+        The execution is queued again after that, and its two runs must not overlap.
+        """
+        longest_s = self._parts.settings.async_claim_s * _WORKER_END_PART_OF_CLAIM
+        if not self._parts.pool.await_removal(worker.worker_id, longest_s):
+            logger.error(
+                "an execution is queued again, although its worker may still run it",
+                extra={"worker_id": worker.worker_id, "execution_id": self.id},
+            )
 
     def _execution(self, target: Target) -> Execution:
         """The request for the worker."""

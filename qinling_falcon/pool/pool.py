@@ -35,6 +35,7 @@ from qinling_falcon.settings import Settings
 logger = logging.getLogger(__name__)
 
 _HEARTBEATS_PER_TTL = 5
+_REMOVAL_POLL_S = 0.05
 
 
 class Pool(Generations):
@@ -211,6 +212,21 @@ class Pool(Generations):
     def cancel(self, execution_id: str) -> None:
         """Notify the process that runs an execution, or may have claimed it, with the message `cancel`."""
         self._scripts.run("cancel", execution_id)
+
+    def await_removal(self, worker_id: str, longest_s: float) -> bool:
+        """Wait until a draining worker is removed, because the manager has ended it and all its processes.
+
+        Returns:
+            Whether it was removed within `longest_s`.
+        """
+        until = time.monotonic() + longest_s
+        while True:
+            with contextlib.suppress(PoolUnavailable):
+                if not self._connection.call("SISMEMBER", keys.WORKERS, worker_id):
+                    return True
+            if time.monotonic() > until:
+                return False
+            gevent.sleep(_REMOVAL_POLL_S)
 
     def drop(self, execution_ids: Sequence[str]) -> None:
         """Remove executions whose records were deleted from the journals, so that they are not recorded again as lost.

@@ -109,8 +109,8 @@ class House:
         return {key.decode(): value.decode().split(" ", 2)[2] for key, value in zip(words, words, strict=True)}
 
     def lost(self) -> dict[str, str]:
-        """The executions that are to be recorded as lost."""
-        return self.registry.lost()
+        """The details of the executions that are to be recorded as lost."""
+        return {execution: it.detail for execution, it in self.registry.lost().items()}
 
     def recorded(self, execution_id: str) -> Execution:
         return execution.get(OWNER, execution_id)

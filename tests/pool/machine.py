@@ -332,7 +332,7 @@ class Machine:
 
     def record_lost(self) -> None:
         lost = self.registry.lost()
-        assert all(detail == f"detail {execution}" for execution, detail in lost.items())
+        assert all(it.detail == f"detail {execution}" for execution, it in lost.items())
         self.recorded.update(lost.keys())
         self.registry.acknowledge_lost(list(lost))
         for execution in lost:
