@@ -55,6 +55,9 @@ _COMMIT_PART_OF_CLAIM = 0.5
 # An accepted execution whose worker was lost waits for the end of the worker for this fraction of its claim, at most.
 _WORKER_END_PART_OF_CLAIM = 0.5
 _RETRY_COMMIT_S = 0.2
+# A cancelled execution whose function neither runs nor has ended is looked at again so often, for so long.
+_CANCEL_AGAIN_S = 0.02
+_CANCEL_S = 2.0
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
 
 
@@ -102,6 +105,7 @@ class Run:
         "_created_at",
         "_greenlet",
         "_has_row",
+        "_is_interrupted",
         "_key",
         "_openstack",
         "_parts",
@@ -140,6 +144,7 @@ class Run:
         self._has_row = False
         self._worker: LeasedWorker | None = None
         self._greenlet = gevent.getcurrent()
+        self._is_interrupted = False
         self.was_sent = False
         self.is_over = False
 
@@ -272,17 +277,30 @@ class Run:
         2. No worker has got the call yet: `Interrupted` is raised in the greenlet of this run.
         3. The function has ended, and its end is being recorded: nothing happens.
 
+        The case can change while this looks: the call may be on its way to the worker, which does not know it yet, or
+        the worker may refuse it. So this looks again for `_CANCEL_S`, until one of the cases is sure.
+
         Raises:
             NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
         """
-        if self._worker is not None:
-            self._parts.workers.cancel(self._worker, self.id)
-        else:
-            get_hub().loop.run_callback(self._interrupt)
+        until = time.monotonic() + _CANCEL_S
+        while not self.is_over:
+            if self._worker is not None:
+                if self._parts.workers.cancel(self._worker, self.id):
+                    return
+            elif self.was_sent:
+                return
+            else:
+                get_hub().loop.run_callback(self._interrupt)
+            if time.monotonic() > until:
+                logger.warning("a function was not ended", extra={"execution_id": self.id})
+                return
+            gevent.sleep(_CANCEL_AGAIN_S)
 
     def _interrupt(self) -> None:
         """Runs in the hub. So no other greenlet runs between the look and the exception."""
-        if not (self.was_sent or self.is_over):
+        if not (self.was_sent or self.is_over or self._is_interrupted):
+            self._is_interrupted = True  # a second exception would hit what handles the first one
             self._greenlet.throw(Interrupted)
 
     def _record(
