@@ -105,6 +105,7 @@ class Run:
         "_created_at",
         "_greenlet",
         "_has_row",
+        "_is_cancelled",
         "_is_interrupted",
         "_key",
         "_openstack",
@@ -144,6 +145,7 @@ class Run:
         self._has_row = False
         self._worker: LeasedWorker | None = None
         self._greenlet = gevent.getcurrent()
+        self._is_cancelled = False
         self._is_interrupted = False
         self.was_sent = False
         self.is_over = False
@@ -157,7 +159,13 @@ class Run:
         return resolver.resolve(self._context, call.function_id, call.function_version)
 
     def prepare(self, target: Target) -> LeaseRequest | ExecutionRecord:
-        """Reserve an execution in the quota, claim the idempotency key, and get the function's OpenStack session."""
+        """Reserve an execution in the quota, claim the idempotency key, and get the function's OpenStack session.
+
+        Raises:
+            Interrupted: the execution was cancelled, and the worker that had got the call has refused it.
+        """
+        if self._is_cancelled:
+            raise Interrupted
         parts = self._parts
         if self._accepted is None:
             self._reservation.take(target.project_id)
@@ -283,6 +291,7 @@ class Run:
         Raises:
             NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
         """
+        self._is_cancelled = True
         until = time.monotonic() + _CANCEL_S
         while not self.is_over:
             if self._worker is not None:
