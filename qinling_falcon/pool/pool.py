@@ -209,6 +209,15 @@ class Pool(Generations):
         detail = self._scripts.run("find", execution_id)
         return None if detail is None else detail.decode()
 
+    def uncommitted(self, execution_ids: Sequence[str]) -> set[str]:
+        """Those of some executions for which `find` has a detail.
+
+        Args:
+            execution_ids: the executions, at most some hundreds.
+        """
+        found = self._scripts.run("uncommitted", *execution_ids) if execution_ids else ()
+        return {execution.decode() for execution in found}
+
     def cancel(self, execution_id: str) -> None:
         """Notify the process that runs an execution, or may have claimed it, with the message `cancel`."""
         self._scripts.run("cancel", execution_id)
