@@ -121,8 +121,15 @@ local next_lease = #page == PAGE and first + PAGE or 0
 for holder in pairs(dead) do
   for _, queue in ipairs(call('SPOP', ENTRIES_OF .. holder, PAGE)) do set_entry(queue, holder, 0, now) end
   for _, execution in ipairs(call('HRANDFIELD', journal_of(holder), PAGE)) do
-    note('lost', 'its process is silent', {holder = holder, execution = execution})
-    lose_execution(holder, execution)
+    local _, worker, token = read_journal(holder, execution)
+    local is = worker and call('HMGET', record(worker), 'state', 'token') or {}
+    if is[1] == 'leased' and is[2] == token then
+      -- Now, because `lost` names the worker: it would never end if the process came back and released it.
+      lose(worker, 'its process is silent')
+    else
+      note('lost', 'its process is silent', {holder = holder, execution = execution})
+      lose_execution(holder, execution)
+    end
   end
   if call('EXISTS', journal_of(holder), ENTRIES_OF .. holder) == 0 then
     for _, set in ipairs({HOLDERS, FORMER, REPORTED}) do call('ZREM', set, holder) end
