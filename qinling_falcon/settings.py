@@ -45,6 +45,8 @@ _UNLIMITED = " -1: no limit."
 
 # The most workers of any orchestrator: a pass of the pool manager looks at each worker.
 MOST_WORKERS = 1000
+# The reaper makes so many passes, at least, until a silent process counts as dead.
+_PASSES_PER_TTL = 3
 
 
 class SettingsError(Exception):
@@ -409,7 +411,9 @@ class Settings:
     )
     lease_grace_s: float = _setting(5.0, "Time after a function's timeout until its lease is reaped.", low=0.5)
     holder_ttl_s: float = _setting(6.0, "A process that was silent for so long has lost its leases.", low=1)
-    reap_interval_s: float = _setting(1.0, "Time between two passes of the pool manager.", low=0.05)
+    reap_interval_s: float = _setting(
+        1.0, "Time between two passes of the pool manager; at most a third of `HOLDER_TTL_S`.", low=0.05
+    )
 
     # Runtime workers
     orchestrator: Literal["process"] = _setting(
@@ -486,6 +490,12 @@ class Settings:
             ) from None
         if self.list_limit > self.list_limit_max:
             raise SettingsError(f"LIST_LIMIT={self.list_limit}: expected at most LIST_LIMIT_MAX={self.list_limit_max}")
+        # After a gap of half a TTL, the reaper lets all processes report first. So it would never find a dead one.
+        if self.reap_interval_s * _PASSES_PER_TTL > self.holder_ttl_s:
+            raise SettingsError(
+                f"REAP_INTERVAL_S={self.reap_interval_s:g}: expected at most a third of"
+                f" HOLDER_TTL_S={self.holder_ttl_s:g}"
+            )
         if self.redis_url and not self.redis_url.startswith(_REDIS_SCHEMES):
             scheme = self.redis_url.partition(":")[0]
             raise SettingsError(f"REDIS_URL={scheme[:20]}:…: expected one of {', '.join(_REDIS_SCHEMES)}")

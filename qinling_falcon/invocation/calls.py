@@ -150,11 +150,15 @@ def running_record(detail: str) -> ExecutionRecord:
 
 
 def read_detail(detail: str) -> tuple[ExecutionRecord, Accepted | None]:
-    """Read a detail: the record of an execution, and its claim if it was accepted before it ran."""
+    """Read a detail: the record of an execution, and its claim if it was accepted before it ran.
+
+    Members that this release does not know are ignored, because a process of a later one may have written them.
+    """
     members = json.loads(detail)
     attempt, claim, since = members.pop("attempt", None), members.pop("claim", 0), members.pop("since", None)
     members["created_at"] = clock.from_micros(members["created_at"])
-    started = ExecutionRecord(**members, status=ExecutionStatus.RUNNING, sync=attempt is None)
+    known = {name: value for name, value in members.items() if name in ExecutionRecord._fields}
+    started = ExecutionRecord(**known, status=ExecutionStatus.RUNNING, sync=attempt is None)
     if attempt is None:
         return started, None
     age_began = None if since is None else clock.from_micros(since)

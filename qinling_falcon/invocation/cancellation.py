@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 
 from qinling_falcon.errors import Conflict, Forbidden, NotFound, Unavailable
 from qinling_falcon.invocation.calls import running_record
@@ -20,6 +21,8 @@ from qinling_falcon.pool.pool import Pool
 
 _REASON = "The execution was cancelled."
 _OUTPUT = "Function execution was cancelled"
+_LONGEST_END_S = 2.0
+_LOOK_EVERY_S = 0.02
 
 
 def find_live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord | None:
@@ -67,6 +70,25 @@ def cancel(pool: Pool, caller: Context, execution_id: str) -> Execution:
     if ended.status != ExecutionStatus.CANCELLED:
         raise Conflict(f"Execution {execution_id} has ended: its status is {ended.status}.")
     return ended
+
+
+def await_end(pool: Pool, execution_id: str) -> bool:
+    """Wait until the process of a cancelled execution has ended its function and recorded it.
+
+    The journal has the execution until then. A worker ends a function within 100 ms.
+
+    Returns:
+        Whether it has ended within `_LONGEST_END_S`.
+
+    Raises:
+        PoolUnavailable: Redis is away.
+    """
+    until = time.monotonic() + _LONGEST_END_S
+    while pool.find(execution_id) is not None:
+        if time.monotonic() > until:
+            return False
+        time.sleep(_LOOK_EVERY_S)
+    return True
 
 
 def _find(pool: Pool, caller: Context, execution_id: str) -> Execution | ExecutionRecord:

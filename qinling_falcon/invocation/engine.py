@@ -16,10 +16,12 @@ If this process crashes during a call, there are three cases:
 from __future__ import annotations
 
 import logging
+import time
 from typing import Protocol, TypeVar
 
 import gevent
 
+from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import NotRecorded, QinlingError, Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.attempts import Attempts
@@ -39,6 +41,7 @@ from qinling_falcon.invocation.worker_client import (
     WorkerClient,
     WorkerLost,
 )
+from qinling_falcon.models import execution_queue
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeaseRequest, StaleTarget
@@ -48,6 +51,10 @@ from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import PackageMissing
 
 logger = logging.getLogger(__name__)
+
+# A process begins to run an execution within milliseconds after it has claimed it, unless it is overloaded.
+_REMEMBER_CANCELLED_S = 30.0
+_MOST_CANCELLED = 10_000
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -124,7 +131,9 @@ class Engine:
         self._workers = WorkerClient(settings) if workers is None else workers
         self._long_runs = LongRuns()
         self._running: dict[str, Run] = {}
-        self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs, attempts)
+        # Executions that were cancelled while this process did not run them. It may have claimed them just before.
+        self._cancelled: BoundedCache[str, bool] = BoundedCache(_MOST_CANCELLED)
+        self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs, attempts, pool)
 
     def start(self) -> None:
         """Start two background tasks: list long-running executions as running, and count executions for the quota.
@@ -183,12 +192,14 @@ class Engine:
             run = Run(self._parts, Context(accepted.project_id), call, reservation, accepted)
             self._running[accepted.id] = run
             try:
+                if self._was_cancelled(accepted):
+                    raise Interrupted
                 return self.serve(run)
             finally:
                 self._forget(run)
 
     def cancel(self, execution_id: str) -> None:
-        """End an execution, if this process runs it.
+        """End an execution, if this process runs it. Waits up to 2 s until it is sure that it does not run on.
 
         If a worker runs the function, it ends it, and `run` returns. If the function has not begun to run, `run` raises
         `Interrupted`. If the function has ended, `run` goes on to record that.
@@ -236,7 +247,19 @@ class Engine:
                     break
         raise Unavailable(task.failure_message, retry_after_s=1)
 
+    def _was_cancelled(self, accepted: Accepted) -> bool:
+        """Whether an execution was cancelled after it was claimed, and before it began to run here.
+
+        Only the database knows whether a remembered id is of this claim: a cancelled execution may have been retried.
+        """
+        if self._cancelled.get(accepted.id, time.monotonic()) is None:
+            return False
+        self._cancelled.pop(accepted.id)
+        return not execution_queue.is_claimed(accepted.id, accepted.claim)
+
     def _cancel_quietly(self, execution_id: str) -> None:
+        if execution_id not in self._running:
+            self._cancelled.put(execution_id, True, time.monotonic() + _REMEMBER_CANCELLED_S)
         try:
             self.cancel(execution_id)
         except (NotSent, NoDescriptor, WorkerLost) as error:  # the function runs on, and its result is not recorded

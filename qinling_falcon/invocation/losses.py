@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from qinling_falcon.invocation.attempts import Attempts
@@ -9,8 +10,10 @@ from qinling_falcon.invocation.calls import PROCESS_LOST, failed_record, read_de
 from qinling_falcon.models.records import record
 from qinling_falcon.pool.ended import Ended
 
+logger = logging.getLogger(__name__)
 
-def record_lost(details: Mapping[str, str], attempts: Attempts, ended: Ended) -> None:
+
+def record_lost(details: Mapping[str, str], attempts: Attempts, ended: Ended) -> list[str]:
     """Record executions whose lease was lost as failed. Accepted ones are queued again.
 
     The first final state wins: if the holder has already recorded an execution, its record stays.
@@ -20,14 +23,25 @@ def record_lost(details: Mapping[str, str], attempts: Attempts, ended: Ended) ->
         attempts: ends the attempts of accepted executions.
         ended: notifies those who wait for the end of an execution.
 
+    Returns:
+        The ids of those that are recorded now. A detail that can't be read is logged and left out, because a later
+        release may have written it.
+
     Raises:
         Unavailable: the database is away; call this again later.
     """
-    for detail in details.values():
-        started, accepted = read_detail(detail)
+    recorded = []
+    for execution_id, detail in details.items():
+        try:
+            started, accepted = read_detail(detail)
+        except (ValueError, TypeError, KeyError):
+            logger.exception("a lost execution can't be read", extra={"execution_id": execution_id})
+            continue
         lost = failed_record(started, PROCESS_LOST)
         if accepted is None:
             record(lost)
             ended.notify((started.id,))
         else:
             attempts.lose(lost, accepted)
+        recorded.append(execution_id)
+    return recorded

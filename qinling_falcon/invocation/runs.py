@@ -44,6 +44,7 @@ from qinling_falcon.models import clock, execution
 from qinling_falcon.models.records import ExecutionRecord, begin
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseRequest
+from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,12 @@ logger = logging.getLogger(__name__)
 _BAD_RESULT = "result"  # the worker's name for a result that is not JSON, or is too large
 # While the database is away, the end of an accepted execution is retried for this fraction of its claim.
 _COMMIT_PART_OF_CLAIM = 0.5
+# An accepted execution whose worker was lost waits for the end of the worker for this fraction of its claim, at most.
+_WORKER_END_PART_OF_CLAIM = 0.5
 _RETRY_COMMIT_S = 0.2
+# A cancelled execution whose function neither runs nor has ended is looked at again so often, for so long.
+_CANCEL_AGAIN_S = 0.02
+_CANCEL_S = 2.0
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
 
 
@@ -69,6 +75,7 @@ class RunParts:
     sessions: Sessions | None
     long_runs: LongRuns
     attempts: Attempts | None
+    pool: Pool
 
 
 class Run:
@@ -98,6 +105,8 @@ class Run:
         "_created_at",
         "_greenlet",
         "_has_row",
+        "_is_cancelled",
+        "_is_interrupted",
         "_key",
         "_openstack",
         "_parts",
@@ -136,6 +145,8 @@ class Run:
         self._has_row = False
         self._worker: LeasedWorker | None = None
         self._greenlet = gevent.getcurrent()
+        self._is_cancelled = False
+        self._is_interrupted = False
         self.was_sent = False
         self.is_over = False
 
@@ -148,7 +159,13 @@ class Run:
         return resolver.resolve(self._context, call.function_id, call.function_version)
 
     def prepare(self, target: Target) -> LeaseRequest | ExecutionRecord:
-        """Reserve an execution in the quota, claim the idempotency key, and get the function's OpenStack session."""
+        """Reserve an execution in the quota, claim the idempotency key, and get the function's OpenStack session.
+
+        Raises:
+            Interrupted: the execution was cancelled, and the worker that had got the call has refused it.
+        """
+        if self._is_cancelled:
+            raise Interrupted
         parts = self._parts
         if self._accepted is None:
             self._reservation.take(target.project_id)
@@ -225,6 +242,8 @@ class Run:
         finally:
             self._worker = None
             self._parts.long_runs.remove(self.id)
+        if is_lost and self._accepted is not None:
+            self._await_end_of(lease.worker)
         final = self._record(final, is_permanent=is_permanent, is_lost=is_lost)
         lease.committed()
         return final
@@ -275,17 +294,31 @@ class Run:
         2. No worker has got the call yet: `Interrupted` is raised in the greenlet of this run.
         3. The function has ended, and its end is being recorded: nothing happens.
 
+        The case can change while this looks: the call may be on its way to the worker, which does not know it yet, or
+        the worker may refuse it. So this looks again for `_CANCEL_S`, until one of the cases is sure.
+
         Raises:
             NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
         """
-        if self._worker is not None:
-            self._parts.workers.cancel(self._worker, self.id)
-        else:
-            get_hub().loop.run_callback(self._interrupt)
+        self._is_cancelled = True
+        until = time.monotonic() + _CANCEL_S
+        while not self.is_over:
+            if self._worker is not None:
+                if self._parts.workers.cancel(self._worker, self.id):
+                    return
+            elif self.was_sent:
+                return
+            else:
+                get_hub().loop.run_callback(self._interrupt)
+            if time.monotonic() > until:
+                logger.warning("a function was not ended", extra={"execution_id": self.id})
+                return
+            gevent.sleep(_CANCEL_AGAIN_S)
 
     def _interrupt(self) -> None:
         """Runs in the hub. So no other greenlet runs between the look and the exception."""
-        if not (self.was_sent or self.is_over):
+        if not (self.was_sent or self.is_over or self._is_interrupted):
+            self._is_interrupted = True  # a second exception would hit what handles the first one
             self._greenlet.throw(Interrupted)
 
     def _record(
@@ -313,6 +346,18 @@ class Run:
                 if time.monotonic() > until:
                     raise not_recorded(final) from error
                 gevent.sleep(_RETRY_COMMIT_S)
+
+    def _await_end_of(self, worker: LeasedWorker) -> None:
+        """Wait until the pool manager has ended a worker that was lost, because the function may still run there.
+
+        The execution is queued again after that, and its two runs must not overlap.
+        """
+        longest_s = self._parts.settings.async_claim_s * _WORKER_END_PART_OF_CLAIM
+        if not self._parts.pool.await_removal(worker.worker_id, longest_s):
+            logger.error(
+                "an execution is queued again, although its worker may still run it",
+                extra={"worker_id": worker.worker_id, "execution_id": self.id},
+            )
 
     def _execution(self, target: Target) -> Execution:
         """The request for the worker."""

@@ -134,12 +134,12 @@ def delete_ended(context: Context, status: str, function_id: str | None, most: i
     return transact(write)
 
 
-def lock_ended(
+def select_ended(
     context: Context, status: str, function_id: str | None, most: int, *conditions: Any
 ) -> peewee.ModelSelect[Execution]:
-    """The project's executions that have ended with a status, the oldest first; inside a write transaction.
+    """The project's executions that have ended with a status, the oldest first.
 
-    The rows have no inputs and results, because many can be large. Rows that another process changes now are left out.
+    The rows have no inputs and results, because many can be large.
 
     Args:
         context: the caller.
@@ -154,7 +154,14 @@ def lock_ended(
     select = select.where(Execution.status == status, *conditions)
     if function_id is not None:
         select = select.where(Execution.function_id == function_id)
-    select = select.order_by(Execution.created_at, Execution.id).limit(most)
+    return select.order_by(Execution.created_at, Execution.id).limit(most)
+
+
+def lock_ended(
+    context: Context, status: str, function_id: str | None, most: int, *conditions: Any
+) -> peewee.ModelSelect[Execution]:
+    """As `select_ended`, inside a write transaction. Rows that another process changes now are left out."""
+    select = select_ended(context, status, function_id, most, *conditions)
     # SQLite has one writer at a time, and no such clause.
     return select if not engine().for_update else select.for_update("FOR UPDATE SKIP LOCKED")  # type: ignore[arg-type]
 

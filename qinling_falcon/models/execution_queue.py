@@ -281,6 +281,13 @@ def attempt_of(execution_id: str) -> int | None:
     return None if row is None else row.attempt
 
 
+def is_claimed(execution_id: str, claim: int) -> bool:
+    """Whether this claim of an execution is valid: the execution has not ended, and has no later claim."""
+    with reading():
+        row = QueuedExecution.select(QueuedExecution.claim).where(QueuedExecution.id == execution_id).first()
+    return row is not None and row.claim == claim
+
+
 def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queued], str | None]:
     """The executions without a live claim, in the order of their ids.
 

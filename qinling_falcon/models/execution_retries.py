@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from qinling_falcon.errors import Conflict
 from qinling_falcon.models import clock, execution_counters
-from qinling_falcon.models.database import transact
-from qinling_falcon.models.execution import lock_ended
+from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.execution import lock_ended, select_ended
 from qinling_falcon.models.execution_queue import Queued
 from qinling_falcon.models.rows import check_owner, find
 from qinling_falcon.models.scope import Context, scoped
@@ -52,7 +52,24 @@ def retry(context: Context, execution_id: str, reason: str) -> Execution:
     return transact(write)
 
 
-def retry_some(context: Context, status: str, function_id: str | None, most: int, reason: str) -> list[Queued]:
+def find_some(context: Context, status: str, function_id: str | None, most: int) -> list[str]:
+    """The ids of the executions that `retry_some` would queue again now.
+
+    Raises:
+        Unavailable: see `reading`.
+    """
+    with reading():
+        return [row.id for row in select_ended(context, status, function_id, most, ~Execution.sync)]
+
+
+def retry_some(
+    context: Context,
+    status: str,
+    function_id: str | None,
+    most: int,
+    reason: str,
+    only: Collection[str] | None = None,
+) -> list[Queued]:
     """Queue some of a project's asynchronous executions again that have ended with a status; durable on return.
 
     Args:
@@ -61,13 +78,15 @@ def retry_some(context: Context, status: str, function_id: str | None, most: int
         function_id: only those of this function; None: those of all functions.
         most: how many, at most.
         reason: as in `retry`.
+        only: only some of these, at most some hundreds; None: no matter which.
 
     Raises:
         Unavailable: see `transact`.
     """
+    conditions = [~Execution.sync] if only is None else [~Execution.sync, Execution.id.in_(list(only))]
 
     def write() -> list[Queued]:
-        return _reopen(list(lock_ended(context, status, function_id, most, ~Execution.sync)), reason)
+        return _reopen(list(lock_ended(context, status, function_id, most, *conditions)), reason)
 
     return transact(write)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import gevent
 from gevent.event import Event
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # The cost of a start until one was measured, by this manager or an earlier one.
 _FIRST_START_MS = 20.0
+# A worker that has lost executions and has not ended is logged so often.
+_LOG_EVERY_S = 10.0
 
 
 class Manager:
@@ -42,8 +44,8 @@ class Manager:
 
     Args:
         claim: decides which manager is active. Only the active manager has workers.
-        record_lost: records executions whose lease was lost (details by execution id). If it raises `Unavailable`,
-            it is called again later.
+        record_lost: records executions whose lease was lost (details by execution id), and returns the ids of those
+            that are recorded. It is called again later for the others, and if it raises `Unavailable`.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Manager:
         orchestrator: Orchestrator,
         runtimes: Runtimes,
         settings: Settings,
-        record_lost: Callable[[Mapping[str, str]], None],
+        record_lost: Callable[[Mapping[str, str]], Sequence[str]],
         claim: Claim,
     ):
         self._registry = registry
@@ -62,6 +64,8 @@ class Manager:
         self._record_lost = record_lost
         # Workers that are being ended by a greenlet of this process.
         self._ending: set[str] = set()
+        # Workers that may still run lost executions, each with the time until which nothing is logged about it.
+        self._awaited: dict[str, float] = {}
         max_workers = settings.max_workers or orchestrator.most_workers
         self._policy = Policy(max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
         self._starts = Starts(orchestrator.concurrent_starts, lambda: self._policy.start_ms)
@@ -186,7 +190,8 @@ class Manager:
         known = self._registry.workers()
         starting |= self._starts.workers  # because starts may have begun or ended meanwhile
         alive = {worker.worker_id: worker for worker in self._orchestrator.list()}
-        for worker_id in known.keys() - alive.keys() - starting:
+        # The orchestrator may not list a worker that is being ended. It is removed when it has ended, see `_end`.
+        for worker_id in known.keys() - alive.keys() - starting - self._ending:
             self._registry.remove(worker_id)
         draining = {worker_id for worker_id, worker in known.items() if worker.state == "draining"}
         # The manager died, or Redis was away, before `mark_ready` was called for these workers.
@@ -219,18 +224,39 @@ class Manager:
                 self._ending.add(worker_id)
                 gevent.spawn(self._end, worker_id)
 
-    def _record_lost_executions(self) -> None:
+    def _record_lost_executions(self, *, are_gone: bool = False) -> None:
+        """Record lost executions whose worker is gone. An accepted one may then start again at once.
+
+        The others stay in Redis until a later pass, because two runs of an execution must not overlap.
+
+        Args:
+            are_gone: whether all workers of the orchestrator are gone.
+        """
         lost = self._registry.lost()
-        if lost:
-            self._record_lost(lost)
-            self._registry.acknowledge_lost(list(lost))
-            logger.warning("recorded lost executions: %s", ", ".join(lost))
+        # After the reply: a worker that is neither listed nor being ended now is gone for good.
+        alive = set() if are_gone else {worker.worker_id for worker in self._orchestrator.list()} | self._ending
+        details = {execution: it.detail for execution, it in lost.items() if it.worker_id not in alive}
+        self._await_workers({it.worker_id for it in lost.values()} & alive)
+        if details:
+            recorded = self._record_lost(details)
+            self._registry.acknowledge_lost(recorded)
+            logger.warning("recorded lost executions: %s", ", ".join(recorded))
+
+    def _await_workers(self, worker_ids: set[str]) -> None:
+        """Run a full pass when one of these workers has ended. Log those that do not end."""
+        now = time.monotonic()
+        self._awaited = {worker_id: self._awaited.get(worker_id, now + _LOG_EVERY_S) for worker_id in worker_ids}
+        for worker_id, quiet_until in self._awaited.items():
+            if quiet_until <= now:
+                logger.error("lost executions wait for a worker that does not end", extra={"worker_id": worker_id})
+                self._awaited[worker_id] = now + _LOG_EVERY_S
 
     def _end(self, worker_id: str) -> None:
         try:
             self._orchestrator.destroy(worker_id)
             self._registry.remove(worker_id)
-            if self._runtimes.rolling:  # the next worker can be replaced now
+            # The next worker can be replaced now, or the lost executions of this one be recorded.
+            if self._runtimes.rolling or worker_id in self._awaited:
                 self._registry.wake()
         except Unavailable as error:
             logger.warning("worker %s is gone; the pool will hear of it later: %s", worker_id, error)
@@ -245,7 +271,7 @@ class Manager:
             if not self._orchestrator.workers_outlive_manager:
                 for worker_id in self._registry.workers():
                     self._registry.remove(worker_id)
-            self._record_lost_executions()
+            self._record_lost_executions(are_gone=not self._orchestrator.workers_outlive_manager)
             self._claim.resign()
         except Unavailable as error:
             logger.warning("ended with the pool's records as they are; the next manager clears them: %s", error)

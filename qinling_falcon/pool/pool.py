@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 _HEARTBEATS_PER_TTL = 5
 # Asynchronous executions count as waiting calls after this time (see `LocalQueue.grace_s`).
 _ASYNC_GRACE_S = 0.05
+_REMOVAL_POLL_S = 0.05
 
 
 class Pool(Generations):
@@ -214,9 +215,33 @@ class Pool(Generations):
         detail = self._scripts.run("find", execution_id)
         return None if detail is None else detail.decode()
 
+    def uncommitted(self, execution_ids: Sequence[str]) -> set[str]:
+        """Those of some executions for which `find` has a detail.
+
+        Args:
+            execution_ids: the executions, at most some hundreds.
+        """
+        found = self._scripts.run("uncommitted", *execution_ids) if execution_ids else ()
+        return {execution.decode() for execution in found}
+
     def cancel(self, execution_id: str) -> None:
         """Notify the process that runs an execution, or may have claimed it, with the message `cancel`."""
         self._scripts.run("cancel", execution_id)
+
+    def await_removal(self, worker_id: str, longest_s: float) -> bool:
+        """Wait until a draining worker is removed, because the manager has ended it and all its processes.
+
+        Returns:
+            Whether it was removed within `longest_s`.
+        """
+        until = time.monotonic() + longest_s
+        while True:
+            with contextlib.suppress(PoolUnavailable):
+                if not self._connection.call("SISMEMBER", keys.WORKERS, worker_id):
+                    return True
+            if time.monotonic() > until:
+                return False
+            gevent.sleep(_REMOVAL_POLL_S)
 
     def drop(self, execution_ids: Sequence[str]) -> None:
         """Remove executions whose records were deleted from the journals, so that they are not recorded again as lost.

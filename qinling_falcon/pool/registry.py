@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import orjson
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _PAGE = 200
 _HOST_TTL_S = 300
+# The worker and the token before the detail of a lost execution, as `parse_journaled` in `scripts/parts/leases.lua`.
+_WITH_WORKER = re.compile(r"([^ {]+) \d+ ")
 # Bounds of a view: queues or targets to look at, queues to return, and idle workers and targets to return.
 _VIEW = (64, 8, 8)
 
@@ -59,6 +62,24 @@ class WorkerRecord:
     def may_get_calls(self) -> bool:
         """Whether calls can get this worker, now or when it is ready."""
         return self.state != "draining" and not self.drains
+
+
+class LostExecution(NamedTuple):
+    """An execution whose lease was lost.
+
+    Attributes:
+        detail: its detail from the journal.
+        worker_id: the worker that may still run it; empty: none does.
+    """
+
+    detail: str
+    worker_id: str = ""
+
+    @classmethod
+    def of(cls, value: str) -> LostExecution:
+        """Read a value of `lost`, as `lose_execution` in `scripts/parts/leases.lua` writes it."""
+        found = _WITH_WORKER.match(value)
+        return cls(value) if found is None else cls(value[found.end() :], found[1])
 
 
 class Registry:
@@ -193,10 +214,11 @@ class Registry:
         now = self._scripts.run("reap", self._holder_ttl_ms, self._worker_idle_ms, last, passed_ms, *pairs)
         self._reaped = now.decode(), began
 
-    def lost(self) -> dict[str, str]:
-        """The details of lost executions by id. Each one stays here until `acknowledge_lost`."""
+    def lost(self) -> dict[str, LostExecution]:
+        """The lost executions by id. Each one stays here until `acknowledge_lost`."""
         reply = iter(self._connection.call("HGETALL", keys.LOST))
-        return {execution.decode(): detail.decode() for execution, detail in zip(reply, reply, strict=True)}
+        pairs = zip(reply, reply, strict=True)
+        return {execution.decode(): LostExecution.of(value.decode()) for execution, value in pairs}
 
     def acknowledge_lost(self, execution_ids: Sequence[str]) -> None:
         """Remove lost executions that are recorded now."""

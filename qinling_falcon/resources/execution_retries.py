@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import falcon
 
-from qinling_falcon.errors import Unavailable
+from qinling_falcon.errors import Conflict, Unavailable
+from qinling_falcon.invocation.cancellation import await_end
 from qinling_falcon.models import clock, execution_retries
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.execution_queue import Queued
 from qinling_falcon.models.retention import FINAL
+from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import accepted, answer
 from qinling_falcon.resources.bodies import read_object
@@ -35,6 +37,7 @@ _some_retries = SomeRetries()
 _BATCH = 200
 # A request that changes many executions ends after this time, and says that there are more.
 _LONGEST_S = 5.0
+_LOOK_EVERY_S = 0.05
 
 
 class ExecutionRetry:
@@ -49,7 +52,15 @@ class ExecutionRetry:
         """Queue an asynchronous execution again that has failed, is dead or was cancelled.
 
         It keeps its id, and its attempts are counted on. It may fail as often as a new execution.
+
+        If its function is still being ended, because it was cancelled just before, this waits up to 2 s for that.
         """
+        # Otherwise the next run could begin while this one still runs. Only a cancelled execution ends before its run.
+        is_cancelled = executions.get(req.caller, execution_id).status == ExecutionStatus.CANCELLED
+        if is_cancelled and not await_end(self._pool, execution_id):
+            raise Conflict(
+                f"Execution {execution_id} was cancelled, and its function has not ended yet. Try again in a moment."
+            )
         execution = execution_retries.retry(req.caller, execution_id, _reason())
         self._pool.ready.push(execution.project_id, execution.function_id, execution.id)
         path = f"/v1/executions/{execution_id}"
@@ -67,17 +78,21 @@ class ExecutionRetries:
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Queue the project's asynchronous executions of one status again, the oldest first.
 
-        If there are very many, the answer says that there are more, and a further request goes on.
+        If there are very many, or if functions of cancelled ones have not ended yet, the answer says that there are
+        more, and a further request goes on.
         """
         values = _some_retries.read(read_object(req, self._settings))
-        reason = _reason()
+        status, function_id, reason = values["status"], values.get("function_id"), _reason()
 
-        def step() -> int:
-            queued = execution_retries.retry_some(
-                req.caller, values["status"], values.get("function_id"), _BATCH, reason
-            )
+        def step() -> tuple[int, bool]:
+            only, left = None, 0
+            if status == ExecutionStatus.CANCELLED:
+                ids = execution_retries.find_some(req.caller, status, function_id, _BATCH)
+                only = set(ids) - self._pool.uncommitted(ids)
+                left = len(ids) - len(only)
+            queued = execution_retries.retry_some(req.caller, status, function_id, _BATCH, reason, only)
             _push(self._pool, queued)
-            return len(queued)
+            return len(queued), left + len(queued) == _BATCH or left > 0
 
         answer(resp, _repeat(step))
 
@@ -86,24 +101,26 @@ def purge(pool: Pool, req: Request, resp: falcon.Response) -> None:
     """Delete the project's executions of one status, the oldest first, and answer with their number."""
     values = _some.read(dict(req.params))
 
-    def step() -> int:
+    def step() -> tuple[int, bool]:
         ids = executions.delete_ended(req.caller, values["status"], values.get("function_id"), _BATCH)
         with contextlib.suppress(Unavailable):  # the journals hear of the executions' ends soon
             pool.drop(ids)
-        return len(ids)
+        return len(ids), len(ids) == _BATCH
 
     answer(resp, _repeat(step))
 
 
-def _repeat(step: Callable[[], int]) -> dict[str, object]:
-    """Take steps of at most `_BATCH` executions until none is left, or the time is over."""
+def _repeat(step: Callable[[], tuple[int, bool]]) -> dict[str, object]:
+    """Take steps until none is left, or the time is over. A step returns what it has changed, and if there are more."""
     until = time.monotonic() + _LONGEST_S
     count = 0
     while True:
-        changed = step()
+        changed, is_more = step()
         count += changed
-        if changed < _BATCH or time.monotonic() > until:
-            return {"count": count, "more": changed == _BATCH}
+        if not is_more or time.monotonic() > until:
+            return {"count": count, "more": is_more}
+        if changed == 0:
+            time.sleep(_LOOK_EVERY_S)
 
 
 def _push(pool: Pool, queued: list[Queued]) -> None:

@@ -10,7 +10,7 @@ import falcon
 
 from qinling_falcon.errors import Conflict, NotFound, Unavailable
 from qinling_falcon.invocation.calls import Call
-from qinling_falcon.invocation.cancellation import cancel, find_live
+from qinling_falcon.invocation.cancellation import await_end, cancel, find_live
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models import execution_queue
 from qinling_falcon.models.listing import page
@@ -32,9 +32,6 @@ from qinling_falcon.webhooks.depth import read_depth
 
 # The header of a request that is a callback, as WSGI names it.
 _DEPTH = f"HTTP_{DEPTH_HEADER.replace('-', '_').upper()}"
-
-_LONGEST_COMMIT_S = 2.0
-_LOOK_EVERY_S = 0.02
 
 _create = ExecutionCreate()
 _update = ExecutionUpdate()
@@ -160,22 +157,12 @@ class OneExecution:
         except (NotFound, Conflict):
             with contextlib.suppress(Conflict):  # it has ended meanwhile
                 cancel(self._pool, req.caller, execution_id)
-            self._wait_for_commit(execution_id)
+            with contextlib.suppress(Unavailable):  # otherwise its process may record it after it was deleted
+                await_end(self._pool, execution_id)
             executions.delete(req.caller, execution_id)
         with contextlib.suppress(Unavailable):  # the journal hears of the execution's end soon
             self._pool.drop([execution_id])
         resp.status = falcon.HTTP_204
-
-
-    def _wait_for_commit(self, execution_id: str) -> None:
-        """Wait until the process of a cancelled execution has recorded it, so that it does not come back when deleted.
-
-        The journal has the execution until then.
-        """
-        until = time.monotonic() + _LONGEST_COMMIT_S
-        with contextlib.suppress(Unavailable):
-            while self._pool.find(execution_id) is not None and time.monotonic() < until:
-                time.sleep(_LOOK_EVERY_S)
 
 
 class ExecutionLog:

@@ -127,4 +127,4 @@ def test_quick_functions_and_short_claims(is_postgres: bool) -> None:
     """Most time goes into claims and commits, so the kills hit these."""
     kinds = ("kill worker", "kill worker", "freeze worker", "kill tasks", "kill web child", "wipe redis")
     scenario = Scenario(WELL_BEHAVED, 3000, 20, 0.02, kinds, 24, 1.5, settled_s=300, workers=3)
-    scenario.run(is_postgres=is_postgres, async_claim_s=2, holder_ttl_s=2)
+    scenario.run(is_postgres=is_postgres, async_claim_s=2, holder_ttl_s=2, reap_interval_s=0.5)

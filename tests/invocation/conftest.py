@@ -47,18 +47,21 @@ def redis_url() -> Iterator[str]:
 class House:
     """The engine of one process, a function, and a registry with which a test starts workers.
 
+    Args:
+        kind: the kind of process: `web` or `worker`.
+
     Attributes:
         function_id: a function that no worker holds yet.
     """
 
-    def __init__(self, url: str, settings: Settings):
+    def __init__(self, url: str, settings: Settings, kind: str = "web"):
         self.settings = settings
         self.connection = PipelinedConnection(url, timeout_s=2)
         self.connection.call("FLUSHALL")
         self.connection.close()  # the next connection writes the id of the server again, which was erased
         self.registry = Registry(self.connection, settings)
         self.registry.set_limits(20, 100)
-        self.pool = Pool(self.connection, f"web-{uuid.uuid4().hex}", settings)
+        self.pool = Pool(self.connection, f"{kind}:{uuid.uuid4().hex}", settings)
         self.pool.start()
         self.storage = LocalPackages.from_settings(settings)
         runtime_id = make_runtime(OWNER).id
@@ -109,8 +112,8 @@ class House:
         return {key.decode(): value.decode().split(" ", 2)[2] for key, value in zip(words, words, strict=True)}
 
     def lost(self) -> dict[str, str]:
-        """The executions that are to be recorded as lost."""
-        return self.registry.lost()
+        """The details of the executions that are to be recorded as lost."""
+        return {execution: it.detail for execution, it in self.registry.lost().items()}
 
     def recorded(self, execution_id: str) -> Execution:
         return execution.get(OWNER, execution_id)
@@ -140,11 +143,11 @@ def make_house(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(addresses, "socket", gevent.socket)  # as after `patch_all`
     houses: list[House] = []
 
-    def make(**changes: Any) -> House:
+    def make(kind: str = "web", **changes: Any) -> House:
         settings = Settings(var_dir=tmp_path, redis_url=redis_url, **changes)
         make_tables(settings)
         database.connect(settings)
-        houses.append(House(redis_url, settings))
+        houses.append(House(redis_url, settings, kind))
         return houses[-1]
 
     yield make

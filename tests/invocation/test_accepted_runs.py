@@ -24,6 +24,10 @@ from tests.support.scripted_worker import answers, hangs_up, succeeds, waits
 
 @pytest.fixture
 def accepted(house: House) -> Accepted:
+    return make_accepted(house)
+
+
+def make_accepted(house: House) -> Accepted:
     """An execution that was accepted and claimed."""
     now = clock.now()
     target = house.resolver.resolve(OWNER, house.function_id, 0)
@@ -46,10 +50,16 @@ def run(house: House, accepted: Accepted) -> str:
 
 def test_an_execution_whose_worker_is_lost_is_queued_again(house: House, accepted: Accepted) -> None:
     """Also if its function has a single attempt: it may not have run."""
-    house.start(hangs_up())
+    worker = house.start(hangs_up())
+    running = gevent.spawn(run, house, accepted)
+    wait_until(lambda: house.registry.draining() == [worker])
+    gevent.sleep(0.1)
+    assert not running.ready(), "the worker may still run it"
+    assert unclaimed() == []
 
-    assert run(house, accepted) == "running"
+    house.registry.remove(worker)
 
+    assert running.get(timeout=10) == "running"
     row = house.recorded(accepted.id)
     assert (row.status, row.attempt) == ("running", 1)
     assert "The worker was lost" in str(row.status_reason)
@@ -70,10 +80,23 @@ def test_an_execution_whose_claim_has_ended_is_not_run(house: House, accepted: A
     assert house.journal() == {}
 
 
+def test_a_worker_that_does_not_end_delays_its_execution_for_a_part_of_the_claim_only(
+    make_house: Callable[..., House], caplog: pytest.LogCaptureFixture
+) -> None:
+    house = make_house(async_claim_s=0.4)
+    it = make_accepted(house)
+    house.start(hangs_up())
+
+    assert run(house, it) == "running"
+
+    assert [queued.id for queued in unclaimed()] == [it.id]
+    assert "although its worker may still run it" in caplog.text
+
+
 def test_an_execution_whose_worker_is_lost_again_and_again_ends_when_it_is_too_old(
     make_house: Callable[..., House],
 ) -> None:
-    house = make_house(async_max_age_s=1)
+    house = make_house(async_max_age_s=1, async_claim_s=0.1)
     now = clock.now()
     target = house.resolver.resolve(OWNER, house.function_id, 0)
     record = accepted_record(target, Call(house.function_id), clock.new_id(now), now)

@@ -89,6 +89,18 @@ def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(setting
     assert function.get(OWNER, function_id).count == 2
 
 
+def test_a_detail_of_a_later_release_is_recorded_and_one_that_can_not_be_read_holds_up_no_other(
+    settings: Settings, function_id: str
+) -> None:
+    later = make_record(function_id)
+    known = {"id": later.id, "project_id": "project-a", "function_id": function_id, "created_at": 1}
+    details = {"odd": "[]", "old": "{}", "cut": '{"id', later.id: json.dumps(known | {"a_new_member": 1})}
+
+    assert record_lost(details, cast(Attempts, None), Reported()) == [later.id]
+
+    assert execution.get(OWNER, later.id).status == "error"
+
+
 def test_a_holder_that_comes_too_late_tells_what_is_recorded(settings: Settings, function_id: str) -> None:
     in_time, late = make_record(function_id), make_record(function_id)
     record(late._replace(status="error", result="lost"))

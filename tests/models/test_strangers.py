@@ -117,8 +117,10 @@ APART = {
     version.of,  # a query
     rows.check_owner,  # of a row that was found
     references.check_target,  # in the transactions of those that create
-    execution.lock_ended,  # a query
+    execution.select_ended,  # a query
+    execution.lock_ended,
     execution.delete_ended,  # of what the caller's project has
+    execution_retries.find_some,
     execution_retries.retry_some,
 }
 
@@ -131,7 +133,9 @@ def test_no_model_gives_a_stranger_anything(its: SimpleNamespace, stranger: Cont
         with pytest.raises(NotFound):
             access(stranger, *positional, **named)
     assert execution.delete_ended(stranger, "success", None, 9) == []
+    assert execution_retries.find_some(stranger, "success", None, 9) == []
     assert execution_retries.retry_some(stranger, "success", None, 9, "mine") == []
+    assert execution_retries.retry_some(stranger, "success", None, 9, "mine", [its.execution]) == []
     with database.reading():
         assert list(version.of(stranger, its.function)) == []
 

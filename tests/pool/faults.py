@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from qinling_falcon.pool import keys
+from tests.pool import invariants
 from tests.pool.holders import Call, Held, Holder
 from tests.pool.machine import CALLS, LIMITS, Machine
 
@@ -59,6 +60,27 @@ class Faults(Machine):
         """A committed execution is deleted before it is removed from its journal."""
         self.uncommitted.pop(execution, None)
         self.run("drop", execution)
+
+    def cancel(self, which: int) -> None:
+        """A caller cancels an execution that runs, or one that is in no journal."""
+        execution = [*sorted(self.uncommitted), "none"][which % (len(self.uncommitted) + 1)]
+        known = self.seen["holders"].keys() | self.seen["former"].keys()
+        running = {name for name in known if execution in self.seen.get(f"journal:{name}", {})}
+        expected = running or {name for name in known if invariants.is_asynchronous(name)}
+        before = {name: self._grants(name) for name in known}
+
+        assert self.run("cancel", execution) == len(expected)
+
+        for name in known:
+            added = [json.dumps(["", "cancel", execution], separators=(",", ":")).encode()] if name in expected else []
+            assert self._grants(name) == before[name] + added
+        is_known = bool(running) or execution in self.seen["lost"]
+        assert self.run("uncommitted", execution, "nothing") == [execution] * (len(running) or is_known)
+        assert self.run("find", execution) == (f"detail {execution}".encode() if is_known else None)
+
+    def _grants(self, name: str) -> list[bytes]:
+        grants: list[bytes] = self.connection.call("LRANGE", keys.grants(name), 0, -1)
+        return grants
 
     def watch(self, holder: Holder, which: int) -> None:
         """Requests of a process wait for the end of an execution."""

@@ -174,8 +174,9 @@ class House:
         self.manager.join(30)
         assert self.manager.dead
 
-    def record_lost(self, details: Mapping[str, str]) -> None:
+    def record_lost(self, details: Mapping[str, str]) -> list[str]:
         self.lost.update(details)
+        return list(details)
 
     def close(self) -> None:
         self.stopping.set()

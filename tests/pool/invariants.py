@@ -59,9 +59,10 @@ def counts_are_what_is_there(seen: Snapshot) -> None:
         function, version = record["target"].split(":")[:2]
         version_and_function = (f"version {function}:{version}", f"function {function}")
         leases.update((*version_and_function, f"project {record['project']}", f"runtime {record['runtime']}"))
+        leases["asynchronous"] += is_asynchronous(record["holder"])
     others = ("limit ", "own ", "reserved ")
     counted = {name: int(value) for name, value in seen["concurrency"].items() if not name.startswith(others)}
-    assert {name: count for name, count in counted.items() if count} == leases
+    assert {name: count for name, count in counted.items() if count} == +leases
 
     waiting: Counter[str] = Counter()
     entries = defaultdict(set)
@@ -131,6 +132,34 @@ def the_journal_names_the_worker_of_each_execution(seen: Snapshot) -> None:
         record = seen[f"worker:{worker}"]
         journaled = seen.get(f"journal:{record['holder']}", {}).get(record["execution"])
         assert journaled is None or journaled.startswith(f"{worker} {record['token']} "), (worker, record, journaled)
+
+
+def workers_that_may_run_lost_executions_end(seen: Snapshot) -> None:
+    """A worker for which a lost execution waits gets no further call: it is gone, drains, or has a lost lease."""
+    for value in seen["lost"].values():
+        worker, token = [*value.split(" ", 2), ""][:2]
+        record = seen.get(f"worker:{worker}")
+        if record is not None:
+            is_lost_lease = record["state"] == "leased" and record["token"] == token
+            assert record["state"] == "draining" or is_lost_lease, (value, record)
+
+
+def is_asynchronous(holder: str) -> bool:
+    return holder.startswith("worker:")
+
+
+def the_share_was_used(before: Snapshot, holder: str, numbers: list[int]) -> None:
+    """An asynchronous execution was refused: there were as many leases of such executions as may be."""
+    counts = before["concurrency"]
+    assert is_asynchronous(holder)
+    assert numbers == [int(counts.get("asynchronous", 0)), int(counts["limit asynchronous"])]
+    assert numbers[0] >= numbers[1]
+
+
+def the_share_is_kept(seen: Snapshot, holder: str) -> None:
+    """An asynchronous execution has begun: there are not more of them than may be."""
+    counts = seen["concurrency"]
+    assert not is_asynchronous(holder) or int(counts["asynchronous"]) <= int(counts.get("limit asynchronous", 10**9))
 
 
 def no_queue_waits_beside_a_worker_for_it(seen: Snapshot) -> None:

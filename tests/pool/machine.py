@@ -69,10 +69,11 @@ class Machine:
         # Whether the limits may allow more than in the last pass of the manager.
         self.is_relaxed = False
         self.saved: dict[str, bytes] = {}
+        self.share = LIMITS.max_workers
         self.set_limits(LIMITS.function_concurrency, LIMITS.project_concurrency, LIMITS.max_workers)
         for runtime in RUNTIMES:
             self.configure(runtime, 1)
-        self.holders = [self.new_holder(), self.new_holder()]
+        self.holders = [self.new_holder(), self.new_holder("worker:")]
         for runtime in ("A", "A", "B"):
             self.start(runtime)
 
@@ -85,8 +86,9 @@ class Machine:
 
     # Processes
 
-    def new_holder(self) -> Holder:
-        holder = Holder(f"h{next(self.numbers)}")
+    def new_holder(self, kind: str = "") -> Holder:
+        """A process. One of kind `worker:` runs asynchronous executions."""
+        holder = Holder(f"{kind}h{next(self.numbers)}")
         self.beat(holder)
         return holder
 
@@ -111,6 +113,11 @@ class Machine:
             detail, int(waits), waited, self.acknowledged(holder), call.key, generation,
             begins=(holder, execution, detail),
         )  # fmt: skip
+        if word == "full" and rest[0] == "asynchronous":
+            invariants.the_share_was_used(before, holder.name, [int(number) for number in rest[1:]])
+            return word
+        if word == "lease":
+            invariants.the_share_is_kept(self.seen, holder.name)
         if word in ("queued", "full", "busy"):
             invariants.no_worker_was_available(before, call, kind, self.now)
         if word in ("queued", "full"):
@@ -142,6 +149,11 @@ class Machine:
             return False
         queue, word, *lease = json.loads(message)
         if how == "lose" or word == "ended":
+            return True
+        if word == "cancel":
+            for held in list(holder.leases.values()):
+                if held.execution == lease[0]:
+                    self.answer(holder, held)
             return True
         if word == "again":
             self.all_ask_again(holder, queue)
@@ -185,6 +197,7 @@ class Machine:
                 holder.leases.pop(held.worker)
                 holder.unsure.add(held.queue)
             elif word == "ok":
+                invariants.the_share_is_kept(self.seen, holder.name)
                 invariants.a_renewal_was_right(before, holder.name, held, first.arrived, self.now, TOLERANCE_MS)
                 is_new = held.is_new and held.execution is None
                 holder.leases[held.worker] = Held(held.worker, int(rest[0]), held.queue, execution, is_new)
@@ -263,11 +276,13 @@ class Machine:
 
     # The manager
 
-    def set_limits(self, function: int, project: int, workers: int) -> None:
+    def set_limits(self, function: int, project: int, workers: int, asynchronous: int | None = None) -> None:
+        """Write the limits. `asynchronous` is the share of asynchronous executions; None: it stays as it is."""
+        self.share = self.share if asynchronous is None else asynchronous
         waiting = self.bounds.waiting, self.bounds.waiting_of_project, self.bounds.waiting_of_function
         self.is_relaxed = True
         self.policy.max_workers = workers
-        self.run("set_limits", function, project, workers, workers, START_MS, *waiting, workers)
+        self.run("set_limits", function, project, workers, workers, START_MS, *waiting, self.share)
 
     def configure(self, runtime: str, warm: int) -> None:
         self.registry.configure(runtime, warm)
@@ -332,7 +347,7 @@ class Machine:
 
     def record_lost(self) -> None:
         lost = self.registry.lost()
-        assert all(detail == f"detail {execution}" for execution, detail in lost.items())
+        assert all(it.detail == f"detail {execution}" for execution, it in lost.items())
         self.recorded.update(lost.keys())
         self.registry.acknowledge_lost(list(lost))
         for execution in lost:
@@ -374,6 +389,7 @@ class Machine:
         invariants.pending_recalls_are_those_of_the_workers(self.seen)
         invariants.executions_are_in_one_place(self.seen, self.uncommitted)
         invariants.the_journal_names_the_worker_of_each_execution(self.seen)
+        invariants.workers_that_may_run_lost_executions_end(self.seen)
         if not self.is_relaxed:
             invariants.no_queue_waits_beside_a_worker_for_it(self.seen)
         assert max(self.recorded.values(), default=0) <= 1

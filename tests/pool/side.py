@@ -121,3 +121,13 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
 
 def detail_of(lease: Lease) -> str:
     return f"detail of {lease.execution_id}"
+
+
+def lost(side: Side) -> dict[str, str]:
+    """The details of the executions that are to be recorded as lost."""
+    return {execution: it.detail for execution, it in side.registry.lost().items()}
+
+
+def may_run(side: Side) -> dict[str, str]:
+    """The worker of each lost execution that may still run."""
+    return {execution: it.worker_id for execution, it in side.registry.lost().items() if it.worker_id}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,9 +11,12 @@ import pytest
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.lua import ANCHOR
+from qinling_falcon.pool.registry import Registry
 from tests.pool.side import LIMITS, Side, end, wait_until
 
 SETTINGS = replace(LIMITS, async_workers=2)
+CONCURRENCY = f"{ANCHOR}:concurrency"
 
 
 @pytest.fixture
@@ -99,6 +103,38 @@ def test_a_lowered_limit_ends_the_lease_of_the_next_execution(web: Side, drain: 
         wait_until(lambda: asynchronous(web) == 0)
     finally:
         lowered.close()
+
+
+def test_wrong_counts_of_leases_are_corrected_by_a_new_manager_and_once_a_minute(
+    web: Side, drain: Side, connection: PipelinedConnection
+) -> None:
+    """As a process of a release leaves them that does not count the leases of asynchronous executions."""
+    leases = [drain.lease("f", run_s=600), web.lease("f", run_s=600), web.lease("g", run_s=600)]
+    later_s = [0.0]
+    registry = Registry(
+        connection, SETTINGS,
+        clock=lambda: int((time.time() + later_s[0]) * 1000), monotonic=lambda: time.monotonic() + later_s[0],
+    )  # fmt: skip
+
+    def counts() -> dict[str, str]:
+        counted = ("version ", "function ", "project ", "runtime ", "asynchronous")
+        return {name: of for name, of in registry.snapshot()["concurrency"].items() if name.startswith(counted)}
+
+    right = counts()
+    assert (right["asynchronous"], right["function f"]) == ("1", "2")
+    wrong = {"asynchronous": 7, "function f": -1, "function h": 3, "project p": 0}
+    for later_s[0] in (0.0, 61.0):
+        for name, count in wrong.items():
+            connection.call("HSET", CONCURRENCY, name, count)
+        connection.call("HDEL", CONCURRENCY, "runtime python3")
+        registry.reap()
+        assert counts() | {"function h": "0"} == right | {"function h": "0"}
+    connection.call("HSET", CONCURRENCY, "asynchronous", 7)
+    registry.reap()
+    assert asynchronous(web) == 7, "a pass costs little, so it does not count each time"
+    registry.close()
+    for lease in leases:
+        end(lease)
 
 
 def test_the_lease_of_a_killed_process_is_counted_until_it_is_reaped(web: Side, drain: Side) -> None:

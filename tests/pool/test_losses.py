@@ -8,7 +8,7 @@ from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool.leases import StaleTarget
 from qinling_falcon.pool.lua import ANCHOR
 from qinling_falcon.pool.wire import PoolUnavailable
-from tests.pool.side import Side, detail_of, end, reap_until, wait_until
+from tests.pool.side import Side, detail_of, end, lost, may_run, reap_until, wait_until
 from tests.servers.valkey import valkey_server
 
 
@@ -18,7 +18,7 @@ def test_a_worker_that_is_gone_loses_its_lease_once(side: Side) -> None:
 
     side.registry.remove(worker)
 
-    assert side.registry.lost() == {lease.execution_id: detail_of(lease)}
+    assert lost(side) == {lease.execution_id: detail_of(lease)}
     assert side.pool.find(lease.execution_id) == detail_of(lease), "until it is recorded"
     side.registry.remove(worker)
     side.registry.acknowledge_lost([lease.execution_id])
@@ -47,7 +47,8 @@ def test_everything_in_the_journal_of_a_dead_process_is_lost_and_nothing_of_othe
 
     reap_until(side, lambda: len(side.registry.lost()) == 3)
 
-    assert side.registry.lost() == {"answered 0": "their 0", "answered 1": "their 1", "running": "their 2"}
+    assert lost(side) == {"answered 0": "their 0", "answered 1": "their 1", "running": "their 2"}
+    assert may_run(side) == {"running": running.worker.worker_id}, "the others were answered"
     assert side.registry.draining() == [running.worker.worker_id]
     reap_until(side, lambda: "journal:web-2" not in side.registry.snapshot())
     assert side.leased() == {ours.worker.worker_id}
@@ -60,14 +61,14 @@ def test_the_journal_of_a_dead_process_of_an_older_release_is_lost(side: Side) -
     side.connection.call("ZADD", f"{ANCHOR}:holders", 1, "old")
 
     assert side.pool.find("e") == detail
-    reap_until(side, lambda: side.registry.lost() == {"e": detail})
+    reap_until(side, lambda: lost(side) == {"e": detail})
 
 
 def test_a_lease_past_its_deadline_is_lost(side: Side) -> None:
     side.start()
     lease = side.lease(run_s=0.01)
     reap_until(side, lambda: side.registry.lost() != {})
-    assert side.registry.lost() == {lease.execution_id: detail_of(lease)}
+    assert lost(side) == {lease.execution_id: detail_of(lease)}
     assert side.registry.draining() == [lease.worker.worker_id]
 
 
@@ -80,7 +81,7 @@ def test_the_journal_of_a_process_that_dies_before_redis_knows_it_is_lost(side: 
     _, worker, _, _, token, *_ = side.pool._scripts.run("lease", *call)
     assert side.pool._scripts.run("release", worker, token, 0, "dead", "") == 1
 
-    reap_until(side, lambda: side.registry.lost() == {"e": "detail"})
+    reap_until(side, lambda: lost(side) == {"e": "detail"})
 
     assert "journal:dead" not in side.registry.snapshot()
 
@@ -122,8 +123,10 @@ def test_a_worker_in_an_unknown_state_drains_and_its_execution_is_lost(side: Sid
     with pytest.raises(ZeroDivisionError), side.lease() as lease:
         lease.used()
         raise ZeroDivisionError
-    wait_until(lambda: side.registry.lost() == {lease.execution_id: detail_of(lease)})
+    wait_until(lambda: lost(side) == {lease.execution_id: detail_of(lease)})
+    assert may_run(side) == {lease.execution_id: lease.worker.worker_id}
     assert side.registry.draining() == [lease.worker.worker_id]
+    assert side.pool.find(lease.execution_id) == detail_of(lease)
     assert not side.leased()
 
 
@@ -133,7 +136,8 @@ def test_an_answered_execution_that_is_not_committed_is_lost_and_its_worker_goes
         lease.used()
         lease.released()
         raise ZeroDivisionError
-    wait_until(lambda: side.registry.lost() == {lease.execution_id: detail_of(lease)})
+    wait_until(lambda: lost(side) == {lease.execution_id: detail_of(lease)})
+    assert may_run(side) == {}
     assert side.registry.draining() == []
     assert side.run().worker.worker_id == lease.worker.worker_id
 

@@ -138,6 +138,10 @@ class PoolMachine(Faults, RuleBasedStateMachine):
     def keep_some(self, call: Call, count: int) -> None:
         self.keep(call, count)
 
+    @rule(which=pick)
+    def cancel_one(self, which: int) -> None:
+        self.cancel(which)
+
     @precondition(lambda self: any(holder.committed for holder in self.holders))
     @rule(which=pick)
     def drop_one(self, which: int) -> None:
@@ -176,7 +180,8 @@ class PoolMachine(Faults, RuleBasedStateMachine):
     @rule(which=pick)
     def crash(self, which: int) -> None:
         """A process dies, and another one begins."""
-        self.holders[which % len(self.holders)] = self.new_holder()
+        at = which % len(self.holders)
+        self.holders[at] = self.new_holder("worker:" if at else "")
 
     @rule(kind=st.sampled_from(FAULTS), which=pick, aside=pick)
     def fault(self, kind: str, which: int, aside: int) -> None:
@@ -224,7 +229,7 @@ class PoolMachine(Faults, RuleBasedStateMachine):
             case "step_clock":
                 self.step_clock(one_of([-1, -4000, -3_600_000, 4000, 3_600_000], aside))
             case "set_limits":
-                self.set_limits(1 + which % 3, 1 + aside % 4, 2 + which % 4)
+                self.set_limits(1 + which % 3, 1 + aside % 4, 2 + which % 4, 1 + aside % 3)
 
     @rule(ms=st.sampled_from([1, 4, 6, 30, 500, 1000, 2500, 5000, 30_000, 70_000]))
     def pass_time(self, ms: int) -> None:

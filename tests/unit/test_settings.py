@@ -54,6 +54,8 @@ def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
         ({"CALLBACK_NETWORKS": "10.0.0.0/8, host"}, "CALLBACK_NETWORKS=.*: expected IP addresses or networks"),
         ({"SECRET_KEYS": f"{'A' * 43}=,{'A' * 42}B="}, "SECRET_KEYS: key 2 is not a Fernet key: expected 44"),
         ({"SECRET_KEYS": "a+/" * 14 + "aA="}, "SECRET_KEYS: key 1 is not"),
+        ({"HOLDER_TTL_S": "2"}, "REAP_INTERVAL_S=1: expected at most a third of HOLDER_TTL_S=2"),
+        ({"REAP_INTERVAL_S": "2.5"}, "REAP_INTERVAL_S=2.5: expected at most a third of HOLDER_TTL_S=6"),
         ({"OS_CACERT": "/nothing.pem"}, "OS_CACERT=/nothing.pem: expected a file that can be read"),
     ],
 )
@@ -70,6 +72,11 @@ def test_keys_are_never_printed() -> None:
     settings = Settings.from_env({"SECRET_KEYS": f" {key} ,"})
     assert settings.secret_key_list == [key]
     assert key not in repr(settings)
+
+
+def test_a_short_silence_is_noticed_by_short_passes() -> None:
+    assert Settings.from_env({"HOLDER_TTL_S": "3"}).reap_interval_s == 1
+    assert Settings.from_env({"HOLDER_TTL_S": "2", "REAP_INTERVAL_S": "0.5"}).holder_ttl_s == 2
 
 
 def test_lists_are_separated_by_commas() -> None:

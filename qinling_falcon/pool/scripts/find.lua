@@ -11,4 +11,6 @@ for _, set in ipairs({HOLDERS, FORMER}) do
   end
 end
 -- After the journals, because an execution moves from a journal to the lost ones.
-return call('HGET', LOST, ARGV[2]) or nil
+local value = call('HGET', LOST, ARGV[2])
+if not value then return nil end
+return (parse_journaled(value))

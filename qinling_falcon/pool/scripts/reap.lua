@@ -4,9 +4,9 @@
 --         since then in ms, by a clock that never steps  6… pairs of (runtime, how many warm workers it keeps at the
 --         moment)
 -- reads   holders, former, reported, held:<holder>, leases, idle, warm:<runtime>, runtimes, policy
--- writes  reaper, lost, journal:<holder>, entries:<holder>, former, bare; concurrency and waiting (counts of 0); for
---         workers that are drained or offered what drain and release write; after a step of the clock also leases,
---         worker:<id>, recalls, assigned_at and the sets that it reads
+-- writes  reaper, lost, journal:<holder>, entries:<holder>, former, bare; concurrency (wrong counts, counts of 0) and
+--         waiting (counts of 0); for workers that are drained or offered what drain and release write; after a step of
+--         the clock also leases, worker:<id>, recalls, assigned_at and the sets that it reads
 -- returns now
 -- promises  A lease is lost when its deadline has passed, when its holder is dead, or when its holder lives and does
 --           not know it (because the reply was lost). Its worker drains, and its execution is put into `lost`, once.
@@ -14,14 +14,16 @@
 --           `lost`, and its entries are removed. Workers that were idle for too long, and surplus warm ones, drain.
 --           If no reaper has run for long (Redis was down), holders get time to report first. If the server's clock
 --           has stepped, no lease ends at once, or stands much longer than it should. Recalls are then taken back.
+--           Wrong counts of leases are right after a manager's first pass, and after a minute.
 
 local PAGE = 100
 local UNKNOWN_AFTER_MS = 2000
 local STEP_MS = 2000  -- a larger difference between the two clocks is a step; a smaller one may be a delay
+local RECOUNT_MS = 60000
 local REAPER, REPORTED = P .. 'reaper', P .. 'reported'
 local ttl, idle = tonumber(ARGV[2]), tonumber(ARGV[3])
 
-local was = call('HMGET', REAPER, 'last', 'since', 'lease', 'count')
+local was = call('HMGET', REAPER, 'last', 'since', 'lease', 'count', 'counted')
 local last, since = tonumber(was[1]), tonumber(was[2])
 
 -- 0. A step of the server's clock. Forward: times move by the step, but not what was written after the step. Back: no
@@ -57,6 +59,13 @@ if is_forward or is_back then
 end
 
 if not last or last > now or now - last > ttl / 2 then since = now end
+
+-- The counts of leases, in a manager's first pass and sometimes afterwards. It reads all leases.
+local counted = tonumber(was[5])
+if was[1] ~= ARGV[4] or not counted or math.abs(now - counted) > RECOUNT_MS then
+  recount()
+  counted = now
+end
 
 local dead, alive = {}, {}
 for _, set in ipairs({HOLDERS, FORMER}) do
@@ -112,8 +121,15 @@ local next_lease = #page == PAGE and first + PAGE or 0
 for holder in pairs(dead) do
   for _, queue in ipairs(call('SPOP', ENTRIES_OF .. holder, PAGE)) do set_entry(queue, holder, 0, now) end
   for _, execution in ipairs(call('HRANDFIELD', journal_of(holder), PAGE)) do
-    note('lost', 'its process is silent', {holder = holder, execution = execution})
-    lose_execution(holder, execution)
+    local _, worker, token = read_journal(holder, execution)
+    local is = worker and call('HMGET', record(worker), 'state', 'token') or {}
+    if is[1] == 'leased' and is[2] == token then
+      -- Now, because `lost` names the worker: it would never end if the process came back and released it.
+      lose(worker, 'its process is silent')
+    else
+      note('lost', 'its process is silent', {holder = holder, execution = execution})
+      lose_execution(holder, execution)
+    end
   end
   if call('EXISTS', journal_of(holder), ENTRIES_OF .. holder) == 0 then
     for _, set in ipairs({HOLDERS, FORMER, REPORTED}) do call('ZREM', set, holder) end
@@ -155,7 +171,8 @@ end
 for _, field in ipairs(call('HRANDFIELD', WAITING, PAGE)) do
   if call('HGET', WAITING, field) == '0' then call('HDEL', WAITING, field) end
 end
-call('HSET', REAPER, 'last', text(now), 'since', text(since), 'lease', next_lease, 'count', counts[1])
+call('HSET', REAPER, 'last', text(now), 'since', text(since), 'lease', next_lease, 'count', counts[1],
+  'counted', text(counted))
 
 -- 6. Records for /readyz since when a runtime that should keep warm workers has had no worker in any state. While the
 -- pool has max_workers live workers, no runtime is recorded, because the pool is only busy.

@@ -16,12 +16,18 @@ local function write_journal(holder, execution, worker, token, detail)
   if detail ~= '' then call('HSET', journal_of(holder), execution, worker .. ' ' .. token .. ' ' .. detail) end
 end
 
--- The detail of an execution in a journal, and the worker and token of its lease; nil: it is not there.
+-- The detail of an execution, and the worker and token of its lease, from its value in a journal or in `lost`. Worker
+-- and token are missing in `lost` if no worker runs the execution, and in the journal of an older release.
+local function parse_journaled(value)
+  local worker, token, detail = string.match(value, '^([^ {]+) (%d+) (.*)$')
+  return detail or value, worker, token
+end
+
+-- The same for an execution in a journal; nil: it is not there.
 local function read_journal(holder, execution)
   local value = call('HGET', journal_of(holder), execution)
   if not value then return nil end
-  local worker, token, detail = string.match(value, '^([^ {]+) (%d+) (.*)$')
-  return detail or value, worker, token  -- a process of an older release has written the detail alone
+  return parse_journaled(value)
 end
 
 -- Removes committed executions from a journal, and notifies the processes that watch one of them. `executions` is a
@@ -311,12 +317,16 @@ local function return_unused(worker)
   serve_limits(before, project_id, runtime)
 end
 
--- Moves an execution from a journal to `lost`, so that it is recorded as lost.
+-- Moves an execution from a journal to `lost`, so that it is recorded as lost. If its worker may still run it, `lost`
+-- names the worker, and the manager records the execution when that worker is gone. A worker with a later token, or one
+-- that is idle, has ended the execution before.
 local function lose_execution(holder, execution)
-  local detail = read_journal(holder, execution)
+  local detail, worker, token = read_journal(holder, execution)
   if not detail then return end
   call('HDEL', journal_of(holder), execution)
-  call('HSET', LOST, execution, detail)
+  local is = worker and call('HMGET', record(worker), 'state', 'token') or {}
+  local may_run = (is[1] == 'leased' or is[1] == 'draining') and (tonumber(is[2]) or 0) <= tonumber(token)
+  call('HSET', LOST, execution, may_run and worker .. ' ' .. token .. ' ' .. detail or detail)
 end
 
 -- Ends a lease that its holder will not release. The worker drains, because its state is unknown.

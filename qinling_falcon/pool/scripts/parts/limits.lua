@@ -161,3 +161,31 @@ local function count_leases(counts, by, target, project_id, runtime, holder)
     counts.functions, 'project ' .. project_id, counts.projects, 'runtime ' .. runtime, counts.runtimes)
   if is_asynchronous(holder) then call('HINCRBY', CONCURRENCY, 'asynchronous', by) end
 end
+
+-- The kinds of fields in `concurrency` that are counts of leases.
+local COUNTED = {version = true, ['function'] = true, project = true, runtime = true, asynchronous = true}
+
+-- Counts all leases anew. The counts are wrong if a process of a release that counts otherwise has begun or ended a
+-- lease, and a script that adds to a wrong count leaves it wrong.
+local function recount()
+  local found = {}
+  local function add(field) found[field] = (found[field] or 0) + 1 end
+  for _, worker in ipairs(call('ZRANGE', LEASES, 0, -1)) do
+    local is = call('HMGET', record(worker), 'target', 'project', 'runtime', 'holder')
+    add('version ' .. version_of(is[1]))
+    add('function ' .. function_of(is[1]))
+    add('project ' .. is[2])
+    add('runtime ' .. is[3])
+    if is_asynchronous(is[4]) then add('asynchronous') end
+  end
+  local stored = call('HGETALL', CONCURRENCY)
+  for at = 1, #stored, 2 do
+    local field = stored[at]
+    if COUNTED[string.match(field, '^%a+')] then
+      local count = text(found[field] or 0)
+      if stored[at + 1] ~= count then call('HSET', CONCURRENCY, field, count) end
+      found[field] = nil
+    end
+  end
+  for field, count in pairs(found) do call('HSET', CONCURRENCY, field, text(count)) end
+end

@@ -1,0 +1,104 @@
+"""A cancelled execution is retried only when its function has ended, so that its two runs do not overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gevent
+import pytest
+
+from qinling_falcon.invocation import cancellation
+from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.lua import ANCHOR
+from qinling_falcon.resources import execution_retries
+from tests.api.client import Client
+
+JOURNAL = f"{ANCHOR}:journal:worker:1"
+
+
+@pytest.fixture
+def cancelled(client: Client, function_id: str) -> Callable[[], str]:
+    """Makes executions that were cancelled."""
+
+    def make() -> str:
+        made = client.simulate_post("/v1/executions", json={"function_id": function_id, "sync": False})
+        execution_id = str(made.json["id"])
+        answer = client.simulate_put(f"/v1/executions/{execution_id}", json={"status": "cancelled"})
+        assert answer.status_code == 202
+        return execution_id
+
+    return make
+
+
+@pytest.fixture
+def begin(connection: PipelinedConnection) -> Callable[[str], None]:
+    """Lets a process run the function of an execution."""
+
+    def note(execution_id: str) -> None:
+        connection.call("ZADD", f"{ANCHOR}:holders", 1, "worker:1")
+        connection.call("HSET", JOURNAL, execution_id, "w1 1 detail")
+
+    return note
+
+
+def retry(client: Client, execution_id: str) -> int:
+    return int(client.simulate_post(f"/v1/executions/{execution_id}/retry").status_code)
+
+
+@pytest.mark.parametrize("where", [JOURNAL, f"{ANCHOR}:lost"])
+def test_while_the_function_still_runs_a_retry_is_refused(
+    client: Client,
+    cancelled: Callable[[], str],
+    begin: Callable[[str], None],
+    connection: PipelinedConnection,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    monkeypatch.setattr(cancellation, "_LONGEST_END_S", 0.1)
+    execution_id = cancelled()
+    begin(execution_id)
+    connection.call("DEL", JOURNAL)
+    connection.call("HSET", where, execution_id, "w1 1 detail")
+
+    answer = client.simulate_post(f"/v1/executions/{execution_id}/retry")
+
+    assert answer.status_code == 409
+    assert "has not ended yet" in answer.json["faultstring"]
+    assert client.simulate_get(f"/v1/executions/{execution_id}").json["status"] == "cancelled"
+    connection.call("DEL", where)
+    assert retry(client, execution_id) == 202
+
+
+def test_a_retry_waits_for_the_end_of_the_function(
+    client: Client, cancelled: Callable[[], str], begin: Callable[[str], None], connection: PipelinedConnection
+) -> None:
+    execution_id = cancelled()
+    begin(execution_id)
+    retrying = gevent.spawn(retry, client, execution_id)
+    gevent.sleep(0.1)
+    assert client.simulate_get(f"/v1/executions/{execution_id}").json["status"] == "cancelled"
+
+    connection.call("DEL", JOURNAL)
+
+    assert retrying.get(timeout=5) == 202
+
+
+def test_a_retry_of_all_cancelled_ones_leaves_out_those_that_still_run(
+    client: Client,
+    cancelled: Callable[[], str],
+    begin: Callable[[str], None],
+    connection: PipelinedConnection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(execution_retries, "_LONGEST_S", 0.1)
+    ids = [cancelled() for _ in range(3)]
+    begin(ids[1])
+
+    answer = client.simulate_post("/v1/executions/retry", json={"status": "cancelled"})
+
+    assert (answer.status_code, answer.json) == (200, {"count": 2, "more": True})
+    states = [client.simulate_get(f"/v1/executions/{one}").json["status"] for one in ids]
+    assert states == ["running", "cancelled", "running"]
+    connection.call("DEL", JOURNAL)
+    answer = client.simulate_post("/v1/executions/retry", json={"status": "cancelled"})
+    assert answer.json == {"count": 1, "more": False}
