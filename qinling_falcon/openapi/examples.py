@@ -63,6 +63,7 @@ EXAMPLES: Mapping[str, Any] = {
         **_NEW,
     },
     "ChangedExecutions": {"count": 3, "more": False},
+    "RetriedExecutions": {"count": 3, "more": True, "left": 12},
     "ExecutionCreate": {"function_id": _FUNCTION, "input": {"name": "World"}},
     "ExecutionUpdate": {"status": "cancelled"},
     "SomeRetries": {"status": "dead", "function_id": _FUNCTION},

@@ -19,7 +19,12 @@ from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.operation import accepts, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
-from qinling_falcon.schemas.executions import ChangedExecutions, ExecutionShown, SomeExecutions, SomeRetries
+from qinling_falcon.schemas.executions import (
+    ExecutionShown,
+    RetriedExecutions,
+    SomeExecutions,
+    SomeRetries,
+)
 from qinling_falcon.schemas.fields import UUID, one_of
 
 PURGED = (
@@ -35,12 +40,15 @@ _some_retries = SomeRetries()
 _BATCH = 200
 # A request that changes many executions ends after this time, and says that there are more.
 _LONGEST_S = 5.0
+# So many of the executions that are left are counted, because the count takes time.
+_MOST_COUNTED = 10_000
 
 
 class ExecutionRetry:
     """The retry of one execution."""
 
     def __init__(self, services: Services):
+        self._acceptance = services.acceptance
         self._pool = services.pool
         self._settings = services.settings
 
@@ -50,6 +58,8 @@ class ExecutionRetry:
 
         It keeps its id, and its attempts are counted on. It may fail as often as a new execution.
         """
+        execution_retries.check(req.caller, execution_id)
+        self._acceptance.check_room(req.caller.project_id, f"Execution {execution_id} was not queued again")
         execution = execution_retries.retry(req.caller, execution_id, _reason())
         self._pool.ready.push(execution.project_id, execution.id)
         path = f"/v1/executions/{execution_id}"
@@ -60,26 +70,33 @@ class ExecutionRetries:
     """The retry of many executions."""
 
     def __init__(self, services: Services):
+        self._acceptance = services.acceptance
         self._pool = services.pool
         self._settings = services.settings
 
-    @operation("execution:retry", takes=SomeRetries, answers=shows(ChangedExecutions))
+    @operation("execution:retry", takes=SomeRetries, answers=shows(RetriedExecutions))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Queue the project's asynchronous executions of one status again, the oldest first.
 
-        If there are very many, the answer says that there are more, and a further request goes on.
+        If there are very many, or the project's queue is full, the answer says how many are left, and a further request
+        goes on. If the queue was full before, the answer is an error.
         """
         values = _some_retries.read(read_object(req, self._settings))
-        reason = _reason()
-
-        def step() -> int:
-            queued = execution_retries.retry_some(
-                req.caller, values["status"], values.get("function_id"), _BATCH, reason
-            )
+        status, function_id = values["status"], values.get("function_id")
+        reason, until = _reason(), time.monotonic() + _LONGEST_S
+        count, wanted = 0, _BATCH
+        while wanted and time.monotonic() < until:
+            wanted = min(_BATCH, self._acceptance.room(req.caller.project_id))
+            queued = execution_retries.retry_some(req.caller, status, function_id, wanted, reason) if wanted else []
             _push(self._pool, queued)
-            return len(queued)
-
-        answer(resp, _repeat(step))
+            count += len(queued)
+            if len(queued) < wanted:
+                answer(resp, {"count": count, "more": False, "left": 0})
+                return
+        left = execution_retries.count_retriable(req.caller, status, function_id, _MOST_COUNTED)
+        if left and not count:
+            self._acceptance.check_room(req.caller.project_id, "No execution was queued again")
+        answer(resp, {"count": count, "more": left > 0, "left": left})
 
 
 def purge(pool: Pool, req: Request, resp: falcon.Response) -> None:

@@ -104,6 +104,12 @@ class ChangedExecutions(Shown):
     more = Plain(FLAG)
 
 
+class RetriedExecutions(ChangedExecutions):
+    """The same of a retry, and how many it has left."""
+
+    left = Plain({**NUMBER, "maximum": 10_000, "description": "How many can be retried still; counted up to 10,000."})
+
+
 class ExecutionShown(Shown):
     """An execution in answers."""
 
