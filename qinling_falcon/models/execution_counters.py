@@ -52,6 +52,28 @@ def count(*, accepted: int = 0, ended: int = 0, deleted: int = 0) -> None:
         )
 
 
+def count_strays(removed: int, gone: int) -> None:
+    """Count executions whose rows in the queue were deleted although they have not ended (see `strays`).
+
+    It is not known which of them were counted as accepted, and not as ended. So this closes the gap in the counters
+    that the deletion of their rows has opened, if there is one.
+
+    Args:
+        removed: how many rows were deleted.
+        gone: how many of the executions have no record.
+    """
+    database = engine()
+    accepted, ended, in_flight = database.execute_sql(
+        "SELECT SUM(accepted), SUM(ended), (SELECT COUNT(*) FROM execution_queue) FROM execution_counters"
+    ).fetchone()
+    missing = min(removed, int(accepted) - int(ended) - int(in_flight))
+    if missing > 0:
+        database.execute_sql(
+            f"UPDATE execution_counters SET ended = ended + {missing}, deleted = deleted + {min(gone, missing)}"
+            f" WHERE shard = {shard()}"
+        )
+
+
 def read() -> Counters:
     """The counters of all processes, and the length of the queue, all of one moment.
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import datetime
 import functools
+import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from qinling_falcon.models import callbacks, clock, execution_counters
+from qinling_falcon.models import callbacks, clock, execution_counters, strays
 from qinling_falcon.models.database import engine, reading, transact, transact_grouped
 from qinling_falcon.models.records import (
     PLACE,
@@ -34,6 +35,8 @@ from qinling_falcon.models.records import (
     values_of,
 )
 from qinling_falcon.models.tables import Execution, ExecutionStatus, QueuedExecution
+
+logger = logging.getLogger(__name__)
 
 _EXECUTIONS = Execution._meta.table_name
 _QUEUE = QueuedExecution._meta.table_name
@@ -136,7 +139,10 @@ def claim(ids: Collection[str], now: datetime.datetime, until: datetime.datetime
     """
     if not ids:
         return []
-    return transact(lambda: _claim(ids, clock.to_micros(now), clock.to_micros(until)))
+    claimed, strays_count = transact(lambda: _claim(ids, clock.to_micros(now), clock.to_micros(until)))
+    if strays_count:
+        logger.warning("rows of the queue were deleted whose executions do not run", extra={"count": strays_count})
+    return claimed
 
 
 def extend(claims: Collection[tuple[str, int]], until: datetime.datetime) -> None:
@@ -307,7 +313,8 @@ def _queue_again(execution_id: str, claim: int, not_before: datetime.datetime, *
     return changed == 1
 
 
-def _claim(ids: Collection[str], now: int, until: int) -> list[ClaimedExecution]:
+def _claim(ids: Collection[str], now: int, until: int) -> tuple[list[ClaimedExecution], int]:
+    """Claim executions. Returns also how many rows were deleted whose executions do not run."""
     database = engine()
     marks = ", ".join([database.param] * len(ids))
     columns = ", ".join(f"{'q' if name in _OF_QUEUE else 'e'}.{name}" for name in _CLAIMED)
@@ -325,7 +332,8 @@ def _claim(ids: Collection[str], now: int, until: int) -> list[ClaimedExecution]
             f" WHERE id IN ({marks})",
             (until, *(row[0] for row in found)),
         )
-    return [_claimed(row) for row in found]
+    strays_count = 0 if len(found) == len(ids) else strays.delete(set(ids).difference(row[0] for row in found))
+    return [_claimed(row) for row in found], strays_count
 
 
 def _claimed(row: Sequence[Any]) -> ClaimedExecution:

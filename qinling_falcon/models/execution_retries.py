@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from qinling_falcon.errors import Conflict
-from qinling_falcon.models import clock, execution_counters
+from qinling_falcon.models import clock, execution_counters, strays
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.execution import lock_ended
 from qinling_falcon.models.execution_queue import Queued
@@ -102,6 +102,7 @@ def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
     now = clock.to_micros(clock.now())
     if not rows:
         return []
+    strays.delete([row.id for row in rows])
     Execution.update(
         status=ExecutionStatus.RUNNING.value, status_reason=reason, result=None, log=None, cold=None, queued_ms=None,
         run_ms=None, updated_at=now,

@@ -22,6 +22,7 @@ from tests.support.tables import make_tables
 
 _FURTHER = (
     tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution, tables.IdempotencyKey, tables.Callback,
+    tables.DeletedFunction,
 )  # fmt: skip
 _ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, *_FURTHER))
 
