@@ -68,6 +68,7 @@ class Accepted:
         claim: the number of the claim.
         failures: how many attempts are known to have failed.
         since: when its age began: when it was accepted, or when a user had it retried.
+        due_at: from when on it has waited for this attempt; None: unknown.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Accepted:
     claim: int
     failures: int = 0
     since: datetime | None = None
+    due_at: datetime | None = None
 
 
 def commit_record(final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:

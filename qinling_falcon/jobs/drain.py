@@ -143,6 +143,7 @@ class Drain:
             claimed.claim,
             claimed.failures,
             clock.from_micros(claimed.since) if claimed.since else None,
+            due_at=clock.from_micros(claimed.due_at),
         )
         self._projects[claimed.project_id] += 1
         self._in_flight[claimed.id] = accepted, gevent.spawn(self._run, claimed, accepted)

@@ -61,6 +61,8 @@ class ClaimedExecution(NamedTuple):
         attempt: how often the function may have been started, this claim included.
         failures: how many attempts are known to have failed.
         since: when a user had it retried, in microseconds since the epoch; 0: not since it was accepted.
+        due_at: from when on it has waited for this attempt, in microseconds since the epoch: since it was accepted or
+            retried, or since the pause after the last attempt was over, or since the claim of a lost process ended.
         Further attributes: as in `ExecutionRecord`.
     """
 
@@ -80,6 +82,7 @@ class ClaimedExecution(NamedTuple):
     webhook_id: str | None
     job_id: str | None
     request_id: str | None
+    due_at: int = 0
 
 
 class Queued(NamedTuple):
@@ -201,7 +204,8 @@ def postpone(record: ExecutionRecord, claim: int, not_before: datetime.datetime,
     """
 
     def write() -> bool:
-        if not _queue_again(record.id, claim, not_before, **({} if failures is None else {"failures": failures})):
+        changes = {} if failures is None else {"failures": failures}
+        if not _queue_again(record.id, claim, not_before, due_at=clock.to_micros(not_before), **changes):
             return False
         shown = {
             "attempt": record.attempt,
@@ -230,8 +234,8 @@ def give_back(execution_id: str, claim: int, not_before: datetime.datetime, *, w
     Raises:
         Unavailable: see `transact`.
     """
-    attempt = QueuedExecution.attempt - int(not was_started)
-    return transact(lambda: _queue_again(execution_id, claim, not_before, attempt=attempt))
+    changes = {"due_at": clock.to_micros(not_before)} if was_started else {"attempt": QueuedExecution.attempt - 1}
+    return transact(lambda: _queue_again(execution_id, claim, not_before, **changes))
 
 
 def cancel(execution: ClaimedExecution | Execution, reason: str, result: str | None = None) -> bool:
@@ -280,6 +284,15 @@ def attempt_of(execution_id: str) -> int | None:
     return None if row is None else row.attempt
 
 
+def due_at(execution_id: str) -> datetime.datetime | None:
+    """From when on a claimed execution has waited for its attempt; None: since it was accepted, or it has ended."""
+    with reading():
+        select = QueuedExecution.select(QueuedExecution.due_at, QueuedExecution.since)
+        row = select.where(QueuedExecution.id == execution_id).first()
+    micros = 0 if row is None else row.due_at or row.since
+    return clock.from_micros(micros) if micros else None
+
+
 def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queued], str | None]:
     """The executions without a live claim, in the order of their ids.
 
@@ -317,7 +330,7 @@ def _claim(ids: Collection[str], now: int, until: int) -> tuple[list[ClaimedExec
     """Claim executions. Returns also how many rows were deleted whose executions do not run."""
     database = engine()
     marks = ", ".join([database.param] * len(ids))
-    columns = ", ".join(f"{'q' if name in _OF_QUEUE else 'e'}.{name}" for name in _CLAIMED)
+    columns = ", ".join(_OF_QUEUE.get(name, f"e.{name}") for name in _CLAIMED)
     lock = "" if database.complete_statements else " FOR UPDATE OF q SKIP LOCKED"
     found = database.execute_sql(
         f"SELECT {columns} FROM {_QUEUE} q JOIN {_EXECUTIONS} e ON e.id = q.id WHERE q.id IN ({marks})"
@@ -328,8 +341,8 @@ def _claim(ids: Collection[str], now: int, until: int) -> tuple[list[ClaimedExec
     if found:
         marks = ", ".join([database.param] * len(found))
         database.execute_sql(
-            f"UPDATE {_QUEUE} SET claim = claim + 1, attempt = attempt + 1, claimed_until = {database.param}"
-            f" WHERE id IN ({marks})",
+            f"UPDATE {_QUEUE} SET claim = claim + 1, attempt = attempt + 1, due_at = {_DUE_AT.format('')},"
+            f" claimed_until = {database.param} WHERE id IN ({marks})",
             (until, *(row[0] for row in found)),
         )
     strays_count = 0 if len(found) == len(ids) else strays.delete(set(ids).difference(row[0] for row in found))
@@ -338,8 +351,13 @@ def _claim(ids: Collection[str], now: int, until: int) -> tuple[list[ClaimedExec
 
 def _claimed(row: Sequence[Any]) -> ClaimedExecution:
     claimed = ClaimedExecution(*row)
-    created_at = clock.from_micros(row[_CLAIMED.index("created_at")])
-    return claimed._replace(claim=claimed.claim + 1, attempt=claimed.attempt + 1, created_at=created_at)
+    created_at = row[_CLAIMED.index("created_at")]
+    return claimed._replace(
+        claim=claimed.claim + 1,
+        attempt=claimed.attempt + 1,
+        due_at=claimed.due_at or claimed.since or created_at,
+        created_at=clock.from_micros(created_at),
+    )
 
 
 def _end(records: list[Values]) -> list[bool]:
@@ -396,4 +414,6 @@ def _end_sql(param: str, rows: int) -> str:
 
 
 _CLAIMED = ClaimedExecution._fields
-_OF_QUEUE = frozenset({"claim", "attempt", "failures", "since"})
+# A claim that was not given back has expired, and the execution has been due again since then.
+_DUE_AT = "CASE WHEN {0}claimed_until > 0 THEN {0}claimed_until ELSE {0}due_at END"
+_OF_QUEUE = {name: f"q.{name}" for name in ("claim", "attempt", "failures", "since")} | {"due_at": _DUE_AT.format("q.")}
