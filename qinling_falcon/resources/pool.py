@@ -61,13 +61,14 @@ class Pool:
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """Show the pool in numbers: workers by runtime and state, capacity, demand, and how calls got their workers.
 
-        The numbers of asynchronous executions come from the database.
+        The numbers of asynchronous executions and callbacks come from the database.
         """
         shown = _state.show(self._inspection.state())
-        executions_shown = None
+        executions_shown = callbacks_shown = None
         with contextlib.suppress(Unavailable):  # the pool can be looked at without the database
             executions_shown = execution_counters.read()._asdict()
-        answer(resp, shown | {"asynchronous_executions": executions_shown})
+            callbacks_shown = execution_counters.read_callbacks()._asdict()
+        answer(resp, shown | {"asynchronous_executions": executions_shown, "callbacks": callbacks_shown})
 
 
 class _List:

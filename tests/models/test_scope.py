@@ -68,6 +68,8 @@ WRITTEN = {
     # Numbers of all projects together, for the operator.
     "models.execution_counters.count": ["database.execute_sql"],
     "models.execution_counters.read": ["engine().execute_sql"],
+    "models.execution_counters.count_callback": ["engine().execute_sql"],
+    "models.execution_counters.read_callbacks": ["engine().execute_sql"],
     "models.execution_counters.count_strays": ["database.execute_sql"] * 2,
     # Rows of the queue that belong to no execution that runs, of any project.
     "models.strays.delete": ["database.execute_sql"] * 2,

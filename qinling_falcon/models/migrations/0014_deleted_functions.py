@@ -13,5 +13,5 @@ def up(migrator: Any, db: Any) -> None:
         f" project_id VARCHAR(255){collation} NOT NULL)"
     )
     db.execute_sql("ALTER TABLE execution_queue ADD COLUMN due_at BIGINT NOT NULL DEFAULT 0")
-    for column in ("callbacks_delivered", "callbacks_failed", "callbacks_dropped"):
+    for column in ("callbacks_delivered", "callbacks_retried", "callbacks_dropped"):
         db.execute_sql(f"ALTER TABLE execution_counters ADD COLUMN {column} BIGINT NOT NULL DEFAULT 0")
