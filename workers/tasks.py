@@ -1,7 +1,7 @@
 """The `tasks` process: short tasks, which a long function never delays. `python -m workers.tasks`
 
-It runs the tasks of RQ's queue, delivers callbacks, and sweeps the queue of executions. Several may run; one of them
-sweeps at a time.
+It runs the tasks of RQ's queue, delivers callbacks, sweeps the queue of executions, and cancels executions of deleted
+functions. Several may run; one of them sweeps and cancels at a time.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from qinling_falcon.assembly import Assembly
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.jobs import drains, queues
 from qinling_falcon.jobs.callbacks import Callbacks
+from qinling_falcon.jobs.deleted_functions import DeletedFunctions
 from qinling_falcon.jobs.drain import EXTENSIONS_PER_CLAIM
 from qinling_falcon.jobs.sweep import Sweep
 from qinling_falcon.jobs.worker import work
@@ -60,7 +61,8 @@ def main() -> None:
     except Unavailable as error:  # the process starts without the database, and needs no secret before it is there
         logger.warning("secrets are not checked", extra={"reason": str(error)})
     parts = Assembly(settings, "tasks")
-    gevent.spawn(_sweep_on, settings, Sweep(parts.pool.ready, settings.async_claim_s / EXTENSIONS_PER_CLAIM))
+    sweep = Sweep(parts.pool.ready, settings.async_claim_s / EXTENSIONS_PER_CLAIM)
+    gevent.spawn(_sweep_on, settings, sweep, DeletedFunctions(parts.pool.ended))
     gevent.spawn(_deliver_on, parts.callbacks)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     work(settings, queues.TASKS, stopping, lambda connection: None)
@@ -69,8 +71,8 @@ def main() -> None:
     disconnect()
 
 
-def _sweep_on(settings: Settings, sweep: Sweep) -> None:
-    """Sweep once a second, for ever."""
+def _sweep_on(settings: Settings, sweep: Sweep, deleted: DeletedFunctions) -> None:
+    """Sweep, and cancel executions of deleted functions, once a second, for ever."""
     connection = queues.connect(settings)
     name = uuid.uuid4().hex
     while True:
@@ -80,6 +82,8 @@ def _sweep_on(settings: Settings, sweep: Sweep) -> None:
                 if slots := drains.restore(connection):
                     logger.info("drains were enqueued", extra={"slots": slots})
                 sweep.step()
+                if cancelled := deleted.step():
+                    logger.info("executions of deleted functions were cancelled", extra={"count": cancelled})
         except (Unavailable, RedisError) as error:
             logger.warning("can't sweep now", extra={"reason": str(error)})
         except Exception:

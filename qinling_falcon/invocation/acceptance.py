@@ -72,6 +72,34 @@ class Acceptance:
         self._ready.push(record.project_id, record.function_id, record.id)
         return record
 
+    def room(self, project_id: str) -> int:
+        """How many more executions of a project may be queued; 0: its queue is full.
+
+        Raises:
+            PoolUnavailable: Redis is away.
+        """
+        return max(0, self._settings.async_queue_limit - self._ready.backlog(project_id, ()).size)
+
+    def check_room(self, project_id: str, refused: str) -> None:
+        """Check that a further execution of a project may be queued.
+
+        Args:
+            project_id: the project.
+            refused: what was not done otherwise, for the message.
+
+        Raises:
+            Unavailable: the project has too many executions that wait, or Redis is away.
+        """
+        self._check_size(project_id, self._ready.backlog(project_id, ()).size, refused)
+
+    def _check_size(self, project_id: str, size: int, refused: str) -> None:
+        if size >= self._settings.async_queue_limit:
+            raise Unavailable(
+                f"Project {project_id} has {size} executions that wait, and at most"
+                f" {self._settings.async_queue_limit} may wait (ASYNC_QUEUE_LIMIT). {refused}; try again later.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+
     def _resolve(self, context: Context, call: Call) -> Target:
         """Resolve the target of a call, and check that its project's queue is not full. Raises as `accept`."""
         for _ in range(_TRIES):
@@ -81,13 +109,7 @@ class Acceptance:
                 assert call.function_id is not None
                 target = self._resolver.resolve(context, call.function_id, call.function_version)
             backlog = self._ready.backlog(target.project_id, target.generations)
-            if backlog.size >= self._settings.async_queue_limit:
-                raise Unavailable(
-                    f"Project {target.project_id} has {backlog.size} executions that wait, and at most"
-                    f" {self._settings.async_queue_limit} may wait (ASYNC_QUEUE_LIMIT). This execution was not"
-                    " accepted; try again later.",
-                    retry_after_s=_RETRY_AFTER_S,
-                )
+            self._check_size(target.project_id, backlog.size, "This execution was not accepted")
             if backlog.is_current:
                 return target
             self._resolver.forget(target)

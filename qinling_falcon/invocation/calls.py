@@ -71,6 +71,7 @@ class Accepted:
         failures: how many attempts are known to have failed.
         since: when its age began: when it was accepted, or when a user had it retried.
         claimed_until: when the claim ends, on the monotonic clock. The process extends its claims.
+        due_at: from when on it has waited for this attempt; None: unknown.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Accepted:
     failures: int = 0
     since: datetime | None = None
     claimed_until: float = math.inf
+    due_at: datetime | None = None
 
 
 def commit_record(final: ExecutionRecord, *, was_sent: bool = True) -> ExecutionRecord:

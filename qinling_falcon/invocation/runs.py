@@ -212,7 +212,7 @@ class Run:
 
     def use(self, lease: Lease, target: Target) -> ExecutionRecord:
         """Call the worker and record its answer. The worker runs the next call while the record is committed."""
-        queued_ms = _milliseconds(self._arrived)
+        queued_ms = self._queued_ms()
         settings = self._parts.settings
         longest_s = target.timeout_s + settings.load_timeout_s + settings.lease_grace_s / 2
         if self._accepted is None and not self._has_row:
@@ -254,7 +254,7 @@ class Run:
         Raises:
             Unavailable: the disk is full, and the execution was accepted before; or the database is away.
         """
-        queued_ms = _milliseconds(self._arrived)
+        queued_ms = self._queued_ms()
         if isinstance(error, DiskFull):
             logger.warning("a worker can't store a function", extra=_log_extra(lease, target, error))
             reason = f"{error} The function has not run; try again later."
@@ -314,6 +314,15 @@ class Run:
                 logger.warning("a function was not ended", extra={"execution_id": self.id})
                 return
             gevent.sleep(_CANCEL_AGAIN_S)
+
+    def _queued_ms(self) -> float:
+        """How long the call has waited for its worker; an accepted execution also in the queue.
+
+        Other processes may have accepted or postponed it, on machines whose clocks differ.
+        """
+        if self._accepted is None or self._accepted.due_at is None:
+            return round((time.monotonic() - self._arrived) * 1000, 3)
+        return round(max(0.0, (clock.now() - self._accepted.due_at).total_seconds()) * 1000, 3)
 
     def _interrupt(self) -> None:
         """Runs in the hub. So no other greenlet runs between the look and the exception."""
@@ -380,7 +389,3 @@ def _log_extra(lease: Lease, target: Target, error: Exception) -> dict[str, str]
         "function_id": target.function_id,
         "reason": str(error),
     }
-
-
-def _milliseconds(since: float) -> float:
-    return round((time.monotonic() - since) * 1000, 3)

@@ -156,21 +156,23 @@ class Callbacks:
             if callback.attempt > most:  # a process died at the last attempt
                 raise _Dropped(f"It was not delivered in {most} attempts.")
             headers, body = self._message(callback)
-            status = self._sender.post(callback.url, headers, body)
+            status = self._sender.post(callback.url, headers, body, callback.project_id)
         except _Dropped as error:
-            callbacks.finish(callback.id, callback.attempt)
-            _log(logging.WARNING, "callback dropped", callback, reason=str(error))
+            self._drop(callback, error)
         except (NotDelivered, SecretUnreadable) as error:
             if callback.attempt >= most or (isinstance(error, NotDelivered) and error.is_final):
-                callbacks.finish(callback.id, callback.attempt)
-                _log(logging.WARNING, "callback dropped", callback, reason=str(error))
+                self._drop(callback, error)
                 return
             pause_s = self._pause_s(callback.attempt)
             callbacks.postpone(callback.id, callback.attempt, clock.now() + datetime.timedelta(seconds=pause_s))
             _log(logging.INFO, "callback failed", callback, reason=str(error), again_in_s=round(pause_s, 1))
         else:
-            callbacks.finish(callback.id, callback.attempt)
+            callbacks.finish(callback.id, callback.attempt, is_delivered=True)
             _log(logging.DEBUG, "callback delivered", callback, status=status)
+
+    def _drop(self, callback: ClaimedCallback, error: Exception) -> None:
+        callbacks.finish(callback.id, callback.attempt, is_delivered=False)
+        _log(logging.WARNING, "callback dropped", callback, reason=str(error))
 
     def _message(self, callback: ClaimedCallback) -> tuple[dict[str, str], bytes]:
         """The headers and the body of the request.

@@ -144,6 +144,7 @@ class Drain:
             claimed.failures,
             clock.from_micros(claimed.since) if claimed.since else None,
             claimed_until,
+            due_at=clock.from_micros(claimed.due_at),
         )
         self._places.take(claimed.project_id, claimed.function_id)
         self._input_size += len(claimed.input or "")

@@ -16,7 +16,7 @@ import datetime
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qinling_falcon.models import clock
+from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models.callback_rows import insert_sql, wants_callback
 from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.scope import system
@@ -121,12 +121,13 @@ def claim(project_id: str, now: datetime.datetime, until: datetime.datetime, mos
     return transact(lambda: _claim(project_id, clock.to_micros(now), clock.to_micros(until), most))
 
 
-def finish(callback_id: str, attempt: int) -> bool:
-    """Delete a claimed callback, which was delivered or is dropped; durable on return.
+def finish(callback_id: str, attempt: int, *, is_delivered: bool) -> bool:
+    """Delete and count a claimed callback, which was delivered or is dropped; durable on return.
 
     Args:
         callback_id: the callback.
         attempt: the number of the claim.
+        is_delivered: whether it was delivered.
 
     Returns:
         Whether it was deleted now; False: it was claimed anew, or is gone.
@@ -136,13 +137,16 @@ def finish(callback_id: str, attempt: int) -> bool:
     """
 
     def write() -> bool:
-        return bool(Callback.delete().where(Callback.id == callback_id, Callback.attempt == attempt).execute())
+        deleted = Callback.delete().where(Callback.id == callback_id, Callback.attempt == attempt).execute()
+        if deleted:
+            execution_counters.count_callback("delivered" if is_delivered else "dropped")
+        return bool(deleted)
 
     return transact(write)
 
 
 def postpone(callback_id: str, attempt: int, not_before: datetime.datetime) -> bool:
-    """Give up the claim of a callback whose attempt has failed; durable on return.
+    """Give up the claim of a callback whose attempt has failed, and count the failure; durable on return.
 
     Args:
         callback_id: the callback.
@@ -158,7 +162,10 @@ def postpone(callback_id: str, attempt: int, not_before: datetime.datetime) -> b
 
     def write() -> bool:
         changes = Callback.update(claimed_until=0, not_before=clock.to_micros(not_before))
-        return bool(changes.where(Callback.id == callback_id, Callback.attempt == attempt).execute())
+        changed = changes.where(Callback.id == callback_id, Callback.attempt == attempt).execute()
+        if changed:
+            execution_counters.count_callback("retried")
+        return bool(changed)
 
     return transact(write)
 

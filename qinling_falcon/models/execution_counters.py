@@ -1,4 +1,4 @@
-"""Counters of asynchronous executions, by which an operator sees that none was lost.
+"""Counters of asynchronous executions, by which an operator sees that none was lost, and of their callbacks.
 
 At any time, the accepted executions are the final ones, those in flight, and the deleted ones. The counters change in
 the transactions of the executions. One row would be hot, so each process has one of `SHARDS` rows. In SQLite triggers
@@ -8,7 +8,7 @@ change the counters (see `engines`, which has the number of rows).
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from qinling_falcon.models.database import engine, reading
 from qinling_falcon.models.engines import SHARDS
@@ -28,6 +28,22 @@ class Counters(NamedTuple):
     final: int
     in_flight: int
     deleted: int
+
+
+class CallbackCounters(NamedTuple):
+    """The numbers of callbacks.
+
+    Attributes:
+        delivered: those that were delivered.
+        retried: attempts that have failed and were followed by another one.
+        dropped: those that were given up.
+        queued: those that are due now, wait for their next attempt, or are being delivered.
+    """
+
+    delivered: int
+    retried: int
+    dropped: int
+    queued: int
 
 
 def shard() -> int:
@@ -52,6 +68,28 @@ def count(*, accepted: int = 0, ended: int = 0, deleted: int = 0) -> None:
         )
 
 
+def count_strays(removed: int, gone: int) -> None:
+    """Count executions whose rows in the queue were deleted although they have not ended (see `strays`).
+
+    It is not known which of them were counted as accepted, and not as ended. So this closes the gap in the counters
+    that the deletion of their rows has opened, if there is one.
+
+    Args:
+        removed: how many rows were deleted.
+        gone: how many of the executions have no record.
+    """
+    database = engine()
+    accepted, ended, in_flight = database.execute_sql(
+        "SELECT SUM(accepted), SUM(ended), (SELECT COUNT(*) FROM execution_queue) FROM execution_counters"
+    ).fetchone()
+    missing = min(removed, int(accepted) - int(ended) - int(in_flight))
+    if missing > 0:
+        database.execute_sql(
+            f"UPDATE execution_counters SET ended = ended + {missing}, deleted = deleted + {min(gone, missing)}"
+            f" WHERE shard = {shard()}"
+        )
+
+
 def read() -> Counters:
     """The counters of all processes, and the length of the queue, all of one moment.
 
@@ -64,3 +102,24 @@ def read() -> Counters:
             " FROM execution_counters"
         ).fetchone()
     return Counters(int(accepted), int(ended) - int(deleted), int(in_flight), int(deleted))
+
+
+def count_callback(outcome: Literal["delivered", "retried", "dropped"]) -> None:
+    """Count an attempt to deliver a callback, on the writer's connection in its transaction."""
+    engine().execute_sql(
+        f"UPDATE execution_counters SET callbacks_{outcome} = callbacks_{outcome} + 1 WHERE shard = {shard()}"
+    )
+
+
+def read_callbacks() -> CallbackCounters:
+    """The counters of callbacks of all processes, and the number of callbacks that are queued, all of one moment.
+
+    Raises:
+        Unavailable: see `reading`.
+    """
+    with reading():
+        row = engine().execute_sql(
+            "SELECT SUM(callbacks_delivered), SUM(callbacks_retried), SUM(callbacks_dropped),"
+            " (SELECT COUNT(*) FROM callbacks) FROM execution_counters"
+        ).fetchone()
+    return CallbackCounters(*(int(number) for number in row))

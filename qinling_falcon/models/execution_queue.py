@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import datetime
 import functools
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qinling_falcon.models import callbacks, clock, execution_counters
+from qinling_falcon.models import callbacks, clock, execution_counters, strays
 from qinling_falcon.models.database import engine, reading, transact, transact_grouped
 from qinling_falcon.models.records import (
     PLACE,
@@ -34,6 +35,8 @@ from qinling_falcon.models.records import (
     values_of,
 )
 from qinling_falcon.models.tables import Execution, ExecutionStatus, QueuedExecution
+
+logger = logging.getLogger(__name__)
 
 _EXECUTIONS = Execution._meta.table_name
 _QUEUE = QueuedExecution._meta.table_name
@@ -58,6 +61,8 @@ class ClaimedExecution(NamedTuple):
         attempt: how often the function may have been started, this claim included.
         failures: how many attempts are known to have failed.
         since: when a user had it retried, in microseconds since the epoch; 0: not since it was accepted.
+        due_at: from when on it has waited for this attempt, in microseconds since the epoch: since it was accepted or
+            retried, or since the pause after the last attempt was over, or since the claim of a lost process ended.
         Further attributes: as in `ExecutionRecord`.
     """
 
@@ -77,6 +82,7 @@ class ClaimedExecution(NamedTuple):
     webhook_id: str | None
     job_id: str | None
     request_id: str | None
+    due_at: int = 0
 
 
 class Queued(NamedTuple):
@@ -137,7 +143,10 @@ def claim(ids: Collection[str], now: datetime.datetime, until: datetime.datetime
     """
     if not ids:
         return []
-    return transact(lambda: _claim(ids, clock.to_micros(now), clock.to_micros(until)))
+    claimed, strays_count = transact(lambda: _claim(ids, clock.to_micros(now), clock.to_micros(until)))
+    if strays_count:
+        logger.warning("rows of the queue were deleted whose executions do not run", extra={"count": strays_count})
+    return claimed
 
 
 def extend(claims: Mapping[str, int], until: datetime.datetime) -> set[str]:
@@ -202,7 +211,8 @@ def postpone(record: ExecutionRecord, claim: int, not_before: datetime.datetime,
     """
 
     def write() -> bool:
-        if not _queue_again(record.id, claim, not_before, **({} if failures is None else {"failures": failures})):
+        changes = {} if failures is None else {"failures": failures}
+        if not _queue_again(record.id, claim, not_before, due_at=clock.to_micros(not_before), **changes):
             return False
         shown = {
             "attempt": record.attempt,
@@ -231,8 +241,8 @@ def give_back(execution_id: str, claim: int, not_before: datetime.datetime, *, w
     Raises:
         Unavailable: see `transact`.
     """
-    attempt = QueuedExecution.attempt - int(not was_started)
-    return transact(lambda: _queue_again(execution_id, claim, not_before, attempt=attempt))
+    changes = {"due_at": clock.to_micros(not_before)} if was_started else {"attempt": QueuedExecution.attempt - 1}
+    return transact(lambda: _queue_again(execution_id, claim, not_before, **changes))
 
 
 def cancel(execution: ClaimedExecution | Execution, reason: str, result: str | None = None) -> bool:
@@ -286,6 +296,13 @@ def is_claimed(execution_id: str, claim: int) -> bool:
     with reading():
         row = QueuedExecution.select(QueuedExecution.claim).where(QueuedExecution.id == execution_id).first()
     return row is not None and row.claim == claim
+def due_at(execution_id: str) -> datetime.datetime | None:
+    """From when on a claimed execution has waited for its attempt; None: since it was accepted, or it has ended."""
+    with reading():
+        select = QueuedExecution.select(QueuedExecution.due_at, QueuedExecution.since)
+        row = select.where(QueuedExecution.id == execution_id).first()
+    micros = 0 if row is None else row.due_at or row.since
+    return clock.from_micros(micros) if micros else None
 
 
 def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queued], str | None]:
@@ -323,10 +340,11 @@ def _queue_again(execution_id: str, claim: int, not_before: datetime.datetime, *
     return changed == 1
 
 
-def _claim(ids: Collection[str], now: int, until: int) -> list[ClaimedExecution]:
+def _claim(ids: Collection[str], now: int, until: int) -> tuple[list[ClaimedExecution], int]:
+    """Claim executions. Returns also how many rows were deleted whose executions do not run."""
     database = engine()
     marks = ", ".join([database.param] * len(ids))
-    columns = ", ".join(f"{'q' if name in _OF_QUEUE else 'e'}.{name}" for name in _CLAIMED)
+    columns = ", ".join(_OF_QUEUE.get(name, f"e.{name}") for name in _CLAIMED)
     lock = "" if database.complete_statements else " FOR UPDATE OF q SKIP LOCKED"
     found = database.execute_sql(
         f"SELECT {columns} FROM {_QUEUE} q JOIN {_EXECUTIONS} e ON e.id = q.id WHERE q.id IN ({marks})"
@@ -337,17 +355,23 @@ def _claim(ids: Collection[str], now: int, until: int) -> list[ClaimedExecution]
     if found:
         marks = ", ".join([database.param] * len(found))
         database.execute_sql(
-            f"UPDATE {_QUEUE} SET claim = claim + 1, attempt = attempt + 1, claimed_until = {database.param}"
-            f" WHERE id IN ({marks})",
+            f"UPDATE {_QUEUE} SET claim = claim + 1, attempt = attempt + 1, due_at = {_DUE_AT.format('')},"
+            f" claimed_until = {database.param} WHERE id IN ({marks})",
             (until, *(row[0] for row in found)),
         )
-    return [_claimed(row) for row in found]
+    strays_count = 0 if len(found) == len(ids) else strays.delete(set(ids).difference(row[0] for row in found))
+    return [_claimed(row) for row in found], strays_count
 
 
 def _claimed(row: Sequence[Any]) -> ClaimedExecution:
     claimed = ClaimedExecution(*row)
-    created_at = clock.from_micros(row[_CLAIMED.index("created_at")])
-    return claimed._replace(claim=claimed.claim + 1, attempt=claimed.attempt + 1, created_at=created_at)
+    created_at = row[_CLAIMED.index("created_at")]
+    return claimed._replace(
+        claim=claimed.claim + 1,
+        attempt=claimed.attempt + 1,
+        due_at=claimed.due_at or claimed.since or created_at,
+        created_at=clock.from_micros(created_at),
+    )
 
 
 def _end(records: list[Values]) -> list[bool]:
@@ -404,4 +428,6 @@ def _end_sql(param: str, rows: int) -> str:
 
 
 _CLAIMED = ClaimedExecution._fields
-_OF_QUEUE = frozenset({"claim", "attempt", "failures", "since"})
+# A claim that was not given back has expired, and the execution has been due again since then.
+_DUE_AT = "CASE WHEN {0}claimed_until > 0 THEN {0}claimed_until ELSE {0}due_at END"
+_OF_QUEUE = {name: f"q.{name}" for name in ("claim", "attempt", "failures", "since")} | {"due_at": _DUE_AT.format("q.")}

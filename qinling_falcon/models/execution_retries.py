@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection, Sequence
 
 from qinling_falcon.errors import Conflict
-from qinling_falcon.models import clock, execution_counters
+from qinling_falcon.models import clock, execution_counters, strays
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.execution import lock_ended, select_ended
 from qinling_falcon.models.execution_queue import Queued
@@ -40,13 +40,7 @@ def retry(context: Context, execution_id: str, reason: str) -> Execution:
     """
 
     def write() -> Execution:
-        row = find(scoped(context, by_id=True).executions(), execution_id, lock=True)
-        check_owner(context, row, "retry")
-        if row.sync:
-            raise Conflict(f"Execution {execution_id} was synchronous, and such executions are not retried.")
-        if row.status not in RETRIED:
-            raise Conflict(f"Execution {execution_id} can't be retried: its status is {row.status}.")
-        _reopen([row], reason)
+        _reopen([_retriable(context, execution_id, lock=True)], reason)
         return find(scoped(context, by_id=True).executions(), execution_id)
 
     return transact(write)
@@ -60,6 +54,11 @@ def find_some(context: Context, status: str, function_id: str | None, most: int)
     """
     with reading():
         return [row.id for row in select_ended(context, status, function_id, most, ~Execution.sync)]
+
+
+def check(context: Context, execution_id: str) -> None:
+    """Check that the caller may retry an execution. Raises as `retry`."""
+    _retriable(context, execution_id)
 
 
 def retry_some(
@@ -91,6 +90,29 @@ def retry_some(
     return transact(write)
 
 
+def count_retriable(context: Context, status: str, function_id: str | None, most: int) -> int:
+    """How many executions `retry_some` would find. It counts up to `most`.
+
+    Raises:
+        Unavailable: see `reading`.
+    """
+    found = scoped(context).executions().where(Execution.status == status, ~Execution.sync)
+    if function_id is not None:
+        found = found.where(Execution.function_id == function_id)
+    with reading():
+        return int(found.select(Execution.id).limit(most).count())
+
+
+def _retriable(context: Context, execution_id: str, *, lock: bool = False) -> Execution:
+    row = find(scoped(context, by_id=True).executions(), execution_id, lock=lock)
+    check_owner(context, row, "retry")
+    if row.sync:
+        raise Conflict(f"Execution {execution_id} was synchronous, and such executions are not retried.")
+    if row.status not in RETRIED:
+        raise Conflict(f"Execution {execution_id} can't be retried: its status is {row.status}.")
+    return row
+
+
 def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
     """Queue executions again that have ended.
 
@@ -99,6 +121,7 @@ def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
     now = clock.to_micros(clock.now())
     if not rows:
         return []
+    strays.delete([row.id for row in rows])
     Execution.update(
         status=ExecutionStatus.RUNNING.value, status_reason=reason, result=None, log=None, cold=None, queued_ms=None,
         run_ms=None, updated_at=now,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qinling_falcon.errors import BadRequest, Conflict
-from qinling_falcon.models import clock, quotas
+from qinling_falcon.models import clock, deleted_functions, quotas
 from qinling_falcon.models.database import reading, secret_keys, transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
@@ -324,6 +324,8 @@ def ids_in_runtime(runtime_id: str) -> list[str]:
 def delete(context: Context, function_id: str) -> set[str]:
     """Delete a function of the caller's project with its versions; its executions stay.
 
+    Those that are queued are cancelled later (see `deleted_functions`).
+
     Returns:
         Keys of packages that no row names any more, to be deleted.
 
@@ -341,6 +343,7 @@ def delete(context: Context, function_id: str) -> set[str]:
         trusts = {function.trust_id, *(version.trust_id for version in versions)}
         Version.delete().where(Version.function_id == function_id).execute()
         Function.delete().where(Function.id == function_id).execute()
+        deleted_functions.note(function)
         doom(trusts)
         return unused(keys)
 

@@ -324,6 +324,8 @@ class QueuedExecution(peewee.Model):
         attempt: how often its function may have been started, the present claim included.
         failures: how many attempts are known to have failed.
         since: when a user had it retried; 0: it was not retried since it was accepted. Its age counts from then on.
+        due_at: from when on it waits for its next attempt; 0: since it was accepted or retried. Unlike `not_before`, it
+            stays while no worker is free.
     """
 
     id = peewee.CharField(max_length=36, primary_key=True)
@@ -334,12 +336,25 @@ class QueuedExecution(peewee.Model):
     claim = peewee.IntegerField(default=0)
     failures = peewee.IntegerField(default=0)
     since = peewee.BigIntegerField(default=0)
+    due_at = peewee.BigIntegerField(default=0)
     attempt = peewee.IntegerField(default=0)
 
     class Meta:
         database = database
         legacy_table_names = False
         table_name = "execution_queue"
+
+
+class DeletedFunction(peewee.Model):
+    """A function that was deleted while it may have had queued executions; see `deleted_functions`."""
+
+    id = peewee.CharField(max_length=36, primary_key=True)
+    project_id = peewee.CharField()
+
+    class Meta:
+        database = database
+        legacy_table_names = False
+        table_name = "deleted_functions"
 
 
 class IdempotencyKey(peewee.Model):

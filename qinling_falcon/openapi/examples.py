@@ -63,6 +63,7 @@ EXAMPLES: Mapping[str, Any] = {
         **_NEW,
     },
     "ChangedExecutions": {"count": 3, "more": False},
+    "RetriedExecutions": {"count": 3, "more": True, "left": 12},
     "ExecutionCreate": {"function_id": _FUNCTION, "input": {"name": "World"}},
     "ExecutionUpdate": {"status": "cancelled"},
     "SomeRetries": {"status": "dead", "function_id": _FUNCTION},
@@ -162,6 +163,7 @@ EXAMPLES: Mapping[str, Any] = {
         ],
         "runtimes_left_out": 0,
         "asynchronous_executions": {"accepted": 5120, "final": 4990, "in_flight": 3, "deleted": 127},
+        "callbacks": {"delivered": 310, "retried": 4, "dropped": 1, "queued": 2},
     },
     "PoolWorkerShown": {
         "id": _WORKER,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 
 import falcon
 
@@ -12,7 +11,6 @@ from qinling_falcon.errors import Conflict, Unavailable
 from qinling_falcon.invocation.cancellation import await_end
 from qinling_falcon.models import clock, execution_retries
 from qinling_falcon.models import execution as executions
-from qinling_falcon.models.execution_queue import Queued
 from qinling_falcon.models.retention import FINAL
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.pool import Pool
@@ -21,7 +19,12 @@ from qinling_falcon.resources.bodies import read_object
 from qinling_falcon.resources.operation import accepts, operation, shows
 from qinling_falcon.resources.request import Request
 from qinling_falcon.resources.services import Services
-from qinling_falcon.schemas.executions import ChangedExecutions, ExecutionShown, SomeExecutions, SomeRetries
+from qinling_falcon.schemas.executions import (
+    ExecutionShown,
+    RetriedExecutions,
+    SomeExecutions,
+    SomeRetries,
+)
 from qinling_falcon.schemas.fields import UUID, one_of
 
 PURGED = (
@@ -38,12 +41,15 @@ _BATCH = 200
 # A request that changes many executions ends after this time, and says that there are more.
 _LONGEST_S = 5.0
 _LOOK_EVERY_S = 0.05
+# So many of the executions that are left are counted, because the count takes time.
+_MOST_COUNTED = 10_000
 
 
 class ExecutionRetry:
     """The retry of one execution."""
 
     def __init__(self, services: Services):
+        self._acceptance = services.acceptance
         self._pool = services.pool
         self._settings = services.settings
 
@@ -61,6 +67,8 @@ class ExecutionRetry:
             raise Conflict(
                 f"Execution {execution_id} was cancelled, and its function has not ended yet. Try again in a moment."
             )
+        execution_retries.check(req.caller, execution_id)
+        self._acceptance.check_room(req.caller.project_id, f"Execution {execution_id} was not queued again")
         execution = execution_retries.retry(req.caller, execution_id, _reason())
         self._pool.ready.push(execution.project_id, execution.function_id, execution.id)
         path = f"/v1/executions/{execution_id}"
@@ -71,61 +79,65 @@ class ExecutionRetries:
     """The retry of many executions."""
 
     def __init__(self, services: Services):
+        self._acceptance = services.acceptance
         self._pool = services.pool
         self._settings = services.settings
 
-    @operation("execution:retry", takes=SomeRetries, answers=shows(ChangedExecutions))
+    @operation("execution:retry", takes=SomeRetries, answers=shows(RetriedExecutions))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Queue the project's asynchronous executions of one status again, the oldest first.
 
-        If there are very many, or if functions of cancelled ones have not ended yet, the answer says that there are
-        more, and a further request goes on.
+        If there are very many, if the project's queue is full, or if functions of cancelled ones have not ended yet,
+        the answer says how many are left, and a further request goes on. If the queue was full before, the answer is an
+        error.
         """
         values = _some_retries.read(read_object(req, self._settings))
-        status, function_id, reason = values["status"], values.get("function_id"), _reason()
+        status, function_id = values["status"], values.get("function_id")
+        reason, until = _reason(), time.monotonic() + _LONGEST_S
+        count, wanted = 0, _BATCH
+        while wanted and time.monotonic() < until:
+            wanted = min(_BATCH, self._acceptance.room(req.caller.project_id))
+            queued, unended = self._retry_some(req, status, function_id, wanted, reason)
+            count += queued
+            if queued + unended < wanted:
+                answer(resp, {"count": count, "more": unended > 0, "left": unended})
+                return
+            if not queued:
+                time.sleep(_LOOK_EVERY_S)
+        left = execution_retries.count_retriable(req.caller, status, function_id, _MOST_COUNTED)
+        if left and not count:
+            self._acceptance.check_room(req.caller.project_id, "No execution was queued again")
+        answer(resp, {"count": count, "more": left > 0, "left": left})
 
-        def step() -> tuple[int, bool]:
-            only, left = None, 0
-            if status == ExecutionStatus.CANCELLED:
-                ids = execution_retries.find_some(req.caller, status, function_id, _BATCH)
-                only = set(ids) - self._pool.uncommitted(ids)
-                left = len(ids) - len(only)
-            queued = execution_retries.retry_some(req.caller, status, function_id, _BATCH, reason, only)
-            _push(self._pool, queued)
-            return len(queued), left + len(queued) == _BATCH or left > 0
-
-        answer(resp, _repeat(step))
+    def _retry_some(
+        self, req: Request, status: str, function_id: str | None, most: int, reason: str
+    ) -> tuple[int, int]:
+        """Retry at most so many. Returns how many were queued, and how many were not because their function runs on."""
+        if not most:
+            return 0, 0
+        only, unended = None, 0
+        if status == ExecutionStatus.CANCELLED:
+            ids = execution_retries.find_some(req.caller, status, function_id, most)
+            only = set(ids) - self._pool.uncommitted(ids)
+            unended = len(ids) - len(only)
+        queued = execution_retries.retry_some(req.caller, status, function_id, most, reason, only)
+        for one in queued:
+            self._pool.ready.push(one.project_id, one.function_id, one.id)
+        return len(queued), unended
 
 
 def purge(pool: Pool, req: Request, resp: falcon.Response) -> None:
     """Delete the project's executions of one status, the oldest first, and answer with their number."""
     values = _some.read(dict(req.params))
-
-    def step() -> tuple[int, bool]:
+    until = time.monotonic() + _LONGEST_S
+    count, is_more = 0, True
+    while is_more and time.monotonic() < until:
         ids = executions.delete_ended(req.caller, values["status"], values.get("function_id"), _BATCH)
         with contextlib.suppress(Unavailable):  # the journals hear of the executions' ends soon
             pool.drop(ids)
-        return len(ids), len(ids) == _BATCH
-
-    answer(resp, _repeat(step))
-
-
-def _repeat(step: Callable[[], tuple[int, bool]]) -> dict[str, object]:
-    """Take steps until none is left, or the time is over. A step returns what it has changed, and if there are more."""
-    until = time.monotonic() + _LONGEST_S
-    count = 0
-    while True:
-        changed, is_more = step()
-        count += changed
-        if not is_more or time.monotonic() > until:
-            return {"count": count, "more": is_more}
-        if changed == 0:
-            time.sleep(_LOOK_EVERY_S)
-
-
-def _push(pool: Pool, queued: list[Queued]) -> None:
-    for one in queued:
-        pool.ready.push(one.project_id, one.function_id, one.id)
+        count += len(ids)
+        is_more = len(ids) == _BATCH
+    answer(resp, {"count": count, "more": is_more})
 
 
 def _reason() -> str:

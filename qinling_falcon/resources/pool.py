@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import falcon
 
 from qinling_falcon.errors import BadRequest, NotFound, Unavailable
 from qinling_falcon.invocation.calls import running_record
-from qinling_falcon.models import clock, execution_counters
+from qinling_falcon.models import clock, execution_counters, execution_queue
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models import function as functions
 from qinling_falcon.models.records import ExecutionRecord
@@ -60,13 +61,14 @@ class Pool:
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         """Show the pool in numbers: workers by runtime and state, capacity, demand, and how calls got their workers.
 
-        The numbers of asynchronous executions come from the database.
+        The numbers of asynchronous executions and callbacks come from the database.
         """
         shown = _state.show(self._inspection.state())
-        executions_shown = None
+        executions_shown = callbacks_shown = None
         with contextlib.suppress(Unavailable):  # the pool can be looked at without the database
             executions_shown = execution_counters.read()._asdict()
-        answer(resp, shown | {"asynchronous_executions": executions_shown})
+            callbacks_shown = execution_counters.read_callbacks()._asdict()
+        answer(resp, shown | {"asynchronous_executions": executions_shown, "callbacks": callbacks_shown})
 
 
 class _List:
@@ -149,11 +151,10 @@ class PoolExecution:
         Calls that still wait are not known by their ids; `GET /v1/pool/queues` counts them.
         """
         record, live = self._find(req.caller, execution_id)
-        cold, queued_ms = record.cold, record.queued_ms
+        cold, queued_ms, due_ms = record.cold, record.queued_ms, _due_ms(record)
         if live is not None and live.granted_ms is not None:
-            created_ms = clock.to_micros(record.created_at) / 1000
-            queued_ms = round(max(0.0, live.granted_ms - created_ms), 3)
-            cold = "none" if not live.is_first else "start" if live.ready_ms >= created_ms else "assign"
+            queued_ms = round(max(0.0, live.granted_ms - due_ms), 3)
+            cold = "none" if not live.is_first else "start" if live.ready_ms >= due_ms else "assign"
         explained = _Explained(
             id=record.id,
             project_id=record.project_id,
@@ -165,7 +166,7 @@ class PoolExecution:
             explanation=_explanation(record, cold, queued_ms),
             process=None if live is None else live.process,
             worker_id=None if live is None or live.worker is None else live.worker.id,
-            events=self._events(req.caller, record, queued_ms),
+            events=self._events(req.caller, record, due_ms, queued_ms),
         )
         answer(resp, _execution.show(explained))
 
@@ -189,24 +190,37 @@ class PoolExecution:
         # It may have ended between the two looks.
         return row or executions.get(caller, execution_id), None
 
-    def _events(self, caller: Context, record: Any, queued_ms: float | None) -> list[dict[str, Any]]:
-        created_ms = clock.to_micros(record.created_at) / 1000
+    def _events(self, caller: Context, record: Any, due_ms: float, queued_ms: float | None) -> list[dict[str, Any]]:
         try:
             runtime_id = functions.get(caller, record.function_id).runtime_id
         except NotFound:
             runtime_id = None
-        begin_ms, end_ms = created_ms - _AROUND_MS, created_ms + (queued_ms or 0.0) + _AROUND_MS
+        begin_ms, end_ms = due_ms - _AROUND_MS, due_ms + (queued_ms or 0.0) + _AROUND_MS
         events = self._inspection.events_near(begin_ms, end_ms, runtime_id, record.function_id)
         return [_event.show(event) for event in events]
 
 
+def _due_ms(record: executions.Execution | ExecutionRecord) -> float:
+    """From when on a call has waited for a worker, in ms since the epoch. Later attempts are due later."""
+    due_at = record.created_at
+    if not record.sync and record.status == ExecutionStatus.RUNNING:
+        due_at = execution_queue.due_at(record.id) or due_at
+    elif not record.sync and record.updated_at is not None and record.queued_ms is not None:
+        due_at = record.updated_at - timedelta(milliseconds=record.queued_ms + (record.run_ms or 0.0))
+    return clock.to_micros(due_at) / 1000
+
+
 def _explanation(record: Any, cold: str | None, queued_ms: float | None) -> str:
     waited = "" if queued_ms is None else f" It waited for {queued_ms:.0f} ms."
+    if waited and not record.sync:
+        waited = f"{waited[:-1]}, in the queue of executions and for the worker."
     match cold:
         case "start":
             return f"No worker was free, and the call waited for the start of one.{waited}"
         case "assign":
             return f"The function had no free worker. A warm worker loaded it for this call.{waited}"
+        case "none" if not record.sync:
+            return f"A worker of the function took the execution.{waited}"
         case "none" if queued_ms is not None and queued_ms >= PATIENCE_S * 1000:
             return f"All workers of the function were busy, and the call waited for one of them.{waited}"
         case "none":

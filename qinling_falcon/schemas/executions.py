@@ -34,6 +34,12 @@ from qinling_falcon.schemas.targets import TARGET
 _COLD: tuple[str, ...] = get_args(StartKind)
 
 
+_QUEUED = (
+    "How long the call waited for a worker. For an asynchronous execution, from when its last attempt was due (when it "
+    "was accepted or retried, or after the pause that followed an attempt) until the worker got it."
+)
+
+
 class Input(fields.Field[str]):
     """What a function is called with: any text, or JSON, which is taken as its text."""
 
@@ -104,6 +110,12 @@ class ChangedExecutions(Shown):
     more = Plain(FLAG)
 
 
+class RetriedExecutions(ChangedExecutions):
+    """The same of a retry, and how many it has left."""
+
+    left = Plain({**NUMBER, "maximum": 10_000, "description": "How many can be retried still; counted up to 10,000."})
+
+
 class ExecutionShown(Shown):
     """An execution in answers."""
 
@@ -119,7 +131,7 @@ class ExecutionShown(Shown):
     sync = Plain(FLAG)
     source = Plain(TEXT)
     cold = Plain(one_of(_COLD), null=True)
-    queued_ms = Plain(MILLISECONDS, null=True)
+    queued_ms = Plain({**MILLISECONDS, "description": _QUEUED}, null=True)
     run_ms = Plain(MILLISECONDS, null=True)
     attempt = Plain(NUMBER)
     webhook_id = Plain(UUID, null=True)

@@ -99,12 +99,20 @@ class PoolStateShown(Shown):
 
 
 class PoolNumbersShown(PoolStateShown):
-    """The same, with the numbers of asynchronous executions."""
+    """The same, with the numbers of asynchronous executions and of callbacks."""
 
     asynchronous_executions = Plain(
         _object(
             _numbers(("accepted", "final", "in_flight", "deleted")),
             "`accepted` is the sum of the others. Null: the database is away.",
+        ),
+        null=True,
+    )
+    callbacks = Plain(
+        _object(
+            _numbers(("delivered", "retried", "dropped", "queued")),
+            "`retried` counts failed attempts that were followed by another one, `dropped` the callbacks that were "
+            "given up. Null: the database is away.",
         ),
         null=True,
     )

@@ -2,8 +2,8 @@
 
 The sender limits what a hostile URL or receiver can do:
 
-1. It resolves the name once, checks every address (see `addresses`), and connects to an address that it has checked. So
-   a name that resolves to another address a moment later changes nothing (DNS rebinding).
+1. It resolves the name once (see `lookups`), checks every address (see `addresses`), and connects to an address that it
+   has checked. So a name that resolves to another address a moment later changes nothing (DNS rebinding).
 2. It follows no redirect and uses no proxy.
 3. It ends the whole delivery at one deadline, also if the receiver sends a byte now and then.
 4. It reads at most 16 KiB of the answer.
@@ -22,10 +22,11 @@ from gevent import ssl as gevent_ssl
 
 from qinling_falcon.settings import Settings
 from qinling_falcon.webhooks.addresses import may_reach
+from qinling_falcon.webhooks.lookups import Lookups
 from qinling_falcon.webhooks.urls import ParsedUrl, parse_url
 
-# Returns the IP addresses of a host name. Raises OSError if the name has no address.
-Resolve = Callable[[str, int], Sequence[str]]
+# Returns the IP addresses of the host name that a project has chosen. Raises OSError if the name has no address.
+Resolve = Callable[[str, int, str], Sequence[str]]
 
 _MOST_READ = 16 * 1024
 _CONNECT_TIMEOUT_S = 5.0
@@ -52,7 +53,7 @@ class Sender:
 
     Args:
         settings: the timeout and the networks that may be reached.
-        resolve: resolves host names.
+        resolve: resolves host names; None: see `Lookups`.
         make_context: makes the TLS context; by default one that trusts the authorities of the system (`SSL_CERT_FILE`
             and `SSL_CERT_DIR` name others).
     """
@@ -65,23 +66,24 @@ class Sender:
     ):
         self._timeout_s = settings.callback_timeout_s
         self._networks = settings.allowed_callback_networks
-        self._resolve = resolve or resolve_name
+        self._resolve = resolve or Lookups().resolve
         self._make_context = make_context
 
-    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+    def post(self, url: str, headers: Mapping[str, str], body: bytes, project_id: str = "") -> int:
         """Send a POST request and return the status of the answer, which is from 200 to 299.
 
         Args:
             url: a URL that `parse_url` accepts.
             headers: further headers.
             body: JSON.
+            project_id: the project that has chosen the URL.
 
         Raises:
             NotDelivered: the receiver can't or must not be reached, does not answer in time, or answers another status.
         """
         deadline = gevent.Timeout.start_new(self._timeout_s)
         try:
-            status = self._post(parse_url(url), headers, body, deadline)
+            status = self._post(parse_url(url), project_id, headers, body, deadline)
         except gevent.Timeout as timeout:
             if timeout is not deadline:
                 raise
@@ -97,21 +99,23 @@ class Sender:
         what = "a redirect, which is not followed" if 300 <= status < 400 else "an error"
         raise NotDelivered(f"The receiver answered with the status {status}: {what}.", is_final=status == _GONE)
 
-    def _post(self, url: ParsedUrl, headers: Mapping[str, str], body: bytes, deadline: gevent.Timeout) -> int:
+    def _post(
+        self, url: ParsedUrl, project_id: str, headers: Mapping[str, str], body: bytes, deadline: gevent.Timeout
+    ) -> int:
         lines = [f"POST {url.target} HTTP/1.1", f"Host: {url.authority}", "Connection: close"]
         lines += ["User-Agent: Qinling-Falcon", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         head = "\r\n".join([*lines, "", ""]).encode("ascii")
-        connection = self._connect(url)
+        connection = self._connect(url, project_id)
         try:
             connection.sendall(head + body)
             return _read_status(connection, deadline)
         finally:
             connection.close()
 
-    def _connect(self, url: ParsedUrl) -> socket.socket:
+    def _connect(self, url: ParsedUrl, project_id: str) -> socket.socket:
         """Connect to the first address of the host that can be reached."""
-        addresses = self._resolve(url.host, url.port)
+        addresses = self._resolve(url.host, url.port, project_id)
         refused = [address for address in addresses if not may_reach(address, self._networks)]
         if refused:
             raise NotDelivered(
@@ -140,16 +144,6 @@ class Sender:
     @cached_property
     def _context(self) -> ssl.SSLContext:
         return self._make_context()
-
-
-def resolve_name(host: str, port: int) -> list[str]:
-    """The IP addresses of a host name, without duplicates; of an IP address, this address.
-
-    Raises:
-        OSError: the name can't be resolved.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(entry[4][0] for entry in found))
 
 
 def _read_status(connection: socket.socket, deadline: gevent.Timeout) -> int:

@@ -412,6 +412,24 @@ def test_an_execution_that_has_ended(client: Client, house: House) -> None:
     assert shown["explanation"] == "An idle worker of the function took the call at once."
 
 
+def test_an_asynchronous_execution_that_has_ended_was_also_in_the_queue_of_executions(
+    client: Client, house: House
+) -> None:
+    ended = ExecutionRecord(
+        id=str(uuid.uuid4()), project_id="default", function_id=client.function()["id"], status="success",
+        cold="none", queued_ms=90_000.0, run_ms=5.0, created_at=clock.now(), updated_at=clock.now(), sync=False,
+    )  # fmt: skip
+    record(ended)
+
+    shown = seen(client, f"/executions/{ended.id}")
+
+    assert shown["queued_ms"] == 90_000
+    assert shown["explanation"] == (
+        "A worker of the function took the execution. It waited for 90000 ms, in the queue of executions and for the"
+        " worker."
+    )
+
+
 def test_the_events_of_an_executions_time(client: Client, house: House, registry: Registry) -> None:
     function = client.function()
     registry.configure(function["runtime_id"], 1)

@@ -96,7 +96,7 @@ def test_a_retry_of_all_cancelled_ones_leaves_out_those_that_still_run(
 
     answer = client.simulate_post("/v1/executions/retry", json={"status": "cancelled"})
 
-    assert (answer.status_code, answer.json) == (200, {"count": 2, "more": True})
+    assert (answer.status_code, answer.json) == (200, {"count": 2, "more": True, "left": 1})
     states = [client.simulate_get(f"/v1/executions/{one}").json["status"] for one in ids]
     assert states == ["running", "cancelled", "running"]
     connection.call("DEL", JOURNAL)

@@ -154,7 +154,7 @@ def test_POST_v1_executions_retry_answers_200(user: User) -> None:
 
     answer = user.post("/v1/executions/retry", status="failed", function_id=function_id)
 
-    assert (answer.status_code, answer.json()) == (200, {"count": 3, "more": False})
+    assert (answer.status_code, answer.json()) == (200, {"count": 3, "more": False, "left": 0})
     assert [user.service.ended(execution_id)["attempt"] for execution_id in ids] == [2, 2, 2]
     error(user.post("/v1/executions/retry", status="success"), 400, field="status")
     error(user.post("/v1/executions/retry"), 400, field="status")

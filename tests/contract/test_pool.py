@@ -43,6 +43,7 @@ POOL: Shape = {
     "runtimes": listed,
     "runtimes_left_out": whole,
     "asynchronous_executions": members("accepted", "final", "in_flight", "deleted"),
+    "callbacks": members("delivered", "retried", "dropped", "queued"),
 }
 
 RUNTIME: Shape = {

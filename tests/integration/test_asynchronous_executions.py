@@ -151,6 +151,21 @@ def test_executions_of_a_deleted_function_are_cancelled(service: Service) -> Non
         assert "not found" in ended["status_reason"]
 
 
+def test_executions_of_a_deleted_function_are_cancelled_also_while_no_worker_process_runs(service: Service) -> None:
+    function_id = service.function(SLEEPS, timeout=120)
+    service.stop("worker")
+    try:
+        waiting = [service.accept(function_id) for _ in range(20)]
+        assert service.request("DELETE", f"/v1/functions/{function_id}").status_code == 204
+
+        shown = service.request("GET", f"/v1/executions/{waiting[-1]}?wait=20").json()
+
+        assert (shown["status"], shown["attempt"]) == ("cancelled", 0)
+        assert {service.ended(execution_id)["status"] for execution_id in waiting} == {"cancelled"}
+    finally:
+        service.start_module("worker", "workers.worker")
+
+
 def test_an_execution_without_a_free_worker_waits_and_no_attempt_is_counted(service: Service) -> None:
     function_id = service.function(SLEEPS, timeout=120, concurrency=1)
     busy = started(service, function_id, {"seconds": 4})  # longer than INVOKE_QUEUE_TIMEOUT_S

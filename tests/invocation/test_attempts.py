@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -140,6 +141,21 @@ def test_a_failed_attempt_is_followed_by_another_one_after_a_pause(house: House,
     assert clock.to_micros(it.created_at) < waiting.not_before <= clock.to_micros(clock.now() + timedelta(seconds=100))
     wait_until(lambda: ready(house) == [it.id])
     nothing_left(house)
+
+
+@pytest.mark.parametrize(("waited_s", "least_ms", "most_ms"), [(60, 60_000, 90_000), (-60, 0, 0)])
+def test_an_execution_shows_for_how_long_it_was_queued(
+    house: House, waited_s: float, least_ms: float, most_ms: float
+) -> None:
+    """Also if the clock of the machine that has accepted it is ahead."""
+    house.start(succeeds())
+    it = replace(claimed(house), due_at=clock.now() - timedelta(seconds=waited_s))
+
+    house.engine.run(Call(house.function_id), it)
+
+    (row,) = house.rows()
+    assert row.queued_ms is not None
+    assert least_ms <= row.queued_ms <= most_ms
 
 
 def test_the_last_of_several_attempts_ends_the_execution_as_dead(house: House) -> None:

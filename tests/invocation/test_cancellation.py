@@ -54,7 +54,7 @@ def cancel_now(house: House, execution_id: str) -> None:
 
 def retry(house: House, execution_id: str) -> None:
     execution_retries.retry(OWNER, execution_id, "retried")
-    house.pool.ready.push("project-a", execution_id)
+    house.pool.ready.push("project-a", house.function_id, execution_id)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from tests.support.tables import make_tables
 
 _FURTHER = (
     tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution, tables.IdempotencyKey, tables.Callback,
+    tables.DeletedFunction,
 )  # fmt: skip
 _ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, *_FURTHER))
 
@@ -59,7 +60,9 @@ def migrated(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Se
     connection = psycopg2.connect(url)
     try:
         connection.cursor().execute(f"TRUNCATE {_ALL}")
-        connection.cursor().execute("UPDATE execution_counters SET accepted = 0, ended = 0, deleted = 0")
+        counters = ("accepted", "ended", "deleted", "callbacks_delivered", "callbacks_retried", "callbacks_dropped")
+        zeros = ", ".join(f"{name} = 0" for name in counters)
+        connection.cursor().execute(f"UPDATE execution_counters SET {zeros}")
         connection.commit()
     finally:
         connection.close()

@@ -164,7 +164,7 @@ def test_an_execution_that_ends_again_has_its_last_callback_only(calling_id: str
     [row] = rows()
     assert (row.url, row.event, row.attempt, row.claimed_until) == (DONE, "execution.success", 0, 0)
     assert row.id == f"{first.id}-{clock.to_micros(last.updated_at)}" != old.id
-    assert not callbacks.finish(old.id, 2)
+    assert not callbacks.finish(old.id, 2, is_delivered=True)
     assert callbacks.has_due(clock.now())
 
 
@@ -230,9 +230,9 @@ def test_a_claim_ends_by_itself_and_the_next_one_counts(calling_id: str) -> None
     [second] = claim()
 
     assert (first.attempt, second.attempt) == (1, 2)
-    assert not callbacks.finish(first.id, first.attempt)
+    assert not callbacks.finish(first.id, first.attempt, is_delivered=True)
     assert not callbacks.postpone(first.id, first.attempt, clock.now())
-    assert callbacks.finish(second.id, second.attempt)
+    assert callbacks.finish(second.id, second.attempt, is_delivered=True)
     assert rows() == []
 
 

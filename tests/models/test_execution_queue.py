@@ -180,6 +180,56 @@ def test_an_execution_that_is_given_back_counts_its_attempt_only_if_it_was_start
     assert (again.attempt, again.claim, again.failures) == (next_attempt, 2, 0)
 
 
+def due_at(record: ExecutionRecord) -> int:
+    """From when on the execution has waited for the attempt of its next claim, in microseconds."""
+    [claimed] = claim(record.id)
+    shown = execution_queue.due_at(record.id)
+    assert (shown or claimed.created_at) == clock.from_micros(claimed.due_at)
+    return claimed.due_at
+
+
+def test_a_first_attempt_is_due_since_the_execution_was_accepted_also_if_there_was_no_worker(function_id: str) -> None:
+    record = accepted(function_id, created_at=clock.now() - MINUTE)
+    assert due_at(record) == clock.to_micros(record.created_at)
+    execution_queue.give_back(record.id, 1, clock.now(), was_started=False)
+
+    assert due_at(record) == clock.to_micros(record.created_at)
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_later_attempt_is_due_since_the_end_of_its_pause(function_id: str, interrupted: bool) -> None:
+    record = accepted(function_id, created_at=clock.now() - 9 * MINUTE)
+    claim(record.id)
+    again_at = clock.now() - MINUTE
+    if interrupted:
+        execution_queue.give_back(record.id, 1, again_at, was_started=True)
+    else:
+        execution_queue.postpone(record._replace(attempt=1, updated_at=clock.now()), 1, again_at, 1)
+    assert due_at(record) == clock.to_micros(again_at)
+
+    execution_queue.give_back(record.id, 2, clock.now(), was_started=False)  # without a worker
+
+    assert due_at(record) == clock.to_micros(again_at)
+
+
+def test_the_attempt_after_an_expired_claim_is_due_since_its_end(function_id: str) -> None:
+    record = accepted(function_id, created_at=clock.now() - 9 * MINUTE)
+    expired_at = clock.now() - MINUTE
+    execution_queue.claim([record.id], clock.now(), expired_at)
+
+    assert due_at(record) == clock.to_micros(expired_at)
+
+
+def test_a_retried_execution_is_due_since_its_retry(function_id: str, owner: Context) -> None:
+    record = accepted(function_id, created_at=clock.now() - 9 * MINUTE)
+    claim(record.id)
+    end_claimed(ended(record, 1, status="failed"))
+
+    execution_retries.retry(owner, record.id, "again")
+
+    assert due_at(record) > clock.to_micros(clock.now() - MINUTE)
+
+
 def test_a_cancelled_execution_has_ended_and_is_not_claimed(function_id: str, owner: Context) -> None:
     queued, running = accepted(function_id), accepted(function_id)
     claim(running.id)

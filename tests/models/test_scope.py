@@ -12,7 +12,7 @@ from qinling_falcon.models import tables
 
 ROOT = Path(__file__).parents[2]
 TABLES = {table.__name__ for table in tables.ALL} | {
-    "Row", "DoomedTrust", "ProjectQuota", "QueuedExecution", "IdempotencyKey", "Callback",
+    "Row", "DoomedTrust", "ProjectQuota", "QueuedExecution", "IdempotencyKey", "Callback", "DeletedFunction",
 }  # fmt: skip
 READS = {"select", "get", "get_or_none", "get_by_id", "filter", "raw", "noop", "alias", "get_or_create"}
 WRITES = {
@@ -68,6 +68,16 @@ WRITTEN = {
     # Numbers of all projects together, for the operator.
     "models.execution_counters.count": ["database.execute_sql"],
     "models.execution_counters.read": ["engine().execute_sql"],
+    "models.execution_counters.count_callback": ["engine().execute_sql"],
+    "models.execution_counters.read_callbacks": ["engine().execute_sql"],
+    "models.execution_counters.count_strays": ["database.execute_sql"] * 2,
+    # Rows of the queue that belong to no execution that runs, of any project.
+    "models.strays.delete": ["database.execute_sql"] * 2,
+    # Executions of functions that their owners have deleted.
+    "models.deleted_functions.note": ["DeletedFunction.insert"],
+    "models.deleted_functions.forget": ["database.execute_sql", "DeletedFunction.delete"],
+    "models.deleted_functions._cancel_queued": ["database.execute_sql"],
+    "models.deleted_functions._cancel": ["Execution.update", "QueuedExecution.delete"],
     # Executions that were found in a scope.
     "models.execution_retries._reopen": ["Execution.update", "QueuedExecution.insert_many"],
     "models.execution.delete_ended": ["Execution.delete"],
@@ -126,7 +136,7 @@ SYSTEM = {
 """Who sees the rows of all projects, and how often in its code. A new one has to say why, here too."""
 
 
-_OF_QUEUE = ("extend", "cancel", "attempt_of", "is_claimed", "unclaimed")
+_OF_QUEUE = ("extend", "cancel", "attempt_of", "is_claimed", "due_at", "unclaimed")
 
 
 def test_tables_are_read_through_scopes_alone() -> None:
@@ -138,6 +148,8 @@ def test_tables_are_read_through_scopes_alone() -> None:
     by_project = {f"models.quotas.{name}: ProjectQuota.select" for name in ("limits_of", "_locked_row")}
     # The queue has ids alone; what belongs to them is read in a scope.
     queue = {f"models.execution_queue.{name}: QueuedExecution.select" for name in _OF_QUEUE}
+    queue |= {"models.deleted_functions.page: DeletedFunction.select"}
+    queue |= {"models.deleted_functions._cancel: QueuedExecution.select"}
     by_project.add("models.idempotency.find: IdempotencyKey.select")
     assert sorted(set(found) - {"models.trusts.doomed: DoomedTrust.select"} - by_project - queue) == sorted(
         f"models.scope.Scope.{table.__name__.lower()}{'es' if table is tables.Alias else 's'}: {table.__name__}.select"

@@ -106,6 +106,7 @@ ACCESSES: dict[Callable[..., Any], Callable[[SimpleNamespace], tuple[tuple[Any, 
     execution.get: lambda its: ((its.execution,), {}),
     execution.get_log: lambda its: ((its.execution,), {}),
     execution.delete: lambda its: ((its.execution,), {}),
+    execution_retries.check: lambda its: ((its.execution,), {}),
     execution_retries.retry: lambda its: ((its.execution, "mine"), {}),
 }
 """All that models do for a caller, aimed at what another project has."""
@@ -122,6 +123,7 @@ APART = {
     execution.delete_ended,  # of what the caller's project has
     execution_retries.find_some,
     execution_retries.retry_some,
+    execution_retries.count_retriable,
 }
 
 
@@ -136,6 +138,8 @@ def test_no_model_gives_a_stranger_anything(its: SimpleNamespace, stranger: Cont
     assert execution_retries.find_some(stranger, "success", None, 9) == []
     assert execution_retries.retry_some(stranger, "success", None, 9, "mine") == []
     assert execution_retries.retry_some(stranger, "success", None, 9, "mine", [its.execution]) == []
+    assert record(make_record(its.function, status="failed", sync=False))
+    assert execution_retries.count_retriable(stranger, "failed", None, 9) == 0
     with database.reading():
         assert list(version.of(stranger, its.function)) == []
 

@@ -98,7 +98,7 @@ def test_a_crash_after_the_answer_repeats_the_delivery_with_its_id(
 ) -> None:
     run(calling_id)
 
-    def crash(callback_id: str, attempt: int) -> bool:
+    def crash(callback_id: str, attempt: int, *, is_delivered: bool) -> bool:
         raise gevent.GreenletExit  # as when the process dies: nothing more is written
 
     with monkeypatch.context() as patched:
@@ -215,7 +215,7 @@ def make_refusing(settings: Settings) -> Callable[[str], Sender]:
             super().__init__(settings)
             self._reason = reason
 
-        def post(self, url: str, headers: Any, body: bytes) -> int:
+        def post(self, url: str, headers: Any, body: bytes, project_id: str = "") -> int:
             raise NotDelivered(self._reason)
 
     return Refusing

@@ -31,7 +31,7 @@ class HeldSender(Sender):
         self.most = 0
         self.urls: list[str] = []
 
-    def post(self, url: str, headers: Any, body: bytes) -> int:
+    def post(self, url: str, headers: Any, body: bytes, project_id: str = "") -> int:
         self.urls.append(url)
         self.held += 1
         self.most = max(self.most, self.held)

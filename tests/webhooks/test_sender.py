@@ -11,14 +11,14 @@ import gevent
 import pytest
 
 from qinling_falcon.settings import Settings
-from qinling_falcon.webhooks.sender import NotDelivered, Sender, resolve_name
+from qinling_falcon.webhooks.sender import NotDelivered, Sender
 from tests.webhooks.receiver import Receiver, receiver
 from tests.webhooks.sending import LOOPBACK, post
 
 
-def names(**addresses: Sequence[str]) -> Callable[[str, int], Sequence[str]]:
+def names(**addresses: Sequence[str]) -> Callable[[str, int, str], Sequence[str]]:
     """A resolver that knows these names of `.example`."""
-    return lambda host, port: addresses[host.removesuffix(".example")]
+    return lambda host, port, project_id: addresses[host.removesuffix(".example")]
 
 
 def test_a_request_has_the_url_the_headers_and_the_body(receiving: Receiver) -> None:
@@ -101,7 +101,7 @@ def test_other_spellings_of_loopback_are_refused(receiving: Receiver, host: str)
 def test_a_name_is_resolved_once_and_its_address_is_what_is_connected_to(receiving: Receiver) -> None:
     answers = [["127.0.0.1"], ["10.0.0.1"]]
 
-    assert post(receiving.url(host="rebound.example"), resolve=lambda host, port: answers.pop(0)) == 204
+    assert post(receiving.url(host="rebound.example"), resolve=lambda host, port, project_id: answers.pop(0)) == 204
 
     assert answers == [["10.0.0.1"]]
     assert receiving.received[0].headers["host"] == f"rebound.example:{receiving.port}"
@@ -118,19 +118,12 @@ def test_no_proxy_is_used(receiving: Receiver, monkeypatch: pytest.MonkeyPatch) 
     assert post(receiving.url()) == 204
 
 
-def test_names_are_resolved_without_duplicates() -> None:
-    assert resolve_name("127.0.0.1", 80) == ["127.0.0.1"]
-    assert set(resolve_name("localhost", 80)) <= {"127.0.0.1", "::1"}
-    with pytest.raises(OSError, match=r".+"):
-        resolve_name("nothing.invalid", 80)
-
-
-def unknown(host: str, port: int) -> Sequence[str]:
+def unknown(host: str, port: int, project_id: str) -> Sequence[str]:
     raise socket.gaierror(-2, "Name or service not known")
 
 
 @pytest.mark.parametrize(
-    ("resolve", "said"), [(unknown, "Name or service not known"), (lambda host, port: [], "no address")]
+    ("resolve", "said"), [(unknown, "Name or service not known"), (lambda host, port, project_id: [], "no address")]
 )
 def test_an_unknown_name_is_a_failure(resolve: Any, said: str) -> None:
     with pytest.raises(NotDelivered, match=said) as caught:

@@ -76,7 +76,7 @@ def test_tls_checks_the_certificate_by_the_name(
 
     with receiver(context) as secure:
         url = f"https://{host}:{secure.port}/"
-        resolve = lambda name, port: ["127.0.0.1"]  # noqa: E731
+        resolve = lambda name, port, project_id: ["127.0.0.1"]  # noqa: E731
         if said is None:
             assert post(url, resolve=resolve, make_context=trusting) == 204
         else:

@@ -33,7 +33,7 @@ def test_a_slow_delivery_ends_at_its_deadline(receiving: Receiver, slow: str) ->
         handler.wfile.write(starts.get(slow, b""))
         ended.wait(30)
 
-    def resolve(host: str, port: int) -> Sequence[str]:
+    def resolve(host: str, port: int, project_id: str) -> Sequence[str]:
         if slow == "resolver":
             gevent.sleep(30)
         return ["127.0.0.1"]

@@ -4,8 +4,8 @@
 -- of its functions, and `ready` has the projects, each with the time at which its turn comes. `backlogs` has the number
 -- of executions of each project.
 --
--- A drain is a process that claims and runs executions. A drain with room for more, and nothing to take, is in `drains`,
--- and a push wakes one of them.
+-- A drain is a process that claims and runs executions. A drain with room for more, and nothing to take, is in
+-- `drains`, and a push wakes one of them.
 -- include: queues
 
 local READY, BACKLOGS, DRAINS = P .. 'ready', P .. 'backlogs', P .. 'drains'
