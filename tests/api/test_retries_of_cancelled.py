@@ -101,4 +101,4 @@ def test_a_retry_of_all_cancelled_ones_leaves_out_those_that_still_run(
     assert states == ["running", "cancelled", "running"]
     connection.call("DEL", JOURNAL)
     answer = client.simulate_post("/v1/executions/retry", json={"status": "cancelled"})
-    assert answer.json == {"count": 1, "more": False}
+    assert answer.json == {"count": 1, "more": False, "left": 0}
