@@ -156,7 +156,7 @@ def lock_ended(
         select = select.where(Execution.function_id == function_id)
     select = select.order_by(Execution.created_at, Execution.id).limit(most)
     # SQLite has one writer at a time, and no such clause.
-    return select if not engine().for_update else select.for_update("FOR UPDATE SKIP LOCKED")  # type: ignore[arg-type]
+    return select if not engine().for_update else select.for_update(skip_locked=True)
 
 
 def withdraw(execution_id: str) -> None:
