@@ -40,7 +40,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
             if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{name} is there twice", key.start_mark)
             seen.add(name)
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read(path: Path, defaults: Mapping[str, str]) -> policy.Rules:

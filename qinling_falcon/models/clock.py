@@ -92,7 +92,8 @@ def read_time(text: str) -> tuple[datetime.datetime, datetime.datetime]:
     if match is None:
         raise ValueError(text)
     *parts, fraction, zone = match.groups()
-    moment = datetime.datetime(*(int(part or 0) for part in parts), tzinfo=_zone(zone))  # type: ignore[misc, arg-type]
+    year, month, day, hour, minute, second = (int(part or 0) for part in parts)
+    moment = datetime.datetime(year, month, day, hour, minute, second, tzinfo=_zone(zone))
     try:
         first = moment.astimezone(datetime.UTC)
     except OverflowError as error:

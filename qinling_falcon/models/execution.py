@@ -163,7 +163,7 @@ def lock_ended(
     """As `select_ended`, inside a write transaction. Rows that another process changes now are left out."""
     select = select_ended(context, status, function_id, most, *conditions)
     # SQLite has one writer at a time, and no such clause.
-    return select if not engine().for_update else select.for_update("FOR UPDATE SKIP LOCKED")  # type: ignore[arg-type]
+    return select if not engine().for_update else select.for_update(skip_locked=True)
 
 
 def withdraw(execution_id: str) -> None:

@@ -357,7 +357,7 @@ class LocalQueues:
             queue.entry_count -= 1
             queue.is_escalated = queue.is_escalated and queue.entry_count > 0
         self.held.add(worker.name)
-        queue.offers.append(Offer(worker, cold))  # type: ignore[arg-type]  # the script sends a start kind
+        queue.offers.append(Offer(worker, cast(StartKind, cold)))
         self.use_offers(queue)
 
     def use_offers(self, queue: LocalQueue) -> None:
