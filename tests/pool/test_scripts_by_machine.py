@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from tests.pool.faults import Faults
 from tests.pool.holders import Call, Held, Holder, Waiting
@@ -34,6 +34,11 @@ ROUNDS_UNDER_LOAD = 30
 
 
 class PoolMachine(Faults, RuleBasedStateMachine):
+    @initialize(share=st.integers(1, LIMITS.max_workers))
+    def share_workers(self, share: int) -> None:
+        """Asynchronous executions may use so many workers."""
+        self.set_limits(LIMITS.function_concurrency, LIMITS.project_concurrency, LIMITS.max_workers, share)
+
     # Callers
 
     @rule(who=pick, call=calls, kind=st.sampled_from(["any"] * 4 + ["warm", "loaded"]), waits=st.booleans())
