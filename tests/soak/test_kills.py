@@ -50,11 +50,12 @@ class Victim:
         """Wait until there are enough warm workers, and the pool knows each worker that has a process or a group."""
 
         def settled() -> bool:
-            capacity, workers = self.service.capacity(self.runtime), len(self.traces.workers())
-            groups = self.traces.groups()
-            is_known = capacity["total"] == workers
+            capacity = self.service.capacity(self.runtime)
+            if capacity["available"] < WARM:  # to look at all processes takes much longer
+                return False
+            workers, groups = len(self.traces.workers()), self.traces.groups()
             have_groups = not groups or len(groups) == workers + len(self.traces.zygote()) // 3
-            return is_known and have_groups and capacity["available"] >= WARM
+            return capacity["total"] == workers and have_groups
 
         wait_until("as many workers as there should be", settled, timeout_s=60)
 

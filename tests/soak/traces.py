@@ -25,11 +25,14 @@ class Traces:
         self._install = (service.var_dir / "install-id").read_text().split()[0]
         first = int(service.environ.get("SANDBOX_UID_BASE", 210_000))
         self._uids = range(first, first + 2 * _SLOTS)
+        self._folders: list[Path] = []
 
     def groups(self) -> set[str]:
         """Names of the control groups of workers and zygotes; empty where the service can't make groups."""
-        folders = [path for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(f"qinling-falcon-{self._install}")]
-        return {entry.name for folder in folders for entry in Path(folder).iterdir() if entry.is_dir()}
+        if not all(folder.is_dir() for folder in self._folders) or not self._folders:
+            name = f"qinling-falcon-{self._install}"
+            self._folders = [Path(path) for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(name)]
+        return {entry.name for folder in self._folders for entry in folder.iterdir() if entry.is_dir()}
 
     def members(self) -> dict[int, int]:
         """The processes of workers and zygotes, each with its parent."""
