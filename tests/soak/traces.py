@@ -13,6 +13,7 @@ from tests.run import processes
 
 _SLOTS = 4096  # pairs of user ids that a service may use, as in slots.py
 _END_TIMEOUT_S = 20.0
+_UNCHANGED_S = 1.0
 # An ordinary user's workers all have the service's user id, by which the kernel counts keys.
 NOT_COUNTED = () if os.geteuid() == 0 else ("keys of workers", "pairs of user ids")
 
@@ -76,6 +77,16 @@ class Traces:
             counts["descriptors of the zygote"] = len(os.listdir(f"/proc/{zygote}/fd"))
             counts["mounts of the zygote"] = len(Path(f"/proc/{zygote}/mounts").read_text().splitlines())
         return {name: count for name, count in counts.items() if name not in NOT_COUNTED}
+
+    def held_for_long(self) -> dict[str, int]:
+        """What is held, as soon as it stays the same: workers that are ready may still start and end processes."""
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        found, since = self.held(), time.monotonic()
+        while time.monotonic() < min(since + _UNCHANGED_S, deadline):
+            time.sleep(0.1)
+            if (now := self.held()) != found:
+                found, since = now, time.monotonic()
+        return found
 
     def left(self, before: dict[str, int]) -> dict[str, tuple[int, int]]:
         """The counts that stay larger than `before`: what they were and are.
