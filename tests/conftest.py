@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -26,6 +27,13 @@ from tests.support.control_groups import remove_groups_of
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+_TESTS = Path(__file__).parent
+# What takes longest by itself, longest first. The group of a file's tests comes with it.
+_FIRST = (
+    "run/test_run.py", "soak/test_kills.py", "integration/openstack/test_docs.py", "openapi/test_fuzz.py",
+    "soak/", "integration/openstack/", "models/test_reads.py", "chaos/",
+)  # fmt: skip
+
 _ON_PURPOSE = (QinlingError, StaleTarget, RedisError, Timeout)
 
 
@@ -40,9 +48,21 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have xdist hand out tests in the order of `pytest_collection_modifyitems`, and not the largest groups first."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest tests, so that no process is left with one of them at the end."""
-    items.sort(key=lambda item: "soak" not in item.path.parts)
+    """Begin with the longest groups and tests, so that no process is left with one of them at the end."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(_TESTS).as_posix()
+        others = len(_FIRST) + (item.get_closest_marker("xdist_group") is None)
+        return next((place for place, first in enumerate(_FIRST) if path.startswith(first)), others)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

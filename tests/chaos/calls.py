@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import itertools
 import json
@@ -19,6 +20,7 @@ from tests.run import processes
 from tests.run.make_run import MakeRun
 
 BACK_WITHIN_S = 15.0
+_LONG_S = 30  # a busy machine may take seconds to kill something in the middle of a call
 _HELLO = "def main(name):\n    return 'Hello, ' + name\n"
 # The sleeping program shows, from outside, that the call runs, and in which worker.
 _SLEEP = "import subprocess\ndef main(seconds):\n    subprocess.run(['sleep', seconds])\n    return 'slept'\n"
@@ -31,17 +33,24 @@ class RunningCall:
     Attributes:
         web: the web process that holds it.
         child: the process in which the function runs.
+        program: the program for whose end the function waits.
         answer: the caller's answer: status and body, or the error that the caller sees.
     """
 
     web: int
     child: int
+    program: int
     answer: concurrent.futures.Future[tuple[int, bytes]]
 
     @property
     def worker_supervisor(self) -> int:
         """The process that looks after the child."""
         return processes.table()[self.child]
+
+    def end(self) -> None:
+        """Let the function return."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.program, signal.SIGKILL)
 
 
 class Chaos:
@@ -51,13 +60,13 @@ class Chaos:
         self.service = service
         self._runtime_id = service.runtime()
         self._hello = service.function(_HELLO, timeout=5)
-        self._sleeper = service.function(_SLEEP, timeout=10)
+        self._sleeper = service.function(_SLEEP, timeout=2 * _LONG_S)
         self._begun: dict[str, RunningCall] = {}
         self._names = (f"caller {number}" for number in itertools.count())
-        self._seconds = (f"2.{number:06d}" for number in itertools.count(1))
+        self._seconds = (f"{_LONG_S}.{number:06d}" for number in itertools.count(1))
 
     def begin(self) -> RunningCall:
-        """Begin a call of two seconds, and return when it is in the middle."""
+        """Begin a call that goes on until it is ended, and return when its function runs."""
         seconds = next(self._seconds)
         body = json.dumps({"function_id": self._sleeper, "input": {"seconds": seconds}})
         connection = http.client.HTTPConnection("127.0.0.1", self.service.port, timeout=60)
@@ -72,10 +81,14 @@ class Chaos:
         pool = concurrent.futures.ThreadPoolExecutor(1)
         answer = pool.submit(call)
         pool.shutdown(wait=False)
-        sleeping = wait_until("the function runs", lambda: self._sleeping(seconds) or _raise_early(answer))
+        sleeping = wait_until(
+            "the function runs",
+            lambda: processes.sandboxed_with(self.service.install_id, seconds) or _raise_early(answer),
+        )
         running = self._begun[seconds] = RunningCall(
             web=processes.serving(self.service.port, client_port),
             child=processes.table()[sleeping],
+            program=sleeping,
             answer=answer,
         )
         return running
@@ -105,10 +118,6 @@ class Chaos:
     def redis(self) -> redis.Redis:
         """The embedded Valkey."""
         return redis.Redis.from_url(Settings(var_dir=self.service.var_dir).effective_redis_url)
-
-    def _sleeping(self, seconds: str) -> int:
-        found = processes.sandboxed(self.service.install_id)
-        return next((pid for pid in found if processes.command(pid)[-1:] == [seconds]), 0)
 
     def _answers(self) -> bool:
         name = next(self._names)

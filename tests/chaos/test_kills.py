@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import shutil
@@ -74,6 +75,7 @@ def test_rq_processes(chaos: Chaos, name: str) -> None:
     call = chaos.begin()
 
     chaos.kill(before)
+    call.end()
 
     execution = outcome(call)
     assert execution is not None
@@ -86,6 +88,7 @@ def test_valkey(chaos: Chaos) -> None:
     call = chaos.begin()
 
     chaos.kill(chaos.service.pid_of("valkey-server"))
+    call.end()
 
     execution = outcome(call)
     assert execution is not None
@@ -97,6 +100,8 @@ def check_answer_after_loss_of_redis(call: RunningCall) -> None:
     """The caller is answered. The call ends as `error` if the manager's next pass comes before the end of the function:
     the pass ends the workers that Redis does not know any more.
     """
+    concurrent.futures.wait([call.answer], 2)
+    call.end()
     execution = outcome(call)
     assert execution is not None
     assert execution["status"] in ("error", "success")

@@ -50,7 +50,7 @@ class Calls:
         """Begin a call of a `SLEEPER`, and wait until it runs in its worker."""
         seconds = next(_seconds)
         sleep = Sleep(self._service, seconds, self.begin(function_id, {"seconds": seconds}))
-        wait_until("the function runs", lambda: sleep.programs() or sleep.answer.done())
+        wait_until("the function runs", lambda: sleep.program() or sleep.answer.done())
         return sleep
 
 
@@ -62,16 +62,15 @@ class Sleep:
         self._seconds = seconds
         self._install_id = (service.var_dir / "install-id").read_text().split()[0]
 
-    def programs(self) -> list[int]:
-        """The program in which the function waits."""
-        found = processes.sandboxed(self._install_id)
-        return [pid for pid in found if processes.command(pid)[-1:] == [self._seconds]]
+    def program(self) -> int:
+        """The program in which the function waits; 0 if it does not."""
+        return processes.sandboxed_with(self._install_id, self._seconds)
 
     def end(self) -> None:
         """Let the function return."""
-        for pid in self.programs():
+        if program := self.program():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(program, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import requests
 from tests.integration.service import Service, package, running_service
 from tests.servers.postgres import PostgresServer
 
-CHANGES = 25
+CHANGES = 11
 
 
 @pytest.fixture(

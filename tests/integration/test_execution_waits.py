@@ -18,6 +18,7 @@ from tests.servers.valkey import ValkeyServer, valkey_server
 
 SLEEPER = "import time\ndef main(seconds): time.sleep(seconds); return seconds"
 LONG_S = 60
+shares_a_service = pytest.mark.xdist_group("execution-waits")
 # Long enough to let things happen while an execution runs, and short enough to wait for its end.
 SOME_S = 4
 
@@ -93,12 +94,14 @@ def started(threads: ThreadPoolExecutor, **settings: Any) -> Iterator[Waiting]:
                 service.stop(name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def it(threads: ThreadPoolExecutor) -> Iterator[Waiting]:
+    """One service for all tests that need no settings of their own."""
     with started(threads) as it:
         yield it
 
 
+@shares_a_service
 def test_requests_for_asynchronous_and_synchronous_executions_are_answered_at_their_end(it: Waiting) -> None:
     accepted = [it.accept(0.1) for _ in range(3)]
     for execution_id in accepted:
@@ -118,6 +121,7 @@ def test_requests_for_asynchronous_and_synchronous_executions_are_answered_at_th
     assert call.result(LONG_S).json()["id"] == execution_id
 
 
+@shares_a_service
 def test_many_requests_wait_beside_calls(it: Waiting) -> None:
     executions = [it.running(SOME_S), *(it.accept(0.01) for _ in range(20))]
     waiting = [it.ask(executions[number % len(executions)]) for number in range(150)]
@@ -129,6 +133,17 @@ def test_many_requests_wait_beside_calls(it: Waiting) -> None:
         wait_until("no execution is watched", lambda: client.zcard("qf:{pool}:watched") == 0)
 
 
+@shares_a_service
+def test_a_request_whose_client_has_disconnected_does_not_wait_on(it: Waiting) -> None:
+    execution_id = it.running(LONG_S)
+    host, _, port = it.service.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(f"GET /v1/executions/{execution_id}?wait={LONG_S} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        wait_until("it waits", lambda: it.is_watched(execution_id))
+    wait_until("it does not wait", lambda: not it.is_watched(execution_id))
+
+
+@shares_a_service
 def test_requests_are_answered_after_redis_was_emptied(it: Waiting) -> None:
     """The pool manager ends the worker, which it does not know any more, and with it the execution."""
     request = it.ask_and_wait(it.running(SOME_S))
@@ -137,6 +152,7 @@ def test_requests_are_answered_after_redis_was_emptied(it: Waiting) -> None:
     assert it.show(request)["status"] != "running"
 
 
+@shares_a_service
 def test_requests_are_answered_after_redis_was_started_anew(it: Waiting) -> None:
     request = it.ask_and_wait(it.running(SOME_S))
     it.server.kill()
@@ -161,12 +177,3 @@ def test_requests_are_answered_when_web_stops(threads: ThreadPoolExecutor) -> No
 
         assert {it.show(request)["status"] for request in waiting} == {"running"}
         it.service.stop("worker", signal.SIGKILL)  # it would wait for the executions
-
-
-def test_a_request_whose_client_has_disconnected_does_not_wait_on(it: Waiting) -> None:
-    execution_id = it.running(LONG_S)
-    host, _, port = it.service.url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port))) as client:
-        client.sendall(f"GET /v1/executions/{execution_id}?wait={LONG_S} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        wait_until("it waits", lambda: it.is_watched(execution_id))
-    wait_until("it does not wait", lambda: not it.is_watched(execution_id))

@@ -109,13 +109,13 @@ def test_no_call_fails_while_the_image_changes_and_later_ones_run_on_it(
 
     def update(user: User) -> None:
         nonlocal updated
-        wait_until("calls run", lambda: calls.count > 4 * callers)
+        wait_until("calls run", lambda: calls.count > 2 * callers)
         assert put_image(user, runtime_id, "two").status_code == 200
         assert put_image(user, runtime_id, "one").status_code == 409
         await_available(user, runtime_id)
         updated = True
         seen = calls.count
-        wait_until("calls go on", lambda: calls.count > seen + 4 * callers)
+        wait_until("calls go on", lambda: calls.count > seen + 2 * callers)
 
     def call(user: User) -> None:
         must_be_new = updated

@@ -40,7 +40,7 @@ def service() -> Iterator[Service]:
 
 
 def fill(service: Service) -> None:
-    """Write 600 jobs with inputs of 50 KB and 40 executions of 2 MB to the database; the API would take minutes."""
+    """Write 600 jobs with inputs of 50 KB and 20 executions of 2 MB to the database; the API would take minutes."""
     now = clock.now()
     database.connect(Settings(var_dir=service.var_dir))
     try:
@@ -57,7 +57,7 @@ def fill(service: Service) -> None:
         ]
         executions = [
             {"id": str(uuid.uuid4()), "input": "\x01" * MIB, "result": "\u00fc" * (MIB // 2), "status": "success"}
-            for _ in range(40)
+            for _ in range(20)
         ]
         transact(lambda: Job.insert_many([job | common for job in jobs]).execute())
         transact(lambda: Execution.insert_many([execution | common for execution in executions]).execute())

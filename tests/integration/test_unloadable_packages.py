@@ -6,6 +6,7 @@ Uploads are checked, so the packages are spoiled on the disk, as a broken disk o
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import zipfile
@@ -24,9 +25,26 @@ MIB = 1 << 20
 
 def large() -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number in range(5):
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for number in range(3):
             archive.writestr(f"{number}.bin", bytes(100 * MIB))
+    return buffer.getvalue()
+
+
+def slow_to_unpack() -> bytes:
+    """2 GB of zeros, of which only one file is compressed here: all others have the same bytes."""
+    first, buffer = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(first, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("0.bin", bytes(64 * MIB))
+        made = archive.infolist()[0]
+    compressed = first.getvalue()[len(made.FileHeader()) :][: made.compress_size]
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(30):
+            info = copy.copy(made)
+            info.filename, info.header_offset = f"{number}.bin", buffer.tell()
+            buffer.write(info.FileHeader() + compressed)
+            archive.filelist.append(info)
+        archive.start_dir = buffer.tell()
     return buffer.getvalue()
 
 
@@ -115,11 +133,7 @@ def test_a_package_that_is_loaded_too_slowly_fails_once() -> None:
     with running_service(
         max_workers=4, unpack_timeout_s=0.5, max_unpacked_size=4096 * MIB, max_package_size=60 * MIB
     ) as own:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for number in range(30):
-                archive.writestr(f"{number}.bin", bytes(64 * MIB))
-        function_id = spoiled(own, buffer.getvalue())
+        function_id = spoiled(own, slow_to_unpack())
         answer = call(own, function_id)
         assert answer.status_code == 201, answer.text
         assert answer.json()["status"] == "failed"

@@ -24,8 +24,7 @@ def test_the_default_is_the_order_of_creation(owner: Context, runtime_id: str) -
 
 @pytest.mark.parametrize("sort_dir", ["asc", "desc"])
 @pytest.mark.parametrize("sort_key", ["created_at", "name", "updated_at"])
-@pytest.mark.parametrize("limit", [1, 2, 3, 7])
-def test_pages_make_the_whole(owner: Context, runtime_id: str, sort_key: str, sort_dir: str, limit: int) -> None:
+def test_pages_make_the_whole(owner: Context, runtime_id: str, sort_key: str, sort_dir: str) -> None:
     """Also with rows made in the same microsecond, equal names, and none."""
     for number, name in enumerate(["b", None, "a", "b", None, "b", "a"]):
         made = make_function(owner, runtime_id, name=name, now=MOMENT + (number // 3) * SECOND)
@@ -34,18 +33,19 @@ def test_pages_make_the_whole(owner: Context, runtime_id: str, sort_key: str, so
     asked = {"sort_key": sort_key, "sort_dir": sort_dir}
     whole = [row.id for row in page(scoped(owner).functions(), function.LISTS, ListParams(limit=None, **asked)).rows]
     assert len(set(whole)) == 7
-    seen: list[str] = []
-    marker = None
-    while True:
-        part = page(scoped(owner).functions(), function.LISTS, ListParams(limit=limit, marker=marker, **asked))
-        rows = [row.id for row in part.rows]
-        assert len(rows) <= limit
-        seen += rows
-        marker = part.next_marker
-        if marker is None:
-            break
-        assert marker == rows[-1]
-    assert seen == whole
+    for limit in (1, 2, 3, 7):
+        seen: list[str] = []
+        marker = None
+        while True:
+            part = page(scoped(owner).functions(), function.LISTS, ListParams(limit=limit, marker=marker, **asked))
+            rows = [row.id for row in part.rows]
+            assert len(rows) <= limit
+            seen += rows
+            marker = part.next_marker
+            if marker is None:
+                break
+            assert marker == rows[-1]
+        assert seen == whole, limit
 
 
 def test_rows_without_a_name_come_first_and_names_are_ordered_by_bytes(owner: Context, fruit: None) -> None:
@@ -89,7 +89,7 @@ def test_lists_that_are_merged_are_whole_and_in_order(
     for context, everything in ((owner, False), (admin, True)):
         select = scoped(context, all_projects=everything).executions()
         for chosen in filters:
-            params = ListParams(limit=5, sort_key=sort_key, sort_dir=sort_dir, filters=chosen)
+            params = ListParams(limit=8, sort_key=sort_key, sort_dir=sort_dir, filters=chosen)
             kept = [row for row in rows if everything or row["project_id"] == owner.project_id]
             expected = sorted(
                 (row for row in kept if all(passes(row[name], text) for name, text in chosen)),

@@ -68,7 +68,7 @@ def test_each_project_keeps_its_newest_executions(settings: Settings) -> None:
     assert prune(replace(settings, **NEVER | {"executions_kept": 5})) == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_newest_are_kept_whatever_their_status(
     settings: Settings, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +90,7 @@ def test_two_machines_at_once_delete_no_more_than_one(settings: Settings) -> Non
         "prune(Settings(execution_retention_s=0.0, executions_kept=30))"
     )
     kept = ran(30)
-    for _ in range(5):
+    for _ in range(3):
         kept = [*kept, *ran(100)][-30:]
         assert [there for there, _ in raced(settings, statement, ["x"], lambda _: prune(keeping))] == ["done"]
         assert left() == ids(kept)

@@ -46,7 +46,8 @@ class HandedOver:
 
     def while_it_runs(self, work: Callable[[], None]) -> None:
         """Do `work` in another thread, and answer its requests until it is done."""
-        thread = threading.Thread(target=self._until_done, args=(work,))
+        # A daemon, because it waits for its answer for ever if a timeout ends this function.
+        thread = threading.Thread(target=self._until_done, args=(work,), daemon=True)
         thread.start()
         while thread.is_alive():
             self._rung.wait(timeout=0.2)  # its end rings before it is dead

@@ -145,8 +145,9 @@ class MakeRun(Service):
         """Live processes that nobody looks after: below the process manager, but not below what it started."""
         manager, keeper = self.manager(), self.supervisord()
         lost = {}
-        for pid, words in self.left().items():
-            line = processes.ancestors(pid)
+        left, parents = self.left(), processes.table()
+        for pid, words in left.items():
+            line = processes.ancestors(pid, parents)
             if pid not in (self.process.pid, manager, keeper) and line and keeper not in line:
                 lost[pid] = words
         return lost

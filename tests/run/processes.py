@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -62,6 +63,20 @@ def sandboxed(install_id: str) -> set[int]:
     return found
 
 
+def sandboxed_with(install_id: str, last_word: str) -> int:
+    """A process of an install's workers whose command line ends with this word; 0 if there is none.
+
+    It looks at the control groups only if there is such a command line: calls must not end while a busy machine looks
+    for them.
+    """
+    named = {
+        int(folder.name)
+        for folder in _PROC.iterdir()
+        if folder.name.isdigit() and command(int(folder.name))[-1:] == [last_word]
+    }
+    return next(iter(named & sandboxed(install_id)), 0) if named else 0
+
+
 def ids_in_namespaces(pid: int) -> list[int]:
     """The ids of a process in all its PID namespaces, from ours inwards; empty when it has ended."""
     try:
@@ -71,9 +86,8 @@ def ids_in_namespaces(pid: int) -> list[int]:
     return next((list(map(int, line.split()[1:])) for line in lines if line.startswith("NSpid:")), [])
 
 
-def ancestors(pid: int) -> list[int]:
-    """Parent, its parent and so on up to process 1."""
-    parents = table()
+def ancestors(pid: int, parents: Mapping[int, int]) -> list[int]:
+    """Parent, its parent and so on up to process 1, by a `table`."""
     line = []
     while pid := parents.get(pid, 0):
         line.append(pid)

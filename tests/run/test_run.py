@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.service import ROOT, wait_until
+from tests.integration.service import ROOT, free_port, wait_until
 from tests.run import processes
 from tests.run.make_run import MakeRun, make_run, var_dir
+from tests.support.secrets import SECRET
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("make-run"), pytest.mark.timeout(180)]
 
@@ -46,33 +47,43 @@ def sleeps(running: MakeRun, seconds: str) -> concurrent.futures.Future[dict[str
     pool = concurrent.futures.ThreadPoolExecutor(1)
     call = pool.submit(running.call, function_id, {"seconds": seconds})
     pool.shutdown(wait=False)
-    wait_until(
-        "the function sleeps",
-        lambda: any(processes.command(pid)[-1:] == [seconds] for pid in processes.sandboxed(running.install_id)),
-    )
+    wait_until("the function sleeps", lambda: processes.sandboxed_with(running.install_id, seconds))
     return call
 
 
-def test_printed_calls_work_ctrl_c_leaves_nothing_and_data_stays(folder: Path) -> None:
+# Each start of the whole service takes several seconds of processor time, so these tests share some.
+
+
+def test_printed_calls_work_ctrl_c_leaves_nothing_data_stays_and_a_stop_lets_calls_end(folder: Path) -> None:
     # Too long for a Unix socket, and with characters that mean something to shell, curl, URLs and ini files.
     odd = folder / ("long name, 100% with signs; " + "x" * 80)
-    with make_run(odd) as first:
+    with make_run(odd, SECRET_KEYS="") as first:
         script = "set -e\n" + "\n".join(first.calls)
         printed = subprocess.run(["bash", "-c", script], cwd=ROOT, text=True, capture_output=True, timeout=60)
         assert printed.returncode == 0, printed.stderr
         assert "Hello, Ada!" in printed.stdout
         assert "faultstring" not in printed.stdout
+        with_secret = first.function("def main(): pass", callback_secret=SECRET)
         functions = first.request("GET", "/v1/functions").json()
+        key = (odd / "secret.key").read_text()
         lines = len(first.lines)
 
         first.interrupt()
 
         first.wait_nothing_left(2)
         assert not any("make:" not in line for line in first.lines[lines:])
-    with make_run(odd, PORT=first.port) as again:
+    with make_run(odd, PORT=first.port, SECRET_KEYS="") as again:
         assert again.request("GET", "/v1/functions").json() == functions
+        assert again.request("GET", f"/v1/functions/{with_secret}").json()["has_callback_secret"] is True
+        assert (odd / "secret.key").read_text() == key
         assert "Hello, Bob!" in again.call(functions[0]["id"], {"name": "Bob"})["result"]
         assert len(again.request("GET", "/v1/runtimes").json()) == 1
+        call = sleeps(again, "4.0001")
+
+        again.terminate()
+
+        assert call.result()["status"] == "success"
+        again.wait_nothing_left(2)
 
 
 def test_a_new_folder_of_logs_is_its_users_alone(folder: Path) -> None:
@@ -86,29 +97,6 @@ def test_a_var_dir_that_can_not_be_used_is_named(folder: Path) -> None:
     assert f"VAR_DIR={folder / 'file'}: expected a folder" in starts_in_vain(folder / "file")
 
 
-def test_calls_that_run_are_finished_at_a_stop(folder: Path) -> None:
-    with make_run(folder) as running:
-        call = sleeps(running, "2.0001")
-
-        running.terminate()
-
-        assert call.result()["status"] == "success"
-        running.wait_nothing_left(2)
-
-
-def test_second_ctrl_c_waits_for_nothing(folder: Path) -> None:
-    with make_run(folder, SHUTDOWN_GRACE_S=60) as running:
-        call = sleeps(running, "50.0001")
-        os.killpg(running.process.pid, signal.SIGINT)
-        wait_until("it stops", lambda: "stopping" in (folder / "log" / "run.log").read_text())
-        wait_until("a second signal counts", lambda: _interrupt_again(running))
-
-        running.wait_end()
-
-        running.wait_nothing_left(2)
-        assert was_lost(call)
-
-
 def was_lost(call: concurrent.futures.Future[dict[str, object]]) -> bool:
     """Whether a call got no result; the web process may still have told it of the worker's end before it went too."""
     return call.exception() is not None or call.result()["status"] == "error"
@@ -120,13 +108,13 @@ def _interrupt_again(running: MakeRun) -> bool:
     return running.process.poll() is not None
 
 
-def test_two_run_side_by_side_but_not_in_one_folder(folder: Path) -> None:
+def test_two_run_side_by_side_but_not_in_one_folder_and_end_with_the_make_that_started_them(folder: Path) -> None:
     with make_run(folder) as one:
         again = subprocess.run(["make", "run"], cwd=ROOT, env=one.environ, text=True, capture_output=True, timeout=30)
         assert f"is in use by process {one.manager()}" in again.stderr
         with var_dir() as other_folder, make_run(other_folder) as other:
-            other.interrupt()
-            other.wait_nothing_left(2)
+            other.process.kill()
+            other.wait_nothing_left(15)
         assert one.request("GET", "/readyz").status_code == 200
         assert one.strays() == {}
         name = f"PORT={one.port}: can't listen"
@@ -134,28 +122,37 @@ def test_two_run_side_by_side_but_not_in_one_folder(folder: Path) -> None:
             assert name in starts_in_vain(other_folder, PORT=one.port)
 
 
-@pytest.mark.parametrize("victim", ["manager", "supervisord"])
-def test_nothing_outlives_a_killed_process_manager(folder: Path, victim: str) -> None:
-    with make_run(folder) as first:
-        call = sleeps(first, "30.0001")
+def test_nothing_outlives_a_killed_process_manager_and_a_second_ctrl_c_waits_for_nothing(folder: Path) -> None:
+    port = free_port()
+    for victim in ("manager", "supervisord"):
+        with make_run(folder, PORT=port) as killed:
+            wait_until("what was begun has ended", lambda service=killed: nothing_runs(service))
+            call = sleeps(killed, "30.0001")
 
-        os.kill(getattr(first, victim)(), signal.SIGKILL)
+            os.kill(getattr(killed, victim)(), signal.SIGKILL)
 
-        first.wait_nothing_left(5)
-        first.wait_end()
+            killed.wait_nothing_left(5)
+            killed.wait_end()
+            assert was_lost(call)
+    with make_run(folder, PORT=port, SHUTDOWN_GRACE_S=60) as running:
+        wait_until("what was begun has ended", lambda: nothing_runs(running))
+        assert running.strays() == {}
+        call = sleeps(running, "50.0001")
+        log = folder / "log" / "run.log"
+        stops = log.read_text().count("stopping")
+        os.killpg(running.process.pid, signal.SIGINT)
+        wait_until("it stops", lambda: log.read_text().count("stopping") > stops)
+        wait_until("a second signal counts", lambda: _interrupt_again(running))
+
+        running.wait_end()
+
+        running.wait_nothing_left(2)
         assert was_lost(call)
-    with make_run(folder, PORT=first.port) as again:
-        wait_until(
-            "what was begun has ended", lambda: not again.request("GET", "/v1/executions?status=running").json()
-        )
-        assert again.strays() == {}
 
 
-def test_ends_with_the_make_that_started_it(folder: Path) -> None:
-    with make_run(folder) as running:
-        running.process.kill()
-
-        running.wait_nothing_left(15)
+def nothing_runs(running: MakeRun) -> bool:
+    """Whether no execution is recorded as running."""
+    return not running.request("GET", "/v1/executions?status=running").json()
 
 
 def test_what_an_earlier_run_left_is_ended_first(folder: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings, is_fernet_key
 from tests.integration.service import ROOT, free_port
 from tests.models.factories import make_function, make_runtime
-from tests.run.make_run import make_run, var_dir
 from tests.support.secrets import SECRET, fernet_key
 from workers.run.errors import StartError
 from workers.run.secret_key import keep_secret_key
@@ -110,22 +108,3 @@ def test_a_command_without_the_key_of_a_secret_fails(folder: Path) -> None:
 
     assert ended.returncode == 1
     assert ended.stderr == "secrets that no key of SECRET_KEYS can read: 1\n"
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    with var_dir() as made:
-        yield made
-
-
-@pytest.mark.serial
-@pytest.mark.xdist_group("make-run")
-@pytest.mark.timeout(180)
-def test_make_run_keeps_its_key(short_folder: Path) -> None:
-    with make_run(short_folder, SECRET_KEYS="") as first:
-        function_id = first.function("def main(): pass", callback_secret=SECRET)
-        key = (short_folder / "secret.key").read_text()
-    with make_run(short_folder, SECRET_KEYS="") as second:
-        row = second.request("GET", f"/v1/functions/{function_id}").json()
-        assert row["has_callback_secret"] is True
-        assert (short_folder / "secret.key").read_text() == key

@@ -5,5 +5,5 @@ from __future__ import annotations
 import os
 
 SOAKS = os.environ.get("SOAK") == "1"
-CALLS = 10_000 if SOAKS else 300
-KILLS = 50 if SOAKS else 5
+CALLS = 10_000 if SOAKS else 200
+KILLS = 50 if SOAKS else 3

@@ -50,11 +50,12 @@ class Victim:
         """Wait until there are enough warm workers, and the pool knows each worker that has a process or a group."""
 
         def settled() -> bool:
-            capacity, workers = self.service.capacity(self.runtime), len(self.traces.workers())
-            groups = self.traces.groups()
-            is_known = capacity["total"] == workers
+            capacity = self.service.capacity(self.runtime)
+            if capacity["available"] < WARM:  # to look at all processes takes much longer
+                return False
+            workers, groups = len(self.traces.workers()), self.traces.groups()
             have_groups = not groups or len(groups) == workers + len(self.traces.zygote()) // 3
-            return is_known and have_groups and capacity["available"] >= WARM
+            return capacity["total"] == workers and have_groups
 
         wait_until("as many workers as there should be", settled, timeout_s=60)
 
@@ -73,11 +74,23 @@ class Victim:
         self._slowest = max(self._slowest, taken)
         self._name = json.loads(answer.json()["result"])["output"]
 
-    def last_worker(self) -> list[int]:
-        """The processes of the worker that ran the last call."""
-        found = self.traces.worker_with(self._name)
-        assert found, self._name
-        return found
+    def kill_worker(self, position: int) -> list[int]:
+        """Kill the process at this place of a worker that has just run a call, and return all of that worker.
+
+        Idle workers end soon, and a busy machine may take longer to find one: then there is another call.
+        """
+
+        def kill() -> list[int]:
+            self.check_back(20)
+            worker = self.traces.worker_with(self._name)
+            with contextlib.suppress(ProcessLookupError, IndexError):
+                os.kill(worker[position], signal.SIGKILL)
+                return worker
+            return []
+
+        worker: list[int] = wait_until("the worker of a call is killed", kill)
+        self.check_back(BACK_WITHIN_S)
+        return worker
 
     def kill(self, pid: int) -> None:
         """Kill a process, which must matter to calls: the next one succeeds."""
@@ -93,7 +106,7 @@ class Victim:
             return len(self.traces.workers()) == WARM
 
         wait_until("only the stock is left", is_at_rest, timeout_s=60)
-        return self.traces.held()
+        return self.traces.held_for_long()
 
     def report(self, what: str) -> None:
         if SOAKS:
@@ -159,9 +172,7 @@ def check_kills_of_the_last_worker(victim: Victim, positions: list[int]) -> None
     """
     for number in range(KILLS):
         victim.settle()
-        victim.check_back(20)
-        worker = victim.last_worker()
-        victim.kill(worker[positions[number % len(positions)]])
+        worker = victim.kill_worker(positions[number % len(positions)])
         wait_until("all of the worker is gone", lambda old=worker: not set(old) & set(victim.traces.members()))
 
 

@@ -13,6 +13,7 @@ from tests.run import processes
 
 _SLOTS = 4096  # pairs of user ids that a service may use, as in slots.py
 _END_TIMEOUT_S = 20.0
+_UNCHANGED_S = 1.0
 # An ordinary user's workers all have the service's user id, by which the kernel counts keys.
 NOT_COUNTED = () if os.geteuid() == 0 else ("keys of workers", "pairs of user ids")
 
@@ -25,11 +26,14 @@ class Traces:
         self._install = (service.var_dir / "install-id").read_text().split()[0]
         first = int(service.environ.get("SANDBOX_UID_BASE", 210_000))
         self._uids = range(first, first + 2 * _SLOTS)
+        self._folders: list[Path] = []
 
     def groups(self) -> set[str]:
         """Names of the control groups of workers and zygotes; empty where the service can't make groups."""
-        folders = [path for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(f"qinling-falcon-{self._install}")]
-        return {entry.name for folder in folders for entry in Path(folder).iterdir() if entry.is_dir()}
+        if not all(folder.is_dir() for folder in self._folders) or not self._folders:
+            name = f"qinling-falcon-{self._install}"
+            self._folders = [Path(path) for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(name)]
+        return {entry.name for folder in self._folders for entry in folder.iterdir() if entry.is_dir()}
 
     def members(self) -> dict[int, int]:
         """The processes of workers and zygotes, each with its parent."""
@@ -73,6 +77,16 @@ class Traces:
             counts["descriptors of the zygote"] = len(os.listdir(f"/proc/{zygote}/fd"))
             counts["mounts of the zygote"] = len(Path(f"/proc/{zygote}/mounts").read_text().splitlines())
         return {name: count for name, count in counts.items() if name not in NOT_COUNTED}
+
+    def held_for_long(self) -> dict[str, int]:
+        """What is held, as soon as it stays the same: workers that are ready may still start and end processes."""
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        found, since = self.held(), time.monotonic()
+        while time.monotonic() < min(since + _UNCHANGED_S, deadline):
+            time.sleep(0.1)
+            if (now := self.held()) != found:
+                found, since = now, time.monotonic()
+        return found
 
     def left(self, before: dict[str, int]) -> dict[str, tuple[int, int]]:
         """The counts that stay larger than `before`: what they were and are.
