@@ -42,8 +42,9 @@ _SETTINGS = {
     "async_claim_s": 4,
     # Callbacks go to a receiver of the test's.
     "callback_networks": "127.0.0.0/8",
-    "callback_timeout_s": 2,
+    "callback_timeout_s": 5,
     "callback_backoff_s": 0.5,
+    "callback_max_attempts": 20,
 }
 
 

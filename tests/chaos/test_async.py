@@ -31,7 +31,7 @@ def test_short() -> None:
 @databases
 def test_kills_of_workers(is_postgres: bool) -> None:
     scenario = Scenario(
-        WELL_BEHAVED, 5000, 8, 0.12, ("kill worker",), 20, 1.5, first_backlog=5000, settled_s=300, workers=2
+        WELL_BEHAVED, 5000, 8, 0.12, ("kill worker",), 20, 1.5, first_backlog=5000, settled_s=400, workers=2
     )
     verdict = scenario.run(is_postgres=is_postgres)
     assert verdict.numbers["faults with a queue"] == 20
@@ -72,7 +72,7 @@ def test_interrupts(is_postgres: bool) -> None:
 def test_frozen_workers(is_postgres: bool) -> None:
     """A process that goes on after its leases and claims are over changes nothing any more."""
     kinds = ("freeze worker",)
-    Scenario(WELL_BEHAVED, 600, 15, 0.5, kinds, 6, 2, settled_s=200, workers=2).run(is_postgres=is_postgres)
+    Scenario(WELL_BEHAVED, 450, 12, 0.5, kinds, 6, 2, settled_s=200, workers=2).run(is_postgres=is_postgres)
 
 
 @long
@@ -80,14 +80,14 @@ def test_frozen_workers(is_postgres: bool) -> None:
 def test_quick_functions_and_short_claims(is_postgres: bool) -> None:
     """Most time goes into claims and commits, so the kills hit these."""
     kinds = ("kill worker", "kill worker", "freeze worker", "kill tasks", "kill web child", "wipe redis")
-    scenario = Scenario(WELL_BEHAVED, 1500, 15, 0.02, kinds, 18, 1, settled_s=200, workers=3)
+    scenario = Scenario(WELL_BEHAVED, 1000, 12, 0.02, kinds, 18, 1, settled_s=200, workers=3)
     scenario.run(is_postgres=is_postgres, async_claim_s=2)
 
 
 @long
 @databases
 def test_losses_of_redis(is_postgres: bool) -> None:
-    Scenario(WELL_BEHAVED, 900, 20, 0.2, SERVERS, 9, 2, settled_s=200).run(is_postgres=is_postgres)
+    Scenario(WELL_BEHAVED, 600, 15, 0.2, SERVERS, 9, 2, settled_s=200).run(is_postgres=is_postgres)
 
 
 @long
@@ -100,7 +100,7 @@ def test_kills_of_the_pool_manager(is_postgres: bool) -> None:
 @databases
 def test_kills_of_web(is_postgres: bool) -> None:
     kinds = ("kill web child", "kill web child", "kill web")
-    Scenario(WELL_BEHAVED, 1200, 15, 0.05, kinds, 12, 1.5, settled_s=200).run(is_postgres=is_postgres)
+    Scenario(WELL_BEHAVED, 900, 12, 0.05, kinds, 12, 1.5, settled_s=200).run(is_postgres=is_postgres)
 
 
 @long
