@@ -83,7 +83,7 @@ class Load:
         calls = 0
         try:
             while not self._stopping.is_set() and not self.is_done:
-                function_id = choices.choices(list(weights), weights.values())[0]
+                function_id = choices.choices(list(weights), list(weights.values()))[0]
                 told = Told("", function_id, self.stage.projects[function_id])
                 told.key = f"{self.seed}-{number}-{calls}" if self.has_keys else ""
                 calls += 1

@@ -74,7 +74,7 @@ class Verbs:
         chances = _OF_GOOD if "success" in kind.ends else _OF_FAILING
         if kind.is_retried or kind.is_purged:
             chances = {"nothing": 1}
-        what = choices.choices(list(chances), chances.values())[0]
+        what = choices.choices(list(chances), list(chances.values()))[0]
         due = time.monotonic() + choices.uniform(0, _LONGEST_DELAY_S) * choices.randint(0, 1)
         if what in ("wait", "retry"):
             self._slow.put((due, told.id, what, told))
