@@ -44,7 +44,7 @@ class Scenario:
         pause_s: the longest pause before a fault.
         settled_s: the deadline for all executions to end, after load and faults.
         workers: how many `worker` processes there are.
-        first_backlog: so many executions are queued before the first fault.
+        first_backlog: so many executions are queued before the first one runs, and before the first fault.
     """
 
     functions: Sequence[Kind]
@@ -116,6 +116,7 @@ class Scenario:
 
         try:
             wait_until("executions are queued", is_queued, self.settled_s)
+            stage.start_workers()
             hit = 0
             for fault in plan:
                 fault.inflict(stage)

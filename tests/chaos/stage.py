@@ -94,13 +94,18 @@ class Stage:
         self._watcher = threading.Thread(target=self._restart_the_dead, name="watcher")
 
     def start(self) -> None:
-        """Start the processes that the service does not have yet, and restart each process that ends from now on."""
-        for name in ("tasks", *self.worker_names):
-            self._start(name)
+        """Start the `tasks` process, and restart each process that ends from now on."""
+        self._start("tasks")
         self._watcher.start()
 
+    def start_workers(self) -> None:
+        """Start the `worker` processes, so that executions run from now on."""
+        with self._lock:
+            for name in self.worker_names:
+                self._start(name)
+
     def close(self) -> None:
-        """Restart nothing more, and end the processes that `start` has started."""
+        """Restart nothing more, and end the processes that this object has started."""
         self._is_closing = True
         if self._watcher.is_alive():
             self._watcher.join()

@@ -42,8 +42,8 @@ def test_kills_of_workers(is_postgres: bool) -> None:
 def test_all_faults(is_postgres: bool) -> None:
     """Callers of several projects also cancel, delete, retry and wait, and repeat requests."""
     kinds = (*PROCESSES, *SERVERS, "kill web", *(["restart postgres"] if is_postgres else []))
-    scenario = Scenario((), 1000, 12, 0.2, kinds, 2 * len(kinds), 2, settled_s=200, workers=2)
-    scenario.run(is_postgres=is_postgres)
+    scenario = Scenario((), 800, 12, 0.2, kinds, 2 * len(kinds), 2, settled_s=400, workers=2)
+    scenario.run(is_postgres=is_postgres, max_workers=12)
 
 
 @long
@@ -54,8 +54,8 @@ def test_outages_of_the_database(is_postgres: bool) -> None:
     No message between processes is lost, so no function begins to run long after its execution was cancelled.
     """
     kinds = ("suspend database", "stop postgres", "restart postgres") if is_postgres else ("suspend database",)
-    scenario = Scenario((), 600, 12, 0.2, kinds, 6 if is_postgres else 3, 3, settled_s=200, workers=2)
-    scenario.run(is_postgres=is_postgres)
+    scenario = Scenario((), 600, 12, 0.2, kinds, 6 if is_postgres else 3, 3, settled_s=400, workers=2)
+    scenario.run(is_postgres=is_postgres, max_workers=12)
 
 
 @long
