@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from tests.chaos.stage import Stage
 
 _LONGEST_AWAY_S = 3.0
-_LONGEST_FROZEN_S = 15.0  # beyond the end of a claim, and of the lease of a silent process
+_LONGEST_FROZEN_OF_CLAIM = 2.0  # a multiple of a claim, and so beyond the lease of a silent process, too
+_LONGER_THAN_CLAIM_S = 1.0
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGTERM}
 
 
@@ -22,8 +23,9 @@ class Fault:
     Attributes:
         what: `kill NAME` (SIGKILL), `stop NAME` (SIGTERM) and `freeze NAME` (SIGSTOP, later SIGCONT), where NAME is a
             process: `worker`, `tasks`, `web` (Gunicorn's master), `pool`; `kill web child`; `restart redis`, `wipe
-            redis` (FLUSHALL), `lose redis` (it restarts without its data); `restart postgres`; `change function` (it
-            gets a new package); `delete function`.
+            redis` (FLUSHALL), `lose redis` (it restarts without its data); `restart postgres`; `stop postgres` (it is
+            away for longer than a claim); `suspend database` (it does not answer for longer than a claim); `change
+            function` (it gets a new package); `delete function`.
         after_s: seconds after the fault before it and its consequences.
         choice: chooses the process where there are several, and for how long a server is away; from 0 to 1.
     """
@@ -39,6 +41,12 @@ class Fault:
         match self.what.split():
             case ["kill", "web", "child"]:
                 stage.kill_a_web_process(self.choice)
+            case ["restart", "postgres"]:
+                stage.restart_postgres(away_s)
+            case ["stop", "postgres"]:
+                stage.restart_postgres(stage.claim_s + _LONGER_THAN_CLAIM_S + away_s)
+            case ["suspend", "database"]:
+                stage.suspend_database(stage.claim_s + _LONGER_THAN_CLAIM_S + away_s)
             case ["kill" | "stop" | "freeze" as how, name]:
                 self._signal(stage, how, name)
             case ["restart", "redis"]:
@@ -48,8 +56,6 @@ class Fault:
             case ["wipe", "redis"]:
                 with stage.redis() as connection:
                     connection.flushall()
-            case ["restart", "postgres"]:
-                stage.restart_postgres(away_s)
             case ["change", "function"]:
                 stage.change_function(self.choice)
             case ["delete", "function"]:
@@ -62,7 +68,7 @@ class Fault:
             name = stage.worker_names[int(self.choice * len(stage.worker_names))]
         if how == "freeze":
             stage.signal(name, signal.SIGSTOP)
-            time.sleep(self.choice * _LONGEST_FROZEN_S)
+            time.sleep(self.choice * _LONGEST_FROZEN_OF_CLAIM * stage.claim_s)
             stage.signal(name, signal.SIGCONT)
             return
         pid = stage.pid(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # A file for each run, because a later run of the execution may have another user id. Its name tells when the run has
 # begun, in nanoseconds of the monotonic clock. It holds when the run has ended, if it has got so far.
@@ -21,7 +21,7 @@ class Run:
         os.write(self.file, b"%d\\n" % time.monotonic_ns())
         os.close(self.file)
 
-def main(context, seconds):
+def main(context, seconds, text=""):
     with Run(context):
 """
 
@@ -36,6 +36,9 @@ class Kind:
         weight: its share of the load.
         timeout_s: its time limit.
         max_attempts: how often an execution is started, if it fails.
+        text_size: the smallest and the largest size of the text in its input; its result is the size.
+        is_retried: whether a caller retries all of its executions that have failed, at once.
+        is_purged: whether a caller deletes all of its executions that have ended, at once.
     """
 
     source: str
@@ -43,6 +46,9 @@ class Kind:
     weight: float = 1.0
     timeout_s: int = 10
     max_attempts: int = 1
+    text_size: tuple[int, int] | None = None
+    is_retried: bool = False
+    is_purged: bool = False
 
 
 def _kind(body: str, *ends: str, weight: float = 1.0, timeout_s: int = 10, max_attempts: int = 1) -> Kind:
@@ -80,3 +86,18 @@ BAD_RESULT = _kind("return object()", "failed")
 WELL_BEHAVED = (GOOD, OTHER_GOOD)
 RETRIED = (GOOD, RAISES_THRICE, TIMES_OUT_THRICE, FAILS_ONCE)
 HOSTILE = (GOOD, OTHER_GOOD, DIES, RAISES, TIMES_OUT, HANGS, FLOODS, BAD_RESULT)
+
+# For callers who do more than to have executions accepted.
+SLOW = _kind("time.sleep(2)", "success", weight=0.15)
+LARGE = replace(_kind("return len(text)", "success", weight=0.1), text_size=(100 * 1024, 1_000_000))
+# Fails in its first run, as far as its files tell, so it succeeds when it is retried.
+FAILS_UNTIL_RETRIED = replace(FAILS_ONCE, ends=("success", "failed"), max_attempts=1, weight=0.4, is_retried=True)
+RAISES_SELDOM = replace(RAISES, weight=0.4)
+DEAD = replace(RAISES_THRICE, weight=0.3)
+PURGED = replace(RAISES_THRICE, weight=0.3, is_purged=True)
+
+PROJECTS = {
+    "project-a": (GOOD, SLOW, FAILS_UNTIL_RETRIED),
+    "project-b": (GOOD, RAISES_SELDOM, PURGED),
+    "project-c": (GOOD, LARGE, DEAD),
+}

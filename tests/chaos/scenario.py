@@ -1,8 +1,8 @@
 """Runs a scenario: load, faults, the wait until all executions have ended, and the checks.
 
 The choices of a scenario come from a seed, which is printed. `CHAOS_SEED` repeats the choices of an earlier run: the
-functions and inputs of each thread of the load, and the order, the pauses and the victims of the faults. Which
-execution a fault hits depends on the machine, too.
+functions, the inputs and the verbs of each thread of the load, and the order, the pauses and the victims of the faults.
+Which execution a fault hits depends on the machine, too.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 
 import requests
 
+from tests.chaos.callbacks import Deliveries, receiving
 from tests.chaos.faults import Fault, make_plan
-from tests.chaos.functions import Kind
+from tests.chaos.functions import PROJECTS, Kind
 from tests.chaos.load import Load
 from tests.chaos.stage import Stage, running_stage
+from tests.chaos.verbs import Verbs
 from tests.chaos.verdict import Verdict
 from tests.integration.service import wait_until
 
@@ -32,7 +34,8 @@ class Scenario:
     """What is done to a service.
 
     Attributes:
-        functions: what is called.
+        functions: what is called. Empty: the functions of several projects, with callbacks and idempotency keys, while
+            callers also cancel, delete, retry and wait for executions.
         executions: how many executions are to be acknowledged.
         load_s: for how long, at least.
         longest_s: the longest time for which an execution sleeps.
@@ -41,7 +44,7 @@ class Scenario:
         pause_s: the longest pause before a fault.
         settled_s: the deadline for all executions to end, after load and faults.
         workers: how many `worker` processes there are.
-        first_backlog: so many executions are queued before the first fault.
+        first_backlog: so many executions are queued before the first one runs, and before the first fault.
     """
 
     functions: Sequence[Kind]
@@ -74,25 +77,67 @@ class Scenario:
         return verdict
 
     def _run(self, stage: Stage, plan: Sequence[Fault], seed: int) -> Verdict:
-        for kind in self.functions:
-            stage.make_function(kind)
-        load = Load(stage, self.executions, self.load_s, self.longest_s, seed)
+        if self.functions:
+            for kind in self.functions:
+                stage.make_function(kind)
+            load = Load(stage, self.executions, self.load_s, self.longest_s, seed)
+            return self._judge(stage, plan, load, None, None)
+        with receiving(seed) as deliveries:
+            for project, kinds in PROJECTS.items():
+                for kind in kinds:
+                    stage.make_function(kind, project, deliveries.url)
+            verbs = Verbs(stage)
+            load = Load(
+                stage, self.executions, self.load_s, self.longest_s, seed, has_keys=True, on_accepted=verbs.choose
+            )
+            return self._judge(stage, plan, load, verbs, deliveries)
+
+    def _judge(
+        self, stage: Stage, plan: Sequence[Fault], load: Load, verbs: Verbs | None, deliveries: Deliveries | None
+    ) -> Verdict:
         began = time.monotonic()
         load.start()
+        if verbs is not None:
+            verbs.start()
+
+        def check() -> None:
+            stage.check_alive()
+            load.check()
+            if verbs is not None:
+                verbs.check()
+
+        def is_queued() -> bool:
+            check()
+            return len(load.acknowledged) >= self.first_backlog
+
+        def is_accepted() -> bool:
+            check()
+            return load.is_done
+
         try:
-            wait_until("executions are queued", lambda: len(load.acknowledged) >= self.first_backlog, self.settled_s)
+            wait_until("executions are queued", is_queued, self.settled_s)
+            stage.start_workers()
             hit = 0
             for fault in plan:
                 fault.inflict(stage)
                 hit += bool(_queued(stage))
-                stage.check_alive()
+                check()
             faulted = time.monotonic()
-            wait_until("all executions are acknowledged", lambda: load.is_done, self.load_s + self.settled_s)
-        finally:
+            wait_until("all executions are acknowledged", is_accepted, self.load_s + self.settled_s)
             load.stop()
-        accepted = time.monotonic()
+            accepted = time.monotonic()
+            if verbs is not None:
+                verbs.complete()
+                wait_until("callers have done all", lambda: verbs.is_done, self.settled_s)
+        finally:
+            try:
+                load.stop()
+            finally:
+                if verbs is not None:
+                    verbs.stop()
         self._settle(stage)
-        verdict = Verdict(stage, load.acknowledged)
+        verdict = Verdict(stage, load.acknowledged, deliveries, {fault.what for fault in plan})
+        verdict.problems += [] if verbs is None else verbs.problems
         verdict.numbers |= {
             "faults": len(plan),
             "faults with a queue": hit,
@@ -100,6 +145,7 @@ class Scenario:
             "seconds with faults": round(faulted - began, 1),
             "seconds with load": round(accepted - began, 1),
             "seconds until all had ended": round(time.monotonic() - began, 1),
+            **({} if verbs is None else verbs.counts.all()),
         }
         verdict.check()
         stage.check_alive()

@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import psutil
 import psycopg2
 import redis
 import requests
 
 from tests.chaos.functions import Kind
+from tests.chaos.web import HEADER
 from tests.integration.service import Service, package, running_service, wait_until
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import ValkeyServer
@@ -34,8 +37,14 @@ _SETTINGS = {
     "warm_workers": 1,
     "function_concurrency": 8,
     "project_concurrency": 8,
-    "holder_ttl_s": 3,
-    "async_claim_s": 8,
+    "holder_ttl_s": 2,
+    "reap_interval_s": 0.5,
+    "async_claim_s": 4,
+    # Callbacks go to a receiver of the test's.
+    "callback_networks": "127.0.0.0/8",
+    "callback_timeout_s": 5,
+    "callback_backoff_s": 0.5,
+    "callback_max_attempts": 20,
 }
 
 
@@ -49,9 +58,12 @@ class Stage:
         database_url: its database; empty for SQLite.
         counters: the folder.
         workers: how many `worker` processes there are.
+        claim_s: how long a claim lasts.
 
     Attributes:
         functions: the functions that the load calls.
+        projects: the project of each of them; empty: the admin's.
+        has_callbacks: those of them that have callbacks.
         deleted: those of them that were deleted.
     """
 
@@ -63,12 +75,16 @@ class Stage:
         database_url: str,
         counters: Path,
         workers: int,
+        claim_s: float,
     ):
         self.service = service
         self.valkey = valkey
         self.postgres = postgres
         self.counters = counters
+        self.claim_s = claim_s
         self.functions: dict[str, Kind] = {}
+        self.projects: dict[str, str] = {}
+        self.has_callbacks: set[str] = set()
         self.deleted: set[str] = set()
         self.worker_names = [f"worker-{number}" for number in range(workers)]
         self._database_url = database_url
@@ -78,13 +94,18 @@ class Stage:
         self._watcher = threading.Thread(target=self._restart_the_dead, name="watcher")
 
     def start(self) -> None:
-        """Start the processes that the service does not have yet, and restart each process that ends from now on."""
-        for name in ("tasks", *self.worker_names):
-            self._start(name)
+        """Start the `tasks` process, and restart each process that ends from now on."""
+        self._start("tasks")
         self._watcher.start()
 
+    def start_workers(self) -> None:
+        """Start the `worker` processes, so that executions run from now on."""
+        with self._lock:
+            for name in self.worker_names:
+                self._start(name)
+
     def close(self) -> None:
-        """Restart nothing more, and end the processes that `start` has started."""
+        """Restart nothing more, and end the processes that this object has started."""
         self._is_closing = True
         if self._watcher.is_alive():
             self._watcher.join()
@@ -148,12 +169,47 @@ class Stage:
         time.sleep(away_s)
         self.postgres.start()
 
-    def make_function(self, kind: Kind) -> str:
-        """Make a function. Returns its id."""
-        function_id = self.service.function(
-            kind.source, timeout=kind.timeout_s, max_attempts=kind.max_attempts, backoff_s=_BACKOFF_S
-        )
+    def suspend_database(self, for_s: float) -> None:
+        """Let the database be there, but not answer: PostgreSQL's processes are stopped, or SQLite is locked."""
+        if self.postgres is None:
+            with contextlib.closing(self._connect()) as connection:
+                connection.isolation_level = None
+                connection.execute("BEGIN IMMEDIATE")
+                time.sleep(for_s)
+                connection.execute("ROLLBACK")
+            return
+        postmaster = psutil.Process(self.postgres.postmaster_pid)
+        postmaster.suspend()  # first, so that it starts no further processes
+        stopped = [postmaster]
+        try:
+            for child in postmaster.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.suspend()
+                    stopped.append(child)
+            time.sleep(for_s)
+        finally:
+            for process in reversed(stopped):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    def make_function(self, kind: Kind, project: str = "", callback: str = "") -> str:
+        """Make a function. Returns its id.
+
+        Args:
+            kind: what it does.
+            project: its project; empty: the admin's.
+            callback: the URL of its callbacks; empty: it has none.
+        """
+        fields: dict[str, Any] = {"timeout": kind.timeout_s, "max_attempts": kind.max_attempts}
+        fields |= {"backoff_s": _BACKOFF_S, "runtime_id": self.service.runtime()}
+        if callback:
+            fields |= {"on_success": callback, "on_failure": callback}
+        with mock.patch.dict(self.service.http.headers, {HEADER: project} if project else {}):
+            function_id = self.service.function(kind.source, **fields)
         self.functions[function_id] = kind
+        self.projects[function_id] = project
+        if callback:
+            self.has_callbacks.add(function_id)
         return function_id
 
     def change_function(self, choice: float) -> None:
@@ -215,6 +271,12 @@ class Stage:
             self._failure = error
 
 
+def _start_web(service: Service) -> None:
+    """Start a web process whose callers may name their project."""
+    config = service.root / "config" / "gunicorn.conf.py"
+    service.start_module("web", "tests.chaos.web", "-c", str(config), "--no-control-socket", "app:application")
+
+
 @contextlib.contextmanager
 def running_stage(*, is_postgres: bool = False, workers: int = 1, **settings: Any) -> Iterator[Stage]:
     """Start a service for chaos, and end it.
@@ -234,8 +296,9 @@ def running_stage(*, is_postgres: bool = False, workers: int = 1, **settings: An
         postgres = stack.enter_context(running_postgres()) if is_postgres else None
         url = postgres.create_database() if postgres is not None else ""
         everything = {**_SETTINGS, "test_counter_dir": counters, "redis_url": valkey.url, **settings}
+        stack.enter_context(mock.patch.object(Service, "start_web", _start_web))
         service = stack.enter_context(running_service(url, **everything))
-        stage = Stage(service, valkey, postgres, url, counters, workers)
+        stage = Stage(service, valkey, postgres, url, counters, workers, float(everything["async_claim_s"]))
         stack.callback(stage.close)
         stage.start()
         yield stage
