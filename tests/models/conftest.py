@@ -24,7 +24,8 @@ _FURTHER = (
     tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution, tables.IdempotencyKey, tables.Callback,
     tables.DeletedFunction,
 )  # fmt: skip
-_ALL = ", ".join(table._meta.table_name for table in (*tables.ALL, *_FURTHER))
+_ALL = [table._meta.table_name for table in (*tables.ALL, *_FURTHER)]
+_LARGE = 2 << 20
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +60,7 @@ def migrated(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Se
     url: str = request.getfixturevalue("postgres_tables")
     connection = psycopg2.connect(url)
     try:
-        connection.cursor().execute(f"TRUNCATE {_ALL}")
+        _empty(connection.cursor())
         counters = ("accepted", "ended", "deleted", "callbacks_delivered", "callbacks_retried", "callbacks_dropped")
         zeros = ", ".join(f"{name} = 0" for name in counters)
         connection.cursor().execute(f"UPDATE execution_counters SET {zeros}")
@@ -67,6 +68,16 @@ def migrated(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Se
     finally:
         connection.close()
     return Settings(var_dir=tmp_path, database_url=url)
+
+
+def _empty(cursor: Any) -> None:
+    """Delete all rows. For few of them this takes a quarter of the time of TRUNCATE, which makes new files."""
+    cursor.execute(f"SELECT sum(pg_total_relation_size(name)) FROM unnest(ARRAY{_ALL}::regclass[]) AS name")
+    if cursor.fetchone()[0] > _LARGE:
+        cursor.execute(f"TRUNCATE {', '.join(_ALL)}")
+    else:
+        cursor.execute("SET LOCAL session_replication_role = replica")  # foreign keys forbid most orders
+        cursor.execute(";".join(f"DELETE FROM {name}" for name in _ALL))
 
 
 @pytest.fixture
