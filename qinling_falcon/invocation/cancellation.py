@@ -26,7 +26,9 @@ _LOOK_EVERY_S = 0.02
 
 
 def find_live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord | None:
-    """An execution that runs and may have no row yet, as far as the caller may see it.
+    """A synchronous execution that runs and may have no row yet, as far as the caller may see it.
+
+    An asynchronous one has a row until it is deleted. Its journal can have it for longer, if Redis was away.
 
     Raises:
         PoolUnavailable: Redis is away.
@@ -35,6 +37,8 @@ def find_live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord
     if detail is None:
         return None
     live = running_record(detail)
+    if not live.sync:
+        return None
     return live if caller.is_admin or live.project_id == caller.project_id else None
 
 

@@ -167,7 +167,7 @@ def extend(claims: Mapping[str, int], until: datetime.datetime) -> set[str]:
         # The claim of an execution that was given back a moment ago has ended already.
         claimed = QueuedExecution.id.in_(list(claims)) & (QueuedExecution.claimed_until > 0)
         rows = QueuedExecution.select(QueuedExecution.id, QueuedExecution.claim).where(claimed)
-        if not engine().complete_statements:
+        if engine().for_update:
             rows = rows.order_by(QueuedExecution.id).for_update()
         mine = {row.id for row in rows if row.claim == claims[row.id]}
         if mine:
@@ -263,8 +263,10 @@ def cancel(execution: ClaimedExecution | Execution, reason: str, result: str | N
     """
 
     def write() -> bool:
-        # In the order in which ends lock the rows, so that no deadlock occurs.
-        queued = QueuedExecution.select(QueuedExecution.attempt).where(QueuedExecution.id == execution.id).first()
+        # In the order in which ends lock the rows, so that no deadlock occurs. Without the lock, PostgreSQL could
+        # commit a claim after this has read the attempt.
+        select = QueuedExecution.select(QueuedExecution.attempt).where(QueuedExecution.id == execution.id)
+        queued = (select.for_update() if engine().for_update else select).first()
         was_queued: int = QueuedExecution.delete().where(QueuedExecution.id == execution.id).execute()
         changes: dict[str, Any] = {} if queued is None else {"attempt": queued.attempt}
         ended = (

@@ -1,7 +1,8 @@
-"""A cancelled execution is retried only when its function has ended, so that its two runs do not overlap."""
+"""Cancelled executions: their retry waits for the end of their function, and a deletion is for good."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import gevent
@@ -102,3 +103,20 @@ def test_a_retry_of_all_cancelled_ones_leaves_out_those_that_still_run(
     connection.call("DEL", JOURNAL)
     answer = client.simulate_post("/v1/executions/retry", json={"status": "cancelled"})
     assert answer.json == {"count": 1, "more": False, "left": 0}
+
+
+def test_a_deleted_execution_does_not_come_back_when_a_journal_still_has_it(
+    client: Client, cancelled: Callable[[], str], connection: PipelinedConnection
+) -> None:
+    """Redis was away while it was deleted, or the process that ran it is silent."""
+    execution_id = cancelled()
+    row = client.simulate_get(f"/v1/executions/{execution_id}").json
+    assert client.simulate_delete(f"/v1/executions/{execution_id}").status_code == 204
+    detail = {"id": execution_id, "project_id": row["project_id"], "function_id": row["function_id"]}
+    connection.call("ZADD", f"{ANCHOR}:holders", 1, "worker:1")
+    value = json.dumps(detail | {"function_version": 0, "created_at": 1, "attempt": 1, "claim": 1})
+    connection.call("HSET", JOURNAL, execution_id, f"w1 1 {value}")
+
+    assert client.simulate_get(f"/v1/executions/{execution_id}").status_code == 404
+    answer = client.simulate_put(f"/v1/executions/{execution_id}", json={"status": "cancelled"})
+    assert answer.status_code == 404
