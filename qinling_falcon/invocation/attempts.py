@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 
 from qinling_falcon.invocation.calls import Accepted
 from qinling_falcon.invocation.targets import RetryPolicy
-from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models import clock, execution_ends, execution_queue
 from qinling_falcon.models.execution_queue import ClaimedExecution
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.tables import ExecutionStatus
@@ -162,7 +162,7 @@ class Attempts:
         return (accepted.since or accepted.created_at) + timedelta(seconds=max_age_s)
 
     def _end(self, ended: ExecutionRecord, accepted: Accepted) -> None:
-        execution_queue.end(ended, accepted.claim)
+        execution_ends.end(ended, accepted.claim)
         self._ended.notify((ended.id,))
 
     def _postpone(

@@ -1,4 +1,4 @@
-"""The queue of asynchronous executions: accept, claim, end, postpone.
+"""The queue of asynchronous executions: accept, claim, postpone, cancel. `execution_ends` has the ends.
 
 An execution that was accepted has a row in `executions` with status `running`, and one in `execution_queue` until it
 ends. Each change of both rows is one transaction. There are four cases when a process dies:
@@ -17,13 +17,12 @@ given back and does not count as an attempt.
 from __future__ import annotations
 
 import datetime
-import functools
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qinling_falcon.models import callbacks, clock, execution_counters, strays
+from qinling_falcon.models import clock, execution_counters, strays
 from qinling_falcon.models.database import engine, reading, transact, transact_grouped
 from qinling_falcon.models.records import (
     PLACE,
@@ -40,17 +39,7 @@ logger = logging.getLogger(__name__)
 
 _EXECUTIONS = Execution._meta.table_name
 _QUEUE = QueuedExecution._meta.table_name
-_ID, _PROJECT, _CREATED = (PLACE[name] for name in ("id", "project_id", "created_at"))
-_FUNCTION, _VERSION = (PLACE[name] for name in ("function_id", "function_version"))
-_SHOWN = tuple(PLACE[name] for name in ("status", "attempt", "updated_at"))
-# What the end of an execution writes, with the type of those columns that are no text. Without a type, PostgreSQL takes
-# a list of values in which all are null for text.
-_ENDING = (
-    ("result", None), ("log", None), ("status", None), ("status_reason", None), ("cold", None),
-    ("queued_ms", "DOUBLE PRECISION"), ("run_ms", "DOUBLE PRECISION"), ("updated_at", "BIGINT"),
-    ("attempt", "INTEGER"),
-)  # fmt: skip
-_ENDING_PLACES = (_ID, *(PLACE[name] for name, _ in _ENDING), -1)  # the number of the claim follows the columns
+_QUEUED = tuple(PLACE[name] for name in ("id", "project_id", "function_id", "created_at"))
 
 
 class ClaimedExecution(NamedTuple):
@@ -121,7 +110,7 @@ def insert(records: list[Values]) -> list[None]:
         row = f"({', '.join([database.param] * 4)})"
         database.execute_sql(
             f"INSERT INTO {_QUEUE} (id, project_id, function_id, not_before) VALUES {', '.join([row] * len(records))}",
-            [values[place] for values in records for place in (_ID, _PROJECT, _FUNCTION, _CREATED)],
+            [values[place] for values in records for place in _QUEUED],
         )
         execution_counters.count(accepted=len(records))
     return [None] * len(records)
@@ -175,23 +164,6 @@ def extend(claims: Mapping[str, int], until: datetime.datetime) -> set[str]:
         return mine
 
     return transact(write) if claims else set()
-
-
-def end(record: ExecutionRecord, claim: int) -> bool:
-    """Write the end of a claimed execution; durable on return. The first final state wins.
-
-    Args:
-        record: the final record.
-        claim: the number of the claim.
-
-    Returns:
-        Whether the execution ended with this record; False: it had ended before, was claimed anew, or is gone.
-
-    Raises:
-        Unavailable: see `transact`. It is safe to call again.
-    """
-    won: bool = transact_grouped((*values_of(record), claim), _end)
-    return won
 
 
 def postpone(record: ExecutionRecord, claim: int, not_before: datetime.datetime, failures: int | None = None) -> bool:
@@ -373,59 +345,6 @@ def _claimed(row: Sequence[Any]) -> ClaimedExecution:
         attempt=claimed.attempt + 1,
         due_at=claimed.due_at or claimed.since or created_at,
         created_at=clock.from_micros(created_at),
-    )
-
-
-def _end(records: list[Values]) -> list[bool]:
-    """End the executions of a batch, on the writer's connection. In SQLite triggers do all but the first statement."""
-    database = engine()
-    if not database.complete_statements:
-        # Without this lock, PostgreSQL would compare with the last committed claim while another process commits the
-        # next one. The end of an expired claim would then win, although the execution runs again.
-        marks = ", ".join([database.param] * len(records))
-        ids = [values[_ID] for values in records]
-        database.execute_sql(f"SELECT id FROM {_QUEUE} WHERE id IN ({marks}) ORDER BY id FOR UPDATE", ids)
-    values = [values[place] for values in records for place in _ENDING_PLACES]
-    if database.complete_statements:
-        written = database.execute_sql(_end_sql(database.param, len(records)), values).rowcount
-        return [True] * len(records) if written == len(records) else _won(records)
-    sql = f"{_end_sql(database.param, len(records))} RETURNING {_EXECUTIONS}.id"
-    ended_ids = {execution_id for (execution_id,) in database.execute_sql(sql, values).fetchall()}
-    won = [True] * len(records) if len(ended_ids) == len(records) else _won(records)
-    if ended_ids:
-        ended = {values[_ID]: (values[_FUNCTION], values[_VERSION]) for values in records if values[_ID] in ended_ids}
-        marks = ", ".join([database.param] * len(ended))
-        database.execute_sql(f"DELETE FROM {_QUEUE} WHERE id IN ({marks})", list(ended))
-        add_to_counts(Counter(ended.values()))
-        callbacks.add(list(ended))
-        execution_counters.count(ended=len(ended))
-    return won
-
-
-def _won(records: list[Values]) -> list[bool]:
-    """Which records the rows show. Two ends of one execution differ in their time, if in nothing else."""
-    database = engine()
-    marks = ", ".join([database.param] * len(records))
-    rows = database.execute_sql(
-        f"SELECT id, status, attempt, updated_at FROM {_EXECUTIONS} WHERE id IN ({marks})",
-        [values[_ID] for values in records],
-    )
-    shown = {execution_id: columns for execution_id, *columns in rows.fetchall()}
-    return [shown.get(values[_ID]) == [values[place] for place in _SHOWN] for values in records]
-
-
-@functools.cache
-def _end_sql(param: str, rows: int) -> str:
-    row = f"({', '.join([param] * len(_ENDING_PLACES))})"
-    names = ", ".join(("id", *(name for name, _ in _ENDING), "claim"))
-    changes = ", ".join(
-        f"{name} = {f'ended.{name}' if kind is None else f'CAST(ended.{name} AS {kind})'}" for name, kind in _ENDING
-    )
-    return (
-        f"WITH ended ({names}) AS (VALUES {', '.join([row] * rows)})"
-        f" UPDATE {_EXECUTIONS} SET {changes} FROM ended, {_QUEUE} q"
-        f" WHERE {_EXECUTIONS}.id = ended.id AND {_EXECUTIONS}.status = 'running'"
-        f" AND q.id = ended.id AND q.claim = CAST(ended.claim AS INTEGER)"
     )
 
 

@@ -16,7 +16,7 @@ from qinling_falcon.errors import NotFound, Unavailable
 from qinling_falcon.invocation import calls
 from qinling_falcon.invocation.calls import Accepted, Call
 from qinling_falcon.invocation.losses import record_lost
-from qinling_falcon.models import clock, database, execution, execution_queue, function
+from qinling_falcon.models import clock, database, execution, execution_ends, execution_queue, function
 from qinling_falcon.models.tables import Function, QueuedExecution
 from tests.invocation.conftest import OWNER, House, MakeHouse, nothing_left
 from tests.models.factories import end_claimed, make_record
@@ -223,7 +223,7 @@ def test_an_attempt_that_is_cancelled_by_its_process_is_queued_again_and_counts(
 @pytest.fixture
 def database_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A function that lets the next `count` ends of executions fail."""
-    end = execution_queue.end
+    end = execution_ends.end
     left = [0]
 
     def fail(record: Any, claim: int) -> bool:
@@ -232,7 +232,7 @@ def database_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             raise Unavailable("The database can't be reached.")
         return end(record, claim)
 
-    monkeypatch.setattr(execution_queue, "end", fail)
+    monkeypatch.setattr(execution_ends, "end", fail)
     yield lambda count: left.__setitem__(0, count)
     assert left == [0], "the end was tried as often as it failed"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2
 
-from qinling_falcon.models import clock, database, execution_queue, function, rollout, runtime
+from qinling_falcon.models import clock, database, execution_ends, function, rollout, runtime
 from qinling_falcon.models.function import Function
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.runtime import Runtime
@@ -60,7 +60,7 @@ def make_record(function_id: str, project_id: str = "project-a", **fields: Any) 
 
 def end_claimed(record: ExecutionRecord) -> bool:
     """End an execution whose claims have the same numbers as its attempts."""
-    return execution_queue.end(record, record.attempt)
+    return execution_ends.end(record, record.attempt)
 
 
 def record_as_before(settings: Settings, record: ExecutionRecord) -> None:

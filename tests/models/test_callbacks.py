@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.models import callbacks, clock, execution, execution_queue, function
+from qinling_falcon.models import callbacks, clock, execution, execution_ends, execution_queue, function
 from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
@@ -159,7 +159,7 @@ def test_an_execution_that_ends_again_has_its_last_callback_only(calling_id: str
     [again] = execution_queue.claim([first.id], clock.now(), clock.now() + MINUTE)
 
     last = ended(first._replace(attempt=2))
-    assert execution_queue.end(last, again.claim)
+    assert execution_ends.end(last, again.claim)
 
     [row] = rows()
     assert (row.url, row.event, row.attempt, row.claimed_until) == (DONE, "execution.success", 0, 0)

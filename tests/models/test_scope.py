@@ -63,8 +63,8 @@ WRITTEN = {
     "models.execution_queue.postpone": ["Execution.update"],
     "models.execution_queue._queue_again": ["QueuedExecution.update"],
     "models.execution_queue.cancel": ["QueuedExecution.delete", "Execution.update"],
-    "models.execution_queue._end": ["database.execute_sql"] * 4,
-    "models.execution_queue._won": ["database.execute_sql"],
+    "models.execution_ends._end": ["database.execute_sql"] * 4,
+    "models.execution_ends._won": ["database.execute_sql"],
     # Numbers of all projects together, for the operator.
     "models.execution_counters.count": ["database.execute_sql"],
     "models.execution_counters.read": ["engine().execute_sql"],
