@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 # Greenlets are kept for the next requests, because making and ending one takes 12 µs: Python gets memory for its frames
 # from the system, and gives it back.
 _MOST_RESTING = 64
+# After it has accepted a connection, a process waits this long for each open one, before it accepts another.
+_TURN_S = 0.00003
+_LONGEST_TURN_S = 0.0005
 
 Serve = Callable[["Connection"], bool]
 
@@ -135,7 +138,8 @@ class Connections:
                 gevent.sleep(0.1)
                 continue
             self._add(sock, address, environments)
-            gevent.sleep(0)  # other greenlets run, and other web processes get a share of a burst
+            # Other greenlets run, and other web processes, which have fewer connections, get a share of a burst.
+            gevent.sleep(min(_LONGEST_TURN_S, _TURN_S * len(self._open)))
 
     def expire_forever(self) -> None:
         """Close connections that were idle for `keep_alive_s`.
