@@ -61,7 +61,7 @@ def main() -> None:
     except Unavailable as error:  # the process starts without the database, and needs no secret before it is there
         logger.warning("secrets are not checked", extra={"reason": str(error)})
     parts = Assembly(settings, "tasks")
-    sweep = Sweep(parts.pool.ready, settings.async_claim_s / EXTENSIONS_PER_CLAIM)
+    sweep = Sweep(parts.pool.ready, settings.async_claim_s, EXTENSIONS_PER_CLAIM)
     gevent.spawn(_sweep_on, settings, sweep, DeletedFunctions(parts.pool.ended))
     gevent.spawn(_deliver_on, parts.callbacks)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again

@@ -90,11 +90,11 @@ class Attempts:
         Args:
             lost: the record that ends the execution if it is too old.
             accepted: the execution and its attempt.
-            retries: how its function is retried; None: unknown, so the default maximum age applies.
+            retries: how its function is retried; None: unknown. The age is then checked at the next start (`expire`).
         """
         lost = lost._replace(attempt=accepted.attempt, sync=False)
         again_at = clock.now() + timedelta(seconds=_pause_s(RetryPolicy(), accepted.attempt))
-        if again_at < self._latest_start(accepted, retries or RetryPolicy()):
+        if retries is None or again_at < self._latest_start(accepted, retries):
             return self._postpone(lost, accepted, again_at)
         lost = lost._replace(status=ExecutionStatus.DEAD)
         self._end(lost, accepted)
@@ -125,16 +125,16 @@ class Attempts:
         self._end(ended, accepted)
         return ended
 
-    def wait_for_worker(self, claimed: ClaimedExecution, accepted: Accepted, not_before: datetime, reason: str) -> None:
-        """Queue an execution again that got no worker, or end it as `dead` at the maximum age of the settings.
+    def wait(self, claimed: ClaimedExecution, accepted: Accepted, not_before: datetime, reason: str) -> None:
+        """Queue an execution again that can't be run now, or end it as `dead` at the maximum age of the settings.
 
-        The function's own maximum age is checked when the execution is to be started again, see `expire`.
+        The function's own maximum age is not known, because the function can't be resolved.
 
         Args:
             claimed: the execution.
             accepted: the same, as for the engine.
             not_before: when it may be claimed again.
-            reason: why it got no worker.
+            reason: why it can't be run.
 
         Raises:
             Unavailable: as `end`.

@@ -67,6 +67,7 @@ def cancel(pool: Pool, caller: Context, execution_id: str) -> Execution:
             record(_cancelled(running))
         else:
             execution_queue.cancel(running, _REASON, _result(running))
+            pool.ready.drop(running.project_id, running.function_id, (execution_id,))
         with contextlib.suppress(Unavailable):  # the function then runs to its end, in vain
             pool.cancel(execution_id)
         pool.ended.notify((execution_id,))

@@ -40,7 +40,7 @@ from qinling_falcon.invocation.worker_client import (
     WorkerClient,
     WorkerLost,
 )
-from qinling_falcon.models import clock, execution
+from qinling_falcon.models import clock, execution, execution_queue
 from qinling_falcon.models.records import ExecutionRecord, begin
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseRequest
@@ -113,6 +113,7 @@ class Run:
         "_reservation",
         "_started",
         "_target",
+        "_was_prepared",
         "_worker",
         "id",
         "is_over",
@@ -147,6 +148,7 @@ class Run:
         self._greenlet = gevent.getcurrent()
         self._is_cancelled = False
         self._is_interrupted = False
+        self._was_prepared = False
         self.was_sent = False
         self.is_over = False
 
@@ -162,7 +164,8 @@ class Run:
         """Reserve an execution in the quota, claim the idempotency key, and get the function's OpenStack session.
 
         Raises:
-            Interrupted: the execution was cancelled, and the worker that had got the call has refused it.
+            Interrupted: the execution was cancelled, and the worker that had got the call has refused it; or this
+                process was silent for so long that it has lost the execution.
         """
         if self._is_cancelled:
             raise Interrupted
@@ -174,6 +177,9 @@ class Run:
         self._target = target
         self._started = started_record(target, self._call, self.id, self._created_at)
         if self._accepted is not None:
+            if self._was_prepared and not execution_queue.is_claimed(self.id, self._accepted.claim):
+                raise Interrupted
+            self._was_prepared = True
             assert parts.attempts is not None
             if (expired := parts.attempts.expire(self._started, self._accepted, target.retries)) is not None:
                 return expired

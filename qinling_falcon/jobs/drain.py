@@ -30,6 +30,7 @@ from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.execution_queue import ClaimedExecution
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.ready_sets import Taken
+from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,6 @@ EXTENSIONS_PER_CLAIM = 4
 # ended, because each claim is a commit.
 _BATCH = 64
 _GATHER_S = 0.02
-# The drain takes no more while the inputs of the executions in flight are larger than this, in characters.
-_MOST_INPUT = 32 * 1024 * 1024
 _POLL_S = 1.0
 _RETRY_S = 0.5
 _NO_WORKER_PAUSE_S = 1.0
@@ -71,7 +70,7 @@ class Drain:
         self._most = settings.async_concurrency
         self._in_flight: dict[str, tuple[Accepted, gevent.Greenlet]] = {}
         self._places = Places(self._most)
-        self._input_size = 0  # of the executions in flight
+        self._is_database_away = False
         self._changed = Event()  # an execution has ended, or the ready sets have more
         self.is_stopping = False
         pool.on_notification("ready", self._changed.set)
@@ -104,14 +103,18 @@ class Drain:
         if len(self._in_flight) > self._most / 4:
             self._wait_for_ends()
         most = min(_BATCH, self._places.free)
-        if most == 0 or self._input_size > _MOST_INPUT:
+        if most == 0:
             return _POLL_S
         try:
+            if self._is_database_away:  # what is taken and can't be claimed is lost until the sweep finds it
+                execution_queue.check()
+                self._is_database_away = False
             claimed_until = time.monotonic() + self._claim_s
             taken = self._pool.ready.take(most, self._places.rooms())
             claimed = self._claim(taken)
         except Unavailable as error:
             logger.warning("executions can't be claimed", extra={"reason": str(error)})
+            self._is_database_away = not isinstance(error, PoolUnavailable)
             return _RETRY_S
         for one in claimed:
             self._start(one, claimed_until)
@@ -146,8 +149,7 @@ class Drain:
             claimed_until,
             due_at=clock.from_micros(claimed.due_at),
         )
-        self._places.take(claimed.project_id, claimed.function_id)
-        self._input_size += len(claimed.input or "")
+        self._places.take(claimed.project_id, claimed.function_id, claimed.input)
         self._in_flight[claimed.id] = accepted, gevent.spawn(self._run, claimed, accepted)
 
     def _run(self, claimed: ClaimedExecution, accepted: Accepted) -> None:
@@ -161,8 +163,7 @@ class Drain:
             )
         finally:
             del self._in_flight[claimed.id]  # no second claim of it was made meanwhile, see `_claim`
-            self._places.give_back(claimed.project_id, claimed.function_id)
-            self._input_size -= len(claimed.input or "")
+            self._places.give_back(claimed.project_id, claimed.function_id, claimed.input)
             self._changed.set()
 
     def _serve(self, claimed: ClaimedExecution, accepted: Accepted) -> None:
@@ -183,14 +184,17 @@ class Drain:
         except NotFound as error:
             execution_queue.cancel(claimed, f"It has not run: {error.message}")
             self._pool.ended.notify((claimed.id,))
-        except QinlingError as error:
+        except Unavailable as error:
             logger.debug("an execution waits", extra={"execution_id": claimed.id, "reason": str(error)})
-            self._attempts.wait_for_worker(claimed, accepted, clock.now() + _pause(claimed), error.message)
+            self._attempts.give_back(accepted, clock.now() + _pause(claimed), was_started=False)
+        except QinlingError as error:  # it can't be run now, and its function's maximum age is not known
+            logger.debug("an execution waits", extra={"execution_id": claimed.id, "reason": str(error)})
+            self._attempts.wait(claimed, accepted, clock.now() + _pause(claimed), error.message)
         except Interrupted:
             raise
         except Exception as error:
             logger.exception("an execution was not run", extra={"execution_id": claimed.id})
-            self._attempts.wait_for_worker(claimed, accepted, clock.now() + _pause(claimed), str(error))
+            self._attempts.wait(claimed, accepted, clock.now() + _pause(claimed), str(error))
 
     def _give_back(self, accepted: Accepted) -> None:
         try:
@@ -237,7 +241,7 @@ class Drain:
 
 
 def _pause(claimed: ClaimedExecution) -> timedelta:
-    """The pause of an execution that got no worker. It doubles with each time, up to `_LONGEST_PAUSE_S`."""
-    unused = claimed.claim - claimed.attempt
-    longest_s = min(_LONGEST_PAUSE_S, _NO_WORKER_PAUSE_S * 2.0 ** min(max(unused, 0), 20))
+    """The pause of an execution that got no worker: up to half of the time for which it has waited, and 1 to 30 s."""
+    waited_s = (clock.now() - clock.from_micros(claimed.due_at)).total_seconds()
+    longest_s = min(_LONGEST_PAUSE_S, max(_NO_WORKER_PAUSE_S, waited_s / 2))
     return timedelta(seconds=random.uniform(longest_s / 2, longest_s))

@@ -1,9 +1,13 @@
-"""How a drain shares its room among projects, and among the functions of a project.
+"""How a drain shares its places among projects, and among the functions of a project.
 
-A project may have at most three times as many executions in flight as there are free places, and a function at most as
-many as its project may still have. So a project alone uses up to three quarters of the places, and a function alone
-three fifths; and when there are more, each one's share shrinks as its executions end, so that a further one finds room.
-(In networks, this rule for buffers is called "dynamic thresholds".)
+An execution in flight takes one place, and more if its input is large. There are two limits:
+
+1. A project has at most three times as many places as are free.
+2. A function has at most as many places as its project may still take.
+
+So a project alone takes up to three quarters of the places, and a function alone three fifths. The more there are, the
+fewer each one may have. Those that have more keep them until their executions end, so a further project or function
+finds room at the latest then. (In networks, this rule for buffers is called "dynamic thresholds".)
 """
 
 from __future__ import annotations
@@ -13,13 +17,15 @@ from collections import Counter
 from qinling_falcon.pool.ready_sets import Rooms
 
 _PROJECT_FACTOR = 3
-# A function that has executions in flight gets more when there is room for this part of their number. So a claim has
+# A function that has places gets more only when it may have at least this part of them in addition. So a claim has
 # several executions, which share a commit.
-_WORTH_A_CLAIM = 0.25
+_LEAST_GROWTH = 0.25
+# All places together are enough for executions with inputs of so many characters.
+_INPUTS = 32 * 1024 * 1024
 
 
 class Places:
-    """The executions in flight of a drain.
+    """The places of the executions in flight of a drain.
 
     Args:
         most: how many places there are.
@@ -33,17 +39,19 @@ class Places:
     @property
     def free(self) -> int:
         """How many places are free."""
-        return self._most - self._projects.total()
+        return max(0, self._most - self._projects.total())
 
-    def take(self, project_id: str, function_id: str) -> None:
-        """Take a place for an execution."""
-        self._projects[project_id] += 1
-        self._functions[project_id, function_id] += 1
+    def take(self, project_id: str, function_id: str, text: str | None) -> None:
+        """Take the places of an execution with this input, even if there are too few."""
+        count = self._count(text)
+        self._projects[project_id] += count
+        self._functions[project_id, function_id] += count
 
-    def give_back(self, project_id: str, function_id: str) -> None:
-        """Free the place of an execution that is not in flight any more."""
-        self._projects[project_id] -= 1
-        self._functions[project_id, function_id] -= 1
+    def give_back(self, project_id: str, function_id: str, text: str | None) -> None:
+        """Free the places of an execution that is not in flight any more."""
+        count = self._count(text)
+        self._projects[project_id] -= count
+        self._functions[project_id, function_id] -= count
         if not self._functions[project_id, function_id]:
             del self._functions[project_id, function_id]
         if not self._projects[project_id]:
@@ -51,21 +59,24 @@ class Places:
 
     def rooms(self) -> Rooms:
         """For how many further executions of each project and function there is room."""
-        fewest = int(self.free == self._most)  # if there are very few places, too
-        free = _PROJECT_FACTOR * self.free
-        # Each place that is taken is one less that is free, and thus counts `_PROJECT_FACTOR` times more.
+        fewest = int(not self._projects)  # also if there are very few places
+        limit = _PROJECT_FACTOR * self.free
+        # With each place that is taken, the limit becomes lower by `_PROJECT_FACTOR`.
         of_project = 1 + _PROJECT_FACTOR
         of_function = 2 + _PROJECT_FACTOR
         return Rooms(
-            max(fewest, free // of_project),
-            max(fewest, free // of_function),
-            {project_id: max(0, free - count) // of_project for project_id, count in self._projects.items()},
+            max(fewest, limit // of_project),
+            max(fewest, limit // of_function),
+            {project_id: max(0, limit - count) // of_project for project_id, count in self._projects.items()},
             {
-                function_id: _worthwhile(count, max(0, free - self._projects[project_id] - count) // of_function)
+                function_id: _worthwhile(count, max(0, limit - self._projects[project_id] - count) // of_function)
                 for (project_id, function_id), count in self._functions.items()
             },
         )
 
+    def _count(self, text: str | None) -> int:
+        return 1 + len(text or "") * self._most // _INPUTS
+
 
 def _worthwhile(count: int, room: int) -> int:
-    return room if room >= _WORTH_A_CLAIM * count else 0
+    return room if room >= _LEAST_GROWTH * count else 0

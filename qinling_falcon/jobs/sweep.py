@@ -1,7 +1,8 @@
 """Adds queued executions that the ready sets miss, because a process crashed or Redis lost its data.
 
-If the database was away for longer than a claim, all claims have ended, although their processes may live. So the sweep
-gives them time to extend their claims when the database is back.
+If the database was away for longer than a claim, all claims have ended, although their processes may live. So when the
+database is back, and also when this process begins to sweep, executions with a claim get some time: their processes may
+extend it.
 """
 
 from __future__ import annotations
@@ -9,25 +10,28 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 
-from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.pool.ready_sets import ReadySets
 
 _PAGE = 2000
+_NEVER = clock.from_micros(0)
 
 
 class Sweep:
-    """Walks through the queue of executions, a few pages at a time, again and again.
+    """Walks through the queue of executions, page by page, again and again.
 
     Args:
         ready: gets what is not claimed.
-        pause_s: how long to wait when the database is back.
+        claim_s: how long a claim lasts.
+        extensions: how often a claim is extended within that time.
     """
 
-    def __init__(self, ready: ReadySets, pause_s: float):
+    def __init__(self, ready: ReadySets, claim_s: float, extensions: int):
         self._ready = ready
-        self._pause_s = pause_s
-        self._paused_until = 0.0
+        self._longest_gap_s = claim_s / 2
+        self._time_to_extend_s = claim_s / extensions
+        self._looked_at: float | None = None
+        self._claims_extended_at = 0.0
         self._after = ""
 
     def step(self) -> int:
@@ -36,13 +40,7 @@ class Sweep:
         Raises:
             Unavailable: the database or Redis is away; call this again later.
         """
-        if time.monotonic() < self._paused_until:
-            return 0
-        try:
-            found, last = execution_queue.unclaimed(self._after, clock.now(), _PAGE)
-        except Unavailable:
-            self._paused_until = time.monotonic() + self._pause_s
-            raise
+        found, last = self._look()
         projects: defaultdict[str, list[tuple[str, str, int]]] = defaultdict(list)
         for queued in found:
             projects[queued.project_id].append((queued.function_id, queued.id, queued.not_before))
@@ -50,3 +48,17 @@ class Sweep:
             self._ready.push_all(project_id, executions)
         self._after = last or ""
         return len(found)
+
+    def _look(self) -> tuple[list[execution_queue.Queued], str | None]:
+        """The next page. As long as claims may have ended unnoticed, only executions that were never claimed, or were
+        given back.
+        """
+        if time.monotonic() < self._claims_extended_at:
+            found = execution_queue.unclaimed(self._after, _NEVER, _PAGE)
+        else:
+            found = execution_queue.unclaimed(self._after, clock.now(), _PAGE)
+            if self._looked_at is None or time.monotonic() - self._looked_at > self._longest_gap_s:
+                self._claims_extended_at = time.monotonic() + self._time_to_extend_s
+                found = execution_queue.unclaimed(self._after, _NEVER, _PAGE)
+        self._looked_at = time.monotonic()
+        return found

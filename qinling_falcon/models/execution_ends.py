@@ -84,14 +84,20 @@ def _won(records: list[Values]) -> list[bool]:
 
 @functools.cache
 def _end_sql(param: str, rows: int) -> str:
+    """The statement that ends so many executions. Its values are those at `_ENDING_PLACES`, row by row.
+
+    It begins with UPDATE, because Python's driver of SQLite counts no rows of a statement that begins with WITH. Both
+    databases name the columns of a list of values `column1` and so on.
+    """
     row = f"({', '.join([param] * len(_ENDING_PLACES))})"
-    names = ", ".join(("id", *(name for name, _ in _ENDING), "claim"))
+    values = [f"ended.column{number + 1}" for number in range(len(_ENDING_PLACES))]
+    ended_id, *ending, claim = values
     changes = ", ".join(
-        f"{name} = {f'ended.{name}' if kind is None else f'CAST(ended.{name} AS {kind})'}" for name, kind in _ENDING
+        f"{name} = {value if kind is None else f'CAST({value} AS {kind})'}"
+        for (name, kind), value in zip(_ENDING, ending, strict=True)
     )
     return (
-        f"WITH ended ({names}) AS (VALUES {', '.join([row] * rows)})"
-        f" UPDATE {_EXECUTIONS} SET {changes} FROM ended, {_QUEUE} q"
-        f" WHERE {_EXECUTIONS}.id = ended.id AND {_EXECUTIONS}.status = 'running'"
-        f" AND q.id = ended.id AND q.claim = CAST(ended.claim AS INTEGER)"
+        f"UPDATE {_EXECUTIONS} SET {changes} FROM (VALUES {', '.join([row] * rows)}) AS ended, {_QUEUE} q"
+        f" WHERE {_EXECUTIONS}.id = {ended_id} AND {_EXECUTIONS}.status = 'running'"
+        f" AND q.id = {ended_id} AND q.claim = CAST({claim} AS INTEGER)"
     )

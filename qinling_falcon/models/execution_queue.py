@@ -266,10 +266,11 @@ def attempt_of(execution_id: str) -> int | None:
 
 
 def is_claimed(execution_id: str, claim: int) -> bool:
-    """Whether this claim of an execution is valid: the execution has not ended, and has no later claim."""
+    """Whether this claim of an execution is valid: it was not given back, and the execution has no later claim."""
     with reading():
-        row = QueuedExecution.select(QueuedExecution.claim).where(QueuedExecution.id == execution_id).first()
-    return row is not None and row.claim == claim
+        row = QueuedExecution.select().where(QueuedExecution.id == execution_id).first()
+    return row is not None and row.claim == claim and row.claimed_until > 0
+
 def due_at(execution_id: str) -> datetime.datetime | None:
     """From when on a claimed execution has waited for its attempt; None: since it was accepted, or it has ended."""
     with reading():
@@ -279,12 +280,22 @@ def due_at(execution_id: str) -> datetime.datetime | None:
     return clock.from_micros(micros) if micros else None
 
 
+def check() -> None:
+    """Check that the database answers.
+
+    Raises:
+        Unavailable: it does not.
+    """
+    with reading():
+        QueuedExecution.select(QueuedExecution.id).first()
+
+
 def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queued], str | None]:
     """The executions without a live claim, in the order of their ids.
 
     Args:
         after: the last id that was looked at before; '' for the first page.
-        now: the present.
+        now: the present. With a time in the past, claims that have ended since then count as live.
         most: how many rows of the queue are looked at.
 
     Returns:

@@ -27,6 +27,8 @@ _LONGEST_SPARE_S = 0.025
 # share a commit.
 _FEWEST_WORKERS = 4
 _QUICK_S = 0.001
+# A process that runs asynchronous executions does so if that many of them wait.
+_LARGE_BACKLOG = 32
 # A queue escalates in any case when its oldest call has waited for this time, or for `_LONG_STARTS` times the cost of a
 # start if that is more, but after `_LONGEST_PATIENCE_S` at most; also in `scripts/parts/queues.lua`.
 _LONG_PATIENCE_S = 0.1
@@ -236,7 +238,7 @@ class LocalQueue:
             `_FEWEST_WORKERS`. With a grace, the first worker is usable, whatever `busy_s` is.
         """
         if self.busy_s is None:
-            return 0.0 if self.grace_s and self.leased else math.inf
+            return 0.0 if self.grace_s and (self.leased or self.asking) else math.inf
         now = time.monotonic()
         overdue, first_s = 0, self.busy_s
         for started_at in self.running_since.values():
@@ -245,9 +247,13 @@ class LocalQueue:
                 break
             overdue += 1
         workers = self.leased - len(self.spares) - len(self.offers) - overdue + self.asking
-        if workers < (_FEWEST_WORKERS if self.busy_s < _QUICK_S and not self.grace_s else 1):
+        if workers < self._fewest_workers(self.busy_s):
             return math.inf
         return first_s + len(self.waiters) * self.busy_s / workers
+
+    def _fewest_workers(self, busy_s: float) -> int:
+        is_small_backlog = self.grace_s > 0 and len(self.waiters) < _LARGE_BACKLOG
+        return 1 if busy_s >= _QUICK_S or is_small_backlog else _FEWEST_WORKERS
 
     def expects_worker_soon(self) -> bool:
         """Whether one more call is likely to get a worker of this process within `PATIENCE_S` after its grace."""
@@ -278,7 +284,7 @@ class LocalQueue:
 
     def waited_s(self, waiter: Waiter) -> float:
         """For how long a call has waited, not counting the time before this process had a worker of the target."""
-        return time.monotonic() - max(waiter.entered, self.leased_since if self.leased else 0.0)
+        return max(0.0, time.monotonic() - max(waiter.entered, self.leased_since if self.leased else 0.0))
 
     def add_leased(self) -> None:
         """Note that this process has leased one more worker."""

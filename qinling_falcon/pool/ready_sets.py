@@ -6,7 +6,7 @@ Redis, and may have one that was claimed or has ended. The sweep adds what is mi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from qinling_falcon.pool.runner import ScriptRunner
@@ -101,6 +101,14 @@ class ReadySets:
         ]
         for at in range(0, len(parts), 3 * _MOST_PUSHED):
             self._scripts.run("push_ready", project_id, *parts[at : at + 3 * _MOST_PUSHED])
+
+    def drop(self, project_id: str, function_id: str, execution_ids: Sequence[str]) -> None:
+        """Remove executions of a function that have ended, at most some hundreds, without waiting for Redis.
+
+        If the message is lost, they count as waiting until their turn comes.
+        """
+        if execution_ids:
+            self._scripts.cast("drop_ready", project_id, function_id, *execution_ids)
 
     def take(self, most: int, rooms: Rooms) -> Taken:
         """Take up to `most` executions that are due, from projects in turn, and from the functions of each in turn.

@@ -43,6 +43,19 @@ def claimed(house: House, *, age_s: float = 0, attempt: int = 1, failures: int =
     )
 
 
+def claim_again(it: Accepted) -> Accepted:
+    """Claim an execution that was queued again, after its pause."""
+    again: list[execution_queue.ClaimedExecution] = []
+
+    def claim() -> bool:
+        now = clock.now()
+        again.extend(execution_queue.claim([it.id], now, now + MINUTE))
+        return bool(again)
+
+    wait_until(claim)
+    return replace(it, attempt=again[0].attempt, claim=again[0].claim)
+
+
 def retries(house: House, **fields: Any) -> None:
     """Set how the function's executions are retried."""
     database.transact(lambda: Function.update(**fields).where(Function.id == house.function_id).execute())
@@ -56,7 +69,7 @@ def queued(execution_id: str) -> QueuedExecution | None:
 
 def ready(house: House) -> list[str]:
     """The executions of the function that a drain would take, now and later."""
-    key = f"qf:{{pool}}:queued:{house.function_id}"
+    key = f"qf:{{pool}}:queued:project-a:{house.function_id}"
     return [member.decode() for member in house.connection.call("ZRANGE", key, 0, -1)]
 
 
@@ -259,23 +272,17 @@ def test_an_execution_whose_process_was_lost_is_queued_again_even_after_its_only
     assert (rows[ended.id].status, rows[it.id].status) == ("success", "running")
     assert "was lost" in str(rows[it.id].status_reason)
     wait_until(lambda: ready(house) == [it.id])
-    again: list[execution_queue.ClaimedExecution] = []
-
-    def claim_again() -> bool:  # after a pause
-        now = clock.now()
-        again.extend(execution_queue.claim([it.id], now, now + MINUTE))
-        return bool(again)
-
-    wait_until(claim_again)
-    assert again[0].attempt == 2
+    assert claim_again(it).attempt == 2
 
 
-def test_an_execution_whose_process_was_lost_ends_at_the_maximum_age(make_house: MakeHouse) -> None:
+def test_an_execution_whose_process_was_lost_ends_at_the_maximum_age_of_its_function(make_house: MakeHouse) -> None:
     house = make_house(async_max_age_s=60)
-    it = claimed(house, age_s=61)
-
+    it = claimed(house, age_s=100)
     lost = make_record(house.function_id, id=it.id, created_at=it.created_at)
     record_lost({it.id: calls.detail(lost, it)}, house.attempts, house.pool.ended)
+    assert execution.get(OWNER, it.id).status == "running", "the manager does not know the function's maximum age"
+
+    assert house.engine.run(Call(house.function_id), claim_again(it)).status == "dead"
 
     assert execution.get(OWNER, it.id).status == "dead"
     assert queued(it.id) is None
@@ -302,7 +309,7 @@ def test_an_execution_without_a_worker_is_dead_at_the_maximum_age(make_house: Ma
             row.id, row.project_id, it.claim, it.attempt, 0, 0, row.function_id, 0, None, None, None, "api",
             row.created_at, None, None, None,
         )  # fmt: skip
-        house.attempts.wait_for_worker(again, it, clock.now(), "All workers are busy.")
+        house.attempts.wait(again, it, clock.now(), "All workers are busy.")
 
     assert execution.get(OWNER, young.id).status == "running"
     row = execution.get(OWNER, old.id)

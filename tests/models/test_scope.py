@@ -136,7 +136,7 @@ SYSTEM = {
 """Who sees the rows of all projects, and how often in its code. A new one has to say why, here too."""
 
 
-_OF_QUEUE = ("extend", "cancel", "attempt_of", "is_claimed", "due_at", "unclaimed")
+_OF_QUEUE = ("extend", "cancel", "attempt_of", "is_claimed", "due_at", "check", "unclaimed")
 
 
 def test_tables_are_read_through_scopes_alone() -> None:

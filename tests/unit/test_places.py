@@ -16,7 +16,7 @@ def fill(places: Places, project_id: str, function_id: str) -> int:
         of_function = rooms.functions.get(function_id, rooms.function)
         if not min(of_project, of_function):
             break
-        places.take(project_id, function_id)
+        places.take(project_id, function_id, None)
         count += 1
     return count
 
@@ -39,7 +39,7 @@ def test_there_is_room_for_one_more_project_and_function(projects: int, function
         for name in names:
             ended = held[name] // 2
             for _ in range(ended):
-                places.give_back(*name)
+                places.give_back(*name, None)
             held[name] += fill(places, *name) - ended
 
     assert places.free > 0
@@ -53,7 +53,7 @@ def test_all_places_that_were_given_back_can_be_taken_again() -> None:
     for _ in range(2):
         counts.append(fill(places, "p", "f"))
         for _ in range(counts[-1]):
-            places.give_back("p", "f")
+            places.give_back("p", "f", None)
         assert places.free == 100
     assert counts[0] == counts[1]
 

@@ -108,14 +108,27 @@ def test_asynchronous_executions_share_a_worker_until_their_backlog_takes_longer
     assert not queue.expects_worker_soon(), "it has no worker"
     run(queue, 0)
     assert queue.expects_worker_soon(), "of which nothing is known"
-    queue.note_busy(0.0005)
-    for _ in range(90):
+    queue.note_busy(0.002)
+    for _ in range(25):
         assert queue.expects_worker_soon()
         queue.enter(waiter())
     assert queue.may_delay_escalation(START_S)
-    for _ in range(30):
+    for _ in range(5):
         queue.enter(waiter())
     assert not queue.expects_worker_soon()
+
+
+def test_many_asynchronous_executions_of_a_quick_function_get_some_workers() -> None:
+    """Then several of them end together and share a commit."""
+    queue = LocalQueue(REQUEST.queue, grace_s=0.05)
+    run(queue, 0)
+    queue.note_busy(PATIENCE_S / 100)
+    for _ in range(32):
+        assert queue.expects_worker_soon()
+        queue.enter(waiter())
+    assert not queue.expects_worker_soon()
+    run(queue, 0, 0, 0, 0)
+    assert queue.expects_worker_soon()
 
 
 START_S = 0.02

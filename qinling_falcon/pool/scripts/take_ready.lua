@@ -1,15 +1,15 @@
 -- take_ready: takes executions that are due, from all projects in turn, and from all functions of a project in turn.
 -- ARGV    2 holder  3 how many, at most  4 how many of a project, and  5 of a function, at most, unless it is named
 --         6 how many projects are named  7… pairs of (named project, how many of it, at most), then of functions
--- reads   ready, ready:<project>, queued:<function>
--- writes  ready, ready:<project>, queued:<function>, backlogs, drains
+-- reads   turns, turns:<project>, queued:<project>:<function>
+-- writes  turns, turns:<project>, queued:<project>:<function>, backlogs, drains
 -- returns {ms until a further execution is due, or -1: none is known; executions…}
 -- promises  Of at most 16 projects at once, and 16 functions of each, each one that is due gets the same share. One
 --           that was served comes after all that were not. A drain that could take more is woken by the next push.
 
 local MOST_AT_ONCE = 16
 
-local next_ms, taken = math.huge, {-1}
+local next_ms, are_left, taken = math.huge, false, {-1}
 
 -- For how many executions there is room: by the name of a project or function, and for one that is not named.
 local function read_rooms(first, last, default)
@@ -28,7 +28,7 @@ local function take_in_turn(set, most, rooms, contents_of, take)
   for _, member in ipairs(due) do
     if (rooms.of[member] or rooms.default) > 0 then
       if #members == MOST_AT_ONCE then
-        next_ms = 0
+        are_left = true
         break
       end
       members[#members + 1] = member
@@ -60,8 +60,7 @@ local function take_in_turn(set, most, rooms, contents_of, take)
   return most - left
 end
 
-local function take_of_function(function_id, most)
-  local set = executions_of(function_id)
+local function take_of_function(set, most)
   local due = call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, most)
   if #due > 0 then call('ZREM', set, unpack(due)) end
   for _, execution in ipairs(due) do taken[#taken + 1] = execution end
@@ -73,14 +72,21 @@ local projects = read_rooms(7, first_function - 1, ARGV[4])
 local functions = read_rooms(first_function, #ARGV, ARGV[5])
 
 local function take_of_project(project_id, most)
-  local count = take_in_turn(functions_of(project_id), most, functions, executions_of, take_of_function)
+  local function set_of(function_id) return executions_of(project_id, function_id) end
+  local function take(function_id, share) return take_of_function(set_of(function_id), share) end
+  local count = take_in_turn(functions_of(project_id), most, functions, set_of, take)
   count_backlog(project_id, -count)
+  if call('EXISTS', functions_of(project_id)) == 0 then call('HDEL', BACKLOGS, project_id) end
   return count
 end
 
 local most = tonumber(ARGV[3])
-if take_in_turn(READY, most, projects, functions_of, take_of_project) == most then return taken end
+if take_in_turn(TURNS, most, projects, functions_of, take_of_project) == most then return taken end
 
 call('ZADD', DRAINS, text(now), ARGV[2])
-if next_ms < math.huge then taken[1] = next_ms end
+if are_left and #taken > 1 then
+  taken[1] = 0
+elseif next_ms < math.huge then
+  taken[1] = next_ms
+end
 return taken

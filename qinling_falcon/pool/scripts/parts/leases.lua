@@ -318,13 +318,13 @@ local function return_unused(worker)
 end
 
 -- Moves an execution from a journal to `lost`, so that it is recorded as lost. If its worker may still run it, `lost`
--- names the worker, and the manager records the execution when that worker is gone. A worker with a later token, or one
--- that is idle, has ended the execution before.
-local function lose_execution(holder, execution)
+-- names the worker, and the manager records the execution when that worker is gone. `has_ended`: its worker has
+-- answered. A worker that has a later token now, or is idle, has answered, too.
+local function lose_execution(holder, execution, has_ended)
   local detail, worker, token = read_journal(holder, execution)
   if not detail then return end
   call('HDEL', journal_of(holder), execution)
-  local is = worker and call('HMGET', record(worker), 'state', 'token') or {}
+  local is = worker and not has_ended and call('HMGET', record(worker), 'state', 'token') or {}
   local may_run = (is[1] == 'leased' or is[1] == 'draining') and (tonumber(is[2]) or 0) <= tonumber(token)
   call('HSET', LOST, execution, may_run and worker .. ' ' .. token .. ' ' .. detail or detail)
 end
