@@ -199,7 +199,10 @@ class Engine:
                 self._forget(run)
 
     def cancel(self, execution_id: str) -> None:
-        """End an execution, if this process runs it. Waits up to 2 s until it is sure that it does not run on.
+        """End an execution, if this process runs it.
+
+        This tries for up to 2 s, because the call may be on its way to a worker that does not know it yet. If the run
+        has not ended by then, this logs `a function was not ended` and returns.
 
         If a worker runs the function, it ends it, and `run` returns. If the function has not begun to run, `run` raises
         `Interrupted`. If the function has ended, `run` goes on to record that.

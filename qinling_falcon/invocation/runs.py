@@ -62,7 +62,14 @@ _NO_IMAGES = "Functions from images run on Kubernetes, which this installation d
 
 
 class Interrupted(Exception):
-    """The execution was cancelled before a worker got it, so its function has not run."""
+    """A run ends before its function has begun to run.
+
+    There are three reasons:
+
+    1. The execution was cancelled.
+    2. This process has lost its claim of the execution, or the claim has ended.
+    3. This process stops.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class DeletedFunctions:
     def step(self, longest_s: float = _LONGEST_S) -> int:
         """Cancel executions for up to `longest_s` seconds. Returns how many were cancelled.
 
-        If no function was deleted, this makes one query.
+        If no function was deleted, this makes one query. It writes nothing for a function whose executions all run.
 
         Raises:
             Unavailable: the database is away; call this again later.
@@ -50,6 +50,9 @@ class DeletedFunctions:
         """Cancel executions of one function. Returns how many, and whether nothing more can be done for it now."""
         cancelled = 0
         while time.monotonic() < until:
+            # A write takes its turn among all writers, and an execution may be claimed for hours.
+            if not deleted_functions.has_work(function):
+                return cancelled, True
             started = time.monotonic()
             ids = deleted_functions.cancel_queued(function, _BATCH)
             self._ended.notify(ids)

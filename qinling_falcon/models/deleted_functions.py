@@ -47,6 +47,24 @@ def page(after: str, most: int) -> list[Deleted]:
         return [Deleted(row.id, row.project_id) for row in rows]
 
 
+def has_work(function: Deleted) -> bool:
+    """Whether `cancel_queued` or `forget` has something to do for a deleted function.
+
+    While each of its executions in the queue is claimed, neither has.
+
+    Raises:
+        Unavailable: see `reading`.
+    """
+    with reading():
+        database = engine()
+        queued = f"SELECT 1 {_QUEUED.format(database.param)}"
+        given = (function.id, function.project_id)
+        if database.execute_sql(f"{queued} LIMIT 1", given).fetchone() is None:
+            return True
+        unclaimed = f"{queued} AND q.claimed_until <= {database.param} LIMIT 1"
+        return database.execute_sql(unclaimed, (*given, clock.to_micros(clock.now()))).fetchone() is not None
+
+
 def cancel_queued(function: Deleted, most: int) -> list[str]:
     """Cancel executions of a deleted function that no process has claimed; durable on return.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 from collections.abc import Collection, Sequence
 
@@ -22,7 +23,13 @@ RETRIED = tuple(
 """The states of executions that can be queued again."""
 
 
-def retry(context: Context, execution_id: str, reason: str) -> Execution:
+class CancelledMeanwhile(Conflict):
+    """An execution was cancelled, and nothing has waited for the end of its function."""
+
+
+def retry(
+    context: Context, execution_id: str, reason: str, awaited: datetime.datetime | None = None
+) -> Execution:
     """Queue an asynchronous execution again that has ended without success; durable on return.
 
     Its attempts are counted on. It may fail as often as a new execution before it ends again.
@@ -31,8 +38,11 @@ def retry(context: Context, execution_id: str, reason: str) -> Execution:
         context: the caller.
         execution_id: the execution.
         reason: what its row shows meanwhile.
+        awaited: `updated_at` of the cancelled execution, read before the caller waited for the end of its function;
+            None: the caller has not waited.
 
     Raises:
+        CancelledMeanwhile: it was cancelled after `awaited`. Its function may still run.
         NotFound: unknown, or not the caller's.
         Forbidden: it is another project's, and the caller an admin.
         Conflict: it is synchronous, has not ended, or was successful.
@@ -40,7 +50,14 @@ def retry(context: Context, execution_id: str, reason: str) -> Execution:
     """
 
     def write() -> Execution:
-        _reopen([_retriable(context, execution_id, lock=True)], reason)
+        row = _retriable(context, execution_id, lock=True)
+        # Otherwise the next run could begin while the function still runs. Only a cancelled execution ends before it.
+        if row.status == ExecutionStatus.CANCELLED and row.updated_at != awaited:
+            raise CancelledMeanwhile(
+                f"Execution {execution_id} was cancelled just now, and its function may still run. Try again in a"
+                " moment."
+            )
+        _reopen([row], reason)
         return find(scoped(context, by_id=True).executions(), execution_id)
 
     return transact(write)

@@ -240,7 +240,8 @@ class Manager:
         if details:
             recorded = self._record_lost(details)
             self._registry.acknowledge_lost(recorded)
-            logger.warning("recorded lost executions: %s", ", ".join(recorded))
+            if recorded:
+                logger.warning("recorded lost executions: %s", ", ".join(recorded))
 
     def _await_workers(self, worker_ids: set[str]) -> None:
         """Run a full pass when one of these workers has ended. Log those that do not end."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 import falcon
 
@@ -11,6 +14,8 @@ from qinling_falcon.errors import Conflict, Unavailable
 from qinling_falcon.invocation.cancellation import await_end
 from qinling_falcon.models import clock, execution_retries
 from qinling_falcon.models import execution as executions
+from qinling_falcon.models.execution_queue import Queued
+from qinling_falcon.models.execution_retries import CancelledMeanwhile
 from qinling_falcon.models.retention import FINAL
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.pool import Pool
@@ -38,11 +43,29 @@ _some = SomeExecutions()
 _some_retries = SomeRetries()
 # Other writers wait for a transaction, so it changes so many rows at most.
 _BATCH = 200
+# So many cancelled executions are looked at in one round, at most. Those whose functions still run are among them.
+_MOST_LOOKED_AT = 4 * _BATCH
+# The retry of an execution that is cancelled meanwhile is tried so often, at most.
+_TRIES = 3
 # A request that changes many executions ends after this time, and says that there are more.
 _LONGEST_S = 5.0
 _LOOK_EVERY_S = 0.05
 # So many of the executions that are left are counted, because the count takes time.
 _MOST_COUNTED = 10_000
+
+
+class _Round(NamedTuple):
+    """The result of one batch of retries.
+
+    Attributes:
+        queued: how many were queued again.
+        unended: how many were left out, because their functions still run.
+        is_last: whether no others are left.
+    """
+
+    queued: int
+    unended: int
+    is_last: bool
 
 
 class ExecutionRetry:
@@ -61,18 +84,30 @@ class ExecutionRetry:
 
         If its function is still being ended, because it was cancelled just before, this waits up to 2 s for that.
         """
-        # Otherwise the next run could begin while this one still runs. Only a cancelled execution ends before its run.
-        is_cancelled = executions.get(req.caller, execution_id).status == ExecutionStatus.CANCELLED
-        if is_cancelled and not await_end(self._pool, execution_id):
-            raise Conflict(
-                f"Execution {execution_id} was cancelled, and its function has not ended yet. Try again in a moment."
-            )
-        execution_retries.check(req.caller, execution_id)
-        self._acceptance.check_room(req.caller.project_id, f"Execution {execution_id} was not queued again")
-        execution = execution_retries.retry(req.caller, execution_id, _reason())
+        for tries_left in reversed(range(_TRIES)):
+            awaited = self._await_cancelled(req, execution_id)
+            execution_retries.check(req.caller, execution_id)
+            self._acceptance.check_room(req.caller.project_id, f"Execution {execution_id} was not queued again")
+            try:
+                execution = execution_retries.retry(req.caller, execution_id, _reason(), awaited)
+                break
+            except CancelledMeanwhile:
+                if not tries_left:
+                    raise
         self._pool.ready.push(execution.project_id, execution.function_id, execution.id)
         path = f"/v1/executions/{execution_id}"
         accepted(req, resp, path, self._settings.public_endpoint, _shown.show(execution))
+
+    def _await_cancelled(self, req: Request, execution_id: str) -> datetime | None:
+        """If an execution is cancelled, wait for the end of its function. Returns `updated_at` from before that."""
+        execution = executions.get(req.caller, execution_id)
+        if execution.status != ExecutionStatus.CANCELLED:
+            return None
+        if not await_end(self._pool, execution_id):
+            raise Conflict(
+                f"Execution {execution_id} was cancelled, and its function has not ended yet. Try again in a moment."
+            )
+        return execution.updated_at
 
 
 class ExecutionRetries:
@@ -94,36 +129,59 @@ class ExecutionRetries:
         values = _some_retries.read(read_object(req, self._settings))
         status, function_id = values["status"], values.get("function_id")
         reason, until = _reason(), time.monotonic() + _LONGEST_S
-        count, wanted = 0, _BATCH
-        while wanted and time.monotonic() < until:
+        count, unended = 0, 0
+        while time.monotonic() < until:
             wanted = min(_BATCH, self._acceptance.room(req.caller.project_id))
-            queued, unended = self._retry_some(req, status, function_id, wanted, reason)
-            count += queued
-            if queued + unended < wanted:
+            if not wanted:
+                break
+            if status == ExecutionStatus.CANCELLED:
+                done = self._retry_cancelled(req, function_id, wanted, unended, reason)
+            else:
+                done = self._retry_some(req, status, function_id, wanted, reason)
+            count, unended = count + done.queued, done.unended
+            if done.is_last:
                 answer(resp, {"count": count, "more": unended > 0, "left": unended})
                 return
-            if not queued:
+            if not done.queued:
                 time.sleep(_LOOK_EVERY_S)
         left = execution_retries.count_retriable(req.caller, status, function_id, _MOST_COUNTED)
         if left and not count:
             self._acceptance.check_room(req.caller.project_id, "No execution was queued again")
         answer(resp, {"count": count, "more": left > 0, "left": left})
 
-    def _retry_some(
-        self, req: Request, status: str, function_id: str | None, most: int, reason: str
-    ) -> tuple[int, int]:
-        """Retry at most so many. Returns how many were queued, and how many were not because their function runs on."""
-        if not most:
-            return 0, 0
-        only, unended = None, 0
-        if status == ExecutionStatus.CANCELLED:
-            ids = execution_retries.find_some(req.caller, status, function_id, most)
-            only = set(ids) - self._pool.uncommitted(ids)
-            unended = len(ids) - len(only)
-        queued = execution_retries.retry_some(req.caller, status, function_id, most, reason, only)
+    def _retry_some(self, req: Request, status: str, function_id: str | None, most: int, reason: str) -> _Round:
+        """Retry at most so many executions that have ended by themselves."""
+        queued = execution_retries.retry_some(req.caller, status, function_id, most, reason)
+        self._push(queued)
+        return _Round(len(queued), 0, len(queued) < most)
+
+    def _retry_cancelled(self, req: Request, function_id: str | None, most: int, unended: int, reason: str) -> _Round:
+        """Retry at most so many cancelled executions whose functions have ended.
+
+        Args:
+            req: the request.
+            function_id: only executions of this function; None: of all functions.
+            most: how many, at most.
+            unended: how many were left out by the round before. They may still be the oldest ones, so this looks at so
+                many more.
+            reason: as in `execution_retries.retry`.
+        """
+        status = ExecutionStatus.CANCELLED.value
+        looked_at = min(_BATCH + unended, _MOST_LOOKED_AT)
+        ids = execution_retries.find_some(req.caller, status, function_id, looked_at)
+        running = self._pool.uncommitted(ids)
+        ended = [one for one in ids if one not in running]
+        queued = []
+        if ended:
+            queued = execution_retries.retry_some(req.caller, status, function_id, most, reason, ended[:most])
+        self._push(queued)
+        # Not the number of those that were queued: another request may have changed some of them since the look.
+        is_last = len(ids) < looked_at and len(ended) <= most
+        return _Round(len(queued), len(ids) - len(ended), is_last)
+
+    def _push(self, queued: Sequence[Queued]) -> None:
         for one in queued:
             self._pool.ready.push(one.project_id, one.function_id, one.id)
-        return len(queued), unended
 
 
 def purge(pool: Pool, req: Request, resp: falcon.Response) -> None:

@@ -91,10 +91,11 @@ class Lookups:
 
     def _start(self, key: _Key) -> None:
         project_id, host, port = key
+        # There is a free thread, so this does not wait. It raises if the process can't start a thread.
+        lookup = self._threads.spawn(_outcome, self._look_up, host, port)
+        self._running[key] = lookup
         self._of_project[project_id] += 1
-        # There is a free thread, so this does not wait.
-        self._running[key] = self._threads.spawn(_outcome, self._look_up, host, port)
-        self._running[key].rawlink(lambda _: self._end(key))
+        lookup.rawlink(lambda _: self._end(key))
 
     def _end(self, key: _Key) -> None:
         """Runs in the hub."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 import pytest
 
 from qinling_falcon.invocation import cancellation
+from qinling_falcon.models import execution_retries as models
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.lua import ANCHOR
 from qinling_falcon.resources import execution_retries
@@ -103,6 +105,68 @@ def test_a_retry_of_all_cancelled_ones_leaves_out_those_that_still_run(
     connection.call("DEL", JOURNAL)
     answer = client.simulate_post("/v1/executions/retry", json={"status": "cancelled"})
     assert answer.json == {"count": 1, "more": False, "left": 0}
+
+
+def test_a_retry_waits_also_if_the_execution_is_cancelled_while_it_is_looked_at(
+    client: Client,
+    function_id: str,
+    begin: Callable[[str], None],
+    connection: PipelinedConnection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = client.simulate_post("/v1/executions", json={"function_id": function_id, "sync": False})
+    execution_id = str(made.json["id"])
+    begin(execution_id)
+    check = models.check
+
+    def cancel_first(*args: Any) -> None:
+        client.simulate_put(f"/v1/executions/{execution_id}", json={"status": "cancelled"})
+        check(*args)
+
+    monkeypatch.setattr(models, "check", cancel_first)
+    retrying = gevent.spawn(retry, client, execution_id)
+    gevent.sleep(0.3)
+    assert client.simulate_get(f"/v1/executions/{execution_id}").json["status"] == "cancelled"
+
+    connection.call("DEL", JOURNAL)
+
+    assert retrying.get(timeout=5) == 202
+
+
+def test_a_retry_of_all_goes_on_if_another_request_takes_one_of_them(
+    client: Client, cancelled: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution_retries, "_BATCH", 2)
+    ids = [cancelled() for _ in range(5)]
+    find_some = models.find_some
+
+    def lose_one(*args: Any) -> list[str]:
+        found = find_some(*args)
+        monkeypatch.setattr(models, "find_some", find_some)
+        assert client.simulate_delete(f"/v1/executions/{found[0]}").status_code == 204
+        return found
+
+    monkeypatch.setattr(models, "find_some", lose_one)
+
+    answer = client.simulate_post("/v1/executions/retry", json={"status": "cancelled"})
+
+    assert answer.json == {"count": 4, "more": False, "left": 0}
+    states = [client.simulate_get(f"/v1/executions/{one}").json["status"] for one in ids[1:]]
+    assert states == ["running"] * 4
+
+
+def test_a_retry_of_all_looks_behind_those_that_still_run(
+    client: Client, cancelled: Callable[[], str], begin: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution_retries, "_BATCH", 2)
+    monkeypatch.setattr(execution_retries, "_LONGEST_S", 1.0)
+    ids = [cancelled() for _ in range(6)]
+    for one in ids[:4]:
+        begin(one)
+
+    answer = client.simulate_post("/v1/executions/retry", json={"status": "cancelled"})
+
+    assert answer.json == {"count": 2, "more": True, "left": 4}
 
 
 def test_a_deleted_execution_does_not_come_back_when_a_journal_still_has_it(

@@ -13,7 +13,7 @@ from qinling_falcon.invocation import runs
 from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.cancellation import cancel
 from qinling_falcon.jobs.drain import Drain
-from qinling_falcon.models import clock, execution_queue, execution_retries
+from qinling_falcon.models import clock, execution, execution_queue, execution_retries
 from qinling_falcon.pool import keys
 from tests.invocation.conftest import OWNER, House, MakeHouse, nothing_left
 from tests.pool.side import wait_until
@@ -53,7 +53,8 @@ def cancel_now(house: House, execution_id: str) -> None:
 
 
 def retry(house: House, execution_id: str) -> None:
-    execution_retries.retry(OWNER, execution_id, "retried")
+    cancelled = execution.get(OWNER, execution_id)
+    execution_retries.retry(OWNER, execution_id, "retried", cancelled.updated_at)
     house.pool.ready.push("project-a", house.function_id, execution_id)
 
 

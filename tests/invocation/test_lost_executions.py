@@ -101,6 +101,14 @@ def test_a_detail_of_a_later_release_is_recorded_and_one_that_can_not_be_read_ho
     assert execution.get(OWNER, later.id).status == "error"
 
 
+def test_a_detail_that_can_not_be_read_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    details = {clock.new_id(clock.now()): "[]"}
+    for _ in range(3):
+        assert record_lost(details, cast(Attempts, None), Reported()) == []
+
+    assert caplog.messages == ["a lost execution can't be read"]
+
+
 def test_a_holder_that_comes_too_late_tells_what_is_recorded(settings: Settings, function_id: str) -> None:
     in_time, late = make_record(function_id), make_record(function_id)
     record(late._replace(status="error", result="lost"))

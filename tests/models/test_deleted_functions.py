@@ -10,6 +10,7 @@ import pytest
 from qinling_falcon.jobs import deleted_functions as jobs
 from qinling_falcon.jobs.deleted_functions import DeletedFunctions
 from qinling_falcon.models import clock, execution, execution_queue, function
+from qinling_falcon.models import deleted_functions as models
 from qinling_falcon.models.deleted_functions import page
 from qinling_falcon.models.scope import Context
 from tests.models.factories import end_claimed, make_function
@@ -80,6 +81,18 @@ def test_an_execution_that_runs_goes_on_and_is_cancelled_when_it_is_queued_again
     assert (row.status, row.attempt) == ("cancelled", 1)
     assert remembered() == []
     assert counters() == (2, 2, 0, 0)
+
+
+def test_nothing_is_written_while_all_executions_run(
+    function_id: str, owner: Context, deletions: DeletedFunctions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(accepted(function_id).id)
+    function.delete(owner, function_id)
+    monkeypatch.setattr(models, "transact", lambda write: pytest.fail("a write"))
+
+    assert deletions.step() == 0
+
+    assert remembered() == [function_id]
 
 
 def test_a_step_ends_in_time_and_the_next_one_goes_on(

@@ -75,6 +75,7 @@ WRITTEN = {
     "models.strays.delete": ["database.execute_sql"] * 2,
     # Executions of functions that their owners have deleted.
     "models.deleted_functions.note": ["DeletedFunction.insert"],
+    "models.deleted_functions.has_work": ["database.execute_sql"] * 2,
     "models.deleted_functions.forget": ["database.execute_sql", "DeletedFunction.delete"],
     "models.deleted_functions._cancel_queued": ["database.execute_sql"],
     "models.deleted_functions._cancel": ["Execution.update", "QueuedExecution.delete"],

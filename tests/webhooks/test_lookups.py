@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import gevent
 import gevent.socket
@@ -118,6 +119,21 @@ def test_an_unknown_name_is_an_error_for_each_caller(names: SlowNames) -> None:
     asking = [gevent.spawn(resolve, lookups, "unknown.example", "a") for _ in range(2)]
 
     assert {greenlet.get(timeout=10) for greenlet in asking} == {"Name or service not known"}
+    assert lookups.resolve("hooks.example", 80, "a") == ["127.0.0.1"]
+
+
+def test_a_lookup_that_gets_no_thread_is_not_counted(names: SlowNames, monkeypatch: pytest.MonkeyPatch) -> None:
+    lookups = Lookups(names.look_up, timeout_s=5)
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patching:
+        patching.setattr(lookups, "_threads", SimpleNamespace(spawn=refuse))
+        for _ in range(5):
+            with pytest.raises(RuntimeError):
+                lookups.resolve("hooks.example", 80, "a")
+
     assert lookups.resolve("hooks.example", 80, "a") == ["127.0.0.1"]
 
 
