@@ -62,7 +62,7 @@ def main() -> None:
         logger.warning("secrets are not checked", extra={"reason": str(error)})
     parts = Assembly(settings, "tasks")
     sweep = Sweep(parts.pool.ready, settings.async_claim_s, EXTENSIONS_PER_CLAIM)
-    gevent.spawn(_sweep_on, settings, sweep, DeletedFunctions(parts.pool.ended))
+    gevent.spawn(_sweep_on, settings, sweep, DeletedFunctions(parts.pool.ended, parts.pool.ready))
     gevent.spawn(_deliver_on, parts.callbacks)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     work(settings, queues.TASKS, stopping, lambda connection: None)

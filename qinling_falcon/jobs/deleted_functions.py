@@ -7,6 +7,7 @@ import time
 from qinling_falcon.models import deleted_functions
 from qinling_falcon.models.deleted_functions import Deleted
 from qinling_falcon.pool.ended import Ended
+from qinling_falcon.pool.ready_sets import ReadySets
 
 _PAGE = 100
 # Other writers wait for a transaction, so it cancels so many executions at most.
@@ -19,10 +20,12 @@ class DeletedFunctions:
 
     Args:
         ended: notifies those who wait for the end of an execution.
+        ready: the executions that wait to be claimed.
     """
 
-    def __init__(self, ended: Ended):
+    def __init__(self, ended: Ended, ready: ReadySets):
         self._ended = ended
+        self._ready = ready
         self._after = ""
 
     def step(self, longest_s: float = _LONGEST_S) -> int:
@@ -56,6 +59,7 @@ class DeletedFunctions:
             started = time.monotonic()
             ids = deleted_functions.cancel_queued(function, _BATCH)
             self._ended.notify(ids)
+            self._ready.drop(function.project_id, function.id, ids)
             cancelled += len(ids)
             if len(ids) < _BATCH:
                 deleted_functions.forget(function)

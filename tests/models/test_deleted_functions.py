@@ -19,10 +19,14 @@ from tests.models.test_execution_queue import accepted, claim, ended, unclaimed
 
 
 class Ended:
-    """Notes of whose ends it is notified."""
+    """Notes of whose ends it is notified, and what it is to remove from the ready sets."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.dropped: list[str] = []
+
+    def drop(self, project_id: str, function_id: str, execution_ids: Iterable[str]) -> None:
+        self.dropped += execution_ids
 
     def notify(self, execution_ids: Iterable[str]) -> None:
         self.ids += execution_ids
@@ -36,7 +40,7 @@ def heard() -> Ended:
 @pytest.fixture
 def deletions(settings: Any, heard: Any, monkeypatch: pytest.MonkeyPatch) -> DeletedFunctions:
     monkeypatch.setattr(jobs, "_BATCH", 3)
-    return DeletedFunctions(heard)
+    return DeletedFunctions(heard, heard)
 
 
 def remembered() -> list[str]:
@@ -57,7 +61,7 @@ def test_queued_executions_are_cancelled_in_batches(
     assert all("it was deleted" in (row.status_reason or "") for row in rows)
     assert unclaimed() == [other]
     assert counters() == (8, 7, 1, 0)
-    assert sorted(heard.ids) == sorted(ids)
+    assert sorted(heard.ids) == sorted(heard.dropped) == sorted(ids)
     assert remembered() == []
 
 

@@ -168,3 +168,25 @@ def test_a_backlog_is_counted_and_a_target_compared(side: Side) -> None:
     assert side.pool.ready.backlog("p", generations) == (False, 2)
     take(side, 1, ROOMS._replace(projects={"q": 0}))
     assert side.pool.ready.backlog("p", generations) == (False, 1)
+
+
+def test_executions_that_have_ended_do_not_count_as_waiting(side: Side) -> None:
+    later = now(side) + 60 * SECOND
+    for execution_id in ("a", "b", "c"):
+        side.pool.ready.push("p", "f", execution_id, later)
+    side.pool.ready.drop("p", "f", ["a", "c", "unknown"])
+    assert side.pool.ready.backlog("p", ()).size == 1
+    side.pool.ready.drop("p", "f", ["b"])
+    assert side.pool.ready.backlog("p", ()).size == 0
+    assert take(side) == []
+
+
+def test_a_push_of_old_executions_does_not_put_their_function_before_others(side: Side) -> None:
+    begin = now(side) - 10 * SECOND
+    side.pool.ready.push_all("p", [("f", f"f{number}", begin) for number in range(9)])
+    side.pool.ready.push_all("p", [("g", f"g{number}", begin) for number in range(9)])
+    one = Rooms(1, 1, {}, {})
+    first = take(side, 1, one)
+    side.pool.ready.push_all("p", [(first[0][0], f"{first[0][0]}{number}", begin) for number in range(9)])
+
+    assert take(side, 1, one)[0][0] != first[0][0]
