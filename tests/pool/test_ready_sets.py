@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gevent
 import pytest
 
 from qinling_falcon.pool.ready_sets import Rooms
@@ -186,6 +187,7 @@ def test_a_push_of_old_executions_does_not_put_their_function_before_others(side
     side.pool.ready.push_all("p", [("f", f"f{number}", begin) for number in range(9)])
     side.pool.ready.push_all("p", [("g", f"g{number}", begin) for number in range(9)])
     one = Rooms(1, 1, {}, {})
+    gevent.sleep(0.01)  # turns are in whole milliseconds
     first = take(side, 1, one)
     side.pool.ready.push_all("p", [(first[0][0], f"{first[0][0]}{number}", begin) for number in range(9)])
 

@@ -15,7 +15,8 @@ from qinling_falcon.jobs import callbacks as jobs
 from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.models import callbacks, clock, database, execution, function
 from qinling_falcon.models.database import transact
-from qinling_falcon.models.execution_queue import claim, end
+from qinling_falcon.models.execution_ends import end
+from qinling_falcon.models.execution_queue import claim
 from qinling_falcon.models.tables import Callback
 from qinling_falcon.schemas.executions import ExecutionShown
 from qinling_falcon.settings import Settings
