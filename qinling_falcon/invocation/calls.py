@@ -69,7 +69,7 @@ class Accepted:
         attempt: how often its function may have been started, including this time.
         claim: the number of the claim.
         failures: how many attempts are known to have failed.
-        since: when its age began: when it was accepted, or when a user had it retried.
+        since: when its age began, if a user had it retried; None: its age began when it was accepted.
         claimed_until: when the claim ends, on the monotonic clock. The process extends its claims.
         due_at: from when on it has waited for this attempt; None: unknown.
     """

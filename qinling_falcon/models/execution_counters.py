@@ -71,8 +71,8 @@ def count(*, accepted: int = 0, ended: int = 0, deleted: int = 0) -> None:
 def count_strays(removed: int, gone: int) -> None:
     """Count executions whose rows in the queue were deleted although they have not ended (see `strays`).
 
-    It is not known which of them were counted as accepted, and not as ended. So this closes the gap in the counters
-    that the deletion of their rows has opened, if there is one.
+    Some of them may not have been counted as accepted, or may have been counted as ended. So this counts only so many
+    as ended that the counters agree with the number of rows in the queue again.
 
     Args:
         removed: how many rows were deleted.

@@ -360,6 +360,7 @@ def _claimed(row: Sequence[Any]) -> ClaimedExecution:
 
 
 _CLAIMED = ClaimedExecution._fields
-# A claim that was not given back has expired, and the execution has been due again since then.
+# When an execution is claimed whose last claim was not given back, this claim has expired. The execution has been due
+# since then.
 _DUE_AT = "CASE WHEN {0}claimed_until > 0 THEN {0}claimed_until ELSE {0}due_at END"
 _OF_QUEUE = {name: f"q.{name}" for name in ("claim", "attempt", "failures", "since")} | {"due_at": _DUE_AT.format("q.")}

@@ -97,10 +97,11 @@ class Waiter:
 
     Attributes:
         request: the lease that it asks for.
-        arrived: when it arrived in this process, on the monotonic clock. Calls are served in this order.
+        arrived: when it arrived in this process, on the monotonic clock, and later by the grace of its queue. Calls are
+            served in this order.
         wait_s: its longest wait, without the time with a closed gate.
         gate: decides whether it may load a worker; None: it may.
-        entered: when it began to wait for a worker, on the monotonic clock.
+        entered: when it began to wait for a worker, on the monotonic clock, and later by the grace of its queue.
         deadline: when its wait ends, on the monotonic clock.
         result: gets a `Lease` or a `NoLease`.
         is_counted: whether the entry in Redis counts it. It does if the call has asked Redis, or if the queue has
@@ -190,8 +191,9 @@ class LocalQueue:
         is_watched: whether a timer will check the queue.
         reported_at: when Redis was last told that calls have waited for long, on the monotonic clock.
         waited_lately: the recent waiting times of the calls.
-        grace_s: for how long a call does not count as waiting. So a process that runs asynchronous executions uses one
-            worker for a target until its backlog takes longer than that.
+        grace_s: calls arrive and enter later by this time than they do in fact, so they do not count as waiting before.
+            A process that runs asynchronous executions thus uses one worker for a target until its backlog takes
+            longer. It is 0 in other processes.
         is_for_calls: whether a free worker goes to the next call. It does not in a queue of kind `warm`, where each
             request loads one more worker. The name has the kind (see `LeaseRequest.queue`).
     """
@@ -380,11 +382,14 @@ class LocalQueue:
         for waiter in self.waiters:
             waiter.is_counted = False
 
-    def ask_again(self) -> None:
-        """Make all waiting calls ask Redis again, because the entry is gone or may be wrong."""
+    def ask_again(self, reason: NoLease = NoLease.ASK_AGAIN) -> None:
+        """End the waits of all calls with this reason, so that they ask Redis again.
+
+        By default the reason is that the entry is gone or may be wrong.
+        """
         self.uncount()
         while self.waiters:
-            self.take().result.set(NoLease.ASK_AGAIN)
+            self.take().result.set(reason)
 
     def count_impatient(self) -> None:
         """Count all calls that have waited for `PATIENCE_S`."""

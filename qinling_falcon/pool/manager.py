@@ -244,7 +244,7 @@ class Manager:
                 logger.warning("recorded lost executions: %s", ", ".join(recorded))
 
     def _await_workers(self, worker_ids: set[str]) -> None:
-        """Run a full pass when one of these workers has ended. Log those that do not end."""
+        """Note the workers for whose end lost executions wait: it wakes the manager. Log those that do not end."""
         now = time.monotonic()
         self._awaited = {worker_id: self._awaited.get(worker_id, now + _LOG_EVERY_S) for worker_id in worker_ids}
         for worker_id, quiet_until in self._awaited.items():

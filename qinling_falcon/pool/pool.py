@@ -341,6 +341,8 @@ class Pool(Generations):
             case b"stale":
                 return NoLease.STALE
             case b"full" if reply[1] == b"asynchronous":
+                if queue.leased == 0:  # calls that have waited for this reply
+                    queue.ask_again(NoLease.NO_SHARE)
                 return NoLease.NO_SHARE
             case b"full":
                 self._calls.refused(request.runtime_id)

@@ -69,7 +69,7 @@ class LostExecution(NamedTuple):
 
     Attributes:
         detail: its detail from the journal.
-        worker_id: the worker that may still run it; empty: none does.
+        worker_id: the worker that may still run it; empty: no worker runs it.
     """
 
     detail: str

@@ -166,3 +166,14 @@ def test_executions_of_one_function_share_a_worker_while_it_is_quick(
         lease = other.get(timeout=10)
     end(lease)
     drain.close()
+
+
+def test_executions_that_wait_for_one_that_gets_no_share_wait_for_the_share_too(web: Side, drain: Side) -> None:
+    leases = [drain.lease("f"), drain.lease("g")]
+    waiting = [gevent.spawn(drain.run, "h", 20) for _ in range(5)]
+    gevent.sleep(0.2)
+    assert web.all_waiting() == 0, "they are in no queue of Redis"
+    for lease in leases:
+        end(lease)
+    for caller in waiting:
+        caller.get(timeout=10)

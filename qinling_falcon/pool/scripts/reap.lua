@@ -124,7 +124,8 @@ for holder in pairs(dead) do
     local _, worker, token = read_journal(holder, execution)
     local is = worker and call('HMGET', record(worker), 'state', 'token') or {}
     if is[1] == 'leased' and is[2] == token then
-      -- Now, because `lost` names the worker: it would never end if the process came back and released it.
+      -- The worker ends now. If the silent process came back and released the lease, the worker would live on, and
+      -- the execution would wait in `lost` for its end.
       lose(worker, 'its process is silent')
     else
       note('lost', 'its process is silent', {holder = holder, execution = execution})

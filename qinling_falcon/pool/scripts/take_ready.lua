@@ -11,22 +11,24 @@ local MOST_AT_ONCE = 16
 
 local next_ms, are_left, taken = math.huge, false, {-1}
 
--- For how many executions there is room: by the name of a project or function, and for one that is not named.
+-- Reads the pairs from ARGV[first] to ARGV[last]. Returns `by_name`: for how many executions of a named project or
+-- function there is room; `default`: the same for one that is not named; `full`: how many have no room.
 local function read_rooms(first, last, default)
-  local rooms = {default = tonumber(default), full = 0, of = {}}
+  local rooms = {default = tonumber(default), full = 0, by_name = {}}
   for at = first, last, 2 do
-    rooms.of[ARGV[at]] = tonumber(ARGV[at + 1])
-    if rooms.of[ARGV[at]] == 0 then rooms.full = rooms.full + 1 end
+    rooms.by_name[ARGV[at]] = tonumber(ARGV[at + 1])
+    if rooms.by_name[ARGV[at]] == 0 then rooms.full = rooms.full + 1 end
   end
   return rooms
 end
 
--- Takes executions of those members of a set whose turn has come. `take(member, most)` returns how many it has taken.
-local function take_in_turn(set, most, rooms, contents_of, take)
-  local due = call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, MOST_AT_ONCE + rooms.full + 1)
+-- Takes executions of the members of `turns` whose turn has come: projects, or functions of a project. A member is in
+-- the set as long as `set_of(member)` is not empty. `take(member, most)` returns how many executions it has taken.
+local function take_in_turn(turns, most, rooms, set_of, take)
+  local due = call('ZRANGEBYSCORE', turns, '-inf', now, 'LIMIT', 0, MOST_AT_ONCE + rooms.full + 1)
   local members, left, served, has_more = {}, most, {}, {}
   for _, member in ipairs(due) do
-    if (rooms.of[member] or rooms.default) > 0 then
+    if (rooms.by_name[member] or rooms.default) > 0 then
       if #members == MOST_AT_ONCE then
         are_left = true
         break
@@ -35,11 +37,11 @@ local function take_in_turn(set, most, rooms, contents_of, take)
     end
   end
   local function take_share(member, share)
-    local room = rooms.of[member] or rooms.default
+    local room = rooms.by_name[member] or rooms.default
     share = math.min(share, room, left)
     if share > 0 then
       local count = take(member, share)
-      rooms.of[member], left = room - count, left - count
+      rooms.by_name[member], left = room - count, left - count
       served[member], has_more[member] = true, count == share
     end
   end
@@ -48,14 +50,14 @@ local function take_in_turn(set, most, rooms, contents_of, take)
     if has_more[member] then take_share(member, left) end
   end
   for member in pairs(served) do
-    local first = first_of(contents_of(member))
+    local first = first_of(set_of(member))
     if first then
-      call('ZADD', set, text(math.max(first, now)), member)
+      call('ZADD', turns, text(math.max(first, now)), member)
     else
-      call('ZREM', set, member)
+      call('ZREM', turns, member)
     end
   end
-  local later = call('ZRANGEBYSCORE', set, text(now + 1), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  local later = call('ZRANGEBYSCORE', turns, text(now + 1), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
   if later then next_ms = math.min(next_ms, tonumber(later) - now) end
   return most - left
 end
