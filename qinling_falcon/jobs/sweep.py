@@ -10,11 +10,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.pool.ready_sets import ReadySets
 
 _PAGE = 2000
 _NEVER = clock.from_micros(0)
+# Passes are much closer to each other, unless another process has swept meanwhile.
+_LONGEST_GAP_S = 10.0
 
 
 class Sweep:
@@ -28,9 +31,10 @@ class Sweep:
 
     def __init__(self, ready: ReadySets, claim_s: float, extensions: int):
         self._ready = ready
-        self._longest_gap_s = claim_s / 2
+        self._claim_s = claim_s
         self._time_to_extend_s = claim_s / extensions
         self._looked_at: float | None = None
+        self._has_failed = False  # since then
         self._claims_extended_at = 0.0
         self._after = ""
 
@@ -53,12 +57,22 @@ class Sweep:
         """The next page. As long as claims may have ended unnoticed, only executions that were never claimed, or were
         given back.
         """
-        if time.monotonic() < self._claims_extended_at:
-            found = execution_queue.unclaimed(self._after, _NEVER, _PAGE)
-        else:
-            found = execution_queue.unclaimed(self._after, clock.now(), _PAGE)
-            if self._looked_at is None or time.monotonic() - self._looked_at > self._longest_gap_s:
-                self._claims_extended_at = time.monotonic() + self._time_to_extend_s
-                found = execution_queue.unclaimed(self._after, _NEVER, _PAGE)
-        self._looked_at = time.monotonic()
+        now = time.monotonic()
+        if self._may_have_missed_an_outage(now):
+            execution_queue.check()
+            self._claims_extended_at = now + self._time_to_extend_s
+        present = _NEVER if now < self._claims_extended_at else clock.now()
+        try:
+            found = execution_queue.unclaimed(self._after, present, _PAGE)
+        except Unavailable:
+            self._has_failed = True
+            raise
+        self._looked_at, self._has_failed = now, False
         return found
+
+    def _may_have_missed_an_outage(self, now: float) -> bool:
+        """Whether the database may have been away for so long that claims have ended."""
+        if self._looked_at is None:
+            return True
+        gap_s = now - self._looked_at
+        return gap_s > self._claim_s / 2 and (self._has_failed or gap_s > _LONGEST_GAP_S)
