@@ -62,3 +62,16 @@ def test_a_single_place_is_used() -> None:
     places = Places(1)
     assert fill(places, "p", "f") == 1
     assert places.rooms().project == 0
+
+
+def test_large_inputs_take_more_places() -> None:
+    places = Places(256)
+    count = 0
+    while places.rooms().functions.get("f", 1):
+        places.take("p", "f", "x" * 1024 * 1024)
+        count += 1
+    assert count < 25
+    assert places.rooms().project > 0, "others find room"
+    for _ in range(count):
+        places.give_back("p", "f", "x" * 1024 * 1024)
+    assert places.free == 256
