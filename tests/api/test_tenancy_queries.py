@@ -24,6 +24,7 @@ from tests.servers.postgres import PostgresServer
 COUNT = "qinling_falcon.models.records.add_to_counts"
 UNSCOPED = {
     "qinling_falcon.models.package_keys.unused": "a package goes when no row names it, whosever",
+    "qinling_falcon.models.strays.delete": "looks at executions that the caller may retry",
     COUNT: "counts a call of a function that its caller has reached; with SQLite triggers do it",
 }
 """Functions whose statements may see the rows of all projects in a tenant's request, and why."""
