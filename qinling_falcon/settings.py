@@ -376,7 +376,7 @@ class Settings:
         None, "Most simultaneous executions in workers of one runtime. Unset: as many as there are workers.", low=1
     )
     async_concurrency: int = _setting(
-        256,
+        128,
         "Most asynchronous executions that one `worker` process has claimed at once. One project uses at most three "
         "quarters of these places, and one function three fifths.",
         low=1,
