@@ -4,7 +4,7 @@ A lookup occupies a native thread until the name servers have answered or were s
 half a minute, and nothing can end it before that. All other names of the process are resolved in gevent's ten threads,
 so lookups of callbacks have threads of their own. There are three limits:
 
-1. A project has at most `_MOST_OF_PROJECT` threads, also for lookups for which nobody waits any more.
+1. A project has at most `_MOST_OF_PROJECT` threads, also for lookups whose callers have given up.
 2. A caller waits up to `_TIMEOUT_S` for a thread and the addresses.
 3. Requests of one project to one host at the same time share a lookup.
 """
