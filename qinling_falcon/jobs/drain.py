@@ -27,6 +27,7 @@ from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.runs import Interrupted
 from qinling_falcon.jobs.places import Places
 from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models.database import expect_writes
 from qinling_falcon.models.execution_queue import ClaimedExecution
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.ready_sets import Taken
@@ -41,6 +42,8 @@ EXTENSIONS_PER_CLAIM = 4
 # ended, because each claim is a commit.
 _BATCH = 64
 _GATHER_S = 0.02
+# A commit of ends waits some milliseconds until one in this many executions in flight has ended.
+_IN_FLIGHT_PER_COMMITTED_END = 4
 _POLL_S = 1.0
 _RETRY_S = 0.5
 _NO_WORKER_PAUSE_S = 1.0
@@ -151,6 +154,7 @@ class Drain:
         )
         self._places.take(claimed.project_id, claimed.function_id, claimed.input)
         self._in_flight[claimed.id] = accepted, gevent.spawn(self._run, claimed, accepted)
+        expect_writes(len(self._in_flight) // _IN_FLIGHT_PER_COMMITTED_END)
 
     def _run(self, claimed: ClaimedExecution, accepted: Accepted) -> None:
         try:
@@ -164,6 +168,7 @@ class Drain:
         finally:
             del self._in_flight[claimed.id]  # no second claim of it was made meanwhile, see `_claim`
             self._places.give_back(claimed.project_id, claimed.function_id, claimed.input)
+            expect_writes(len(self._in_flight) // _IN_FLIGHT_PER_COMMITTED_END)
             self._changed.set()
 
     def _serve(self, claimed: ClaimedExecution, accepted: Accepted) -> None:

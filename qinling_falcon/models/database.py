@@ -85,6 +85,11 @@ def transact_grouped(payload: Any, group: Group) -> Any:
     return _current().writer.submit(payload, group)
 
 
+def expect_writes(count: int) -> None:
+    """Let commits wait for `count` writes, for some milliseconds at most: fewer commits for more latency."""
+    _current().writer.expect(count)
+
+
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
     """Give this greenlet a connection for reads. Nested blocks share one connection.

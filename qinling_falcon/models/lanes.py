@@ -29,11 +29,16 @@ STOP = None
 
 
 class Lane:
-    """How callers and the writer meet: here, native threads on both sides."""
+    """How callers and the writer meet: here, native threads on both sides.
+
+    Attributes:
+        expected: a batch that is smaller than this waits for more writes, as one that is smaller than the last one.
+    """
 
     def __init__(self) -> None:
         simple_queue: type[queue.SimpleQueue[Write | None]] = native("queue", "SimpleQueue")
         self._queue = simple_queue()
+        self.expected = 0
         self._last_size = 0
         self._thread: int | None = None
         self._ended = NativeEvent()
@@ -72,7 +77,7 @@ class Lane:
         """Take the next batch; waits for one."""
         gathered = [self._queue.get()]
         until = time.monotonic() + _GATHER_S
-        while self.waiting() + 1 < self._last_size and time.monotonic() < until:
+        while self.waiting() + 1 < max(self._last_size, self.expected) and time.monotonic() < until:
             self.pause(_POLL_S)
         with contextlib.suppress(queue.Empty):
             while len(gathered) < _BATCH_SIZE:
@@ -165,7 +170,7 @@ class HubLane(Lane):
     def _gather(self) -> None:
         """Hand the gathered writes over, or wait for more."""
         if (
-            len(self._gathered) >= self._last_size
+            len(self._gathered) >= max(self._last_size, self.expected)
             or self._gathered[-1] is STOP
             or time.monotonic() - self._handed_over_at > _BREAK_S
         ):

@@ -62,6 +62,10 @@ class Writer:
             raise write.error
         return write.result
 
+    def expect(self, count: int) -> None:
+        """Let batches wait for `count` writes, for some milliseconds at most."""
+        self._lane.expected = count
+
     def close(self) -> None:
         """Write what is waiting, then end."""
         self._closed = True

@@ -19,8 +19,8 @@ import psycopg2
 import pytest
 
 from qinling_falcon.errors import NotFound, Unavailable
-from qinling_falcon.models import database, runtime
-from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models import database, lanes, runtime
+from qinling_falcon.models.database import expect_writes, reading, transact, transact_grouped
 from qinling_falcon.models.runtime import Runtime
 from qinling_falcon.models.scope import Context, system
 from qinling_falcon.settings import Settings
@@ -171,6 +171,27 @@ def test_more_waiting_writes_than_allowed_are_refused_at_once(migrated: Settings
         assert len(images()) == sum(isinstance(outcome, str) for outcome in filled)
     finally:
         database.disconnect()
+
+
+def test_a_commit_waits_for_as_many_writes_as_are_expected(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_GATHER_S", "_LONGEST_GATHER_S", "_BREAK_S"):
+        monkeypatch.setattr(lanes, name, 1e9)
+    sizes: list[int] = []
+
+    def group(payloads: list[int]) -> list[int]:
+        sizes.append(len(payloads))
+        return payloads
+
+    def write_later(number: int) -> int:
+        time.sleep(number / 20)
+        return int(transact_grouped(number, group))
+
+    transact_grouped(0, group)
+    expect_writes(3)
+    assert together([lambda number=number: write_later(number) for number in range(3)]) == [0, 1, 2]
+    assert sizes == [1, 3]
 
 
 def test_what_waits_is_written_before_the_end(settings: Settings) -> None:

@@ -73,6 +73,23 @@ def test_functions_of_a_project_are_served_in_equal_shares_and_in_turn(side: Sid
     assert sorted(take(side, 2)) == ["l005", "s2"]
 
 
+def test_of_many_functions_with_much_to_do_four_are_served_at_once(side: Side) -> None:
+    for letter in "abcdef":
+        push(side, "p", *numbered(letter, 20), function=f"function {letter}")
+    gevent.sleep(0.002)  # turns are in milliseconds
+
+    assert sorted(take(side, 20)) == [*numbered("a", 5), *numbered("b", 5), *numbered("c", 5), *numbered("d", 5)]
+    assert sorted(take(side, 10))[-6:] == [*numbered("e", 3), *numbered("f", 3)]
+
+
+def test_of_many_functions_with_little_to_do_all_are_served_at_once(side: Side) -> None:
+    names = numbered("n", 40)
+    for name in names:
+        push(side, "p", f"of {name}", function=name)
+
+    assert sorted(take(side, 40)) == [f"of {name}" for name in names]
+
+
 def test_a_project_without_room_keeps_its_turn(side: Side) -> None:
     push(side, "p", "a")
     push(side, "q", "b")
@@ -103,15 +120,15 @@ def test_many_without_room_do_not_hide_another_one(side: Side, kind: str) -> Non
 
 
 def test_more_projects_than_are_looked_at_are_served_later(side: Side) -> None:
-    names = numbered("n", 40)
+    names = numbered("n", 100)
     for name in names:
         push(side, name, f"of {name}")
     taken: list[str] = []
-    while len(taken) < 40:
-        some = side.pool.ready.take(50, ROOMS)
+    while len(taken) < 100:
+        some = side.pool.ready.take(110, ROOMS)
         assert some.ids
         taken += some.ids
-        assert some.next_s == (0 if len(taken) < 40 else None)
+        assert some.next_s == (0 if len(taken) < 100 else None)
     assert sorted(taken) == [f"of {name}" for name in names]
 
 

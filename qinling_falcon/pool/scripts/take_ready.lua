@@ -4,10 +4,13 @@
 -- reads   turns, turns:<project>, queued:<project>:<function>
 -- writes  turns, turns:<project>, queued:<project>:<function>, backlogs, drains
 -- returns {ms until a further execution is due, or -1: none is known; executions…}
--- promises  Of at most 16 projects at once, and 16 functions of each, each one that is due gets the same share. One
---           that was served comes after all that were not. A drain that could take more is woken by the next push.
+-- promises  Projects that are due get the same share each, but at least a sixteenth of all, as long as some is left. So
+--           do the functions of a project, but at least a quarter of its share. One that was served comes after all
+--           that were not. A drain that could take more is woken by the next push.
 
-local MOST_AT_ONCE = 16
+-- Each function costs a lease, so shares of functions are larger.
+local MOST_SHARES_OF_PROJECTS, MOST_SHARES_OF_FUNCTIONS = 16, 4
+local MOST_AT_ONCE = 64
 
 local next_ms, are_left, taken = math.huge, false, {-1}
 
@@ -24,7 +27,7 @@ end
 
 -- Takes executions of the members of `turns` whose turn has come: projects, or functions of a project. A member is in
 -- the set as long as `set_of(member)` is not empty. `take(member, most)` returns how many executions it has taken.
-local function take_in_turn(turns, most, rooms, set_of, take)
+local function take_in_turn(turns, most, most_shares, rooms, set_of, take)
   local due = call('ZRANGEBYSCORE', turns, '-inf', now, 'LIMIT', 0, MOST_AT_ONCE + rooms.full + 1)
   local members, left, served, has_more = {}, most, {}, {}
   for _, member in ipairs(due) do
@@ -45,7 +48,10 @@ local function take_in_turn(turns, most, rooms, set_of, take)
       served[member], has_more[member] = true, count == share
     end
   end
-  for at, member in ipairs(members) do take_share(member, math.ceil(left / (#members - at + 1))) end
+  local least = math.ceil(most / most_shares)
+  for at, member in ipairs(members) do
+    take_share(member, math.max(least, math.ceil(left / (#members - at + 1))))
+  end
   for _, member in ipairs(members) do  -- what others have left of their shares
     if has_more[member] then take_share(member, left) end
   end
@@ -76,14 +82,15 @@ local functions = read_rooms(first_function, #ARGV, ARGV[5])
 local function take_of_project(project_id, most)
   local function set_of(function_id) return executions_of(project_id, function_id) end
   local function take(function_id, share) return take_of_function(set_of(function_id), share) end
-  local count = take_in_turn(functions_of(project_id), most, functions, set_of, take)
+  local count = take_in_turn(functions_of(project_id), most, MOST_SHARES_OF_FUNCTIONS, functions, set_of, take)
   count_backlog(project_id, -count)
   if call('EXISTS', functions_of(project_id)) == 0 then call('HDEL', BACKLOGS, project_id) end
   return count
 end
 
 local most = tonumber(ARGV[3])
-if take_in_turn(TURNS, most, projects, functions_of, take_of_project) == most then return taken end
+local count = take_in_turn(TURNS, most, MOST_SHARES_OF_PROJECTS, projects, functions_of, take_of_project)
+if count == most then return taken end
 
 call('ZADD', DRAINS, text(now), ARGV[2])
 if are_left and #taken > 1 then
