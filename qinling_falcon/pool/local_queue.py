@@ -27,7 +27,7 @@ _LONGEST_SPARE_S = 0.025
 # share a commit.
 _FEWEST_WORKERS = 4
 _QUICK_S = 0.001
-# A process that runs asynchronous executions does so if that many of them wait.
+# A process that runs asynchronous executions does so if that many of them wait. It asks for one more worker at a time.
 _LARGE_BACKLOG = 32
 # A queue escalates in any case when its oldest call has waited for this time, or for `_LONG_STARTS` times the cost of a
 # start if that is more, but after `_LONGEST_PATIENCE_S` at most; also in `scripts/parts/queues.lua`.
@@ -253,9 +253,15 @@ class LocalQueue:
             return math.inf
         return first_s + len(self.waiters) * self.busy_s / workers
 
+    @property
+    def may_ask_for_backlog(self) -> bool:
+        """Whether asynchronous executions wait in such a number that the next one asks Redis for one more worker."""
+        return len(self.waiters) >= _LARGE_BACKLOG and time.monotonic() - self.reported_at >= self.grace_s > 0
+
     def _fewest_workers(self, busy_s: float) -> int:
-        is_small_backlog = self.grace_s > 0 and len(self.waiters) < _LARGE_BACKLOG
-        return 1 if busy_s >= _QUICK_S or is_small_backlog else _FEWEST_WORKERS
+        if busy_s >= _QUICK_S or (self.grace_s > 0 and not self.may_ask_for_backlog):
+            return 1
+        return _FEWEST_WORKERS
 
     def expects_worker_soon(self) -> bool:
         """Whether one more call is likely to get a worker of this process within `PATIENCE_S` after its grace."""

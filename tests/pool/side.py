@@ -97,11 +97,11 @@ class Side:
         self.connection.call("PING")
 
 
-def end(lease: Lease, *, destroy: bool = False) -> None:
+def end(lease: Lease, *, destroy: bool = False, busy_s: float | None = None) -> None:
     """The worker has answered, and the record is committed."""
     with lease:
         lease.used()
-        lease.released(destroy=destroy)
+        lease.released(destroy=destroy, busy_s=busy_s)
         lease.committed()
 
 

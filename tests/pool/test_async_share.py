@@ -10,6 +10,7 @@ import gevent
 import pytest
 
 from qinling_falcon.errors import Unavailable
+from qinling_falcon.pool import pool
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.lua import ANCHOR
 from qinling_falcon.pool.registry import Registry
@@ -73,6 +74,32 @@ def test_the_executions_of_one_function_share_the_workers_that_they_have(web: Si
     for caller in waiting:
         caller.get(timeout=10)
     wait_until(lambda: asynchronous(web) == 0)
+
+
+def test_a_large_backlog_of_a_quick_function_gets_one_more_worker_without_its_grace(
+    web: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_ASYNC_GRACE_S", 30)
+    drain = Side(web.connection.url, SETTINGS, holder="worker:1")
+    try:
+        for _ in range(2):  # the first time includes the import
+            end(drain.lease("f"), busy_s=0.0005)
+        leases = [drain.lease("f")]
+        waiting = [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
+        gevent.sleep(0.1)
+        assert not any(caller.ready() for caller in waiting), "a small backlog uses one worker"
+
+        waiting += [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
+        wait_until(lambda: any(caller.ready() for caller in waiting), timeout_s=10)
+        assert asynchronous(web) == 2
+
+        gevent.killall([caller for caller in waiting if not caller.ready()])
+        leases += [caller.value for caller in waiting if caller.successful() and caller.value is not None]
+        for lease in leases:
+            if not isinstance(lease, gevent.GreenletExit):
+                end(lease)
+    finally:
+        drain.close()
 
 
 def test_the_share_of_all_processes_is_counted_together(web: Side, drain: Side) -> None:
