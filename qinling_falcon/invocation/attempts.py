@@ -1,4 +1,4 @@
-"""The end of an attempt of an asynchronous execution: is it the end of the execution, or is it started again?
+"""Ends attempts of asynchronous executions: ends the execution, or queues it again.
 
 An execution that is too old when it is to be started ends as `dead` (`expire`). At the end of an attempt there are six
 cases:
@@ -8,12 +8,14 @@ cases:
    the function's `max_attempts` have failed, and the maximum age allows it, the execution is queued again. Each pause
    is drawn from 0 to `backoff_s`, doubled with each failure ("full jitter"), so that executions that failed together do
    not come back together.
-3. The last attempt failed: an execution with several attempts ends as `dead`, one with a single attempt as it failed.
+3. The last attempt failed, or the next one would be too late: if `max_attempts` is above 1, the execution ends as
+   `dead`, else with the status of the attempt.
 4. The attempt was cancelled. If a caller has cancelled the execution, its row has ended already. Otherwise this process
    stops, and the execution is queued again.
 5. The process or the worker that ran the attempt was lost. It is not known whether the function has run, and an
-   accepted execution runs at least once, so the execution is queued again, also after its last attempt. The pauses grow
-   as by default in case 2, because the function may be the cause. The maximum age ends that.
+   accepted execution runs at least once, so the execution is queued again, also after its last attempt. The pauses are
+   those of case 2 with the default `backoff_s`, because the function may be the cause. At the maximum age the execution
+   ends.
 6. Another process has claimed the execution since, or its row is gone: nothing is written.
 """
 
@@ -106,11 +108,11 @@ class Attempts:
             self._push(accepted, not_before)
 
     def expire(self, started: ExecutionRecord, accepted: Accepted, retries: RetryPolicy) -> ExecutionRecord | None:
-        """End an execution as `dead` that has waited for so long that it is too old to be started. Raises as `end`.
+        """End an execution as `dead` if it is too old to be started. Raises as `end`.
 
         Args:
             started: its record as it would be started.
-            accepted: the execution and its attempt, which does not count.
+            accepted: the execution and its attempt, which is not counted then.
             retries: how its function is retried.
 
         Returns:
@@ -186,5 +188,5 @@ def _pause_s(retries: RetryPolicy, attempts: int) -> float:
 
 def _dead_reason(ended: ExecutionRecord, failures: int, retries: RetryPolicy) -> str:
     if failures >= retries.max_attempts:
-        return f"The last of {failures} attempts has failed: {ended.status_reason}"
+        return f"{failures} attempts have failed, which is the maximum: {ended.status_reason}"
     return f"Attempt {ended.attempt} has failed, and the execution is too old for another one: {ended.status_reason}"

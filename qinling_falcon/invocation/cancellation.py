@@ -26,9 +26,9 @@ _LOOK_EVERY_S = 0.02
 
 
 def find_live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord | None:
-    """A synchronous execution that runs and may have no row yet, as far as the caller may see it.
+    """A synchronous execution that runs and may have no row yet. None: there is none that the caller may see.
 
-    An asynchronous one has a row until it is deleted. Its journal can have it for longer, if Redis was away.
+    An asynchronous one has a row until it is deleted. The journal can have it for longer, if Redis was away.
 
     Raises:
         PoolUnavailable: Redis is away.
@@ -55,7 +55,7 @@ def cancel(pool: Pool, caller: Context, execution_id: str) -> Execution:
 
     Raises:
         NotFound: unknown, or not the caller's.
-        Forbidden: it is another project's, and the caller an admin.
+        Forbidden: the caller is an admin, and the execution belongs to another project.
         Conflict: it has ended otherwise.
         Unavailable: the database is away; nothing was changed.
     """

@@ -18,7 +18,7 @@ _unreadable: BoundedCache[str, bool] = BoundedCache(1000)
 
 
 def record_lost(details: Mapping[str, str], attempts: Attempts, ended: Ended) -> list[str]:
-    """Record executions whose lease was lost as failed. Accepted ones are queued again.
+    """Record synchronous executions whose lease was lost as `error`. Accepted ones are queued again.
 
     The first final state wins: if the holder has already recorded an execution, its record stays.
 

@@ -55,7 +55,7 @@ _COMMIT_PART_OF_CLAIM = 0.5
 # An accepted execution whose worker was lost waits for the end of the worker for this fraction of its claim, at most.
 _WORKER_END_PART_OF_CLAIM = 0.5
 _RETRY_COMMIT_S = 0.2
-# A cancelled execution whose function neither runs nor has ended is looked at again so often, for so long.
+# While a cancelled call is on its way to a worker, `cancel` looks again every `_CANCEL_AGAIN_S`, for `_CANCEL_S`.
 _CANCEL_AGAIN_S = 0.02
 _CANCEL_S = 2.0
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
@@ -99,7 +99,7 @@ class Run:
     Attributes:
         id: the execution's id.
         was_sent: whether a worker may have got the call, so that the function may have run.
-        is_over: whether the greenlet does something else now.
+        is_over: whether the run has ended, so that its greenlet must not be interrupted any more.
     """
 
     failure_message = "No worker could take this call; it has not run. Try again."
@@ -171,8 +171,8 @@ class Run:
         """Reserve an execution in the quota, claim the idempotency key, and get the function's OpenStack session.
 
         Raises:
-            Interrupted: the execution was cancelled, and the worker that had got the call has refused it; or this
-                process was silent for so long that it has lost the execution.
+            Interrupted: the execution was cancelled after a worker had refused it, or this process was silent for so
+                long that it has lost the execution.
         """
         if self._is_cancelled:
             raise Interrupted
@@ -331,7 +331,7 @@ class Run:
     def _queued_ms(self) -> float:
         """How long the call has waited for its worker; an accepted execution also in the queue.
 
-        Other processes may have accepted or postponed it, on machines whose clocks differ.
+        Clocks of machines differ, so the difference to the time of another process may be negative. It counts as 0.
         """
         if self._accepted is None or self._accepted.due_at is None:
             return round((time.monotonic() - self._arrived) * 1000, 3)

@@ -1,6 +1,6 @@
 """Requests that wait for the end of an execution, for `GET /v1/executions/{id}?wait=…`.
 
-A waiting request is a greenlet without a timer that polls. There are four ways in which it learns of the end:
+A waiting request is a greenlet that sleeps and does not poll. There are four reasons why it wakes up:
 
 1. The process that commits the end notifies this one through Redis (see `pool/ended.py`, `pool/watches.py`).
 2. Notifications may be lost with a connection or with the data of Redis. Then all executions for which requests wait

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _BUDGET_S = 5.0
 _LOOK_EVERY_S = 1.0
 _LONGEST_PAUSE_S = 3600.0
-# From the end of a delivery until its claim ends: time for the database.
+# A claim outlasts its delivery by this time, so that the outcome can be written.
 _CLAIM_RESERVE_S = 30.0
 
 
@@ -45,7 +45,7 @@ class Callbacks:
 
     Args:
         settings: the limits.
-        show: makes what a callback says of its execution, ready for JSON.
+        show: converts an execution to the data of its callback, for JSON.
         sender: sends the requests.
     """
 
@@ -93,7 +93,7 @@ class Callbacks:
                 if left_s <= 0 or not (more or is_waiting):
                     return started
                 if is_waiting:
-                    # A project whose receivers are slow waits for its own places. Others must not wait with it.
+                    # This project waits for its own places. Callbacks of others may be added, which have places.
                     self._look_again.wait(min(left_s, _LOOK_EVERY_S))
         finally:
             self._is_looking = False

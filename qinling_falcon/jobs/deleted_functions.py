@@ -10,7 +10,7 @@ from qinling_falcon.pool.ended import Ended
 from qinling_falcon.pool.ready_sets import ReadySets
 
 _PAGE = 100
-# Other writers wait for a transaction, so it cancels so many executions at most.
+# Executions of one transaction, because other writers wait meanwhile.
 _BATCH = 200
 _LONGEST_S = 1.0
 
@@ -53,7 +53,7 @@ class DeletedFunctions:
         """Cancel executions of one function. Returns how many, and whether nothing more can be done for it now."""
         cancelled = 0
         while time.monotonic() < until:
-            # A write takes its turn among all writers, and an execution may be claimed for hours.
+            # A write would take its turn among all writers, also if all executions are claimed, which can last hours.
             if not deleted_functions.has_work(function):
                 return cancelled, True
             started = time.monotonic()

@@ -42,7 +42,7 @@ EXTENSIONS_PER_CLAIM = 4
 # ended, because each claim is a commit.
 _BATCH = 64
 _GATHER_S = 0.02
-# A commit of ends waits some milliseconds until one in this many executions in flight has ended.
+# A commit of ends waits some milliseconds until one of this many executions in flight has ended.
 _IN_FLIGHT_PER_COMMITTED_END = 4
 _POLL_S = 1.0
 _RETRY_S = 0.5
@@ -80,7 +80,7 @@ class Drain:
         gevent.spawn(self._extend_claims)
 
     def run(self, for_s: float) -> None:
-        """Take and start executions for `for_s` seconds, or until `stop`."""
+        """Take and start executions for `for_s` seconds, or until `stop_taking`."""
         until = time.monotonic() + for_s
         while not self.is_stopping and time.monotonic() < until:
             self._changed.clear()
@@ -98,7 +98,7 @@ class Drain:
         gevent.joinall([greenlet for _, greenlet in self._in_flight.values()], timeout=grace_s)
         for execution_id in list(self._in_flight):
             gevent.spawn(self._interrupt, execution_id)
-        # If the database is away, ends can't be recorded. The manager queues these executions again later.
+        # If the database is away, ends can't be recorded. These executions are queued again later, see above.
         gevent.joinall([greenlet for _, greenlet in self._in_flight.values()], timeout=_LONGEST_END_S)
 
     def _start_some(self) -> float:
@@ -109,7 +109,7 @@ class Drain:
         if most == 0:
             return _POLL_S
         try:
-            if self._is_database_away:  # what is taken and can't be claimed is lost until the sweep finds it
+            if self._is_database_away:  # what is taken and can't be claimed is missing until the sweep adds it
                 execution_queue.check()
                 self._is_database_away = False
             claimed_until = time.monotonic() + self._claim_s
@@ -246,7 +246,7 @@ class Drain:
 
 
 def _pause(claimed: ClaimedExecution) -> timedelta:
-    """The pause of an execution that got no worker: up to half of the time for which it has waited, and 1 to 30 s."""
+    """The pause of an execution that got no worker: half of the time that it has waited, 1 to 30 s, less jitter."""
     waited_s = (clock.now() - clock.from_micros(claimed.due_at)).total_seconds()
     longest_s = min(_LONGEST_PAUSE_S, max(_NO_WORKER_PAUSE_S, waited_s / 2))
     return timedelta(seconds=random.uniform(longest_s / 2, longest_s))

@@ -2,8 +2,8 @@
 
 There are as many slots as worker processes. Each slot has one job, which enqueues its successor when it ends. The jobs
 of a slot use two ids in turn, because RQ deletes the ended job under its id. `restore` enqueues a job that was lost. A
-slot is given up when there are fewer worker processes. RQ counts a killed process, beside the one that replaces it,
-until its key has expired and a maintenance run has removed it, which takes a minute or two.
+slot is given up when there are fewer worker processes. RQ counts a killed process until its key has expired and a
+maintenance run has removed it. That takes a minute or two, in which there may be a slot too many.
 """
 
 from __future__ import annotations

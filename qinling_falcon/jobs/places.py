@@ -5,9 +5,9 @@ An execution in flight takes one place, and more if its input is large. There ar
 1. A project has at most three times as many places as are free.
 2. A function has at most as many places as its project may still take.
 
-So a project alone takes up to three quarters of the places, and a function alone three fifths. The more there are, the
-fewer each one may have. Those that have more keep them until their executions end, so a further project or function
-finds room at the latest then. (In networks, this rule for buffers is called "dynamic thresholds".)
+So a project alone takes up to three quarters of the places, and a function alone three fifths. With more of them, each
+one may have fewer. One that has more than its limit keeps its places until its executions end. A further project or
+function finds room by then. (In networks, this rule for buffers is called "dynamic thresholds".)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from qinling_falcon.pool.ready_sets import Rooms
 
 _PROJECT_FACTOR = 3
-# A function that has places gets more only when it may have at least this part of them in addition. So a claim has
+# A function that has places gets more only if it may have at least this fraction of them in addition. So a claim has
 # several executions, which share a commit.
 _LEAST_GROWTH = 0.25
 # All places together are enough for executions with inputs of so many characters.
@@ -59,7 +59,7 @@ class Places:
 
     def rooms(self) -> Rooms:
         """For how many further executions of each project and function there is room."""
-        fewest = int(not self._projects)  # also if there are very few places
+        fewest = int(not self._projects)  # if all places are free, one execution has room, although limits round to 0
         limit = _PROJECT_FACTOR * self.free
         # With each place that is taken, the limit becomes lower by `_PROJECT_FACTOR`.
         of_project = 1 + _PROJECT_FACTOR

@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 
 from qinling_falcon.settings import Settings
 
-# Executions run in tasks of EXECUTIONS; short tasks (ticks of jobs, sweeps) are never behind a long one.
+# EXECUTIONS has the RQ jobs that let drains take executions, TASKS the short tasks, so that none waits behind a drain.
 EXECUTIONS = "executions"
 TASKS = "tasks"
 
@@ -23,7 +23,7 @@ _CONNECT_TIMEOUT_S = 2.0
 
 
 class JsonJob(Job):
-    """A job whose arguments are JSON, whoever makes or reads it: rq-scheduler passes no serializer on."""
+    """A job whose arguments are always JSON, because rq-scheduler passes no serializer on."""
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
         del serializer
@@ -41,10 +41,10 @@ class JsonQueue(Queue):
 
 
 def connect(settings: Settings) -> Redis:
-    """A client for RQ and rq-scheduler: replies as bytes, no silent second try of a command.
+    """A client for RQ and rq-scheduler. Replies are bytes, and redis-py does not retry.
 
-    A retry would repeat commands that the server may have carried out, and hides from the loops of worker and
-    scheduler, which have their own, that Redis is away.
+    A retry could run a command twice. It would also hide an outage from the worker and the scheduler, which have loops
+    of their own that retry.
     """
     return Redis.from_url(
         settings.effective_redis_url,

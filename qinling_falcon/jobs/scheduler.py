@@ -1,4 +1,4 @@
-"""The alarm clock: an rq-scheduler that outlives Redis outages and entries that can't be read."""
+"""An rq-scheduler that survives outages of Redis and entries that can't be read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 1
 _RETRY_S = 0.5
-# So long an entry is left alone that can't be read or queued.
+# How long an entry waits after it could not be read or queued.
 _DEFER_S = 60
 _BATCH = 1000
 
 _RELEASE_LOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
-class DueScheduler(Scheduler):  # type: ignore[misc]
+class DueScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no types
     """Moves due entries to their queues, every second.
 
     Several may run: they take turns by a lock that only its holder removes.
@@ -49,7 +49,7 @@ class DueScheduler(Scheduler):  # type: ignore[misc]
         """Take turn after turn until `stop()`; while Redis is away, try again until it is back.
 
         Args:
-            burst: take one turn alone.
+            burst: take one turn, and return.
         """
         healthy = False
         while not self._stopping.is_set():
@@ -69,7 +69,7 @@ class DueScheduler(Scheduler):  # type: ignore[misc]
             pause_s = self._interval - (time.monotonic() - began) if healthy else _RETRY_S
             self._stopping.wait(max(0.0, pause_s))
         if healthy:
-            self._say_goodbye()
+            self._unregister()
 
     def acquire_lock(self) -> bool:
         """Take the lock of this turn; it runs out by itself when its holder dies."""
@@ -79,7 +79,7 @@ class DueScheduler(Scheduler):  # type: ignore[misc]
         return self._lock_acquired
 
     def remove_lock(self) -> None:
-        """Give the lock back, unless it ran out and is another's now."""
+        """Release the lock, if this scheduler still holds it."""
         if self._lock_acquired:
             self._lock_acquired = False
             self.connection.eval(_RELEASE_LOCK, 1, self.scheduler_lock_key, self._token)
@@ -117,11 +117,11 @@ class DueScheduler(Scheduler):  # type: ignore[misc]
                 self.remove_lock()
 
     def _register(self) -> None:
-        self.connection.delete(self.key)  # ours alone: the name is random
+        self.connection.delete(self.key)  # no other scheduler has it, because the name is random
         self.register_birth()
 
-    def _say_goodbye(self) -> None:
+    def _unregister(self) -> None:
         try:
             self.register_death()
         except redis.exceptions.RedisError as error:
-            logger.info("ended without Redis", extra={"reason": str(error)})
+            logger.info("the scheduler is not unregistered", extra={"reason": str(error)})

@@ -1,8 +1,7 @@
 """Adds queued executions that the ready sets miss, because a process crashed or Redis lost its data.
 
-If the database was away for longer than a claim, all claims have ended, although their processes may live. So when the
-database is back, and also when this process begins to sweep, executions with a claim get some time: their processes may
-extend it.
+If the database was away for longer than a claim, all claims have ended, although their processes may live. So after an
+outage, and at the start, the sweep first gives these processes time to extend their claims.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from qinling_falcon.pool.ready_sets import ReadySets
 
 _PAGE = 2000
 _NEVER = clock.from_micros(0)
-# Passes are much closer to each other, unless another process has swept meanwhile.
+# A longer gap between two looks means that another process has swept meanwhile.
 _LONGEST_GAP_S = 10.0
 
 
@@ -24,7 +23,7 @@ class Sweep:
     """Walks through the queue of executions, page by page, again and again.
 
     Args:
-        ready: gets what is not claimed.
+        ready: the ready sets, to which executions without a claim are added.
         claim_s: how long a claim lasts.
         extensions: how often a claim is extended within that time.
     """
@@ -34,7 +33,7 @@ class Sweep:
         self._claim_s = claim_s
         self._time_to_extend_s = claim_s / extensions
         self._looked_at: float | None = None
-        self._has_failed = False  # since then
+        self._has_failed = False  # whether a look has failed since `_looked_at`
         self._claims_extended_at = 0.0
         self._after = ""
 
@@ -54,9 +53,7 @@ class Sweep:
         return len(found)
 
     def _look(self) -> tuple[list[execution_queue.Queued], str | None]:
-        """The next page. As long as claims may have ended unnoticed, only executions that were never claimed, or were
-        given back.
-        """
+        """The next page. While claims may have ended because of an outage, it has no executions whose claim expired."""
         now = time.monotonic()
         if self._may_have_missed_an_outage(now):
             execution_queue.check()

@@ -30,7 +30,7 @@ _JOB_MONITORING_INTERVAL_S = 5
 
 
 class NoDeathPenalty(BaseDeathPenalty):
-    """No deadline of RQ's: a signal would hit whichever greenlet runs. Each execution has the engine's own."""
+    """Sets no deadline of RQ, because its signal would hit the greenlet that runs. The engine has its own deadlines."""
 
     def setup_death_penalty(self) -> None:
         """Set nothing up."""
@@ -70,18 +70,18 @@ class GeventWorker(SimpleWorker):
         return _WORKER_TTL_S
 
     def subscribe(self) -> None:
-        """Listen to no commands by channel: an end comes by signal, and a listener would outlive its connection."""
+        """Do nothing. This process is stopped by a signal, and RQ's listener would outlive its connection."""
 
     def unsubscribe(self) -> None:
         """As `subscribe`."""
 
     def _install_signal_handlers(self) -> None:
-        """Signals belong to the process that runs this worker; a handler of RQ's would switch greenlets inside."""
+        """Do nothing, because the process handles its signals. RQ's handler would switch greenlets."""
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Wait for a task in short turns, between which a stop is noticed; no task is taken and then dropped.
+        """Wait for a task, and check for a stop once a second. No task is taken and then dropped.
 
         Trouble with Redis ends `work()`: its caller makes a new worker when Redis is back. A burst (no `timeout`)
         returns None when the queues are empty.
@@ -98,7 +98,7 @@ class GeventWorker(SimpleWorker):
             self._register_again_if_lost()
             self.heartbeat()
             if self.should_run_maintenance_tasks:
-                self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+                self.run_maintenance_tasks()  # type: ignore[no-untyped-call]  # RQ has no type for it
             try:
                 found: Any = self.queue_class.dequeue_any(
                     self._ordered_queues,
@@ -113,7 +113,7 @@ class GeventWorker(SimpleWorker):
             if found is None:
                 return None
             job, queue = found
-            job.redis_server_version = self.get_redis_server_version()  # type: ignore[no-untyped-call]
+            job.redis_server_version = self.get_redis_server_version()  # type: ignore[no-untyped-call]  # as above
             self.log.info("Worker %s: %s: %s", self.name, queue.name, job.id)
             return job, queue
         raise StopRequested
@@ -122,7 +122,7 @@ class GeventWorker(SimpleWorker):
         """Redis may have been wiped: put this worker back into RQ's list of workers."""
         if not self.connection.hexists(self.key, "birth"):
             self.connection.delete(self.key)
-            self.register_birth()  # type: ignore[no-untyped-call]
+            self.register_birth()  # type: ignore[no-untyped-call]  # as above
             self.set_state(WorkerStatus.IDLE)
 
 
@@ -130,7 +130,7 @@ def work(settings: Settings, queue: str, stopping: Event, connected: Callable[[R
     """Run the tasks of a queue until `stopping` is set. While Redis is away, try again until it is back.
 
     Args:
-        settings: name Redis.
+        settings: the address of Redis.
         queue: the name of the queue.
         stopping: ends this after the task that runs.
         connected: gets each new connection before it is used.

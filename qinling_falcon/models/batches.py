@@ -37,7 +37,7 @@ class Write:
         payload: what to do, a function without arguments; or, with `group`, what to do it with.
         group: writes all payloads of a batch that have the same `group` at once, and answers in their order.
         deadline: monotonic time after which it isn't begun any more.
-        ticket: one token. Whoever takes it, the writer to begin or the caller to give up, decides.
+        ticket: one token. If the writer takes it first, the write begins. If the caller does, the write is given up.
     """
 
     payload: Any
@@ -131,7 +131,7 @@ class Batch:
         self._engine.push_transaction(self)
         try:
             for group, members in units:
-                # The writes before it may have waited long for locks.
+                # The units before it may have waited long for locks.
                 if members[0].deadline <= time.monotonic():
                     again.extend(members)
                     continue
@@ -150,7 +150,7 @@ class Batch:
             self._abandon()
             raise
         finally:
-            # Gone already where the connection was dropped.
+            # A dropped connection has no transaction left.
             if self._engine.transaction_depth():
                 self._engine.pop_transaction()
         for write, result, error in fates:
@@ -158,7 +158,7 @@ class Batch:
         return again
 
     def _group(self, group: Group, writes: list[Write]) -> list[Write]:
-        """Write a group without a transaction around it: four turns at the interpreter's lock become one."""
+        """Write a group without BEGIN and COMMIT: the thread waits for the interpreter's lock once, not four times."""
         try:
             self._open()
             results = group([write.payload for write in writes])

@@ -1,6 +1,6 @@
-"""Counters of asynchronous executions, by which an operator sees that none was lost, and of their callbacks.
+"""Counts asynchronous executions and their callbacks. An operator can check that no execution was lost.
 
-At any time, the accepted executions are the final ones, those in flight, and the deleted ones. The counters change in
+At any time, accepted = final + in flight + deleted. The counters change in
 the transactions of the executions. One row would be hot, so each process has one of `SHARDS` rows. In SQLite triggers
 change the counters (see `engines`, which has the number of rows).
 """
@@ -71,8 +71,8 @@ def count(*, accepted: int = 0, ended: int = 0, deleted: int = 0) -> None:
 def count_strays(removed: int, gone: int) -> None:
     """Count executions whose rows in the queue were deleted although they have not ended (see `strays`).
 
-    Some of them may not have been counted as accepted, or may have been counted as ended. So this counts only so many
-    as ended that the counters agree with the number of rows in the queue again.
+    Some of them may not have been counted as accepted, or may have been counted as ended. So this counts just
+    so many as ended that the counters match the number of rows in the queue.
 
     Args:
         removed: how many rows were deleted.

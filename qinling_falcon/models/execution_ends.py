@@ -45,7 +45,7 @@ def end(record: ExecutionRecord, claim: int) -> bool:
 
 
 def _end(records: list[Values]) -> list[bool]:
-    """End the executions of a batch, on the writer's connection. In SQLite triggers do all but the first statement."""
+    """End the executions of a batch, on the writer's connection. In SQLite, triggers do what follows the UPDATE."""
     database = engine()
     if not database.complete_statements:
         # Without this lock, PostgreSQL would compare with the last committed claim while another process commits the

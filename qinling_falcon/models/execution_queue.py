@@ -1,13 +1,12 @@
 """The queue of asynchronous executions: accept, claim, postpone, cancel. `execution_ends` has the ends.
 
 An execution that was accepted has a row in `executions` with status `running`, and one in `execution_queue` until it
-ends. Each change of both rows is one transaction. There are four cases when a process dies:
+ends. Each change of both rows is one transaction. There are three cases when a process dies:
 
 1. After `accept`: the execution is queued. The sweep finds its row (`unclaimed`), also if it is in no ready set.
 2. After `claim`: the claim ends at `claimed_until`. Then the sweep finds the row, and the next claim has the next
    number.
-3. After `end`: the execution has ended, and its row in the queue is gone.
-4. After `postpone` or `give_back`: the execution is queued again. The sweep finds its row.
+3. After `postpone` or `give_back`: the execution is queued again. The sweep finds its row.
 
 Each claim of an execution has a number. Each change passes the number of its claim, and changes nothing if a later
 claim exists. The attempt is counted separately, because users see it: a claim whose function has not begun to run is
@@ -146,7 +145,7 @@ def extend(claims: Mapping[str, int], until: datetime.datetime) -> set[str]:
         until: when they end.
 
     Returns:
-        The executions whose claim was extended. Any other one has ended, or another process has claimed it.
+        The executions whose claim was extended. Any other one has ended, was given back, or was claimed again.
 
     Raises:
         Unavailable: see `transact`.
@@ -176,7 +175,7 @@ def postpone(record: ExecutionRecord, claim: int, not_before: datetime.datetime,
         failures: how many attempts are known to have failed now; None: as many as before.
 
     Returns:
-        Whether it is queued now; False: as `end`.
+        Whether it is queued now; False: it has ended, was claimed again, or is gone.
 
     Raises:
         Unavailable: see `transact`.
@@ -208,7 +207,7 @@ def give_back(execution_id: str, claim: int, not_before: datetime.datetime, *, w
         was_started: whether the function may have begun to run, so that the attempt counts.
 
     Returns:
-        Whether it is queued now; False: as `end`.
+        Whether it is queued now; False: it has ended, was claimed again, or is gone.
 
     Raises:
         Unavailable: see `transact`.
@@ -270,6 +269,7 @@ def is_claimed(execution_id: str, claim: int) -> bool:
     with reading():
         row = QueuedExecution.select().where(QueuedExecution.id == execution_id).first()
     return row is not None and row.claim == claim and row.claimed_until > 0
+
 
 def due_at(execution_id: str) -> datetime.datetime | None:
     """From when on a claimed execution has waited for its attempt; None: since it was accepted, or it has ended."""
@@ -360,7 +360,7 @@ def _claimed(row: Sequence[Any]) -> ClaimedExecution:
 
 
 _CLAIMED = ClaimedExecution._fields
-# When an execution is claimed whose last claim was not given back, this claim has expired. The execution has been due
+# If the last claim of an execution was not given back, it has expired at `claimed_until`. The execution has been due
 # since then.
 _DUE_AT = "CASE WHEN {0}claimed_until > 0 THEN {0}claimed_until ELSE {0}due_at END"
 _OF_QUEUE = {name: f"q.{name}" for name in ("claim", "attempt", "failures", "since")} | {"due_at": _DUE_AT.format("q.")}

@@ -32,7 +32,7 @@ def retry(
 ) -> Execution:
     """Queue an asynchronous execution again that has ended without success; durable on return.
 
-    Its attempts are counted on. It may fail as often as a new execution before it ends again.
+    `attempt` goes on counting. It may fail as often as a new execution before it ends again.
 
     Args:
         context: the caller.
@@ -44,14 +44,14 @@ def retry(
     Raises:
         CancelledMeanwhile: it was cancelled after `awaited`. Its function may still run.
         NotFound: unknown, or not the caller's.
-        Forbidden: it is another project's, and the caller an admin.
+        Forbidden: the caller is an admin, and the execution belongs to another project.
         Conflict: it is synchronous, has not ended, or was successful.
         Unavailable: see `transact`.
     """
 
     def write() -> Execution:
         row = _retriable(context, execution_id, lock=True)
-        # Otherwise the next run could begin while the function still runs. Only a cancelled execution ends before it.
+        # A cancelled execution ends before its function does. Without this check its two runs could overlap.
         if row.status == ExecutionStatus.CANCELLED and row.updated_at != awaited:
             raise CancelledMeanwhile(
                 f"Execution {execution_id} was cancelled just now, and its function may still run. Try again in a"
@@ -133,7 +133,7 @@ def _retriable(context: Context, execution_id: str, *, lock: bool = False) -> Ex
 def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
     """Queue executions again that have ended.
 
-    The numbers of their claims begin anywhere, so that no process that had claimed one before can change it.
+    The numbers of their claims begin at a random value, so a process with an old claim can't change the row.
     """
     now = clock.to_micros(clock.now())
     if not rows:

@@ -1,6 +1,6 @@
 """How the callers of a writer hand their writes over, and how they wait: native threads, or greenlets.
 
-The three kinds have the same methods. `HubLane` is the one of a web process on SQLite, and so on the path of each call.
+The three classes have the same methods. Processes with a hub use `HubLane` for SQLite, so each call passes it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from qinling_falcon.models.engines import Engine, Sqlite
 _BATCH_SIZE = 500
 # A commit of many writes costs little more than a commit of one, and callers whose writes shared a commit often send
 # their next ones at the same time. So a batch that is smaller than the last one waits up to `_GATHER_S` for more
-# writes. After a batch of one write, no write waits.
+# writes. After a batch of one write, no write waits, unless more are expected.
 _GATHER_S = 0.004
-# The callers come back later on a slow or busy host. There a batch of a hub waits for up to the time between the last
-# two batches, and at most so long.
+# The callers come back later on a slow or busy host. There `HubLane` waits for up to the time between the last two
+# batches, but at most this long.
 _LONGEST_GATHER_S = 0.02
-_BREAK_S = 0.1  # after a break of so long no write waits, because the callers of the last batch do not come back
+_BREAK_S = 0.1  # in `HubLane`, no write waits after a break this long: the callers of the last batch are gone
 _POLL_S = 0.001  # how often a native thread looks whether more writes have come
 STOP = None
 
@@ -46,7 +46,7 @@ class Lane:
         self.pause: Callable[[float], None] = native("time", "sleep")
 
     def start(self, serve: Callable[[], None]) -> None:
-        """Run `serve` on the other side."""
+        """Start `serve` in the writer's thread or greenlet."""
         start_thread: Callable[..., int] = native("_thread", "start_new_thread")
         start_thread(self._run, (serve,))
 
@@ -120,7 +120,7 @@ class HubLane(Lane):
         batches: type[queue.SimpleQueue[list[Write | None]]] = native("queue", "SimpleQueue")
         self._batches = batches()
         self._answered: list[Write] = []
-        # The thread's one call into the hub. `Deadlines` keeps the loop alive while callers wait, so this must not.
+        # The thread's only call into the hub. `Deadlines` keeps the loop alive while callers wait, so `ref` is false.
         self._signal = self._hub.loop.async_(ref=False)
         self._signal.start(self._on_written)
         self._deadlines: Deadlines[GreenletWaiter] = Deadlines(lambda waiter: waiter.switch(False))
@@ -233,7 +233,7 @@ class GreenLane(Lane):
         self.pause = gevent.sleep
 
     def start(self, serve: Callable[[], None]) -> None:
-        """Run `serve` on the other side."""
+        """Start `serve` in the writer's thread or greenlet."""
         self._greenlet = self._gevent.spawn(serve)
 
     def join(self, timeout_s: float) -> None:

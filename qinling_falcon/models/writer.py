@@ -1,9 +1,8 @@
 """The one writer of a process: collects the writes of all callers and commits them in batches.
 
-SQLite blocks whoever calls it, so its writer is a native thread, also (and above
-all) under gevent: no greenlet ever opens a write transaction. PostgreSQL's is a
-greenlet under gevent, else a thread. Callers sleep until their own change is
-durable; while one batch is committed, the next one gathers.
+A call of SQLite blocks its thread. So the writer for SQLite is a native thread, and no greenlet opens a write
+transaction. The writer for PostgreSQL is a greenlet under gevent, else a native thread. Each caller sleeps until its
+change is durable. While one batch is committed, the next one gathers.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ class Writer:
             return
         if write.take():
             raise Unavailable("The database did not answer in time: nothing was changed.", retry_after_s=1)
-        # It was begun: the writer refuses it itself, unless it is stuck inside the database.
+        # The writer has taken it, and answers by the deadline unless the database hangs.
         if not write.waiter.wait(2 * self._timeout_s):
             raise Unavailable("The database does not answer: whether the change was made is unknown.")
 
@@ -94,7 +93,7 @@ class Writer:
                 try:
                     batch.run(writes)
                 except Exception as error:
-                    # A fault of ours. The callers show it; the writer must live on.
+                    # An error in this program. Each caller gets it, and the writer goes on.
                     self._engine.close_writer()
                     failure = error
                 finally:

@@ -27,7 +27,8 @@ _LONGEST_SPARE_S = 0.025
 # share a commit.
 _FEWEST_WORKERS = 4
 _QUICK_S = 0.001
-# A process that runs asynchronous executions does so if that many of them wait. It asks for one more worker at a time.
+# A queue with a grace applies `_FEWEST_WORKERS` only while that many executions wait. Then it asks for one more worker,
+# at most once in the time of its grace.
 _LARGE_BACKLOG = 32
 # A queue escalates in any case when its oldest call has waited for this time, or for `_LONG_STARTS` times the cost of a
 # start if that is more, but after `_LONGEST_PATIENCE_S` at most; also in `scripts/parts/queues.lua`.
@@ -192,8 +193,8 @@ class LocalQueue:
         reported_at: when Redis was last told that calls have waited for long, on the monotonic clock.
         waited_lately: the recent waiting times of the calls.
         grace_s: calls arrive and enter later by this time than they do in fact, so they do not count as waiting before.
-            A process that runs asynchronous executions thus uses one worker for a target until its backlog takes
-            longer. It is 0 in other processes.
+            A process that runs asynchronous executions thus uses one worker for a target until its backlog would take
+            longer, or is large. It is 0 in other processes.
         is_for_calls: whether a free worker goes to the next call. It does not in a queue of kind `warm`, where each
             request loads one more worker. The name has the kind (see `LeaseRequest.queue`).
     """
@@ -236,8 +237,8 @@ class LocalQueue:
         that are asking Redis get workers.
 
         Returns:
-            Infinite if `busy_s` is not known, if there is no usable worker, or if a quick function has fewer than
-            `_FEWEST_WORKERS`. With a grace, the first worker is usable, whatever `busy_s` is.
+            Infinite if too few workers will be free: fewer than `_fewest_workers`. While `busy_s` is not known: 0 if
+            the queue has a grace and a worker is leased or asked for, else infinite.
         """
         if self.busy_s is None:
             return 0.0 if self.grace_s and (self.leased or self.asking) else math.inf
@@ -255,7 +256,10 @@ class LocalQueue:
 
     @property
     def may_ask_for_backlog(self) -> bool:
-        """Whether asynchronous executions wait in such a number that the next one asks Redis for one more worker."""
+        """Whether so many asynchronous executions wait that the next one asks Redis for one more worker.
+
+        It does not if Redis was told within the time of the grace that executions wait.
+        """
         return len(self.waiters) >= _LARGE_BACKLOG and time.monotonic() - self.reported_at >= self.grace_s > 0
 
     def _fewest_workers(self, busy_s: float) -> int:

@@ -113,7 +113,7 @@ class ReadySets:
     def take(self, most: int, rooms: Rooms) -> Taken:
         """Take up to `most` executions that are due, from projects in turn, and from the functions of each in turn.
 
-        If fewer are due, the next push notifies this process with the message `ready`.
+        If fewer are due, a later push may notify this process with the message `ready`. A push wakes one drain.
 
         Raises:
             PoolUnavailable: Redis is away.

@@ -1,12 +1,12 @@
 -- take_ready: takes executions that are due, from all projects in turn, and from all functions of a project in turn.
--- ARGV    2 holder  3 how many, at most  4 how many of a project, and  5 of a function, at most, unless it is named
---         6 how many projects are named  7… pairs of (named project, how many of it, at most), then of functions
+-- ARGV    2 holder  3 how many, at most  4 the room of a project that is not named  5 of such a function
+--         6 the number of named projects  7… pairs of (project, its room), then of (function, its room)
 -- reads   turns, turns:<project>, queued:<project>:<function>
 -- writes  turns, turns:<project>, queued:<project>:<function>, backlogs, drains
 -- returns {ms until a further execution is due, or -1: none is known; executions…}
--- promises  Projects that are due get the same share each, but at least a sixteenth of all, as long as some is left. So
---           do the functions of a project, but at least a quarter of its share. One that was served comes after all
---           that were not. A drain that could take more is woken by the next push.
+-- promises  Projects that are due get equal shares, of at least 1/16 each while any is left. Functions of a project that
+--           are due get equal parts of its share, of at least 1/4 each. One that was served comes after all that were
+--           not. A drain that could take more is added to `drains`, and a push of an execution that is due wakes one.
 
 -- Each function costs a lease, so shares of functions are larger.
 local MOST_SHARES_OF_PROJECTS, MOST_SHARES_OF_FUNCTIONS = 16, 4
@@ -26,7 +26,7 @@ local function read_rooms(first, last, default)
 end
 
 -- Takes executions of the members of `turns` whose turn has come: projects, or functions of a project. A member is in
--- the set as long as `set_of(member)` is not empty. `take(member, most)` returns how many executions it has taken.
+-- `turns` as long as `set_of(member)` is not empty. `take(member, most)` returns how many executions it has taken.
 local function take_in_turn(turns, most, most_shares, rooms, set_of, take)
   local due = call('ZRANGEBYSCORE', turns, '-inf', now, 'LIMIT', 0, MOST_AT_ONCE + rooms.full + 1)
   local members, left, served, has_more = {}, most, {}, {}
@@ -52,7 +52,7 @@ local function take_in_turn(turns, most, most_shares, rooms, set_of, take)
   for at, member in ipairs(members) do
     take_share(member, math.max(least, math.ceil(left / (#members - at + 1))))
   end
-  for _, member in ipairs(members) do  -- what others have left of their shares
+  for _, member in ipairs(members) do  -- gives out what is left of the shares
     if has_more[member] then take_share(member, left) end
   end
   for member in pairs(served) do
@@ -94,7 +94,7 @@ if count == most then return taken end
 
 call('ZADD', DRAINS, text(now), ARGV[2])
 if are_left and #taken > 1 then
-  taken[1] = 0
+  taken[1] = 0  -- more are due than were looked at
 elseif next_ms < math.huge then
   taken[1] = next_ms
 end
