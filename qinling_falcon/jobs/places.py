@@ -1,6 +1,6 @@
 """How a drain shares its places among projects, and among the functions of a project.
 
-An execution in flight takes one place, and more if its input is large. There are two limits:
+Each execution in flight takes one place. There are two limits, for which one with a large input counts several times:
 
 1. A project has at most three times as many places as are free.
 2. A function has at most as many places as its project may still take.
@@ -20,7 +20,7 @@ _PROJECT_FACTOR = 3
 # A function that has places gets more only if it may have at least this fraction of them in addition. So a claim has
 # several executions, which share a commit.
 _LEAST_GROWTH = 0.25
-# All places together are enough for executions with inputs of so many characters.
+# A project that takes all places counts as having inputs of so many characters.
 _INPUTS = 32 * 1024 * 1024
 
 
@@ -33,23 +33,26 @@ class Places:
 
     def __init__(self, most: int):
         self._most = most
+        self._executions = 0
         self._projects: Counter[str] = Counter()
         self._functions: Counter[tuple[str, str]] = Counter()
 
     @property
     def free(self) -> int:
         """How many places are free."""
-        return max(0, self._most - self._projects.total())
+        return max(0, self._most - self._executions)
 
     def take(self, project_id: str, function_id: str, text: str | None) -> None:
-        """Take the places of an execution with this input, even if there are too few."""
+        """Take the place of an execution with this input, even if its project or function had no room."""
         count = self._count(text)
+        self._executions += 1
         self._projects[project_id] += count
         self._functions[project_id, function_id] += count
 
     def give_back(self, project_id: str, function_id: str, text: str | None) -> None:
-        """Free the places of an execution that is not in flight any more."""
+        """Free the place of an execution that is not in flight any more."""
         count = self._count(text)
+        self._executions -= 1
         self._projects[project_id] -= count
         self._functions[project_id, function_id] -= count
         if not self._functions[project_id, function_id]:

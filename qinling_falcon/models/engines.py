@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ class Engine(Protocol):
     # changes nothing), so that a group needs no transaction around it.
     complete_statements: bool
     position_function: str  # position_function(text, part): where part begins in text, 0: nowhere
+    shard: int  # the row of `execution_counters` that this process changes
 
     def open_reader(self) -> None:
         """Give this thread (or greenlet) a reading connection. Raises `TooManyReads` or the driver's errors."""
@@ -103,7 +105,8 @@ _COUNT_TRIGGERS = tuple(
         ("function_versions", "> 0", "function_id = NEW.function_id AND version_number = NEW.function_version"),
     )
 )
-# The number of rows of `execution_counters`. A process changes one of them, because one row for all would be hot.
+# The number of rows of `execution_counters`. A process changes one of them, because one row for all would be hot. It
+# draws the row, because process ids are often the same in all containers.
 SHARDS = 16
 _QUEUE_TRIGGERS = (
     "CREATE TEMP TRIGGER queue_accepted AFTER INSERT ON main.executions WHEN NEW.status = 'running' AND NOT NEW.sync"
@@ -200,6 +203,7 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]  # the base is An
             autoconnect=False,
             pragmas={"query_only": 1, "cache_size": -512},
         )
+        self.shard = secrets.randbelow(SHARDS)
         self._readers = Readers(
             self._connect,
             lambda connection: not connection.in_transaction and connection.file == self._file(),
@@ -239,7 +243,7 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]  # the base is An
             # Fewer checkpoints: pages that many commits touch are written back once.
             connection.execute("PRAGMA wal_autocheckpoint=8000")
             for trigger in (*_COUNT_TRIGGERS, *_QUEUE_TRIGGERS, *_CALLBACK_TRIGGERS):
-                connection.execute(trigger.replace("{shard}", str(os.getpid() % SHARDS)))
+                connection.execute(trigger.replace("{shard}", str(self.shard)))
         except BaseException:
             connection.close()
             raise
@@ -293,6 +297,7 @@ class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]  # the base
             autoconnect=False,
             **(defaults | params),
         )
+        self.shard = secrets.randbelow(SHARDS)
         self._readers = Readers(
             self._connect_reader,
             _is_quiet,

@@ -7,11 +7,9 @@ change the counters (see `engines`, which has the number of rows).
 
 from __future__ import annotations
 
-import os
 from typing import Literal, NamedTuple
 
 from qinling_falcon.models.database import engine, reading
-from qinling_falcon.models.engines import SHARDS
 
 
 class Counters(NamedTuple):
@@ -48,7 +46,7 @@ class CallbackCounters(NamedTuple):
 
 def shard() -> int:
     """The row of this process."""
-    return os.getpid() % SHARDS
+    return engine().shard
 
 
 def count(*, accepted: int = 0, ended: int = 0, deleted: int = 0) -> None:

@@ -64,9 +64,9 @@ def _end(records: list[Values]) -> list[bool]:
         ended = {values[_ID]: (values[_FUNCTION], values[_VERSION]) for values in records if values[_ID] in ended_ids}
         marks = ", ".join([database.param] * len(ended))
         database.execute_sql(f"DELETE FROM {_QUEUE} WHERE id IN ({marks})", list(ended))
+        execution_counters.count(ended=len(ended))  # before the counts of functions, as others do; or both may deadlock
         add_to_counts(Counter(ended.values()))
         callbacks.add(list(ended))
-        execution_counters.count(ended=len(ended))
     return won
 
 

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 _EXECUTIONS = Execution._meta.table_name
 _QUEUE = QueuedExecution._meta.table_name
 _QUEUED = tuple(PLACE[name] for name in ("id", "project_id", "function_id", "created_at"))
+# Redis has decided by its own clock that an execution is due. The clock of this machine may be behind by this time.
+_CLOCKS_DIFFER_US = 1_000_000
 
 
 class ClaimedExecution(NamedTuple):
@@ -335,7 +337,7 @@ def _claim(ids: Collection[str], now: int, until: int) -> tuple[list[ClaimedExec
         f"SELECT {columns} FROM {_QUEUE} q JOIN {_EXECUTIONS} e ON e.id = q.id WHERE q.id IN ({marks})"
         f" AND q.claimed_until <= {database.param} AND q.not_before <= {database.param} AND e.status = 'running'"
         f" ORDER BY q.id{lock}",
-        (*ids, now, now),
+        (*ids, now, now + _CLOCKS_DIFFER_US),
     ).fetchall()
     if found:
         marks = ", ".join([database.param] * len(found))

@@ -250,22 +250,27 @@ class LocalQueue:
                 break
             overdue += 1
         workers = self.leased - len(self.spares) - len(self.offers) - overdue + self.asking
-        if workers < self._fewest_workers(self.busy_s):
+        if workers < self._fewest_workers:
             return math.inf
         return first_s + len(self.waiters) * self.busy_s / workers
 
     @property
     def may_ask_for_backlog(self) -> bool:
-        """Whether so many asynchronous executions wait that the next one asks Redis for one more worker.
+        """Whether so many executions of a quick function wait that the next one asks Redis for one more worker.
 
         It does not if Redis was told within the time of the grace that executions wait.
         """
-        return len(self.waiters) >= _LARGE_BACKLOG and time.monotonic() - self.reported_at >= self.grace_s > 0
+        if not self._is_quick or len(self.waiters) < _LARGE_BACKLOG:
+            return False
+        return time.monotonic() - self.reported_at >= self.grace_s > 0
 
-    def _fewest_workers(self, busy_s: float) -> int:
-        if busy_s >= _QUICK_S or (self.grace_s > 0 and not self.may_ask_for_backlog):
-            return 1
-        return _FEWEST_WORKERS
+    @property
+    def _is_quick(self) -> bool:
+        return self.busy_s is not None and self.busy_s < _QUICK_S
+
+    @property
+    def _fewest_workers(self) -> int:
+        return _FEWEST_WORKERS if self._is_quick and (self.grace_s == 0 or self.may_ask_for_backlog) else 1
 
     def expects_worker_soon(self) -> bool:
         """Whether one more call is likely to get a worker of this process within `PATIENCE_S` after its grace."""

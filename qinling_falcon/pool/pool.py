@@ -330,8 +330,6 @@ class Pool(Generations):
             queue.entry_count += 1
             if reply[1] == b"1" and queue.leased == 0:  # otherwise its first worker has come meanwhile
                 queue.is_escalated = True
-            elif queue.may_ask_for_backlog:
-                self._local_queues.entries.escalate(queue)
             waiter.is_counted = True
             return self._local_queues.wait(queue, waiter)
         if reply[0] == b"lease":

@@ -110,6 +110,8 @@ class LocalQueues:
             Exception: the call's gate was failed with it.
         """
         queue.enter(waiter)
+        if waiter.is_counted and queue.may_ask_for_backlog:
+            self.entries.escalate(queue)
         if waiter.gate is not None:
             waiter.gate.watch(lambda: self._gate_changed(queue, waiter))
             self._gate_changed(queue, waiter)

@@ -89,6 +89,13 @@ def test_an_execution_that_is_not_due_is_not_claimed(function_id: str) -> None:
     assert unclaimed() == [record.id]
 
 
+def test_an_execution_is_claimed_also_if_the_clock_of_this_machine_is_behind(function_id: str) -> None:
+    record = accepted(function_id)
+    now = record.created_at - timedelta(seconds=0.5)
+
+    assert [one.id for one in execution_queue.claim([record.id], now, now + MINUTE)] == [record.id]
+
+
 def test_an_end_is_written_once_and_counted_once(function_id: str, owner: Context) -> None:
     record = accepted(function_id)
     claim(record.id)

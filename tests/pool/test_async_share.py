@@ -10,11 +10,12 @@ import gevent
 import pytest
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.pool import pool
+from qinling_falcon.pool import pool, waiting
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.leases import Lease
 from qinling_falcon.pool.lua import ANCHOR
 from qinling_falcon.pool.registry import Registry
-from tests.pool.side import LIMITS, Side, end, wait_until
+from tests.pool.side import LIMITS, Side, end, lost, reap_until, wait_until
 
 SETTINGS = replace(LIMITS, async_workers=2)
 CONCURRENCY = f"{ANCHOR}:concurrency"
@@ -76,10 +77,13 @@ def test_the_executions_of_one_function_share_the_workers_that_they_have(web: Si
     wait_until(lambda: asynchronous(web) == 0)
 
 
-def test_a_large_backlog_of_a_quick_function_gets_one_more_worker_without_its_grace(
+def test_a_large_backlog_of_a_quick_function_gets_more_workers_without_its_grace(
     web: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_ASYNC_GRACE_S", 30)
+    web.registry.close()
+    manager = Side(web.connection.url, replace(SETTINGS, async_workers=5))
+    manager.configure()
     drain = Side(web.connection.url, SETTINGS, holder="worker:1")
     try:
         for _ in range(2):  # the first time includes the import
@@ -91,15 +95,42 @@ def test_a_large_backlog_of_a_quick_function_gets_one_more_worker_without_its_gr
 
         waiting += [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
         wait_until(lambda: any(caller.ready() for caller in waiting), timeout_s=10)
-        assert asynchronous(web) == 2
 
         gevent.killall([caller for caller in waiting if not caller.ready()])
-        leases += [caller.value for caller in waiting if caller.successful() and caller.value is not None]
-        for lease in leases:
-            if not isinstance(lease, gevent.GreenletExit):
+        for lease in [*leases, *(caller.value for caller in waiting)]:
+            if isinstance(lease, Lease):
                 end(lease)
+        wait_until(lambda: asynchronous(manager) == 0)
     finally:
         drain.close()
+        manager.close()
+
+
+def test_a_first_large_batch_gets_the_worker_of_another_process_as_soon_as_it_is_free(
+    web: Side, drain: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_REPEAT_S", 1000)  # entries that are wrong are not repaired
+    held = web.lease("f")
+    callers = [gevent.spawn(drain.lease, "f", 60) for _ in range(60)]
+    gevent.sleep(0.2)
+    end(held)
+    wait_until(lambda: any(caller.ready() for caller in callers), timeout_s=10)
+    gevent.killall([caller for caller in callers if not caller.ready()])
+    for caller in callers:
+        if isinstance(caller.value, Lease):
+            end(caller.value)
+
+
+def test_a_lost_reply_does_not_make_the_next_run_of_the_execution_a_lost_one(web: Side, drain: Side) -> None:
+    unknown = drain.lease("f", execution_id="x")
+    drain.pool._local_queues.held.discard(unknown.worker.name)  # as if the reply had not come
+    with drain.lease("f", execution_id="x") as lease:
+        assert lease.worker.worker_id != unknown.worker.worker_id
+        lease.used()
+        reap_until(web, lambda: unknown.worker.worker_id not in web.leased())
+        assert lost(web) == {}
+        lease.released()
+        lease.committed()
 
 
 def test_the_share_of_all_processes_is_counted_together(web: Side, drain: Side) -> None:

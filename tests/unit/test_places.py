@@ -64,14 +64,21 @@ def test_a_single_place_is_used() -> None:
     assert places.rooms().project == 0
 
 
-def test_large_inputs_take_more_places() -> None:
+def test_a_function_with_large_inputs_gets_fewer_places() -> None:
     places = Places(256)
     count = 0
     while places.rooms().functions.get("f", 1):
         places.take("p", "f", "x" * 1024 * 1024)
         count += 1
     assert count < 25
-    assert places.rooms().project > 0, "others find room"
     for _ in range(count):
         places.give_back("p", "f", "x" * 1024 * 1024)
     assert places.free == 256
+
+
+def test_a_batch_of_large_inputs_leaves_room_for_others() -> None:
+    places = Places(128)
+    for _ in range(64):  # taken together, before their size was known
+        places.take("p", "f", "x" * 1024 * 1024)
+    assert places.rooms().projects["p"] == 0
+    assert fill(places, "q", "g") > 20

@@ -337,7 +337,9 @@ local function lose(worker, reason)
   note('lost', reason, {
     worker = worker, runtime = is[1], target = is[2], holder = is[4], execution = is[5],
   })
-  lose_execution(is[4], is[5])
+  -- If the reply of a script was lost, its holder may have started the execution again on another worker.
+  local _, its_worker = read_journal(is[4], is[5])
+  if its_worker == nil or its_worker == worker then lose_execution(is[4], is[5]) end
   watch_holder(is[4])  -- because its journal may have further executions
   serve_limits(before, is[3], is[1])
 end
