@@ -376,7 +376,7 @@ class Settings:
         None, "Most simultaneous executions in workers of one runtime. Unset: as many as there are workers.", low=1
     )
     async_concurrency: int = _setting(
-        128,
+        112,
         "Most asynchronous executions that one `worker` process has claimed at once. One project uses at most three "
         "quarters of these places, and one function three fifths.",
         low=1,
@@ -384,8 +384,8 @@ class Settings:
     )
     async_workers: int | None = _setting(
         None,
-        "Most workers that run asynchronous executions at once; the others are left for calls. Unset: three quarters "
-        "of `MAX_WORKERS`.",
+        "Most workers that run asynchronous executions at once; the others are left for calls. One project uses at "
+        "most three quarters of them, and one function three fifths. Unset: three quarters of `MAX_WORKERS`.",
         low=1,
     )
     async_queue_limit: int = _setting(

@@ -1,7 +1,9 @@
-"""Makes asynchronous executions wait while `ASYNC_WORKERS` workers run asynchronous executions.
+"""Makes asynchronous executions wait while there are as many of them as may be.
 
-Redis has no queue for these executions, because callers who wait go first. An execution asks Redis again in two cases:
-when this process has ended a lease, and about once a second, because another process may have ended one.
+`ASYNC_WORKERS` limits all, and each project and function has a share of them (see `scripts/parts/limits.lua`). Redis
+has no queue for executions that are beyond these limits, because callers who wait go first. If this process has a
+worker of the target, the execution waits for that. Otherwise it asks Redis again in two cases: when this process has
+ended a lease, and about once a second, because another process may have ended one.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from collections import deque
 
 from gevent.event import AsyncResult
 
-_ASK_AGAIN_S = 1.0
+ASK_AGAIN_S = 1.0
+"""After about this time, an execution that was refused asks again."""
 
 
 class AsyncShare:
@@ -25,7 +28,7 @@ class AsyncShare:
         woken = AsyncResult()
         self._waiting.append(woken)
         try:
-            woken.wait(min(longest_s, random.uniform(_ASK_AGAIN_S / 2, 3 * _ASK_AGAIN_S / 2)))
+            woken.wait(min(longest_s, random.uniform(ASK_AGAIN_S / 2, 3 * ASK_AGAIN_S / 2)))
         finally:
             if not woken.ready():
                 self._waiting.remove(woken)

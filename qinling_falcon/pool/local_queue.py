@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from gevent.event import AsyncResult
 
+from qinling_falcon.pool.async_share import ASK_AGAIN_S
 from qinling_falcon.pool.leases import LeasedWorker, LeaseRequest, StartKind
 
 PATIENCE_S = 0.005
@@ -52,7 +53,7 @@ class NoLease(enum.Enum):
     STALE = "the target has changed since it was resolved"
     TIMED_OUT = "the deadline of the call has passed"
     ASK_AGAIN = "Redis does not count the call any more, so it must ask again"
-    NO_SHARE = "asynchronous executions have as many workers as they may"
+    NO_SHARE = "asynchronous executions, or those of the project or function, have as many workers as they may"
 
 
 class Gate:
@@ -190,6 +191,8 @@ class LocalQueue:
         is_unsure: whether a message to Redis may have been lost, so that `entry_count` may be wrong.
         is_escalated: whether the entry has asked for one more worker.
         is_watched: whether a timer will check the queue.
+        refused_until: until then, asynchronous executions wait for a worker that this process has, because Redis has
+            refused one more; on the monotonic clock.
         reported_at: when Redis was last told that calls have waited for long, on the monotonic clock.
         waited_lately: the recent waiting times of the calls.
         grace_s: calls arrive and enter later by this time than they do in fact, so they do not count as waiting before.
@@ -217,6 +220,7 @@ class LocalQueue:
     is_unsure: bool = False
     is_escalated: bool = False
     is_watched: bool = False
+    refused_until: float = 0.0
     reported_at: float = 0.0
     waited_lately: WaitedLately = field(default_factory=WaitedLately)
     is_for_calls: bool = field(init=False)
@@ -228,6 +232,12 @@ class LocalQueue:
     def is_unused(self) -> bool:
         """Whether nothing needs this object any more."""
         return not (self.waiters or self.offers or self.asking or self.leased or self.entry_count or self.is_unsure)
+
+    def note_refused(self) -> None:
+        """Note that Redis gives this process no further worker. Without any, its calls wait for the share."""
+        self.refused_until = time.monotonic() + ASK_AGAIN_S
+        if self.leased == 0:
+            self.ask_again(NoLease.NO_SHARE)
 
     def expected_wait_s(self) -> float:
         """The expected wait, in seconds, of one more call for a worker of this process.
@@ -260,7 +270,7 @@ class LocalQueue:
 
         It does not if Redis was told within the time of the grace that executions wait.
         """
-        if not self._is_quick or len(self.waiters) < _LARGE_BACKLOG:
+        if not self._is_quick or len(self.waiters) < _LARGE_BACKLOG or self._may_get_no_more:
             return False
         return time.monotonic() - self.reported_at >= self.grace_s > 0
 
@@ -274,7 +284,11 @@ class LocalQueue:
 
     def expects_worker_soon(self) -> bool:
         """Whether one more call is likely to get a worker of this process within `PATIENCE_S` after its grace."""
-        return self.expected_wait_s() < self.grace_s + PATIENCE_S
+        return self._may_get_no_more or self.expected_wait_s() < self.grace_s + PATIENCE_S
+
+    @property
+    def _may_get_no_more(self) -> bool:
+        return self.leased > 0 and time.monotonic() < self.refused_until
 
     def may_delay_escalation(self, start_s: float) -> bool:
         """Whether waiting costs less than one more worker.
@@ -286,6 +300,8 @@ class LocalQueue:
         Args:
             start_s: the cost of a start.
         """
+        if self._may_get_no_more:
+            return True
         waited_s = self.waited_s(self.waiters[0])
         if waited_s >= min(_LONGEST_PATIENCE_S, max(_LONG_PATIENCE_S, _LONG_STARTS * start_s)):
             return False

@@ -130,7 +130,7 @@ class Pool(Generations):
                 return result
             if result is NoLease.STALE:
                 raise StaleTarget(request.target)
-            if result is NoLease.NO_SHARE:
+            if result is NoLease.NO_SHARE and self._local_queues.queue_of(request).leased == 0:
                 self._local_queues.share.wait(max(0.0, waiter.deadline - time.monotonic()))
             if result is NoLease.TIMED_OUT or (wait_s > 0 and time.monotonic() >= waiter.deadline):
                 self._calls.refused(request.runtime_id)
@@ -341,8 +341,7 @@ class Pool(Generations):
             case b"stale":
                 return NoLease.STALE
             case b"full" if reply[1] == b"asynchronous":
-                if queue.leased == 0:  # calls that have waited for this reply
-                    queue.ask_again(NoLease.NO_SHARE)
+                queue.note_refused()
                 return NoLease.NO_SHARE
             case b"full":
                 self._calls.refused(request.runtime_id)

@@ -335,7 +335,9 @@ class LocalQueues:
                 waiter.result.set(NoLease.ASK_AGAIN)
 
     def _handle(self, name: str, message: str, *parts: str) -> None:
-        """Handle a notification: `again` (the calls of a queue ask again), `lease` (an offer), or one of no queue."""
+        """Handle a notification: `lease` (an offer), `again` (the calls of a queue ask again), `refused` (asynchronous
+        executions may have no more workers), or one of no queue.
+        """
         if not name:
             if message in self.listeners:
                 self.listeners[message](*parts)
@@ -346,6 +348,12 @@ class LocalQueues:
                 # The notification may have overtaken the reply to a call that is asking.
                 queue.is_unsure = queue.is_unsure or queue.asking > 0
                 queue.ask_again()
+            return
+        if message == "refused":
+            if queue is not None:
+                queue.is_unsure = queue.is_unsure or queue.asking > 0
+                queue.uncount()
+                queue.note_refused()
             return
         worker_id, address, secret, token, cold, needs_load = parts
         worker = LeasedWorker(worker_id, address, secret, int(token), needs_load == "1")

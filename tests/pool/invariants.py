@@ -59,7 +59,9 @@ def counts_are_what_is_there(seen: Snapshot) -> None:
         function, version = record["target"].split(":")[:2]
         version_and_function = (f"version {function}:{version}", f"function {function}")
         leases.update((*version_and_function, f"project {record['project']}", f"runtime {record['runtime']}"))
-        leases["asynchronous"] += is_asynchronous(record["holder"])
+        if is_asynchronous(record["holder"]):
+            names = ("asynchronous", f"asynchronous project {record['project']}", f"asynchronous function {function}")
+            leases.update(names)
     others = ("limit ", "own ", "reserved ")
     counted = {name: int(value) for name, value in seen["concurrency"].items() if not name.startswith(others)}
     assert {name: count for name, count in counted.items() if count} == +leases
@@ -75,8 +77,9 @@ def counts_are_what_is_there(seen: Snapshot) -> None:
         for holder, count in counts.items():
             assert int(count) > 0
             entries[holder].add(queue)
-            for name in ("all", f"project {project}", f"function {target.split(':')[0]}"):
-                waiting[name] += int(count)
+            if not is_asynchronous(holder):
+                for name in ("all", f"project {project}", f"function {target.split(':')[0]}"):
+                    waiting[name] += int(count)
     assert {name: int(count) for name, count in seen["waiting"].items() if count != "0"} == waiting
     shown = {key.removeprefix("entries:"): value for key, value in seen.items() if key.startswith("entries:") and value}
     assert shown == entries
@@ -148,12 +151,30 @@ def is_asynchronous(holder: str) -> bool:
     return holder.startswith("worker:")
 
 
-def the_share_was_used(before: Snapshot, holder: str, numbers: list[int]) -> None:
-    """An asynchronous execution was refused: there were as many leases of such executions as may be."""
-    counts = before["concurrency"]
+def the_share_was_used(before: Snapshot, holder: str, call: Call, numbers: list[int]) -> None:
+    """An asynchronous execution was refused: all, or those of its project or function, had as many leases as may be."""
     assert is_asynchronous(holder)
+    counts = before["concurrency"]
     assert numbers == [int(counts.get("asynchronous", 0)), int(counts["limit asynchronous"])]
-    assert numbers[0] >= numbers[1]
+    assert _has_share(before, call.project, call.function)
+
+
+def a_new_project_gets_its_share(before: Snapshot, holder: str, call: Call, word: str) -> None:
+    """As long as a lease is free, a project without asynchronous executions is not refused."""
+    counts = before["concurrency"]
+    is_new = int(counts.get(f"asynchronous project {call.project}", 0)) == 0
+    if is_asynchronous(holder) and is_new and int(counts["asynchronous"]) < int(counts["limit asynchronous"]):
+        assert word != "full"
+
+
+def _has_share(seen: Snapshot, project: str, function: str) -> bool:
+    """Whether asynchronous executions of a function have as many leases as they may."""
+    counts = seen["concurrency"]
+    names = ("asynchronous", f"asynchronous project {project}", f"asynchronous function {function}")
+    of_all, of_project, of_function = (int(counts.get(name, 0)) + 1 for name in names)  # with one more
+    left = int(counts.get("limit asynchronous", 10**9)) - of_all
+    is_too_much = of_project > max(1, 3 * left) or of_function > max(1, 3 * left - of_project)
+    return left < 0 or is_too_much
 
 
 def the_share_is_kept(seen: Snapshot, holder: str) -> None:
@@ -209,9 +230,14 @@ def a_renewal_was_right(
     assert not is_to_drain(record, now)
     if held.execution is None:
         return  # an offer: it was for this process
-    others = {name: since for name, since in before.get(f"queue:{held.queue}", {}).items() if name != holder}
     runtime, target, _, project = held.queue.split("|")
     function = target.split(":")[0]
+    has_share = _has_share(before, project, function)
+    others = {
+        name: since
+        for name, since in before.get(f"queue:{held.queue}", {}).items()
+        if name != holder and not (is_asynchronous(name) and has_share)
+    }
     of_project, of_runtime = before.get(f"blocked:project:{project}", {}), before.get(f"blocked:runtime:{runtime}", {})
     blocked = {
         f"function:{function}": {queue: at for queue, at in of_project.items() if f"|{function}:" in queue},
@@ -253,17 +279,30 @@ def the_first_to_grow_was_served(before: Snapshot, seen: Snapshot, runtime: str)
     """When a worker became ready, the first escalated queue that no limit blocks got a worker."""
     most = int(before["policy"]["max_workers"])
     share = most // max(1, len(before["held"])) if len(before["workers"]) >= most else 0
-    queues = [queue for queue in before.get(f"escalated:{runtime}", ()) if not is_blocked(before, *_of(queue))]
+    queues = [
+        queue
+        for queue in before.get(f"escalated:{runtime}", ())
+        if not is_blocked(before, *_of(queue)) and not _waits_for_its_share(before, queue)
+    ]
     poor = [queue for queue in queues if share < 2 or before["held"].get(queue.split("|")[1], 0) < share]
     for first in (poor or queues)[:1]:
         counts = [sum(map(int, one.get(f"counts:{first}", {}).values())) for one in (before, seen)]
         assert counts[1] < counts[0], f"{first} was passed over"
 
 
+def _waits_for_its_share(seen: Snapshot, queue: str) -> bool:
+    """Whether only asynchronous executions wait in a queue, which have as many leases as they may."""
+    target, project, _ = _of(queue)
+    return all(map(is_asynchronous, seen[f"queue:{queue}"])) and _has_share(seen, project, target.split(":")[0])
+
+
 def the_oldest_call_got_the_worker(before: Snapshot, seen: Snapshot, held: Held) -> None:
-    """When a worker was released and no limit was reached, it was offered to the oldest entry of its queue."""
+    """When a worker was released and no limit was reached, it was offered to the oldest entry of its queue.
+
+    With entries of asynchronous executions this is not checked, because they may have their share.
+    """
     entries = before.get(f"queue:{held.queue}", {})
-    if entries and not is_blocked(before, *_of(held.queue)):
+    if entries and not any(map(is_asynchronous, entries)) and not is_blocked(before, *_of(held.queue)):
         record = seen[f"worker:{held.worker}"]
         assert (record["state"], record["accepted"]) == ("leased", "0")
         assert entries[record["holder"]] == min(entries.values())

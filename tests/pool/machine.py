@@ -114,13 +114,14 @@ class Machine:
             begins=(holder, execution, detail),
         )  # fmt: skip
         if word == "full" and rest[0] == "asynchronous":
-            invariants.the_share_was_used(before, holder.name, [int(number) for number in rest[1:]])
+            invariants.the_share_was_used(before, holder.name, call, [int(number) for number in rest[1:]])
+            invariants.a_new_project_gets_its_share(before, holder.name, call, word)
             return word
         if word == "lease":
             invariants.the_share_is_kept(self.seen, holder.name)
         if word in ("queued", "full", "busy"):
             invariants.no_worker_was_available(before, call, kind, self.now)
-        if word in ("queued", "full"):
+        if word in ("queued", "full") and not invariants.is_asynchronous(holder.name):
             invariants.the_queue_had_room(before, call, self.bounds, is_full=word == "full")
         if word == "stale":
             self.cached.pop(call.key)
@@ -157,6 +158,12 @@ class Machine:
             return True
         if word == "again":
             self.all_ask_again(holder, queue)
+            return True
+        if word == "refused":
+            assert invariants.is_asynchronous(holder.name)
+            holder.entries[queue] = 0
+            for one in holder.waiting[queue]:
+                one.is_counted = False
             return True
         worker, _, _, token, _, needs_load = lease
         holder.entries[queue] = max(0, holder.entries[queue] - 1)

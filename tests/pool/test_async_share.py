@@ -42,14 +42,21 @@ def asynchronous(side: Side) -> int:
     return int(side.registry.snapshot()["concurrency"].get("asynchronous", 0))
 
 
+def end_all(leases: list[Lease], callers: list[gevent.Greenlet]) -> None:
+    gevent.killall([caller for caller in callers if not caller.ready()])
+    for lease in [*leases, *(caller.value for caller in callers)]:
+        if isinstance(lease, Lease):
+            end(lease)
+
+
 def test_executions_beyond_the_share_wait_until_one_has_ended(web: Side, drain: Side) -> None:
-    first, second = drain.lease("f"), drain.lease("g")
-    third = gevent.spawn(drain.lease, "h", 20)
+    first, second = drain.lease("f"), drain.lease("g", project="q")
+    third = gevent.spawn(drain.lease, "h", 20, project="r")
     gevent.sleep(0.1)
     assert not third.ready()
     assert asynchronous(web) == 2
 
-    end(web.lease("h"))  # a call gets a worker all the same
+    end(web.lease("h", project="r"))  # a call gets a worker all the same
     end(first)
 
     end(third.get(timeout=10))
@@ -58,16 +65,16 @@ def test_executions_beyond_the_share_wait_until_one_has_ended(web: Side, drain: 
 
 
 def test_an_execution_that_waits_for_too_long_is_not_run(web: Side, drain: Side) -> None:
-    leases = [drain.lease("f"), drain.lease("g")]
+    leases = [drain.lease("f"), drain.lease("g", project="q")]
     with pytest.raises(Unavailable):
-        drain.lease("h", 0.2)
+        drain.lease("h", 0.2, project="r")
     for lease in leases:
         end(lease)
-    drain.run("h")
+    drain.run("h", project="r")
 
 
 def test_the_executions_of_one_function_share_the_workers_that_they_have(web: Side, drain: Side) -> None:
-    leases = [drain.lease("f"), drain.lease("g")]
+    leases = [drain.lease("f"), drain.lease("g", project="q")]
     waiting = [gevent.spawn(drain.run, "f", 20) for _ in range(5)]
     gevent.sleep(0.05)
     for lease in leases:
@@ -77,33 +84,62 @@ def test_the_executions_of_one_function_share_the_workers_that_they_have(web: Si
     wait_until(lambda: asynchronous(web) == 0)
 
 
-def test_a_large_backlog_of_a_quick_function_gets_more_workers_without_its_grace(
-    web: Side, monkeypatch: pytest.MonkeyPatch
+def test_a_large_backlog_of_a_quick_function_gets_one_more_worker_without_its_grace(
+    connection: PipelinedConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_ASYNC_GRACE_S", 30)
-    web.registry.close()
-    manager = Side(web.connection.url, replace(SETTINGS, async_workers=5))
-    manager.configure()
-    drain = Side(web.connection.url, SETTINGS, holder="worker:1")
-    try:
-        for _ in range(2):  # the first time includes the import
-            end(drain.lease("f"), busy_s=0.0005)
-        leases = [drain.lease("f")]
-        waiting = [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
-        gevent.sleep(0.1)
-        assert not any(caller.ready() for caller in waiting), "a small backlog uses one worker"
+    drain = Side(connection.url, replace(SETTINGS, async_workers=5), holder="worker:1")
+    drain.configure()
+    for _ in range(3):
+        drain.start()
+    for _ in range(2):  # the first time includes the import
+        end(drain.lease("f"), busy_s=0.0005)
+    leases = [drain.lease("f")]
+    callers = [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
+    gevent.sleep(0.1)
+    assert not any(caller.ready() for caller in callers), "a small backlog uses one worker"
 
-        waiting += [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
-        wait_until(lambda: any(caller.ready() for caller in waiting), timeout_s=10)
+    callers += [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
+    wait_until(lambda: any(caller.ready() for caller in callers), timeout_s=10)
+    assert asynchronous(drain) == 2
 
-        gevent.killall([caller for caller in waiting if not caller.ready()])
-        for lease in [*leases, *(caller.value for caller in waiting)]:
-            if isinstance(lease, Lease):
-                end(lease)
-        wait_until(lambda: asynchronous(manager) == 0)
-    finally:
-        drain.close()
-        manager.close()
+    end_all(leases, callers)
+    drain.close()
+
+
+def test_a_project_and_a_function_leave_workers_for_others(connection: PipelinedConnection) -> None:
+    drain = Side(connection.url, replace(SETTINGS, async_workers=6, max_workers=8), holder="worker:1")
+    drain.configure()
+    for _ in range(8):
+        drain.start()
+    callers = [gevent.spawn(drain.lease, "f", 60) for _ in range(6)]
+    gevent.sleep(0.5)
+    assert 1 <= sum(caller.ready() for caller in callers) <= 3
+
+    end(drain.lease("g"))  # of the same project
+    end(drain.lease("h", project="q"))
+    end_all([], callers)
+    drain.close()
+
+
+def test_a_project_with_several_leases_gives_one_back_when_none_is_free(connection: PipelinedConnection) -> None:
+    drain = Side(connection.url, replace(SETTINGS, async_workers=4, max_workers=8), holder="worker:1")
+    drain.configure()
+    for _ in range(8):
+        drain.start()
+    leases = [drain.lease("f"), drain.lease("f"), drain.lease("g")]
+    leases.append(drain.lease("h", project="q"))
+    assert asynchronous(drain) == 4
+    waits = gevent.spawn(drain.lease, "i", 60, project="r")
+    next_one = gevent.spawn(drain.lease, "f", 60)
+    gevent.sleep(0.1)
+
+    end(leases.pop(0))
+
+    leases.append(waits.get(timeout=10))
+    assert not next_one.ready(), "the worker of `f` was not handed over"
+    end_all(leases, [next_one])
+    drain.close()
 
 
 def test_a_first_large_batch_gets_the_worker_of_another_process_as_soon_as_it_is_free(
@@ -115,13 +151,11 @@ def test_a_first_large_batch_gets_the_worker_of_another_process_as_soon_as_it_is
     gevent.sleep(0.2)
     end(held)
     wait_until(lambda: any(caller.ready() for caller in callers), timeout_s=10)
-    gevent.killall([caller for caller in callers if not caller.ready()])
-    for caller in callers:
-        if isinstance(caller.value, Lease):
-            end(caller.value)
+    end_all([], callers)
 
 
-def test_a_lost_reply_does_not_make_the_next_run_of_the_execution_a_lost_one(web: Side, drain: Side) -> None:
+def test_a_lost_reply_does_not_make_the_next_run_of_the_execution_a_lost_one(web: Side) -> None:
+    drain = web
     unknown = drain.lease("f", execution_id="x")
     drain.pool._local_queues.held.discard(unknown.worker.name)  # as if the reply had not come
     with drain.lease("f", execution_id="x") as lease:
@@ -136,10 +170,10 @@ def test_a_lost_reply_does_not_make_the_next_run_of_the_execution_a_lost_one(web
 def test_the_share_of_all_processes_is_counted_together(web: Side, drain: Side) -> None:
     other = Side(web.connection.url, SETTINGS, holder="worker:2")
     try:
-        leases = [drain.lease("f"), other.lease("g")]
+        leases = [drain.lease("f"), other.lease("g", project="q")]
         with pytest.raises(Unavailable):
-            other.lease("h", 0.2)
-        waiting = gevent.spawn(other.lease, "h", 20)
+            other.lease("h", 0.2, project="r")
+        waiting = gevent.spawn(other.lease, "h", 20, project="r")
         end(leases[0])
         end(waiting.get(timeout=10))  # it asks again by itself, because the other process does not tell it
         end(leases[1])
@@ -148,7 +182,7 @@ def test_the_share_of_all_processes_is_counted_together(web: Side, drain: Side) 
 
 
 def test_a_lowered_limit_ends_the_lease_of_the_next_execution(web: Side, drain: Side) -> None:
-    leases = [drain.lease("f"), drain.lease("g")]
+    leases = [drain.lease("f"), drain.lease("g", project="q")]
     web.registry.close()
     lowered = Side(web.connection.url, replace(SETTINGS, async_workers=1))
     try:
@@ -227,7 +261,7 @@ def test_executions_of_one_function_share_a_worker_while_it_is_quick(
 
 
 def test_executions_that_wait_for_one_that_gets_no_share_wait_for_the_share_too(web: Side, drain: Side) -> None:
-    leases = [drain.lease("f"), drain.lease("g")]
+    leases = [drain.lease("f"), drain.lease("g", project="q")]
     waiting = [gevent.spawn(drain.run, "h", 20) for _ in range(5)]
     gevent.sleep(0.2)
     assert web.all_waiting() == 0, "they are in no queue of Redis"

@@ -14,7 +14,8 @@
 --         {'busy'}: no worker is free, and the call does not wait
 --         {'full', bound, waiting, most}: no worker is free, and the queue is full; bound is 'function', 'project' or
 --         'all', waiting is the number of waiting calls that this limit counts, most is the limit
---         {'full', 'asynchronous', leases, most}: asynchronous executions have as many leases as they may
+--         {'full', 'asynchronous', leases, most}: asynchronous executions, or those of the project or function, have
+--         as many leases as they may
 -- promises  Leases and waiting calls never exceed the limits of version, function, project and runtime. A call never
 --           gets a worker of another target. A project without waiting calls gets a place in the queue if any is left,
 --           and a function without waiting calls gets one if its project has one left.
@@ -22,11 +23,12 @@
 acknowledge(ARGV[2], ARGV[13])
 if not current(ARGV, 14) then return {'stale'} end
 
-if is_asynchronous(ARGV[2]) then
-  local leases, most_leases = read_asynchronous()
-  if leases >= most_leases then return {'full', 'asynchronous', leases, most_leases} end
-end
 local kind, runtime, target, project_id = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local is_of_caller = not is_asynchronous(ARGV[2])
+if not is_of_caller then
+  local count = read_asynchronous(target, project_id)
+  if exceeds_with_one_more(count) then return {'full', 'asynchronous', count.all, count.limit} end
+end
 local function_id = function_of(target)
 local counts = read_counts_with_own(target, project_id, runtime, ARGV[7])
 local is_blocked = not allows_one_more(counts)
@@ -51,18 +53,20 @@ end
 
 if ARGV[11] ~= '1' then return {'busy'} end
 
--- A function may have at most as many waiting calls as its project has free places, and a project at most as many as
--- there are in all. The first project to fill the queues gets at most half of all places, the next one half of the
--- rest, so places remain for others.
-local most = call('HMGET', POLICY, 'waiting', 'waiting of project', 'waiting of function')
-local most_of_all, most_of_project = tonumber(most[1]) or UNLIMITED, tonumber(most[2]) or UNLIMITED
-local most_of_function = tonumber(most[3]) or UNLIMITED
-local waiting = call('HMGET', WAITING, 'all', 'project ' .. project_id, 'function ' .. function_id)
-local of_all, of_project = tonumber(waiting[1]) or 0, tonumber(waiting[2]) or 0
-local of_function = tonumber(waiting[3]) or 0
-if of_function >= most_of_function then return {'full', 'function', of_function, most_of_function} end
-if of_function >= most_of_project - of_project then return {'full', 'project', of_project, most_of_project} end
-if of_project >= most_of_all - of_all then return {'full', 'all', of_all, most_of_all} end
+-- Asynchronous executions that wait do not count, because their processes bound their number. A function may have at most
+-- as many waiting calls as its project has free places, and a project at most as many as there are in all. The first
+-- project to fill the queues gets at most half of all places, the next one half of the rest, so places remain for others.
+if is_of_caller then
+  local most = call('HMGET', POLICY, 'waiting', 'waiting of project', 'waiting of function')
+  local most_of_all, most_of_project = tonumber(most[1]) or UNLIMITED, tonumber(most[2]) or UNLIMITED
+  local most_of_function = tonumber(most[3]) or UNLIMITED
+  local waiting = call('HMGET', WAITING, 'all', 'project ' .. project_id, 'function ' .. function_id)
+  local of_all, of_project = tonumber(waiting[1]) or 0, tonumber(waiting[2]) or 0
+  local of_function = tonumber(waiting[3]) or 0
+  if of_function >= most_of_function then return {'full', 'function', of_function, most_of_function} end
+  if of_function >= most_of_project - of_project then return {'full', 'project', of_project, most_of_project} end
+  if of_project >= most_of_all - of_all then return {'full', 'all', of_all, most_of_all} end
+end
 
 local queue = queue_of(runtime, target, project_id, kind == 'warm' and 'warm' or 'any')
 local before = tonumber(call('HGET', P .. 'counts:' .. queue, ARGV[2])) or 0

@@ -35,10 +35,11 @@ local queue = queue_of(runtime, target, project_id, 'any')
 
 local drains = is[6] or (tonumber(is[7]) or 0) > now
 local counts = read_counts_with_own(target, project_id, runtime, ARGV[12])
+local exceeds_share = is_asynchronous(ARGV[4]) and exceeds_asynchronous(read_asynchronous(target, project_id))
 if is[9] == '1' then
   local arrival = now - tonumber(ARGV[8])
-  local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
-  local passes = first[1] and first[1] ~= ARGV[4] and tonumber(first[2]) + TOLERANCE_MS < arrival
+  local first, first_arrival = first_entry(queue)
+  local passes = first and first ~= ARGV[4] and first_arrival + TOLERANCE_MS < arrival
   -- Whether a queue that the limit blocks has waited longer than this call.
   local function has_older_queue(blocked, function_id)
     local oldest_ones = call('ZRANGE', P .. 'blocked:' .. blocked, 0, function_id and LOOK_AT - 1 or 0, 'WITHSCORES')
@@ -49,7 +50,7 @@ if is[9] == '1' then
     end
     return false
   end
-  passes = passes or drains or not exceeds_none(counts) or exceeds_asynchronous(ARGV[4])
+  passes = passes or drains or not exceeds_none(counts) or exceeds_share
     or is_reached(counts, 'function') and has_older_queue('project:' .. project_id, function_of(target))
     or is_reached(counts, 'project') and has_older_queue('project:' .. project_id)
     or is_reached(counts, 'runtime') and has_older_queue('runtime:' .. runtime)
@@ -63,7 +64,7 @@ if is[9] == '1' then
     end
     return {'ended'}
   end
-elseif drains or not exceeds_none(counts) or exceeds_asynchronous(ARGV[4]) then
+elseif drains or not exceeds_none(counts) or exceeds_share then
   return_unused(worker)
   return {'ended'}
 end

@@ -80,11 +80,23 @@ local function begin_lease(worker, is_warm, wanted, counts)
   return is[1], is[2], token
 end
 
--- Offers a worker, as `begin_lease` takes it, to the process whose call in the queue is the oldest.
-local function offer(queue, worker, is_warm, counts)
+-- The process that has the oldest call of a queue, and when that arrived. Before that, it removes entries of asynchronous
+-- executions that may not have one more lease. Their processes ask again later.
+local function first_entry(queue)
+  while true do
+    local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
+    local holder = first[1]
+    if not holder or not is_asynchronous(holder) then return holder, tonumber(first[2]) end
+    local _, target, project_id = parse_queue(queue)
+    if not exceeds_with_one_more(read_asynchronous(target, project_id)) then return holder, tonumber(first[2]) end
+    set_entry(queue, holder, 0, now)
+    notify(holder, queue, 'refused')
+  end
+end
+
+-- Offers a worker, as `begin_lease` takes it, to the process that `first_entry` has returned.
+local function offer(queue, holder, arrival, worker, is_warm, counts)
   local runtime, target, project_id = parse_queue(queue)
-  local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
-  local holder, arrival = first[1], tonumber(first[2])
   local cold = 'none'
   if is_warm then cold = tonumber(call('HGET', record(worker), 'ready')) >= arrival and 'start' or 'assign' end
   local address, secret, token = begin_lease(worker, is_warm, {
@@ -95,20 +107,22 @@ local function offer(queue, worker, is_warm, counts)
 end
 
 -- Offers the queue an idle worker of its target, or a warm one if the target has no worker. Returns 'served', 'blocked'
--- (by a limit) or 'short' (there is no such worker), and the counts.
+-- (by a limit), 'short' (there is no such worker) or 'gone' (no call that may get a worker waits); the counts, and the first entry.
 local function serve(queue)
   local runtime, target, project_id, kind = parse_queue(queue)
+  local holder, arrival = first_entry(queue)
+  if not holder then return 'gone' end
   local counts = read_counts(target, project_id, runtime)
   if not allows_one_more(counts) then return 'blocked', counts end
   local worker = kind == 'any' and take_latest_idle(target)
   if worker then
-    offer(queue, worker, false, counts)
+    offer(queue, holder, arrival, worker, false, counts)
     return 'served', counts
   end
-  if held_by(target) > 0 then return 'short', counts end
+  if held_by(target) > 0 then return 'short', counts, holder, arrival end
   worker = call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1]
-  if not worker then return 'short', counts end
-  offer(queue, worker, true, counts)
+  if not worker then return 'short', counts, holder, arrival end
+  offer(queue, holder, arrival, worker, true, counts)
   return 'served', counts
 end
 
@@ -129,18 +143,21 @@ local function give_warm(runtime, reserve)
     local _, target, project_id, kind = parse_queue(queue)
     local held = held_by(target)
     local counts = read_counts(target, project_id, runtime)
-    if not allows_one_more(counts) then
+    local holder, arrival = first_entry(queue)
+    if not holder then
+      -- it is gone
+    elseif not allows_one_more(counts) then
       block(queue, runtime, project_id)
     elseif count > reserve or held == 0 or kind == 'warm' and is_full then
       if not is_full or share < 2 or held < share then
-        offer(queue, call('ZRANGE', warm, 0, 0)[1], true, counts)
+        offer(queue, holder, arrival, call('ZRANGE', warm, 0, 0)[1], true, counts)
         return true
       end
-      later = later or {queue, counts}
+      later = later or {queue = queue, holder = holder, arrival = arrival, counts = counts}
     end
   end
   if not later then return false end
-  offer(later[1], call('ZRANGE', warm, 0, 0)[1], true, later[2])
+  offer(later.queue, later.holder, later.arrival, call('ZRANGE', warm, 0, 0)[1], true, later.counts)
   return true
 end
 
@@ -173,9 +190,9 @@ local function serve_blocked(counted, id)
   for at = 1, #blocked, 2 do
     local queue, place = blocked[at], tonumber(blocked[at + 1])
     local runtime, target, project_id, kind = parse_queue(queue)
-    local how, counts = serve(queue)
+    local how, counts, holder, first_arrival = serve(queue)
     if how == 'short' and call('ZCARD', P .. 'warm:' .. runtime) > 1 then
-      offer(queue, call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true, counts)
+      offer(queue, holder, first_arrival, call('ZRANGE', P .. 'warm:' .. runtime, 0, 0)[1], true, counts)
       how = 'served'
     end
     if how == 'served' then
@@ -184,7 +201,7 @@ local function serve_blocked(counted, id)
       break
     elseif how == 'blocked' then
       if is_reached(counts, counted) then break end
-    else
+    elseif how == 'short' then
       local arrival = oldest(queue)
       short[#short + 1] = {queue = queue, arrival = arrival}
       local is_too_long = place - arrival >= long_ms or now - arrival >= long_ms and held_by(target) == 0
@@ -200,7 +217,9 @@ local function serve_blocked(counted, id)
     local queue, has_waited_long = its.queue, now - its.arrival >= long_ms
     local runtime, target, project_id, kind = parse_queue(queue)
     local counts = read_counts(target, project_id, runtime)
-    if not allows_one_more(counts) then
+    if not first_entry(queue) then
+      -- it is gone
+    elseif not allows_one_more(counts) then
       pass_over(queue, its.arrival, runtime, project_id, long_ms)
     else
       if kind == 'any' and is_last and not is_served and not is_reserved and has_waited_long then
@@ -225,7 +244,8 @@ local function serve_unblocked(runtime)
     local _, target, project_id = parse_queue(queue)
     local is_blocked = call('ZSCORE', blocked, queue)  -- it may be in the list twice
     if is_blocked and allows_one_more(read_counts(target, project_id, runtime)) then
-      if serve(queue) ~= 'served' or call('EXISTS', P .. 'queue:' .. queue) == 1 then escalate(queue) end
+      serve(queue)
+      if call('EXISTS', P .. 'queue:' .. queue) == 1 then escalate(queue) end
     end
   end
 end

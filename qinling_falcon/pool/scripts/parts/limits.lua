@@ -141,17 +141,32 @@ local function is_asynchronous(holder)
   return string.sub(holder, 1, 7) == 'worker:'
 end
 
--- How many leases for asynchronous executions there are, and how many there may be.
-local function read_asynchronous()
-  local is = call('HMGET', CONCURRENCY, 'asynchronous', 'limit asynchronous')
-  return tonumber(is[1]) or 0, tonumber(is[2]) or UNLIMITED
+-- The leases for asynchronous executions: how many there are in all, of a project and of a function, and how many there
+-- may be in all.
+local function read_asynchronous(target, project_id)
+  local is = call('HMGET', CONCURRENCY, 'asynchronous', 'asynchronous project ' .. project_id,
+    'asynchronous function ' .. function_of(target), 'limit asynchronous')
+  return {
+    all = tonumber(is[1]) or 0, project = tonumber(is[2]) or 0, ['function'] = tonumber(is[3]) or 0,
+    limit = tonumber(is[4]) or UNLIMITED,
+  }
 end
 
--- Whether a holder's leases exceed the limit for asynchronous executions.
-local function exceeds_asynchronous(holder)
-  if not is_asynchronous(holder) then return false end
-  local count, most = read_asynchronous()
-  return count > most
+-- Whether leases for asynchronous executions exceed a limit. As with the places of drains (see places.py), a project has
+-- at most three times as many leases as are free, and a function at most as many as its project may still get. So there
+-- is a free one for another project and function. One lease is allowed to each, as long as there is a free one.
+local function exceeds_asynchronous(count)
+  local of_project = 3 * (count.limit - count.all)
+  local of_function = of_project - count.project
+  return count.all > count.limit or count.project > math.max(1, of_project)
+    or count['function'] > math.max(1, of_function)
+end
+
+-- The same after one more lease.
+local function exceeds_with_one_more(count)
+  return exceeds_asynchronous{
+    all = count.all + 1, project = count.project + 1, ['function'] = count['function'] + 1, limit = count.limit,
+  }
 end
 
 local function count_leases(counts, by, target, project_id, runtime, holder)
@@ -159,7 +174,11 @@ local function count_leases(counts, by, target, project_id, runtime, holder)
   counts.projects, counts.runtimes = counts.projects + by, counts.runtimes + by
   call('HSET', CONCURRENCY, 'version ' .. version_of(target), counts.versions, 'function ' .. function_of(target),
     counts.functions, 'project ' .. project_id, counts.projects, 'runtime ' .. runtime, counts.runtimes)
-  if is_asynchronous(holder) then call('HINCRBY', CONCURRENCY, 'asynchronous', by) end
+  if is_asynchronous(holder) then
+    call('HINCRBY', CONCURRENCY, 'asynchronous', by)
+    call('HINCRBY', CONCURRENCY, 'asynchronous project ' .. project_id, by)
+    call('HINCRBY', CONCURRENCY, 'asynchronous function ' .. function_of(target), by)
+  end
 end
 
 -- The kinds of fields in `concurrency` that are counts of leases.
@@ -176,7 +195,11 @@ local function recount()
     add('function ' .. function_of(is[1]))
     add('project ' .. is[2])
     add('runtime ' .. is[3])
-    if is_asynchronous(is[4]) then add('asynchronous') end
+    if is_asynchronous(is[4]) then
+      add('asynchronous')
+      add('asynchronous project ' .. is[2])
+      add('asynchronous function ' .. function_of(is[1]))
+    end
   end
   local stored = call('HGETALL', CONCURRENCY)
   for at = 1, #stored, 2 do

@@ -104,7 +104,7 @@ local function set_entry(queue, holder, count, arrival)
   else
     update_rank(queue, runtime, target, kind)
   end
-  if count == before then return end
+  if count == before or is_asynchronous(holder) then return end
   call('HINCRBY', WAITING, 'all', count - before)
   call('HINCRBY', WAITING, 'project ' .. project_id, count - before)
   call('HINCRBY', WAITING, 'function ' .. function_of(target), count - before)
