@@ -149,7 +149,12 @@ def select_ended(
         conditions: further ones.
     """
     select = scoped(context).executions().select(
-        Execution.id, Execution.project_id, Execution.function_id, Execution.sync, Execution.attempt
+        Execution.id,
+        Execution.project_id,
+        Execution.function_id,
+        Execution.sync,
+        Execution.attempt,
+        Execution.updated_at,
     )
     select = select.where(Execution.status == status, *conditions)
     if function_id is not None:

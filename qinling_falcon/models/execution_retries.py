@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 from qinling_falcon.errors import Conflict
 from qinling_falcon.models import clock, execution_counters, strays
@@ -63,14 +63,17 @@ def retry(
     return transact(write)
 
 
-def find_some(context: Context, status: str, function_id: str | None, most: int) -> list[str]:
-    """The ids of the executions that `retry_some` would queue again now.
+def find_some(
+    context: Context, status: str, function_id: str | None, most: int
+) -> dict[str, datetime.datetime | None]:
+    """The executions that `retry_some` would queue again now: `updated_at` by id.
 
     Raises:
         Unavailable: see `reading`.
     """
     with reading():
-        return [row.id for row in select_ended(context, status, function_id, most, ~Execution.sync)]
+        rows = select_ended(context, status, function_id, most, ~Execution.sync)
+        return {row.id: row.updated_at for row in rows}
 
 
 def check(context: Context, execution_id: str) -> None:
@@ -84,7 +87,7 @@ def retry_some(
     function_id: str | None,
     most: int,
     reason: str,
-    only: Collection[str] | None = None,
+    only: Mapping[str, datetime.datetime | None] | None = None,
 ) -> list[Queued]:
     """Queue some of a project's asynchronous executions again that have ended with a status; durable on return.
 
@@ -94,7 +97,8 @@ def retry_some(
         function_id: only those of this function; None: those of all functions.
         most: how many, at most.
         reason: as in `retry`.
-        only: only some of these, at most some hundreds; None: no matter which.
+        only: only some of these, at most some hundreds, by id, as `find_some` has found them. Those that have changed
+            since are left out. None: no matter which.
 
     Raises:
         Unavailable: see `transact`.
@@ -102,7 +106,8 @@ def retry_some(
     conditions = [~Execution.sync] if only is None else [~Execution.sync, Execution.id.in_(list(only))]
 
     def write() -> list[Queued]:
-        return _reopen(list(lock_ended(context, status, function_id, most, *conditions)), reason)
+        rows = lock_ended(context, status, function_id, most, *conditions)
+        return _reopen([row for row in rows if only is None or row.updated_at == only[row.id]], reason)
 
     return transact(write)
 

@@ -168,16 +168,18 @@ class ExecutionRetries:
         """
         status = ExecutionStatus.CANCELLED.value
         looked_at = min(_BATCH + unended, _MOST_LOOKED_AT)
-        ids = execution_retries.find_some(req.caller, status, function_id, looked_at)
-        running = self._pool.uncommitted(ids)
-        ended = [one for one in ids if one not in running]
+        found = execution_retries.find_some(req.caller, status, function_id, looked_at)
+        running = self._pool.uncommitted(list(found))
+        ended = [one for one in found if one not in running]
         queued = []
         if ended:
-            queued = execution_retries.retry_some(req.caller, status, function_id, most, reason, ended[:most])
+            # One that was started and cancelled again since the look may still run.
+            only = {one: found[one] for one in ended[:most]}
+            queued = execution_retries.retry_some(req.caller, status, function_id, most, reason, only)
         self._push(queued)
         # Not the number of those that were queued: another request may have changed some of them since the look.
-        is_last = len(ids) < looked_at and len(ended) <= most
-        return _Round(len(queued), len(ids) - len(ended), is_last)
+        is_last = len(found) < looked_at and len(ended) <= most
+        return _Round(len(queued), len(found) - len(ended), is_last)
 
     def _push(self, queued: Sequence[Queued]) -> None:
         for one in queued:

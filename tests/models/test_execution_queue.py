@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import psycopg2
 import pytest
@@ -284,6 +285,25 @@ def test_an_execution_that_has_ended_is_not_claimed(function_id: str) -> None:
     )
 
     assert [one.id for one in claim(record.id, "orphan")] == [record.id]
+
+
+def test_an_execution_that_was_cancelled_again_after_it_was_found_is_not_retried(
+    function_id: str, owner: Context
+) -> None:
+    record = accepted(function_id)
+
+    def cancel_and_find() -> dict[str, Any]:
+        execution_queue.cancel(execution.get(owner, record.id), "no longer wanted")
+        return execution_retries.find_some(owner, "cancelled", None, 9)
+
+    def retry(found: dict[str, Any]) -> list[str]:
+        return [one.id for one in execution_retries.retry_some(owner, "cancelled", None, 9, "again", found)]
+
+    first = cancel_and_find()
+    assert retry(first) == [record.id]
+    second = cancel_and_find()
+    assert retry(first) == []
+    assert retry(second) == [record.id]
 
 
 def test_a_retried_execution_is_as_young_as_its_retry(function_id: str, owner: Context) -> None:

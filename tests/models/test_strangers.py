@@ -135,9 +135,9 @@ def test_no_model_gives_a_stranger_anything(its: SimpleNamespace, stranger: Cont
         with pytest.raises(NotFound):
             access(stranger, *positional, **named)
     assert execution.delete_ended(stranger, "success", None, 9) == []
-    assert execution_retries.find_some(stranger, "success", None, 9) == []
+    assert execution_retries.find_some(stranger, "success", None, 9) == {}
     assert execution_retries.retry_some(stranger, "success", None, 9, "mine") == []
-    assert execution_retries.retry_some(stranger, "success", None, 9, "mine", [its.execution]) == []
+    assert execution_retries.retry_some(stranger, "success", None, 9, "mine", {its.execution: None}) == []
     assert record(make_record(its.function, status="failed", sync=False))
     assert execution_retries.count_retriable(stranger, "failed", None, 9) == 0
     with database.reading():
