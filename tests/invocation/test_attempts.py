@@ -180,7 +180,7 @@ def test_the_last_of_several_attempts_ends_the_execution_as_dead(house: House) -
 
     (row,) = house.rows()
     assert (row.status, row.attempt) == ("dead", 3)
-    assert "last of 3 attempts" in str(row.status_reason)
+    assert "3 attempts have failed, which is the maximum" in str(row.status_reason)
 
 
 def test_an_execution_that_is_too_old_is_not_started_again(house: House) -> None:

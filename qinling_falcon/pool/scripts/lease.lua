@@ -53,9 +53,10 @@ end
 
 if ARGV[11] ~= '1' then return {'busy'} end
 
--- Asynchronous executions that wait do not count, because their processes bound their number. A function may have at most
--- as many waiting calls as its project has free places, and a project at most as many as there are in all. The first
--- project to fill the queues gets at most half of all places, the next one half of the rest, so places remain for others.
+-- Asynchronous executions that wait do not count, because their processes bound their number. A function may have at
+-- most as many waiting calls as its project has free places, and a project at most as many as there are in all. The
+-- first project to fill the queues gets at most half of all places, the next one half of the rest, so places remain for
+-- others.
 if is_of_caller then
   local most = call('HMGET', POLICY, 'waiting', 'waiting of project', 'waiting of function')
   local most_of_all, most_of_project = tonumber(most[1]) or UNLIMITED, tonumber(most[2]) or UNLIMITED

@@ -4,9 +4,10 @@
 -- reads   turns, turns:<project>, queued:<project>:<function>
 -- writes  turns, turns:<project>, queued:<project>:<function>, backlogs, drains
 -- returns {ms until a further execution is due, or -1: none is known; executions…}
--- promises  Projects that are due get equal shares, of at least 1/16 each while any is left. Functions of a project that
---           are due get equal parts of its share, of at least 1/4 each. One that was served comes after all that were
---           not. A drain that could take more is added to `drains`, and a push of an execution that is due wakes one.
+-- promises  Projects that are due get equal shares, of at least 1/16 each while any is left. Functions of a project
+--           that are due get equal parts of its share, of at least 1/4 each. One that was served comes after all that
+--           were not. A drain that could take more is added to `drains`, and a push of an execution that is due wakes
+--           one.
 
 -- Each function costs a lease, so shares of functions are larger.
 local MOST_SHARES_OF_PROJECTS, MOST_SHARES_OF_FUNCTIONS = 16, 4

@@ -80,8 +80,8 @@ local function begin_lease(worker, is_warm, wanted, counts)
   return is[1], is[2], token
 end
 
--- The process that has the oldest call of a queue, and when that arrived. Before that, it removes entries of asynchronous
--- executions that may not have one more lease. Their processes ask again later.
+-- The process that has the oldest call of a queue, and when that arrived. Entries of asynchronous executions that may
+-- not have one more lease are removed before. Their processes ask again later.
 local function first_entry(queue)
   while true do
     local first = call('ZRANGE', P .. 'queue:' .. queue, 0, 0, 'WITHSCORES')
@@ -107,7 +107,8 @@ local function offer(queue, holder, arrival, worker, is_warm, counts)
 end
 
 -- Offers the queue an idle worker of its target, or a warm one if the target has no worker. Returns 'served', 'blocked'
--- (by a limit), 'short' (there is no such worker) or 'gone' (no call that may get a worker waits); the counts, and the first entry.
+-- (by a limit), 'short' (there is no such worker) or 'gone' (no call that may get a worker waits), the counts, and the
+-- first entry.
 local function serve(queue)
   local runtime, target, project_id, kind = parse_queue(queue)
   local holder, arrival = first_entry(queue)

@@ -152,9 +152,9 @@ local function read_asynchronous(target, project_id)
   }
 end
 
--- Whether leases for asynchronous executions exceed a limit. As with the places of drains (see places.py), a project has
--- at most three times as many leases as are free, and a function at most as many as its project may still get. So there
--- is a free one for another project and function. One lease is allowed to each, as long as there is a free one.
+-- Whether leases for asynchronous executions exceed a limit. As with the places of drains (see places.py), a project
+-- has at most three times as many leases as are free, and a function at most as many as its project may still get. So
+-- there is a free one for another project and function. One lease is allowed to each, as long as there is a free one.
 local function exceeds_asynchronous(count)
   local of_project = 3 * (count.limit - count.all)
   local of_function = of_project - count.project
