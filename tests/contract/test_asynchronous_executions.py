@@ -64,7 +64,7 @@ def test_a_function_with_several_attempts_is_dead_after_the_last_one(user: User)
     function_id = user.function(FAILS, max_attempts=3, backoff_s=0.01)
     ended = user.service.ended(user.service.accept(function_id))
     assert (ended["status"], ended["attempt"]) == ("dead", 3)
-    assert "last of 3 attempts" in ended["status_reason"]
+    assert "3 attempts have failed" in ended["status_reason"]
     assert "ValueError" in ended["status_reason"]
 
 
