@@ -26,7 +26,7 @@ _LOOK_EVERY_S = 0.02
 
 
 def find_live(pool: Pool, caller: Context, execution_id: str) -> ExecutionRecord | None:
-    """A synchronous execution that runs and may have no row yet. None: there is none that the caller may see.
+    """A synchronous execution that runs and may have no row yet. None: unknown, or not visible to the caller.
 
     An asynchronous one has a row until it is deleted. The journal can have it for longer, if Redis was away.
 

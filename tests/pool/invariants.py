@@ -159,14 +159,6 @@ def the_share_was_used(before: Snapshot, holder: str, call: Call, numbers: list[
     assert _has_share(before, call.project, call.function)
 
 
-def a_new_project_gets_its_share(before: Snapshot, holder: str, call: Call, word: str) -> None:
-    """As long as a lease is free, a project without asynchronous executions is not refused."""
-    counts = before["concurrency"]
-    is_new = int(counts.get(f"asynchronous project {call.project}", 0)) == 0
-    if is_asynchronous(holder) and is_new and int(counts["asynchronous"]) < int(counts["limit asynchronous"]):
-        assert word != "full"
-
-
 def _has_share(seen: Snapshot, project: str, function: str) -> bool:
     """Whether asynchronous executions of a function have as many leases as they may."""
     counts = seen["concurrency"]

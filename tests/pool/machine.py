@@ -115,7 +115,6 @@ class Machine:
         )  # fmt: skip
         if word == "full" and rest[0] == "asynchronous":
             invariants.the_share_was_used(before, holder.name, call, [int(number) for number in rest[1:]])
-            invariants.a_new_project_gets_its_share(before, holder.name, call, word)
             return word
         if word == "lease":
             invariants.the_share_is_kept(self.seen, holder.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import gevent
@@ -36,6 +37,19 @@ def drain(web: Side) -> Iterator[Side]:
     side = Side(web.connection.url, SETTINGS, holder="worker:1")
     yield side
     side.close()
+
+
+@contextmanager
+def alone(connection: PipelinedConnection, workers: int, share: int) -> Iterator[Side]:
+    """The only process with leases, in a pool of so many warm workers, of which executions may have a share."""
+    side = Side(connection.url, replace(SETTINGS, async_workers=share, max_workers=max(6, workers)), holder="worker:1")
+    try:
+        side.configure()
+        for _ in range(workers):
+            side.start()
+        yield side
+    finally:
+        side.close()
 
 
 def asynchronous(side: Side) -> int:
@@ -88,58 +102,45 @@ def test_a_large_backlog_of_a_quick_function_gets_one_more_worker_without_its_gr
     connection: PipelinedConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_ASYNC_GRACE_S", 30)
-    drain = Side(connection.url, replace(SETTINGS, async_workers=5), holder="worker:1")
-    drain.configure()
-    for _ in range(3):
-        drain.start()
-    for _ in range(2):  # the first time includes the import
-        end(drain.lease("f"), busy_s=0.0005)
-    leases = [drain.lease("f")]
-    callers = [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
-    gevent.sleep(0.1)
-    assert not any(caller.ready() for caller in callers), "a small backlog uses one worker"
+    with alone(connection, workers=3, share=5) as drain:
+        for _ in range(2):  # the first time includes the import
+            end(drain.lease("f"), busy_s=0.0005)
+        leases = [drain.lease("f")]
+        callers = [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
+        gevent.sleep(0.1)
+        assert not any(caller.ready() for caller in callers), "a small backlog uses one worker"
 
-    callers += [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
-    wait_until(lambda: any(caller.ready() for caller in callers), timeout_s=10)
-    assert asynchronous(drain) == 2
-
-    end_all(leases, callers)
-    drain.close()
+        callers += [gevent.spawn(drain.lease, "f", 60) for _ in range(20)]
+        wait_until(lambda: any(caller.ready() for caller in callers), timeout_s=10)
+        assert asynchronous(drain) == 2
+        end_all(leases, callers)
 
 
 def test_a_project_and_a_function_leave_workers_for_others(connection: PipelinedConnection) -> None:
-    drain = Side(connection.url, replace(SETTINGS, async_workers=6, max_workers=8), holder="worker:1")
-    drain.configure()
-    for _ in range(8):
-        drain.start()
-    callers = [gevent.spawn(drain.lease, "f", 60) for _ in range(6)]
-    gevent.sleep(0.5)
-    assert 1 <= sum(caller.ready() for caller in callers) <= 3
+    with alone(connection, workers=8, share=6) as drain:
+        callers = [gevent.spawn(drain.lease, "f", 60) for _ in range(6)]
+        gevent.sleep(0.5)
+        assert 1 <= sum(caller.ready() for caller in callers) <= 3
 
-    end(drain.lease("g"))  # of the same project
-    end(drain.lease("h", project="q"))
-    end_all([], callers)
-    drain.close()
+        end(drain.lease("g"))  # of the same project
+        end(drain.lease("h", project="q"))
+        end_all([], callers)
 
 
 def test_a_project_with_several_leases_gives_one_back_when_none_is_free(connection: PipelinedConnection) -> None:
-    drain = Side(connection.url, replace(SETTINGS, async_workers=4, max_workers=8), holder="worker:1")
-    drain.configure()
-    for _ in range(8):
-        drain.start()
-    leases = [drain.lease("f"), drain.lease("f"), drain.lease("g")]
-    leases.append(drain.lease("h", project="q"))
-    assert asynchronous(drain) == 4
-    waits = gevent.spawn(drain.lease, "i", 60, project="r")
-    next_one = gevent.spawn(drain.lease, "f", 60)
-    gevent.sleep(0.1)
+    with alone(connection, workers=8, share=4) as drain:
+        leases = [drain.lease("f"), drain.lease("f"), drain.lease("g")]
+        leases.append(drain.lease("h", project="q"))
+        assert asynchronous(drain) == 4
+        waits = gevent.spawn(drain.lease, "i", 60, project="r")
+        next_one = gevent.spawn(drain.lease, "f", 60)
+        gevent.sleep(0.1)
 
-    end(leases.pop(0))
+        end(leases.pop(0))
 
-    leases.append(waits.get(timeout=10))
-    assert not next_one.ready(), "the worker of `f` was not handed over"
-    end_all(leases, [next_one])
-    drain.close()
+        leases.append(waits.get(timeout=10))
+        assert not next_one.ready(), "the worker of `f` was not handed over"
+        end_all(leases, [next_one])
 
 
 def test_a_first_large_batch_gets_the_worker_of_another_process_as_soon_as_it_is_free(
