@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models.engines import Engine, Fate
 
-_BUSY_PAUSE_S = 0.0005
+_BUSY_PAUSE_S = 0.0002
 _TRANSIENT_PAUSE_S = 0.005
 _LOST_PAUSE_S = 0.1
 
@@ -37,6 +37,9 @@ class Write:
         payload: what to do, a function without arguments; or, with `group`, what to do it with.
         group: writes all payloads of a batch that have the same `group` at once, and answers in their order.
         deadline: monotonic time after which it isn't begun any more.
+        in_halves: while one half of such writes is committed, the callers of the other half prepare their next ones.
+            So `HubLane` lets half a batch of them follow a commit at once. For callers who do little else between two
+            writes; others would only get more commits, each with fewer writes.
         ticket: one token. If the writer takes it first, the write begins. If the caller does, the write is given up.
     """
 
@@ -44,6 +47,7 @@ class Write:
     group: Group | None
     deadline: float
     waiter: Waiter
+    in_halves: bool = False
     ticket: list[None] = field(default_factory=lambda: [None])
     result: Any = None
     error: BaseException | None = None

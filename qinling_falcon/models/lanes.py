@@ -18,7 +18,8 @@ from qinling_falcon.models.engines import Engine, Sqlite
 _BATCH_SIZE = 500
 # A commit of many writes costs little more than a commit of one, and callers whose writes shared a commit often send
 # their next ones at the same time. So a batch that is smaller than the last one waits up to `_GATHER_S` for more
-# writes. After a batch of one write, no write waits, unless more are expected.
+# writes. After a batch of one write, no write waits, unless more are expected. (`HubLane` has another rule for writes
+# in halves: see `Write`.)
 _GATHER_S = 0.004
 # The callers come back later on a slow or busy host. There `HubLane` waits for up to the time between the last two
 # batches, but at most this long.
@@ -196,7 +197,11 @@ class HubLane(Lane):
         answered = self._answered
         self._is_writing = False
         if self._gathered:
-            self._gather()
+            first = self._gathered[0]
+            if first is not STOP and first.in_halves and len(self._gathered) >= self._last_size / 2:
+                self._hand_over()
+            else:
+                self._gather()
         super().wake(answered)
 
 

@@ -33,12 +33,13 @@ class Writer:
         self._closed = False
         self._lane = make_lane(engine)
 
-    def submit(self, payload: Any, group: Group | None = None) -> Any:
+    def submit(self, payload: Any, group: Group | None = None, *, in_halves: bool = False) -> Any:
         """Have `payload` written; returns when that is durable.
 
         Args:
             payload: a function without arguments, or what `group` writes.
             group: see `Write`. It answers with one result for each payload, in order.
+            in_halves: see `Write`.
 
         Raises:
             Unavailable: the database could not be reached in time, too many writes are waiting already, or
@@ -51,7 +52,8 @@ class Writer:
             raise RuntimeError("a write was begun inside another write: call the function itself")
         if self._lane.waiting() >= self._queue_size:
             raise Unavailable("Too many changes are waiting for the database.", retry_after_s=1)
-        write = Write(payload, group, time.monotonic() + self._timeout_s, self._lane.make_waiter())
+        deadline = time.monotonic() + self._timeout_s
+        write = Write(payload, group, deadline, self._lane.make_waiter(), in_halves)
         if not self._started:
             self._started = True
             self._lane.start(self._serve)

@@ -194,6 +194,33 @@ def test_a_commit_waits_for_as_many_writes_as_are_expected(
     assert sizes == [1, 3]
 
 
+def test_half_a_batch_of_writes_in_halves_follows_a_commit_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only in the lane of a hub: `test_all_this_holds_under_gevent_too` runs it there."""
+    lane = database._current().writer._lane
+    if not isinstance(lane, lanes.HubLane):
+        pytest.skip("no lane of a hub")
+    for name in ("_GATHER_S", "_LONGEST_GATHER_S", "_BREAK_S"):
+        monkeypatch.setattr(lanes, name, 1e9)
+    batches: list[list[int]] = []
+
+    def group(payloads: list[int]) -> list[int]:
+        batches.append(payloads)
+        while len(batches) == 1 and lane.waiting() < 2:
+            lane.pause(0.001)
+        return payloads
+
+    def write(number: int) -> None:
+        transact_grouped(number, group, in_halves=True)
+
+    expect_writes(4)
+    first = [lambda number=number: write(number) for number in range(4)]
+    later = [lambda number=number: time.sleep(0.1) or write(number) for number in (4, 5)]
+    together([*first, *later])
+    assert batches == [[0, 1, 2, 3], [4, 5]]
+
+
 def test_what_waits_is_written_before_the_end(settings: Settings) -> None:
     together([transact_later(insert(f"image-{number}")) for number in range(5)])
     database.disconnect()
