@@ -13,6 +13,7 @@ from tests.chaos.caller import Answer, Caller
 from tests.chaos.functions import Kind
 from tests.chaos.ledger import Told
 from tests.chaos.stage import Stage
+from tests.chaos.threads import Threads
 
 _THREADS = 4
 _PAUSE_S = 0.05
@@ -36,6 +37,7 @@ class Load:
         on_accepted: is called for each acknowledged execution, with the random numbers of its thread.
         acknowledged: what was told about each acknowledged execution, by execution.
         refused: how many requests had another answer or none.
+        threads: the callers.
     """
 
     stage: Stage
@@ -50,30 +52,12 @@ class Load:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._failures: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._call_on, args=(number,)) for number in range(_THREADS)]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self.threads = Threads(_THREADS, self._call_on)
 
     @property
     def is_done(self) -> bool:
         """Whether all executions are acknowledged."""
         return len(self.acknowledged) >= self.most
-
-    def check(self) -> None:
-        """Raise what has ended one of the threads."""
-        if self._failures:
-            raise self._failures[0]
-
-    def stop(self) -> None:
-        """End the threads. Raises what has ended one of them."""
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-        self.check()
 
     def _call_on(self, number: int) -> None:
         choices = random.Random(f"{self.seed}/{number}")
@@ -82,20 +66,18 @@ class Load:
         pause_s = self.for_s * _THREADS / self.most
         calls = 0
         try:
-            while not self._stopping.is_set() and not self.is_done:
+            while not self.threads.stopping.is_set() and not self.is_done:
                 function_id = choices.choices(list(weights), list(weights.values()))[0]
                 told = Told("", function_id, self.stage.projects[function_id])
                 told.key = f"{self.seed}-{number}-{calls}" if self.has_keys else ""
                 calls += 1
                 body = _body(told, self.stage.functions[function_id], choices, self.longest_s)
                 is_repeated = choices.random() < _REPEATED
-                self._stopping.wait(choices.uniform(0, 2 * pause_s))
+                self.threads.stopping.wait(choices.uniform(0, 2 * pause_s))
                 if not self._call(callers[told.project_id], told, body, is_repeated=is_repeated):
                     del weights[function_id]
                 elif told.id and self.on_accepted is not None:
                     self.on_accepted(told, choices)
-        except BaseException as error:
-            self._failures.append(error)
         finally:
             for caller in callers.values():
                 caller.close()

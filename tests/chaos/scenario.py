@@ -21,6 +21,7 @@ from tests.chaos.callbacks import Deliveries, receiving
 from tests.chaos.faults import Fault, make_plan
 from tests.chaos.functions import PROJECTS, Kind
 from tests.chaos.load import Load
+from tests.chaos.senders import Senders
 from tests.chaos.stage import Stage, running_stage
 from tests.chaos.verbs import Verbs
 from tests.chaos.verdict import Verdict
@@ -45,6 +46,7 @@ class Scenario:
         settled_s: the deadline for all executions to end, after load and faults.
         workers: how many `worker` processes there are.
         first_backlog: so many executions are queued before the first one runs, and before the first fault.
+        senders: so many senders call the first function by a webhook, as fast as they can; 0: callers of the API.
     """
 
     functions: Sequence[Kind]
@@ -57,6 +59,7 @@ class Scenario:
     settled_s: float = 120.0
     workers: int = 1
     first_backlog: int = 1
+    senders: int = 0
 
     def run(self, *, is_postgres: bool = False, **settings: Any) -> Verdict:
         """Run the scenario in a service of its own, and check what it leaves."""
@@ -80,7 +83,9 @@ class Scenario:
         if self.functions:
             for kind in self.functions:
                 stage.make_function(kind)
-            load = Load(stage, self.executions, self.load_s, self.longest_s, seed)
+            load: Load | Senders = Load(stage, self.executions, self.load_s, self.longest_s, seed)
+            if self.senders:
+                load = Senders(stage, self.senders, self.executions, self.longest_s, seed)
             return self._judge(stage, plan, load, None, None)
         with receiving(seed) as deliveries:
             for project, kinds in PROJECTS.items():
@@ -93,16 +98,21 @@ class Scenario:
             return self._judge(stage, plan, load, verbs, deliveries)
 
     def _judge(
-        self, stage: Stage, plan: Sequence[Fault], load: Load, verbs: Verbs | None, deliveries: Deliveries | None
+        self,
+        stage: Stage,
+        plan: Sequence[Fault],
+        load: Load | Senders,
+        verbs: Verbs | None,
+        deliveries: Deliveries | None,
     ) -> Verdict:
         began = time.monotonic()
-        load.start()
+        load.threads.start()
         if verbs is not None:
             verbs.start()
 
         def check() -> None:
             stage.check_alive()
-            load.check()
+            load.threads.check()
             if verbs is not None:
                 verbs.check()
 
@@ -124,14 +134,14 @@ class Scenario:
                 check()
             faulted = time.monotonic()
             wait_until("all executions are acknowledged", is_accepted, self.load_s + self.settled_s)
-            load.stop()
+            load.threads.stop()
             accepted = time.monotonic()
             if verbs is not None:
                 verbs.complete()
                 wait_until("callers have done all", lambda: verbs.is_done, self.settled_s)
         finally:
             try:
-                load.stop()
+                load.threads.stop()
             finally:
                 if verbs is not None:
                     verbs.stop()
@@ -148,6 +158,8 @@ class Scenario:
             **({} if verbs is None else verbs.counts.all()),
         }
         verdict.check()
+        if self.senders:
+            verdict.check_nothing_unknown()
         stage.check_alive()
         return verdict
 

@@ -26,6 +26,7 @@ from tests.chaos.web import HEADER
 from tests.integration.service import Service, package, running_service, wait_until
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import ValkeyServer
+from tests.support.secrets import fernet_key
 
 _MODULES = {"worker": "workers.worker", "tasks": "workers.tasks", "pool": "workers.pool"}
 _LOOK_EVERY_S = 0.05
@@ -45,6 +46,7 @@ _SETTINGS = {
     "callback_timeout_s": 5,
     "callback_backoff_s": 0.5,
     "callback_max_attempts": 20,
+    "secret_keys": fernet_key(1),
 }
 
 

@@ -126,9 +126,24 @@ def test_retries(is_postgres: bool) -> None:
 
 
 @long
+@databases
+def test_bursts_of_deliveries(is_postgres: bool) -> None:
+    """Senders of a webhook repeat each delivery on any error."""
+    kinds = ("kill worker", "kill web child", "kill web child", "kill web")
+    scenario = Scenario((GOOD,), 20_000, 0, 0.01, kinds, 16, 1.5, settled_s=400, workers=2, senders=64)
+    scenario.run(is_postgres=is_postgres)
+
+
+@long
 def test_functions_that_run_longer_than_a_claim() -> None:
     verdict = Scenario(WELL_BEHAVED, 40, 2, 7.0, settled_s=200).run(async_claim_s=2)
     assert set(verdict.numbers["attempts"]) == {1}
+
+
+def test_short_burst_of_deliveries() -> None:
+    """With little load."""
+    kinds = ("kill web child", "kill worker")
+    Scenario((GOOD,), 600, 0, 0.01, kinds, 4, 0.5, settled_s=90, senders=16).run()
 
 
 def test_hostile_functions_beside_good_ones() -> None:
