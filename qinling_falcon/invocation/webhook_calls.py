@@ -32,6 +32,7 @@ from qinling_falcon.invocation.cached_webhooks import CachedWebhook, CachedWebho
 from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds
 from qinling_falcon.invocation.engine import Engine
+from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
 from qinling_falcon.pool.deliveries import Admission
@@ -105,27 +106,20 @@ class WebhookCalls:
     """Takes deliveries.
 
     Args:
-        webhooks: finds webhooks.
         engine: runs synchronous calls.
         acceptance: accepts asynchronous ones.
-        ids: does both for deliveries with ids.
+        idempotent_calls: runs synchronous calls of deliveries with ids.
         pool: admits and logs deliveries.
         settings: the limits.
     """
 
     def __init__(
-        self,
-        webhooks: CachedWebhooks,
-        engine: Engine,
-        acceptance: Acceptance,
-        ids: DeliveryIds,
-        pool: Pool,
-        settings: Settings,
+        self, engine: Engine, acceptance: Acceptance, idempotent_calls: IdempotentCalls, pool: Pool, settings: Settings
     ):
-        self._webhooks = webhooks
         self._engine = engine
         self._acceptance = acceptance
-        self._ids = ids
+        self._ids = DeliveryIds(acceptance, idempotent_calls, pool.ready, settings)
+        self._webhooks = CachedWebhooks(pool)
         self._deliveries = pool.deliveries
         self._settings = settings
         # Which of the two limits applies is known after the signature was verified.

@@ -43,6 +43,7 @@ _ABOUT = {
     415: "The media type is not accepted here, or the body is compressed.",
     421: "The request's host is not one of this service's hosts.",
     422: "The Idempotency-Key was used for another request.",
+    429: "The webhook gets deliveries faster than its rate limit allows.",
     500: "An error of the service's own.",
     501: "This installation can't do it.",
     502: "A neighbour of the service has answered what makes no sense; nothing was lost.",
@@ -111,7 +112,7 @@ def errors() -> dict[str, dict[str, Any]]:
             example["errors"] = {"colour": ["Unknown field."]}
         described[error_name(status)] = {
             "description": about,
-            "headers": _headers(_OF_ERRORS.get(status, ()), ("Retry-After",) if status in (409, 503) else ()),
+            "headers": _headers(_OF_ERRORS.get(status, ()), ("Retry-After",) if status in (409, 429, 503) else ()),
             "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}, "example": example}},
         }
     return described

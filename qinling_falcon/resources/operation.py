@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import falcon
 from marshmallow import Schema
 
 from qinling_falcon.models.listing import ListSpec
@@ -15,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 CrossSite = Literal["never", "navigation", "always"]
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+_METHODS = tuple(falcon.COMBINED_METHODS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Operation:
         query: parameters of the query string in addition to those of lists: names, and their JSON Schema, with
             `required: true` for one that must be given.
         headers: headers of the request that the operation reads: names, and their JSON Schema.
+        is_documented: whether the API document has it.
         cross_site: what pages of other sites may do with `AUTH_MODE=noauth`: nothing, link to it, or call it.
     """
 
@@ -69,6 +71,7 @@ class Operation:
     query: tuple[tuple[str, dict[str, Any]], ...] = ()
     headers: tuple[tuple[str, dict[str, Any]], ...] = ()
     cross_site: CrossSite = "never"
+    is_documented: bool = True
 
 
 def shows(schema: type[Schema], **more: Any) -> Answer:

@@ -20,6 +20,7 @@ from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.invocation.waits import Waits
+from qinling_falcon.invocation.webhook_calls import WebhookCalls
 from qinling_falcon.models import database
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
@@ -119,7 +120,10 @@ def services(connected: Settings, pool: Pool, engine: FakeEngine, packages: Loca
     waits = Waits(pool.watches)
     waits.start()
     policy = Policy(connected.policy_file)
-    return Services(connected, pool, engine, acceptance, idempotent_calls, waits, scaler, packages, policy)
+    webhook_calls = WebhookCalls(engine, acceptance, idempotent_calls, pool, connected)
+    return Services(
+        connected, pool, engine, acceptance, idempotent_calls, webhook_calls, waits, scaler, packages, policy
+    )
 
 
 @pytest.fixture
@@ -141,7 +145,11 @@ def client_with(services: Services) -> Callable[..., Client]:
         settings = replace(services.settings, **changes)
         ready, quota = services.pool.ready, services.execution_quota
         acceptance = Acceptance(Resolver(services.pool), ready, quota, settings)
-        return Client(create_app(replace(services, settings=settings, acceptance=acceptance)), settings)
+        webhook_calls = WebhookCalls(
+            services.engine, acceptance, services.idempotent_calls, services.pool, settings
+        )
+        changed = replace(services, settings=settings, acceptance=acceptance, webhook_calls=webhook_calls)
+        return Client(create_app(changed), settings)
 
     return make
 
