@@ -127,10 +127,10 @@ def _cached(row: Webhook, generation: tuple[str, str]) -> CachedWebhook:
         try:
             secrets = webhooks.secrets_of(row)
         except SecretUnreadable as error:
-            logger.error("the secrets of a webhook can't be read", extra={"webhook_id": row.id, "reason": str(error)})
-            raise Unavailable("The secrets of the webhook can't be read.") from error
-        signature = Signature(Scheme(row.signature_scheme), row.signature_tolerance_s, secrets)
-    if row.rate_per_minute is not None:
+            logger.exception("the secrets of a webhook can't be read", extra={"webhook_id": row.id})
+            raise Unavailable("The webhook can't be called: its secrets can't be read.") from error
+        signature = Signature(Scheme(row.signature_scheme), row.signature_tolerance_s or 0, secrets)
+    if row.rate_per_minute is not None and row.rate_burst is not None:
         rate_limit = RateLimit(row.id, row.rate_per_minute, row.rate_burst)
     return CachedWebhook(
         id=row.id,

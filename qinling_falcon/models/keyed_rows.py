@@ -36,7 +36,8 @@ def insert_sql(columns: tuple[str, ...], rows: int) -> str:
     """The statement that inserts so many rows.
 
     Args:
-        columns: those of the execution, in the order of the values. `idempotency_key`, `digest` and `expires_at` follow.
+        columns: those of the execution, in the order of the values. The values of `idempotency_key`, `digest` and
+            `expires_at` follow.
         rows: how many.
     """
     names = (*columns, *_KEY)

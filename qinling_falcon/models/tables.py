@@ -251,7 +251,7 @@ class Alias(Row):
 class Webhook(Row):
     """A URL that runs a function: of (function, version), or of an alias, and then the other two are null.
 
-    `methods` has the HTTP methods that it takes; `*` is any. `cors` has the origins whose pages may call it; null: none.
+    `methods` has the HTTP methods that it takes; `*` is any. `cors` has the origins whose pages may call it, if any.
     `signature_secrets` is the JSON text of a list, encrypted (see `secret_keys`), and `signature_secret_count` is its
     length. A `signature_scheme` or a `rate_per_minute` of null is none.
     """

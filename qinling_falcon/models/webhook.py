@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import peewee
+
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.models import clock, quotas
 from qinling_falcon.models.database import reading, secret_keys, transact
@@ -19,7 +21,8 @@ from qinling_falcon.models.scope import Context, scoped, system
 from qinling_falcon.models.tables import Webhook
 
 __all__ = [
-    "LISTS", "UNSIGNED", "Webhook", "cache_key", "create", "delete", "exists", "get", "read_for_call", "secrets_of", "update",
+    "LISTS", "UNSIGNED", "Webhook", "cache_key", "create", "delete", "exists", "get", "read_for_call", "secrets_of",
+    "update",
 ]  # fmt: skip
 
 LISTS = ListSpec(
@@ -172,7 +175,7 @@ def exists(webhook_id: str) -> bool:
         Unavailable: see `reading`.
     """
     with reading():
-        return _of_any_project().where(Webhook.id == webhook_id).exists()
+        return bool(_of_any_project().where(Webhook.id == webhook_id).exists())
 
 
 def read_for_call(webhook_id: str) -> Webhook | None:
@@ -182,7 +185,8 @@ def read_for_call(webhook_id: str) -> Webhook | None:
         Unavailable: see `reading`.
     """
     with reading():
-        return _of_any_project().where(Webhook.id == webhook_id).first()
+        row: Webhook | None = _of_any_project().where(Webhook.id == webhook_id).first()
+    return row
 
 
 def secrets_of(webhook: Webhook) -> tuple[str, ...]:
@@ -201,7 +205,7 @@ def cache_key(webhook_id: str) -> str:
     return f"webhook:{webhook_id}"
 
 
-def _of_any_project() -> Any:
+def _of_any_project() -> peewee.ModelSelect[Webhook]:
     return system("a delivery has the webhook's URL, and no caller").webhooks()
 
 

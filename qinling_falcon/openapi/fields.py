@@ -38,7 +38,6 @@ from qinling_falcon.schemas.webhooks import (
     MOST_ORIGINS,
     MOST_PER_MINUTE,
     MOST_SECRETS,
-    ORIGIN,
     InvokeUrl,
     Methods,
     Origins,
@@ -50,7 +49,8 @@ from qinling_falcon.webhooks.signing import SECRET_PATTERN
 from qinling_falcon.webhooks.urls import LONGEST_URL
 
 # Names of formats that JSON Schema doesn't know: the patterns say only what a pattern can.
-TIME, CRON, CODE_TEXT, CALLBACK = "qinling-time", "cron", "qinling-code", "qinling-callback"
+TIME, CRON, CODE_TEXT = "qinling-time", "cron", "qinling-code"
+CALLBACK, ORIGIN = "qinling-callback", "qinling-origin"
 SECRET = "password"
 _WRITTEN_TIME = (
     r"^\s*(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -158,15 +158,16 @@ def _(field: CallbackSecret) -> dict[str, Any]:
 
 @_taken.register
 def _(field: Methods) -> dict[str, Any]:
-    names = {"type": "string", "pattern": f"^({'|'.join((any_case([name])[2:-2] for name in METHODS))})$"}
+    names = {"type": "string", "pattern": any_case(name.lower() for name in METHODS)}
     some = {"type": "array", "items": names, "minItems": 1, "maxItems": len(METHODS)}
     about = "The HTTP methods that the webhook takes. `[\"*\"]`: any."
-    return {"anyOf": [some, {"type": "array", "prefixItems": [{"const": ANY}], "items": False, "minItems": 1}], "description": about}
+    any_method = {"type": "array", "items": {"const": ANY}, "minItems": 1, "maxItems": 1}
+    return {"anyOf": [some, any_method], "description": about}
 
 
 @_taken.register
 def _(field: Origins) -> dict[str, Any]:
-    origin = {"type": "string", "pattern": rf"^({ORIGIN}|\*)$", "maxLength": 255}
+    origin = {"type": "string", "format": ORIGIN, "pattern": r"^(\*|[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+)$"}
     about = "The origins whose pages may call the webhook; `*`: all pages. An empty list: none."
     return {"type": "array", "items": origin, "maxItems": MOST_ORIGINS, "description": about}
 

@@ -72,8 +72,8 @@ def test_an_input_and_a_result_are_converted_no_more_often_than_documented(
     idempotent_calls = IdempotentCalls(house.engine, acceptance, house.pool, house.settings)
     webhook_calls = WebhookCalls(house.engine, acceptance, idempotent_calls, house.pool, house.settings)
     services = Services(
-        house.settings, house.pool, house.engine, acceptance, idempotent_calls, webhook_calls, Waits(house.pool.watches),
-        house.scaler, house.storage, policy,
+        house.settings, house.pool, house.engine, acceptance, idempotent_calls, webhook_calls,
+        Waits(house.pool.watches), house.scaler, house.storage, policy,
     )
     client = testing.TestClient(create_app(services), headers={"Host": "localhost:7070"})
     body = json.dumps({"function_id": house.function_id, "input": given})
