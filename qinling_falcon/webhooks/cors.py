@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-ANY_ORIGIN = "*"
+ANY_ORIGIN = ANY_METHOD = "*"
 _MAX_ORIGIN = 255
 # How long browsers may remember the answer to a preflight.
 _MAX_AGE_S = 600
@@ -71,13 +71,13 @@ def preflight_headers(
         origin: the request's header `Origin`; None: absent.
         method: the request's header `Access-Control-Request-Method`; None: absent.
         headers: the request's header `Access-Control-Request-Headers`; None: absent.
-        methods: the methods of the webhook.
+        methods: the methods of the webhook; `*` is any.
     """
     made = cors_headers(allowed, origin)
     if not made:
         return {}
     made.pop("Access-Control-Expose-Headers", None)
-    if "Access-Control-Allow-Origin" in made and method in methods:
+    if "Access-Control-Allow-Origin" in made and method and (method in methods or ANY_METHOD in methods):
         made["Access-Control-Allow-Methods"] = ", ".join(methods)
         made["Access-Control-Max-Age"] = str(_MAX_AGE_S)
         if headers is not None and _NAMES.fullmatch(headers):

@@ -84,3 +84,8 @@ def test_a_preflight_for_another_method(method: str | None) -> None:
 @pytest.mark.parametrize("headers", [None, "", "x\r\nSet-Cookie: a=b", "x: y", "\u00e9", "x" * 1025])
 def test_a_preflight_with_malformed_header_names(headers: str | None) -> None:
     assert "Access-Control-Allow-Headers" not in preflight_headers(["*"], PAGE, "POST", headers, ["POST"])
+
+
+@pytest.mark.parametrize(("method", "allowed"), [("POST", "*"), ("PROPFIND", "*"), (None, None), ("", None)])
+def test_a_preflight_for_a_webhook_with_any_method(method: str | None, allowed: str | None) -> None:
+    assert preflight_headers([PAGE], PAGE, method, None, ["*"]).get("Access-Control-Allow-Methods") == allowed
