@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -50,6 +50,7 @@ LISTS = ListSpec(
 _TARGET = frozenset({"function_id", "function_version", "function_alias"})
 UNSIGNED = "none"
 """The scheme that removes a signature."""
+_SIGNATURE = ("signature_scheme", "signature_tolerance_s", "signature_secrets")
 _DEFAULT_TOLERANCE_S = 300
 
 
@@ -60,10 +61,15 @@ def create(
     function_version: int | None = None,
     function_alias: str | None = None,
     description: str | None = None,
+    methods: Sequence[str] = ("POST",),
+    subpaths: bool = False,
+    pass_request: bool = False,
+    sync: bool = False,
+    enabled: bool = True,
+    cors: Sequence[str] | None = None,
     signature: Mapping[str, Any] | None = None,
     rate_limit: Mapping[str, Any] | None = None,
     now: datetime.datetime | None = None,
-    **columns: Any,
 ) -> Webhook:
     """Create a webhook of a function, a version or an alias of the caller's project.
 
@@ -73,10 +79,15 @@ def create(
         function_version: the version of the function; None or 0: the function itself.
         function_alias: an alias; it takes precedence over `function_id` and `function_version`.
         description: the description of the webhook.
-        signature: `scheme`, `tolerance_s` and `secrets`; None: deliveries are not signed.
-        rate_limit: `per_minute` and `burst`; None: no limit.
+        methods: the HTTP methods that it takes; `*` is any.
+        subpaths: whether it takes paths below its URL.
+        pass_request: whether the function gets the whole request.
+        sync: whether senders wait for the function's answer.
+        enabled: whether it takes deliveries.
+        cors: the origins whose pages may call it; None: none.
+        signature: `scheme`, `secrets` and `tolerance_s` (300 s if it is absent); None: deliveries are not signed.
+        rate_limit: `per_minute`, and `burst` (as many if it is absent); None: no limit.
         now: the time of creation.
-        columns: among `methods, subpaths, pass_request, sync, enabled, cors`.
 
     Raises:
         BadRequest: a signature without secrets.
@@ -89,11 +100,16 @@ def create(
         project_id=context.project_id,
         created_at=now or clock.now(),
         description=description,
+        methods=list(methods),
+        subpaths=subpaths,
+        pass_request=pass_request,
+        sync=sync,
+        enabled=enabled,
+        cors=cors and list(cors),
         **target_columns(function_id, function_version, function_alias),
-        **columns,
+        **_signature(None, signature or {"scheme": UNSIGNED}),
+        **_rate(rate_limit or {"per_minute": None}),
     )
-    for name, value in {**_signature(webhook, signature), **_rate(rate_limit)}.items():
-        setattr(webhook, name, value)
 
     def write() -> None:
         quotas.check(context.project_id, quotas.WEBHOOKS)
@@ -141,8 +157,10 @@ def update(
         webhook = find(scoped(context, by_id=True).webhooks(), webhook_id, lock=True)
         check_owner(context, webhook, "change")
         columns = dict(changes)
-        columns |= _signature(webhook, columns.pop("signature", None))
-        columns |= _rate(columns.pop("rate_limit", None))
+        if (signature := columns.pop("signature", None)) is not None:
+            columns |= _signature(webhook, signature)
+        if (rate_limit := columns.pop("rate_limit", None)) is not None:
+            columns |= _rate(rate_limit)
         if changes.keys() & _TARGET:
             columns |= _target(webhook, changes)
             check_target(context, columns["function_id"], columns["function_version"], columns["function_alias"])
@@ -209,37 +227,33 @@ def _of_any_project() -> peewee.ModelSelect[Webhook]:
     return system("a delivery has the webhook's URL, and no caller").webhooks()
 
 
-def _signature(webhook: Webhook, wanted: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The columns that a signature changes."""
-    if wanted is None:
-        return {}
-    scheme = wanted["scheme"]
+def _signature(webhook: Webhook | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a webhook's signature.
+
+    Args:
+        webhook: the webhook that is changed; None: it is new.
+        wanted: see `create` and `update`.
+    """
+    scheme, secrets, tolerance_s = (wanted.get(name) for name in ("scheme", "secrets", "tolerance_s"))
     if scheme == UNSIGNED:
-        return dict.fromkeys(("signature_scheme", "signature_tolerance_s", "signature_secrets")) | {
-            "signature_secret_count": 0
-        }
-    is_same = webhook.signature_scheme == scheme
-    secrets, tolerance_s = wanted.get("secrets"), wanted.get("tolerance_s")
+        return dict.fromkeys(_SIGNATURE) | {"signature_secret_count": 0}
+    kept = webhook if webhook is not None and webhook.signature_scheme == scheme else None
     if tolerance_s is None:
-        tolerance_s = webhook.signature_tolerance_s if is_same else _DEFAULT_TOLERANCE_S
+        tolerance_s = _DEFAULT_TOLERANCE_S if kept is None else kept.signature_tolerance_s
     columns = {"signature_scheme": scheme, "signature_tolerance_s": tolerance_s}
-    if secrets is None:
-        if not is_same:
-            message = f"needs secrets for the scheme {scheme}."
-            raise BadRequest(f"signature: {message}", errors={"signature": [message]})
-        return columns
-    encrypted = secret_keys().encrypt(json.dumps(list(secrets)))
-    return columns | {"signature_secrets": encrypted, "signature_secret_count": len(secrets)}
+    if secrets is not None:
+        encrypted = secret_keys().encrypt(json.dumps(list(secrets)))
+        return columns | {"signature_secrets": encrypted, "signature_secret_count": len(secrets)}
+    if kept is None:
+        message = f"secrets are required for a new signature of the scheme {scheme}."
+        raise BadRequest(f"signature: {message}", errors={"signature": [message]})
+    return columns
 
 
-def _rate(wanted: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The columns that a rate limit changes. Without a `burst`, all deliveries of a minute may come at once."""
-    if wanted is None:
-        return {}
+def _rate(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a webhook's rate limit. Without a `burst`, all deliveries of a minute may come at once."""
     per_minute = wanted["per_minute"]
-    if per_minute is None:
-        return {"rate_per_minute": None, "rate_burst": None}
-    return {"rate_per_minute": per_minute, "rate_burst": wanted.get("burst") or per_minute}
+    return {"rate_per_minute": per_minute, "rate_burst": per_minute and (wanted.get("burst") or per_minute)}
 
 
 def _target(webhook: Webhook, changes: Mapping[str, Any]) -> dict[str, Any]:

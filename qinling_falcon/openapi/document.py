@@ -90,12 +90,16 @@ def _operation(spec: APISpec, path: str, method: str, operation: Operation, sett
         described["parameters"] = parameters
     if operation.takes is not None:
         described["requestBody"] = _body(spec, operation, settings)
+    if operation.any_body:
+        described["requestBody"] = {"content": {JSON: {"schema": {}, "example": EXAMPLES["any body"]}}}
     shown = None if operation.answers.shows is None else _component(spec, operation.answers.shows, settings)
     answers = {str(operation.answers.status): success(operation.answers, shown, settings)}
     if operation.answers.cached:
         answers["304"] = {"description": "It is what the client has."}
     for status in sorted(error_statuses(operation, path, settings)):
         answers[str(status)] = {"$ref": f"#/components/responses/{error_name(status)}"}
+    if operation.otherwise:
+        answers["default"] = {"description": operation.otherwise, "content": {"*/*": {}}}
     described["responses"] = answers
     if operation.rule is None:
         described["security"] = []

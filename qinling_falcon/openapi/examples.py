@@ -249,6 +249,7 @@ EXAMPLES: Mapping[str, Any] = {
         "rate_limit": {"per_minute": 600, "burst": 100},
         **_NEW,
     },
+    "any body": {"ref": "refs/heads/main"},
     "WebhookAccepted": {"execution_id": _EXECUTION},
     "DeliveryShown": {
         "received_at": "2026-09-12 08:30:00",
@@ -308,5 +309,6 @@ MESSAGES: Mapping[int, str] = {
     502: "The object could not be read from Swift.",
     503: "No worker was free in time: this call waited for 10.0 s. All workers are busy. The function has not run. "
     "Try again.",
+    504: "The function did not end within its timeout.",
 }
 """What `faultstring` may say, by status."""

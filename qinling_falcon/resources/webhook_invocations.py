@@ -18,7 +18,7 @@ from qinling_falcon.resources.services import Services
 from qinling_falcon.resources.webhook_inputs import input_of, whole_request
 from qinling_falcon.schemas.webhooks import METHODS, WebhookAccepted
 from qinling_falcon.settings import Settings
-from qinling_falcon.webhooks.cors import cors_headers, preflight_headers
+from qinling_falcon.webhooks.cors import ANY_METHOD, cors_headers, preflight_headers
 from qinling_falcon.webhooks.depth import HEADER as DEPTH_HEADER
 from qinling_falcon.webhooks.depth import read_depth
 from qinling_falcon.webhooks.responses import EXECUTION_ID_HEADER, Failure, respond
@@ -36,8 +36,10 @@ class WebhookInvocation:
 
     @operation(
         None,
-        answers=accepts(WebhookAccepted),
-        errors=(401, 403, 404, 405, 408, 413, 415, 429, 503),
+        any_body=True,
+        answers=accepts(WebhookAccepted, some_headers=(REPLAYED,)),
+        otherwise="With `sync`: what the function answers.",
+        errors=(401, 403, 404, 405, 408, 413, 415, 429, 502, 503, 504),
         cross_site="always",
     )
     def on_post(self, req: Request, resp: falcon.Response, webhook_id: str, path: str | None = None) -> None:
@@ -63,7 +65,7 @@ class WebhookInvocation:
         if webhook is None or not webhook.cors:
             self._deliver(req, resp, webhook_id, path)
             return
-        methods = METHODS if webhook.methods is None else webhook.methods
+        methods = (ANY_METHOD,) if webhook.methods is None else webhook.methods
         origin, names = req.get_header("Origin"), req.get_header("Access-Control-Request-Headers")
         resp.set_headers(preflight_headers(webhook.cors, origin, method, names, methods))
         resp.status = falcon.HTTP_204

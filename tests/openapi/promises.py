@@ -36,7 +36,7 @@ class Promises:
     def __init__(self, document: dict[str, Any]):
         self.document = document
         self._paths = [
-            (re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))), path, item)
+            (re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path).replace(r"\{path\}", ".+"))), path, item)
             for path, item in document["paths"].items()
         ]
         self._validators: dict[Any, jsonschema_rs.Validator] = {}
@@ -53,7 +53,8 @@ class Promises:
             if status >= 400:
                 self._check_json((route, method, status), {"$ref": "#/components/schemas/Error"}, body, what)
             return
-        response = self._resolved(operation["responses"].get(str(status)))
+        answers = operation["responses"]
+        response = self._resolved(answers.get(str(status), answers.get("default")))
         assert response is not None, f"{what} is not in the document"
         for name, header in response.get("headers", {}).items():
             given = headers.get(name.lower())
