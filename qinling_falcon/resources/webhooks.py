@@ -33,7 +33,7 @@ class Webhooks:
         self._policy = services.policy
         self._settings = services.settings
 
-    @operation("webhook:create", takes=WebhookCreate, answers=makes(WebhookShown), errors=(404,))
+    @operation("webhook:create", takes=WebhookCreate, answers=makes(WebhookShown), errors=(404, 501))
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a webhook.
 
@@ -65,7 +65,7 @@ class OneWebhook:
         """Show a webhook."""
         answer(resp, _shown(req, self._settings).show(webhooks.get(req.caller, webhook_id)))
 
-    @operation("webhook:update", takes=WebhookUpdate, answers=accepts(WebhookShown))
+    @operation("webhook:update", takes=WebhookUpdate, answers=accepts(WebhookShown), errors=(501,))
     def on_put(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
         """Change a webhook. Every delivery that begins after the answer follows.
 

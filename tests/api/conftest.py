@@ -33,6 +33,7 @@ from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import LocalPackages
 from tests.api.client import Client
 from tests.api.fake_engine import FakeEngine
+from tests.api.hooks import Hook
 from tests.servers.valkey import valkey
 from tests.support.secrets import fernet_key
 from tests.support.tables import make_tables
@@ -164,3 +165,15 @@ def function_id(client: Client) -> str:
     alias = {"name": "hq-production-function", "function_id": function_id, "function_version": 2}
     assert client.simulate_post("/v1/aliases", json=alias).status_code == 201
     return function_id
+
+
+@pytest.fixture
+def make_hook(client: Client, services: Services, function_id: str) -> Callable[..., Hook]:
+    """Makes webhooks of the function."""
+
+    def make(**fields: Any) -> Hook:
+        answer = client.simulate_post("/v1/webhooks", json={"function_id": function_id, **fields})
+        assert answer.status_code == 201, answer.text
+        return Hook(client, services, str(answer.json["id"]))
+
+    return make
