@@ -26,6 +26,7 @@ def build(settings: Settings) -> Api:
         parts.engine,
         parts.acceptance,
         parts.idempotent_calls,
+        parts.webhook_calls,
         parts.waits,
         parts.scaler,
         parts.packages,

@@ -27,6 +27,7 @@ from qinling_falcon.resources import (
     quotas,
     runtimes,
     versions,
+    webhook_invocations,
     webhooks,
 )
 from qinling_falcon.resources.answers import answer_error
@@ -83,6 +84,9 @@ ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
     ("/v1/executions/{execution_id}/retry", execution_retries.ExecutionRetry),
     ("/v1/webhooks", webhooks.Webhooks),
     ("/v1/webhooks/{webhook_id}", webhooks.OneWebhook),
+    ("/v1/webhooks/{webhook_id}/deliveries", webhooks.Deliveries),
+    ("/v1/webhooks/{webhook_id}/invoke", webhook_invocations.WebhookInvocation),
+    ("/v1/webhooks/{webhook_id}/invoke/{path:path}", webhook_invocations.WebhookInvocation),
     ("/v1/jobs", jobs.Jobs),
     ("/v1/jobs/{job_id}", jobs.OneJob),
     ("/v1/quotas", quotas.Quotas),

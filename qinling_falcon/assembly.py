@@ -18,6 +18,7 @@ from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.invocation.waits import Waits
+from qinling_falcon.invocation.webhook_calls import WebhookCalls
 from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
@@ -126,6 +127,11 @@ class Assembly:
     def idempotent_calls(self) -> IdempotentCalls:
         """Runs and accepts calls with an idempotency key."""
         return IdempotentCalls(self.engine, self.acceptance, self.pool, self.settings)
+
+    @cached_property
+    def webhook_calls(self) -> WebhookCalls:
+        """Takes deliveries to webhooks."""
+        return WebhookCalls(self.engine, self.acceptance, self.idempotent_calls, self.pool, self.settings)
 
     @cached_property
     def waits(self) -> Waits:

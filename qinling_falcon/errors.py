@@ -152,6 +152,12 @@ class Misdirected(QinlingError):
     status = 421
 
 
+class TooManyRequests(QinlingError):
+    """A webhook gets deliveries faster than its rate limit allows."""
+
+    status = 429
+
+
 class NotSupported(QinlingError):
     """A part of the API that this installation can't serve."""
 

@@ -9,6 +9,8 @@ process dies, there are two cases:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call, accepted_record
@@ -23,6 +25,9 @@ from qinling_falcon.settings import Settings
 
 _TRIES = 5
 _RETRY_AFTER_S = 5
+
+Admit = Callable[[Target], bool]
+"""Says whether a target is current. Raises if its execution is not to be accepted."""
 
 
 class Acceptance:
@@ -41,7 +46,9 @@ class Acceptance:
         self._quota = quota
         self._settings = settings
 
-    def accept(self, context: Context, call: Call, key: KeyClaim | None = None) -> ExecutionRecord:
+    def accept(
+        self, context: Context, call: Call, key: KeyClaim | None = None, admit: Admit | None = None
+    ) -> ExecutionRecord:
         """Accept an execution, and return its record with status `running`; durable on return.
 
         Args:
@@ -49,15 +56,17 @@ class Acceptance:
             call: the call.
             key: the idempotency key that is bound in the same transaction, with the id and the time of the execution;
                 None: the request has no key.
+            admit: None: the target must be current, and the queue of its project must not be full.
 
         Raises:
+            Exception: the errors of `admit`.
             KeyTaken: another request has the key. Nothing was accepted.
             NotFound, Conflict: see `Resolver.resolve`.
             QuotaExceeded: the project has reached its quota of executions.
             Unavailable: the project has too many executions that wait, or Redis or the database is away. Nothing was
                 accepted.
         """
-        target = self._resolve(context, call)
+        target = self._resolve(context, call, admit or self._admit)
         with Reservation(self._quota) as reservation:
             reservation.take(target.project_id)
             now = clock.now()
@@ -66,7 +75,7 @@ class Acceptance:
                 execution_queue.accept(record)
             else:
                 record = accepted_record(target, call, key.execution_id, key.created_at)
-                if not idempotency.accept(key, record, now):
+                if not idempotency.accept(key, record):
                     raise KeyTaken(f"Another request has used Idempotency-Key {key.key!r}.")
             reservation.recorded()
         self._ready.push(record.project_id, record.function_id, record.id)
@@ -90,27 +99,39 @@ class Acceptance:
         Raises:
             Unavailable: the project has too many executions that wait, or Redis is away.
         """
-        self._check_size(project_id, self._ready.backlog(project_id, ()).size, refused)
-
-    def _check_size(self, project_id: str, size: int, refused: str) -> None:
+        size = self._ready.backlog(project_id, ()).size
         if size >= self._settings.async_queue_limit:
-            raise Unavailable(
-                f"Project {project_id} has {size} executions that wait, and at most"
-                f" {self._settings.async_queue_limit} may wait (ASYNC_QUEUE_LIMIT). {refused}; try again later.",
-                retry_after_s=_RETRY_AFTER_S,
-            )
+            raise self.queue_full(project_id, size, refused)
 
-    def _resolve(self, context: Context, call: Call) -> Target:
-        """Resolve the target of a call, and check that its project's queue is not full. Raises as `accept`."""
+    def queue_full(self, project_id: str, size: int, refused: str = "This execution was not accepted") -> Unavailable:
+        """The error for a project with too many executions that wait.
+
+        Args:
+            project_id: the project.
+            size: how many of its executions wait.
+            refused: as in `check_room`.
+        """
+        return Unavailable(
+            f"Project {project_id} has {size} executions that wait, and at most"
+            f" {self._settings.async_queue_limit} may wait (ASYNC_QUEUE_LIMIT). {refused}; try again later.",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+    def _admit(self, target: Target) -> bool:
+        backlog = self._ready.backlog(target.project_id, target.generations)
+        if backlog.size >= self._settings.async_queue_limit:
+            raise self.queue_full(target.project_id, backlog.size)
+        return backlog.is_current
+
+    def _resolve(self, context: Context, call: Call, admit: Admit) -> Target:
+        """Resolve the target of a call, and have it admitted. Raises as `accept`."""
         for _ in range(_TRIES):
             if call.function_alias is not None:
                 target = self._resolver.resolve_alias(context, call.function_alias)
             else:
                 assert call.function_id is not None
                 target = self._resolver.resolve(context, call.function_id, call.function_version)
-            backlog = self._ready.backlog(target.project_id, target.generations)
-            self._check_size(target.project_id, backlog.size, "This execution was not accepted")
-            if backlog.is_current:
+            if admit(target):
                 return target
             self._resolver.forget(target)
             self._quota.forget(target.project_id)

@@ -23,6 +23,7 @@ import psycopg2.extensions
 
 from qinling_falcon.models.callback_rows import insert_sql, wants_callback
 from qinling_falcon.models.cooperation import cooperative, native
+from qinling_falcon.models.keyed_rows import STATEMENTS as _KEYED_ROWS
 from qinling_falcon.models.readers import Readers, close_quietly
 from qinling_falcon.settings import Settings, SettingsError
 
@@ -242,8 +243,8 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]  # the base is An
             connection.execute("PRAGMA journal_size_limit=67108864")
             # Fewer checkpoints: pages that many commits touch are written back once.
             connection.execute("PRAGMA wal_autocheckpoint=8000")
-            for trigger in (*_COUNT_TRIGGERS, *_QUEUE_TRIGGERS, *_CALLBACK_TRIGGERS):
-                connection.execute(trigger.replace("{shard}", str(self.shard)))
+            for made in (*_COUNT_TRIGGERS, *_QUEUE_TRIGGERS, *_CALLBACK_TRIGGERS, *_KEYED_ROWS):
+                connection.execute(made.replace("{shard}", str(self.shard)))
         except BaseException:
             connection.close()
             raise

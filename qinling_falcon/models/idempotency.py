@@ -23,15 +23,20 @@ from typing import NamedTuple
 
 import peewee
 
-from qinling_falcon.models import clock, execution_queue
-from qinling_falcon.models.database import engine, reading, transact
-from qinling_falcon.models.records import ExecutionRecord, values_of, write
+from qinling_falcon.models import clock, execution_queue, keyed_rows
+from qinling_falcon.models.database import engine, reading, transact, transact_grouped
+from qinling_falcon.models.records import PLACE, ExecutionRecord, Values, values_of, write
 from qinling_falcon.models.scope import WITHOUT_LOG
 from qinling_falcon.models.tables import Execution, ExecutionStatus, IdempotencyKey
 
 _TABLE = IdempotencyKey._meta.table_name
 _EXECUTIONS = Execution._meta.table_name
 _COLUMNS = ("project_id", "idempotency_key", "digest", "execution_id", "claimed_until", "expires_at")
+_OVERWRITE = (
+    "ON CONFLICT (project_id, idempotency_key) DO UPDATE SET"
+    f" {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
+)
+_ID, _PROJECT, _CREATED = PLACE["id"], PLACE["project_id"], PLACE["created_at"]
 # Other writers wait for a transaction, so it deletes only so many keys. The pause after it is three times as long.
 _BATCH = 200
 
@@ -116,8 +121,10 @@ def claim(wanted: KeyClaim, now: datetime.datetime, until: datetime.datetime) ->
     return transact(lambda: _claim(wanted, clock.to_micros(now), clock.to_micros(until)))
 
 
-def accept(wanted: KeyClaim, record: ExecutionRecord, now: datetime.datetime) -> bool:
-    """Accept an asynchronous execution (see `execution_queue.accept`) and bind its key, in one transaction.
+def accept(wanted: KeyClaim, record: ExecutionRecord) -> bool:
+    """Accept an asynchronous execution (see `execution_queue.accept`) and bind its key, both or none.
+
+    It writes without a look at the key before, many keys at a time. A key that is claimed or bound stays as it is.
 
     Returns:
         Whether both were written; False: another request has the key, and nothing was accepted.
@@ -125,14 +132,9 @@ def accept(wanted: KeyClaim, record: ExecutionRecord, now: datetime.datetime) ->
     Raises:
         Unavailable: see `transact`.
     """
-
-    def accept_both() -> bool:
-        if not _claim(wanted, clock.to_micros(now), 0):
-            return False
-        execution_queue.insert([values_of(record)])
-        return True
-
-    return transact(accept_both)
+    keyed = _Keyed(wanted.key, wanted.digest, clock.to_micros(wanted.expires_at), values_of(record))
+    won: bool = transact_grouped(keyed, _accept, in_halves=True)
+    return won
 
 
 def begin(claimed: KeyClaim, record: ExecutionRecord) -> bool:
@@ -192,6 +194,16 @@ def release(claims: Collection[KeyClaim]) -> None:
     transact(delete_all)
 
 
+def forget(project_id: str, key: str, execution_id: str) -> None:
+    """Delete a key that stands for this execution, so that the next request with it counts as the first.
+
+    Raises:
+        Unavailable: see `transact`. It is safe to call again.
+    """
+    mine = _is(project_id, key) & (IdempotencyKey.execution_id == execution_id)
+    transact(lambda: IdempotencyKey.delete().where(mine).execute())
+
+
 def prune(now: datetime.datetime) -> int:
     """Delete the expired keys, in small transactions with pauses. Returns their number.
 
@@ -212,9 +224,7 @@ def _claim(wanted: KeyClaim, now: int, until: int) -> bool:
     param = engine().param
     statement = (
         f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES ({', '.join([param] * len(_COLUMNS))})"
-        " ON CONFLICT (project_id, idempotency_key) DO UPDATE SET"
-        f" {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
-        f" WHERE {_TABLE}.expires_at <= {param}"
+        f" {_OVERWRITE} WHERE {_TABLE}.expires_at <= {param}"
         f" OR ({_TABLE}.execution_id = {param} AND {_TABLE}.claimed_until BETWEEN 1 AND {param}"
         # The execution may have been recorded as lost, or cancelled, without having begun.
         f" AND NOT EXISTS (SELECT 1 FROM {_EXECUTIONS} WHERE {_EXECUTIONS}.id = {_TABLE}.execution_id))"
@@ -229,6 +239,56 @@ def _claim(wanted: KeyClaim, now: int, until: int) -> bool:
     )
     written: int = engine().execute_sql(statement, (*values, now, wanted.instead_of or "", now)).rowcount
     return written == 1
+
+
+class _Keyed(NamedTuple):
+    """An execution that is to be accepted, and its key."""
+
+    key: str
+    digest: str
+    expires_at: int
+    values: Values
+
+
+def _accept(batch: list[_Keyed]) -> list[bool]:
+    """Accept a batch. If a key occurs several times in it, one of them wins."""
+    accepted = _accepted_in_sqlite(batch) if engine().complete_statements else _accepted(batch)
+    return [one.values[_ID] in accepted for one in batch]
+
+
+def _accepted_in_sqlite(batch: list[_Keyed]) -> set[str]:
+    """Accept a batch with one statement (see `keyed_rows`). Returns the executions that were accepted."""
+    database = engine()
+    values = [part for one in batch for part in (*one.values, one.key, one.digest, one.expires_at)]
+    database.execute_sql(keyed_rows.insert_sql(ExecutionRecord._fields, len(batch)), values)
+    marks = ", ".join("?" * len(batch))
+    # As one row, because the writer's thread waits for the interpreter's lock for each.
+    (accepted,) = database.execute_sql(
+        f"SELECT group_concat(id) FROM {_EXECUTIONS} WHERE id IN ({marks})", [one.values[_ID] for one in batch]
+    ).fetchone()
+    return set((accepted or "").split(","))
+
+
+def _accepted(batch: list[_Keyed]) -> set[str]:
+    """Accept a batch inside a write transaction. Returns the executions that were accepted."""
+    # One of each key, because a statement changes no row twice; in one order, so that two processes with the same keys
+    # do not wait for each other in a circle.
+    by_key = {(one.values[_PROJECT], one.key): one for one in reversed(batch)}
+    first = [by_key[key] for key in sorted(by_key)]
+    row = f"({', '.join(['%s'] * len(_COLUMNS))})"
+    rows = engine().execute_sql(
+        f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * len(first))}"
+        f" {_OVERWRITE} WHERE {_TABLE}.expires_at <= %s RETURNING execution_id",
+        [
+            *(part for one in first for part in
+              (one.values[_PROJECT], one.key, one.digest, one.values[_ID], 0, one.expires_at)),
+            min(one.values[_CREATED] for one in first),
+        ],
+    ).fetchall()  # fmt: skip
+    accepted = {execution_id for (execution_id,) in rows}
+    if accepted:
+        execution_queue.insert([one.values for one in first if one.values[_ID] in accepted])
+    return accepted
 
 
 def _prune(now: int) -> tuple[int, float]:

@@ -17,7 +17,7 @@ from qinling_falcon.models.secret_keys import FINGERPRINT_LENGTH, SecretUnreadab
 from qinling_falcon.settings import Settings, SettingsError
 
 # Every column that holds secrets: table and column. Each one has an index on the fingerprints (see its migration).
-_STORED = (("functions", "callback_secret"),)
+_STORED = (("functions", "callback_secret"), ("webhooks", "signature_secrets"))
 _PAGE = 100
 
 

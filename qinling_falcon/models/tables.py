@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
 
@@ -249,15 +249,50 @@ class Alias(Row):
 
 
 class Webhook(Row):
-    """A URL that runs a function: of (function, version), or of an alias, and then the other two are null."""
+    """A URL that runs a function: of (function, version), or of an alias, and then the other two are null.
+
+    `methods` has the HTTP methods that it takes; `*` is any. `cors` has the origins whose pages may call it, if any.
+    `signature_secrets` is the JSON text of a list, encrypted (see `secret_keys`), and `signature_secret_count` is its
+    length. A `signature_scheme` or a `rate_per_minute` of null is none.
+    """
 
     function_id = peewee.CharField(max_length=36, null=True)
     function_version = peewee.IntegerField(null=True)
     function_alias = peewee.CharField(null=True)
     description = peewee.CharField(null=True)
+    methods = peewee.JSONField(default=lambda: ["POST"])
+    subpaths = peewee.BooleanField(default=False)
+    pass_request = peewee.BooleanField(default=False)
+    sync = peewee.BooleanField(default=False)
+    enabled = peewee.BooleanField(default=True)
+    cors = peewee.JSONField(null=True)
+    signature_scheme = peewee.CharField(max_length=32, null=True)
+    signature_tolerance_s = peewee.IntegerField(null=True)
+    signature_secrets = peewee.TextField(null=True)
+    signature_secret_count = peewee.IntegerField(default=0)
+    rate_per_minute = peewee.IntegerField(null=True)
+    rate_burst = peewee.IntegerField(null=True)
 
     class Meta:
         table_name = "webhooks"
+
+    @property
+    def signature(self) -> dict[str, Any] | None:
+        """How deliveries are signed, with the number of secrets."""
+        if self.signature_scheme is None:
+            return None
+        return {
+            "scheme": self.signature_scheme,
+            "tolerance_s": self.signature_tolerance_s,
+            "secrets": self.signature_secret_count,
+        }
+
+    @property
+    def rate_limit(self) -> dict[str, int] | None:
+        """How many deliveries are taken, if that is limited."""
+        if self.rate_per_minute is None or self.rate_burst is None:
+            return None
+        return {"per_minute": self.rate_per_minute, "burst": self.rate_burst}
 
 
 class Job(Row):

@@ -30,11 +30,11 @@ ERROR: dict[str, Any] = {
 }
 _ABOUT = {
     400: "The request's content is wrong.",
-    401: "Nobody, or nobody known, is calling.",
+    401: "The request has no valid credentials, or a delivery has no valid signature.",
     403: "The policy forbids it, a quota is reached, the resource is in use or belongs to another project, or a web "
     "page of another site sent the request.",
     404: "What it names is unknown, or not the caller's.",
-    405: "It has no package to download.",
+    405: "It has no package to download, or the webhook does not take the method.",
     408: "The client sent the body too slowly.",
     409: "The state of something forbids it now, the name is taken, or the first request with this Idempotency-Key has "
     "not ended.",
@@ -43,11 +43,13 @@ _ABOUT = {
     415: "The media type is not accepted here, or the body is compressed.",
     421: "The request's host is not one of this service's hosts.",
     422: "The Idempotency-Key was used for another request.",
+    429: "The webhook gets deliveries faster than its rate limit allows.",
     500: "An error of the service's own.",
     501: "This installation can't do it.",
     502: "A neighbour of the service has answered what makes no sense; nothing was lost.",
     503: "No free worker in time, or a neighbour of the service is away; nothing was lost. Without Retry-After, "
     "the request may have been carried out: the message says so.",
+    504: "The function did not end within its timeout.",
 }
 _TEXT = {"schema": {"type": "string"}}
 HEADERS: dict[str, dict[str, Any]] = {
@@ -111,7 +113,7 @@ def errors() -> dict[str, dict[str, Any]]:
             example["errors"] = {"colour": ["Unknown field."]}
         described[error_name(status)] = {
             "description": about,
-            "headers": _headers(_OF_ERRORS.get(status, ()), ("Retry-After",) if status in (409, 503) else ()),
+            "headers": _headers(_OF_ERRORS.get(status, ()), ("Retry-After",) if status in (409, 429, 503) else ()),
             "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}, "example": example}},
         }
     return described

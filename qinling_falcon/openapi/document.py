@@ -28,6 +28,8 @@ In requests, a field that is null counts as not given; numbers and booleans may 
 User agents that match `{agents}` are read leniently, and get lists in envelopes.
 """
 _TOKEN = "token"
+# A parameter in a template of Falcon, with the converter that it may have.
+_CONVERTER = re.compile(r"{(\w+):\w+}")
 
 
 def write(routes: Iterable[tuple[str, Any]], settings: Settings) -> bytes:
@@ -59,10 +61,11 @@ def build(routes: Iterable[tuple[str, Any]], settings: Settings) -> dict[str, An
         about = "A token of Keystone's for a project."
         scheme = {"type": "apiKey", "in": "header", "name": "X-Auth-Token", "description": about}
         spec.components.security_scheme(_TOKEN, scheme)
-    for path, resource in routes:
+    for template, resource in routes:
+        path = _CONVERTER.sub(r"{\1}", template)
         described = {}
         for method, operation in operations_of(resource).items():
-            if method != "HEAD":
+            if method != "HEAD" and operation.is_documented:
                 said = _said_of(getattr(resource, f"on_{method.lower()}"))
                 described[method.lower()] = said | _operation(spec, path, method, operation, settings)
         spec.path(path, operations=described, parameters=list(in_path(path)))
@@ -87,12 +90,16 @@ def _operation(spec: APISpec, path: str, method: str, operation: Operation, sett
         described["parameters"] = parameters
     if operation.takes is not None:
         described["requestBody"] = _body(spec, operation, settings)
+    if operation.any_body:
+        described["requestBody"] = {"content": {JSON: {"schema": {}, "example": EXAMPLES["any body"]}}}
     shown = None if operation.answers.shows is None else _component(spec, operation.answers.shows, settings)
     answers = {str(operation.answers.status): success(operation.answers, shown, settings)}
     if operation.answers.cached:
         answers["304"] = {"description": "It is what the client has."}
     for status in sorted(error_statuses(operation, path, settings)):
         answers[str(status)] = {"$ref": f"#/components/responses/{error_name(status)}"}
+    if operation.otherwise:
+        answers["default"] = {"description": operation.otherwise, "content": {"*/*": {}}}
     described["responses"] = answers
     if operation.rule is None:
         described["security"] = []

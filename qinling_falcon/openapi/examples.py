@@ -227,14 +227,36 @@ EXAMPLES: Mapping[str, Any] = {
             "kept_workers": {"limit": 8, "used": 2},
         }
     },
-    "WebhookCreate": {"function_id": _FUNCTION, "description": "From the build server"},
-    "WebhookUpdate": {"function_alias": "stable"},
+    "WebhookCreate": {
+        "function_id": _FUNCTION,
+        "description": "From the build server",
+        "signature": {"scheme": "github", "secrets": ["0Gc4uFz7Lq2mT9xW"]},
+        "rate_limit": {"per_minute": 600, "burst": 100},
+    },
+    "WebhookUpdate": {"function_alias": "stable", "enabled": False},
     "WebhookShown": {
         "id": _WEBHOOK,
         **_LATEST,
         "description": "From the build server",
         "webhook_url": f"https://functions.example/v1/webhooks/{_WEBHOOK}/invoke",
+        "methods": ["POST"],
+        "subpaths": False,
+        "pass_request": False,
+        "sync": False,
+        "enabled": True,
+        "cors": None,
+        "signature": {"scheme": "github", "tolerance_s": 300, "secrets": 1},
+        "rate_limit": {"per_minute": 600, "burst": 100},
         **_NEW,
+    },
+    "any body": {"ref": "refs/heads/main"},
+    "WebhookAccepted": {"execution_id": _EXECUTION},
+    "DeliveryShown": {
+        "received_at": "2026-09-12 08:30:00",
+        "delivery_id": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+        "result": "accepted",
+        "reason": None,
+        "execution_id": _EXECUTION,
     },
     "VersionsShown": {
         "versions": [
@@ -280,11 +302,13 @@ MESSAGES: Mapping[int, str] = {
     421: "engine.example is not known as a host of this service.",
     422: 'Idempotency-Key "order-7" was used for a request with other fields. Repeat that request as it was, or use a '
     "new key for this one.",
+    429: "This webhook gets more deliveries than its rate limit allows.",
     500: "Internal error; the log has it under request id req-4b1f0c52-9a0e-4f0e-8a35-1d2c3b4a5968.",
     501: "This service can't store secrets: its setting SECRET_KEYS is not set. Ask its operator to set it, or leave "
     "the secret out.",
     502: "The object could not be read from Swift.",
     503: "No worker was free in time: this call waited for 10.0 s. All workers are busy. The function has not run. "
     "Try again.",
+    504: "The function did not end within its timeout.",
 }
 """What `faultstring` may say, by status."""

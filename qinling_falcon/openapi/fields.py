@@ -8,6 +8,7 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
+from qinling_falcon.models.webhook import UNSIGNED
 from qinling_falcon.schemas.aliases import AliasName, Routing
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.callbacks import CallbackSecret, CallbackUrl
@@ -25,16 +26,31 @@ from qinling_falcon.schemas.fields import (
     Plain,
     Seconds,
     Text,
+    any_case,
     one_of,
 )
 from qinling_falcon.schemas.functions import CODE, Code, Limit
 from qinling_falcon.schemas.jobs import Pattern, Status
-from qinling_falcon.schemas.webhooks import InvokeUrl
+from qinling_falcon.schemas.webhooks import (
+    ANY,
+    LONGEST_TOLERANCE_S,
+    METHODS,
+    MOST_ORIGINS,
+    MOST_PER_MINUTE,
+    MOST_SECRETS,
+    InvokeUrl,
+    Methods,
+    Origins,
+    RateLimit,
+    Signature,
+)
+from qinling_falcon.webhooks.signatures import Scheme
 from qinling_falcon.webhooks.signing import SECRET_PATTERN
 from qinling_falcon.webhooks.urls import LONGEST_URL
 
 # Names of formats that JSON Schema doesn't know: the patterns say only what a pattern can.
-TIME, CRON, CODE_TEXT, CALLBACK = "qinling-time", "cron", "qinling-code", "qinling-callback"
+TIME, CRON, CODE_TEXT = "qinling-time", "cron", "qinling-code"
+CALLBACK, ORIGIN = "qinling-callback", "qinling-origin"
 SECRET = "password"
 _WRITTEN_TIME = (
     r"^\s*(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -138,6 +154,51 @@ def _(field: CallbackSecret) -> dict[str, Any]:
     about = "The secret that signs callbacks: `whsec_` and 24 to 64 random bytes in base64. It is never shown."
     secret = {"type": "string", "format": SECRET, "pattern": f"^{SECRET_PATTERN}$"}
     return secret | {"writeOnly": True, "description": about}
+
+
+@_taken.register
+def _(field: Methods) -> dict[str, Any]:
+    names = {"type": "string", "pattern": any_case(name.lower() for name in METHODS)}
+    some = {"type": "array", "items": names, "minItems": 1, "maxItems": len(METHODS)}
+    about = "The HTTP methods that the webhook takes. `[\"*\"]`: any."
+    any_method = {"type": "array", "items": {"const": ANY}, "minItems": 1, "maxItems": 1}
+    return {"anyOf": [some, any_method], "description": about}
+
+
+@_taken.register
+def _(field: Origins) -> dict[str, Any]:
+    origin = {"type": "string", "format": ORIGIN, "pattern": r"^(\*|[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+)$"}
+    about = "The origins whose pages may call the webhook; `*`: all pages. An empty list: none."
+    return {"type": "array", "items": origin, "maxItems": MOST_ORIGINS, "description": about}
+
+
+@_taken.register
+def _(field: Signature) -> dict[str, Any]:
+    secret = {"type": "string", "format": SECRET, "minLength": 1, "writeOnly": True}
+    members = {
+        "tolerance_s": or_null(_number(1, LONGEST_TOLERANCE_S)),
+        "secrets": or_null({"type": "array", "items": secret, "minItems": 1, "maxItems": MOST_SECRETS}),
+    }
+    kinds = [
+        _members({"scheme": {"const": scheme}}, needed=True) for scheme in (*Scheme, UNSIGNED)
+    ]
+    for kind in kinds:
+        kind["properties"] = kind["properties"] | members
+    about = (
+        "How deliveries are signed. A new one needs secrets; they are never shown. An update keeps the secrets and the"
+        " tolerance that it leaves out, if the scheme stays. The scheme `none` removes the signature."
+    )
+    return {"anyOf": kinds, "description": about}
+
+
+@_taken.register
+def _(field: RateLimit) -> dict[str, Any]:
+    limit = _members({"per_minute": _number(1, MOST_PER_MINUTE)}, needed=True)
+    limit["properties"]["burst"] = or_null(_number(1, MOST_PER_MINUTE))
+    none = _members({"per_minute": {"type": "null"}}, needed=True)
+    none["properties"]["burst"] = {"type": "null"}
+    about = "How many deliveries are taken a minute, and at once. A `per_minute` of null removes the limit."
+    return {"anyOf": [limit, none], "description": about}
 
 
 @_taken.register

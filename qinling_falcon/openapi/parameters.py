@@ -17,6 +17,7 @@ from qinling_falcon.settings import Settings
 _IN_PATHS: dict[str, dict[str, Any]] = {
     "version": VERSION,
     "alias_name": {"type": "string", "minLength": 1, "pattern": "^[^/]+$", "description": "Name of an alias."},
+    "path": {"type": "string", "minLength": 1, "description": "The rest of the path; it may contain slashes."},
     "file_name": {"type": "string", "enum": sorted(FILES)},
 }
 _ID = {"type": "string", "format": "uuid"}

@@ -16,6 +16,7 @@ from qinling_falcon.orchestrators import addresses
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.call_counts import CallCounts
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.deliveries import Deliveries
 from qinling_falcon.pool.ended import Ended
 from qinling_falcon.pool.generations import Generations
 from qinling_falcon.pool.inspection import Inspection
@@ -54,6 +55,7 @@ class Pool(Generations):
     Attributes:
         inspection: reads the pool for the operator.
         ready: the executions that wait to be claimed.
+        deliveries: admits and logs deliveries to webhooks.
         ended: each writer of a final state reports to it.
         watches: the executions for whose end requests of this process wait.
         call_bounds: how many calls may run and wait at once, as of the last heartbeat.
@@ -66,6 +68,7 @@ class Pool(Generations):
         super().__init__(ScriptRunner(connection, clock))
         self.inspection = Inspection(self._scripts, connection)
         self.ready = ReadySets(self._scripts, holder)
+        self.deliveries = Deliveries(self._scripts)
         self._listening = connection.another()
         self._journal = JournalChanges()
         # As the scripts know them, which give these processes a share of the workers.
@@ -94,6 +97,7 @@ class Pool(Generations):
     def close(self) -> None:
         """Stop, and release the spare workers. The reaper ends leases that calls still have, after `HOLDER_TTL_S`."""
         self._local_queues.close()
+        self.deliveries.flush()
         gevent.killall(self._greenlets)
         self._greenlets = []
         self._listening.close()

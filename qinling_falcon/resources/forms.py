@@ -129,14 +129,14 @@ def _read_multipart(req: Request, packages: PackageStore, settings: Settings, kn
         for part in read_parts(req.bounded_stream.read, length, req.content_type or ""):
             name = part.name
             if name == PACKAGE:
-                if _is_no_file(part):
+                if is_no_file(part):
                     continue
                 if upload.package is not None:
                     raise BadRequest("The form has two parts named 'package'.")
                 upload.package = _save(part, packages, settings.max_package_size, req.caller.project_id)
                 stored_at = time.monotonic()
             elif name in known or req.reference_client:
-                text = _text_of(part, left)
+                text = text_of(part, left)
                 left -= len(text)
                 if text or not _is_absent_when_empty(known, name):
                     upload.fields[name] = text
@@ -173,12 +173,18 @@ def _save(part: Part, packages: PackageStore, limit: int, project_id: str) -> St
         raise BadRequest(message, errors={PACKAGE: [message]}) from None
 
 
-def _is_no_file(part: Part) -> bool:
+def is_no_file(part: Part) -> bool:
     """Whether the part is a file field without a file: browsers send an empty part for it."""
     return part.file_name == "" and not part.stream.peek(1)
 
 
-def _text_of(part: Part, limit: int) -> str:
+def text_of(part: Part, limit: int) -> str:
+    """Read the content of a part as text, in the charset that the part names.
+
+    Raises:
+        TooLarge: it has more than `limit` bytes.
+        BadRequest: it is not text in this charset, or contains NUL or a lone surrogate.
+    """
     what = f"Field '{part.name}'"
     data = part.stream.read(limit + 1)
     if len(data) > limit:

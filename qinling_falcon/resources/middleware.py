@@ -104,11 +104,11 @@ class Caller:
         """
         agent = req.env.get("HTTP_USER_AGENT")
         req.reference_client = agent is not None and self._reference_client.search(agent) is not None
+        req.arriving = self._arriving
         rules = self._rules.get(resource)
         if rules is not None:
             req.identity = self._authenticator.authenticate(req.env)
             req.caller = req.identity.context
-            req.arriving = self._arriving
             rule = rules.get(req.method)
             if rule is not None:  # else Falcon answers 405, or OPTIONS
                 self._policy.enforce(req.caller, rule)

@@ -51,13 +51,15 @@ class Part:
         name: the name of the form's field.
         file_name: the name of the uploaded file. It is not decoded: each byte is one Latin-1 character. None: not a
             file.
-        charset: the `charset` of the part's `Content-Type`, if it has one.
+        content_type: the part's `Content-Type`, if it has one. It is not decoded either.
+        charset: the `charset` of the `Content-Type`, if it has one.
         stream: the content of this part only. It is valid until the next part is requested.
         is_whole: whether a boundary follows the content. It is valid when the content was read to its end.
     """
 
     name: str
     file_name: str | None
+    content_type: str | None
     charset: str | None
     stream: Stream
     is_whole: Callable[[], bool]
@@ -164,9 +166,10 @@ def _part(number: int, headers: dict[str, str], content: Stream, is_whole: Calla
             " send its content as it is, with binary, 8bit or 7bit there, or without that header"
         )
         raise _broken(message, name)
-    charset = parameters(headers.get("content-type", "")).get("charset")
+    content_type = headers.get("content-type")
+    charset = parameters(content_type or "").get("charset")
     file_name = disposition.get("filename", disposition.get("filename*"))
-    return Part(name, file_name, charset, content, is_whole)
+    return Part(name, file_name, content_type, charset, content, is_whole)
 
 
 def _broken(message: str, name: str | None = None) -> BadRequest:

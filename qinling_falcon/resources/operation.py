@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import falcon
 from marshmallow import Schema
 
 from qinling_falcon.models.listing import ListSpec
@@ -15,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 CrossSite = Literal["never", "navigation", "always"]
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+_METHODS = tuple(falcon.COMBINED_METHODS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +54,28 @@ class Operation:
         rule: the name of the policy rule; None: open to all callers.
         takes: the schema of the body; None: no body.
         form: the body may also be a form, with a package.
+        any_body: the body may be anything.
         answers: the successful answer.
+        otherwise: describes all other answers; empty: there are none.
         errors: error statuses in addition to those that follow from the other attributes (`openapi/answers.py`).
         query: parameters of the query string in addition to those of lists: names, and their JSON Schema, with
             `required: true` for one that must be given.
         headers: headers of the request that the operation reads: names, and their JSON Schema.
+        is_documented: whether the API document has it.
         cross_site: what pages of other sites may do with `AUTH_MODE=noauth`: nothing, link to it, or call it.
     """
 
     rule: str | None
     takes: type[RequestSchema] | None = None
     form: bool = False
+    any_body: bool = False
     answers: Answer = Answer()
+    otherwise: str = ""
     errors: tuple[int, ...] = ()
     query: tuple[tuple[str, dict[str, Any]], ...] = ()
     headers: tuple[tuple[str, dict[str, Any]], ...] = ()
     cross_site: CrossSite = "never"
+    is_documented: bool = True
 
 
 def shows(schema: type[Schema], **more: Any) -> Answer:
@@ -81,9 +88,9 @@ def makes(schema: type[Schema], **more: Any) -> Answer:
     return Answer(201, schema, headers=("Location", *more.pop("headers", ())), **more)
 
 
-def accepts(schema: type[Schema] | None = None) -> Answer:
+def accepts(schema: type[Schema] | None = None, **more: Any) -> Answer:
     """202, what it is now, and where it is."""
-    return Answer(202, schema, headers=("Location",))
+    return Answer(202, schema, headers=("Location",), **more)
 
 
 def lists(envelope: str, schema: type[Schema], spec: ListSpec[Any] | None, *, all_projects: bool = False) -> Answer:

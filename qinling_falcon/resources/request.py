@@ -40,12 +40,12 @@ class Request(falcon.Request):
     Attributes:
         request_id: the id of the request in answers and logs; the client's `X-Request-Id`, if that is well-formed.
         identity: the authenticated caller. Not set for open resources.
-        caller: the context of `identity`.
+        caller: the context of `identity`; for a delivery to a webhook, that of the webhook's project.
         open_answers: counts answers that are sent in parts.
         reference_client: whether python-qinlingclient sent the request (also from Horizon). It needs enveloped lists
             without pages, and sends fields that the service ignores.
         started: `time.perf_counter()` at the arrival.
-        arriving: the bodies that this process is receiving; set with `caller`.
+        arriving: the bodies that this process is receiving.
     """
 
     __slots__ = (

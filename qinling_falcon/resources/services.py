@@ -13,6 +13,7 @@ from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.waits import Waits
+from qinling_falcon.invocation.webhook_calls import WebhookCalls
 from qinling_falcon.observability.health import Check
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
@@ -38,6 +39,7 @@ class Services:
     engine: Engine
     acceptance: Acceptance
     idempotent_calls: IdempotentCalls
+    webhook_calls: WebhookCalls
     waits: Waits
     scaler: Scaler
     packages: PackageStore

@@ -30,7 +30,27 @@ def headers(message_id: str, timestamp_s: int, body: bytes, secret: str | None) 
     """
     made = {"webhook-id": message_id, "webhook-timestamp": str(timestamp_s)}
     if secret is not None:
-        key = base64.b64decode(secret.removeprefix("whsec_"))
-        signed = b".".join((message_id.encode(), str(timestamp_s).encode(), body))
-        made["webhook-signature"] = "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+        made["webhook-signature"] = signature(message_id, made["webhook-timestamp"], body, key_of(secret))
     return made
+
+
+def signature(message_id: str, timestamp: str, body: bytes, key: bytes) -> str:
+    """The signature of a request, `v1,` and base64.
+
+    Args:
+        message_id: the header `webhook-id`.
+        timestamp: the header `webhook-timestamp`.
+        body: the body.
+        key: the secret's bytes.
+    """
+    signed = b".".join((message_id.encode(), timestamp.encode(), body))
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+def key_of(secret: str) -> bytes:
+    """The bytes of a secret, which is base64 with or without `whsec_` before it.
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    return base64.b64decode(secret.removeprefix("whsec_"), validate=True)

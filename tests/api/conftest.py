@@ -20,6 +20,7 @@ from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.invocation.waits import Waits
+from qinling_falcon.invocation.webhook_calls import WebhookCalls
 from qinling_falcon.models import database
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
@@ -32,6 +33,7 @@ from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import LocalPackages
 from tests.api.client import Client
 from tests.api.fake_engine import FakeEngine
+from tests.api.hooks import Hook
 from tests.servers.valkey import valkey
 from tests.support.secrets import fernet_key
 from tests.support.tables import make_tables
@@ -119,7 +121,10 @@ def services(connected: Settings, pool: Pool, engine: FakeEngine, packages: Loca
     waits = Waits(pool.watches)
     waits.start()
     policy = Policy(connected.policy_file)
-    return Services(connected, pool, engine, acceptance, idempotent_calls, waits, scaler, packages, policy)
+    webhook_calls = WebhookCalls(engine, acceptance, idempotent_calls, pool, connected)
+    return Services(
+        connected, pool, engine, acceptance, idempotent_calls, webhook_calls, waits, scaler, packages, policy
+    )
 
 
 @pytest.fixture
@@ -141,7 +146,11 @@ def client_with(services: Services) -> Callable[..., Client]:
         settings = replace(services.settings, **changes)
         ready, quota = services.pool.ready, services.execution_quota
         acceptance = Acceptance(Resolver(services.pool), ready, quota, settings)
-        return Client(create_app(replace(services, settings=settings, acceptance=acceptance)), settings)
+        webhook_calls = WebhookCalls(
+            services.engine, acceptance, services.idempotent_calls, services.pool, settings
+        )
+        changed = replace(services, settings=settings, acceptance=acceptance, webhook_calls=webhook_calls)
+        return Client(create_app(changed), settings)
 
     return make
 
@@ -156,3 +165,15 @@ def function_id(client: Client) -> str:
     alias = {"name": "hq-production-function", "function_id": function_id, "function_version": 2}
     assert client.simulate_post("/v1/aliases", json=alias).status_code == 201
     return function_id
+
+
+@pytest.fixture
+def make_hook(client: Client, services: Services, function_id: str) -> Callable[..., Hook]:
+    """Makes webhooks of the function."""
+
+    def make(**fields: Any) -> Hook:
+        answer = client.simulate_post("/v1/webhooks", json={"function_id": function_id, **fields})
+        assert answer.status_code == 201, answer.text
+        return Hook(client, services, str(answer.json["id"]))
+
+    return make

@@ -14,6 +14,9 @@ OPEN = {
 }
 """Served to everybody, and about no project."""
 
+DELIVERED = frozenset({"/v1/webhooks/{webhook_id}/invoke", "/v1/webhooks/{webhook_id}/invoke/{path:path}"})
+"""Routes of senders, who need no token."""
+
 LISTS: Mapping[str, str] = {
     "/v1/runtimes": "runtime_id",
     "/v1/functions": "function_id",
@@ -174,6 +177,7 @@ ACTS: Mapping[tuple[str, str], list[Act]] = {
         *_naming(202, path="/v1/webhooks/{my_webhook_id}"),
     ],
     ("DELETE", "/v1/webhooks/{webhook_id}"): [_owners(204)],
+    ("GET", "/v1/webhooks/{webhook_id}/deliveries"): [_seen()],
     ("POST", "/v1/jobs"): _naming(201, pattern="0 0 * * *"),
     ("GET", "/v1/jobs/{job_id}"): [_seen()],
     ("PUT", "/v1/jobs/{job_id}"): [

@@ -22,7 +22,7 @@ from qinling_falcon.resources.services import Services
 from qinling_falcon.settings import Settings
 from tests.api.client import REFERENCE_CLIENT, assert_error
 from tests.api.tenancy import ADMIN, NOTHING, OWNER, STRANGER, Act, Things, World
-from tests.api.tenancy_acts import ACTS, LISTS, OPEN
+from tests.api.tenancy_acts import ACTS, DELIVERED, LISTS, OPEN
 from tests.servers.postgres import PostgresServer
 
 
@@ -46,7 +46,7 @@ def test_every_method_of_every_route_is_walked(services: Services) -> None:
         (method.method, route.path)
         for route in inspect.inspect_routes(create_app(services))
         for method in route.methods
-        if not method.internal and method.method != "HEAD"
+        if not method.internal and method.method != "HEAD" and route.path not in DELIVERED
     }
     assert served == ACTS.keys() | OPEN | {("GET", route) for route in LISTS}
 
@@ -78,6 +78,21 @@ def test_what_is_open_tells_of_no_project(world: World) -> None:
         answer = world.client.simulate_request(method, route.format(file_name="start.js"))
         assert answer.status_code == 200, route
         assert not told(answer, world)
+
+
+@pytest.mark.parametrize("sender", [OWNER, STRANGER])
+def test_a_delivery_runs_in_the_project_of_its_webhook_whoever_sends_it(world: World, sender: Context) -> None:
+    its = world.things[OWNER]
+    other = world.rows(STRANGER), world.rows(ADMIN)
+    for route in DELIVERED:
+        path = route.replace("{path:path}", "a").format(**asdict(its))
+        answer = world.send(sender, "POST", path)
+        if route.endswith("invoke"):
+            assert answer.status_code == 202, answer.text
+            execution = world.send(OWNER, "GET", f"/v1/executions/{answer.json['execution_id']}").json
+            assert (execution["project_id"], execution["webhook_id"]) == (OWNER.project_id, its.webhook_id)
+        assert not {OWNER.project_id, its.function_id, its.job_id} & set(answer.text.split('"'))
+    assert (world.rows(STRANGER), world.rows(ADMIN)) == other
 
 
 @pytest.mark.parametrize("route", LISTS)

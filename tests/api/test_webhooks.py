@@ -14,6 +14,7 @@ from tests.api.client import REFERENCE_CLIENT, Client, assert_error
 
 FIELDS = {
     "id", "function_id", "function_version", "function_alias", "description", "webhook_url",
+    "methods", "subpaths", "pass_request", "sync", "enabled", "cors", "signature", "rate_limit",
     "project_id", "created_at", "updated_at",
 }  # fmt: skip
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")

@@ -1,4 +1,4 @@
-"""Webhooks and jobs as records, by the real library."""
+"""Webhooks, and jobs as records, by the real library."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 
 from tests.client.conftest import Maker
-from tests.client.driver import Client, ClientError
-from tests.integration.service import Service
+from tests.client.driver import Client, ClientError, output_of
+from tests.integration.service import Service, wait_until
 
 pytestmark = pytest.mark.xdist_group("client")
 
@@ -53,6 +54,18 @@ def test_webhooks_are_made_shown_listed_and_deleted(
     with pytest.raises(ClientError) as gone:
         client.webhooks.get(by_version["id"])
     assert gone.value.kind == "HTTPNotFound"
+
+
+def test_webhook_is_invoked_by_its_url(client: Client, make: Maker) -> None:
+    webhook = client.webhooks.create(make()["id"])
+    answer = requests.post(webhook["webhook_url"], json={"name": "Ada"}, timeout=60)
+    assert answer.status_code == 202
+
+    def ended() -> bool:
+        return bool(client.function_executions.get(answer.json()["execution_id"])["status"] == "success")
+
+    wait_until("the execution has ended", ended)
+    assert output_of(client.function_executions.get(answer.json()["execution_id"])) == "Hello, Ada"
 
 
 def test_webhook_is_updated_with_nulls_for_what_stays(

@@ -22,6 +22,10 @@ def text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(text, value))
+
+
 def flag(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -179,6 +183,23 @@ WEBHOOK: Shape = {
     **_STAMPS,
     # beyond the reference's samples, not beyond its text
     "function_alias": optional(text),
+    # the service's own
+    "methods": texts,
+    "subpaths": flag,
+    "pass_request": flag,
+    "sync": flag,
+    "enabled": flag,
+    "cors": optional(texts),
+    "signature": optional(lambda value: value.keys() == {"scheme", "tolerance_s", "secrets"}),
+    "rate_limit": optional(lambda value: value.keys() == {"per_minute", "burst"}),
+}
+
+DELIVERY: Shape = {
+    "received_at": moment,
+    "delivery_id": optional(text),
+    "result": text,
+    "reason": optional(text),
+    "execution_id": optional(a_uuid),
 }
 
 JOB: Shape = {

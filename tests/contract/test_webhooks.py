@@ -1,13 +1,16 @@
-"""`/v1/webhooks`, as records; calling them is not there yet."""
+"""`/v1/webhooks`: as records, and as URLs that run functions."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+import requests
 
-from tests.contract.service import NOBODY, User, error, located, no_body
-from tests.contract.shapes import WEBHOOK, check, check_all
+from tests.contract.service import NOBODY, REFERENCE_CLIENT, User, error, located, no_body
+from tests.contract.shapes import DELIVERY, WEBHOOK, check, check_all
+from tests.integration.service import wait_until
 
 pytestmark = pytest.mark.xdist_group("contract")
 
@@ -176,3 +179,117 @@ def test_DELETE_v1_webhooks_id_answers_204(user: User, target: str) -> None:
     no_body(user.delete(path), 204)
     for answer in (user.get(path), user.put(path, description="d"), user.delete(path)):
         error(answer, 404, path.rpartition("/")[2])
+
+
+def invoke(user: User, webhook: dict[str, Any], *, path: str = "", **request: Any) -> requests.Response:
+    return requests.post(webhook["webhook_url"] + path, timeout=60, **request)
+
+
+def output_of(user: User, execution_id: str) -> Any:
+    """What the function of an execution returned."""
+    ended = user.service.ended(execution_id)
+    assert ended["status"] == "success", ended
+    return json.loads(ended["result"])["output"]
+
+
+def test_POST_v1_webhooks_id_invoke_answers_202(user: User, target: str) -> None:
+    webhook = user.made("/v1/webhooks", function_id=target, function_version=1)
+    answer = invoke(user, webhook, json={"name": "Ada"})
+    assert (answer.status_code, list(answer.json())) == (202, ["execution_id"])
+    located(user, answer, f"/v1/executions/{answer.json()['execution_id']}")
+    assert output_of(user, answer.json()["execution_id"]) == "Hello, Ada"
+    execution = user.get(f"/v1/executions/{answer.json()['execution_id']}").json()
+    expected = {
+        "function_id": target, "function_version": 1, "sync": False, "source": "webhook", "webhook_id": webhook["id"],
+        "description": f"Created by Webhook {webhook['id']}",
+    }  # fmt: skip
+    assert {name: execution[name] for name in expected} == expected
+    error(requests.post(f"{user.url}/v1/webhooks/{NOBODY}/invoke", timeout=60), 404, NOBODY)
+
+
+def test_POST_v1_webhooks_id_invoke_path_answers_202(user: User) -> None:
+    source = "def main(request):\n    return [request['method'], request['path'], request['query']]\n"
+    webhook = user.made(
+        "/v1/webhooks", function_id=user.function(source), subpaths=True, pass_request=True, methods=["*"]
+    )
+    answer = invoke(user, webhook, path="/orders/7%2F8/?colour=red")
+    assert answer.status_code == 202
+    assert output_of(user, answer.json()["execution_id"]) == ["POST", "/orders/7%2F8/", {"colour": "red"}]
+
+
+def test_GET_v1_webhooks_id_deliveries_answers_200(user: User, target: str) -> None:
+    webhook = user.made("/v1/webhooks", function_id=target, rate_limit={"per_minute": 1, "burst": 1})
+    path = f"/v1/webhooks/{webhook['id']}/deliveries"
+    assert user.get(path).json() == []
+    execution_id = invoke(user, webhook, headers={"webhook-id": "d-1"}).json()["execution_id"]
+    error(invoke(user, webhook), 429)
+    wait_until("both deliveries are in the log", lambda: len(user.get(path).json()) == 2)
+    answer = user.get(path)
+    assert answer.status_code == 200
+    check_all(DELIVERY, answer.json())
+    shown = [(row["result"], row["delivery_id"], row["execution_id"]) for row in answer.json()]
+    assert shown == [("rate_limited", None, None), ("accepted", "d-1", execution_id)]
+    assert user.get(path, headers=REFERENCE_CLIENT).json() == {"deliveries": answer.json()}
+    error(user.get(f"/v1/webhooks/{NOBODY}/deliveries"), 404, NOBODY)
+
+
+def test_the_input_of_a_delivery_is_that_of_the_reference(user: User) -> None:
+    echo = "def main(*arguments, context=None, **named):\n    return [list(arguments), named]\n"
+    webhook = user.made("/v1/webhooks", function_id=user.function(echo))
+    form = {"data": {"a": "1", "b": ["2", "3"]}}
+    for request, expected in (
+        ({"json": {"a": 1, "b": None}, "params": {"a": "2", "c": "3"}}, [[], {"a": 1, "b": None, "c": "3"}]),
+        (form, [[], {"a": "1", "b": ["2", "3"]}]),
+        ({"data": b"[1, 2]"}, [["[1, 2]"], {}]),
+        ({"data": "text, ä".encode()}, [["text, ä"], {}]),
+        ({}, [[], {}]),
+    ):
+        answer = invoke(user, webhook, **request)
+        assert answer.status_code == 202, answer.text
+        assert output_of(user, answer.json()["execution_id"]) == expected
+
+
+def test_a_synchronous_webhook_answers_what_the_function_returns(user: User) -> None:
+    source = (
+        "def main(kind='plain', **rest):\n"
+        "    if kind == 'error': raise ValueError('a secret')\n"
+        "    if kind == 'plain': return {'a': 1}\n"
+        "    headers = {'Content-Type': 'image/gif', 'Set-Cookie': 'a=b'}\n"
+        "    return {'statusCode': 201, 'headers': headers, 'body': 'R0lG', 'isBase64Encoded': True}\n"
+    )
+    webhook = user.made("/v1/webhooks", function_id=user.function(source), sync=True, methods=["GET"])
+    plain, made, failed = (requests.get(webhook["webhook_url"], params=params, timeout=60) for params in (
+        {}, {"kind": "made"}, {"kind": "error"},
+    ))  # fmt: skip
+    assert (plain.status_code, plain.json(), plain.headers["Content-Type"]) == (200, {"a": 1}, "application/json")
+    assert (made.status_code, made.content, made.headers["Content-Type"]) == (201, b"GIF", "image/gif")
+    assert "Set-Cookie" not in made.headers
+    assert made.headers["Content-Security-Policy"] == "sandbox"
+    error(failed, 502)
+    assert "secret" not in failed.text
+    for answer in (plain, made, failed):
+        execution = user.get(f"/v1/executions/{answer.headers['X-Execution-Id']}").json()
+        assert (execution["sync"], execution["source"]) == (True, "webhook")
+
+
+def test_a_delivery_may_be_chunked(user: User, target: str) -> None:
+    webhook = user.made("/v1/webhooks", function_id=target)
+    answer = invoke(user, webhook, data=iter([b'{"name": ', b'"Ada"}']))
+    assert output_of(user, answer.json()["execution_id"]) == "Hello, Ada"
+    error(invoke(user, webhook, data=iter([b"x" * 600_000] * 3)), 413)
+
+
+def test_a_webhook_that_was_changed_or_deleted_acts_so_in_every_process(user: User, target: str) -> None:
+    webhook = user.made("/v1/webhooks", function_id=target)
+    path = f"/v1/webhooks/{webhook['id']}"
+
+    def answers() -> set[int]:
+        """The statuses of requests on connections of their own, which both web processes get."""
+        return {invoke(user, webhook).status_code for _ in range(12)}
+
+    assert answers() == {202}
+    for fields, expected in (({"enabled": False}, 403), ({"enabled": True}, 202), ({"methods": ["PUT"]}, 405)):
+        assert user.put(path, **fields).status_code == 202
+        assert answers() == {expected}
+    assert user.delete(path).status_code == 204
+    assert answers() == {404}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import cast
 
 import pytest
 
 from qinling_falcon.errors import NotFound
-from qinling_falcon.models import clock, database, execution, execution_queue, idempotency
+from qinling_falcon.models import clock, database, execution, execution_counters, execution_queue, idempotency
 from qinling_falcon.models.idempotency import KeyClaim
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
@@ -212,7 +213,7 @@ def test_a_release_leaves_the_key_of_another_request(settings: Settings) -> None
 def test_an_accepted_execution_and_its_key_are_written_together(function_id: str, owner: Context) -> None:
     one = wanted()
 
-    assert idempotency.accept(one, started(one, function_id, sync=False), clock.now())
+    assert idempotency.accept(one, started(one, function_id, sync=False))
 
     key = found()
     assert key is not None
@@ -224,7 +225,7 @@ def test_of_many_acceptances_with_a_key_one_is_queued(function_id: str, owner: C
     claims = [wanted() for _ in range(8)]
 
     def accept(one: KeyClaim) -> bool:
-        return idempotency.accept(one, started(one, function_id, sync=False), clock.now())
+        return idempotency.accept(one, started(one, function_id, sync=False))
 
     won = in_one_batch([lambda one=one: accept(one) for one in claims])
 
@@ -235,19 +236,62 @@ def test_of_many_acceptances_with_a_key_one_is_queued(function_id: str, owner: C
 
 def test_a_failing_acceptance_leaves_no_key_and_does_not_harm_its_batch(function_id: str) -> None:
     good, bad = wanted("good"), wanted("bad")
-    taken = started(bad, function_id, sync=False)
-    execution_queue.accept(taken)
+    broken = started(bad, function_id, sync=False)._replace(source=cast(str, None))  # no database takes it
 
     outcomes = in_one_batch(
         [
-            lambda: idempotency.accept(good, started(good, function_id, sync=False), clock.now()),
-            lambda: idempotency.accept(bad, taken, clock.now()),
+            lambda: idempotency.accept(good, started(good, function_id, sync=False)),
+            lambda: idempotency.accept(bad, broken),
         ]
     )
 
     assert outcomes[0] is True
     assert isinstance(outcomes[1], Exception)
     assert keys() == ["good"]
+
+
+def test_many_keys_are_accepted_in_one_batch(function_id: str) -> None:
+    claims = [wanted(f"key {number}") for number in range(40)]
+
+    won = in_one_batch(
+        [lambda one=one: idempotency.accept(one, started(one, function_id, sync=False)) for one in claims]
+    )
+
+    assert won == [True] * 40
+    queued, _ = execution_queue.unclaimed("", clock.now(), 100)
+    assert {one.id for one in queued} == {one.execution_id for one in claims}
+
+
+def test_an_accepted_key_keeps_its_execution_and_an_expired_one_gets_a_new_one(function_id: str) -> None:
+    first, second = wanted(expires_at=clock.now()), wanted()
+    assert idempotency.accept(first, started(first, function_id, sync=False))
+
+    assert idempotency.accept(second, started(second, function_id, sync=False)), "the first one has expired"
+    third = wanted()
+    assert not idempotency.accept(third, started(third, function_id, sync=False))
+
+    key = found()
+    assert key is not None
+    assert key.execution_id == second.execution_id
+    queued, _ = execution_queue.unclaimed("", clock.now(), 100)
+    assert {one.id for one in queued} == {first.execution_id, second.execution_id}
+    assert execution_counters.read().accepted == 2
+
+
+def test_a_claimed_key_is_not_accepted(function_id: str) -> None:
+    first, second = wanted(), wanted()
+    claim(first)
+    assert not idempotency.accept(second, started(second, function_id, sync=False))
+    assert execution_queue.unclaimed("", clock.now(), 100)[0] == []
+
+
+def test_a_forgotten_key_is_absent_and_that_of_another_execution_stays(function_id: str) -> None:
+    first, other = wanted(), wanted()
+    assert idempotency.accept(first, started(first, function_id, sync=False))
+    idempotency.forget(first.project_id, first.key, other.execution_id)
+    assert found() is not None
+    idempotency.forget(first.project_id, first.key, first.execution_id)
+    assert found() is None
 
 
 def test_expired_keys_are_pruned_in_batches(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

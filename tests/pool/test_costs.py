@@ -109,6 +109,12 @@ def costs_beside(connection: PipelinedConnection, others: int) -> dict[str, int]
     [(worker, token)] = held(connection, "f")
     accept = renew("you", worker, token, queue, "+0")
     assert commands.run("queued call: renew, which accepts the offer", "renew", *accept)[0] == b"ok"
+    commands.scripts.run("push_ready", "p", "", "f", "another")
+    commands.scripts.run("generations", "webhook:w", GENERATION)
+    admitted = ["p", 1000, "webhook:w", GENERATION, KEY, GENERATION]
+    assert commands.run("delivery without a rate limit", "admit_delivery", "", 0, 0, *admitted) == [b"admitted"]
+    assert commands.run("delivery with a rate limit", "admit_delivery", "w", 60, 9, *admitted) == [b"admitted"]
+    commands.run("accepted delivery: the message that queues it", "push_ready", "p", "", "f", "one more")
     registry.close()
     return commands.costs
 

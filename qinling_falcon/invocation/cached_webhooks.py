@@ -1,0 +1,154 @@
+"""Webhooks as this process remembers them, so that a delivery needs no SQL.
+
+A remembered webhook has the generation under which it was read. Each delivery compares the generation with the present
+one, before it is accepted and before it is refused because of what the webhook says. So a change acts at once in all
+processes. An unknown id is looked up in the database each time: remembering ids that anyone can invent would only push
+out the webhooks that exist.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from qinling_falcon.bounded import BoundedCache
+from qinling_falcon.errors import NotFound, Unavailable
+from qinling_falcon.models import webhook as webhooks
+from qinling_falcon.models.scope import Context
+from qinling_falcon.models.secret_keys import SecretUnreadable
+from qinling_falcon.models.tables import Webhook
+from qinling_falcon.pool.deliveries import RateLimit
+from qinling_falcon.pool.generations import may_cache
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.webhooks.signatures import Scheme
+
+logger = logging.getLogger(__name__)
+
+_CACHE_SIZE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How the deliveries to a webhook are signed.
+
+    Attributes:
+        scheme: the form of the signatures.
+        tolerance_s: how old a signature may be.
+        secrets: the secrets, of which each is valid.
+    """
+
+    scheme: Scheme
+    tolerance_s: int
+    secrets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CachedWebhook:
+    """What a delivery needs to know of its webhook.
+
+    Attributes:
+        owner: the project in which the function runs.
+        methods: the accepted methods; None: any.
+        subpaths: whether paths below the URL are accepted.
+        pass_request: whether the function gets the whole request.
+        sync: whether the sender waits for the function's answer.
+        cors: the origins whose pages may call it.
+        signature: None: deliveries are not signed.
+        rate_limit: None: no limit.
+        generation: cache key and generation.
+    """
+
+    id: str
+    owner: Context
+    function_id: str | None
+    function_version: int
+    function_alias: str | None
+    enabled: bool
+    methods: tuple[str, ...] | None
+    subpaths: bool
+    pass_request: bool
+    sync: bool
+    cors: tuple[str, ...]
+    signature: Signature | None
+    rate_limit: RateLimit | None
+    generation: tuple[str, str]
+
+
+class CachedWebhooks:
+    """Finds webhooks by their ids.
+
+    Args:
+        pool: reads the generations.
+    """
+
+    def __init__(self, pool: Pool):
+        self._pool = pool
+        self._cached: BoundedCache[str, CachedWebhook] = BoundedCache(_CACHE_SIZE)
+
+    def get(self, webhook_id: str) -> CachedWebhook:
+        """A webhook of any project.
+
+        Raises:
+            NotFound: there is none with this id.
+            Unavailable: Redis or the database is away, or the secrets can't be read.
+        """
+        return self._cached.get(webhook_id) or self._read(webhook_id)
+
+    def is_current(self, webhook: CachedWebhook) -> bool:
+        """Whether a webhook has not changed since it was read.
+
+        Raises:
+            PoolUnavailable: Redis is away.
+        """
+        return self._pool.is_current((webhook.generation,))
+
+    def forget(self, webhook: CachedWebhook) -> None:
+        """Read a webhook anew at the next delivery."""
+        self._cached.pop(webhook.id)
+
+    def _read(self, webhook_id: str) -> CachedWebhook:
+        # Only existing webhooks get a generation. It is read before the row, so a change in between makes it stale.
+        if not webhooks.exists(webhook_id):
+            raise _unknown(webhook_id)
+        cache_key = webhooks.cache_key(webhook_id)
+        generation = self._pool.generations([cache_key])[cache_key]
+        row = webhooks.read_for_call(webhook_id)
+        if row is None:
+            raise _unknown(webhook_id)
+        webhook = _cached(row, (cache_key, generation))
+        if may_cache(generation):
+            self._cached.put(webhook_id, webhook)
+        return webhook
+
+
+def _cached(row: Webhook, generation: tuple[str, str]) -> CachedWebhook:
+    signature = rate_limit = None
+    if row.signature_scheme is not None:
+        try:
+            secrets = webhooks.secrets_of(row)
+        except SecretUnreadable as error:
+            logger.exception("the secrets of a webhook can't be read", extra={"webhook_id": row.id})
+            raise Unavailable("The webhook can't be called: its secrets can't be read.") from error
+        signature = Signature(Scheme(row.signature_scheme), row.signature_tolerance_s or 0, secrets)
+    if row.rate_per_minute is not None and row.rate_burst is not None:
+        rate_limit = RateLimit(row.id, row.rate_per_minute, row.rate_burst)
+    return CachedWebhook(
+        id=row.id,
+        owner=Context(row.project_id),
+        function_id=row.function_id,
+        function_version=row.function_version or 0,
+        function_alias=row.function_alias,
+        enabled=row.enabled,
+        methods=None if "*" in row.methods else tuple(row.methods),
+        subpaths=row.subpaths,
+        pass_request=row.pass_request,
+        sync=row.sync,
+        cors=tuple(row.cors or ()),
+        signature=signature,
+        rate_limit=rate_limit,
+        generation=generation,
+    )
+
+
+def _unknown(webhook_id: str) -> NotFound:
+    return NotFound(f"Webhook {webhook_id} not found.")

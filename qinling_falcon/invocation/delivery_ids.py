@@ -1,0 +1,128 @@
+"""Deliveries with ids: each id runs its function once, and a repeated delivery gets the execution of the first one.
+
+The id of a delivery is an idempotency key of the webhook's project, in a name space of the webhook. It is written
+without a look at the database before, because nearly all deliveries are new; a repeated one is found by the conflict.
+
+An asynchronous execution that has ended `failed`, `error` or `dead` is queued again by a repeat, as a new attempt. Of
+several repeats at once, one queues it. A synchronous execution is not retried: if it has failed, a repeat runs the
+function again, as a new execution.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from datetime import timedelta
+from typing import NamedTuple
+
+from qinling_falcon.errors import Conflict, NotFound
+from qinling_falcon.invocation.acceptance import Acceptance, Admit
+from qinling_falcon.invocation.cached_webhooks import CachedWebhook
+from qinling_falcon.invocation.call_keys import KeyTaken
+from qinling_falcon.invocation.calls import Call
+from qinling_falcon.invocation.idempotency import IdempotentCalls, RequestKey
+from qinling_falcon.models import clock, execution_retries, idempotency
+from qinling_falcon.models.execution import Execution
+from qinling_falcon.models.idempotency import FoundKey, KeyClaim
+from qinling_falcon.models.records import ExecutionRecord
+from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.pool.ready_sets import ReadySets
+from qinling_falcon.settings import Settings
+
+# A repeat whose body differs is the same delivery all the same, so all digests are equal.
+_DIGEST = "delivery"
+_LONGEST_KEY = 255
+_TRIES = 5
+_FAILED = (ExecutionStatus.FAILED, ExecutionStatus.ERROR, ExecutionStatus.DEAD)
+
+
+class Delivered(NamedTuple):
+    """What became of a delivery.
+
+    Attributes:
+        execution_id: its execution.
+        execution: the execution, if the function has run for the sender's answer; None: it runs later.
+        is_replay: whether an earlier delivery with the same id has made the execution.
+    """
+
+    execution_id: str
+    execution: ExecutionRecord | Execution | None
+    is_replay: bool
+
+
+class DeliveryIds:
+    """Accepts and runs the calls of deliveries with ids.
+
+    Args:
+        acceptance: accepts executions.
+        calls: runs synchronous calls with idempotency keys.
+        ready: the executions that wait.
+        settings: how long a key lasts.
+    """
+
+    def __init__(self, acceptance: Acceptance, calls: IdempotentCalls, ready: ReadySets, settings: Settings):
+        self._acceptance = acceptance
+        self._calls = calls
+        self._ready = ready
+        self._ttl = timedelta(seconds=settings.idempotency_ttl_s)
+
+    def accept(self, webhook: CachedWebhook, call: Call, delivery_id: str, admit: Admit) -> Delivered:
+        """Accept a call, or find the execution of an earlier delivery and queue it again if it has failed.
+
+        If this process dies after an execution was queued again, the sweep adds it to the ready set.
+
+        Raises:
+            The errors of `Acceptance.accept`, except `KeyTaken`.
+        """
+        key = _key_of(webhook, delivery_id)
+        for _ in range(_TRIES):
+            now = clock.now()
+            wanted = KeyClaim(
+                project_id=webhook.owner.project_id,
+                key=key,
+                digest=_DIGEST,
+                execution_id=clock.new_id(now),
+                created_at=now,
+                expires_at=now + self._ttl,
+            )
+            try:
+                record = self._acceptance.accept(webhook.owner, call, wanted, admit)
+                return Delivered(record.id, None, is_replay=False)
+            except KeyTaken:
+                found = idempotency.find(wanted.project_id, key, clock.now())
+            if found is not None:  # otherwise it has expired just now
+                self._queue_again(webhook, found)
+                return Delivered(found.execution_id, None, is_replay=True)
+        raise Conflict("The id of this delivery is used by many requests at once.")
+
+    def run(self, webhook: CachedWebhook, call: Call, delivery_id: str) -> Delivered:
+        """Run a call, or find the execution of an earlier delivery.
+
+        Raises:
+            The errors of `IdempotentCalls.invoke`.
+        """
+        key = RequestKey(_key_of(webhook, delivery_id), _DIGEST)
+        answered = self._calls.invoke(webhook.owner, call, key)
+        if answered.is_replay and answered.execution.sync and answered.execution.status in _FAILED:
+            idempotency.forget(webhook.owner.project_id, key.text, answered.execution.id)
+            answered = self._calls.invoke(webhook.owner, call, key)
+        execution = answered.execution
+        return Delivered(execution.id, execution if execution.sync else None, answered.is_replay)
+
+    def _queue_again(self, webhook: CachedWebhook, found: FoundKey) -> None:
+        execution = found.execution
+        if execution is None or execution.sync or execution.status not in _FAILED:
+            return
+        reason = f"A repeated delivery was received at {clock.now():%Y-%m-%d %H:%M:%S}."
+        # Another repeat has queued it just before, or its owner has deleted it.
+        with contextlib.suppress(Conflict, NotFound):
+            execution_retries.retry(webhook.owner, execution.id, reason)
+            self._ready.push(execution.project_id, execution.function_id, execution.id)
+
+
+def _key_of(webhook: CachedWebhook, delivery_id: str) -> str:
+    """The idempotency key of a delivery."""
+    key = f"webhook:{webhook.id}:{delivery_id}"
+    if len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable():
+        return key
+    return f"webhook:{webhook.id}:sha256 {hashlib.sha256(delivery_id.encode('utf-8', 'replace')).hexdigest()}"

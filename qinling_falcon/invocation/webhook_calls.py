@@ -1,0 +1,287 @@
+"""Deliveries to webhooks: checks each one, and runs the function or accepts its execution.
+
+A delivery is checked in this order: method and path, whether the webhook is enabled, size, signature, and then in one
+round trip to Redis whether webhook and target are current, whether the project's queue has room, and the rate limit.
+The webhook's row is remembered (see `cached_webhooks`); if it was stale, all checks are made again.
+
+An accepted delivery costs that round trip, a share of one commit, and a message to Redis that is not waited for. The
+sender gets its answer after the commit. If this process dies before the commit, nothing is left, and the sender gets no
+answer. If it dies after the commit, the sweep adds the execution to the ready set, and a repeated delivery with the
+same id gets the same execution. Entries of the log that were not sent to Redis are lost.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import orjson
+
+from qinling_falcon.errors import (
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    QinlingError,
+    TooLarge,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
+from qinling_falcon.invocation.acceptance import Acceptance
+from qinling_falcon.invocation.cached_webhooks import CachedWebhook, CachedWebhooks
+from qinling_falcon.invocation.calls import Call
+from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds
+from qinling_falcon.invocation.engine import Engine
+from qinling_falcon.invocation.idempotency import IdempotentCalls
+from qinling_falcon.invocation.targets import Target
+from qinling_falcon.models import clock
+from qinling_falcon.pool.deliveries import Admission
+from qinling_falcon.pool.pool import Pool
+from qinling_falcon.settings import Settings
+from qinling_falcon.webhooks.signatures import SignatureRefused, unverified_delivery_id, verify
+
+_TRIES = 5
+_RETRY_AFTER_S = 30
+_LONGEST_REASON = 500
+
+
+class Delivery(Protocol):
+    """A request to a webhook.
+
+    Attributes:
+        method: the HTTP method.
+        has_subpath: whether its path goes on below the webhook's URL.
+        request_id: its id in answers and logs.
+        callback_depth: how many callbacks in a row led to it.
+    """
+
+    method: str
+    has_subpath: bool
+    request_id: str
+    callback_depth: int
+
+    def found(self, webhook: CachedWebhook) -> None:
+        """Get to know the webhook, before the body is read."""
+
+    def header(self, name: str) -> str | None:
+        """A header of the request."""
+
+    def body(self, limit: int) -> bytes:
+        """The body. It is read once.
+
+        Raises:
+            TooLarge: it has more than `limit` bytes.
+            QinlingError: it can't be read.
+        """
+
+    def function_input(self, body: bytes) -> str | None:
+        """The function's input, as the webhook found asks for it.
+
+        Raises:
+            QinlingError: the request is malformed.
+        """
+
+
+class _Stale(Exception):
+    """The webhook has changed since it was read."""
+
+
+class _Refused(Exception):
+    """A delivery is refused because of what its webhook says.
+
+    Attributes:
+        error: what the sender sees.
+        result: what the log says.
+        reason: why, for the owner.
+    """
+
+    def __init__(self, error: QinlingError, result: str = "refused", reason: str | None = None):
+        super().__init__(error.message)
+        self.error = error
+        self.result = result
+        self.reason = error.message if reason is None else reason
+
+
+class WebhookCalls:
+    """Takes deliveries.
+
+    Args:
+        engine: runs synchronous calls.
+        acceptance: accepts asynchronous ones.
+        idempotent_calls: runs synchronous calls of deliveries with ids.
+        pool: admits and logs deliveries.
+        settings: the limits.
+    """
+
+    def __init__(
+        self, engine: Engine, acceptance: Acceptance, idempotent_calls: IdempotentCalls, pool: Pool, settings: Settings
+    ):
+        self._engine = engine
+        self._acceptance = acceptance
+        self._ids = DeliveryIds(acceptance, idempotent_calls, pool.ready, settings)
+        self._webhooks = CachedWebhooks(pool)
+        self._deliveries = pool.deliveries
+        self._settings = settings
+        # Which of the two limits applies is known after the signature was verified.
+        self._most_bytes = max(settings.max_input_size, settings.async_max_input_size)
+
+    def find(self, webhook_id: str) -> CachedWebhook:
+        """A webhook as it is now.
+
+        Raises:
+            NotFound: there is none with this id.
+            Unavailable: Redis or the database is away.
+        """
+        webhook = self._webhooks.get(webhook_id)
+        if self._webhooks.is_current(webhook):
+            return webhook
+        self._webhooks.forget(webhook)
+        return self._webhooks.get(webhook_id)
+
+    def deliver(self, webhook_id: str, delivery: Delivery) -> Delivered:
+        """Check a delivery, and run the function or accept its execution; durable on return.
+
+        Raises:
+            QinlingError: the delivery is refused. The message is for the sender. It tells nothing of the function and
+                its project; the webhook's log does.
+        """
+        for _ in range(_TRIES):
+            webhook = self._webhooks.get(webhook_id)
+            delivery.found(webhook)
+            try:
+                return self._deliver(webhook, delivery)
+            except _Refused as refused:
+                if self._webhooks.is_current(webhook):
+                    self._log(webhook, delivery, refused.result, reason=refused.reason)
+                    raise refused.error from refused
+            except _Stale:
+                pass
+            self._webhooks.forget(webhook)
+        raise Unavailable("The webhook is changed again and again.", retry_after_s=1)
+
+    def _deliver(self, webhook: CachedWebhook, delivery: Delivery) -> Delivered:
+        self._check_open(webhook, delivery)
+        body = self._read(delivery)
+        delivery_id = self._verify(webhook, delivery, body)
+        call = self._call(webhook, delivery, body)
+        try:
+            if webhook.sync:
+                delivered = self._run(webhook, call, delivery_id)
+            else:
+                delivered = self._accept(webhook, call, delivery_id)
+        except TooManyRequests as error:
+            self._log(webhook, delivery, "rate_limited", delivery_id, reason=error.message)
+            raise
+        except QinlingError as error:
+            self._log(webhook, delivery, "refused", delivery_id, reason=error.message)
+            raise _for_sender(error) from error
+        result = "duplicate" if delivered.is_replay else "accepted"
+        self._log(webhook, delivery, result, delivery_id, execution_id=delivered.execution_id)
+        return delivered
+
+    def _check_open(self, webhook: CachedWebhook, delivery: Delivery) -> None:
+        if webhook.methods is not None and delivery.method not in webhook.methods:
+            allowed = ", ".join(webhook.methods)
+            message = f"This webhook does not take {delivery.method}. Allowed are {allowed}."
+            raise _Refused(MethodNotAllowed(message, allowed=allowed))
+        if delivery.has_subpath and not webhook.subpaths:
+            raise _Refused(NotFound("This webhook has no paths below its URL."))
+        if not webhook.enabled:
+            raise _Refused(Forbidden("This webhook is disabled."), "disabled")
+
+    def _read(self, delivery: Delivery) -> bytes:
+        try:
+            return delivery.body(self._most_bytes)
+        except QinlingError as error:
+            raise _Refused(error, "too_large" if isinstance(error, TooLarge) else "refused") from error
+
+    def _verify(self, webhook: CachedWebhook, delivery: Delivery, body: bytes) -> str | None:
+        """Verify the signature, if there is to be one. Returns the id of the delivery."""
+        signed = webhook.signature
+        if signed is None:
+            return unverified_delivery_id(delivery.header)
+        try:
+            return verify(signed.scheme, signed.secrets, signed.tolerance_s, delivery.header, body, time.time())
+        except SignatureRefused as refused:
+            error = Unauthorized("The signature of this delivery is not valid.", challenge="Webhook-Signature")
+            raise _Refused(error, "stale" if refused.stale else "bad_signature", refused.reason) from refused
+
+    def _call(self, webhook: CachedWebhook, delivery: Delivery, body: bytes) -> Call:
+        limit = self._settings.max_input_size if webhook.sync else self._settings.async_max_input_size
+        try:
+            text = delivery.function_input(body)
+        except QinlingError as error:
+            raise _Refused(error) from error
+        # A character has at most four bytes, so most inputs need not be encoded to be measured.
+        if text is not None and len(text) * 4 > limit and len(text.encode()) > limit:
+            raise _Refused(TooLarge(f"The function's input would be larger than {limit} bytes."), "too_large")
+        return Call(
+            function_id=webhook.function_id,
+            function_version=webhook.function_version,
+            function_alias=webhook.function_alias,
+            input=text,
+            description=f"Created by Webhook {webhook.id}",
+            request_id=delivery.request_id,
+            source="webhook",
+            webhook_id=webhook.id,
+            callback_depth=delivery.callback_depth,
+        )
+
+    def _accept(self, webhook: CachedWebhook, call: Call, delivery_id: str | None) -> Delivered:
+        def admit(target: Target) -> bool:
+            return self._admit(webhook, target)
+
+        if delivery_id is not None:
+            return self._ids.accept(webhook, call, delivery_id, admit)
+        return Delivered(self._acceptance.accept(webhook.owner, call, admit=admit).id, None, is_replay=False)
+
+    def _run(self, webhook: CachedWebhook, call: Call, delivery_id: str | None) -> Delivered:
+        self._admit(webhook)
+        if delivery_id is not None:
+            return self._ids.run(webhook, call, delivery_id)
+        execution = self._engine.invoke(webhook.owner, call)
+        return Delivered(execution.id, execution, is_replay=False)
+
+    def _admit(self, webhook: CachedWebhook, target: Target | None = None) -> bool:
+        """Ask Redis whether a delivery may be accepted. Returns whether the target is current."""
+        if target is None:  # it runs at once: the lease compares its target
+            found = self._deliveries.admit(webhook.generation, (), webhook.rate_limit)
+        else:
+            most = self._settings.async_queue_limit
+            found = self._deliveries.admit(
+                webhook.generation, target.generations, webhook.rate_limit, target.project_id, most
+            )
+        match found.admission:
+            case Admission.STALE_WEBHOOK:
+                raise _Stale
+            case Admission.LIMITED:
+                message = "This webhook gets more deliveries than its rate limit allows."
+                raise TooManyRequests(message, retry_after_s=found.retry_after_s)
+            case Admission.FULL:
+                raise self._acceptance.queue_full(webhook.owner.project_id, found.waiting)
+        return found.admission is Admission.ADMITTED
+
+    def _log(
+        self,
+        webhook: CachedWebhook,
+        delivery: Delivery,
+        result: str,
+        delivery_id: str | None = None,
+        *,
+        reason: str | None = None,
+        execution_id: str | None = None,
+    ) -> None:
+        entry = {
+            "received_at": clock.to_micros(clock.now()),
+            "delivery_id": delivery_id,
+            "result": result,
+            "reason": None if reason is None else f"{reason[:_LONGEST_REASON]} ({delivery.request_id})",
+            "execution_id": execution_id,
+        }
+        self._deliveries.log(webhook.id, orjson.dumps(entry))
+
+
+def _for_sender(error: QinlingError) -> QinlingError:
+    """The error that a sender sees if the platform or the owner's project can't take its delivery now."""
+    retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else _RETRY_AFTER_S
+    return Unavailable("The webhook can't take this delivery now. Send it again later.", retry_after_s=retry_after_s)

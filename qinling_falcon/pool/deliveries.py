@@ -1,0 +1,133 @@
+"""Deliveries to webhooks: which of them are admitted, and the log that tells their owners."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection
+from enum import Enum
+from typing import NamedTuple
+
+import gevent
+
+from qinling_falcon.pool.runner import ScriptRunner
+
+MOST_LOGGED = 100
+"""How many deliveries the log of a webhook has."""
+
+_KEPT_S = 7 * 24 * 3600
+_FLUSH_S = 0.2
+# Further entries push the oldest ones out, while Redis is away or deliveries come faster than they can be logged.
+_MOST_UNFLUSHED = 10_000
+
+
+class RateLimit(NamedTuple):
+    """A token bucket.
+
+    Attributes:
+        webhook_id: the webhook whose bucket it is.
+        per_minute: how many tokens it gets a minute.
+        burst: how many tokens it holds.
+    """
+
+    webhook_id: str
+    per_minute: int
+    burst: int
+
+
+class Admission(Enum):
+    """Whether a delivery is admitted."""
+
+    ADMITTED = b"admitted"
+    STALE_WEBHOOK = b"stale webhook"
+    STALE_TARGET = b"stale target"
+    FULL = b"full"
+    LIMITED = b"limited"
+
+
+class Admitted(NamedTuple):
+    """The outcome of `Deliveries.admit`.
+
+    Attributes:
+        admission: whether the delivery is admitted.
+        waiting: with `FULL`: how many executions of the project wait.
+        retry_after_s: with `LIMITED`: when there is a token, in seconds from now, rounded up.
+    """
+
+    admission: Admission
+    waiting: int = 0
+    retry_after_s: int = 0
+
+
+class Deliveries:
+    """Admits deliveries to webhooks, and logs them.
+
+    Log entries are gathered and sent every 0.2 s. If this process dies, those of the last 0.2 s are lost.
+
+    Args:
+        scripts: runs scripts.
+    """
+
+    def __init__(self, scripts: ScriptRunner):
+        self._scripts = scripts
+        self._unflushed: deque[tuple[str, bytes]] = deque(maxlen=_MOST_UNFLUSHED)
+        self._flushing: gevent.Greenlet | None = None
+
+    def admit(
+        self,
+        webhook: tuple[str, str],
+        target: Collection[tuple[str, str]],
+        limit: RateLimit | None,
+        project_id: str = "",
+        most_waiting: int = 0,
+    ) -> Admitted:
+        """Check that a delivery may be accepted, and take a token if it may.
+
+        Args:
+            webhook: cache key and generation of the webhook.
+            target: pairs of (cache key, generation) of the target.
+            limit: the webhook's rate limit; None: none.
+            project_id: the project whose waiting executions are counted; empty: they do not matter.
+            most_waiting: how many of them there may be.
+
+        Raises:
+            PoolUnavailable: Redis is away.
+        """
+        bucket = ("", 0, 0) if limit is None else (limit.webhook_id, f"{60_000 / limit.per_minute:.3f}", limit.burst)
+        pairs = (part for pair in (webhook, *target) for part in pair)
+        outcome, *more = self._scripts.run("admit_delivery", *bucket, project_id, most_waiting, *pairs)
+        admission = Admission(outcome)
+        if admission is Admission.FULL:
+            return Admitted(admission, waiting=more[0])
+        if admission is Admission.LIMITED:
+            return Admitted(admission, retry_after_s=math.ceil(more[0] / 1000))
+        return Admitted(admission)
+
+    def log(self, webhook_id: str, entry: bytes) -> None:
+        """Add an entry to the log of a webhook, soon and without waiting for Redis."""
+        self._unflushed.append((webhook_id, entry))
+        if self._flushing is None:
+            self._flushing = gevent.spawn_later(_FLUSH_S, self.flush)
+
+    def flush(self) -> None:
+        """Send the gathered entries. Without a connection they stay, and the next entry's flush sends them."""
+        self._flushing = None
+        kept: dict[str, deque[bytes]] = {}
+        for webhook_id, entry in self._unflushed:
+            kept.setdefault(webhook_id, deque(maxlen=MOST_LOGGED)).append(entry)
+        parts = [part for webhook_id, entries in kept.items() for entry in entries for part in (webhook_id, entry)]
+        if not parts or self._scripts.cast("log_deliveries", MOST_LOGGED, _KEPT_S * 1000, *parts):
+            self._unflushed.clear()
+
+    def logged(self, webhook_id: str) -> list[bytes]:
+        """The logged deliveries to a webhook, the newest first.
+
+        Raises:
+            PoolUnavailable: Redis is away.
+        """
+        found: list[bytes] = self._scripts.run("list_deliveries", webhook_id)
+        return found
+
+    def forget(self, webhook_id: str) -> None:
+        """Remove the log and the bucket of a deleted webhook, without waiting for Redis. Otherwise they expire."""
+        self._scripts.cast("forget_webhook", webhook_id)

@@ -1,0 +1,21 @@
+-- admit_delivery: whether a delivery to a webhook may be accepted, and a token of the webhook's bucket.
+-- ARGV    2 webhook, empty: it has no rate limit  3 its bucket gets a token every so many ms  4 and holds so many
+--         5 project, empty: its backlog does not matter  6 the most executions of the project that may wait
+--         7 cache key of the webhook  8 its generation  9… pairs of (cache key, generation) of the target
+-- reads   generations, backlogs, bucket:<webhook>
+-- writes  bucket:<webhook>
+-- returns {'stale webhook'}, {'stale target'}, {'full', how many executions wait},
+--         {'limited', ms after which there is a token}, or {'admitted'}
+-- promises  A token is taken only for a delivery that is admitted.
+
+if not current({ARGV[7], ARGV[8]}, 1) then return {'stale webhook'} end
+if not current(ARGV, 9) then return {'stale target'} end
+if ARGV[5] ~= '' then
+  local waiting = tonumber(call('HGET', BACKLOGS, ARGV[5])) or 0
+  if waiting >= tonumber(ARGV[6]) then return {'full', waiting} end
+end
+if ARGV[2] ~= '' then
+  local wait = take_token(ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))
+  if wait > 0 then return {'limited', math.ceil(wait)} end
+end
+return {'admitted'}

@@ -1,0 +1,205 @@
+"""Verifies the signatures of deliveries, in the forms of Standard Webhooks, GitHub and Stripe.
+
+All three sign with HMAC-SHA256. They differ in their headers, in the text that is signed, and in what a delivery's id
+is. The resource that takes deliveries calls this module with the raw bytes of the body, before it parses the body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import orjson
+
+from qinling_falcon.webhooks.signing import key_of, signature
+
+Header = Callable[[str], str | None]
+"""Returns the value of the request's header with this name; None: the request has no such header."""
+
+_MAX_SECRET = 512
+_MIN_KEY, _MAX_KEY = 16, 256
+_TIMESTAMP = re.compile(r"[0-9]{1,15}")
+# An id is stored, shown and compared. With a dot in it, `id.timestamp.body` could be read in two ways.
+_STANDARD_ID = re.compile(r"[!-\-/-~]{1,255}")
+_ID = re.compile(r"[!-~]{1,255}")
+_GITHUB_SIGNATURE = re.compile(r"sha256=([0-9A-Fa-f]{64})")
+
+
+class Scheme(StrEnum):
+    """The form of the signatures of a webhook's deliveries."""
+
+    STANDARD = "standard"
+    GITHUB = "github"
+    STRIPE = "stripe"
+
+
+class SignatureRefused(Exception):
+    """A delivery has no valid signature, or a stale one.
+
+    Args:
+        reason: a sentence for the owner of the webhook. It repeats no secret and no signature.
+        stale: whether the signature is right, but its timestamp is too far from now.
+    """
+
+    def __init__(self, reason: str, *, stale: bool = False):
+        super().__init__(reason)
+        self.reason = reason
+        self.stale = stale
+
+
+def verify(
+    scheme: Scheme, secrets: Sequence[str], tolerance_s: int, header: Header, body: bytes, now_s: float
+) -> str | None:
+    """Verify a delivery's signature, in constant time.
+
+    Args:
+        scheme: the form of the signature.
+        secrets: the secrets that are valid now; during a rotation two or more. `check_secret` has accepted each.
+        tolerance_s: how many seconds the timestamp may be before or after `now_s`. GitHub's form has no timestamp.
+        header: the request's headers. WSGI joins the values of a repeated header with a comma.
+        body: the body as it was received.
+        now_s: the current time in seconds since the epoch.
+
+    Returns:
+        The delivery's id; None if it has none, or one that can't be an id. The ids of the forms of Standard Webhooks
+        and Stripe are covered by the signature. GitHub's is not, so whoever has seen a delivery can repeat it with
+        another id.
+
+    Raises:
+        SignatureRefused: the signature is missing, malformed, wrong or stale.
+    """
+    match scheme:
+        case Scheme.STANDARD:
+            return _verify_standard(secrets, tolerance_s, header, body, now_s)
+        case Scheme.GITHUB:
+            return _verify_github(secrets, header, body)
+        case Scheme.STRIPE:
+            return _verify_stripe(secrets, tolerance_s, header, body, now_s)
+
+
+def unverified_delivery_id(header: Header) -> str | None:
+    """The id of a delivery to a webhook without signatures: `webhook-id`, else `X-GitHub-Delivery`.
+
+    None if the request has neither, or one that is not 1 to 255 visible ASCII characters.
+    """
+    found = header("webhook-id") or header("X-GitHub-Delivery")
+    return _as_id(found)
+
+
+def check_secret(scheme: Scheme, text: str) -> None:
+    """Refuse text that can't be a secret of this form.
+
+    Raises:
+        ValueError: with a message for the user, which does not repeat the secret.
+    """
+    if not text:
+        raise ValueError("must not be empty.")
+    if len(text) > _MAX_SECRET:
+        raise ValueError(f"must have at most {_MAX_SECRET} characters.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds a lone surrogate, which no text here may hold.") from None
+    if scheme is Scheme.STANDARD:
+        try:
+            size = len(key_of(text))
+        except ValueError:
+            size = 0
+        if not _MIN_KEY <= size <= _MAX_KEY:
+            raise ValueError(f"must be {_MIN_KEY} to {_MAX_KEY} bytes in base64, with or without whsec_ before it.")
+
+
+def _verify_standard(
+    secrets: Sequence[str], tolerance_s: int, header: Header, body: bytes, now_s: float
+) -> str:
+    message_id = _required(header, "webhook-id")
+    timestamp = _required(header, "webhook-timestamp")
+    given = _required(header, "webhook-signature")
+    if not _STANDARD_ID.fullmatch(message_id):
+        raise SignatureRefused("The header webhook-id must be 1 to 255 visible ASCII characters without a dot.")
+    signed_at = _parse_timestamp(timestamp, "The header webhook-timestamp")
+    signatures = [text for text in given.split(" ") if text.startswith("v1,")]
+    if not signatures:
+        raise SignatureRefused("The header webhook-signature has no signature of version v1.")
+    expected = [signature(message_id, timestamp, body, key_of(secret)) for secret in secrets]
+    _check_match(expected, signatures)
+    _check_age(signed_at, tolerance_s, now_s)
+    return message_id
+
+
+def _verify_github(secrets: Sequence[str], header: Header, body: bytes) -> str | None:
+    given = _GITHUB_SIGNATURE.fullmatch(_required(header, "X-Hub-Signature-256"))
+    if given is None:
+        raise SignatureRefused("The header X-Hub-Signature-256 must be sha256= and 64 hexadecimal digits.")
+    _check_match([_hex_digest(secret, body) for secret in secrets], [given[1].lower()])
+    return _as_id(header("X-GitHub-Delivery"))
+
+
+def _verify_stripe(
+    secrets: Sequence[str], tolerance_s: int, header: Header, body: bytes, now_s: float
+) -> str | None:
+    pairs = [item.strip(" ").partition("=") for item in _required(header, "Stripe-Signature").split(",")]
+    timestamps = [value for name, _, value in pairs if name == "t"]
+    if len(timestamps) != 1:
+        raise SignatureRefused("The header Stripe-Signature must have one timestamp, such as t=1731705121.")
+    signed_at = _parse_timestamp(timestamps[0], "The timestamp of Stripe-Signature")
+    signatures = [value for name, _, value in pairs if name == "v1"]
+    if not signatures:
+        raise SignatureRefused("The header Stripe-Signature has no signature of version v1.")
+    signed = b".".join((timestamps[0].encode(), body))
+    _check_match([_hex_digest(secret, signed) for secret in secrets], signatures)
+    _check_age(signed_at, tolerance_s, now_s)
+    return _event_id(body)
+
+
+def _required(header: Header, name: str) -> str:
+    value = header(name)
+    if not value:
+        raise SignatureRefused(f"The header {name} is missing.")
+    return value
+
+
+def _parse_timestamp(text: str, what: str) -> int:
+    if not _TIMESTAMP.fullmatch(text):
+        raise SignatureRefused(f"{what} must be a whole number of seconds since 1970.")
+    return int(text)
+
+
+def _check_match(expected: list[str], given: list[str]) -> None:
+    """Compare every given signature with every expected one, in a time that does not depend on their content."""
+    matches = [
+        hmac.compare_digest(right.encode(), text.encode("utf-8", "replace")) for right in expected for text in given
+    ]
+    if not any(matches):
+        raise SignatureRefused(
+            "The signature matches none of the webhook's secrets: the secret or the body differs from the sender's."
+        )
+
+
+def _check_age(signed_at: int, tolerance_s: int, now_s: float) -> None:
+    age_s = now_s - signed_at
+    if abs(age_s) > tolerance_s:
+        where = f"{age_s:.0f} s ago" if age_s > 0 else f"{-age_s:.0f} s in the future"
+        raise SignatureRefused(
+            f"The signature is right, but its timestamp is {where}, and the tolerance is {tolerance_s} s.", stale=True
+        )
+
+
+def _hex_digest(secret: str, signed: bytes) -> str:
+    return hmac.digest(secret.encode(), signed, hashlib.sha256).hex()
+
+
+def _event_id(body: bytes) -> str | None:
+    """The member `id` of the event that the body is."""
+    try:
+        event = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return _as_id(event.get("id")) if isinstance(event, dict) else None
+
+
+def _as_id(found: object) -> str | None:
+    return found if isinstance(found, str) and _ID.fullmatch(found) else None

@@ -1,0 +1,151 @@
+"""Webhooks whose senders wait for the function's answer, and pages of other sites that call webhooks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qinling_falcon.errors import NotRecorded, Unavailable
+from qinling_falcon.invocation.worker_client import Ran
+from tests.api.client import Client, assert_error
+from tests.api.fake_engine import FakeClient, FakeEngine
+from tests.api.hooks import GITHUB, Hook
+
+MakeHook = Callable[..., Hook]
+SHOP = "https://shop.example"
+
+
+@pytest.fixture
+def returns(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what the function returns, or how it fails."""
+
+    def set_answer(output: Any, status: str = "success") -> None:
+        result = f'{{"duration": 0.1, "output": {json.dumps(output)}}}'
+        ran = Ran(status, None if status == "success" else "it failed", result, "log", 0.1)
+        monkeypatch.setattr(FakeClient, "execute", lambda *args: ran)
+
+    return set_answer
+
+
+def test_the_function_makes_the_answer(
+    client: Client, make_hook: MakeHook, returns: Callable[..., None]
+) -> None:
+    returns({"statusCode": 418, "headers": {"Content-Type": "text/html", "Set-Cookie": "a=b"}, "body": "<p>tea</p>"})
+    hook = make_hook(sync=True)
+    answer = hook.send()
+    assert (answer.status_code, answer.text, answer.headers["content-type"]) == (418, "<p>tea</p>", "text/html")
+    assert answer.headers["content-security-policy"] == "sandbox"
+    assert "set-cookie" not in answer.headers
+    execution = client.simulate_get(f"/v1/executions/{answer.headers['x-execution-id']}").json
+    assert (execution["sync"], execution["source"], execution["webhook_id"]) == (True, "webhook", hook.id)
+    assert hook.results() == ["accepted"]
+
+
+def test_any_other_value_is_JSON(make_hook: MakeHook, returns: Callable[..., None]) -> None:
+    returns({"a": [1, None]})
+    answer = make_hook(sync=True).send()
+    assert (answer.status_code, answer.json) == (200, {"a": [1, None]})
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "expected"),
+    [
+        ("division by zero", "failed", 502),
+        ("Function execution timeout", "failed", 504),
+        ("Function execution failed.", "error", 502),
+        ({"statusCode": 7}, "success", 502),
+    ],
+)
+def test_failures_of_the_function_are_told_without_their_reasons(
+    make_hook: MakeHook, returns: Callable[..., None], output: Any, status: str, expected: int
+) -> None:
+    returns(output, status)
+    answer = make_hook(sync=True).send()
+    assert_error(answer, expected)
+    assert "zero" not in answer.text
+    assert answer.headers["x-execution-id"]
+
+
+def test_no_worker_is_503_with_the_time_to_try_again(make_hook: MakeHook, engine: FakeEngine) -> None:
+    engine.error = Unavailable("No worker of runtime python3 was free.", retry_after_s=7)
+    hook = make_hook(sync=True)
+    answer = hook.send()
+    assert_error(answer, 503, "can't take this delivery now")
+    assert answer.headers["retry-after"] == "7"
+    assert "python3" in hook.deliveries()[0]["reason"]
+
+
+def test_a_sender_is_not_told_to_repeat_what_may_have_run(make_hook: MakeHook, engine: FakeEngine) -> None:
+    engine.error = NotRecorded("e", "has run")
+    answer = make_hook(sync=True).send()
+    assert_error(answer, 503)
+    assert "retry-after" not in answer.headers
+
+
+def test_a_repeat_gets_the_first_answer_and_runs_again_only_after_a_failure(
+    make_hook: MakeHook, returns: Callable[..., None], engine: FakeEngine
+) -> None:
+    hook = make_hook(sync=True, signature=GITHUB)
+    delivery = {"X-GitHub-Delivery": "d-1"}
+    returns("no", "failed")
+    failed = hook.send_signed(**delivery)
+    assert failed.status_code == 502
+    returns("yes")
+    first = hook.send_signed(**delivery)
+    assert (first.status_code, first.json) == (200, "yes")
+    assert first.headers["x-execution-id"] != failed.headers["x-execution-id"]
+    returns("something else")
+    again = hook.send_signed(**delivery)
+    assert (again.status_code, again.json) == (200, "yes")
+    assert again.headers["x-execution-id"] == first.headers["x-execution-id"]
+    assert again.headers["idempotent-replayed"] == "true"
+    assert hook.results() == ["accepted", "accepted", "duplicate"]
+
+
+def test_a_rate_limit_holds_for_synchronous_deliveries(make_hook: MakeHook) -> None:
+    hook = make_hook(sync=True, rate_limit={"per_minute": 1, "burst": 1})
+    assert [hook.send().status_code for _ in range(2)] == [200, 429]
+
+
+def test_a_preflight_is_answered_for_the_origins_of_the_webhook(make_hook: MakeHook) -> None:
+    hook = make_hook(cors=[SHOP], methods=["POST", "PUT"])
+    asked = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "content-type"}
+    answer = hook.send("OPTIONS", headers={"Origin": SHOP, **asked})
+    assert answer.status_code == 204
+    assert answer.headers["access-control-allow-origin"] == SHOP
+    assert answer.headers["access-control-allow-methods"] == "POST, PUT"
+    assert answer.headers["access-control-allow-headers"] == "content-type"
+    stranger = hook.send("OPTIONS", headers={"Origin": "https://other.example", **asked})
+    assert "access-control-allow-origin" not in stranger.headers
+    assert hook.executions() == []
+    assert hook.send("OPTIONS").status_code == 405, "this is no preflight"
+
+
+def test_without_cors_there_is_no_preflight(make_hook: MakeHook) -> None:
+    hook = make_hook()
+    asked = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
+    assert hook.send("OPTIONS", headers=asked).status_code == 405
+    assert "access-control-allow-origin" not in hook.send(headers={"Origin": SHOP}).headers
+
+
+def test_pages_of_the_origins_can_read_answers_and_errors(make_hook: MakeHook) -> None:
+    hook = make_hook(cors=[SHOP], signature=GITHUB)
+    of_shop = {"Origin": SHOP}
+    for answer in (hook.send_signed(Origin=SHOP), hook.send(headers=of_shop), hook.send("GET", headers=of_shop)):
+        assert answer.headers["access-control-allow-origin"] == SHOP, answer.status_code
+        assert "Origin" in answer.headers["vary"]
+    hook.change(cors=[])
+    assert "access-control-allow-origin" not in hook.send(headers={"Origin": SHOP}).headers
+
+
+def test_preflights_follow_a_change_at_once(client_with: Callable[..., Client], make_hook: MakeHook) -> None:
+    hook = make_hook(cors=[SHOP])
+    there = Hook(client_with(), hook.services, hook.id)
+    asked = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
+    assert there.send("OPTIONS", headers=asked).status_code == 204
+    hook.change(cors=[])
+    assert there.send("OPTIONS", headers=asked).status_code == 405

@@ -1,0 +1,247 @@
+"""Signed deliveries to webhooks, and repeated ones: each delivery id has one execution."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from falcon import testing
+
+from qinling_falcon.models import database
+from qinling_falcon.models.tables import Webhook
+from qinling_falcon.resources.services import Services
+from tests.api.client import Client, assert_error
+from tests.api.hooks import GITHUB, SECRET, Hook, end
+
+MakeHook = Callable[..., Hook]
+STANDARD = "whsec_" + base64.b64encode(b"a key of thirty-two random bytes").decode()
+
+
+def standard(hook: Hook, body: bytes = b"{}", message: str = "msg_1", at: float | None = None) -> testing.Result:
+    """A delivery as Standard Webhooks signs it."""
+    timestamp = str(int(time.time() if at is None else at))
+    key = base64.b64decode(STANDARD.removeprefix("whsec_"))
+    digest = hmac.digest(key, b".".join((message.encode(), timestamp.encode(), body)), hashlib.sha256)
+    headers = {
+        "webhook-id": message, "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }  # fmt: skip
+    return hook.send(body=body, headers=headers)
+
+
+def stripe(hook: Hook, body: bytes) -> testing.Result:
+    """A delivery as Stripe signs it."""
+    timestamp = str(int(time.time()))
+    digest = hmac.digest(SECRET.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hex()
+    return hook.send(body=body, headers={"Stripe-Signature": f"t={timestamp},v1={digest}"})
+
+
+def test_each_form_is_verified_and_gives_the_id(make_hook: MakeHook) -> None:
+    github = make_hook(signature=GITHUB)
+    by_standard = make_hook(signature={"scheme": "standard", "secrets": [STANDARD]})
+    by_stripe = make_hook(signature={"scheme": "stripe", "secrets": [SECRET]})
+    assert github.send_signed(**{"X-GitHub-Delivery": "g-1"}).status_code == 202
+    assert standard(by_standard).status_code == 202
+    assert stripe(by_stripe, b'{"id": "evt_1"}').status_code == 202
+    ids = [hook.deliveries()[0]["delivery_id"] for hook in (github, by_standard, by_stripe)]
+    assert ids == ["g-1", "msg_1", "evt_1"]
+
+
+def test_a_delivery_without_a_right_signature_makes_no_execution(make_hook: MakeHook) -> None:
+    hook = make_hook(signature=GITHUB)
+    for answer in (hook.send(json={}), hook.send_signed(secret="another secret")):
+        assert_error(answer, 401, "The signature of this delivery is not valid.")
+        assert SECRET not in answer.text
+    assert hook.results() == ["bad_signature", "bad_signature"]
+    assert hook.executions() == []
+
+
+def test_a_stale_signature_is_told_apart_in_the_log_only(make_hook: MakeHook) -> None:
+    hook = make_hook(signature={"scheme": "standard", "tolerance_s": 60, "secrets": [STANDARD]})
+    stale, bad = standard(hook, at=time.time() - 90), standard(hook, message="a.b")
+    assert stale.json["faultstring"] == bad.json["faultstring"]
+    assert hook.results() == ["stale", "bad_signature"]
+    hook.change(signature={"scheme": "standard", "tolerance_s": 600})
+    assert standard(hook, at=time.time() - 90).status_code == 202, "the secrets stay"
+
+
+def test_a_refused_signature_takes_no_token(make_hook: MakeHook) -> None:
+    hook = make_hook(signature=GITHUB, rate_limit={"per_minute": 1, "burst": 1})
+    assert [hook.send(json={}).status_code for _ in range(3)] == [401] * 3
+    assert hook.send_signed().status_code == 202
+
+
+def test_secrets_rotate_without_a_gap(make_hook: MakeHook) -> None:
+    hook = make_hook(signature=GITHUB)
+    shown = hook.change(signature={"scheme": "github", "secrets": ["the new secret", SECRET]})
+    assert shown["signature"] == {"scheme": "github", "tolerance_s": 300, "secrets": 2}
+    assert [hook.send_signed(secret=one).status_code for one in (SECRET, "the new secret")] == [202, 202]
+    hook.change(signature={"scheme": "github", "secrets": ["the new secret"]})
+    assert [hook.send_signed(secret=one).status_code for one in (SECRET, "the new secret")] == [401, 202]
+
+
+def test_secrets_are_encrypted_and_never_shown(client: Client, make_hook: MakeHook) -> None:
+    hook = make_hook(signature=GITHUB)
+    with database.reading():
+        stored = Webhook.get_by_id(hook.id).signature_secrets
+    assert SECRET not in stored
+    shown = client.simulate_get(f"/v1/webhooks/{hook.id}")
+    assert SECRET not in shown.text
+    assert shown.json["signature"] == {"scheme": "github", "tolerance_s": 300, "secrets": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "word"),
+    [
+        ({"signature": {"scheme": "md5", "secrets": ["x"]}}, "signature", "scheme must be one of"),
+        ({"signature": {"scheme": "github"}}, "signature", "secrets are required"),
+        ({"signature": {"scheme": "github", "secrets": []}}, "signature", "must not be empty"),
+        ({"signature": {"scheme": "github", "secrets": SECRET}}, "signature", "must be a list"),
+        ({"signature": {"scheme": "standard", "secrets": ["whsec_short"]}}, "signature", "base64"),
+        ({"signature": {"scheme": "github", "secrets": ["x"] * 11}}, "signature", "at most 10"),
+        ({"signature": {"scheme": "github", "secrets": ["x"], "tolerance_s": 0}}, "signature", "tolerance_s must be"),
+        ({"signature": {"scheme": "github", "secrets": ["x"], "colour": 1}}, "signature", "nothing else"),
+        ({"signature": "github"}, "signature", "must be an object"),
+        ({"rate_limit": {"burst": 3}}, "rate_limit", "per_minute is required"),
+        ({"rate_limit": {"per_minute": 0}}, "rate_limit", "per_minute must be"),
+        ({"rate_limit": {"per_minute": 1, "burst": -1}}, "rate_limit", "burst must be"),
+        ({"methods": []}, "methods", "must be a list of HTTP methods"),
+        ({"methods": ["FETCH"]}, "methods", "must be a list of HTTP methods"),
+        ({"methods": "POST"}, "methods", "must be a list"),
+        ({"cors": ["https://shop.example/"]}, "cors", "without a path"),
+        ({"cors": "https://shop.example"}, "cors", "must be a list"),
+        ({"sync": "perhaps"}, "sync", "true or false"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    client: Client, make_hook: MakeHook, function_id: str, fields: dict[str, Any], field: str, word: str
+) -> None:
+    hook = make_hook()
+    before = client.simulate_get(f"/v1/webhooks/{hook.id}").json
+    answers = [
+        client.simulate_post("/v1/webhooks", json={"function_id": function_id, **fields}),
+        client.simulate_put(f"/v1/webhooks/{hook.id}", json=fields),
+    ]
+    for answer in answers:
+        assert_error(answer, 400, word)
+        assert set(answer.json["errors"]) == {field}
+        assert SECRET not in answer.text
+    assert client.simulate_get(f"/v1/webhooks/{hook.id}").json == before
+
+
+def test_nulls_change_nothing(client: Client, make_hook: MakeHook) -> None:
+    hook = make_hook(signature=GITHUB, rate_limit={"per_minute": 60}, cors=["https://shop.example"], methods=["PUT"])
+    before = client.simulate_get(f"/v1/webhooks/{hook.id}").json
+    assert before["rate_limit"] == {"per_minute": 60, "burst": 60}
+    assert hook.change(signature=None, rate_limit=None, cors=None, methods=None, enabled=None, sync=None) == before
+    cleared = hook.change(signature={"scheme": "none"}, rate_limit={"per_minute": None}, cors=[])
+    assert (cleared["signature"], cleared["rate_limit"], cleared["cors"]) == (None, None, None)
+
+
+def test_without_keys_no_secret_is_stored(
+    client_with: Callable[..., Client], services: Services, function_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database.secret_keys(), "_keys", {})
+    vars(database.secret_keys()).pop("_fernets", None)
+    answer = client_with().simulate_post("/v1/webhooks", json={"function_id": function_id, "signature": GITHUB})
+    assert_error(answer, 501, "SECRET_KEYS")
+
+
+@pytest.mark.parametrize("header", ["webhook-id", "X-GitHub-Delivery"])
+def test_a_repeated_delivery_gets_the_first_execution(make_hook: MakeHook, header: str) -> None:
+    hook = make_hook()
+    first = hook.send(json={"a": 1}, headers={header: "d-1"})
+    for body in ({"a": 1}, {"another": "body"}):
+        again = hook.send(json=body, headers={header: "d-1"})
+        assert (again.status_code, again.json, again.headers["location"]) == (
+            202, first.json, first.headers["location"],
+        )  # fmt: skip
+        assert again.headers["idempotent-replayed"] == "true"
+    assert "idempotent-replayed" not in first.headers
+    assert hook.send(headers={header: "d-2"}).json != first.json
+    assert len(hook.executions()) == 2
+    assert hook.results() == ["accepted", "duplicate", "duplicate", "accepted"]
+
+
+def test_ids_belong_to_their_webhook(make_hook: MakeHook) -> None:
+    one, other = make_hook(), make_hook()
+    headers = {"webhook-id": "d-1"}
+    assert one.send(headers=headers).json != other.send(headers=headers).json
+
+
+def test_long_ids_are_told_apart(make_hook: MakeHook) -> None:
+    hook = make_hook()
+    ids = ["x" * 210, "x" * 211, "x" * 255, "x" * 254 + "y"]
+    first = [hook.send(headers={"webhook-id": one}).json["execution_id"] for one in ids]
+    assert len(set(first)) == 4
+    assert [hook.send(headers={"webhook-id": one}).json["execution_id"] for one in ids] == first
+
+
+@pytest.mark.parametrize("status", ["failed", "error", "dead"])
+def test_a_repeat_queues_a_failed_execution_again(client: Client, make_hook: MakeHook, status: str) -> None:
+    hook = make_hook()
+    first = hook.send(headers={"webhook-id": "d-1"}).json["execution_id"]
+    end(first, status)
+    again = hook.send(headers={"webhook-id": "d-1"})
+    assert (again.status_code, again.json["execution_id"]) == (202, first)
+    shown = client.simulate_get(f"/v1/executions/{first}").json
+    assert (shown["status"], shown["attempt"]) == ("running", 1)
+    assert "repeated delivery" in shown["status_reason"]
+
+
+@pytest.mark.parametrize("status", ["success", "cancelled"])
+def test_a_repeat_leaves_others_as_they_are(client: Client, make_hook: MakeHook, status: str) -> None:
+    hook = make_hook()
+    first = hook.send(headers={"webhook-id": "d-1"}).json["execution_id"]
+    end(first, status)
+    assert hook.send(headers={"webhook-id": "d-1"}).json["execution_id"] == first
+    assert client.simulate_get(f"/v1/executions/{first}").json["status"] == status
+
+
+def test_of_repeats_at_once_one_queues_it_again(
+    client: Client, make_hook: MakeHook, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = make_hook()
+    first = hook.send(headers={"webhook-id": "d-1"}).json["execution_id"]
+    end(first, "failed")
+    pushed: list[str] = []
+    push = services.pool.ready.push
+    monkeypatch.setattr(services.pool.ready, "push", lambda *args: (pushed.append(args[2]), push(*args)))
+    answers = gevent.joinall([gevent.spawn(hook.send, headers={"webhook-id": "d-1"}) for _ in range(8)])
+    assert {one.value.status_code for one in answers} == {202}
+    assert {one.value.json["execution_id"] for one in answers} == {first}
+    assert pushed == [first]
+
+
+def test_of_first_deliveries_at_once_one_is_accepted(make_hook: MakeHook) -> None:
+    hook = make_hook()
+    answers = gevent.joinall([gevent.spawn(hook.send, headers={"webhook-id": "d-1"}) for _ in range(8)])
+    assert {one.value.status_code for one in answers} == {202}
+    assert len({one.value.json["execution_id"] for one in answers}) == 1
+    assert len(hook.executions()) == 1
+    assert sorted(hook.results()) == ["accepted"] + ["duplicate"] * 7
+
+
+def test_a_repeat_of_a_deleted_execution_is_taken_and_runs_nothing(client: Client, make_hook: MakeHook) -> None:
+    hook = make_hook()
+    first = hook.send(headers={"webhook-id": "d-1"}).json["execution_id"]
+    end(first, "failed")
+    assert client.simulate_delete(f"/v1/executions/{first}").status_code == 204
+    assert hook.send(headers={"webhook-id": "d-1"}).json["execution_id"] == first
+    assert hook.executions() == []
+
+
+def test_the_id_of_a_signed_delivery_counts_only_if_the_signature_is_right(make_hook: MakeHook) -> None:
+    hook = make_hook(signature={"scheme": "stripe", "secrets": [SECRET]})
+    body = json.dumps({"id": "evt_1"}).encode()
+    assert hook.send(body=body, headers={"Stripe-Signature": "t=1,v1=00"}).status_code == 401
+    first = stripe(hook, body)
+    assert first.status_code == 202
+    assert stripe(hook, body).json == first.json
