@@ -22,7 +22,7 @@ class Fault:
 
     Attributes:
         what: `kill NAME` (SIGKILL), `stop NAME` (SIGTERM) and `freeze NAME` (SIGSTOP, later SIGCONT), where NAME is a
-            process: `worker`, `tasks`, `web` (Gunicorn's master), `pool`; `kill web child`; `restart redis`, `wipe
+            process: `worker`, `tasks`, `scheduler`, `web` (Gunicorn's master), `pool`; `kill web child`; `restart redis`, `wipe
             redis` (FLUSHALL), `lose redis` (it restarts without its data); `restart postgres`; `stop postgres` (it is
             away for longer than a claim); `suspend database` (it does not answer for longer than a claim); `change
             function` (it gets a new package); `delete function`.
@@ -64,8 +64,8 @@ class Fault:
                 raise ValueError(self.what)
 
     def _signal(self, stage: Stage, how: str, name: str) -> None:
-        if name == "worker":
-            name = stage.worker_names[int(self.choice * len(stage.worker_names))]
+        names = {"worker": stage.worker_names, "scheduler": stage.scheduler_names}.get(name, [name])
+        name = names[int(self.choice * len(names))]
         if how == "freeze":
             stage.signal(name, signal.SIGSTOP)
             time.sleep(self.choice * _LONGEST_FROZEN_OF_CLAIM * stage.claim_s)

@@ -59,6 +59,10 @@ class Load:
         """Whether all executions are acknowledged."""
         return len(self.acknowledged) >= self.most
 
+    def problems(self) -> list[str]:
+        """Nothing: the verdict knows what must hold for this load."""
+        return []
+
     def _call_on(self, number: int) -> None:
         choices = random.Random(f"{self.seed}/{number}")
         weights = {function_id: kind.weight for function_id, kind in self.stage.functions.items()}

@@ -23,6 +23,7 @@ from tests.chaos.functions import PROJECTS, Kind
 from tests.chaos.load import Load
 from tests.chaos.senders import Senders
 from tests.chaos.stage import Stage, running_stage
+from tests.chaos.timetable import Timetable
 from tests.chaos.verbs import Verbs
 from tests.chaos.verdict import Verdict
 from tests.integration.service import wait_until
@@ -47,6 +48,7 @@ class Scenario:
         workers: how many `worker` processes there are.
         first_backlog: so many executions are queued before the first one runs, and before the first fault.
         senders: so many senders call the first function by a webhook, as fast as they can; 0: callers of the API.
+        schedulers: how many `scheduler` processes there are. With them, jobs call the first function.
     """
 
     functions: Sequence[Kind]
@@ -60,13 +62,15 @@ class Scenario:
     workers: int = 1
     first_backlog: int = 1
     senders: int = 0
+    schedulers: int = 0
 
     def run(self, *, is_postgres: bool = False, **settings: Any) -> Verdict:
         """Run the scenario in a service of its own, and check what it leaves."""
         seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
         print(f"\nCHAOS_SEED={seed}")
         plan = make_plan(seed, self.kinds, self.faults, self.pause_s)
-        with running_stage(is_postgres=is_postgres, workers=self.workers, **settings) as stage:
+        parts = {"workers": self.workers, "schedulers": self.schedulers}
+        with running_stage(is_postgres=is_postgres, **parts, **settings) as stage:
             try:
                 verdict = self._run(stage, plan, seed)
             except BaseException:
@@ -83,9 +87,11 @@ class Scenario:
         if self.functions:
             for kind in self.functions:
                 stage.make_function(kind)
-            load: Load | Senders = Load(stage, self.executions, self.load_s, self.longest_s, seed)
+            load: Load | Senders | Timetable = Load(stage, self.executions, self.load_s, self.longest_s, seed)
             if self.senders:
                 load = Senders(stage, self.senders, self.executions, self.longest_s, seed)
+            elif self.schedulers:
+                load = Timetable(stage, self.executions, self.load_s, self.longest_s, seed)
             return self._judge(stage, plan, load, None, None)
         with receiving(seed) as deliveries:
             for project, kinds in PROJECTS.items():
@@ -101,7 +107,7 @@ class Scenario:
         self,
         stage: Stage,
         plan: Sequence[Fault],
-        load: Load | Senders,
+        load: Load | Senders | Timetable,
         verbs: Verbs | None,
         deliveries: Deliveries | None,
     ) -> Verdict:
@@ -157,9 +163,8 @@ class Scenario:
             "seconds until all had ended": round(time.monotonic() - began, 1),
             **({} if verbs is None else verbs.counts.all()),
         }
+        verdict.problems += load.problems()
         verdict.check()
-        if self.senders:
-            verdict.check_nothing_unknown()
         stage.check_alive()
         return verdict
 

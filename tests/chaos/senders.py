@@ -55,6 +55,12 @@ class Senders:
         """Whether all deliveries are accepted."""
         return len(self.acknowledged) >= self.most
 
+    def problems(self) -> list[str]:
+        """The executions that no sender knows, in one line. Each request was repeated until it was answered."""
+        stored = {execution_id for (execution_id,) in self.stage.rows("SELECT id FROM executions WHERE NOT sync")}
+        unknown = sorted(stored - self.acknowledged.keys())
+        return [f"{len(unknown)} executions were not acknowledged: {unknown[:8]}"] if unknown else []
+
     def _make_webhook(self) -> str:
         signature = {"scheme": "standard", "secrets": [SECRET]}
         body = {"function_id": self._function_id, "signature": signature}

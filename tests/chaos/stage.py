@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,7 +28,9 @@ from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import ValkeyServer
 from tests.support.secrets import fernet_key
 
-_MODULES = {"worker": "workers.worker", "tasks": "workers.tasks", "pool": "workers.pool"}
+_MODULES = {
+    "worker": "workers.worker", "tasks": "workers.tasks", "scheduler": "workers.scheduler", "pool": "workers.pool"
+}  # fmt: skip
 _LOOK_EVERY_S = 0.05
 _STOP_TIMEOUT_S = 60.0
 _BACKOFF_S = 0.2
@@ -60,6 +62,7 @@ class Stage:
         database_url: its database; empty for SQLite.
         counters: the folder.
         workers: how many `worker` processes there are.
+        schedulers: how many `scheduler` processes there are.
         claim_s: how long a claim lasts.
 
     Attributes:
@@ -77,6 +80,7 @@ class Stage:
         database_url: str,
         counters: Path,
         workers: int,
+        schedulers: int,
         claim_s: float,
     ):
         self.service = service
@@ -89,6 +93,7 @@ class Stage:
         self.has_callbacks: set[str] = set()
         self.deleted: set[str] = set()
         self.worker_names = [f"worker-{number}" for number in range(workers)]
+        self.scheduler_names = [f"scheduler-{number}" for number in range(schedulers)]
         self._database_url = database_url
         self._lock = threading.Lock()  # the processes are started and killed by several threads
         self._is_closing = False
@@ -96,8 +101,9 @@ class Stage:
         self._watcher = threading.Thread(target=self._restart_the_dead, name="watcher")
 
     def start(self) -> None:
-        """Start the `tasks` process, and restart each process that ends from now on."""
-        self._start("tasks")
+        """Start `tasks` and the `scheduler` processes, and restart each process that ends from now on."""
+        for name in ("tasks", *self.scheduler_names):
+            self._start(name)
         self._watcher.start()
 
     def start_workers(self) -> None:
@@ -111,7 +117,7 @@ class Stage:
         self._is_closing = True
         if self._watcher.is_alive():
             self._watcher.join()
-        for name in ("tasks", *self.worker_names):
+        for name in ("tasks", *self.scheduler_names, *self.worker_names):
             process = self.service.processes.pop(name, None)
             if process is not None:
                 process.send_signal(signal.SIGTERM)
@@ -249,6 +255,13 @@ class Stage:
             cursor.execute(sql)
             return list(cursor.fetchall())
 
+    def write(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for each of the rows, with `?` for its values, in one transaction."""
+        with contextlib.closing(self._connect()) as connection:
+            cursor = connection.cursor()
+            cursor.executemany(sql if self.postgres is None else sql.replace("?", "%s"), rows)
+            connection.commit()
+
     def _connect(self) -> Any:
         if self.postgres is not None:
             return psycopg2.connect(self._database_url)
@@ -280,12 +293,15 @@ def _start_web(service: Service) -> None:
 
 
 @contextlib.contextmanager
-def running_stage(*, is_postgres: bool = False, workers: int = 1, **settings: Any) -> Iterator[Stage]:
+def running_stage(
+    *, is_postgres: bool = False, workers: int = 1, schedulers: int = 0, **settings: Any
+) -> Iterator[Stage]:
     """Start a service for chaos, and end it.
 
     Args:
         is_postgres: whether the database is PostgreSQL.
         workers: the number of `worker` processes.
+        schedulers: the number of `scheduler` processes.
         settings: further settings of the service.
     """
     with contextlib.ExitStack() as stack:
@@ -300,7 +316,8 @@ def running_stage(*, is_postgres: bool = False, workers: int = 1, **settings: An
         everything = {**_SETTINGS, "test_counter_dir": counters, "redis_url": valkey.url, **settings}
         stack.enter_context(mock.patch.object(Service, "start_web", _start_web))
         service = stack.enter_context(running_service(url, **everything))
-        stage = Stage(service, valkey, postgres, url, counters, workers, float(everything["async_claim_s"]))
+        claim_s = float(everything["async_claim_s"])
+        stage = Stage(service, valkey, postgres, url, counters, workers, schedulers, claim_s)
         stack.callback(stage.close)
         stage.start()
         yield stage

@@ -135,6 +135,14 @@ def test_bursts_of_deliveries(is_postgres: bool) -> None:
 
 
 @long
+@databases
+def test_jobs_fire_once(is_postgres: bool) -> None:
+    kinds = ("kill scheduler", "kill tasks", "kill tasks", "kill worker", *SERVERS)
+    scenario = Scenario((GOOD,), 2000, 40, 0.01, kinds, 21, 1.5, settled_s=400, workers=2, schedulers=2)
+    scenario.run(is_postgres=is_postgres)
+
+
+@long
 def test_functions_that_run_longer_than_a_claim() -> None:
     verdict = Scenario(WELL_BEHAVED, 40, 2, 7.0, settled_s=200).run(async_claim_s=2)
     assert set(verdict.numbers["attempts"]) == {1}
@@ -144,6 +152,12 @@ def test_short_burst_of_deliveries() -> None:
     """With little load."""
     kinds = ("kill web child", "kill worker")
     Scenario((GOOD,), 600, 0, 0.01, kinds, 4, 0.5, settled_s=90, senders=16).run()
+
+
+def test_few_jobs_fire_once() -> None:
+    """With few faults."""
+    kinds = ("kill scheduler", "kill tasks")
+    Scenario((GOOD,), 100, 6, 0.01, kinds, 4, 1, settled_s=150, schedulers=1).run()
 
 
 def test_hostile_functions_beside_good_ones() -> None:

@@ -92,12 +92,6 @@ class Verdict:
         self._check_pool()
         self._check_service()
 
-    def check_nothing_unknown(self) -> None:
-        """Each execution was acknowledged, because each request was repeated until it was answered."""
-        unknown = [row.id for row in self._rows() if row.id not in self.acknowledged]
-        if unknown:
-            self.problems.append(f"{len(unknown)} executions were not acknowledged: {unknown[:_MOST_SHOWN]}")
-
     def _check_executions(self) -> None:
         rows = self._rows()
         runs = self._runs()
