@@ -213,7 +213,8 @@ class _Nothing:
 
 def make_app() -> Any:
     nothing: Any = _Nothing()
-    return create_app(Services(Settings(), nothing, nothing, nothing, nothing, nothing, nothing, nothing, Policy(None)))
+    parts = [nothing] * 7
+    return create_app(Services(Settings(), *parts, policy=Policy(None), alarms=nothing))
 
 
 def serve(pipe: Connection, settings: Settings, about: Callable[[Settings], Any]) -> None:

@@ -9,6 +9,8 @@ process dies, there are two cases:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call, accepted_record
@@ -41,7 +43,14 @@ class Acceptance:
         self._quota = quota
         self._settings = settings
 
-    def accept(self, context: Context, call: Call, key: KeyClaim | None = None) -> ExecutionRecord:
+    def accept(
+        self,
+        context: Context,
+        call: Call,
+        key: KeyClaim | None = None,
+        *,
+        write: Callable[[ExecutionRecord], None] = execution_queue.accept,
+    ) -> ExecutionRecord:
         """Accept an execution, and return its record with status `running`; durable on return.
 
         Args:
@@ -49,6 +58,7 @@ class Acceptance:
             call: the call.
             key: the idempotency key that is bound in the same transaction, with the id and the time of the execution;
                 None: the request has no key.
+            write: writes the execution if there is no key, as `execution_queue.accept` does.
 
         Raises:
             KeyTaken: another request has the key. Nothing was accepted.
@@ -56,6 +66,7 @@ class Acceptance:
             QuotaExceeded: the project has reached its quota of executions.
             Unavailable: the project has too many executions that wait, or Redis or the database is away. Nothing was
                 accepted.
+            Exception: what `write` raised. Nothing was accepted.
         """
         target = self._resolve(context, call)
         with Reservation(self._quota) as reservation:
@@ -63,7 +74,7 @@ class Acceptance:
             now = clock.now()
             if key is None:
                 record = accepted_record(target, call, clock.new_id(now), now)
-                execution_queue.accept(record)
+                write(record)
             else:
                 record = accepted_record(target, call, key.execution_id, key.created_at)
                 if not idempotency.accept(key, record, now):

@@ -28,13 +28,14 @@ from qinling_falcon.schemas.fields import (
     one_of,
 )
 from qinling_falcon.schemas.functions import CODE, Code, Limit
-from qinling_falcon.schemas.jobs import Pattern, Status
+from qinling_falcon.schemas.jobs import Pattern, Status, TimeZone
 from qinling_falcon.schemas.webhooks import InvokeUrl
 from qinling_falcon.webhooks.signing import SECRET_PATTERN
 from qinling_falcon.webhooks.urls import LONGEST_URL
 
 # Names of formats that JSON Schema doesn't know: the patterns say only what a pattern can.
 TIME, CRON, CODE_TEXT, CALLBACK = "qinling-time", "cron", "qinling-code", "qinling-callback"
+ZONE = "iana-time-zone"
 SECRET = "password"
 _WRITTEN_TIME = (
     r"^\s*(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -118,7 +119,13 @@ def _(field: Entry) -> dict[str, Any]:
 
 @_taken.register
 def _(field: Pattern) -> dict[str, Any]:
-    return _text(field) | {"format": CRON, "description": "A cron pattern of five fields, in UTC, that fires."}
+    return _text(field) | {"format": CRON, "description": "A cron pattern of five fields that fires."}
+
+
+@_taken.register
+def _(field: TimeZone) -> dict[str, Any]:
+    about = "A name of the IANA time zone database, such as `Europe/Berlin`. The pattern is read in this zone."
+    return _text(field) | {"format": ZONE, "description": about}
 
 
 @_taken.register

@@ -20,6 +20,8 @@ from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.invocation.waits import Waits
+from qinling_falcon.jobs import queues
+from qinling_falcon.jobs.alarms import Alarms
 from qinling_falcon.models import database
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
@@ -119,7 +121,8 @@ def services(connected: Settings, pool: Pool, engine: FakeEngine, packages: Loca
     waits = Waits(pool.watches)
     waits.start()
     policy = Policy(connected.policy_file)
-    return Services(connected, pool, engine, acceptance, idempotent_calls, waits, scaler, packages, policy)
+    alarms = Alarms(queues.connect(connected))
+    return Services(connected, pool, engine, acceptance, idempotent_calls, waits, scaler, packages, policy, alarms)
 
 
 @pytest.fixture
