@@ -83,8 +83,7 @@ class Alarms:
         return len(missing)
 
     def _set(self, second: int) -> None:
-        due = datetime.datetime.fromtimestamp(second, datetime.UTC)
-        self._scheduler.enqueue_at(due, _PATH, job_id=_alarm_id(second), job_result_ttl=0)
+        self._scheduler.enqueue_at(_moment(second), _PATH, second, job_id=_alarm_id(second), job_result_ttl=0)
 
     def _try_to_set(self, moment: datetime.datetime, now: datetime.datetime) -> None:
         try:
@@ -99,16 +98,27 @@ def use(tick: Tick) -> None:
     _tick = tick
 
 
-def ring() -> None:
-    """Fire what is due. RQ runs this in a `tasks` process. It never raises, because RQ keeps failed jobs for a year."""
+def ring(second: int) -> None:
+    """Fire what is due. RQ runs this in a `tasks` process. It never raises, because RQ keeps failed jobs for a year.
+
+    Args:
+        second: the second of the alarm.
+    """
     assert _tick is not None
     try:
-        _tick.run()
+        now = _tick.run()
+        if now < _moment(second):
+            # This machine's clock is behind the scheduler's. RQ deletes this alarm when it ends, so it is another one.
+            _tick.ring_in(_moment(second) - now + _SECOND)
     except Unavailable as error:
         logger.warning("jobs can't be fired now", extra={"reason": error.message})
-        _tick.ring_again(_RETRY)
+        _tick.ring_in(_RETRY)
     except Exception:
         logger.exception("firing jobs failed")
+
+
+def _moment(second: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(second, datetime.UTC)
 
 
 def _alarm_id(second: int) -> str:

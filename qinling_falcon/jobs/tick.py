@@ -66,23 +66,21 @@ class Tick:
         self._grace = datetime.timedelta(seconds=settings.job_misfire_grace_s)
         self._now = now
 
-    def run(self) -> int:
-        """Fire all jobs that are due. Returns how many executions were made.
+    def run(self) -> datetime.datetime:
+        """Fire all jobs that are due. Returns the time until which they were due.
 
         Raises:
             Unavailable: the database is away; call this again later.
         """
-        made = 0
         while True:
             now = self._now()
             due = due_jobs.find(now, _BATCH, _BATCH_BYTES)
             fired = self._fire(due, now)
-            made += len(fired.executions)
             # If others have fired the whole batch, they go on with the rest.
             if fired.moved == 0 or (len(due) < _BATCH and sum(job.input_size for job in due) <= _BATCH_BYTES):
-                return made
+                return now
 
-    def ring_again(self, pause: datetime.timedelta) -> None:
+    def ring_in(self, pause: datetime.timedelta) -> None:
         """Set an alarm after a pause. If Redis is away, `Alarms.restore` sets one later."""
         now = self._now()
         self._set_alarms((now + pause,), now)

@@ -12,7 +12,8 @@ from tests.api.jobs import NOBODY, TIME, at, make, put, show
 
 FIELDS = {
     "id", "name", "function_id", "function_version", "function_alias", "function_input", "pattern", "count", "status",
-    "first_execution_time", "next_execution_time", "misfire", "overlap", "timezone", "project_id", "created_at", "updated_at",
+    "first_execution_time", "next_execution_time", "misfire", "overlap", "timezone", "project_id", "created_at",
+    "updated_at",
 }  # fmt: skip
 LONGEST = "0,1 " + "0," * 122 + "1 * * *"
 

@@ -84,7 +84,10 @@ class Bench:
         return Tick(ready, quota, self.alarms, self.settings, self.clock)
 
     def run(self) -> int:
-        return self.tick().run()
+        """Tick. Returns how many executions were made."""
+        before = len(self.ready.pushed)
+        self.tick().run()
+        return len(self.ready.pushed) - before
 
     def run_at(self, text: str) -> int:
         """Tick at this time."""

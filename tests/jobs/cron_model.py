@@ -1,11 +1,34 @@
-"""A model of cron that shares nothing with the service: it looks at one minute, and says whether a pattern fires."""
+"""A model of cron that shares nothing with the service: it looks at one minute after the other."""
 
 from __future__ import annotations
 
 import datetime
 import functools
+from collections.abc import Iterator
+from zoneinfo import ZoneInfo
 
-_NAMES = "SUN MON TUE WED THU FRI SAT".split()
+MINUTE = datetime.timedelta(minutes=1)
+
+_NAMES = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
+
+
+def watched(pattern: str, zone: str, after: datetime.datetime, until: datetime.datetime) -> Iterator[datetime.datetime]:
+    """When the pattern fires, as someone sees it who watches a clock of the zone, minute by minute.
+
+    Each local minute that the clock passes for the first time fires, also those that it jumps over.
+    """
+    rules = ZoneInfo(zone)
+    moment = (after - 2880 * MINUTE).replace(second=0, microsecond=0)
+    reached = moment.astimezone(rules).replace(tzinfo=None)
+    while moment < until:
+        moment += MINUTE
+        shown = moment.astimezone(rules).replace(tzinfo=None)
+        fires = False
+        while reached < shown:
+            reached += MINUTE
+            fires = fires or matches(pattern, reached)
+        if fires and moment > after:
+            yield moment
 
 
 def matches(pattern: str, minute: datetime.datetime) -> bool:

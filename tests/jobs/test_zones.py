@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 
 from qinling_falcon.models.zones import check_zone, next_fire
 from tests.jobs.bench import MINUTE, utc
-from tests.jobs.cron_model import matches
+from tests.jobs.cron_model import watched
 
 
 def times(pattern: str, zone: str, after: str, count: int) -> list[str]:
@@ -69,35 +67,16 @@ def test_names_of_the_database_are_known(name: str) -> None:
     check_zone(name)
 
 
-@pytest.mark.parametrize("name", ["", "Europe", "europe/berlin", "CEST+1", "../UTC", "/etc/localtime", "right/UTC", "\0"])
+@pytest.mark.parametrize("name", ["", "Europe", "europe/berlin", "CEST+1", "../UTC", "localtime", "right/UTC", "\0"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="IANA"):
         check_zone(name)
 
 
-def watched(pattern: str, zone: str, after: datetime.datetime, until: datetime.datetime) -> Iterator[datetime.datetime]:
-    """When the pattern fires, as someone sees it who watches a clock of the zone, minute by minute.
-
-    Each local minute that the clock passes for the first time fires, also those that it jumps over.
-    """
-    rules = ZoneInfo(zone)
-    moment = (after - 2880 * MINUTE).replace(second=0, microsecond=0)
-    reached = moment.astimezone(rules).replace(tzinfo=None)
-    while moment < until:
-        moment += MINUTE
-        shown = moment.astimezone(rules).replace(tzinfo=None)
-        fires = False
-        while reached < shown:
-            reached += MINUTE
-            fires = fires or matches(pattern, reached)
-        if fires and moment > after:
-            yield moment
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     pattern=st.sampled_from(
-        ["30 2 * * *", "*/20 1-3 * * *", "0 * * * *", "0 3 * * SUN", "59 1,2 25-31 * *", "15 0 * 3,10,11 *", "7 2 1 * 0"]
+        ["30 2 * * *", "*/20 1-3 * * *", "0 * * * *", "0 3 * * SUN", "59 1,2 25-31 * *", "15 0 * 3,10 *", "7 2 1 * 0"]
     ),
     zone=st.sampled_from(
         ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/St_Johns", "Africa/Casablanca", "UTC"]
