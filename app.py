@@ -31,6 +31,7 @@ def build(settings: Settings) -> Api:
         parts.scaler,
         parts.packages,
         Policy(settings.policy_file),
+        parts.alarms,
         checks,
         parts.trusts,
         parts.quota,

@@ -213,7 +213,7 @@ class _Nothing:
 
 def make_app() -> Any:
     nothing: Any = _Nothing()
-    return create_app(Services(Settings(), *[nothing] * 8, Policy(None)))
+    return create_app(Services(Settings(), *[nothing] * 8, policy=Policy(None), alarms=nothing))
 
 
 def serve(pipe: Connection, settings: Settings, about: Callable[[Settings], Any]) -> None:

@@ -89,6 +89,7 @@ ROUTES: tuple[tuple[str, Callable[[Services], object]], ...] = (
     ("/v1/webhooks/{webhook_id}/invoke/{path:path}", webhook_invocations.WebhookInvocation),
     ("/v1/jobs", jobs.Jobs),
     ("/v1/jobs/{job_id}", jobs.OneJob),
+    ("/v1/jobs/{job_id}/run", jobs.JobRun),
     ("/v1/quotas", quotas.Quotas),
     ("/v1/pool", pool.Pool),
     ("/v1/pool/workers", pool.PoolWorkers),

@@ -19,7 +19,10 @@ from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.invocation.waits import Waits
 from qinling_falcon.invocation.webhook_calls import WebhookCalls
+from qinling_falcon.jobs import queues
+from qinling_falcon.jobs.alarms import Alarms
 from qinling_falcon.jobs.callbacks import Callbacks
+from qinling_falcon.jobs.tick import Tick
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.schemas.executions import ExecutionShown
@@ -144,6 +147,17 @@ class Assembly:
     def callbacks(self) -> Callbacks:
         """Delivers callbacks, in the process that calls its `deliver_due`."""
         return Callbacks(self.settings, ExecutionShown().show)
+
+    @cached_property
+    def alarms(self) -> Alarms:
+        """Lets due jobs be fired."""
+        return Alarms(queues.connect(self.settings))
+
+    @cached_property
+    def tick(self) -> Tick:
+        """Fires jobs, in the process that runs RQ's tasks."""
+        self.quota.start()
+        return Tick(self.pool.ready, self.quota, self.alarms, self.settings)
 
     @cached_property
     def scaler(self) -> Scaler:

@@ -398,6 +398,13 @@ class Settings:
         "function's `max_age_s` replaces it.",
         low=1,
     )
+    job_misfire_grace_s: float = _setting(
+        60.0,
+        "A job that could not fire for so many seconds after its due time has missed it, and its `misfire` says what "
+        "becomes of it.",
+        low=5,
+        high=7 * 24 * 3600,
+    )
     execution_wait_max_s: float = _setting(
         60.0, "Longest time for which `GET /v1/executions/{id}?wait=…` waits for the end.", low=0, high=3600
     )

@@ -1,7 +1,8 @@
 """The `tasks` process: short tasks, which a long function never delays. `python -m workers.tasks`
 
-It runs the tasks of RQ's queue, delivers callbacks, sweeps the queue of executions, and cancels executions of deleted
-functions. Several may run; one of them sweeps and cancels at a time.
+It fires jobs, which are the tasks of RQ's queue, delivers callbacks, sweeps the queue of executions, cancels executions
+of deleted functions, and sets missing alarms of jobs. Several may run; one of them sweeps, cancels and sets alarms at a
+time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import gc
 import logging
 import signal
 import sys
+import time
 import uuid
 
 import gevent
@@ -23,13 +25,14 @@ from redis.exceptions import RedisError
 
 from qinling_falcon.assembly import Assembly
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.jobs import drains, queues
+from qinling_falcon.jobs import alarms, drains, queues
+from qinling_falcon.jobs.alarms import Alarms
 from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.jobs.deleted_functions import DeletedFunctions
 from qinling_falcon.jobs.drain import EXTENSIONS_PER_CLAIM
 from qinling_falcon.jobs.sweep import Sweep
 from qinling_falcon.jobs.worker import work
-from qinling_falcon.models import secrets_at_rest
+from qinling_falcon.models import clock, secrets_at_rest
 from qinling_falcon.models.database import connect, disconnect
 from qinling_falcon.observability.logs import setup_logging
 from qinling_falcon.settings import Settings, SettingsError, get_settings
@@ -37,6 +40,7 @@ from qinling_falcon.settings import Settings, SettingsError, get_settings
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
+_RESTORE_ALARMS_S = 10.0
 _DELIVER_S = 0.5
 _SWEEP_LOCK = "qf:sweep"
 # The process that sweeps has the turn for so long; another one takes over when it dies.
@@ -62,7 +66,8 @@ def main() -> None:
         logger.warning("secrets are not checked", extra={"reason": str(error)})
     parts = Assembly(settings, "tasks")
     sweep = Sweep(parts.pool.ready, settings.async_claim_s, EXTENSIONS_PER_CLAIM)
-    gevent.spawn(_sweep_on, settings, sweep, DeletedFunctions(parts.pool.ended, parts.pool.ready))
+    alarms.use(parts.tick)
+    gevent.spawn(_sweep_on, settings, sweep, DeletedFunctions(parts.pool.ended, parts.pool.ready), parts.alarms)
     gevent.spawn(_deliver_on, parts.callbacks)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     work(settings, queues.TASKS, stopping, lambda connection: None)
@@ -71,16 +76,21 @@ def main() -> None:
     disconnect()
 
 
-def _sweep_on(settings: Settings, sweep: Sweep, deleted: DeletedFunctions) -> None:
-    """Sweep, and cancel executions of deleted functions, once a second, for ever."""
+def _sweep_on(settings: Settings, sweep: Sweep, deleted: DeletedFunctions, job_alarms: Alarms) -> None:
+    """Sweep, cancel executions of deleted functions, and set missing alarms, for ever."""
     connection = queues.connect(settings)
     name = uuid.uuid4().hex
+    restored_at = -_RESTORE_ALARMS_S
     while True:
         gevent.sleep(_SWEEP_S)
         try:
             if _holds_sweep_lock(connection, name):
                 if slots := drains.restore(connection):
                     logger.info("drains were enqueued", extra={"slots": slots})
+                if time.monotonic() - restored_at >= _RESTORE_ALARMS_S:
+                    if restored := job_alarms.restore(clock.now()):
+                        logger.info("alarms of jobs were set", extra={"count": restored})
+                    restored_at = time.monotonic()
                 sweep.step()
                 if cancelled := deleted.step():
                     logger.info("executions of deleted functions were cancelled", extra={"count": cancelled})

@@ -71,6 +71,7 @@ RULES: Mapping[str, str] = {
     "job:get_all": _OWNER,
     "job:get_all:all_projects": _ADMIN,
     "job:update": _OWNER,
+    "job:run": _OWNER,
     "job:delete": _OWNER,
     "quota:get": _OWNER,
     "quota:update": _ADMIN,

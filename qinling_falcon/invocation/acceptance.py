@@ -47,7 +47,13 @@ class Acceptance:
         self._settings = settings
 
     def accept(
-        self, context: Context, call: Call, key: KeyClaim | None = None, admit: Admit | None = None
+        self,
+        context: Context,
+        call: Call,
+        key: KeyClaim | None = None,
+        admit: Admit | None = None,
+        *,
+        write: Callable[[ExecutionRecord], None] = execution_queue.accept,
     ) -> ExecutionRecord:
         """Accept an execution, and return its record with status `running`; durable on return.
 
@@ -57,6 +63,7 @@ class Acceptance:
             key: the idempotency key that is bound in the same transaction, with the id and the time of the execution;
                 None: the request has no key.
             admit: None: the target must be current, and the queue of its project must not be full.
+            write: writes the execution if there is no key, as `execution_queue.accept` does.
 
         Raises:
             Exception: the errors of `admit`.
@@ -65,6 +72,7 @@ class Acceptance:
             QuotaExceeded: the project has reached its quota of executions.
             Unavailable: the project has too many executions that wait, or Redis or the database is away. Nothing was
                 accepted.
+            Exception: what `write` raised. Nothing was accepted.
         """
         target = self._resolve(context, call, admit or self._admit)
         with Reservation(self._quota) as reservation:
@@ -72,7 +80,7 @@ class Acceptance:
             now = clock.now()
             if key is None:
                 record = accepted_record(target, call, clock.new_id(now), now)
-                execution_queue.accept(record)
+                write(record)
             else:
                 record = accepted_record(target, call, key.execution_id, key.created_at)
                 if not idempotency.accept(key, record):

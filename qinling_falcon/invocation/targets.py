@@ -7,13 +7,13 @@ generations.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import NotFound, NotSupported, Unavailable
+from qinling_falcon.models.alias import draw_version
 from qinling_falcon.models.database import reading
 from qinling_falcon.models.references import alias_named, version_of
 from qinling_falcon.models.rows import find_by_id
@@ -172,9 +172,7 @@ class Resolver:
         if alias is None:
             alias = self._read_alias(context, name, cache_key)
             _keep(self._aliases, cache_key, alias, (alias.generation,))
-        version = alias.version
-        if alias.routing is not None and random.random() < alias.routing[1]:
-            version = alias.routing[0]
+        version = draw_version(alias.version, alias.routing)
         base = self.resolve(context, alias.function_id, version)
         if base.image is not None:
             self._aliases.pop(cache_key)  # as in `_find`

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 1
 _RETRY_S = 0.5
+# A turn begins so long after the beginning of a second. A process whose clock is behind finds nothing due.
+_INTO_SECOND_S = 0.005
 # How long an entry waits after it could not be read or queued.
 _DEFER_S = 60
 _BATCH = 1000
@@ -26,7 +28,7 @@ _RELEASE_LOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call
 
 
 class DueScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no types
-    """Moves due entries to their queues, every second.
+    """Moves due entries to their queues, at the beginning of every second, because entries are due at whole seconds.
 
     Several may run: they take turns by a lock that only its holder removes.
 
@@ -53,7 +55,6 @@ class DueScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
         """
         healthy = False
         while not self._stopping.is_set():
-            began = time.monotonic()
             try:
                 if not healthy:
                     self._register()
@@ -66,8 +67,7 @@ class DueScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
                 healthy = False
             if burst:
                 return
-            pause_s = self._interval - (time.monotonic() - began) if healthy else _RETRY_S
-            self._stopping.wait(max(0.0, pause_s))
+            self._stopping.wait(_until_next_second() if healthy else _RETRY_S)
         if healthy:
             self._unregister()
 
@@ -125,3 +125,8 @@ class DueScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
             self.register_death()
         except redis.exceptions.RedisError as error:
             logger.info("the scheduler is not unregistered", extra={"reason": str(error)})
+
+
+def _until_next_second() -> float:
+    """How many seconds it takes until the next whole second has just begun."""
+    return 1.0 - time.time() % 1.0 + _INTO_SECOND_S

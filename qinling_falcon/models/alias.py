@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import random
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,7 @@ from qinling_falcon.models.rows import change
 from qinling_falcon.models.scope import Context, scoped
 from qinling_falcon.models.tables import Alias
 
-__all__ = ["LISTS", "Alias", "create", "delete", "get", "update"]
+__all__ = ["LISTS", "Alias", "create", "delete", "draw_version", "get", "update"]
 
 LISTS = ListSpec(
     Alias,
@@ -41,6 +42,13 @@ LISTS = ListSpec(
 )
 
 Routing = tuple[int, float]
+
+
+def draw_version(version: int, routing: Routing | None) -> int:
+    """The version that a call of an alias gets: with a routing, the other version for its share of the calls."""
+    if routing is not None and random.random() < routing[1]:
+        return routing[0]
+    return version
 
 
 def create(

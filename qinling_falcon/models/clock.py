@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import random
 import re
 import time
@@ -38,9 +39,21 @@ def new_id(moment: datetime.datetime) -> str:
     Rows that come one after the other then lie side by side in the table's index, which a random id would
     scatter over all of it. It is unique, and no secret.
     """
-    milliseconds, micros = divmod(to_micros(moment), 1000)
-    number = milliseconds << 80 | 0x7 << 76 | micros << 66 | random.getrandbits(2) << 64 | 0b10 << 62
-    return _as_uuid(number | random.getrandbits(62))
+    return _id_of(to_micros(moment), random.getrandbits(64))
+
+
+def fixed_id(moment: datetime.datetime, name: str) -> str:
+    """An id as `new_id` makes it, but always the same one for the same moment and name."""
+    micros = to_micros(moment)
+    digest = hashlib.sha256(f"{micros} {name}".encode()).digest()
+    return _id_of(micros, int.from_bytes(digest[:8]))
+
+
+def _id_of(micros: int, bits: int) -> str:
+    """The UUID (version 7) of a time, made unique by 64 bits."""
+    milliseconds, micros = divmod(micros, 1000)
+    high, low = bits >> 62, bits & (1 << 62) - 1
+    return _as_uuid(milliseconds << 80 | 0x7 << 76 | micros << 66 | high << 64 | 0b10 << 62 | low)
 
 
 def random_id() -> str:

@@ -1,4 +1,4 @@
-"""Cron patterns: five fields, times in UTC.
+"""Cron patterns: five fields, times in UTC. `zones` reads them in other time zones.
 
 A field is `*`, or a list of numbers, names, ranges (which may wrap: `22-2`, `FRI-MON`) and steps. The day of the
 month may be `L`, the last one; days of the week may be counted in the month: `MON#1` is its first Monday. When both
@@ -12,6 +12,7 @@ croniter gets them with every value spelled out.
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ def next_match(pattern: str, after: datetime.datetime) -> datetime.datetime:
     return found.replace(tzinfo=datetime.UTC)
 
 
+@functools.lru_cache(maxsize=4096)
 def _spelled_out(pattern: str) -> str:
     """The same times as numbers in lists."""
     fields = re.split(r"[ \t]+", pattern.strip(" \t").upper())

@@ -1,4 +1,7 @@
-"""Jobs: times at which a function runs. The row has the complete state, so the scheduler needs nothing else."""
+"""Jobs: times at which a function runs. The row has the complete state, so the scheduler needs nothing else.
+
+`due_jobs` fires them.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,19 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from qinling_falcon.errors import BadRequest
-from qinling_falcon.models import clock, quotas
-from qinling_falcon.models.cron import next_match
+from qinling_falcon.errors import BadRequest, Conflict
+from qinling_falcon.models import clock, execution_queue, quotas
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
+from qinling_falcon.models.records import ExecutionRecord, values_of
 from qinling_falcon.models.references import check_target, target_columns
 from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.scope import Context, scoped
-from qinling_falcon.models.tables import Job, JobStatus
+from qinling_falcon.models.tables import Job, JobStatus, Misfire, Overlap, QueuedExecution
+from qinling_falcon.models.zones import UTC, next_fire
 
-__all__ = ["LISTS", "Job", "JobStatus", "create", "delete", "get", "update"]
+__all__ = ["LISTS", "Job", "JobStatus", "create", "delete", "get", "run", "update"]
 
 LISTS = ListSpec(
     Job,
@@ -34,6 +38,9 @@ LISTS = ListSpec(
         "status": Column(Job.status, Kind.TEXT),
         "first_execution_time": Column(Job.first_execution_time, Kind.TIME),
         "next_execution_time": Column(Job.next_execution_time, Kind.TIME),
+        "misfire": Column(Job.misfire, Kind.TEXT),
+        "overlap": Column(Job.overlap, Kind.TEXT),
+        "timezone": Column(Job.timezone, Kind.TEXT),
         "project_id": Column(Job.project_id, Kind.TEXT),
         "created_at": Column(Job.created_at, Kind.TIME),
         "updated_at": Column(Job.updated_at, Kind.TIME),
@@ -62,6 +69,9 @@ def create(
     pattern: str | None = None,
     first_execution_time: datetime.datetime | None = None,
     count: int | None = None,
+    misfire: str = Misfire.RUN_ONCE,
+    overlap: str = Overlap.ALLOW,
+    timezone: str = UTC,
     now: datetime.datetime | None = None,
 ) -> Job:
     """Create a job that runs a function, a version or an alias of the caller's project.
@@ -76,6 +86,9 @@ def create(
         pattern: a cron pattern; None: the job fires once, at `first_execution_time`.
         first_execution_time: with a pattern, the start of its validity; None: now.
         count: with a pattern, how often the job fires; None: without limit.
+        misfire: a value of `Misfire`.
+        overlap: a value of `Overlap`.
+        timezone: the zone in which the pattern is read.
         now: the time of creation.
 
     Raises:
@@ -91,7 +104,7 @@ def create(
         first, count = first_execution_time, 1
     else:
         # The given time counts when it matches.
-        first = next_match(pattern, first_execution_time - _INSTANT if first_execution_time else moment)
+        first = next_fire(pattern, timezone, first_execution_time - _INSTANT if first_execution_time else moment)
     job = Job(
         id=str(uuid.uuid4()),
         project_id=context.project_id,
@@ -100,6 +113,9 @@ def create(
         function_input=function_input,
         pattern=pattern,
         count=count,
+        misfire=str(misfire),
+        overlap=str(overlap),
+        timezone=timezone,
         first_execution_time=first,
         next_execution_time=first,
         **target_columns(function_id, function_version, function_alias),
@@ -128,15 +144,15 @@ def update(
 ) -> Job:
     """Change a job that has not ended. What it runs stays.
 
-    Unless the next time is given, it becomes the pattern's next one from now when the pattern changes, and when a
-    paused job runs again: what it missed is not made up. A paused job without a pattern runs again only while its
-    time is ahead.
+    Unless the next time is given, it becomes the pattern's next one from now when the pattern or the time zone changes,
+    and when a paused job runs again: what it missed is not made up. A paused job without a pattern runs again only
+    while its time is ahead.
 
     Args:
         context: the caller.
         job_id: its id.
-        changes: among `name, function_input, status, pattern, next_execution_time`; none of them None. The status
-            is not `done`.
+        changes: among `name, function_input, status, pattern, next_execution_time, misfire, overlap, timezone`; none
+            of them None. The status is not `done`.
         now: the time of the change.
 
     Raises:
@@ -173,9 +189,44 @@ def delete(context: Context, job_id: str) -> None:
     transact(write)
 
 
+def run(context: Context, job_id: str, record: ExecutionRecord) -> None:
+    """Accept an execution of a job that was asked for, beside those of its times; durable on return.
+
+    Neither the job's count nor its next time changes. A paused or done job can run, too.
+
+    Args:
+        context: the caller.
+        job_id: the job.
+        record: the execution, with status `running` and attempt 0.
+
+    Raises:
+        NotFound: as `get`.
+        Forbidden: it is another project's, and the caller an admin.
+        Conflict: it is cancelled; or its last execution has not ended, and its `overlap` forbids another one.
+        Unavailable: see `transact`.
+    """
+
+    def write() -> None:
+        job = find(scoped(context, by_id=True).jobs(), job_id, lock=True)
+        check_owner(context, job, "run")
+        if job.status == JobStatus.CANCELLED:
+            raise Conflict(f"Job {job_id} is cancelled, and can't be run.")
+        if job.overlap == Overlap.FORBID and _is_queued(job.last_execution_id):
+            last = job.last_execution_id
+            raise Conflict(f"Execution {last} of job {job_id} has not ended, and the job's overlap is '{job.overlap}'.")
+        execution_queue.insert([values_of(record)])
+        change(job, {"last_execution_id": record.id})
+
+    transact(write)
+
+
+def _is_queued(execution_id: str | None) -> bool:
+    return QueuedExecution.select().where(QueuedExecution.id == execution_id).first() is not None
+
+
 def _next_time(job: Job, changes: Mapping[str, Any], now: datetime.datetime) -> dict[str, Any]:
     """The change of the next time that follows from the other changes, which are found to be possible."""
-    pattern = changes.get("pattern", job.pattern)
+    pattern, timezone = changes.get("pattern", job.pattern), changes.get("timezone", job.timezone)
     if job.pattern is None and pattern is not None:
         raise _bad("pattern", f"job {job.id} fires once, and can't get a pattern.")
     if "next_execution_time" in changes:
@@ -183,7 +234,8 @@ def _next_time(job: Job, changes: Mapping[str, Any], now: datetime.datetime) -> 
         return {}
     resumed = job.status == JobStatus.PAUSED and changes.get("status") == JobStatus.RUNNING
     if pattern is not None:
-        return {"next_execution_time": next_match(pattern, now)} if resumed or pattern != job.pattern else {}
+        is_moved = resumed or (pattern, timezone) != (job.pattern, job.timezone)
+        return {"next_execution_time": next_fire(pattern, timezone, now)} if is_moved else {}
     if resumed and job.next_execution_time <= now:
         raise _bad("status", "the time of the job has gone by; give it another next_execution_time as well.")
     return {}

@@ -46,6 +46,21 @@ class JobStatus(StrEnum):
     DONE = "done"
 
 
+class Misfire(StrEnum):
+    """What becomes of a job's times that have gone by while it could not fire: one execution for all of them, or none.
+    """
+
+    RUN_ONCE = "run_once"
+    SKIP = "skip"
+
+
+class Overlap(StrEnum):
+    """Whether a job fires while its last execution has not ended."""
+
+    ALLOW = "allow"
+    FORBID = "forbid"
+
+
 class ExecutionStatus(StrEnum):
     """The states of an execution; all but `running` are final."""
 
@@ -298,7 +313,8 @@ class Webhook(Row):
 class Job(Row):
     """Times at which a function runs: of (function, version) or of an alias, as with webhooks.
 
-    Without a `pattern` it fires once. A `count` of null is one without end.
+    Without a `pattern` it fires once. A `count` of null is one without end. The pattern is read in `timezone`.
+    `last_execution_id` is the execution that it has made last, by firing or on request.
     """
 
     name = peewee.CharField(null=True)
@@ -311,6 +327,10 @@ class Job(Row):
     status = peewee.CharField(max_length=32, default=JobStatus.RUNNING.value)
     first_execution_time: UtcTime[datetime.datetime] = UtcTime()
     next_execution_time: UtcTime[datetime.datetime] = UtcTime()
+    misfire = peewee.CharField(max_length=16, default=Misfire.RUN_ONCE.value)
+    overlap = peewee.CharField(max_length=16, default=Overlap.ALLOW.value)
+    timezone = peewee.CharField(max_length=64, default="UTC")
+    last_execution_id = peewee.CharField(max_length=36, null=True)
 
     class Meta:
         table_name = "jobs"

@@ -30,7 +30,7 @@ from qinling_falcon.schemas.fields import (
     one_of,
 )
 from qinling_falcon.schemas.functions import CODE, Code, Limit
-from qinling_falcon.schemas.jobs import Pattern, Status
+from qinling_falcon.schemas.jobs import Pattern, Status, TimeZone
 from qinling_falcon.schemas.webhooks import (
     ANY,
     LONGEST_TOLERANCE_S,
@@ -50,7 +50,7 @@ from qinling_falcon.webhooks.urls import LONGEST_URL
 
 # Names of formats that JSON Schema doesn't know: the patterns say only what a pattern can.
 TIME, CRON, CODE_TEXT = "qinling-time", "cron", "qinling-code"
-CALLBACK, ORIGIN = "qinling-callback", "qinling-origin"
+CALLBACK, ORIGIN, ZONE = "qinling-callback", "qinling-origin", "iana-time-zone"
 SECRET = "password"
 _WRITTEN_TIME = (
     r"^\s*(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -134,7 +134,13 @@ def _(field: Entry) -> dict[str, Any]:
 
 @_taken.register
 def _(field: Pattern) -> dict[str, Any]:
-    return _text(field) | {"format": CRON, "description": "A cron pattern of five fields, in UTC, that fires."}
+    return _text(field) | {"format": CRON, "description": "A cron pattern of five fields that fires."}
+
+
+@_taken.register
+def _(field: TimeZone) -> dict[str, Any]:
+    about = "A name of the IANA time zone database, such as `Europe/Berlin`. The pattern is read in this zone."
+    return _text(field) | {"format": ZONE, "description": about}
 
 
 @_taken.register

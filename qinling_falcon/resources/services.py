@@ -14,6 +14,7 @@ from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.waits import Waits
 from qinling_falcon.invocation.webhook_calls import WebhookCalls
+from qinling_falcon.jobs.alarms import Alarms
 from qinling_falcon.observability.health import Check
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
@@ -28,6 +29,7 @@ class Services:
     """The collaborators of the HTTP layer.
 
     Attributes:
+        alarms: lets due jobs be fired.
         waits: the requests that wait for the end of an execution.
         checks: the checks of `GET /readyz`, by the name of the part.
         trusts: the Keystone trusts; None without Keystone.
@@ -44,6 +46,7 @@ class Services:
     scaler: Scaler
     packages: PackageStore
     policy: Policy
+    alarms: Alarms
     checks: Mapping[str, Check] = field(default_factory=dict)
     trusts: Trusts | None = None
     execution_quota: ExecutionQuota = field(default_factory=ExecutionQuota)

@@ -7,10 +7,11 @@ from typing import Any
 from marshmallow import ValidationError, fields, validates_schema
 
 from qinling_falcon.models.cron import check_pattern
-from qinling_falcon.models.tables import JobStatus
+from qinling_falcon.models.tables import JobStatus, Misfire, Overlap
+from qinling_falcon.models.zones import check_zone
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.executions import Input
-from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Moment, Number, Plain, Text, one_of
+from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Choice, Moment, Number, Plain, Text, one_of
 from qinling_falcon.schemas.targets import TARGET, TargetRequest
 
 
@@ -21,6 +22,18 @@ class Pattern(Text):
         text = super()._deserialize(value, attr, data, **kwargs)
         try:
             check_pattern(text)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+        return text
+
+
+class TimeZone(Text):
+    """The name of a time zone."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        try:
+            check_zone(text)
         except ValueError as error:
             raise ValidationError(str(error)) from None
         return text
@@ -53,6 +66,9 @@ class JobCreate(TargetRequest):
     pattern = Pattern()
     first_execution_time = Moment()
     count = Number(lowest=1)
+    misfire = Choice(Misfire)
+    overlap = Choice(Overlap)
+    timezone = TimeZone()
 
     @validates_schema(skip_on_field_errors=True)
     def _times(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -68,6 +84,9 @@ class JobUpdate(RequestSchema):
     status = Status()
     pattern = Pattern()
     next_execution_time = Moment()
+    misfire = Choice(Misfire)
+    overlap = Choice(Overlap)
+    timezone = TimeZone()
 
 
 class JobShown(Shown):
@@ -84,6 +103,9 @@ class JobShown(Shown):
     status = Plain(one_of(JobStatus))
     first_execution_time = Moment()
     next_execution_time = Moment()
+    misfire = Plain(one_of(Misfire))
+    overlap = Plain(one_of(Overlap))
+    timezone = Plain(TEXT)
     project_id = Plain(TEXT)
     created_at = Moment()
     updated_at = Moment()

@@ -21,6 +21,8 @@ from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
 from qinling_falcon.invocation.waits import Waits
 from qinling_falcon.invocation.webhook_calls import WebhookCalls
+from qinling_falcon.jobs import queues
+from qinling_falcon.jobs.alarms import Alarms
 from qinling_falcon.models import database
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
@@ -122,8 +124,9 @@ def services(connected: Settings, pool: Pool, engine: FakeEngine, packages: Loca
     waits.start()
     policy = Policy(connected.policy_file)
     webhook_calls = WebhookCalls(engine, acceptance, idempotent_calls, pool, connected)
+    alarms = Alarms(queues.connect(connected))
     return Services(
-        connected, pool, engine, acceptance, idempotent_calls, webhook_calls, waits, scaler, packages, policy
+        connected, pool, engine, acceptance, idempotent_calls, webhook_calls, waits, scaler, packages, policy, alarms
     )
 
 

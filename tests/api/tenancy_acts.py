@@ -185,6 +185,7 @@ ACTS: Mapping[tuple[str, str], list[Act]] = {
         _owners(202, body={"status": "paused"}),
         _owners(202, body={}),
     ],
+    ("POST", "/v1/jobs/{job_id}/run"): [_owners(202)],
     ("DELETE", "/v1/jobs/{job_id}"): [_owners(204)],
     ("GET", "/v1/quotas"): [
         Act(stranger=200, admin=200, owner=200),

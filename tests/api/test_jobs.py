@@ -12,7 +12,8 @@ from tests.api.jobs import NOBODY, TIME, at, make, put, show
 
 FIELDS = {
     "id", "name", "function_id", "function_version", "function_alias", "function_input", "pattern", "count", "status",
-    "first_execution_time", "next_execution_time", "project_id", "created_at", "updated_at",
+    "first_execution_time", "next_execution_time", "misfire", "overlap", "timezone", "project_id", "created_at",
+    "updated_at",
 }  # fmt: skip
 LONGEST = "0,1 " + "0," * 122 + "1 * * *"
 
@@ -121,7 +122,7 @@ def test_the_input_is_kept_as_text(client: Client, function_id: str, given: Any,
 
 
 def test_the_input_is_bounded_in_bytes(client_with: Callable[..., Client], function_id: str) -> None:
-    client = client_with(max_input_size=10)
+    client = client_with(async_max_input_size=10)
     made = make(client, function_id, function_input="ääääa1")
     for text in ("ääääab1", {"name": "Foo"}):
         body = {"function_id": function_id, "pattern": "* * * * *", "function_input": text}

@@ -22,10 +22,10 @@ class Fault:
 
     Attributes:
         what: `kill NAME` (SIGKILL), `stop NAME` (SIGTERM) and `freeze NAME` (SIGSTOP, later SIGCONT), where NAME is a
-            process: `worker`, `tasks`, `scheduler`, `web` (Gunicorn's master), `pool`; `kill web child`; `restart redis`, `wipe
-            redis` (FLUSHALL), `lose redis` (it restarts without its data); `restart postgres`; `stop postgres` (it is
-            away for longer than a claim); `suspend database` (it does not answer for longer than a claim); `change
-            function` (it gets a new package); `delete function`.
+            process: `worker`, `tasks`, `scheduler`, `web` (Gunicorn's master), `pool`; `kill web child`; `restart
+            redis`, `wipe redis` (FLUSHALL), `lose redis` (it restarts without its data); `restart postgres`; `stop
+            postgres` (it is away for longer than a claim); `suspend database` (it does not answer for longer than a
+            claim); `change function` (it gets a new package); `delete function`.
         after_s: seconds after the fault before it and its consequences.
         choice: chooses the process where there are several, and for how long a server is away; from 0 to 1.
     """

@@ -216,6 +216,10 @@ JOB: Shape = {
     **_STAMPS,
     # beyond the reference's samples, not beyond its text
     "function_alias": optional(text),
+    # beyond the reference
+    "misfire": one_of("run_once", "skip"),
+    "overlap": one_of("allow", "forbid"),
+    "timezone": text,
 }
 
 

@@ -1,4 +1,4 @@
-"""`/v1/jobs`, as records; nothing fires them yet."""
+"""`/v1/jobs`, as records, and runs on request. Their times come in `tests/integration/test_jobs.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.contract.service import NOBODY, User, error, located, no_body
-from tests.contract.shapes import JOB, check, check_all
+from tests.contract.shapes import EXECUTION, JOB, check, check_all
 
 pytestmark = pytest.mark.xdist_group("contract")
 
@@ -250,6 +250,78 @@ def test_a_job_that_runs_once_can_not_get_a_pattern(user: User, target: str) -> 
     error(user.put(f"/v1/jobs/{made['id']}", pattern=NEW_YEAR), 400, field="pattern")
     moved = user.put(f"/v1/jobs/{made['id']}", next_execution_time="2099-06-08T00:00").json()
     assert moved["next_execution_time"] == "2099-06-08 00:00:00"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"misfire": "twice"}, "misfire"),
+        ({"overlap": "yes"}, "overlap"),
+        ({"timezone": "Europe/Atlantis"}, "timezone"),
+        ({"timezone": ""}, "timezone"),
+        ({"timezone": "../etc/passwd"}, "timezone"),
+        ({"timezone": "europe/berlin"}, "timezone"),
+        ({"timezone": "localtime"}, "timezone"),
+        ({"timezone": "Europe"}, "timezone"),
+        ({"timezone": 1}, "timezone"),
+    ],
+)
+def test_unknown_policies_and_time_zones_are_refused(
+    user: User, target: str, fields: dict[str, Any], field: str
+) -> None:
+    error(user.post("/v1/jobs", function_id=target, pattern=NEW_YEAR, **fields), 400, field=field)
+    made = user.made("/v1/jobs", function_id=target, pattern=NEW_YEAR)
+    error(user.put(f"/v1/jobs/{made['id']}", **fields), 400, field=field)
+    assert user.get(f"/v1/jobs/{made['id']}").json() == made
+
+
+def test_a_pattern_is_read_in_the_time_zone_of_its_job(user: User, target: str) -> None:
+    given = {"misfire": "skip", "overlap": "forbid", "timezone": "Asia/Tokyo"}
+    made = user.made("/v1/jobs", function_id=target, pattern="30 2 1 7 *", **given)
+    assert {name: made[name] for name in given} == given
+    assert made["next_execution_time"].endswith("-06-30 17:30:00")
+
+    changed = user.put(f"/v1/jobs/{made['id']}", timezone="America/New_York", misfire="run_once").json()
+
+    assert (changed["timezone"], changed["misfire"], changed["overlap"]) == ("America/New_York", "run_once", "forbid")
+    assert changed["next_execution_time"].endswith("-07-01 06:30:00")
+    assert changed["first_execution_time"] == made["first_execution_time"]
+    listed = user.get("/v1/jobs?timezone=America/New_York&overlap=forbid").json()
+    assert [row["id"] for row in listed] == [made["id"]]
+
+
+def test_POST_v1_jobs_id_run_answers_202(user: User, target: str, alias: str) -> None:
+    for names in ({"function_id": target, "function_version": 1}, {"function_alias": alias}):
+        made = user.made("/v1/jobs", pattern=NEW_YEAR, function_input="text", count=2, **names)
+        path = f"/v1/jobs/{made['id']}"
+        for status in ("running", "paused"):
+            user.put(path, status=status)
+            before = user.get(path).json()
+            answer = user.post(f"{path}/run")
+            assert answer.status_code == 202
+            execution = answer.json()
+            located(user, answer, f"/v1/executions/{execution['id']}")
+            assert execution.keys() == EXECUTION.keys()
+            assert (execution["source"], execution["job_id"], execution["sync"]) == ("job", made["id"], False)
+            assert (execution["input"], execution["status"], execution["attempt"]) == ("text", "running", 0)
+            assert execution["function_version"] == (2 if "function_alias" in names else 1)
+            assert execution["description"] == f"Created by Job {made['id']}"
+            assert user.get(path).json() == before
+        user.put(path, status="cancelled")
+        error(user.post(f"{path}/run"), 409, "cancelled")
+    error(user.post(f"/v1/jobs/{NOBODY}/run"), 404, NOBODY)
+    error(user.post("/v1/jobs/seven/run"), 400, "Expected a uuid")
+
+
+def test_a_job_that_forbids_overlap_is_not_run_while_it_runs(user: User, target: str) -> None:
+    made = user.made("/v1/jobs", function_id=target, pattern=NEW_YEAR, overlap="forbid")
+    path = f"/v1/jobs/{made['id']}/run"
+    first = user.post(path).json()["id"]
+
+    error(user.post(path), 409, first)
+    assert user.put(f"/v1/executions/{first}", status="cancelled").status_code == 202
+
+    assert user.post(path).status_code == 202
 
 
 def test_DELETE_v1_jobs_id_answers_204(user: User, target: str) -> None:

@@ -115,6 +115,9 @@ class Service:
         self.start_module("worker", "workers.worker")
         self.start_module("tasks", "workers.tasks")
 
+    def start_scheduler(self, name: str = "scheduler") -> None:
+        self.start_module(name, "workers.scheduler")
+
     def stop(self, name: str, sig: int = signal.SIGTERM) -> int:
         process = self.processes.pop(name)
         process.send_signal(sig)
@@ -126,7 +129,7 @@ class Service:
         return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
 
     def close(self) -> None:
-        for name in ("web", "worker", "tasks", "pool"):
+        for name in ("web", "worker", "scheduler", "tasks", "pool"):
             if name in self.processes:
                 self.stop(name)
 

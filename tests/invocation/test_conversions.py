@@ -19,6 +19,8 @@ from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.waits import Waits
 from qinling_falcon.invocation.webhook_calls import WebhookCalls
+from qinling_falcon.jobs import queues
+from qinling_falcon.jobs.alarms import Alarms
 from qinling_falcon.resources.services import Services
 from qinling_falcon.schemas import strict_json
 from tests.invocation.conftest import OWNER, House
@@ -73,7 +75,7 @@ def test_an_input_and_a_result_are_converted_no_more_often_than_documented(
     webhook_calls = WebhookCalls(house.engine, acceptance, idempotent_calls, house.pool, house.settings)
     services = Services(
         house.settings, house.pool, house.engine, acceptance, idempotent_calls, webhook_calls,
-        Waits(house.pool.watches), house.scaler, house.storage, policy,
+        Waits(house.pool.watches), house.scaler, house.storage, policy, Alarms(queues.connect(house.settings)),
     )
     client = testing.TestClient(create_app(services), headers={"Host": "localhost:7070"})
     body = json.dumps({"function_id": house.function_id, "input": given})

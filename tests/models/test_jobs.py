@@ -37,7 +37,7 @@ def one_shot(owner: Context, function_id: str, /, **fields: Any) -> Job:
 
 
 def end(made: Job, status: JobStatus) -> None:
-    """As the one who fires jobs does."""
+    """Set the status, as a tick or an update does."""
     transact(lambda: Job.update(status=status.value).where(Job.id == made.id).execute())
 
 
@@ -47,7 +47,7 @@ def end(made: Job, status: JobStatus) -> None:
 def test_a_job_is_read_back_as_it_was_made(owner: Context, function_id: str) -> None:
     made = recurring(owner, function_id, name="n", function_input='{"a": "ä"}', count=5)
     row = job.get(owner, made.id)
-    assert row.__data__ == made.__data__ | {"updated_at": None}
+    assert row.__data__ == made.__data__ | {"updated_at": None, "last_execution_id": None}
     assert (row.function_id, row.function_version, row.function_alias) == (function_id, 0, None)
     assert (row.name, row.function_input, row.pattern, row.count) == ("n", '{"a": "ä"}', "*/10 * * * *", 5)
     assert (row.status, row.created_at, row.project_id) == ("running", NOW, owner.project_id)
@@ -145,9 +145,9 @@ def test_a_job_is_of_a_version_or_of_an_alias_alone(owner: Context, function_id:
 
 def test_name_and_input_change_and_no_time(owner: Context, function_id: str) -> None:
     for made in (recurring(owner, function_id), one_shot(owner, function_id)):
+        expected = job.get(owner, made.id).__data__ | {"name": "n", "function_input": "i", "updated_at": LATER}
         answered = job.update(owner, made.id, {"name": "n", "function_input": "i"}, now=LATER)
         row = job.get(owner, made.id)
-        expected = made.__data__ | {"name": "n", "function_input": "i", "updated_at": LATER}
         assert row.__data__ == answered.__data__ == expected
 
 

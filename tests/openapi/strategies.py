@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
 from schemathesis.generation.meta import TestPhase
 
-from qinling_falcon.openapi.fields import CALLBACK, CODE_TEXT, CRON, TIME
+from qinling_falcon.openapi.fields import CALLBACK, CODE_TEXT, CRON, TIME, ZONE
 from tests.api.client import package
 from tests.storage.archives import make_zip
 
@@ -43,6 +43,7 @@ def _field(low: int, high: int, *more: str) -> st.SearchStrategy[str]:
 patterns = st.tuples(
     _field(0, 59), _field(0, 23), _field(1, 31, "L"), _field(1, 12, "JAN", "feb"), _field(0, 7, "SUN", "mon#1")
 ).map(" ".join)
+zones = st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe", "US/Eastern"])
 times = st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(9000, 1, 1)).map(str)
 md5s = st.text("0123456789abcdef", min_size=32, max_size=32)
 _hosts = st.sampled_from(["hooks.example", "HOOKS.example.", "8.8.8.8", "[2606:4700::1111]", "a_b.example"])
@@ -64,6 +65,7 @@ codes = st.one_of(
 def register() -> None:
     """Have them used by every run of this process."""
     schemathesis.openapi.format(CRON, patterns)
+    schemathesis.openapi.format(ZONE, zones)
     schemathesis.openapi.format(TIME, times)
     schemathesis.openapi.format(CALLBACK, callbacks)
     schemathesis.openapi.format(CODE_TEXT, codes)

@@ -1,0 +1,130 @@
+"""Alarms: entries of rq-scheduler that let a `tasks` process fire the jobs that are due.
+
+The rows of the jobs say when they are due (`models/due_jobs.py`), and an alarm only wakes the process that looks. There
+is one alarm for each second in which a job is due, however many jobs that are. Its id is made from the second, so
+setting it again changes nothing. A lost alarm is set again by `restore`, and one too many finds nothing to do.
+
+Alarms are set for the next `_HORIZON` only: when a job is created or changed, when a job has fired, and by `restore`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import gevent
+from redis import Redis
+from redis.exceptions import RedisError
+from rq_scheduler import Scheduler
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.jobs.queues import TASKS, JsonJob, JsonQueue
+from qinling_falcon.models import clock, due_jobs
+
+if TYPE_CHECKING:
+    from qinling_falcon.jobs.tick import Tick  # which sets alarms
+
+logger = logging.getLogger(__name__)
+
+_PATH = "qinling_falcon.jobs.alarms.ring"
+# `restore` runs more often, so it has set an alarm long before the alarm is due.
+_HORIZON = datetime.timedelta(seconds=150)
+_SECOND = datetime.timedelta(seconds=1)
+_RETRY = datetime.timedelta(seconds=2)
+
+_tick: Tick | None = None
+
+
+class Alarms:
+    """Sets alarms.
+
+    Args:
+        connection: as `queues.connect` makes it.
+    """
+
+    def __init__(self, connection: Redis):
+        self._connection = connection
+        self._scheduler = Scheduler(TASKS, connection=connection, job_class=JsonJob, queue_class=JsonQueue)
+
+    def set(self, moments: Iterable[datetime.datetime], now: datetime.datetime) -> None:
+        """Set alarms for those of the moments that are within the horizon. One that has passed rings at once.
+
+        Raises:
+            RedisError: Redis is away. `restore` sets them later.
+        """
+        seconds = {_rounded_up(max(moment, now)) for moment in moments if moment <= now + _HORIZON}
+        for second in sorted(seconds):
+            self._set(second)
+
+    def announce(self, moment: datetime.datetime) -> None:
+        """Set an alarm without waiting for Redis. If that fails, `restore` sets it."""
+        now = clock.now()
+        if moment <= now + _HORIZON:
+            gevent.spawn(self._try_to_set, moment, now)
+
+    def restore(self, now: datetime.datetime) -> int:
+        """Set the alarms of all running jobs that are missing, and one if jobs are overdue. Returns how many were set.
+
+        Raises:
+            Unavailable: the database is away.
+            RedisError: Redis is away.
+        """
+        seconds = due_jobs.due_seconds(now, now + _HORIZON)
+        if due_jobs.is_any_due(now - _SECOND):
+            seconds.insert(0, _rounded_up(now))
+        if not seconds:
+            return 0
+        scores = self._connection.zmscore(self._scheduler.scheduled_jobs_key, [_alarm_id(second) for second in seconds])
+        missing = [second for second, score in zip(seconds, scores, strict=True) if score is None]
+        for second in missing:
+            self._set(second)
+        return len(missing)
+
+    def _set(self, second: int) -> None:
+        self._scheduler.enqueue_at(_moment(second), _PATH, second, job_id=_alarm_id(second), job_result_ttl=0)
+
+    def _try_to_set(self, moment: datetime.datetime, now: datetime.datetime) -> None:
+        try:
+            self.set((moment,), now)
+        except RedisError as error:
+            logger.warning("an alarm is not set yet", extra={"reason": str(error)})
+
+
+def use(tick: Tick) -> None:
+    """Set the tick of this process. RQ does not pass it to its jobs."""
+    global _tick
+    _tick = tick
+
+
+def ring(second: int) -> None:
+    """Fire what is due. RQ runs this in a `tasks` process. It never raises, because RQ keeps failed jobs for a year.
+
+    Args:
+        second: the second of the alarm.
+    """
+    assert _tick is not None
+    try:
+        now = _tick.run()
+        if now < _moment(second):
+            # This machine's clock is behind the scheduler's. RQ deletes this alarm when it ends, so it is another one.
+            _tick.ring_in(_moment(second) - now + _SECOND)
+    except Unavailable as error:
+        logger.warning("jobs can't be fired now", extra={"reason": error.message})
+        _tick.ring_in(_RETRY)
+    except Exception:
+        logger.exception("firing jobs failed")
+
+
+def _moment(second: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(second, datetime.UTC)
+
+
+def _alarm_id(second: int) -> str:
+    return f"alarm-{second}"
+
+
+def _rounded_up(moment: datetime.datetime) -> int:
+    """The second, since the epoch, in which an alarm for the moment rings: not before it."""
+    return -(-clock.to_micros(moment) // 1_000_000)

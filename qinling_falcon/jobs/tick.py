@@ -1,0 +1,152 @@
+"""Fires due jobs, in batches. An alarm (`alarms`) starts it in a `tasks` process.
+
+Several ticks may run at the same time, in one process or in many: each job and due time is fired by one of them
+(`models/due_jobs.py`). If the process dies, there are four cases:
+
+1. Before a batch is committed: its jobs are still due. RQ has taken the alarm from its queue, so `Alarms.restore` sets
+   another one.
+2. After the commit: the executions are queued, and the sweep adds them to the ready sets.
+3. After they were added: the alarms of the next times are missing, and `Alarms.restore` sets them.
+4. After that: nothing is missing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+
+import gevent
+from redis.exceptions import RedisError
+
+from qinling_falcon.errors import QuotaExceeded
+from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
+from qinling_falcon.jobs.alarms import Alarms
+from qinling_falcon.models import clock, due_jobs
+from qinling_falcon.models.due_jobs import DueJob, Fired, Plan
+from qinling_falcon.models.zones import next_fire
+from qinling_falcon.pool.ready_sets import ReadySets
+from qinling_falcon.pool.wire import PoolUnavailable
+from qinling_falcon.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# The jobs of one transaction, and the length of their inputs in bytes: other writers wait for it, and it is in memory.
+_BATCH = 500
+_BATCH_BYTES = 4 * 1024 * 1024
+# Computing one time takes half a millisecond. Other greenlets have a turn after so many.
+_TIMES_PER_TURN = 10
+
+
+class Tick:
+    """Fires the jobs of all projects.
+
+    Args:
+        ready: the ready sets, to which the executions are added.
+        quota: the quotas of executions.
+        alarms: wakes the tick of the next times.
+        settings: the limits.
+        now: the present.
+    """
+
+    def __init__(
+        self,
+        ready: ReadySets,
+        quota: ExecutionQuota,
+        alarms: Alarms,
+        settings: Settings,
+        now: Callable[[], datetime.datetime] = clock.now,
+    ):
+        self._ready = ready
+        self._quota = quota
+        self._alarms = alarms
+        self._queue_limit = settings.async_queue_limit
+        self._grace = datetime.timedelta(seconds=settings.job_misfire_grace_s)
+        self._now = now
+
+    def run(self) -> datetime.datetime:
+        """Fire all jobs that are due. Returns the time until which they were due.
+
+        Raises:
+            Unavailable: the database is away; call this again later.
+        """
+        while True:
+            now = self._now()
+            due = due_jobs.find(now, _BATCH, _BATCH_BYTES)
+            fired = self._fire(due, now)
+            # If others have fired the whole batch, they go on with the rest.
+            if fired.moved == 0 or (len(due) < _BATCH and sum(job.input_size for job in due) <= _BATCH_BYTES):
+                return now
+
+    def ring_in(self, pause: datetime.timedelta) -> None:
+        """Set an alarm after a pause. If Redis is away, `Alarms.restore` sets one later."""
+        now = self._now()
+        self._set_alarms((now + pause,), now)
+
+    def _fire(self, due: Sequence[DueJob], now: datetime.datetime) -> Fired:
+        with ExitStack() as stack:
+            reserved = self._reserve(due, stack)
+            rooms = {project_id: len(reservations) for project_id, reservations in reserved.items()}
+            fired = due_jobs.fire([job.id for job in due], Plan(now, self._grace, _next_times(due, now), rooms))
+            for project_id, _, _ in fired.executions:
+                reserved[project_id].pop().recorded()
+        self._push(fired, now)
+        self._set_alarms(fired.next_times, now)
+        for skip, count in Counter(fired.skips.values()).items():
+            logger.info("jobs did not fire", extra={"reason": skip.value, "count": count})
+        return fired
+
+    def _reserve(self, due: Sequence[DueJob], stack: ExitStack) -> dict[str, list[Reservation]]:
+        """Reserve a place in the quota of executions for each job that has room, until `stack` is closed."""
+        reserved: dict[str, list[Reservation]] = {}
+        for project_id, wanted in Counter(job.project_id for job in due).items():
+            mine = reserved[project_id] = []
+            try:
+                for _ in range(min(wanted, self._room(project_id))):
+                    reservation = stack.enter_context(Reservation(self._quota))
+                    reservation.take(project_id)
+                    mine.append(reservation)
+            except QuotaExceeded as error:
+                logger.info("jobs do not fire", extra={"project_id": project_id, "reason": error.message})
+        return reserved
+
+    def _room(self, project_id: str) -> int:
+        """How many executions may be queued."""
+        try:
+            return max(0, self._queue_limit - self._ready.backlog(project_id, ()).size)
+        except PoolUnavailable:  # the queue is in the database, and fires need no Redis
+            return self._queue_limit
+
+    def _push(self, fired: Fired, now: datetime.datetime) -> None:
+        by_project: defaultdict[str, list[tuple[str, str, int]]] = defaultdict(list)
+        for project_id, function_id, execution_id in fired.executions:
+            by_project[project_id].append((function_id, execution_id, clock.to_micros(now)))
+        try:
+            for project_id, executions in by_project.items():
+                self._ready.push_all(project_id, executions)
+        except PoolUnavailable as error:
+            logger.warning("executions of jobs are queued by the sweep", extra={"reason": error.message})
+
+    def _set_alarms(self, moments: Collection[datetime.datetime], now: datetime.datetime) -> None:
+        try:
+            self._alarms.set(moments, now)
+        except RedisError as error:
+            logger.warning("alarms are not set yet", extra={"reason": str(error)})
+
+
+def _next_times(due: Sequence[DueJob], now: datetime.datetime) -> dict[tuple[str, str], datetime.datetime | None]:
+    """The next time of each pattern in each zone."""
+    times: dict[tuple[str, str], datetime.datetime | None] = {}
+    for job in due:
+        if job.pattern is None or (job.pattern, job.timezone) in times:
+            continue
+        try:
+            times[job.pattern, job.timezone] = next_fire(job.pattern, job.timezone, now)
+        except Exception:
+            logger.exception("the next time of a job can't be computed", extra={"job_id": job.id})
+            times[job.pattern, job.timezone] = None
+        if len(times) % _TIMES_PER_TURN == 0:
+            gevent.sleep(0)
+    return times

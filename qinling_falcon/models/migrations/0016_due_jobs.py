@@ -1,0 +1,18 @@
+"""Adds to jobs what their firing needs: two policies, a time zone, the last execution, and an index of due times."""
+
+from typing import Any
+
+from peewee import PostgresqlDatabase
+
+
+def up(migrator: Any, db: Any) -> None:
+    """Add the columns. Jobs of the last release get the defaults: their times are UTC already."""
+    collation = ' COLLATE "C"' if isinstance(db, PostgresqlDatabase) else ""
+    for column in (
+        f"misfire VARCHAR(16){collation} NOT NULL DEFAULT 'run_once'",
+        f"overlap VARCHAR(16){collation} NOT NULL DEFAULT 'allow'",
+        f"timezone VARCHAR(64){collation} NOT NULL DEFAULT 'UTC'",
+        f"last_execution_id VARCHAR(36){collation}",
+    ):
+        db.execute_sql(f"ALTER TABLE jobs ADD COLUMN {column}")
+    db.execute_sql("CREATE INDEX jobs_due ON jobs (status, next_execution_time, id)")

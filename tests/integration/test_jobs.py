@@ -1,0 +1,141 @@
+"""Jobs with all processes: they fire by the real clock, and go on after kills and after the loss of Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.integration.service import Service, running_service, wait_until
+
+pytestmark = pytest.mark.xdist_group("integration-jobs")
+
+ANSWERS = "def main(name='nobody'):\n    return f'Hello, {name}'\n"
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with running_service(with_workers=True, max_workers=6, worker_idle_s=600) as running:
+        running.start_scheduler()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def function_id(service: Service) -> str:
+    return service.function(ANSWERS)
+
+
+@pytest.fixture
+def make(service: Service, function_id: str) -> Iterator[Any]:
+    """Make a job, which is deleted after the test."""
+    made = []
+
+    def make_job(**fields: Any) -> dict[str, Any]:
+        body = {"function_id": function_id, "pattern": "* * * * *"} | fields
+        answer = service.request("POST", "/v1/jobs", json=body)
+        assert answer.status_code == 201, answer.text
+        made.append(answer.json()["id"])
+        return dict(answer.json())
+
+    yield make_job
+    for job_id in made:
+        assert service.request("DELETE", f"/v1/jobs/{job_id}").status_code == 204
+
+
+def due_in(service: Service, job: dict[str, Any], seconds: float) -> int:
+    """Let a job be due in some seconds, which the API takes no request for. Returns the time, in microseconds."""
+    due = round((time.time() + seconds) * 1_000_000)
+    with contextlib.closing(sqlite3.connect(service.var_dir / "qinling.db", timeout=10)) as connection:
+        connection.execute("UPDATE jobs SET next_execution_time = ? WHERE id = ?", (due, job["id"]))
+        connection.commit()
+    return due
+
+
+def shown(service: Service, job: dict[str, Any]) -> dict[str, Any]:
+    return dict(service.request("GET", f"/v1/jobs/{job['id']}").json())
+
+
+def executions(service: Service, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """The executions of a job that have ended."""
+    rows = service.request("GET", "/v1/executions?sort_dir=asc&source=job").json()
+    return [row for row in rows if row["job_id"] == job["id"] and row["status"] != "running"]
+
+
+def fires(service: Service, job: dict[str, Any], count: int = 1) -> list[dict[str, Any]]:
+    """The executions of a job, as soon as so many have ended."""
+
+    def look() -> list[dict[str, Any]] | None:
+        found = executions(service, job)
+        return found if len(found) >= count else None
+
+    return list(wait_until(f"job {job['id']} has fired", look, 60))
+
+
+def test_a_job_fires_at_the_next_minute_by_itself(service: Service, make: Any) -> None:
+    before = datetime.now(UTC)
+    job = make(function_input='{"name": "Ada"}', count=1)
+
+    (execution,) = fires(service, job)
+
+    assert (execution["status"], execution["source"], execution["sync"]) == ("success", "job", False)
+    assert "Hello, Ada" in execution["result"]
+    assert execution["description"] == f"Created by Job {job['id']}"
+    assert execution["created_at"] >= job["first_execution_time"] > before.strftime("%Y-%m-%d %H:%M:%S")
+    ended = shown(service, job)
+    assert (ended["status"], ended["count"], ended["updated_at"]) == ("done", 0, None)
+    assert ended["next_execution_time"] == job["first_execution_time"]
+
+
+def test_a_job_is_run_on_request(service: Service, make: Any) -> None:
+    job = make(pattern="0 0 1 1 *", count=2)
+
+    answer = service.request("POST", f"/v1/jobs/{job['id']}/run")
+
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["Location"] == f"{service.url}/v1/executions/{answer.json()['id']}"
+    assert service.ended(answer.json()["id"])["status"] == "success"
+    assert shown(service, job) == job
+
+
+def test_a_job_fires_after_the_scheduler_and_the_tasks_were_killed(service: Service, make: Any) -> None:
+    job = make(pattern="0 0 1 1 *", count=2)
+    service.stop("scheduler", signal.SIGKILL)
+    service.stop("tasks", signal.SIGKILL)
+    due_in(service, job, 1)
+
+    service.start_scheduler()
+    service.start_module("tasks", "workers.tasks")
+
+    assert len(fires(service, job)) == 1
+    assert shown(service, job)["count"] == 1
+
+
+def test_a_job_fires_after_redis_was_emptied(service: Service, make: Any) -> None:
+    job = make(count=2)
+    due_in(service, job, 3)
+
+    service.flush_redis()
+
+    assert len(fires(service, job)) == 1
+
+
+def test_two_schedulers_and_two_tasks_processes_fire_each_time_once(service: Service, make: Any) -> None:
+    service.start_scheduler("scheduler-2")
+    service.start_module("tasks-2", "workers.tasks")
+    try:
+        jobs = [make(pattern="0 0 1 1 *", count=5) for _ in range(20)]
+        for job in jobs:
+            due_in(service, job, 2)
+        for job in jobs:
+            fires(service, job)
+        assert {len(executions(service, job)) for job in jobs} == {1}
+        assert {shown(service, job)["count"] for job in jobs} == {4}
+    finally:
+        service.stop("scheduler-2")
+        service.stop("tasks-2")

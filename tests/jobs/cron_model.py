@@ -1,0 +1,63 @@
+"""A model of cron that shares nothing with the service: it looks at one minute after the other."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from collections.abc import Iterator
+from zoneinfo import ZoneInfo
+
+MINUTE = datetime.timedelta(minutes=1)
+
+_NAMES = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
+
+
+def watched(pattern: str, zone: str, after: datetime.datetime, until: datetime.datetime) -> Iterator[datetime.datetime]:
+    """When the pattern fires, as someone sees it who watches a clock of the zone, minute by minute.
+
+    Each local minute that the clock passes for the first time fires, also those that it jumps over.
+    """
+    rules = ZoneInfo(zone)
+    moment = (after - 2880 * MINUTE).replace(second=0, microsecond=0)
+    reached = moment.astimezone(rules).replace(tzinfo=None)
+    while moment < until:
+        moment += MINUTE
+        shown = moment.astimezone(rules).replace(tzinfo=None)
+        fires = False
+        while reached < shown:
+            reached += MINUTE
+            fires = fires or matches(pattern, reached)
+        if fires and moment > after:
+            yield moment
+
+
+def matches(pattern: str, minute: datetime.datetime) -> bool:
+    """Whether a pattern of numbers, lists, ranges and steps (and `SUN` to `SAT`) fires in this minute."""
+    minutes, hours, days, months, weekdays = _sets(pattern)
+    if minute.minute not in minutes or minute.hour not in hours or minute.month not in months:
+        return False
+    on_day, on_weekday = minute.day in days, minute.isoweekday() % 7 in weekdays
+    _, _, day_text, _, weekday_text = pattern.split()
+    if day_text != "*" and weekday_text != "*":
+        return on_day or on_weekday
+    return on_day and on_weekday
+
+
+@functools.cache
+def _sets(pattern: str) -> list[frozenset[int]]:
+    lowest, highest = (0, 0, 1, 1, 0), (59, 23, 31, 12, 6)
+    return [_set(text, *bounds) for text, *bounds in zip(pattern.split(), lowest, highest, strict=True)]
+
+
+def _set(text: str, low: int, high: int) -> frozenset[int]:
+    found: set[int] = set()
+    for item in text.split(","):
+        span, _, step = item.partition("/")
+        first, _, last = span.partition("-")
+        if span == "*":
+            numbers = range(low, high + 1)
+        else:
+            start = _NAMES.index(first) if first in _NAMES else int(first)
+            numbers = range(start, (int(last) if last else high if step else start) + 1)
+        found.update(numbers[:: int(step or 1)])
+    return frozenset(found)

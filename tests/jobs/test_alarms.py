@@ -1,0 +1,154 @@
+"""Alarms: one for each second in which jobs are due, set again when they are lost."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.jobs import alarms as module
+from qinling_falcon.jobs import queues
+from qinling_falcon.jobs.alarms import Alarms
+from qinling_falcon.jobs.queues import TASKS
+from qinling_falcon.jobs.scheduler import DueScheduler
+from qinling_falcon.jobs.worker import GeventWorker
+from qinling_falcon.models import due_jobs
+from qinling_falcon.settings import Settings
+from tests.jobs.bench import MINUTE, SECOND, Bench, executions, fired_at, row, set_row, utc
+from tests.jobs.house import House
+
+
+@pytest.fixture
+def house(bench: Bench, client: Any, monkeypatch: pytest.MonkeyPatch) -> House:
+    return House(bench, client, monkeypatch)
+
+
+def second(text: str) -> int:
+    return int(utc(text).timestamp())
+
+
+def test_there_is_one_alarm_for_each_second_however_many_jobs(house: House, function_id: str) -> None:
+    for _ in range(20):
+        house.bench.job(function_id)
+    late = house.bench.job(function_id)
+    set_row(late, next_execution_time=utc("2026-11-23 12:01:03.2"))
+
+    for _ in range(2):
+        house.restore()
+        assert house.alarms_set() == [second("2026-11-23 12:01:00"), second("2026-11-23 12:01:04")]
+
+
+def test_alarms_are_set_for_the_near_future_of_running_jobs_only(house: House, function_id: str) -> None:
+    times = ["12:00:31", "12:02:59", "12:03:00", "12:03:01", "13:00:00"]
+    for text in times:
+        set_row(house.bench.job(function_id), next_execution_time=utc(f"2026-11-23 {text}"))
+    set_row(house.bench.job(function_id), next_execution_time=utc("2026-11-23 12:02:00"), status="paused")
+
+    house.restore()
+
+    assert house.alarms_set() == [second(f"2026-11-23 {text}") for text in times[:3]]
+
+
+def test_overdue_jobs_have_one_alarm(house: House, function_id: str) -> None:
+    for minute in range(5):
+        set_row(house.bench.job(function_id), next_execution_time=utc(f"2026-11-23 11:0{minute}"))
+
+    house.restore()
+
+    assert house.alarms_set() == [second("2026-11-23 12:00:30")]
+
+
+def test_without_jobs_there_are_no_alarms(house: House) -> None:
+    house.restore()
+    assert house.alarms_set() == []
+
+
+def test_a_tick_sets_the_alarms_of_the_next_times(house: House, function_id: str) -> None:
+    house.bench.job(function_id)
+    house.bench.job(function_id, pattern="0 * * * *")
+    house.bench.run_at("2026-11-23 13:00:00")
+    assert house.alarms_set() == [second("2026-11-23 13:01")]
+
+
+def test_a_job_that_is_announced_has_its_alarm(house: House) -> None:
+    now = module.clock.now()
+    house.bench.alarms.announce(now + MINUTE)
+    house.bench.alarms.announce(now + 60 * MINUTE)
+    gevent.sleep(0.1)
+    assert house.alarms_set() == [module._rounded_up(now + MINUTE)]
+
+
+def test_an_alarm_that_cannot_be_set_now_is_no_error_of_the_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alarms = Alarms(queues.connect(Settings(redis_url=f"unix://{tmp_path}/nothing.sock")))
+    with caplog.at_level(logging.WARNING):
+        alarms.announce(module.clock.now())
+        gevent.sleep(0.1)
+    assert caplog.messages == ["an alarm is not set yet"]
+
+
+def test_rq_rings_an_alarm_and_keeps_nothing_of_it(house: House, client: Any, function_id: str) -> None:
+    house.bench.job(function_id)
+    house.restore()
+    house.bench.clock.now = utc("2026-11-23 12:01:00")
+    alarm_id = f"alarm-{second('2026-11-23 12:01:00')}"
+    assert DueScheduler(client).enqueue_jobs() == [alarm_id]
+    assert client.exists(f"rq:job:{alarm_id}")
+
+    GeventWorker(client, TASKS).work(burst=True)
+
+    assert len(executions()) == 1
+    assert not client.exists(f"rq:job:{alarm_id}")
+    assert house.alarms_set() == [second("2026-11-23 12:02")]
+
+
+def test_an_alarm_rings_again_soon_if_the_database_is_away(
+    house: House, function_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.bench.job(function_id)
+    house.bench.clock.now = utc("2026-11-23 12:01:00")
+
+    def away(*arguments: Any) -> None:
+        raise Unavailable("The database can't be reached.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(due_jobs, "find", away)
+        module.ring(second("2026-11-23 12:01:00"))
+    assert house.alarms_set() == [second("2026-11-23 12:01:02")]
+
+    house.bench.clock.now += 2 * SECOND
+    house.schedule()
+    house.work()
+    assert fired_at() == [utc("2026-11-23 12:01:02")]
+
+
+def test_jobs_fire_although_redis_is_emptied_again_and_again(house: House, client: Any, function_id: str) -> None:
+    job_id = house.bench.job(function_id)
+    for _ in range(12):
+        house.pass_seconds(15)
+        client.flushall()
+    house.pass_seconds(10)
+
+    assert [moment.minute for moment in fired_at()] == [1, 2, 3]
+    assert row(job_id).next_execution_time == utc("2026-11-23 12:04")
+
+
+def test_jobs_fire_in_their_second_while_all_is_well(house: House, function_id: str) -> None:
+    house.bench.job(function_id)
+    house.pass_seconds(300)
+    assert fired_at() == [utc(f"2026-11-23 12:0{minute}") for minute in range(1, 6)]
+
+
+def test_an_alarm_that_rings_early_by_the_clock_of_this_machine_rings_again(house: House, function_id: str) -> None:
+    house.bench.job(function_id)
+    house.bench.clock.now = utc("2026-11-23 12:00:59.9")
+
+    module.ring(second("2026-11-23 12:01:00"))
+
+    assert executions() == []
+    assert house.alarms_set() == [second("2026-11-23 12:01:01")]
