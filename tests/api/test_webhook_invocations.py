@@ -280,4 +280,5 @@ def test_while_redis_is_away_deliveries_are_refused(
     calls = other_process(services, lonely_pool)
     away = Client(create_app(replace(services, webhook_calls=calls)), services.settings)
     answer = Hook(away, services, hook.id).send()
-    assert_error(answer, 503)
+    assert_error(answer, 503, "The webhook can't take this delivery now.")
+    assert "Redis" not in answer.text
