@@ -70,7 +70,7 @@ class Delivery(Protocol):
         """A header of the request."""
 
     def body(self, limit: int) -> bytes:
-        """The body. It is read once.
+        """The body. If it was read before, it is remembered.
 
         Raises:
             TooLarge: it has more than `limit` bytes.
@@ -175,7 +175,7 @@ class WebhookCalls:
 
     def _deliver(self, webhook: CachedWebhook, delivery: Delivery) -> Delivered:
         self._check_open(webhook, delivery)
-        body = self._read(delivery)
+        body = self._read(webhook, delivery)
         delivery_id = self._verify(webhook, delivery, body)
         call = self._call(webhook, delivery, body)
         try:
@@ -190,7 +190,7 @@ class WebhookCalls:
             self._log(webhook, delivery, "refused", delivery_id, reason=error.message)
             if isinstance(error, Unavailable):
                 raise
-            raise Unavailable(error.message, retry_after_s=_RETRY_AFTER_S) from error
+            raise Unavailable(error.message, retry_after_s=error.retry_after_s or _RETRY_AFTER_S) from error
         result = "duplicate" if delivered.is_replay else "accepted"
         self._log(webhook, delivery, result, delivery_id, execution_id=delivered.execution_id)
         return delivered
@@ -205,11 +205,14 @@ class WebhookCalls:
         if not webhook.enabled:
             raise _Refused(Forbidden("This webhook is disabled."), "disabled")
 
-    def _read(self, delivery: Delivery) -> bytes:
+    def _read(self, webhook: CachedWebhook, delivery: Delivery) -> bytes:
         try:
             return delivery.body(self._most_bytes)
         except QinlingError as error:
-            raise _Refused(error, "too_large" if isinstance(error, TooLarge) else "refused") from error
+            # This does not depend on the webhook. To try again would read the rest of a body that was read in part.
+            result = "too_large" if isinstance(error, TooLarge) else "refused"
+            self._log(webhook, delivery, result, reason=error.message)
+            raise
 
     def _verify(self, webhook: CachedWebhook, delivery: Delivery, body: bytes) -> str | None:
         """Verify the signature, if there is to be one. Returns the id of the delivery."""

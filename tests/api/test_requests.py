@@ -197,6 +197,7 @@ OPEN = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
 def test_only_what_is_meant_to_be_open_is_open(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     class Nobody:
         def authenticate(self, environ: object) -> Identity:
