@@ -25,7 +25,7 @@ test: .venv/dev.stamp .client/stamp ## run the whole suite (PYTEST_ARGS for othe
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 fuzz: .venv/dev.stamp ## try the API with made-up requests for minutes (FUZZ_EXAMPLES for each operation; FUZZ_SEED)
-	FUZZ_EXAMPLES="$${FUZZ_EXAMPLES:-30}" $(BIN)/python -m pytest tests/openapi/test_fuzz.py -n 2 -rP
+	FUZZ_EXAMPLES="$${FUZZ_EXAMPLES:-30}" $(BIN)/python -m pytest tests/openapi/test_fuzz.py tests/integration/test_webhook_fuzz.py -n 2 -rP
 
 soak: .venv/dev.stamp ## 10,000 calls of good and hostile functions, 50 kills of each part of the workers, attempts without defences; 20 minutes
 	RUNTIME_FORMS=all $(BIN)/python -m pytest tests/runtime tests/integration/test_hostile_functions.py -n 3 --dist loadgroup

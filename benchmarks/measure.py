@@ -30,12 +30,14 @@ def need_wrk() -> str:
     return found
 
 
-def wrk(url: str, connections: int, seconds: int, body: dict, *, headers: str = "") -> dict:
-    """One run: requests a second and percentiles in ms."""
+def wrk(
+    url: str, connections: int, seconds: int, body: dict, *, headers: str = "", script: str = "wrk_call.lua"
+) -> dict:
+    """One run of a script of this folder: requests a second and percentiles in ms."""
     environ = os.environ | {"BODY": json.dumps(body), "HEADERS": headers}
     command = [need_wrk(), f"-t{min(connections, 2)}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     done = subprocess.run(
-        [*command, "-s", str(HERE / "wrk_call.lua"), url], env=environ, capture_output=True, text=True
+        [*command, "-s", str(HERE / script), url], env=environ, capture_output=True, text=True
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("JSON ")]
     if not lines:

@@ -12,6 +12,7 @@ same id gets the same execution. Entries of the log that were not sent to Redis 
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Protocol
 
@@ -40,6 +41,8 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from qinling_falcon.webhooks.signatures import SignatureRefused, unverified_delivery_id, verify
 
+logger = logging.getLogger(__name__)
+
 _TRIES = 5
 _RETRY_AFTER_S = 30
 _LONGEST_REASON = 500
@@ -67,7 +70,7 @@ class Delivery(Protocol):
         """A header of the request."""
 
     def body(self, limit: int) -> bytes:
-        """The body. It is read once.
+        """The body. If it was read before, it is remembered.
 
         Raises:
             TooLarge: it has more than `limit` bytes.
@@ -132,11 +135,14 @@ class WebhookCalls:
             NotFound: there is none with this id.
             Unavailable: Redis or the database is away.
         """
-        webhook = self._webhooks.get(webhook_id)
-        if self._webhooks.is_current(webhook):
-            return webhook
-        self._webhooks.forget(webhook)
-        return self._webhooks.get(webhook_id)
+        try:
+            webhook = self._webhooks.get(webhook_id)
+            if not self._webhooks.is_current(webhook):
+                self._webhooks.forget(webhook)
+                webhook = self._webhooks.get(webhook_id)
+        except Unavailable as error:
+            raise _for_sender(error) from error
+        return webhook
 
     def deliver(self, webhook_id: str, delivery: Delivery) -> Delivered:
         """Check a delivery, and run the function or accept its execution; durable on return.
@@ -145,6 +151,14 @@ class WebhookCalls:
             QinlingError: the delivery is refused. The message is for the sender. It tells nothing of the function and
                 its project; the webhook's log does.
         """
+        try:
+            return self._deliver_to(webhook_id, delivery)
+        except Unavailable as error:
+            about = {"webhook_id": webhook_id, "request_id": delivery.request_id, "reason": error.message}
+            logger.warning("a delivery was refused", extra=about)
+            raise _for_sender(error) from error
+
+    def _deliver_to(self, webhook_id: str, delivery: Delivery) -> Delivered:
         for _ in range(_TRIES):
             webhook = self._webhooks.get(webhook_id)
             delivery.found(webhook)
@@ -161,7 +175,7 @@ class WebhookCalls:
 
     def _deliver(self, webhook: CachedWebhook, delivery: Delivery) -> Delivered:
         self._check_open(webhook, delivery)
-        body = self._read(delivery)
+        body = self._read(webhook, delivery)
         delivery_id = self._verify(webhook, delivery, body)
         call = self._call(webhook, delivery, body)
         try:
@@ -174,7 +188,9 @@ class WebhookCalls:
             raise
         except QinlingError as error:
             self._log(webhook, delivery, "refused", delivery_id, reason=error.message)
-            raise _for_sender(error) from error
+            if isinstance(error, Unavailable):
+                raise
+            raise Unavailable(error.message, retry_after_s=error.retry_after_s or _RETRY_AFTER_S) from error
         result = "duplicate" if delivered.is_replay else "accepted"
         self._log(webhook, delivery, result, delivery_id, execution_id=delivered.execution_id)
         return delivered
@@ -189,11 +205,14 @@ class WebhookCalls:
         if not webhook.enabled:
             raise _Refused(Forbidden("This webhook is disabled."), "disabled")
 
-    def _read(self, delivery: Delivery) -> bytes:
+    def _read(self, webhook: CachedWebhook, delivery: Delivery) -> bytes:
         try:
             return delivery.body(self._most_bytes)
         except QinlingError as error:
-            raise _Refused(error, "too_large" if isinstance(error, TooLarge) else "refused") from error
+            # This does not depend on the webhook. To try again would read the rest of a body that was read in part.
+            result = "too_large" if isinstance(error, TooLarge) else "refused"
+            self._log(webhook, delivery, result, reason=error.message)
+            raise
 
     def _verify(self, webhook: CachedWebhook, delivery: Delivery, body: bytes) -> str | None:
         """Verify the signature, if there is to be one. Returns the id of the delivery."""
@@ -281,7 +300,7 @@ class WebhookCalls:
         self._deliveries.log(webhook.id, orjson.dumps(entry))
 
 
-def _for_sender(error: QinlingError) -> QinlingError:
+def _for_sender(error: Unavailable) -> Unavailable:
     """The error that a sender sees if the platform or the owner's project can't take its delivery now."""
-    retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else _RETRY_AFTER_S
-    return Unavailable("The webhook can't take this delivery now. Send it again later.", retry_after_s=retry_after_s)
+    message = "The webhook can't take this delivery now. Send it again later."
+    return Unavailable(message, retry_after_s=error.retry_after_s)

@@ -141,7 +141,7 @@ class _Delivery:
         return value
 
     def body(self, limit: int) -> bytes:
-        """The body. It is read once. Raises as `read_body`."""
+        """The body. If it was read before, it is remembered. Raises as `read_body`."""
         if self._body is None:
             self._body = read_body(self._req, limit)
         return self._body

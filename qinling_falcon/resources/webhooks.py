@@ -109,6 +109,7 @@ class Deliveries:
         """
         webhooks.get(req.caller, webhook_id)
         rows = [_Delivery(**json.loads(entry)) for entry in self._log.logged(webhook_id)]
+        rows.sort(key=lambda row: row.received_at, reverse=True)  # several processes have logged them
         answer_list(req, resp, self._settings, "deliveries", rows, _delivery)
 
 

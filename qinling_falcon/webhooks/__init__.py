@@ -1,1 +1,1 @@
-"""Requests that the service sends: their URLs, the check of their addresses, their signatures, and the sender."""
+"""The parts of webhooks that need no pool: signatures, answers and CORS of deliveries, and requests of callbacks."""

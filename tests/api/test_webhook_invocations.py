@@ -14,10 +14,13 @@ from qinling_falcon.api import create_app
 from qinling_falcon.invocation.webhook_calls import WebhookCalls
 from qinling_falcon.models import database
 from qinling_falcon.pool.pool import Pool
+from qinling_falcon.resources import webhook_invocations
+from qinling_falcon.resources.bodies import read_body
 from qinling_falcon.resources.services import Services
 from tests.api.client import Client, assert_error
 from tests.api.hooks import GITHUB, Hook
 
+pytestmark = pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
 NOBODY = "0197a1c9-90ab-7cde-8f01-23456789abcd"
 MakeHook = Callable[..., Hook]
 
@@ -219,6 +222,26 @@ def test_too_large_a_body_is_refused(
     assert hook.results() == ["too_large", "too_large", "accepted"]
 
 
+@pytest.mark.parametrize(("size", "status"), [(100, 202), (100_000, 413)])
+def test_a_body_is_read_once_also_if_the_webhook_was_stale(
+    client_with: Callable[..., Client], services: Services, make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch,
+    size: int, status: int,
+) -> None:  # fmt: skip
+    hook = make_hook()
+    there = Hook(client_with(max_input_size=2048, async_max_input_size=2048), services, hook.id)
+    assert there.send().status_code == 202
+    hook.change(description="changed")
+    reads = []
+
+    def read(req: Any, limit: int) -> bytes:
+        reads.append(limit)
+        return read_body(req, limit)
+
+    monkeypatch.setattr(webhook_invocations, "read_body", read)
+    assert there.send(body=b"x" * size).status_code == status
+    assert len(reads) == 1
+
+
 def test_malformed_bodies_are_refused_and_logged(client: Client, make_hook: MakeHook) -> None:
     hook = make_hook()
     assert_error(hook.send(body=b"\xff"), 400, "UTF-8")
@@ -280,4 +303,5 @@ def test_while_redis_is_away_deliveries_are_refused(
     calls = other_process(services, lonely_pool)
     away = Client(create_app(replace(services, webhook_calls=calls)), services.settings)
     answer = Hook(away, services, hook.id).send()
-    assert_error(answer, 503)
+    assert_error(answer, 503, "The webhook can't take this delivery now.")
+    assert "Redis" not in answer.text

@@ -1,3 +1,1 @@
-"""The client that users have, python-qinlingclient 5.1.1 with its `openstack` commands, against a running service.
-
-"""
+"""The client that users have, python-qinlingclient 5.1.1 with its `openstack` commands, against a running service."""

@@ -118,7 +118,9 @@ KINDS = [
     Kind("jobs", shapes.JOB, job, {"name": "in:n1,n2,n3"}, frozenset({"name", "status"})),
 ]
 # Neither of one value, nor kept: these are no filters.
-UNFILTERED = {"code", "has_callback_secret", "routing", "webhook_url"}
+UNFILTERED = {
+    "code", "cors", "has_callback_secret", "methods", "rate_limit", "routing", "signature", "webhook_url",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.envelope)

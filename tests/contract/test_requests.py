@@ -24,7 +24,8 @@ def filled(path: str, function_id: str) -> str:
     return re.sub(r"\{\w+_id\}", NOBODY, path)
 
 
-@pytest.mark.parametrize(("path", "resource"), ROUTES)
+# Webhooks say themselves which methods they take.
+@pytest.mark.parametrize(("path", "resource"), [route for route in ROUTES if "/invoke" not in route[0]])
 def test_a_method_that_a_path_has_not_is_refused_with_those_that_it_has(
     user: User, function_id: str, path: str, resource: object
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
+import time
 from typing import Any
 
 import pytest
@@ -293,3 +296,39 @@ def test_a_webhook_that_was_changed_or_deleted_acts_so_in_every_process(user: Us
         assert answers() == {expected}
     assert user.delete(path).status_code == 204
     assert answers() == {404}
+
+
+def test_signed_deliveries_are_verified_and_repeated_ones_run_once(user: User, target: str) -> None:
+    secret = "whsec_" + base64.b64encode(b"thirty-two bytes of a test's key").decode()
+    webhook = user.made("/v1/webhooks", function_id=target, signature={"scheme": "standard", "secrets": [secret]})
+    assert webhook["signature"] == {"scheme": "standard", "tolerance_s": 300, "secrets": 1}
+    body, sent_at = b'{"name": "Ada"}', str(int(time.time()))
+    digest = hmac.digest(base64.b64decode(secret[6:]), b"msg_1." + sent_at.encode() + b"." + body, "sha256")
+    signed = {
+        "webhook-id": "msg_1", "webhook-timestamp": sent_at,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }  # fmt: skip
+    first = invoke(user, webhook, data=body, headers=signed)
+    assert output_of(user, first.json()["execution_id"]) == "Hello, Ada"
+    again = invoke(user, webhook, data=body, headers=signed)
+    assert (again.status_code, again.json(), again.headers["Idempotent-Replayed"]) == (202, first.json(), "true")
+    for changed in ({"data": body + b" "}, {"headers": signed | {"webhook-id": "msg_2"}}, {"headers": {}}):
+        error(invoke(user, webhook, **{"data": body, "headers": signed} | changed), 401)
+    assert len(user.get("/v1/executions", params={"webhook_id": webhook["id"]}).json()) == 1
+
+
+def test_a_repeat_runs_a_failed_execution_again(user: User) -> None:
+    source = (
+        "import os\n"
+        "def main(**named):\n"
+        "    if os.path.exists('/tmp/was_here'): return 'second'\n"
+        "    open('/tmp/was_here', 'w').close()\n"
+        "    raise ValueError('first')\n"
+    )
+    webhook = user.made("/v1/webhooks", function_id=user.function(source))
+    headers = {"webhook-id": "msg_1"}
+    execution_id = invoke(user, webhook, headers=headers).json()["execution_id"]
+    assert user.service.ended(execution_id)["status"] == "failed"
+    assert invoke(user, webhook, headers=headers).json()["execution_id"] == execution_id
+    assert output_of(user, execution_id) == "second"
+    assert user.get(f"/v1/executions/{execution_id}").json()["attempt"] == 2

@@ -83,7 +83,10 @@ WRITTEN = {
     "models.execution_retries._reopen": ["Execution.update", "QueuedExecution.insert_many"],
     "models.execution.delete_ended": ["Execution.delete"],
     # Keys of the caller's project, and executions by the ids that this process has made for them.
+    "models.idempotency._accepted": ["engine().execute_sql"],
+    "models.idempotency._accepted_in_sqlite": ["database.execute_sql", "database.execute_sql"],
     "models.idempotency._claim": ["engine().execute_sql"],
+    "models.idempotency.forget": ["IdempotencyKey.delete"],
     "models.idempotency.begin": ["IdempotencyKey.update"],
     "models.idempotency.extend": ["IdempotencyKey.update"],
     "models.idempotency.release": ["IdempotencyKey.delete", "Execution.delete"],
@@ -132,6 +135,7 @@ SYSTEM = {
     "models.rollout._read": 1,  # the pool manager
     "models.runtime.delete": 1,  # functions of others keep a runtime
     "models.runtime.everything": 1,  # the pool manager
+    "models.webhook._of_any_project": 1,  # a delivery has the webhook's URL and no caller
     "models.trusts._is_named": 1,  # a trust is of the rows that name it
 }
 """Who sees the rows of all projects, and how often in its code. A new one has to say why, here too."""

@@ -9,7 +9,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from qinling_falcon.errors import NotSupported
-from qinling_falcon.models import database, function, secrets_at_rest
+from qinling_falcon.models import database, function, secrets_at_rest, webhook
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.secret_keys import SecretKeys, SecretUnreadable
 from qinling_falcon.settings import Settings, SettingsError
@@ -136,6 +136,34 @@ def test_all_secrets_get_the_first_key(
     reconnect(connected, NEW)
     secrets_at_rest.check()
     assert [plain(function_id) for function_id in ids] == [f"secret {number}" for number in range(5)]
+
+
+def test_secrets_of_webhooks_are_checked_and_get_the_first_key(connected: Settings, owner: Context) -> None:
+    function_id = make_function(owner, make_runtime(owner).id).id
+    signature = {"scheme": "github", "secrets": ["one", "two"]}
+    made = webhook.create(owner, function_id=function_id, signature=signature)
+    reconnect(connected, NEW)
+    with pytest.raises(SettingsError, match="SECRET_KEYS"):
+        secrets_at_rest.check()
+    reconnect(connected, NEW, OLD)
+
+    assert secrets_at_rest.reencrypt() == (1, 0)
+
+    reconnect(connected, NEW)
+    secrets_at_rest.check()
+    row = webhook.get(owner, made.id)
+    assert webhook.secrets_of(row) == ("one", "two")
+    assert row.signature == {"scheme": "github", "tolerance_s": 300, "secrets": 2}
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("functions", "callback_secret"), ("webhooks", "signature_secrets")]
+)
+def test_each_column_of_secrets_has_an_index(connected: Settings, table: str, column: str) -> None:
+    assert (table, column) in secrets_at_rest._STORED
+    with database.reading():
+        indexes = [index.name for index in database.engine().get_indexes(table)]
+    assert f"{table}_{column}" in indexes
 
 
 def test_an_interrupted_change_of_keys_goes_on(

@@ -9,11 +9,13 @@ import pytest
 
 from qinling_falcon.errors import BadRequest, Forbidden, NotFound
 from qinling_falcon.models import alias, function, version, webhook
-from qinling_falcon.models.database import reading
+from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.scope import Context, system
+from qinling_falcon.models.secret_keys import SecretKeys
 from qinling_falcon.models.webhook import Webhook
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_function, raced
+from tests.support.secrets import fernet_key
 
 NOBODY = str(uuid.uuid4())
 
@@ -206,3 +208,37 @@ def one_of_both(there: str, here: Any) -> str:
     if there == "Forbidden" and isinstance(here, Webhook):
         return "kept"
     return "gone" if there == "done" and isinstance(here, NotFound) else f"{there}, {here!r}"
+
+
+def test_a_row_of_before_takes_unsigned_posts(owner: Context, function_id: str) -> None:
+    """The defaults of the columns are those of the model."""
+    made = webhook.create(owner, function_id=function_id)
+    new_id = str(uuid.uuid4())
+    columns = "project_id, created_at, function_id, function_version"
+    with reading():
+        (values,) = engine().execute_sql(f"SELECT {columns} FROM webhooks").fetchall()
+    param = engine().param
+    insert = f"INSERT INTO webhooks (id, {columns}) VALUES ({', '.join([param] * 5)})"
+    transact(lambda: engine().execute_sql(insert, (new_id, *values)))
+    assert webhook.get(owner, new_id).__data__ == made.__data__ | {"id": new_id, "updated_at": None}
+
+
+def test_a_signature_keeps_what_an_update_of_its_scheme_leaves_out(
+    settings: Settings, owner: Context, function_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook, "secret_keys", lambda: SecretKeys([fernet_key()]))
+    signature = {"scheme": "github", "secrets": ["one"], "tolerance_s": 60}
+    made = webhook.create(owner, function_id=function_id, signature=signature)
+
+    def changed(**wanted: Any) -> tuple[Any, ...]:
+        row = webhook.update(owner, made.id, {"signature": wanted})
+        return row.signature_scheme, row.signature_tolerance_s, webhook.secrets_of(row)
+
+    assert changed(scheme="github", tolerance_s=90) == ("github", 90, ("one",))
+    assert changed(scheme="github", secrets=["two", "three"]) == ("github", 90, ("two", "three"))
+    with pytest.raises(BadRequest, match="secrets are required"):
+        changed(scheme="stripe")
+    assert changed(scheme="stripe", secrets=["four"]) == ("stripe", 300, ("four",))
+    assert changed(scheme="none") == (None, None, ())
+    with pytest.raises(BadRequest, match="secrets are required"):
+        changed(scheme="stripe")

@@ -1,4 +1,4 @@
-"""What no schema can say: packages, cron patterns, times, URLs of callbacks, and the ids of what is there."""
+"""What no schema can say: packages, cron patterns, times, URLs of callbacks, origins, and the ids of what is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
 from schemathesis.generation.meta import TestPhase
 
-from qinling_falcon.openapi.fields import CALLBACK, CODE_TEXT, CRON, TIME, ZONE
+from qinling_falcon.openapi.fields import CALLBACK, CODE_TEXT, CRON, ORIGIN, TIME, ZONE
 from tests.api.client import package
 from tests.storage.archives import make_zip
 
@@ -54,6 +54,7 @@ callbacks = st.builds(
     st.sampled_from(["", ":1", ":8443", ":65535"]),
     st.sampled_from(["", "/", "/a/b%20c", "?x=y", "/a?b=@:c"]),
 )
+origins = st.sampled_from(["*", "https://shop.example", "http://localhost:3000", "https://[::1]:8443", "null://x"])
 codes = st.one_of(
     st.just({"source": "package"}),
     st.fixed_dictionaries({"source": st.just("package"), "md5sum": md5s}),
@@ -69,6 +70,7 @@ def register() -> None:
     schemathesis.openapi.format(TIME, times)
     schemathesis.openapi.format(CALLBACK, callbacks)
     schemathesis.openapi.format(CODE_TEXT, codes)
+    schemathesis.openapi.format(ORIGIN, origins)
     schemathesis.openapi.media_type("application/zip", packages)
 
 
