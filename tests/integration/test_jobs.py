@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -55,6 +56,25 @@ def due_in(service: Service, job: dict[str, Any], seconds: float) -> int:
         connection.execute("UPDATE jobs SET next_execution_time = ? WHERE id = ?", (due, job["id"]))
         connection.commit()
     return due
+
+
+def add_jobs(service: Service, job: dict[str, Any], count: int, seconds: float) -> int:
+    """Insert copies of a job that are due in some seconds: more than a project may make. Returns the time of that."""
+    due = round((time.time() + seconds) * 1_000_000)
+    with contextlib.closing(sqlite3.connect(service.var_dir / "qinling.db", timeout=10)) as connection:
+        connection.executemany(
+            "INSERT INTO jobs (id, project_id, created_at, function_id, function_version, pattern, status, count,"
+            " first_execution_time, next_execution_time) SELECT ?, project_id, created_at, function_id,"
+            " function_version, pattern, status, count, first_execution_time, ? FROM jobs WHERE id = ?",
+            [(str(uuid.uuid4()), due, job["id"]) for _ in range(count)],
+        )
+        connection.commit()
+    return due
+
+
+def query(service: Service, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(service.var_dir / "qinling.db", timeout=10)) as connection:
+        return connection.execute(sql, values).fetchall()
 
 
 def shown(service: Service, job: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +156,24 @@ def test_two_schedulers_and_two_tasks_processes_fire_each_time_once(service: Ser
             fires(service, job)
         assert {len(executions(service, job)) for job in jobs} == {1}
         assert {shown(service, job)["count"] for job in jobs} == {4}
+    finally:
+        service.stop("scheduler-2")
+        service.stop("tasks-2")
+
+
+@pytest.mark.timeout(240)
+def test_2000_jobs_that_are_due_at_once_fire_once_each_and_all_of_them_run(service: Service, make: Any) -> None:
+    job = make(pattern="0 0 1 1 *", count=5)
+    due = add_jobs(service, job, 2000, 2)
+    service.start_scheduler("scheduler-2")
+    service.start_module("tasks-2", "workers.tasks")
+    try:
+        left = "SELECT COUNT(*) FROM jobs WHERE next_execution_time = ?"
+        wait_until("all have fired", lambda: query(service, left, due) == [(0,)], 60)
+        of_these = "FROM executions WHERE job_id IN (SELECT id FROM jobs WHERE count = 4)"
+        ended = f"SELECT COUNT(*), COUNT(DISTINCT job_id) {of_these} AND status = 'success'"
+        wait_until("all have run", lambda: query(service, ended) == [(2000, 2000)], 90)
+        assert query(service, f"SELECT COUNT(*) {of_these}") == [(2000,)]
     finally:
         service.stop("scheduler-2")
         service.stop("tasks-2")
