@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 # The jobs of one transaction, and the length of their inputs in bytes: other writers wait for it, and it is in memory.
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
+# A line of the log names so many jobs, at most.
+_MOST_LOGGED = 20
 # Computing one time takes half a millisecond. Other greenlets have a turn after so many.
 _TIMES_PER_TURN = 10
 
@@ -94,8 +96,10 @@ class Tick:
                 reserved[project_id].pop().recorded()
         self._push(fired, now)
         self._set_alarms(fired.next_times, now)
-        for skip, count in Counter(fired.skips.values()).items():
-            logger.info("jobs did not fire", extra={"reason": skip.value, "count": count})
+        for skip in set(fired.skips.values()):
+            ids = [job_id for job_id, why in fired.skips.items() if why is skip]
+            about = {"reason": skip.value, "count": len(ids), "job_ids": ids[:_MOST_LOGGED]}
+            logger.info("jobs did not fire", extra=about)
         return fired
 
     def _reserve(self, due: Sequence[DueJob], stack: ExitStack) -> dict[str, list[Reservation]]:

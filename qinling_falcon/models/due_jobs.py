@@ -122,15 +122,14 @@ def find(now: datetime.datetime, most: int, most_bytes: int) -> list[DueJob]:
         .order_by(Job.next_execution_time, Job.id)
         .limit(most)
     )
-    found: list[DueJob] = []
     with reading():
-        rows: Any = due.tuples()
-        for row in rows:
-            job = DueJob(*row)
-            found.append(job)
-            most_bytes -= job.input_size
-            if most_bytes < 0:
-                break
+        rows: list[Any] = list(due.tuples())
+    found: list[DueJob] = []
+    for row in rows:
+        found.append(DueJob(*row))
+        most_bytes -= found[-1].input_size
+        if most_bytes < 0:
+            break
     return found
 
 
