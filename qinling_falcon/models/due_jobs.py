@@ -26,6 +26,7 @@ from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.alias import draw_version
 from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.records import ExecutionRecord, values_of
+from qinling_falcon.models.scope import system
 from qinling_falcon.models.tables import (
     Alias,
     Execution,
@@ -116,14 +117,9 @@ def find(now: datetime.datetime, most: int, most_bytes: int) -> list[DueJob]:
     """
     database = engine()
     size = peewee.fn.COALESCE(database.octets(Job.function_input), 0)
-    due = (
-        Job.select(Job.id, Job.project_id, Job.pattern, Job.timezone, size)
-        .where(Job.status == JobStatus.RUNNING.value, Job.next_execution_time <= now)
-        .order_by(Job.next_execution_time, Job.id)
-        .limit(most)
-    )
+    due = _due(now).select(Job.id, Job.project_id, Job.pattern, Job.timezone, size)
     with reading():
-        rows: list[Any] = list(due.tuples())
+        rows: list[Any] = list(due.order_by(Job.next_execution_time, Job.id).limit(most).tuples())
     found: list[DueJob] = []
     for row in rows:
         found.append(DueJob(*row))
@@ -173,8 +169,12 @@ def is_any_due(now: datetime.datetime) -> bool:
         Unavailable: see `reading`.
     """
     with reading():
-        due = Job.select(Job.id).where(Job.status == JobStatus.RUNNING.value, Job.next_execution_time <= now)
-        return due.first() is not None
+        return _due(now).first() is not None
+
+
+def _due(now: datetime.datetime) -> peewee.ModelSelect[Job]:
+    jobs = system("jobs of all projects are fired").jobs()
+    return jobs.where(Job.status == JobStatus.RUNNING.value, Job.next_execution_time <= now)
 
 
 @dataclass(frozen=True, slots=True)
