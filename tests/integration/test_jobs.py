@@ -160,6 +160,24 @@ def test_a_job_fires_after_redis_was_emptied(service: Service, make: Any) -> Non
     assert len(fires(service, job)) == 1
 
 
+def test_a_job_does_not_fire_while_its_project_has_no_room(service: Service, make: Any) -> None:
+    job = make(pattern="0 0 1 1 *", count=3)
+    due_in(service, job, 1)
+    fires(service, job)
+    before = shown(service, job)
+    used = service.request("GET", "/v1/quotas").json()["quotas"]["executions"]["used"]
+    assert service.request("PUT", "/v1/quotas", json={"executions": used}).status_code == 200
+    try:
+        due_in(service, job, 1)
+        wait_until("it has moved on", lambda: shown(service, job) == before)
+        assert len(executions(service, job)) == 1
+    finally:
+        assert service.request("PUT", "/v1/quotas", json={"executions": -1}).status_code == 200
+    due_in(service, job, 1)
+    fires(service, job, 2)
+    assert shown(service, job)["count"] == 1
+
+
 def test_two_schedulers_and_two_tasks_processes_fire_each_time_once(service: Service, make: Any) -> None:
     service.start_scheduler("scheduler-2")
     service.start_module("tasks-2", "workers.tasks")

@@ -155,7 +155,8 @@ def test_tables_are_read_through_scopes_alone() -> None:
         for where, call in _calls()
         if isinstance(call.func, ast.Attribute) and call.func.attr in READS and _is_table(call.func.value)
     ]
-    by_project = {f"models.quotas.{name}: ProjectQuota.select" for name in ("limits_of", "_locked_row")}
+    of_limits = ("limits_of", "limits_of_all", "_locked_row")
+    by_project = {f"models.quotas.{name}: ProjectQuota.select" for name in of_limits}
     # The queue has ids alone; what belongs to them is read in a scope.
     queue = {f"models.execution_queue.{name}: QueuedExecution.select" for name in _OF_QUEUE}
     queue |= {"models.deleted_functions.page: DeletedFunction.select"}
