@@ -77,9 +77,12 @@ class Tick:
         while True:
             now = self._now()
             due = due_jobs.find(now, _BATCH, _BATCH_BYTES)
+            if not due:
+                return now
             moved = self._fire(due, now)
-            # If others have fired the whole batch, they go on with the rest.
-            if moved == 0 or (len(due) < _BATCH and sum(job.input_size for job in due) <= _BATCH_BYTES):
+            is_last = len(due) < _BATCH and sum(job.input_size for job in due) <= _BATCH_BYTES
+            # If other ticks have fired the whole batch, they go on with the rest.
+            if is_last or moved == 0:
                 return now
 
     def ring_in(self, pause: datetime.timedelta) -> None:
@@ -119,7 +122,7 @@ class Tick:
         """Reserve a place in the quota of executions for each job that has room, until `stack` is closed."""
         reserved: dict[str, list[Reservation]] = {}
         projects = Counter(job.project_id for job in due)
-        # A change of a limit is noticed by a change of targets, which are not resolved here.
+        # A call learns of a changed limit when it resolves its target, but a tick resolves no targets.
         self._quota.refresh_limits(projects)
         for project_id, wanted in projects.items():
             mine = reserved[project_id] = []

@@ -132,6 +132,10 @@ def find(now: datetime.datetime, most: int, most_bytes: int) -> list[DueJob]:
 def fire(job_ids: Collection[str], plan: Plan) -> Fired:
     """Fire those of the jobs that are due; durable on return.
 
+    Args:
+        job_ids: at most some hundreds, and at least one.
+        plan: what the caller has found out about them.
+
     Raises:
         Unavailable: see `transact`. It is safe to call this again.
     """
@@ -212,8 +216,7 @@ class _Move(NamedTuple):
 
 def _fire(job_ids: Collection[str], plan: Plan) -> Fired:
     # A pattern that was changed meanwhile has another next time, and is not due any more.
-    locked = _locked(job_ids, plan.now) if job_ids else []
-    due = [job for job in locked if job.pattern is None or _key(job) in plan.next_times]
+    due = [job for job in _locked(job_ids, plan.now) if job.pattern is None or _key(job) in plan.next_times]
     if not due:
         return Fired(0, (), {}, ())
     ids = {job.id: clock.fixed_id(clock.from_micros(job.next_execution_time), job.id) for job in due}
