@@ -26,6 +26,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -162,6 +163,21 @@ class ExecutionQuota:
         use = self._projects.get(project_id)
         if use is not None:
             use.limit = None
+
+    def refresh_limits(self, project_ids: Collection[str]) -> None:
+        """Read the limits again of those projects whose limits are remembered, in one statement.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        known = [project_id for project_id in project_ids if self._is_remembered(project_id)]
+        if known:
+            for project_id, limits in quotas.limits_of_all(known).items():
+                self._use_of(project_id).limit = limits[quotas.EXECUTIONS]
+
+    def _is_remembered(self, project_id: str) -> bool:
+        use = self._projects.get(project_id)
+        return use is not None and use.limit is not None
 
     def used(self, project_id: str) -> int:
         """Count the project's executions now. Concurrent callers share one count."""

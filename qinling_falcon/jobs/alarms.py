@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PATH = "qinling_falcon.jobs.alarms.ring"
-# `restore` runs more often, so it has set an alarm long before the alarm is due.
+# `restore` runs every 10 s, so an alarm is usually set long before it is due.
 _HORIZON = datetime.timedelta(seconds=150)
 _SECOND = datetime.timedelta(seconds=1)
 _RETRY = datetime.timedelta(seconds=2)

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 import gevent
 from redis.exceptions import RedisError
 
-from qinling_falcon.errors import QuotaExceeded
+from qinling_falcon.errors import QuotaExceeded, Unavailable
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.jobs.alarms import Alarms
 from qinling_falcon.models import clock, due_jobs
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 # The jobs of one transaction, and the length of their inputs in bytes: other writers wait for it, and it is in memory.
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
+# A line of the log names so many jobs, at most.
+_MOST_LOGGED = 20
 # Computing one time takes half a millisecond. Other greenlets have a turn after so many.
 _TIMES_PER_TURN = 10
 
@@ -75,9 +77,12 @@ class Tick:
         while True:
             now = self._now()
             due = due_jobs.find(now, _BATCH, _BATCH_BYTES)
-            fired = self._fire(due, now)
-            # If others have fired the whole batch, they go on with the rest.
-            if fired.moved == 0 or (len(due) < _BATCH and sum(job.input_size for job in due) <= _BATCH_BYTES):
+            if not due:
+                return now
+            moved = self._fire(due, now)
+            is_last = len(due) < _BATCH and sum(job.input_size for job in due) <= _BATCH_BYTES
+            # If other ticks have fired the whole batch, they go on with the rest.
+            if is_last or moved == 0:
                 return now
 
     def ring_in(self, pause: datetime.timedelta) -> None:
@@ -85,7 +90,20 @@ class Tick:
         now = self._now()
         self._set_alarms((now + pause,), now)
 
-    def _fire(self, due: Sequence[DueJob], now: datetime.datetime) -> Fired:
+    def _fire(self, due: Sequence[DueJob], now: datetime.datetime) -> int:
+        """Fire a batch. If one of its jobs makes that fail, fire the others. Returns how many have moved on."""
+        try:
+            return self._fire_together(due, now)
+        except Unavailable:
+            raise
+        except Exception:
+            if len(due) == 1:
+                logger.exception("a job can't be fired", extra={"job_id": due[0].id})
+                return 0
+        middle = len(due) // 2
+        return self._fire(due[:middle], now) + self._fire(due[middle:], now)
+
+    def _fire_together(self, due: Sequence[DueJob], now: datetime.datetime) -> int:
         with ExitStack() as stack:
             reserved = self._reserve(due, stack)
             rooms = {project_id: len(reservations) for project_id, reservations in reserved.items()}
@@ -94,14 +112,19 @@ class Tick:
                 reserved[project_id].pop().recorded()
         self._push(fired, now)
         self._set_alarms(fired.next_times, now)
-        for skip, count in Counter(fired.skips.values()).items():
-            logger.info("jobs did not fire", extra={"reason": skip.value, "count": count})
-        return fired
+        for skip in set(fired.skips.values()):
+            ids = [job_id for job_id, why in fired.skips.items() if why is skip]
+            about = {"reason": skip.value, "count": len(ids), "job_ids": ids[:_MOST_LOGGED]}
+            logger.info("jobs did not fire", extra=about)
+        return fired.moved
 
     def _reserve(self, due: Sequence[DueJob], stack: ExitStack) -> dict[str, list[Reservation]]:
         """Reserve a place in the quota of executions for each job that has room, until `stack` is closed."""
         reserved: dict[str, list[Reservation]] = {}
-        for project_id, wanted in Counter(job.project_id for job in due).items():
+        projects = Counter(job.project_id for job in due)
+        # A call learns of a changed limit when it resolves its target, but a tick resolves no targets.
+        self._quota.refresh_limits(projects)
+        for project_id, wanted in projects.items():
             mine = reserved[project_id] = []
             try:
                 for _ in range(min(wanted, self._room(project_id))):

@@ -26,6 +26,7 @@ from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.alias import draw_version
 from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.records import ExecutionRecord, values_of
+from qinling_falcon.models.scope import system
 from qinling_falcon.models.tables import (
     Alias,
     Execution,
@@ -116,26 +117,24 @@ def find(now: datetime.datetime, most: int, most_bytes: int) -> list[DueJob]:
     """
     database = engine()
     size = peewee.fn.COALESCE(database.octets(Job.function_input), 0)
-    due = (
-        Job.select(Job.id, Job.project_id, Job.pattern, Job.timezone, size)
-        .where(Job.status == JobStatus.RUNNING.value, Job.next_execution_time <= now)
-        .order_by(Job.next_execution_time, Job.id)
-        .limit(most)
-    )
-    found: list[DueJob] = []
+    due = _due(now).select(Job.id, Job.project_id, Job.pattern, Job.timezone, size)
     with reading():
-        rows: Any = due.tuples()
-        for row in rows:
-            job = DueJob(*row)
-            found.append(job)
-            most_bytes -= job.input_size
-            if most_bytes < 0:
-                break
+        rows: list[Any] = list(due.order_by(Job.next_execution_time, Job.id).limit(most).tuples())
+    found: list[DueJob] = []
+    for row in rows:
+        found.append(DueJob(*row))
+        most_bytes -= found[-1].input_size
+        if most_bytes < 0:
+            break
     return found
 
 
 def fire(job_ids: Collection[str], plan: Plan) -> Fired:
     """Fire those of the jobs that are due; durable on return.
+
+    Args:
+        job_ids: at most some hundreds, and at least one.
+        plan: what the caller has found out about them.
 
     Raises:
         Unavailable: see `transact`. It is safe to call this again.
@@ -174,8 +173,12 @@ def is_any_due(now: datetime.datetime) -> bool:
         Unavailable: see `reading`.
     """
     with reading():
-        due = Job.select(Job.id).where(Job.status == JobStatus.RUNNING.value, Job.next_execution_time <= now)
-        return due.first() is not None
+        return _due(now).first() is not None
+
+
+def _due(now: datetime.datetime) -> peewee.ModelSelect[Job]:
+    jobs = system("jobs of all projects are fired").jobs()
+    return jobs.where(Job.status == JobStatus.RUNNING.value, Job.next_execution_time <= now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +216,7 @@ class _Move(NamedTuple):
 
 def _fire(job_ids: Collection[str], plan: Plan) -> Fired:
     # A pattern that was changed meanwhile has another next time, and is not due any more.
-    locked = _locked(job_ids, plan.now) if job_ids else []
-    due = [job for job in locked if job.pattern is None or _key(job) in plan.next_times]
+    due = [job for job in _locked(job_ids, plan.now) if job.pattern is None or _key(job) in plan.next_times]
     if not due:
         return Fired(0, (), {}, ())
     ids = {job.id: clock.fixed_id(clock.from_micros(job.next_execution_time), job.id) for job in due}

@@ -19,7 +19,7 @@ from qinling_falcon.models.records import ExecutionRecord, values_of
 from qinling_falcon.models.references import check_target, target_columns
 from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.scope import Context, scoped
-from qinling_falcon.models.tables import Job, JobStatus, Misfire, Overlap, QueuedExecution
+from qinling_falcon.models.tables import Job, JobStatus, Misfire, Overlap
 from qinling_falcon.models.zones import UTC, next_fire
 
 __all__ = ["LISTS", "Job", "JobStatus", "create", "delete", "get", "run", "update"]
@@ -211,17 +211,13 @@ def run(context: Context, job_id: str, record: ExecutionRecord) -> None:
         check_owner(context, job, "run")
         if job.status == JobStatus.CANCELLED:
             raise Conflict(f"Job {job_id} is cancelled, and can't be run.")
-        if job.overlap == Overlap.FORBID and _is_queued(job.last_execution_id):
-            last = job.last_execution_id
+        last = job.last_execution_id
+        if job.overlap == Overlap.FORBID and last is not None and execution_queue.attempt_of(last) is not None:
             raise Conflict(f"Execution {last} of job {job_id} has not ended, and the job's overlap is '{job.overlap}'.")
         execution_queue.insert([values_of(record)])
         change(job, {"last_execution_id": record.id})
 
     transact(write)
-
-
-def _is_queued(execution_id: str | None) -> bool:
-    return QueuedExecution.select().where(QueuedExecution.id == execution_id).first() is not None
 
 
 def _next_time(job: Job, changes: Mapping[str, Any], now: datetime.datetime) -> dict[str, Any]:

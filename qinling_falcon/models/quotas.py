@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,13 @@ def limits_of(project_id: str) -> dict[str, int]:
     with reading():
         row = ProjectQuota.select().where(ProjectQuota.project_id == project_id).get_or_none()
     return _with_defaults(row)
+
+
+def limits_of_all(project_ids: Collection[str]) -> dict[str, dict[str, int]]:
+    """The limits of some hundreds of projects, each by kind, in one statement."""
+    with reading():
+        rows = {row.project_id: row for row in ProjectQuota.select().where(ProjectQuota.project_id.in_(project_ids))}
+    return {project_id: _with_defaults(rows.get(project_id)) for project_id in project_ids}
 
 
 def change(project_id: str, limits: Mapping[str, int]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 
+from qinling_falcon.jobs import queues
+from qinling_falcon.resources.services import Services
 from tests.api.client import Client, assert_error
 from tests.api.jobs import NOBODY, TIME, at, make, put, show
 
@@ -201,3 +205,21 @@ def test_all_that_is_wrong_is_named_at_once(client: Client) -> None:
     answer = client.simulate_post("/v1/jobs", json={"function_id": "7", "pattern": "x", "count": 0, "colour": 1})
     assert_error(answer, 400, "colour")
     assert set(answer.json["errors"]) == {"function_id", "pattern", "count", "colour"}
+
+
+def test_a_job_that_is_due_soon_gets_its_alarm(services: Services, client: Client, function_id: str) -> None:
+    redis = queues.connect(services.settings)
+    made = make(client, function_id, pattern="* * * * *")
+    make(client, function_id, pattern="0 0 1 1 *")
+    gevent.sleep(0.2)  # the answer does not wait for the alarm
+    due = datetime.datetime.fromisoformat(made["next_execution_time"] + "+00:00").timestamp()
+    assert redis.zrange("rq:scheduler:scheduled_jobs", 0, -1) == [f"alarm-{due:.0f}".encode()]
+
+    redis.flushall()
+    put(client, made, status="paused")
+    gevent.sleep(0.1)
+    assert redis.zcard("rq:scheduler:scheduled_jobs") == 0
+    put(client, made, status="running")
+    gevent.sleep(0.2)
+    assert redis.zcard("rq:scheduler:scheduled_jobs") == 1
+    redis.close()

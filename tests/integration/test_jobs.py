@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg2
 import pytest
 
 from tests.integration.service import Service, running_service, wait_until
+from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.xdist_group("integration-jobs")
 
@@ -48,13 +50,46 @@ def make(service: Service, function_id: str) -> Iterator[Any]:
         assert service.request("DELETE", f"/v1/jobs/{job_id}").status_code == 204
 
 
-def due_in(service: Service, job: dict[str, Any], seconds: float) -> int:
-    """Let a job be due in some seconds, which the API takes no request for. Returns the time, in microseconds."""
+def due_in(service: Service, job: dict[str, Any], seconds: float) -> None:
+    """Let a job be due in some seconds, which the API takes no request for."""
     due = round((time.time() + seconds) * 1_000_000)
-    with contextlib.closing(sqlite3.connect(service.var_dir / "qinling.db", timeout=10)) as connection:
-        connection.execute("UPDATE jobs SET next_execution_time = ? WHERE id = ?", (due, job["id"]))
-        connection.commit()
+    write(service, f"UPDATE jobs SET next_execution_time = {due} WHERE id = '{job['id']}'")
+
+
+def add_jobs(service: Service, job: dict[str, Any], count: int, seconds: float) -> int:
+    """Insert copies of a job that are due in some seconds: more than a project may make. Returns the time of that."""
+    due = round((time.time() + seconds) * 1_000_000)
+    write(
+        service,
+        f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+        " INSERT INTO jobs (id, project_id, created_at, function_id, function_version, pattern, status, count,"
+        " first_execution_time, next_execution_time) SELECT lower(hex(randomblob(16))), project_id, created_at,"
+        f" function_id, function_version, pattern, status, count, first_execution_time, {due}"
+        f" FROM n, jobs WHERE jobs.id = '{job['id']}'",
+    )
     return due
+
+
+@contextlib.contextmanager
+def database(service: Service) -> Iterator[Any]:
+    """A connection to the service's database."""
+    url = service.environ["DATABASE_URL"]
+    connect: Any = psycopg2.connect if url else sqlite3.connect
+    with contextlib.closing(connect(url or service.var_dir / "qinling.db")) as connection:
+        yield connection
+
+
+def write(service: Service, sql: str) -> None:
+    with database(service) as connection:
+        connection.cursor().execute(sql)
+        connection.commit()
+
+
+def query(service: Service, sql: str) -> list[tuple[Any, ...]]:
+    with database(service) as connection:
+        cursor = connection.cursor()
+        cursor.execute(sql)
+        return list(cursor.fetchall())
 
 
 def shown(service: Service, job: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +160,24 @@ def test_a_job_fires_after_redis_was_emptied(service: Service, make: Any) -> Non
     assert len(fires(service, job)) == 1
 
 
+def test_a_job_does_not_fire_while_its_project_has_no_room(service: Service, make: Any) -> None:
+    job = make(pattern="0 0 1 1 *", count=3)
+    due_in(service, job, 1)
+    fires(service, job)
+    before = shown(service, job)
+    used = service.request("GET", "/v1/quotas").json()["quotas"]["executions"]["used"]
+    assert service.request("PUT", "/v1/quotas", json={"executions": used}).status_code == 200
+    try:
+        due_in(service, job, 1)
+        wait_until("it has moved on", lambda: shown(service, job) == before)
+        assert len(executions(service, job)) == 1
+    finally:
+        assert service.request("PUT", "/v1/quotas", json={"executions": -1}).status_code == 200
+    due_in(service, job, 1)
+    fires(service, job, 2)
+    assert shown(service, job)["count"] == 1
+
+
 def test_two_schedulers_and_two_tasks_processes_fire_each_time_once(service: Service, make: Any) -> None:
     service.start_scheduler("scheduler-2")
     service.start_module("tasks-2", "workers.tasks")
@@ -139,3 +192,33 @@ def test_two_schedulers_and_two_tasks_processes_fire_each_time_once(service: Ser
     finally:
         service.stop("scheduler-2")
         service.stop("tasks-2")
+
+
+@pytest.mark.timeout(240)
+def test_2000_jobs_that_are_due_at_once_fire_once_each_and_all_of_them_run(service: Service, make: Any) -> None:
+    job = make(pattern="0 0 1 1 *", count=5)
+    due = add_jobs(service, job, 2000, 2)
+    service.start_scheduler("scheduler-2")
+    service.start_module("tasks-2", "workers.tasks")
+    try:
+        left = f"SELECT COUNT(*) FROM jobs WHERE next_execution_time = {due}"
+        wait_until("all have fired", lambda: query(service, left) == [(0,)], 60)
+        of_these = "FROM executions WHERE job_id IN (SELECT id FROM jobs WHERE count = 4)"
+        ended = f"SELECT COUNT(*), COUNT(DISTINCT job_id) {of_these} AND status = 'success'"
+        wait_until("all have run", lambda: query(service, ended) == [(2000, 2000)], 90)
+        assert query(service, f"SELECT COUNT(*) {of_these}") == [(2000,)]
+    finally:
+        service.stop("scheduler-2")
+        service.stop("tasks-2")
+
+
+def test_a_job_fires_on_postgresql(postgres: PostgresServer) -> None:
+    with running_service(postgres.create_database(), with_workers=True, max_workers=3) as service:
+        service.start_scheduler()
+        body = {"function_id": service.function(ANSWERS), "pattern": "* * * * *", "count": 2}
+        job = service.request("POST", "/v1/jobs", json=body).json()
+        for number in (1, 2):
+            due_in(service, job, 1)
+            assert {row["status"] for row in fires(service, job, number)} == {"success"}
+        wait_until("it is done", lambda: shown(service, job)["status"] == "done")
+        assert len(executions(service, job)) == 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from qinling_falcon.errors import Unavailable
 from qinling_falcon.jobs import alarms, scheduler
 from qinling_falcon.jobs.queues import TASKS, JsonJob, JsonQueue
 from qinling_falcon.jobs.scheduler import DueScheduler
@@ -19,7 +20,7 @@ class Died(BaseException):
     """The process died here."""
 
 
-class RolledBack(Exception):
+class RolledBack(Unavailable):
     """The process died here, in a transaction. An error of another kind would end the writer of the test's process."""
 
 
@@ -86,7 +87,7 @@ class House:
         def dies(*arguments: Any, **options: Any) -> Any:
             if after:
                 function(*arguments, **options)
-            raise error
+            raise error("The process died here.")
 
         with self._patch.context() as patch:
             patch.setattr(owner, name, dies)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from qinling_falcon.models import alias, execution_counters, job, version
+from qinling_falcon.models import alias, due_jobs, execution_counters, job, version
 from qinling_falcon.models.job import JobStatus
 from tests.jobs.bench import (
     MINUTE,
@@ -254,6 +256,24 @@ def test_a_job_whose_alias_is_gone_does_not_hold_up_others(bench: Bench, functio
     assert bench.run_at("2026-11-23 12:01:00") == 1
     assert (row(broken).count, row(broken).next_execution_time) == (2, utc("2026-11-23 12:02"))
     assert [one.job_id for one in executions()] == [sound]
+
+
+def test_a_job_that_cannot_be_fired_does_not_hold_up_others(
+    bench: Bench, function_id: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = [bench.job(function_id) for _ in range(9)]
+    record = due_jobs._record
+
+    def fails_for_one(due: Any, *arguments: Any) -> Any:
+        if due.id == ids[4]:
+            raise RuntimeError("on purpose")
+        return record(due, *arguments)
+
+    monkeypatch.setattr(due_jobs, "_record", fails_for_one)
+
+    assert bench.run_at("2026-11-23 12:01:00") == 8
+    assert row(ids[4]).next_execution_time == utc("2026-11-23 12:01")
+    assert [entry.__dict__["job_id"] for entry in caplog.records if entry.levelname == "ERROR"] == [ids[4]]
 
 
 def test_a_time_that_was_fired_is_not_fired_again_though_the_row_is_set_back(bench: Bench, function_id: str) -> None:

@@ -163,6 +163,22 @@ def test_another_pattern_moves_the_next_time_to_its_next_match(owner: Context, f
         assert job.get(owner, made.id).__data__ == row.__data__
 
 
+def test_a_pattern_is_read_in_the_job_s_zone_and_another_zone_moves_the_next_time(
+    owner: Context, function_id: str
+) -> None:
+    made = recurring(owner, function_id, pattern="0 9 * * *", timezone="Asia/Tokyo")
+    assert made.first_execution_time == utc("2026-11-24 00:00")
+    same = job.update(owner, made.id, {"timezone": "Asia/Tokyo"}, now=LATER)
+    assert same.next_execution_time == utc("2026-11-24 00:00")
+    row = job.update(owner, made.id, {"timezone": "Europe/Berlin"}, now=LATER)
+    assert row.next_execution_time == utc("2026-11-24 08:00")
+    given = utc("2026-11-25 00:00")
+    row = job.update(owner, made.id, {"timezone": "UTC", "next_execution_time": given}, now=LATER)
+    assert row.next_execution_time == given
+    once = one_shot(owner, function_id)
+    assert job.update(owner, once.id, {"timezone": "Asia/Tokyo"}, now=NOW).next_execution_time == SOON
+
+
 def test_what_fires_once_gets_no_pattern(owner: Context, function_id: str) -> None:
     made = one_shot(owner, function_id)
     with pytest.raises(BadRequest, match=r"^pattern: .* fires once"):

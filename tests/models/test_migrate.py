@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from qinling_falcon.models import clock, database, execution, function
+from qinling_falcon.models import clock, database, due_jobs, execution, function, job
 from qinling_falcon.models.listing import ListParams, page
 from qinling_falcon.models.migrate import MIGRATIONS, MigrationFailed, migrate
 from qinling_falcon.models.records import record
@@ -87,6 +87,33 @@ def test_executions_are_listed_after_their_indexes_and_columns_have_changed(
 
         listed = page(scoped(owner).executions(), execution.LISTS, ListParams(limit=9)).rows
         assert [(row.id, row.status, row.attempt) for row in listed] == [(rec.id, rec.status, 1) for rec in records]
+    finally:
+        database.disconnect()
+
+
+def test_jobs_of_an_earlier_release_fire_as_before(empty_database: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    for name in ALL_NAMES[: ALL_NAMES.index("0016_due_jobs")]:
+        (folder / f"{name}.py").write_text((MIGRATIONS / f"{name}.py").read_text())
+    migrate(empty_database, directory=folder)
+    database.connect(empty_database)
+    try:
+        owner, now = Context("p"), clock.to_micros(clock.now())
+        function_id = make_function(owner, make_runtime(owner).id).id
+        columns = "id, project_id, created_at, function_id, function_version, pattern, status"
+        values = f"'j', 'p', {now}, '{function_id}', 0, '0 0 * * *', 'running', {now}, {now}"
+        database.transact(
+            lambda: database.engine().execute_sql(
+                f"INSERT INTO jobs ({columns}, first_execution_time, next_execution_time) VALUES ({values})"
+            )
+        )
+
+        migrate(empty_database)
+
+        row = job.get(owner, "j")
+        assert (row.misfire, row.overlap, row.timezone, row.last_execution_id) == ("run_once", "allow", "UTC", None)
+        assert [due.id for due in due_jobs.find(clock.now(), 9, 9)] == ["j"]
     finally:
         database.disconnect()
 

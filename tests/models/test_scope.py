@@ -82,6 +82,14 @@ WRITTEN = {
     # Executions that were found in a scope.
     "models.execution_retries._reopen": ["Execution.update", "QueuedExecution.insert_many"],
     "models.execution.delete_ended": ["Execution.delete"],
+    # Jobs of all projects that are due, by their ids, and what belongs to them: aliases by project and name, executions
+    # by ids that were made for them. An execution gets the project of its job.
+    "models.due_jobs.due_seconds": ["engine().execute_sql"],
+    "models.due_jobs._locked": ["database.execute_sql"],
+    "models.due_jobs._aliases": ["engine().execute_sql"],
+    "models.due_jobs._inputs": ["engine().execute_sql"],
+    "models.due_jobs._existing": ["engine().execute_sql"],
+    "models.due_jobs._move": ["database.execute_sql"],
     # Keys of the caller's project, and executions by the ids that this process has made for them.
     "models.idempotency._accepted": ["engine().execute_sql"],
     "models.idempotency._accepted_in_sqlite": ["database.execute_sql", "database.execute_sql"],
@@ -121,6 +129,7 @@ WRITTEN = {
 what keeps it to the rows that its caller may change?"""
 
 SYSTEM = {
+    "models.due_jobs._due": 1,  # the scheduler fires jobs of all projects, each execution in its job's
     "models.callbacks.subject": 1,  # an execution whose callback this process has claimed
     "models.function.ids_in_runtime": 1,  # a runtime's change replaces the targets of all projects in it
     "models.rows._text_by_id": 1,  # SQL text, in which the project is a parameter
@@ -150,7 +159,8 @@ def test_tables_are_read_through_scopes_alone() -> None:
         for where, call in _calls()
         if isinstance(call.func, ast.Attribute) and call.func.attr in READS and _is_table(call.func.value)
     ]
-    by_project = {f"models.quotas.{name}: ProjectQuota.select" for name in ("limits_of", "_locked_row")}
+    of_limits = ("limits_of", "limits_of_all", "_locked_row")
+    by_project = {f"models.quotas.{name}: ProjectQuota.select" for name in of_limits}
     # The queue has ids alone; what belongs to them is read in a scope.
     queue = {f"models.execution_queue.{name}: QueuedExecution.select" for name in _OF_QUEUE}
     queue |= {"models.deleted_functions.page: DeletedFunction.select"}
