@@ -46,9 +46,7 @@ class Acceptance:
         self._quota = quota
         self._settings = settings
 
-    def accept(
-        self, context: Context, call: Call, key: KeyClaim | None = None, admit: Admit | None = None
-    ) -> ExecutionRecord:
+    def accept(self, context: Context, call: Call, key: KeyClaim | None = None) -> ExecutionRecord:
         """Accept an execution, and return its record with status `running`; durable on return.
 
         Args:
@@ -56,17 +54,22 @@ class Acceptance:
             call: the call.
             key: the idempotency key that is bound in the same transaction, with the id and the time of the execution;
                 None: the request has no key.
-            admit: None: the target must be current, and the queue of its project must not be full.
 
         Raises:
-            Exception: the errors of `admit`.
             KeyTaken: another request has the key. Nothing was accepted.
             NotFound, Conflict: see `Resolver.resolve`.
             QuotaExceeded: the project has reached its quota of executions.
             Unavailable: the project has too many executions that wait, or Redis or the database is away. Nothing was
                 accepted.
         """
-        target = self._resolve(context, call, admit or self._admit)
+        return self.accept_for(self.resolve(context, call, self._admit), call, key)
+
+    def accept_for(self, target: Target, call: Call, key: KeyClaim | None = None) -> ExecutionRecord:
+        """Accept an execution of a target that `resolve` has found and admitted; durable on return.
+
+        Raises:
+            KeyTaken, QuotaExceeded, Unavailable: see `accept`.
+        """
         with Reservation(self._quota) as reservation:
             reservation.take(target.project_id)
             now = clock.now()
@@ -117,14 +120,14 @@ class Acceptance:
             retry_after_s=_RETRY_AFTER_S,
         )
 
-    def _admit(self, target: Target) -> bool:
-        backlog = self._ready.backlog(target.project_id, target.generations)
-        if backlog.size >= self._settings.async_queue_limit:
-            raise self.queue_full(target.project_id, backlog.size)
-        return backlog.is_current
+    def resolve(self, context: Context, call: Call, admit: Admit) -> Target:
+        """Resolve the target of a call, and have it admitted. The input of the call does not matter.
 
-    def _resolve(self, context: Context, call: Call, admit: Admit) -> Target:
-        """Resolve the target of a call, and have it admitted. Raises as `accept`."""
+        Raises:
+            Exception: the errors of `admit`.
+            NotFound, Conflict: see `Resolver.resolve`.
+            Unavailable: Redis or the database is away, or the target is changed again and again.
+        """
         for _ in range(_TRIES):
             if call.function_alias is not None:
                 target = self._resolver.resolve_alias(context, call.function_alias)
@@ -136,3 +139,9 @@ class Acceptance:
             self._resolver.forget(target)
             self._quota.forget(target.project_id)
         raise Unavailable("The function is changed again and again. This execution was not accepted.", retry_after_s=1)
+
+    def _admit(self, target: Target) -> bool:
+        backlog = self._ready.backlog(target.project_id, target.generations)
+        if backlog.size >= self._settings.async_queue_limit:
+            raise self.queue_full(target.project_id, backlog.size)
+        return backlog.is_current

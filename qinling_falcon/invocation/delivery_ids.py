@@ -16,11 +16,12 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from qinling_falcon.errors import Conflict, NotFound
-from qinling_falcon.invocation.acceptance import Acceptance, Admit
+from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.idempotency import IdempotentCalls, RequestKey
+from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock, execution_retries, idempotency
 from qinling_falcon.models.execution import Execution
 from qinling_falcon.models.idempotency import FoundKey, KeyClaim
@@ -66,13 +67,13 @@ class DeliveryIds:
         self._ready = ready
         self._ttl = timedelta(seconds=settings.idempotency_ttl_s)
 
-    def accept(self, webhook: CachedWebhook, call: Call, delivery_id: str, admit: Admit) -> Delivered:
+    def accept(self, webhook: CachedWebhook, target: Target, call: Call, delivery_id: str) -> Delivered:
         """Accept a call, or find the execution of an earlier delivery and queue it again if it has failed.
 
         If this process dies after an execution was queued again, the sweep adds it to the ready set.
 
         Raises:
-            The errors of `Acceptance.accept`, except `KeyTaken`.
+            The errors of `Acceptance.accept_for`, except `KeyTaken`.
         """
         key = _key_of(webhook, delivery_id)
         for _ in range(_TRIES):
@@ -86,7 +87,7 @@ class DeliveryIds:
                 expires_at=now + self._ttl,
             )
             try:
-                record = self._acceptance.accept(webhook.owner, call, wanted, admit)
+                record = self._acceptance.accept_for(target, call, wanted)
                 return Delivered(record.id, None, is_replay=False)
             except KeyTaken:
                 found = idempotency.find(wanted.project_id, key, clock.now())

@@ -2,7 +2,8 @@
 
 A delivery is checked in this order: method and path, whether the webhook is enabled, size, signature, and then in one
 round trip to Redis whether webhook and target are current, whether the project's queue has room, and the rate limit.
-The webhook's row is remembered (see `cached_webhooks`); if it was stale, all checks are made again.
+Only then is its body parsed, because that takes longest. The webhook's row is remembered (see `cached_webhooks`); if it
+was stale, all checks are made again.
 
 An accepted delivery costs that round trip, a share of one commit, and a message to Redis that is not waited for. The
 sender gets its answer after the commit. If this process dies before the commit, nothing is left, and the sender gets no
@@ -105,6 +106,20 @@ class _Refused(Exception):
         self.reason = error.message if reason is None else reason
 
 
+class _BadInput(Exception):
+    """An admitted delivery can't be made an input of the function.
+
+    Attributes:
+        error: what the sender sees.
+        result: what the log says.
+    """
+
+    def __init__(self, error: QinlingError, result: str):
+        super().__init__(error.message)
+        self.error = error
+        self.result = result
+
+
 class WebhookCalls:
     """Takes deliveries.
 
@@ -177,12 +192,14 @@ class WebhookCalls:
         self._check_open(webhook, delivery)
         body = self._read(webhook, delivery)
         delivery_id = self._verify(webhook, delivery, body)
-        call = self._call(webhook, delivery, body)
         try:
             if webhook.sync:
-                delivered = self._run(webhook, call, delivery_id)
+                delivered = self._run(webhook, delivery, body, delivery_id)
             else:
-                delivered = self._accept(webhook, call, delivery_id)
+                delivered = self._accept(webhook, delivery, body, delivery_id)
+        except _BadInput as bad:
+            self._log(webhook, delivery, bad.result, delivery_id, reason=bad.error.message)
+            raise bad.error from bad
         except TooManyRequests as error:
             self._log(webhook, delivery, "rate_limited", delivery_id, reason=error.message)
             raise
@@ -225,41 +242,35 @@ class WebhookCalls:
             error = Unauthorized("The signature of this delivery is not valid.", challenge="Webhook-Signature")
             raise _Refused(error, "stale" if refused.stale else "bad_signature", refused.reason) from refused
 
-    def _call(self, webhook: CachedWebhook, delivery: Delivery, body: bytes) -> Call:
-        limit = self._settings.max_input_size if webhook.sync else self._settings.async_max_input_size
-        try:
-            text = delivery.function_input(body)
-        except QinlingError as error:
-            raise _Refused(error) from error
-        # A character has at most four bytes, so most inputs need not be encoded to be measured.
-        if text is not None and len(text) * 4 > limit and len(text.encode()) > limit:
-            raise _Refused(TooLarge(f"The function's input would be larger than {limit} bytes."), "too_large")
-        return Call(
-            function_id=webhook.function_id,
-            function_version=webhook.function_version,
-            function_alias=webhook.function_alias,
-            input=text,
-            description=f"Created by Webhook {webhook.id}",
-            request_id=delivery.request_id,
-            source="webhook",
-            webhook_id=webhook.id,
-            callback_depth=delivery.callback_depth,
-        )
-
-    def _accept(self, webhook: CachedWebhook, call: Call, delivery_id: str | None) -> Delivered:
+    def _accept(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, delivery_id: str | None) -> Delivered:
         def admit(target: Target) -> bool:
             return self._admit(webhook, target)
 
+        call = _call(webhook, delivery)
+        target = self._acceptance.resolve(webhook.owner, call, admit)
+        call = call._replace(input=self._input(delivery, body, self._settings.async_max_input_size))
         if delivery_id is not None:
-            return self._ids.accept(webhook, call, delivery_id, admit)
-        return Delivered(self._acceptance.accept(webhook.owner, call, admit=admit).id, None, is_replay=False)
+            return self._ids.accept(webhook, target, call, delivery_id)
+        return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
 
-    def _run(self, webhook: CachedWebhook, call: Call, delivery_id: str | None) -> Delivered:
+    def _run(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, delivery_id: str | None) -> Delivered:
         self._admit(webhook)
+        call = _call(webhook, delivery)._replace(input=self._input(delivery, body, self._settings.max_input_size))
         if delivery_id is not None:
             return self._ids.run(webhook, call, delivery_id)
         execution = self._engine.invoke(webhook.owner, call)
         return Delivered(execution.id, execution, is_replay=False)
+
+    def _input(self, delivery: Delivery, body: bytes, limit: int) -> str | None:
+        """The function's input, of at most `limit` bytes. The webhook was current when the delivery was admitted."""
+        try:
+            text = delivery.function_input(body)
+        except QinlingError as error:
+            raise _BadInput(error, "refused") from error
+        # A character has at most four bytes, so most inputs need not be encoded to be measured.
+        if text is not None and len(text) * 4 > limit and len(text.encode()) > limit:
+            raise _BadInput(TooLarge(f"The function's input would be larger than {limit} bytes."), "too_large")
+        return text
 
     def _admit(self, webhook: CachedWebhook, target: Target | None = None) -> bool:
         """Ask Redis whether a delivery may be accepted. Returns whether the target is current."""
@@ -298,6 +309,20 @@ class WebhookCalls:
             "execution_id": execution_id,
         }
         self._deliveries.log(webhook.id, orjson.dumps(entry))
+
+
+def _call(webhook: CachedWebhook, delivery: Delivery) -> Call:
+    """The call of a delivery, without its input."""
+    return Call(
+        function_id=webhook.function_id,
+        function_version=webhook.function_version,
+        function_alias=webhook.function_alias,
+        description=f"Created by Webhook {webhook.id}",
+        request_id=delivery.request_id,
+        source="webhook",
+        webhook_id=webhook.id,
+        callback_depth=delivery.callback_depth,
+    )
 
 
 def _for_sender(error: Unavailable) -> Unavailable:

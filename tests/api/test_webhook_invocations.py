@@ -17,6 +17,7 @@ from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources import webhook_invocations
 from qinling_falcon.resources.bodies import read_body
 from qinling_falcon.resources.services import Services
+from qinling_falcon.turns import LongTurns
 from tests.api.client import Client, assert_error
 from tests.api.hooks import GITHUB, Hook
 
@@ -279,6 +280,32 @@ def test_a_rate_limit_takes_a_burst_and_names_the_time_of_the_next(client: Clien
     assert hook.results() == ["accepted", "accepted", "rate_limited"]
     hook.change(rate_limit={"per_minute": None})
     assert hook.send().status_code == 202
+
+
+def test_a_body_is_not_parsed_before_its_delivery_is_admitted(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = make_hook(rate_limit={"per_minute": 1, "burst": 1})
+    assert_error(hook.send(body=b"\xff", headers={"webhook-id": "d-1"}), 400, "UTF-8")
+
+    def fail(*_: Any) -> str:
+        raise AssertionError("the body was parsed")
+
+    monkeypatch.setattr(webhook_invocations, "input_of", fail)
+    assert hook.send(body=b"\xff").status_code == 429
+    [limited, refused] = hook.deliveries()
+    assert (limited["result"], refused["result"], refused["delivery_id"]) == ("rate_limited", "refused", "d-1")
+
+
+def test_large_bodies_take_turns(make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    turn = LongTurns.turn
+    monkeypatch.setattr(LongTurns, "turn", lambda self: (turns.append(1), turn(self))[1])
+    hook = make_hook()
+    assert hook.send(body=b"x" * 65_536).status_code == 202
+    assert turns == []
+    assert hook.send(body=b"x" * 65_537).status_code == 202
+    assert turns == [1]
 
 
 def test_each_webhook_has_a_bucket_of_its_own(client: Client, make_hook: MakeHook) -> None:
