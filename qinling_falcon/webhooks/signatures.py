@@ -20,6 +20,8 @@ Header = Callable[[str], str | None]
 """Returns the value of the request's header with this name; None: the request has no such header."""
 
 _MAX_SECRET = 512
+# Each given signature is compared with each expected one. Senders that rotate a secret send two or three.
+_MAX_HEADER, _MAX_SIGNATURES = 4096, 20
 _MIN_KEY, _MAX_KEY = 16, 256
 _TIMESTAMP = re.compile(r"[0-9]{1,15}")
 # An id is stored, shown and compared. With a dot in it, `id.timestamp.body` could be read in two ways.
@@ -159,6 +161,8 @@ def _required(header: Header, name: str) -> str:
     value = header(name)
     if not value:
         raise SignatureRefused(f"The header {name} is missing.")
+    if len(value) > _MAX_HEADER:
+        raise SignatureRefused(f"The header {name} has more than {_MAX_HEADER} characters.")
     return value
 
 
@@ -170,9 +174,10 @@ def _parse_timestamp(text: str, what: str) -> int:
 
 def _check_match(expected: list[str], given: list[str]) -> None:
     """Compare every given signature with every expected one, in a time that does not depend on their content."""
-    matches = [
-        hmac.compare_digest(right.encode(), text.encode("utf-8", "replace")) for right in expected for text in given
-    ]
+    if len(given) > _MAX_SIGNATURES:
+        raise SignatureRefused(f"The delivery has more than {_MAX_SIGNATURES} signatures.")
+    texts = [text.encode("utf-8", "replace") for text in given]
+    matches = [hmac.compare_digest(right, text) for right in map(str.encode, expected) for text in texts]
     if not any(matches):
         raise SignatureRefused(
             "The signature matches none of the webhook's secrets: the secret or the body differs from the sender's."

@@ -347,3 +347,22 @@ def test_texts_that_are_no_secrets(scheme: Scheme, text: str, message: str) -> N
     with pytest.raises(ValueError, match=message) as caught:
         check_secret(scheme, text)
     assert len(text) < 7 or text not in str(caught.value)
+
+
+@every_scheme
+def test_a_long_header_is_refused_before_it_is_taken_apart(scheme: Scheme) -> None:
+    headers = SIGN[scheme](SECRET, BODY, NOW)
+    name = SIGNATURE[scheme]
+    joint = " " if scheme is Scheme.STANDARD else ","
+    filler = f"{joint}v2,{'A' * 60}" if scheme is Scheme.STANDARD else f"{joint}v2={'0' * 64}"
+    headers[name] += filler * (4096 // len(filler) + 1)
+    assert "more than 4096 characters" in refusal(scheme, headers).reason
+
+
+@with_a_timestamp
+def test_more_signatures_than_any_sender_makes_are_refused(scheme: Scheme) -> None:
+    headers = SIGN[scheme](SECRET, BODY, NOW)
+    name, wrong = SIGNATURE[scheme], " v1,AAAA" if scheme is Scheme.STANDARD else ",v1=00"
+    few = {**headers, name: headers[name] + wrong * 19}
+    assert check(scheme, few) == IDS[scheme]
+    assert "more than 20 signatures" in refusal(scheme, {**headers, name: headers[name] + wrong * 20}).reason
