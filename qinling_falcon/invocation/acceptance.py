@@ -9,9 +9,13 @@ process dies, there are two cases:
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
@@ -38,13 +42,22 @@ class Acceptance:
         ready: the executions that wait.
         quota: counts the executions of each project.
         settings: the limits.
+        admission: limits the requests whose executions are being accepted; None: no limit.
     """
 
-    def __init__(self, resolver: Resolver, ready: ReadySets, quota: ExecutionQuota, settings: Settings):
+    def __init__(
+        self,
+        resolver: Resolver,
+        ready: ReadySets,
+        quota: ExecutionQuota,
+        settings: Settings,
+        admission: Admission | None = None,
+    ):
         self._resolver = resolver
         self._ready = ready
         self._quota = quota
         self._settings = settings
+        self._admission = admission
 
     def accept(self, context: Context, call: Call, key: KeyClaim | None = None) -> ExecutionRecord:
         """Accept an execution, and return its record with status `running`; durable on return.
@@ -59,10 +72,21 @@ class Acceptance:
             KeyTaken: another request has the key. Nothing was accepted.
             NotFound, Conflict: see `Resolver.resolve`.
             QuotaExceeded: the project has reached its quota of executions.
-            Unavailable: the project has too many executions that wait, or Redis or the database is away. Nothing was
-                accepted.
+            Unavailable: the project has too many executions that wait or are being accepted, or Redis or the database
+                is away. Nothing was accepted.
         """
-        return self.accept_for(self.resolve(context, call, self._admit), call, key)
+        with self.holding(context.project_id, 0 if call.input is None else sys.getsizeof(call.input)):
+            return self.accept_for(self.resolve(context, call, self._admit), call, key)
+
+    def holding(self, project_id: str, size: int) -> AbstractContextManager[None]:
+        """Count a request and its input of `size` bytes in the `with` block. Surround `resolve` and `accept_for`.
+
+        Raises:
+            Unavailable: this process is accepting too many executions of the project, or too large ones.
+        """
+        if self._admission is None:
+            return contextlib.nullcontext()
+        return self._admission.admit_accept(project_id, size)
 
     def accept_for(self, target: Target, call: Call, key: KeyClaim | None = None) -> ExecutionRecord:
         """Accept an execution of a target that `resolve` has found and admitted; durable on return.

@@ -246,16 +246,18 @@ class WebhookCalls:
         def admit(target: Target) -> bool:
             return self._admit(webhook, target)
 
-        call = _call(webhook, delivery)
-        target = self._acceptance.resolve(webhook.owner, call, admit)
-        call = call._replace(input=self._input(delivery, body, self._settings.async_max_input_size))
-        if delivery_id is not None:
-            return self._ids.accept(webhook, target, call, delivery_id)
-        return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
+        with self._acceptance.holding(webhook.owner.project_id, len(body)):
+            call = _call(webhook, delivery)
+            target = self._acceptance.resolve(webhook.owner, call, admit)
+            call = call._replace(input=self._input(delivery, body, self._settings.async_max_input_size))
+            if delivery_id is not None:
+                return self._ids.accept(webhook, target, call, delivery_id)
+            return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
 
     def _run(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, delivery_id: str | None) -> Delivered:
         self._admit(webhook)
-        call = _call(webhook, delivery)._replace(input=self._input(delivery, body, self._settings.max_input_size))
+        with self._acceptance.holding(webhook.owner.project_id, len(body)):  # large bodies wait for their turn
+            call = _call(webhook, delivery)._replace(input=self._input(delivery, body, self._settings.max_input_size))
         if delivery_id is not None:
             return self._ids.run(webhook, call, delivery_id)
         execution = self._engine.invoke(webhook.owner, call)

@@ -133,7 +133,7 @@ def accept(wanted: KeyClaim, record: ExecutionRecord) -> bool:
         Unavailable: see `transact`.
     """
     keyed = _Keyed(wanted.key, wanted.digest, clock.to_micros(wanted.expires_at), values_of(record))
-    won: bool = transact_grouped(keyed, _accept, in_halves=True)
+    won: bool = transact_grouped(keyed, _accept, in_halves=True, size=len(record.input or ""))
     return won
 
 

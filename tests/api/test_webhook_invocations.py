@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import gevent
 import pytest
 from falcon import testing
+from gevent.event import Event
 
 from qinling_falcon.api import create_app
 from qinling_falcon.invocation.webhook_calls import WebhookCalls
-from qinling_falcon.models import database
+from qinling_falcon.models import database, execution_queue
+from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources import webhook_invocations
 from qinling_falcon.resources.bodies import read_body
@@ -20,6 +23,7 @@ from qinling_falcon.resources.services import Services
 from qinling_falcon.turns import LongTurns
 from tests.api.client import Client, assert_error
 from tests.api.hooks import GITHUB, Hook
+from tests.pool.side import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
 NOBODY = "0197a1c9-90ab-7cde-8f01-23456789abcd"
@@ -332,3 +336,33 @@ def test_while_redis_is_away_deliveries_are_refused(
     answer = Hook(away, services, hook.id).send()
     assert_error(answer, 503, "The webhook can't take this delivery now.")
     assert "Redis" not in answer.text
+
+
+def test_a_process_accepts_so_many_large_deliveries_of_a_project_at_once(
+    client_with: Callable[..., Client], services: Services, make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_with(max_input_size=1024, max_held_input_size=0, async_max_input_size=64 * 1024)
+    hook, committing, others = Hook(client, services, make_hook().id), Event(), []
+    begun: list[str] = []
+    function_id = client.simulate_get(f"/v1/webhooks/{hook.id}").json["function_id"]
+    accept = execution_queue.accept
+
+    def wait_and_accept(record: ExecutionRecord) -> None:
+        begun.append(record.id)
+        committing.wait()
+        accept(record)
+
+    monkeypatch.setattr(execution_queue, "accept", wait_and_accept)
+    first = gevent.spawn(hook.send, body=b"x" * 5000)
+    wait_until(lambda: len(begun) == 1)
+    for text, status in (("x" * 5000, 503), ("x" * 4000, 202)):
+        body = {"function_id": function_id, "input": text, "sync": False}
+        others += [(gevent.spawn(hook.send, body=text.encode()), 202 if status == 202 else 503)]
+        others += [(gevent.spawn(client.simulate_post, "/v1/executions", json=body), 201 if status == 202 else 503)]
+    wait_until(lambda: len(begun) == 3)
+    committing.set()
+    gevent.joinall([first, *(one for one, _ in others)], raise_error=True)
+    assert first.value.status_code == 202
+    for one, status in others:
+        assert one.value.status_code == status, one.value.text
+        assert status != 503 or int(one.value.headers["retry-after"]) > 0

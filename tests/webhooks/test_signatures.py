@@ -185,7 +185,7 @@ def test_the_timestamp_is_signed(scheme: Scheme) -> None:
 
 BAD_TIMESTAMPS = [
     "-1", "+1", "1.5", f"{NOW}.0", "1e9", "0x10", " 1", "1 ", "1\n", "1_000", "\u0661\u0662", "\u00b2", "9" * 16,
-    "9" * 5000, "nan", "inf", "now", f"{NOW};{NOW}",
+    "9" * 4000, "nan", "inf", "now", f"{NOW};{NOW}",
 ]  # fmt: skip
 
 
