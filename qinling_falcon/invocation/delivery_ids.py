@@ -6,6 +6,10 @@ without a look at the database before, because nearly all deliveries are new; a 
 An asynchronous execution that has ended `failed`, `error` or `dead` is queued again by a repeat, as a new attempt. Of
 several repeats at once, one queues it. A synchronous execution is not retried: if it has failed, a repeat runs the
 function again, as a new execution.
+
+The key may have been claimed for a synchronous execution that has no row yet, if the webhook was synchronous before.
+While the claim lasts, a repeat is refused, because the execution may never have a row. After it, the key counts as
+absent.
 """
 
 from __future__ import annotations
@@ -70,9 +74,11 @@ class DeliveryIds:
     def accept(self, webhook: CachedWebhook, target: Target, call: Call, delivery_id: str) -> Delivered:
         """Accept a call, or find the execution of an earlier delivery and queue it again if it has failed.
 
-        If this process dies after an execution was queued again, the sweep adds it to the ready set.
+        If this process dies after an execution was queued again, the sweep adds it to the ready set. If it dies after
+        it has deleted the key of a lost synchronous execution, the next repeat counts as the first delivery.
 
         Raises:
+            Conflict: a synchronous execution of an earlier delivery has not begun to run.
             The errors of `Acceptance.accept_for`, except `KeyTaken`.
         """
         key = _key_of(webhook, delivery_id)
@@ -91,9 +97,14 @@ class DeliveryIds:
                 return Delivered(record.id, None, is_replay=False)
             except KeyTaken:
                 found = idempotency.find(wanted.project_id, key, clock.now())
-            if found is not None:  # otherwise it has expired just now
-                self._queue_again(webhook, found)
-                return Delivered(found.execution_id, None, is_replay=True)
+            if found is None:  # it has expired just now
+                continue
+            if found.execution is None and found.claimed_until is not None:
+                self._calls.check_claim(RequestKey(key, _DIGEST), found)
+                idempotency.forget_claim(wanted.project_id, key, found.execution_id, clock.now())
+                continue
+            self._queue_again(webhook, found)
+            return Delivered(found.execution_id, None, is_replay=True)
         raise Conflict("The id of this delivery is used by many requests at once.")
 
     def run(self, webhook: CachedWebhook, call: Call, delivery_id: str) -> Delivered:
@@ -108,6 +119,10 @@ class DeliveryIds:
             idempotency.forget(webhook.owner.project_id, key.text, answered.execution.id)
             answered = self._calls.invoke(webhook.owner, call, key)
         execution = answered.execution
+        if not execution.sync:  # the webhook was asynchronous before
+            found = idempotency.find(webhook.owner.project_id, key.text, clock.now())
+            if found is not None:
+                self._queue_again(webhook, found)
         return Delivered(execution.id, execution if execution.sync else None, answered.is_replay)
 
     def _queue_again(self, webhook: CachedWebhook, found: FoundKey) -> None:

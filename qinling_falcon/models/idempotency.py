@@ -204,6 +204,22 @@ def forget(project_id: str, key: str, execution_id: str) -> None:
     transact(lambda: IdempotencyKey.delete().where(mine).execute())
 
 
+def forget_claim(project_id: str, key: str, execution_id: str, now: datetime.datetime) -> bool:
+    """Delete a key whose claim for this execution has ended without a row. Its process can't bind it any more.
+
+    Returns:
+        Whether the key was deleted; False: it was extended, bound or taken over.
+
+    Raises:
+        Unavailable: see `transact`. It is safe to call again.
+    """
+    ended = IdempotencyKey.claimed_until.between(1, clock.to_micros(now))
+    mine = _is(project_id, key) & (IdempotencyKey.execution_id == execution_id) & ended
+    # The execution may have been recorded as lost, or cancelled, without having begun.
+    no_row = ~peewee.fn.EXISTS(Execution.select(Execution.id).where(Execution.id == execution_id))
+    return bool(transact(lambda: IdempotencyKey.delete().where(mine, no_row).execute()))
+
+
 def prune(now: datetime.datetime) -> int:
     """Delete the expired keys, in small transactions with pauses. Returns their number.
 
