@@ -2,6 +2,7 @@
 
 The id of a delivery is an idempotency key of the webhook's project, in a name space of the webhook. It is written
 without a look at the database before, because nearly all deliveries are new; a repeated one is found by the conflict.
+A repeat that can't be accepted, because of a limit or because the function is gone, is looked up.
 
 An asynchronous execution that has ended `failed`, `error` or `dead` is queued again by a repeat, as a new attempt. Of
 several repeats at once, one queues it. A synchronous execution is not retried: if it has failed, a repeat runs the
@@ -18,6 +19,8 @@ import contextlib
 import hashlib
 from datetime import timedelta
 from typing import NamedTuple
+
+from gevent.lock import Semaphore
 
 from qinling_falcon.errors import Conflict, NotFound
 from qinling_falcon.invocation.acceptance import Acceptance
@@ -38,6 +41,8 @@ from qinling_falcon.settings import Settings
 _DIGEST = "delivery"
 _LONGEST_KEY = 255
 _TRIES = 5
+# Strangers can cause them, so they leave the connections for reads to others.
+_MOST_LOOKUPS = 2
 _FAILED = (ExecutionStatus.FAILED, ExecutionStatus.ERROR, ExecutionStatus.DEAD)
 
 
@@ -69,9 +74,10 @@ class DeliveryIds:
         self._acceptance = acceptance
         self._calls = calls
         self._ready = ready
+        self._lookups = Semaphore(_MOST_LOOKUPS)
         self._ttl = timedelta(seconds=settings.idempotency_ttl_s)
 
-    def accept(self, webhook: CachedWebhook, target: Target, call: Call, delivery_id: str) -> Delivered:
+    def accept(self, webhook: CachedWebhook, target: Target, call: Call, key: str) -> Delivered:
         """Accept a call, or find the execution of an earlier delivery and queue it again if it has failed.
 
         If this process dies after an execution was queued again, the sweep adds it to the ready set. If it dies after
@@ -81,7 +87,6 @@ class DeliveryIds:
             Conflict: a synchronous execution of an earlier delivery has not begun to run.
             The errors of `Acceptance.accept_for`, except `KeyTaken`.
         """
-        key = _key_of(webhook, delivery_id)
         for _ in range(_TRIES):
             now = clock.now()
             wanted = KeyClaim(
@@ -107,27 +112,41 @@ class DeliveryIds:
             return Delivered(found.execution_id, None, is_replay=True)
         raise Conflict("The id of this delivery is used by many requests at once.")
 
-    def run(self, webhook: CachedWebhook, call: Call, delivery_id: str) -> Delivered:
+    def earlier(self, webhook: CachedWebhook, key: str) -> Delivered | None:
+        """The execution of an earlier delivery, for a repeat that is not admitted.
+
+        None: there is none; or a repeat would have to queue it again, which is not admitted, either.
+
+        Raises:
+            Unavailable: see `reading`.
+        """
+        with self._lookups:
+            found = idempotency.find(webhook.owner.project_id, key, clock.now())
+        if found is None or (found.execution is None and found.claimed_until is not None) or _has_failed(found):
+            return None
+        return Delivered(found.execution_id, None, is_replay=True)
+
+    def run(self, webhook: CachedWebhook, call: Call, key: str) -> Delivered:
         """Run a call, or find the execution of an earlier delivery.
 
         Raises:
             The errors of `IdempotentCalls.invoke`.
         """
-        key = RequestKey(_key_of(webhook, delivery_id), _DIGEST)
-        answered = self._calls.invoke(webhook.owner, call, key)
+        request_key = RequestKey(key, _DIGEST)
+        answered = self._calls.invoke(webhook.owner, call, request_key)
         if answered.is_replay and answered.execution.sync and answered.execution.status in _FAILED:
-            idempotency.forget(webhook.owner.project_id, key.text, answered.execution.id)
-            answered = self._calls.invoke(webhook.owner, call, key)
+            idempotency.forget(webhook.owner.project_id, key, answered.execution.id)
+            answered = self._calls.invoke(webhook.owner, call, request_key)
         execution = answered.execution
         if not execution.sync:  # the webhook was asynchronous before
-            found = idempotency.find(webhook.owner.project_id, key.text, clock.now())
+            found = idempotency.find(webhook.owner.project_id, key, clock.now())
             if found is not None:
                 self._queue_again(webhook, found)
         return Delivered(execution.id, execution if execution.sync else None, answered.is_replay)
 
     def _queue_again(self, webhook: CachedWebhook, found: FoundKey) -> None:
         execution = found.execution
-        if execution is None or execution.sync or execution.status not in _FAILED:
+        if execution is None or not _has_failed(found):
             return
         reason = f"A repeated delivery was received at {clock.now():%Y-%m-%d %H:%M:%S}."
         # Another repeat has queued it just before, or its owner has deleted it.
@@ -136,9 +155,22 @@ class DeliveryIds:
             self._ready.push(execution.project_id, execution.function_id, execution.id)
 
 
-def _key_of(webhook: CachedWebhook, delivery_id: str) -> str:
-    """The idempotency key of a delivery."""
-    key = f"webhook:{webhook.id}:{delivery_id}"
-    if len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable():
-        return key
-    return f"webhook:{webhook.id}:sha256 {hashlib.sha256(delivery_id.encode('utf-8', 'replace')).hexdigest()}"
+def _has_failed(found: FoundKey) -> bool:
+    """Whether a repeat queues the execution again."""
+    execution = found.execution
+    return execution is not None and not execution.sync and execution.status in _FAILED
+
+
+def key_of(webhook: CachedWebhook, delivery_id: str, digest: str | None) -> str:
+    """The idempotency key of a delivery. It has characters that no header `Idempotency-Key` has.
+
+    Args:
+        webhook: the webhook.
+        delivery_id: the delivery's id.
+        digest: of the request, if the webhook has no signature. A stranger who guesses the id of a delivery then can't
+            take its place.
+    """
+    name = f"webhook·{webhook.id}·" if digest is None else f"webhook·{webhook.id}·{digest}·"
+    if len(name) + len(delivery_id) <= _LONGEST_KEY and delivery_id.isascii() and delivery_id.isprintable():
+        return name + delivery_id
+    return f"{name}sha256 {hashlib.sha256(delivery_id.encode('utf-8', 'replace')).hexdigest()}"

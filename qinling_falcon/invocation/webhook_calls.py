@@ -13,6 +13,7 @@ same id gets the same execution. Entries of the log that were not sent to Redis 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import Protocol
@@ -32,7 +33,7 @@ from qinling_falcon.errors import (
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook, CachedWebhooks
 from qinling_falcon.invocation.calls import Call
-from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds
+from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds, key_of
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.targets import Target
@@ -77,6 +78,9 @@ class Delivery(Protocol):
             TooLarge: it has more than `limit` bytes.
             QinlingError: it can't be read.
         """
+
+    def digest(self, body: bytes) -> str:
+        """A digest of what is the same in all attempts of a sender: method, address and body."""
 
     def function_input(self, body: bytes) -> str | None:
         """The function's input, as the webhook found asks for it.
@@ -192,11 +196,12 @@ class WebhookCalls:
         self._check_open(webhook, delivery)
         body = self._read(webhook, delivery)
         delivery_id = self._verify(webhook, delivery, body)
+        key = None
+        if delivery_id is not None:
+            key = key_of(webhook, delivery_id, delivery.digest(body) if webhook.signature is None else None)
         try:
-            if webhook.sync:
-                delivered = self._run(webhook, delivery, body, delivery_id)
-            else:
-                delivered = self._accept(webhook, delivery, body, delivery_id)
+            run = self._run if webhook.sync else self._accept
+            delivered = run(webhook, delivery, body, key)
         except _BadInput as bad:
             self._log(webhook, delivery, bad.result, delivery_id, reason=bad.error.message)
             raise bad.error from bad
@@ -242,24 +247,33 @@ class WebhookCalls:
             error = Unauthorized("The signature of this delivery is not valid.", challenge="Webhook-Signature")
             raise _Refused(error, "stale" if refused.stale else "bad_signature", refused.reason) from refused
 
-    def _accept(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, delivery_id: str | None) -> Delivered:
+    def _accept(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, key: str | None) -> Delivered:
         def admit(target: Target) -> bool:
             return self._admit(webhook, target)
 
         with self._acceptance.holding(webhook.owner.project_id, len(body)):
             call = _call(webhook, delivery)
-            target = self._acceptance.resolve(webhook.owner, call, admit)
-            call = call._replace(input=self._input(delivery, body, self._settings.async_max_input_size))
-            if delivery_id is not None:
-                return self._ids.accept(webhook, target, call, delivery_id)
-            return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
+            try:
+                target = self._acceptance.resolve(webhook.owner, call, admit)
+                call = call._replace(input=self._input(delivery, body, self._settings.async_max_input_size))
+                if key is not None:
+                    return self._ids.accept(webhook, target, call, key)
+                return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
+            except QinlingError:
+                earlier = None
+                if key is not None:
+                    with contextlib.suppress(Unavailable):  # the first error says more
+                        earlier = self._ids.earlier(webhook, key)
+                if earlier is None:
+                    raise
+                return earlier
 
-    def _run(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, delivery_id: str | None) -> Delivered:
+    def _run(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, key: str | None) -> Delivered:
         self._admit(webhook)
         with self._acceptance.holding(webhook.owner.project_id, len(body)):  # large bodies wait for their turn
             call = _call(webhook, delivery)._replace(input=self._input(delivery, body, self._settings.max_input_size))
-        if delivery_id is not None:
-            return self._ids.run(webhook, call, delivery_id)
+        if key is not None:
+            return self._ids.run(webhook, call, key)
         execution = self._engine.invoke(webhook.owner, call)
         return Delivered(execution.id, execution, is_replay=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from urllib.parse import quote
 
 import falcon
@@ -150,6 +151,13 @@ class _Delivery:
         if self._body is None:
             self._body = read_body(self._req, limit)
         return self._body
+
+    def digest(self, body: bytes) -> str:
+        """A digest of method, address and body: 32 hexadecimal digits."""
+        env = self._req.env
+        hashed = hashlib.sha256(f"{self.method} {env['PATH_INFO']}?{env['QUERY_STRING']}\n".encode())
+        hashed.update(body)
+        return hashed.hexdigest()[:32]
 
     def function_input(self, body: bytes) -> str | None:
         """The function's input. Raises as `input_of` and `whole_request`."""
