@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 _TRIES = 5
 _RETRY_AFTER_S = 30
 _LONGEST_REASON = 500
+_ACCEPTED = ("accepted", "duplicate")
 
 
 class Delivery(Protocol):
@@ -324,7 +325,7 @@ class WebhookCalls:
             "reason": None if reason is None else f"{reason[:_LONGEST_REASON]} ({delivery.request_id})",
             "execution_id": execution_id,
         }
-        self._deliveries.log(webhook.id, orjson.dumps(entry))
+        self._deliveries.log(webhook.id, orjson.dumps(entry), refused=result not in _ACCEPTED)
 
 
 def _call(webhook: CachedWebhook, delivery: Delivery) -> Call:

@@ -72,6 +72,18 @@ def test_a_stale_signature_is_told_apart_in_the_log_only(make_hook: MakeHook) ->
     assert standard(hook, at=time.time() - 90).status_code == 202, "the secrets stay"
 
 
+def test_a_stranger_does_not_erase_the_log(make_hook: MakeHook) -> None:
+    hook = make_hook(signature=GITHUB)
+    ids = [f"d-{number}" for number in range(60)]
+    for one in ids:
+        assert hook.send_signed(**{"X-GitHub-Delivery": one}).status_code == 202
+    for _ in range(150):
+        assert hook.send().status_code == 401
+    log = hook.deliveries()
+    assert [row["delivery_id"] for row in log if row["result"] == "accepted"] == ids[:9:-1]
+    assert len(log) == 100
+
+
 def test_a_refused_signature_takes_no_token(make_hook: MakeHook) -> None:
     hook = make_hook(signature=GITHUB, rate_limit={"per_minute": 1, "burst": 1})
     assert [hook.send(json={}).status_code for _ in range(3)] == [401] * 3
