@@ -31,8 +31,8 @@ _TIMED_OUT = "Function execution timeout"
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile("[\t -~\x80-\xff]*")
 _DIGITS = re.compile(r"[0-9]{1,9}")
-# The headers that the platform sets itself, those that hold for the whole host, and those that a proxy before the service
-# may obey: nginx, Apache, lighttpd and perlbal send a file or the answer of another address instead.
+# The headers that the platform sets itself, those that hold for the whole host, and those that a proxy in front of the
+# service may obey: nginx, Apache, lighttpd and perlbal send a file or the answer of another address instead.
 _OWN = frozenset(
     {
         "alt-svc", "clear-site-data", "content-security-policy", "content-security-policy-report-only", "date",

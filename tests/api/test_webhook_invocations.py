@@ -92,7 +92,7 @@ def test_an_unknown_webhook_is_not_found_and_no_uuid_is_no_id(client: Client) ->
 
 def test_only_the_methods_of_the_webhook_are_taken(client: Client, make_hook: MakeHook) -> None:
     hook = make_hook()
-    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "REPORT"):
+    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "REPORT", "PURGE"):
         answer = hook.send(method)
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST"), method
     hook.change(methods=["get", "PUT"])
@@ -100,8 +100,9 @@ def test_only_the_methods_of_the_webhook_are_taken(client: Client, make_hook: Ma
     assert_error(hook.send("POST"), 405, "Allowed are GET, PUT.")
     assert hook.send("HEAD").status_code == 405, "HEAD runs the function, too, so it must be named"
     hook.change(methods=["*"])
-    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "REPORT", "QUERY"):
-        assert hook.send(method).status_code == 202, method
+    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "REPORT", "QUERY", "PURGE", "FOO"):
+        page = {"Origin": "https://shop.example"}
+        assert hook.send(method, headers=page).status_code == 202, method
 
 
 def test_paths_below_the_url_are_taken_with_subpaths(client: Client, make_hook: MakeHook) -> None:
