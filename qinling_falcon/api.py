@@ -129,8 +129,7 @@ def create_app(services: Services) -> Api:
     caller = Caller(authenticator, services.policy, services.settings)
     browsers = BrowserGuard(services.settings)
     large_answers = LargeAnswers(OpenAnswers.from_settings(services.settings))
-    middleware = [RequestIds(), browsers, caller, large_answers]
-    app = Api(request_type=Request, middleware=middleware, router=Router())
+    app = Api(request_type=Request, middleware=[RequestIds(), browsers, caller, large_answers], router=Router())
     if services.settings.proxy_networks:
         app.proxies = TrustedProxies(services.settings.proxy_networks)
     app.resp_options.default_media_type = falcon.MEDIA_JSON

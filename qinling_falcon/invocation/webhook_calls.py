@@ -242,8 +242,10 @@ class WebhookCalls:
         signed = webhook.signature
         if signed is None:
             return unverified_delivery_id(delivery.header)
+        if signed.keys is None:
+            raise _Refused(Unavailable("The webhook's secrets can't be read: no key of SECRET_KEYS decrypts them."))
         try:
-            return verify(signed.scheme, signed.secrets, signed.tolerance_s, delivery.header, body, time.time())
+            return verify(signed.scheme, signed.keys, signed.tolerance_s, delivery.header, body, time.time())
         except SignatureRefused as refused:
             error = Unauthorized("The signature of this delivery is not valid.", challenge="Webhook-Signature")
             raise _Refused(error, "stale" if refused.stale else "bad_signature", refused.reason) from refused

@@ -26,13 +26,21 @@ class RateLimit(NamedTuple):
 
     Attributes:
         webhook_id: the webhook whose bucket it is.
-        per_minute: how many tokens it gets a minute.
+        every_ms: the time between two tokens, as text with three decimals.
         burst: how many tokens it holds.
     """
 
     webhook_id: str
-    per_minute: int
+    every_ms: str
     burst: int
+
+    @classmethod
+    def of(cls, webhook_id: str, per_minute: int, burst: int) -> RateLimit:
+        """A bucket that gets `per_minute` tokens a minute, and holds `burst`."""
+        return cls(webhook_id, f"{60_000 / per_minute:.3f}", burst)
+
+
+_NO_LIMIT = RateLimit("", "0", 0)
 
 
 class Admission(Enum):
@@ -93,9 +101,8 @@ class Deliveries:
         Raises:
             PoolUnavailable: Redis is away.
         """
-        bucket = ("", 0, 0) if limit is None else (limit.webhook_id, f"{60_000 / limit.per_minute:.3f}", limit.burst)
         pairs = (part for pair in (webhook, *target) for part in pair)
-        outcome, *more = self._scripts.run("admit_delivery", *bucket, project_id, most_waiting, *pairs)
+        outcome, *more = self._scripts.run("admit_delivery", *(limit or _NO_LIMIT), project_id, most_waiting, *pairs)
         admission = Admission(outcome)
         if admission is Admission.FULL:
             return Admitted(admission, waiting=more[0])

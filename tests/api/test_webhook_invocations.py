@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,12 @@ from falcon import testing
 from gevent.event import Event
 
 from qinling_falcon.api import create_app
+from qinling_falcon.invocation import cached_webhooks
 from qinling_falcon.invocation.webhook_calls import WebhookCalls
 from qinling_falcon.models import database, execution_queue
+from qinling_falcon.models import webhook as webhook_rows
 from qinling_falcon.models.records import ExecutionRecord
+from qinling_falcon.models.tables import Webhook
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources import webhook_invocations
 from qinling_falcon.resources.bodies import read_body
@@ -215,6 +219,39 @@ def test_a_known_webhook_needs_no_read_of_the_database(
 
     monkeypatch.setattr(database.engine(), "open_reader", fail)
     assert hook.send_signed(**{"X-GitHub-Delivery": "second"}).status_code == 202
+
+
+def test_a_change_that_no_process_has_announced_acts_within_a_minute(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restored database, or a process of an older release."""
+    hook = make_hook()
+    assert hook.send().status_code == 202
+    database.transact(lambda: Webhook.update(enabled=False).where(Webhook.id == hook.id).execute())
+    assert hook.send().status_code == 202
+    later = time.monotonic() + 61
+    monkeypatch.setattr(cached_webhooks.time, "monotonic", lambda: later)
+    assert_error(hook.send(), 403, "disabled")
+
+
+def test_few_unknown_ids_are_looked_up_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+    exists = webhook_rows.exists
+
+    def watch(webhook_id: str) -> bool:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        gevent.sleep(0.001)
+        running -= 1
+        return exists(webhook_id)
+
+    monkeypatch.setattr(webhook_rows, "exists", watch)
+    unknown = [f"00000000-0000-4000-8000-{number:012}" for number in range(10)]
+    answers = [gevent.spawn(client.simulate_post, f"/v1/webhooks/{one}/invoke") for one in unknown]
+    gevent.joinall(answers, raise_error=True)
+    assert {one.value.status_code for one in answers} == {404}
+    assert most == 2
 
 
 def test_too_large_a_body_is_refused(

@@ -322,3 +322,23 @@ def test_the_id_of_a_signed_delivery_counts_only_if_the_signature_is_right(make_
     first = stripe(hook, body)
     assert first.status_code == 202
     assert stripe(hook, body).json == first.json
+
+
+def test_unreadable_secrets_are_read_once_and_told_to_the_owner(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = make_hook(signature=GITHUB)
+    with database.reading():
+        stored = Webhook.get_by_id(hook.id).signature_secrets
+    damaged = stored[:-4] + "AAA="
+    database.transact(lambda: Webhook.update(signature_secrets=damaged).where(Webhook.id == hook.id).execute())
+    answers = [hook.send_signed()]
+    monkeypatch.setattr(database.engine(), "open_reader", lambda: pytest.fail("the database was read"))
+    answers += [hook.send_signed() for _ in range(3)]
+    monkeypatch.undo()
+    for answer in answers:
+        assert_error(answer, 503, "can't take this delivery now")
+    assert "SECRET_KEYS" in hook.deliveries()[0]["reason"]
+    assert caplog.messages.count("the secrets of a webhook can't be read") == 1
+    hook.change(signature=GITHUB)
+    assert hook.send_signed().status_code == 202

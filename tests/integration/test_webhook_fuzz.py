@@ -30,7 +30,9 @@ COUNT = "def main(*arguments, **named):\n    return [len(arguments), len(named)]
 SECRET = "0Gc4uFz7Lq2mT9xW"
 STANDARD = "whsec_" + base64.b64encode(b"0" * 32).decode()
 
-METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "PURGE", "FOO"]
+METHODS = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "PURGE", "FOO",
+]  # fmt: skip
 TYPES = [
     "application/json", "application/json; charset=utf-16", "text/plain", "application/x-www-form-urlencoded",
     "multipart/form-data; boundary=b", "multipart/form-data", "multipart/form-data; boundary=" + "b" * 300,

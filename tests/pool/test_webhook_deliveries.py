@@ -27,7 +27,7 @@ class Scene:
         self.webhook, self.target = ("webhook:w", generations["webhook:w"]), ("function:f", generations["function:f"])
 
     def admit(self, per_minute: int | None = None, burst: int = 1, most_waiting: int = 100) -> Admitted:
-        limit = None if per_minute is None else RateLimit("w", per_minute, burst)
+        limit = None if per_minute is None else RateLimit.of("w", per_minute, burst)
         return self.deliveries.admit(self.webhook, [self.target], limit, "p", most_waiting)
 
     def admitted(self, per_minute: int, burst: int, tries: int) -> int:
