@@ -63,6 +63,37 @@ def test_a_delivery_without_a_right_signature_makes_no_execution(make_hook: Make
     assert hook.executions() == []
 
 
+def test_no_refused_signature_makes_an_execution(make_hook: MakeHook) -> None:
+    """Of a stale delivery, of another webhook's secret, of a secret that was rotated out, and of a changed body."""
+    other = make_hook(signature={"scheme": "github", "secrets": ["the secret of another webhook"]})
+    assert other.send_signed(secret="the secret of another webhook").status_code == 202
+    github = make_hook(signature=GITHUB)
+    github.change(signature={"scheme": "github", "secrets": ["the new secret"]})
+    timed = make_hook(signature={"scheme": "standard", "secrets": [STANDARD]})
+    digest = hmac.digest(b"the new secret", b'{"a": 1}', hashlib.sha256).hex()
+    answers = [
+        github.send_signed(secret="the secret of another webhook"),
+        github.send_signed(secret=SECRET),
+        github.send(body=b'{"a": 1', headers={"X-Hub-Signature-256": f"sha256={digest}"}),
+        standard(timed, at=time.time() - 301),
+        standard(timed, at=time.time() + 301),
+    ]
+    assert {answer.status_code for answer in answers} == {401}
+    assert (github.executions(), timed.executions()) == ([], [])
+    assert (github.results(), timed.results()) == (["bad_signature"] * 3, ["stale"] * 2)
+
+
+def test_the_size_is_checked_before_the_signature_and_the_signature_before_the_rate_limit(
+    client_with: Callable[..., Client], services: Services, make_hook: MakeHook
+) -> None:
+    client = client_with(max_input_size=1024, async_max_input_size=1024)
+    hook = Hook(client, services, make_hook(signature=GITHUB, rate_limit={"per_minute": 1, "burst": 1}).id)
+    assert hook.send_signed().status_code == 202
+    statuses = [hook.send(body=b"x" * size).status_code for size in (1025, 1024)]
+    assert [*statuses, hook.send_signed().status_code] == [413, 401, 429]
+    assert hook.results() == ["accepted", "too_large", "bad_signature", "rate_limited"]
+
+
 def test_a_stale_signature_is_told_apart_in_the_log_only(make_hook: MakeHook) -> None:
     hook = make_hook(signature={"scheme": "standard", "tolerance_s": 60, "secrets": [STANDARD]})
     stale, bad = standard(hook, at=time.time() - 90), standard(hook, message="a.b")
