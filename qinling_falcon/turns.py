@@ -1,4 +1,4 @@
-"""Lets other greenlets run while a request keeps its own greenlet busy."""
+"""Lets other greenlets run while a request keeps its own greenlet busy, and limits what runs at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import gevent
 from gevent.lock import Semaphore
+
+from qinling_falcon.errors import Unavailable
 
 _AT_ONCE_S = 1e-9
 
@@ -37,3 +39,32 @@ class LongTurns:
         with self._free:
             let_others_run()
             yield
+
+
+class Places:
+    """Places for a kind of work that may be done a few times at once.
+
+    Args:
+        count: how many.
+        wait_s: how long a greenlet waits for a place.
+        refused: the message of the error after that.
+    """
+
+    def __init__(self, count: int, wait_s: float, refused: str):
+        self._free = Semaphore(count)
+        self._wait_s = wait_s
+        self._refused = refused
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place in the `with` block.
+
+        Raises:
+            Unavailable: none became free in time.
+        """
+        if not self._free.acquire(timeout=self._wait_s):
+            raise Unavailable(self._refused, retry_after_s=1)
+        try:
+            yield
+        finally:
+            self._free.release()

@@ -15,8 +15,6 @@ import logging
 import time
 from dataclasses import dataclass
 
-from gevent.lock import Semaphore
-
 from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import NotFound
 from qinling_falcon.models import webhook as webhooks
@@ -26,6 +24,7 @@ from qinling_falcon.models.tables import Webhook
 from qinling_falcon.pool.deliveries import RateLimit
 from qinling_falcon.pool.generations import may_cache
 from qinling_falcon.pool.pool import Pool
+from qinling_falcon.turns import Places
 from qinling_falcon.webhooks.signatures import Scheme, keys_of
 
 logger = logging.getLogger(__name__)
@@ -33,6 +32,7 @@ logger = logging.getLogger(__name__)
 _CACHE_SIZE = 10_000
 _CACHED_S = 60.0
 _MOST_LOOKUPS = 2
+_LOOKUP_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,14 @@ class CachedWebhooks:
     def __init__(self, pool: Pool):
         self._pool = pool
         self._cached: BoundedCache[str, CachedWebhook] = BoundedCache(_CACHE_SIZE)
-        self._lookups = Semaphore(_MOST_LOOKUPS)
+        self._lookups = Places(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many webhooks are being looked up.")
 
     def get(self, webhook_id: str) -> CachedWebhook:
         """A webhook of any project.
 
         Raises:
             NotFound: there is none with this id.
-            Unavailable: Redis or the database is away.
+            Unavailable: Redis or the database is away, or too many webhooks are being looked up.
         """
         return self._cached.get(webhook_id, time.monotonic()) or self._look_up(webhook_id)
 
@@ -116,7 +116,7 @@ class CachedWebhooks:
         self._cached.pop(webhook.id)
 
     def _look_up(self, webhook_id: str) -> CachedWebhook:
-        with self._lookups:
+        with self._lookups.place():
             # Another delivery may have read it meanwhile.
             return self._cached.get(webhook_id, time.monotonic()) or self._read(webhook_id)
 

@@ -20,8 +20,6 @@ import hashlib
 from datetime import timedelta
 from typing import NamedTuple
 
-from gevent.lock import Semaphore
-
 from qinling_falcon.errors import Conflict, NotFound
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook
@@ -36,6 +34,7 @@ from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.settings import Settings
+from qinling_falcon.turns import Places
 
 # A repeat whose body differs is the same delivery all the same, so all digests are equal.
 _DIGEST = "delivery"
@@ -43,6 +42,7 @@ _LONGEST_KEY = 255
 _TRIES = 5
 # Strangers can cause them, so they leave the connections for reads to others.
 _MOST_LOOKUPS = 2
+_LOOKUP_WAIT_S = 5.0
 _FAILED = (ExecutionStatus.FAILED, ExecutionStatus.ERROR, ExecutionStatus.DEAD)
 
 
@@ -74,7 +74,7 @@ class DeliveryIds:
         self._acceptance = acceptance
         self._calls = calls
         self._ready = ready
-        self._lookups = Semaphore(_MOST_LOOKUPS)
+        self._lookups = Places(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many deliveries are being looked up.")
         self._ttl = timedelta(seconds=settings.idempotency_ttl_s)
 
     def accept(self, webhook: CachedWebhook, target: Target, call: Call, key: str) -> Delivered:
@@ -118,9 +118,9 @@ class DeliveryIds:
         None: there is none; or a repeat would have to queue it again, which is not admitted, either.
 
         Raises:
-            Unavailable: see `reading`.
+            Unavailable: see `reading`; or too many deliveries are being looked up.
         """
-        with self._lookups:
+        with self._lookups.place():
             found = idempotency.find(webhook.owner.project_id, key, clock.now())
         if found is None or (found.execution is None and found.claimed_until is not None) or _has_failed(found):
             return None

@@ -40,6 +40,7 @@ from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
 from qinling_falcon.pool.deliveries import Admission
 from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
 from qinling_falcon.webhooks.signatures import SignatureRefused, unverified_delivery_id, verify
 
@@ -262,6 +263,8 @@ class WebhookCalls:
                 if key is not None:
                     return self._ids.accept(webhook, target, call, key)
                 return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
+            except PoolUnavailable:  # nobody has checked that the webhook is current
+                raise
             except QinlingError:
                 earlier = None
                 if key is not None:

@@ -151,6 +151,7 @@ def test_while_redis_is_away_deliveries_are_refused(
     hook = make_hook()
     calls = other_process(services, lonely_pool)
     away = Client(create_app(replace(services, webhook_calls=calls)), services.settings)
-    answer = Hook(away, services, hook.id).send()
+    assert hook.send(headers={"webhook-id": "d-1"}).status_code == 202
+    answer = Hook(away, services, hook.id).send(headers={"webhook-id": "d-1"})
     assert_error(answer, 503, "The webhook can't take this delivery now.")
     assert "Redis" not in answer.text

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 
 import gevent
+import pytest
 from gevent.hub import get_hub
 
-from qinling_falcon.turns import LongTurns, let_others_run
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.turns import LongTurns, Places, let_others_run
 
 
 def test_bytes_that_have_arrived_are_read_after_a_few_turns() -> None:
@@ -41,11 +43,17 @@ def test_others_run_between_two_pieces_of_long_work() -> None:
     assert all(done[at + 1] == "beat" for at in pieces[:-1]), done
 
 
+def test_a_place_is_waited_for_and_freed() -> None:
+    places = Places(1, 0.01, "There is no place.")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), places.place():
+            with pytest.raises(Unavailable, match="no place"), places.place():
+                raise AssertionError
+            raise ZeroDivisionError
+
+
 def test_long_work_that_fails_leaves_its_turn_to_others() -> None:
     turns = LongTurns()
     for _ in range(2):
-        try:
-            with turns.turn():
-                raise ValueError
-        except ValueError:
-            pass
+        with pytest.raises(ZeroDivisionError), turns.turn():
+            raise ZeroDivisionError
