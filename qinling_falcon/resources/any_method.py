@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from falcon import inspect
 from falcon.routing import CompiledRouter
 
 
@@ -26,3 +27,7 @@ class Router(CompiledRouter):
         responders: Any = super().map_http_methods(resource, **kwargs)
         other = getattr(resource, "on_other", None)
         return responders if other is None else _AnyMethod(responders, other)
+
+
+# For `falcon-inspect-app` and the tests that walk all routes.
+inspect.register_router(Router)(inspect.inspect_compiled_router)
