@@ -31,6 +31,7 @@ from qinling_falcon.resources import (
     webhooks,
 )
 from qinling_falcon.resources.answers import answer_error
+from qinling_falcon.resources.any_method import Router
 from qinling_falcon.resources.browsers import BrowserGuard
 from qinling_falcon.resources.middleware import Caller, LargeAnswers, RequestIds
 from qinling_falcon.resources.open_answers import OpenAnswers
@@ -129,7 +130,7 @@ def create_app(services: Services) -> Api:
     caller = Caller(authenticator, services.policy, services.settings)
     browsers = BrowserGuard(services.settings)
     large_answers = LargeAnswers(OpenAnswers.from_settings(services.settings))
-    app = Api(request_type=Request, middleware=[RequestIds(), browsers, caller, large_answers])
+    app = Api(request_type=Request, middleware=[RequestIds(), browsers, caller, large_answers], router=Router())
     if services.settings.proxy_networks:
         app.proxies = TrustedProxies(services.settings.proxy_networks)
     app.resp_options.default_media_type = falcon.MEDIA_JSON

@@ -124,7 +124,7 @@ class Assembly:
     @cached_property
     def acceptance(self) -> Acceptance:
         """Accepts asynchronous executions."""
-        return Acceptance(self.resolver, self.pool.ready, self.quota, self.settings)
+        return Acceptance(self.resolver, self.pool.ready, self.quota, self.settings, self.admission)
 
     @cached_property
     def idempotent_calls(self) -> IdempotentCalls:

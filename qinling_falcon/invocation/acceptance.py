@@ -9,9 +9,13 @@ process dies, there are two cases:
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
@@ -30,6 +34,10 @@ Admit = Callable[[Target], bool]
 """Says whether a target is current. Raises if its execution is not to be accepted."""
 
 
+Write = Callable[[ExecutionRecord], None]
+"""Writes an accepted execution, durably, as `execution_queue.accept` does."""
+
+
 class Acceptance:
     """Accepts executions.
 
@@ -38,22 +46,25 @@ class Acceptance:
         ready: the executions that wait.
         quota: counts the executions of each project.
         settings: the limits.
+        admission: limits the requests whose executions are being accepted; None: no limit.
     """
 
-    def __init__(self, resolver: Resolver, ready: ReadySets, quota: ExecutionQuota, settings: Settings):
+    def __init__(
+        self,
+        resolver: Resolver,
+        ready: ReadySets,
+        quota: ExecutionQuota,
+        settings: Settings,
+        admission: Admission | None = None,
+    ):
         self._resolver = resolver
         self._ready = ready
         self._quota = quota
         self._settings = settings
+        self._admission = admission
 
     def accept(
-        self,
-        context: Context,
-        call: Call,
-        key: KeyClaim | None = None,
-        admit: Admit | None = None,
-        *,
-        write: Callable[[ExecutionRecord], None] = execution_queue.accept,
+        self, context: Context, call: Call, key: KeyClaim | None = None, *, write: Write = execution_queue.accept
     ) -> ExecutionRecord:
         """Accept an execution, and return its record with status `running`; durable on return.
 
@@ -62,19 +73,38 @@ class Acceptance:
             call: the call.
             key: the idempotency key that is bound in the same transaction, with the id and the time of the execution;
                 None: the request has no key.
-            admit: None: the target must be current, and the queue of its project must not be full.
-            write: writes the execution if there is no key, as `execution_queue.accept` does.
+            write: writes the execution if there is no key.
 
         Raises:
-            Exception: the errors of `admit`.
             KeyTaken: another request has the key. Nothing was accepted.
             NotFound, Conflict: see `Resolver.resolve`.
             QuotaExceeded: the project has reached its quota of executions.
-            Unavailable: the project has too many executions that wait, or Redis or the database is away. Nothing was
-                accepted.
+            Unavailable: the project has too many executions that wait or are being accepted, or Redis or the database
+                is away. Nothing was accepted.
             Exception: what `write` raised. Nothing was accepted.
         """
-        target = self._resolve(context, call, admit or self._admit)
+        with self.holding(context.project_id, 0 if call.input is None else sys.getsizeof(call.input)):
+            return self.accept_for(self.resolve(context, call, self._admit), call, key, write=write)
+
+    def holding(self, project_id: str, size: int) -> AbstractContextManager[None]:
+        """Count a request and its input of `size` bytes in the `with` block. Surround `resolve` and `accept_for`.
+
+        Raises:
+            Unavailable: this process is accepting too many executions of the project, or too large ones.
+        """
+        if self._admission is None:
+            return contextlib.nullcontext()
+        return self._admission.admit_accept(project_id, size)
+
+    def accept_for(
+        self, target: Target, call: Call, key: KeyClaim | None = None, *, write: Write = execution_queue.accept
+    ) -> ExecutionRecord:
+        """Accept an execution of a target that `resolve` has found and admitted; durable on return.
+
+        Raises:
+            KeyTaken, QuotaExceeded, Unavailable: see `accept`.
+            Exception: what `write` raised. Nothing was accepted.
+        """
         with Reservation(self._quota) as reservation:
             reservation.take(target.project_id)
             now = clock.now()
@@ -125,14 +155,14 @@ class Acceptance:
             retry_after_s=_RETRY_AFTER_S,
         )
 
-    def _admit(self, target: Target) -> bool:
-        backlog = self._ready.backlog(target.project_id, target.generations)
-        if backlog.size >= self._settings.async_queue_limit:
-            raise self.queue_full(target.project_id, backlog.size)
-        return backlog.is_current
+    def resolve(self, context: Context, call: Call, admit: Admit) -> Target:
+        """Resolve the target of a call, and have it admitted. The input of the call does not matter.
 
-    def _resolve(self, context: Context, call: Call, admit: Admit) -> Target:
-        """Resolve the target of a call, and have it admitted. Raises as `accept`."""
+        Raises:
+            Exception: the errors of `admit`.
+            NotFound, Conflict: see `Resolver.resolve`.
+            Unavailable: Redis or the database is away, or the target is changed again and again.
+        """
         for _ in range(_TRIES):
             if call.function_alias is not None:
                 target = self._resolver.resolve_alias(context, call.function_alias)
@@ -144,3 +174,9 @@ class Acceptance:
             self._resolver.forget(target)
             self._quota.forget(target.project_id)
         raise Unavailable("The function is changed again and again. This execution was not accepted.", retry_after_s=1)
+
+    def _admit(self, target: Target) -> bool:
+        backlog = self._ready.backlog(target.project_id, target.generations)
+        if backlog.size >= self._settings.async_queue_limit:
+            raise self.queue_full(target.project_id, backlog.size)
+        return backlog.is_current

@@ -12,6 +12,10 @@ There are three limits:
    places left for calls.
 3. Inputs of a project's calls: at most as much memory as the process has left for inputs.
 
+A request whose asynchronous execution is being accepted holds its input until the commit. The inputs count as those of
+calls do. The requests are counted apart, because they end soon: there are at most as many as there are places for
+calls, and those of one project are at most as many as remain free for other projects.
+
 Requests that wait for the end of an execution (`waits.py`) hold connections, too. They use at most half of the places
 for calls, and those of one project at most as many of them as remain free for other projects.
 
@@ -49,7 +53,8 @@ class Admission:
     Attributes:
         calls: the number of calls.
         waits: the number of requests that wait for the end of an execution.
-        input_size: bytes of memory that their inputs use.
+        accepts: the number of requests whose executions are being accepted.
+        input_size: bytes of memory that the inputs of calls and of these requests use.
     """
 
     def __init__(self, settings: Settings, bounds: Callable[[], CallBounds]):
@@ -60,6 +65,7 @@ class Admission:
         self._projects: dict[str, _Project] = {}
         self.calls = 0
         self.waits = 0
+        self.accepts = 0
         self.input_size = 0
 
     def admit(self, project_id: str, function: str, text: str | None = None) -> Admitted:
@@ -84,10 +90,8 @@ class Admission:
         self.calls += 1
         project.calls += 1
         share.calls += 1
-        if input_size:
-            self.input_size += input_size
-            project.input_size += input_size
-            share.input_size += input_size
+        self._hold(project, input_size)
+        share.input_size += input_size
         return Admitted(self, project, function, input_size)
 
     @contextlib.contextmanager
@@ -118,21 +122,57 @@ class Admission:
             project.waits -= 1
             self._discard_unused(project)
 
+    @contextlib.contextmanager
+    def admit_accept(self, project_id: str, size: int) -> Iterator[None]:
+        """Count a request whose asynchronous execution is being accepted until the `with` block ends.
+
+        Args:
+            project_id: the project of the execution.
+            size: bytes of its input, or of the body that has the input.
+
+        Raises:
+            Unavailable: a limit is reached.
+        """
+        project = self._projects.get(project_id) or _Project(project_id)
+        if project.accepts >= self._most - self.accepts:
+            raise Unavailable(
+                f"Too many executions of project {project_id} are being accepted by this process: {project.accepts} "
+                "(limited by WEB_CONNECTIONS). This one was not accepted; try again.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        if size <= _SMALL_INPUT:
+            size = 0
+        self._check_input(project, 0, size)
+        self._projects[project_id] = project
+        self.accepts += 1
+        project.accepts += 1
+        self._hold(project, size)
+        try:
+            yield
+        finally:
+            self.accepts -= 1
+            project.accepts -= 1
+            self._hold(project, -size)
+            self._discard_unused(project)
+
     def leave(self, project: _Project, function: str, input_size: int) -> None:
         """Stop counting a call."""
         share = project.functions[function]
         self.calls -= 1
         project.calls -= 1
         share.calls -= 1
-        self.input_size -= input_size
-        project.input_size -= input_size
+        self._hold(project, -input_size)
         share.input_size -= input_size
         if not share.calls:
             del project.functions[function]
             self._discard_unused(project)
 
+    def _hold(self, project: _Project, size: int) -> None:
+        self.input_size += size
+        project.input_size += size
+
     def _discard_unused(self, project: _Project) -> None:
-        if not project.calls and not project.waits:
+        if not project.calls and not project.waits and not project.accepts:
             del self._projects[project.id]
 
     def _check(self, project: _Project, function: str, share: _Share, input_size: int) -> None:
@@ -144,15 +184,16 @@ class Admission:
             of_project = room == bounds.of_project
             bound = "PROJECT_CONCURRENCY and PROJECT_QUEUE_FACTOR" if of_project else "WEB_CONNECTIONS"
             raise _refused(f"project {project.id}", project.calls, bound)
-        if input_size:
-            room = self._most_input - self.input_size - input_size
-            if share.input_size > room - project.input_size:
-                raise Unavailable(
-                    f"Calls of project {project.id} that run or wait in this process hold {project.input_size} bytes "
-                    "of inputs, which leaves no room for this input (limited by MAX_HELD_INPUT_SIZE). This call has "
-                    "not run; try again.",
-                    retry_after_s=_RETRY_AFTER_S,
-                )
+        self._check_input(project, share.input_size, input_size)
+
+    def _check_input(self, project: _Project, held: int, size: int) -> None:
+        """Check that there is room for an input. A function has `held` bytes, and gets what its project has left."""
+        if size and held > self._most_input - self.input_size - size - project.input_size:
+            raise Unavailable(
+                f"Requests of project {project.id} to this process hold {project.input_size} bytes of inputs, which "
+                "leaves no room for this input (limited by MAX_HELD_INPUT_SIZE). The function has not run; try again.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
 
 
 class Admitted:
@@ -186,14 +227,15 @@ class _Share:
 
 
 class _Project:
-    """The calls of one project, in total and by function, and its requests that wait for the end of an execution."""
+    """The calls of one project, in total and by function, and its requests that wait or are being accepted."""
 
-    __slots__ = ("calls", "functions", "id", "input_size", "waits")
+    __slots__ = ("accepts", "calls", "functions", "id", "input_size", "waits")
 
     def __init__(self, project_id: str):
         self.id = project_id
         self.calls = 0
         self.waits = 0
+        self.accepts = 0
         self.input_size = 0
         self.functions: dict[str, _Share] = {}
 

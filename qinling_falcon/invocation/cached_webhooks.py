@@ -2,17 +2,21 @@
 
 A remembered webhook has the generation under which it was read. Each delivery compares the generation with the present
 one, before it is accepted and before it is refused because of what the webhook says. So a change acts at once in all
-processes. An unknown id is looked up in the database each time: remembering ids that anyone can invent would only push
-out the webhooks that exist.
+processes. A webhook is forgotten after a minute all the same, because a restored database, or a process of an older
+release, changes rows without their generations.
+
+An unknown id is looked up in the database each time: remembering ids that anyone can invent would only push out the
+webhooks that exist. Few look-ups run at once, so that strangers leave the connections for reads to others.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 from qinling_falcon.bounded import BoundedCache
-from qinling_falcon.errors import NotFound, Unavailable
+from qinling_falcon.errors import NotFound
 from qinling_falcon.models import webhook as webhooks
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.secret_keys import SecretUnreadable
@@ -20,11 +24,15 @@ from qinling_falcon.models.tables import Webhook
 from qinling_falcon.pool.deliveries import RateLimit
 from qinling_falcon.pool.generations import may_cache
 from qinling_falcon.pool.pool import Pool
-from qinling_falcon.webhooks.signatures import Scheme
+from qinling_falcon.turns import Places
+from qinling_falcon.webhooks.signatures import Scheme, keys_of
 
 logger = logging.getLogger(__name__)
 
 _CACHE_SIZE = 10_000
+_CACHED_S = 60.0
+_MOST_LOOKUPS = 2
+_LOOKUP_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +42,12 @@ class Signature:
     Attributes:
         scheme: the form of the signatures.
         tolerance_s: how old a signature may be.
-        secrets: the secrets, of which each is valid.
+        keys: the keys of the secrets, of which each is valid; None: no key of `SECRET_KEYS` decrypts the secrets.
     """
 
     scheme: Scheme
     tolerance_s: int
-    secrets: tuple[str, ...]
+    keys: tuple[bytes, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +92,16 @@ class CachedWebhooks:
     def __init__(self, pool: Pool):
         self._pool = pool
         self._cached: BoundedCache[str, CachedWebhook] = BoundedCache(_CACHE_SIZE)
+        self._lookups = Places(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many webhooks are being looked up.")
 
     def get(self, webhook_id: str) -> CachedWebhook:
         """A webhook of any project.
 
         Raises:
             NotFound: there is none with this id.
-            Unavailable: Redis or the database is away, or the secrets can't be read.
+            Unavailable: Redis or the database is away, or too many webhooks are being looked up.
         """
-        return self._cached.get(webhook_id) or self._read(webhook_id)
+        return self._cached.get(webhook_id, time.monotonic()) or self._look_up(webhook_id)
 
     def is_current(self, webhook: CachedWebhook) -> bool:
         """Whether a webhook has not changed since it was read.
@@ -106,6 +115,11 @@ class CachedWebhooks:
         """Read a webhook anew at the next delivery."""
         self._cached.pop(webhook.id)
 
+    def _look_up(self, webhook_id: str) -> CachedWebhook:
+        with self._lookups.place():
+            # Another delivery may have read it meanwhile.
+            return self._cached.get(webhook_id, time.monotonic()) or self._read(webhook_id)
+
     def _read(self, webhook_id: str) -> CachedWebhook:
         # Only existing webhooks get a generation. It is read before the row, so a change in between makes it stale.
         if not webhooks.exists(webhook_id):
@@ -117,21 +131,22 @@ class CachedWebhooks:
             raise _unknown(webhook_id)
         webhook = _cached(row, (cache_key, generation))
         if may_cache(generation):
-            self._cached.put(webhook_id, webhook)
+            self._cached.put(webhook_id, webhook, time.monotonic() + _CACHED_S)
         return webhook
 
 
 def _cached(row: Webhook, generation: tuple[str, str]) -> CachedWebhook:
     signature = rate_limit = None
     if row.signature_scheme is not None:
+        scheme = Scheme(row.signature_scheme)
+        keys = None
         try:
-            secrets = webhooks.secrets_of(row)
-        except SecretUnreadable as error:
+            keys = keys_of(scheme, webhooks.secrets_of(row))
+        except SecretUnreadable:
             logger.exception("the secrets of a webhook can't be read", extra={"webhook_id": row.id})
-            raise Unavailable("The webhook can't be called: its secrets can't be read.") from error
-        signature = Signature(Scheme(row.signature_scheme), row.signature_tolerance_s or 0, secrets)
+        signature = Signature(scheme, row.signature_tolerance_s or 0, keys)
     if row.rate_per_minute is not None and row.rate_burst is not None:
-        rate_limit = RateLimit(row.id, row.rate_per_minute, row.rate_burst)
+        rate_limit = RateLimit.of(row.id, row.rate_per_minute, row.rate_burst)
     return CachedWebhook(
         id=row.id,
         owner=Context(row.project_id),

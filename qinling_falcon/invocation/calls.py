@@ -276,6 +276,10 @@ def detail(started: ExecutionRecord, accepted: Accepted | None = None) -> str:
         "created_at": clock.to_micros(started.created_at),
         "request_id": started.request_id,
     }
+    if started.webhook_id is not None:
+        members["webhook_id"] = started.webhook_id
+    if started.job_id is not None:
+        members["job_id"] = started.job_id
     if accepted is not None:
         members |= {"attempt": accepted.attempt, "claim": accepted.claim}
         if accepted.since is not None:

@@ -2,10 +2,15 @@
 
 The id of a delivery is an idempotency key of the webhook's project, in a name space of the webhook. It is written
 without a look at the database before, because nearly all deliveries are new; a repeated one is found by the conflict.
+A repeat that can't be accepted, because of a limit or because the function is gone, is looked up.
 
 An asynchronous execution that has ended `failed`, `error` or `dead` is queued again by a repeat, as a new attempt. Of
 several repeats at once, one queues it. A synchronous execution is not retried: if it has failed, a repeat runs the
 function again, as a new execution.
+
+The key may have been claimed for a synchronous execution that has no row yet, if the webhook was synchronous before.
+While the claim lasts, a repeat is refused, because the execution may never have a row. After it, the key counts as
+absent.
 """
 
 from __future__ import annotations
@@ -16,11 +21,12 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from qinling_falcon.errors import Conflict, NotFound
-from qinling_falcon.invocation.acceptance import Acceptance, Admit
+from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.idempotency import IdempotentCalls, RequestKey
+from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock, execution_retries, idempotency
 from qinling_falcon.models.execution import Execution
 from qinling_falcon.models.idempotency import FoundKey, KeyClaim
@@ -28,11 +34,15 @@ from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.settings import Settings
+from qinling_falcon.turns import Places
 
 # A repeat whose body differs is the same delivery all the same, so all digests are equal.
 _DIGEST = "delivery"
 _LONGEST_KEY = 255
 _TRIES = 5
+# Strangers can cause them, so they leave the connections for reads to others.
+_MOST_LOOKUPS = 2
+_LOOKUP_WAIT_S = 5.0
 _FAILED = (ExecutionStatus.FAILED, ExecutionStatus.ERROR, ExecutionStatus.DEAD)
 
 
@@ -64,17 +74,19 @@ class DeliveryIds:
         self._acceptance = acceptance
         self._calls = calls
         self._ready = ready
+        self._lookups = Places(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many deliveries are being looked up.")
         self._ttl = timedelta(seconds=settings.idempotency_ttl_s)
 
-    def accept(self, webhook: CachedWebhook, call: Call, delivery_id: str, admit: Admit) -> Delivered:
+    def accept(self, webhook: CachedWebhook, target: Target, call: Call, key: str) -> Delivered:
         """Accept a call, or find the execution of an earlier delivery and queue it again if it has failed.
 
-        If this process dies after an execution was queued again, the sweep adds it to the ready set.
+        If this process dies after an execution was queued again, the sweep adds it to the ready set. If it dies after
+        it has deleted the key of a lost synchronous execution, the next repeat counts as the first delivery.
 
         Raises:
-            The errors of `Acceptance.accept`, except `KeyTaken`.
+            Conflict: a synchronous execution of an earlier delivery has not begun to run.
+            The errors of `Acceptance.accept_for`, except `KeyTaken`.
         """
-        key = _key_of(webhook, delivery_id)
         for _ in range(_TRIES):
             now = clock.now()
             wanted = KeyClaim(
@@ -86,32 +98,55 @@ class DeliveryIds:
                 expires_at=now + self._ttl,
             )
             try:
-                record = self._acceptance.accept(webhook.owner, call, wanted, admit)
+                record = self._acceptance.accept_for(target, call, wanted)
                 return Delivered(record.id, None, is_replay=False)
             except KeyTaken:
                 found = idempotency.find(wanted.project_id, key, clock.now())
-            if found is not None:  # otherwise it has expired just now
-                self._queue_again(webhook, found)
-                return Delivered(found.execution_id, None, is_replay=True)
+            if found is None:  # it has expired just now
+                continue
+            if found.execution is None and found.claimed_until is not None:
+                self._calls.check_claim(RequestKey(key, _DIGEST), found)
+                idempotency.forget_claim(wanted.project_id, key, found.execution_id, clock.now())
+                continue
+            self._queue_again(webhook, found)
+            return Delivered(found.execution_id, None, is_replay=True)
         raise Conflict("The id of this delivery is used by many requests at once.")
 
-    def run(self, webhook: CachedWebhook, call: Call, delivery_id: str) -> Delivered:
+    def earlier(self, webhook: CachedWebhook, key: str) -> Delivered | None:
+        """The execution of an earlier delivery, for a repeat that is not admitted.
+
+        None: there is none; or a repeat would have to queue it again, which is not admitted, either.
+
+        Raises:
+            Unavailable: see `reading`; or too many deliveries are being looked up.
+        """
+        with self._lookups.place():
+            found = idempotency.find(webhook.owner.project_id, key, clock.now())
+        if found is None or (found.execution is None and found.claimed_until is not None) or _has_failed(found):
+            return None
+        return Delivered(found.execution_id, None, is_replay=True)
+
+    def run(self, webhook: CachedWebhook, call: Call, key: str) -> Delivered:
         """Run a call, or find the execution of an earlier delivery.
 
         Raises:
             The errors of `IdempotentCalls.invoke`.
         """
-        key = RequestKey(_key_of(webhook, delivery_id), _DIGEST)
-        answered = self._calls.invoke(webhook.owner, call, key)
+        request_key = RequestKey(key, _DIGEST)
+        answered = self._calls.invoke(webhook.owner, call, request_key)
         if answered.is_replay and answered.execution.sync and answered.execution.status in _FAILED:
-            idempotency.forget(webhook.owner.project_id, key.text, answered.execution.id)
-            answered = self._calls.invoke(webhook.owner, call, key)
+            idempotency.forget(webhook.owner.project_id, key, answered.execution.id)
+            answered = self._calls.invoke(webhook.owner, call, request_key)
         execution = answered.execution
+        if not execution.sync:  # the webhook was asynchronous before
+            found = idempotency.find(webhook.owner.project_id, key, clock.now())
+            if found is not None:
+                self._queue_again(webhook, found)
         return Delivered(execution.id, execution if execution.sync else None, answered.is_replay)
 
     def _queue_again(self, webhook: CachedWebhook, found: FoundKey) -> None:
         execution = found.execution
-        if execution is None or execution.sync or execution.status not in _FAILED:
+        if execution is None or not _has_failed(found):
             return
         reason = f"A repeated delivery was received at {clock.now():%Y-%m-%d %H:%M:%S}."
         # Another repeat has queued it just before, or its owner has deleted it.
@@ -120,9 +155,22 @@ class DeliveryIds:
             self._ready.push(execution.project_id, execution.function_id, execution.id)
 
 
-def _key_of(webhook: CachedWebhook, delivery_id: str) -> str:
-    """The idempotency key of a delivery."""
-    key = f"webhook:{webhook.id}:{delivery_id}"
-    if len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable():
-        return key
-    return f"webhook:{webhook.id}:sha256 {hashlib.sha256(delivery_id.encode('utf-8', 'replace')).hexdigest()}"
+def _has_failed(found: FoundKey) -> bool:
+    """Whether a repeat queues the execution again."""
+    execution = found.execution
+    return execution is not None and not execution.sync and execution.status in _FAILED
+
+
+def key_of(webhook: CachedWebhook, delivery_id: str, digest: str | None) -> str:
+    """The idempotency key of a delivery. It has characters that no header `Idempotency-Key` has.
+
+    Args:
+        webhook: the webhook.
+        delivery_id: the delivery's id.
+        digest: of the request, if the webhook has no signature. A stranger who guesses the id of a delivery then can't
+            take its place.
+    """
+    name = f"webhook·{webhook.id}·" if digest is None else f"webhook·{webhook.id}·{digest}·"
+    if len(name) + len(delivery_id) <= _LONGEST_KEY and delivery_id.isascii() and delivery_id.isprintable():
+        return name + delivery_id
+    return f"{name}sha256 {hashlib.sha256(delivery_id.encode('utf-8', 'replace')).hexdigest()}"

@@ -152,10 +152,20 @@ class IdempotentCalls:
                 f"Execution {found.execution_id} of {_name(key)} was deleted. The function has not run again; use a"
                 " new key to run it."
             )
+        self.check_claim(key, found)
+        return None
+
+    def check_claim(self, key: RequestKey, found: FoundKey) -> None:
+        """Check that the process that has claimed a key is lost: case 5 of the module.
+
+        Raises:
+            Conflict: the claim has not ended, or the execution is in a journal.
+            PoolUnavailable: Redis is away.
+        """
+        assert found.claimed_until is not None
         left_s = (found.claimed_until - clock.now()).total_seconds()
         if left_s > 0 or self._pool.find(found.execution_id) is not None:
             raise self._still_running(key, found, max(_RETRY_AFTER_S, math.ceil(left_s)))
-        return None
 
     def _still_running(self, key: RequestKey, found: FoundKey, retry_after_s: int) -> Conflict:
         return Conflict(

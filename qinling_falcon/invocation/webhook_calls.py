@@ -2,7 +2,8 @@
 
 A delivery is checked in this order: method and path, whether the webhook is enabled, size, signature, and then in one
 round trip to Redis whether webhook and target are current, whether the project's queue has room, and the rate limit.
-The webhook's row is remembered (see `cached_webhooks`); if it was stale, all checks are made again.
+Only then is its body parsed, because that takes longest. The webhook's row is remembered (see `cached_webhooks`); if it
+was stale, all checks are made again.
 
 An accepted delivery costs that round trip, a share of one commit, and a message to Redis that is not waited for. The
 sender gets its answer after the commit. If this process dies before the commit, nothing is left, and the sender gets no
@@ -12,6 +13,7 @@ same id gets the same execution. Entries of the log that were not sent to Redis 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import Protocol
@@ -31,13 +33,14 @@ from qinling_falcon.errors import (
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook, CachedWebhooks
 from qinling_falcon.invocation.calls import Call
-from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds
+from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds, key_of
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
 from qinling_falcon.pool.deliveries import Admission
 from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
 from qinling_falcon.webhooks.signatures import SignatureRefused, unverified_delivery_id, verify
 
@@ -46,6 +49,7 @@ logger = logging.getLogger(__name__)
 _TRIES = 5
 _RETRY_AFTER_S = 30
 _LONGEST_REASON = 500
+_ACCEPTED = ("accepted", "duplicate")
 
 
 class Delivery(Protocol):
@@ -77,6 +81,9 @@ class Delivery(Protocol):
             QinlingError: it can't be read.
         """
 
+    def digest(self, body: bytes) -> str:
+        """A digest of what is the same in all attempts of a sender: method, address and body."""
+
     def function_input(self, body: bytes) -> str | None:
         """The function's input, as the webhook found asks for it.
 
@@ -103,6 +110,20 @@ class _Refused(Exception):
         self.error = error
         self.result = result
         self.reason = error.message if reason is None else reason
+
+
+class _BadInput(Exception):
+    """An admitted delivery can't be made an input of the function.
+
+    Attributes:
+        error: what the sender sees.
+        result: what the log says.
+    """
+
+    def __init__(self, error: QinlingError, result: str):
+        super().__init__(error.message)
+        self.error = error
+        self.result = result
 
 
 class WebhookCalls:
@@ -177,12 +198,15 @@ class WebhookCalls:
         self._check_open(webhook, delivery)
         body = self._read(webhook, delivery)
         delivery_id = self._verify(webhook, delivery, body)
-        call = self._call(webhook, delivery, body)
+        key = None
+        if delivery_id is not None:
+            key = key_of(webhook, delivery_id, delivery.digest(body) if webhook.signature is None else None)
         try:
-            if webhook.sync:
-                delivered = self._run(webhook, call, delivery_id)
-            else:
-                delivered = self._accept(webhook, call, delivery_id)
+            run = self._run if webhook.sync else self._accept
+            delivered = run(webhook, delivery, body, key)
+        except _BadInput as bad:
+            self._log(webhook, delivery, bad.result, delivery_id, reason=bad.error.message)
+            raise bad.error from bad
         except TooManyRequests as error:
             self._log(webhook, delivery, "rate_limited", delivery_id, reason=error.message)
             raise
@@ -219,47 +243,56 @@ class WebhookCalls:
         signed = webhook.signature
         if signed is None:
             return unverified_delivery_id(delivery.header)
+        if signed.keys is None:
+            raise _Refused(Unavailable("The webhook's secrets can't be read: no key of SECRET_KEYS decrypts them."))
         try:
-            return verify(signed.scheme, signed.secrets, signed.tolerance_s, delivery.header, body, time.time())
+            return verify(signed.scheme, signed.keys, signed.tolerance_s, delivery.header, body, time.time())
         except SignatureRefused as refused:
             error = Unauthorized("The signature of this delivery is not valid.", challenge="Webhook-Signature")
             raise _Refused(error, "stale" if refused.stale else "bad_signature", refused.reason) from refused
 
-    def _call(self, webhook: CachedWebhook, delivery: Delivery, body: bytes) -> Call:
-        limit = self._settings.max_input_size if webhook.sync else self._settings.async_max_input_size
-        try:
-            text = delivery.function_input(body)
-        except QinlingError as error:
-            raise _Refused(error) from error
-        # A character has at most four bytes, so most inputs need not be encoded to be measured.
-        if text is not None and len(text) * 4 > limit and len(text.encode()) > limit:
-            raise _Refused(TooLarge(f"The function's input would be larger than {limit} bytes."), "too_large")
-        return Call(
-            function_id=webhook.function_id,
-            function_version=webhook.function_version,
-            function_alias=webhook.function_alias,
-            input=text,
-            description=f"Created by Webhook {webhook.id}",
-            request_id=delivery.request_id,
-            source="webhook",
-            webhook_id=webhook.id,
-            callback_depth=delivery.callback_depth,
-        )
-
-    def _accept(self, webhook: CachedWebhook, call: Call, delivery_id: str | None) -> Delivered:
+    def _accept(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, key: str | None) -> Delivered:
         def admit(target: Target) -> bool:
             return self._admit(webhook, target)
 
-        if delivery_id is not None:
-            return self._ids.accept(webhook, call, delivery_id, admit)
-        return Delivered(self._acceptance.accept(webhook.owner, call, admit=admit).id, None, is_replay=False)
+        with self._acceptance.holding(webhook.owner.project_id, len(body)):
+            call = _call(webhook, delivery)
+            try:
+                target = self._acceptance.resolve(webhook.owner, call, admit)
+                call = call._replace(input=self._input(delivery, body, self._settings.async_max_input_size))
+                if key is not None:
+                    return self._ids.accept(webhook, target, call, key)
+                return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
+            except PoolUnavailable:  # nobody has checked that the webhook is current
+                raise
+            except QinlingError:
+                earlier = None
+                if key is not None:
+                    with contextlib.suppress(Unavailable):  # the first error says more
+                        earlier = self._ids.earlier(webhook, key)
+                if earlier is None:
+                    raise
+                return earlier
 
-    def _run(self, webhook: CachedWebhook, call: Call, delivery_id: str | None) -> Delivered:
+    def _run(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, key: str | None) -> Delivered:
         self._admit(webhook)
-        if delivery_id is not None:
-            return self._ids.run(webhook, call, delivery_id)
+        with self._acceptance.holding(webhook.owner.project_id, len(body)):  # large bodies wait for their turn
+            call = _call(webhook, delivery)._replace(input=self._input(delivery, body, self._settings.max_input_size))
+        if key is not None:
+            return self._ids.run(webhook, call, key)
         execution = self._engine.invoke(webhook.owner, call)
         return Delivered(execution.id, execution, is_replay=False)
+
+    def _input(self, delivery: Delivery, body: bytes, limit: int) -> str | None:
+        """The function's input, of at most `limit` bytes. The webhook was current when the delivery was admitted."""
+        try:
+            text = delivery.function_input(body)
+        except QinlingError as error:
+            raise _BadInput(error, "refused") from error
+        # A character has at most four bytes, so most inputs need not be encoded to be measured.
+        if text is not None and len(text) * 4 > limit and len(text.encode()) > limit:
+            raise _BadInput(TooLarge(f"The function's input would be larger than {limit} bytes."), "too_large")
+        return text
 
     def _admit(self, webhook: CachedWebhook, target: Target | None = None) -> bool:
         """Ask Redis whether a delivery may be accepted. Returns whether the target is current."""
@@ -297,7 +330,21 @@ class WebhookCalls:
             "reason": None if reason is None else f"{reason[:_LONGEST_REASON]} ({delivery.request_id})",
             "execution_id": execution_id,
         }
-        self._deliveries.log(webhook.id, orjson.dumps(entry))
+        self._deliveries.log(webhook.id, orjson.dumps(entry), refused=result not in _ACCEPTED)
+
+
+def _call(webhook: CachedWebhook, delivery: Delivery) -> Call:
+    """The call of a delivery, without its input."""
+    return Call(
+        function_id=webhook.function_id,
+        function_version=webhook.function_version,
+        function_alias=webhook.function_alias,
+        description=f"Created by Webhook {webhook.id}",
+        request_id=delivery.request_id,
+        source="webhook",
+        webhook_id=webhook.id,
+        callback_depth=delivery.callback_depth,
+    )
 
 
 def _for_sender(error: Unavailable) -> Unavailable:

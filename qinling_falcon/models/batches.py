@@ -16,6 +16,9 @@ _BUSY_PAUSE_S = 0.0002
 _TRANSIENT_PAUSE_S = 0.005
 _LOST_PAUSE_S = 0.1
 
+MOST_TEXT = 4 * 1024 * 1024
+"""A statement with more characters than this gets no further rows."""
+
 Group = Callable[[list[Any]], Sequence[Any]]
 
 
@@ -40,6 +43,7 @@ class Write:
         in_halves: while one half of such writes is committed, the callers of the other half prepare their next ones.
             So `HubLane` lets half a batch of them follow a commit at once. For callers who do little else between two
             writes; others would only get more commits, each with fewer writes.
+        size: how many characters its texts have. Large writes are committed a few at a time.
         ticket: one token. If the writer takes it first, the write begins. If the caller does, the write is given up.
     """
 
@@ -48,6 +52,7 @@ class Write:
     deadline: float
     waiter: Waiter
     in_halves: bool = False
+    size: int = 0
     ticket: list[None] = field(default_factory=lambda: [None])
     result: Any = None
     error: BaseException | None = None
@@ -92,7 +97,7 @@ class Batch:
 
     def run(self, writes: Sequence[Write]) -> None:
         """Settle every write: committed, failed by itself, or refused at its deadline."""
-        todo = deque([list(writes)])
+        todo = deque(_by_size(writes))
         lost_before = False
         while todo:
             together = todo[0] = _in_time(todo[0])
@@ -237,6 +242,19 @@ def _units(writes: list[Write]) -> list[tuple[Group | None, list[Write]]]:
             groups[write.group] = [write]
             units.append((write.group, groups[write.group]))
     return units
+
+
+def _by_size(writes: Sequence[Write]) -> list[list[Write]]:
+    """The writes in the order of their coming, in lists that are not too large for one transaction."""
+    lists: list[list[Write]] = []
+    size = MOST_TEXT + 1
+    for write in writes:
+        if size > MOST_TEXT:
+            size = 0
+            lists.append([])
+        lists[-1].append(write)
+        size += write.size
+    return lists
 
 
 def _in_time(writes: list[Write]) -> list[Write]:

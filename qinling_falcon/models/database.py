@@ -80,9 +80,9 @@ def transact(fn: Callable[[], T]) -> T:
     return result
 
 
-def transact_grouped(payload: Any, group: Group, *, in_halves: bool = False) -> Any:
+def transact_grouped(payload: Any, group: Group, *, in_halves: bool = False, size: int = 0) -> Any:
     """Like `transact`, for hot paths: all payloads of a batch go to `group` at once (see `Write`)."""
-    return _current().writer.submit(payload, group, in_halves=in_halves)
+    return _current().writer.submit(payload, group, in_halves=in_halves, size=size)
 
 
 def expect_writes(count: int) -> None:

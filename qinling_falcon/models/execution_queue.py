@@ -97,7 +97,7 @@ def accept(record: ExecutionRecord) -> None:
     Raises:
         Unavailable: see `transact`.
     """
-    transact_grouped(values_of(record), insert, in_halves=True)
+    transact_grouped(values_of(record), insert, in_halves=True, size=len(record.input or ""))
 
 
 def insert(records: list[Values]) -> list[None]:

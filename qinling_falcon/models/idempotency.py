@@ -133,7 +133,7 @@ def accept(wanted: KeyClaim, record: ExecutionRecord) -> bool:
         Unavailable: see `transact`.
     """
     keyed = _Keyed(wanted.key, wanted.digest, clock.to_micros(wanted.expires_at), values_of(record))
-    won: bool = transact_grouped(keyed, _accept, in_halves=True)
+    won: bool = transact_grouped(keyed, _accept, in_halves=True, size=len(record.input or ""))
     return won
 
 
@@ -202,6 +202,22 @@ def forget(project_id: str, key: str, execution_id: str) -> None:
     """
     mine = _is(project_id, key) & (IdempotencyKey.execution_id == execution_id)
     transact(lambda: IdempotencyKey.delete().where(mine).execute())
+
+
+def forget_claim(project_id: str, key: str, execution_id: str, now: datetime.datetime) -> bool:
+    """Delete a key whose claim for this execution has ended without a row. Its process can't bind it any more.
+
+    Returns:
+        Whether the key was deleted; False: it was extended, bound or taken over.
+
+    Raises:
+        Unavailable: see `transact`. It is safe to call again.
+    """
+    ended = IdempotencyKey.claimed_until.between(1, clock.to_micros(now))
+    mine = _is(project_id, key) & (IdempotencyKey.execution_id == execution_id) & ended
+    # The execution may have been recorded as lost, or cancelled, without having begun.
+    no_row = ~peewee.fn.EXISTS(Execution.select(Execution.id).where(Execution.id == execution_id))
+    return bool(transact(lambda: IdempotencyKey.delete().where(mine, no_row).execute()))
 
 
 def prune(now: datetime.datetime) -> int:

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import peewee
 
 from qinling_falcon.models import callbacks, clock
+from qinling_falcon.models.batches import MOST_TEXT
 from qinling_falcon.models.database import engine, transact_grouped
 from qinling_falcon.models.tables import Execution, ExecutionStatus, Function, Version
 
 _MAX_ROWS = 500
-_MAX_TEXT = 4 * 1024 * 1024
 
 
 class ExecutionRecord(NamedTuple):
@@ -176,7 +176,7 @@ def _waves(records: list[Values]) -> Iterator[list[int]]:
         size = 0
         for place in left:
             values = records[place]
-            if values[_ID] in ids or len(wave) == _MAX_ROWS or size > _MAX_TEXT:
+            if values[_ID] in ids or len(wave) == _MAX_ROWS or size > MOST_TEXT:
                 later.append(place)
             else:
                 wave.append(place)

@@ -33,13 +33,14 @@ class Writer:
         self._closed = False
         self._lane = make_lane(engine)
 
-    def submit(self, payload: Any, group: Group | None = None, *, in_halves: bool = False) -> Any:
+    def submit(self, payload: Any, group: Group | None = None, *, in_halves: bool = False, size: int = 0) -> Any:
         """Have `payload` written; returns when that is durable.
 
         Args:
             payload: a function without arguments, or what `group` writes.
             group: see `Write`. It answers with one result for each payload, in order.
             in_halves: see `Write`.
+            size: see `Write`.
 
         Raises:
             Unavailable: the database could not be reached in time, too many writes are waiting already, or
@@ -53,7 +54,7 @@ class Writer:
         if self._lane.waiting() >= self._queue_size:
             raise Unavailable("Too many changes are waiting for the database.", retry_after_s=1)
         deadline = time.monotonic() + self._timeout_s
-        write = Write(payload, group, deadline, self._lane.make_waiter(), in_halves)
+        write = Write(payload, group, deadline, self._lane.make_waiter(), in_halves, size)
         if not self._started:
             self._started = True
             self._lane.start(self._serve)

@@ -13,7 +13,7 @@ import gevent
 from qinling_falcon.pool.runner import ScriptRunner
 
 MOST_LOGGED = 100
-"""How many deliveries the log of a webhook has."""
+"""How many deliveries of a webhook are shown. If there are more, half of them at least are accepted ones."""
 
 _KEPT_S = 7 * 24 * 3600
 _FLUSH_S = 0.2
@@ -26,13 +26,21 @@ class RateLimit(NamedTuple):
 
     Attributes:
         webhook_id: the webhook whose bucket it is.
-        per_minute: how many tokens it gets a minute.
+        every_ms: the time between two tokens, as text with three decimals.
         burst: how many tokens it holds.
     """
 
     webhook_id: str
-    per_minute: int
+    every_ms: str
     burst: int
+
+    @classmethod
+    def of(cls, webhook_id: str, per_minute: int, burst: int) -> RateLimit:
+        """A bucket that gets `per_minute` tokens a minute, and holds `burst`."""
+        return cls(webhook_id, f"{60_000 / per_minute:.3f}", burst)
+
+
+_NO_LIMIT = RateLimit("", "0", 0)
 
 
 class Admission(Enum):
@@ -70,7 +78,7 @@ class Deliveries:
 
     def __init__(self, scripts: ScriptRunner):
         self._scripts = scripts
-        self._unflushed: deque[tuple[str, bytes]] = deque(maxlen=_MOST_UNFLUSHED)
+        self._unflushed: deque[tuple[str, str, bytes]] = deque(maxlen=_MOST_UNFLUSHED)
         self._flushing: gevent.Greenlet | None = None
 
     def admit(
@@ -93,9 +101,8 @@ class Deliveries:
         Raises:
             PoolUnavailable: Redis is away.
         """
-        bucket = ("", 0, 0) if limit is None else (limit.webhook_id, f"{60_000 / limit.per_minute:.3f}", limit.burst)
         pairs = (part for pair in (webhook, *target) for part in pair)
-        outcome, *more = self._scripts.run("admit_delivery", *bucket, project_id, most_waiting, *pairs)
+        outcome, *more = self._scripts.run("admit_delivery", *(limit or _NO_LIMIT), project_id, most_waiting, *pairs)
         admission = Admission(outcome)
         if admission is Admission.FULL:
             return Admitted(admission, waiting=more[0])
@@ -103,30 +110,34 @@ class Deliveries:
             return Admitted(admission, retry_after_s=math.ceil(more[0] / 1000))
         return Admitted(admission)
 
-    def log(self, webhook_id: str, entry: bytes) -> None:
+    def log(self, webhook_id: str, entry: bytes, *, refused: bool = False) -> None:
         """Add an entry to the log of a webhook, soon and without waiting for Redis."""
-        self._unflushed.append((webhook_id, entry))
+        self._unflushed.append((webhook_id, "refused" if refused else "", entry))
         if self._flushing is None:
             self._flushing = gevent.spawn_later(_FLUSH_S, self.flush)
 
     def flush(self) -> None:
         """Send the gathered entries. Without a connection they stay, and the next entry's flush sends them."""
         self._flushing = None
-        kept: dict[str, deque[bytes]] = {}
-        for webhook_id, entry in self._unflushed:
-            kept.setdefault(webhook_id, deque(maxlen=MOST_LOGGED)).append(entry)
-        parts = [part for webhook_id, entries in kept.items() for entry in entries for part in (webhook_id, entry)]
+        kept: dict[tuple[str, str], deque[bytes]] = {}
+        for webhook_id, result, entry in self._unflushed:
+            kept.setdefault((webhook_id, result), deque(maxlen=MOST_LOGGED)).append(entry)
+        parts = [part for log, entries in kept.items() for entry in entries for part in (*log, entry)]
         if not parts or self._scripts.cast("log_deliveries", MOST_LOGGED, _KEPT_S * 1000, *parts):
             self._unflushed.clear()
 
     def logged(self, webhook_id: str) -> list[bytes]:
-        """The logged deliveries to a webhook, the newest first.
+        """The logged deliveries to a webhook: the accepted ones, then the refused ones, each the newest first.
+
+        Refused deliveries come from anyone, so they push at most half of the accepted ones out.
 
         Raises:
             PoolUnavailable: Redis is away.
         """
-        found: list[bytes] = self._scripts.run("list_deliveries", webhook_id)
-        return found
+        accepted, refused = self._scripts.run("list_deliveries", webhook_id)
+        refused = refused[: MOST_LOGGED - min(len(accepted), MOST_LOGGED // 2)]
+        shown: list[bytes] = accepted[: MOST_LOGGED - len(refused)] + refused
+        return shown
 
     def forget(self, webhook_id: str) -> None:
         """Remove the log and the bucket of a deleted webhook, without waiting for Redis. Otherwise they expire."""

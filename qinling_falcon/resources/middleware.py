@@ -20,6 +20,7 @@ from qinling_falcon.resources.unfinished import Arriving
 from qinling_falcon.schemas.fields import parse_uuid
 from qinling_falcon.schemas.strict_json import check_text
 from qinling_falcon.settings import Settings
+from qinling_falcon.webhooks.responses import EXECUTION_ID_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class LargeAnswers:
         try:
             room = self._open_answers.open(req, memory=len(data))
         except Unavailable as error:
-            if req.method == "GET":
+            # A webhook also runs its function for GET.
+            if req.method == "GET" and resp.get_header(EXECUTION_ID_HEADER) is None:
                 raise
             # No Retry-After, because a client that retries would, for example, run the function a second time.
             place = resp.get_header("Location")

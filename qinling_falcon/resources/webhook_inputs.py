@@ -18,10 +18,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+import orjson
+
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.resources.forms import is_no_file, text_of
 from qinling_falcon.resources.multipart import Part, read_parts
-from qinling_falcon.schemas.strict_json import check_text, parse_json
+from qinling_falcon.schemas.strict_json import check_text, check_value, parse_json
 from qinling_falcon.webhooks.hop_by_hop import hop_by_hop
 
 _MULTIPART = "multipart/form-data"
@@ -71,11 +73,11 @@ def input_of(query: str, content_type: str | None, body: bytes, max_depth: int) 
     text = _decode(body)
     if not text:
         return _named(fields)
-    value = _parse(body, text, max_depth)
+    value = _parse(text, max_depth)
     if media_type == _FORM and not isinstance(value, dict):
         return _named({**fields, **_url_encoded_fields(text, "form")})
-    if isinstance(value, dict) and fields:
-        return _named({**fields, **value})
+    if isinstance(value, dict):
+        return _with_fields({name: field for name, field in fields.items() if name not in value}, text, value)
     return text
 
 
@@ -179,18 +181,28 @@ def _decode(body: bytes) -> str:
     return text
 
 
-def _parse(body: bytes, text: str, max_depth: int) -> Any:
-    """The value of a body, which is also given as text. None also for text that is not JSON.
+def _with_fields(fields: dict[str, Any], text: str, value: dict[str, Any]) -> str:
+    """The text of a JSON object with further members. Its own stay as they were written."""
+    if not fields:
+        return text
+    if not value:
+        return json.dumps(fields, ensure_ascii=False)
+    return f"{json.dumps(fields, ensure_ascii=False)[:-1]}, {text.lstrip()[1:]}"
+
+
+def _parse(text: str, max_depth: int) -> Any:
+    """The value of a text; None also for text that is not JSON. Numbers may be rounded: the text itself is passed on.
 
     Raises:
         BadRequest: it is JSON, but beyond the limits of JSON in requests.
     """
     try:
-        return parse_json(body, max_depth)
-    except BadRequest:
-        if _is_json(text):
-            raise
-        return None
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # It may be JSON all the same: a number is very long, a surrogate is alone, or it is nested very deeply.
+        return parse_json(text, max_depth) if _is_json(text) else None
+    check_value(value, text, max_depth)
+    return value
 
 
 def _is_json(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from urllib.parse import quote
 
 import falcon
@@ -18,12 +19,15 @@ from qinling_falcon.resources.services import Services
 from qinling_falcon.resources.webhook_inputs import input_of, whole_request
 from qinling_falcon.schemas.webhooks import METHODS, WebhookAccepted
 from qinling_falcon.settings import Settings
+from qinling_falcon.turns import LongTurns
 from qinling_falcon.webhooks.cors import ANY_METHOD, cors_headers, preflight_headers
 from qinling_falcon.webhooks.depth import HEADER as DEPTH_HEADER
 from qinling_falcon.webhooks.depth import read_depth
 from qinling_falcon.webhooks.responses import EXECUTION_ID_HEADER, Failure, respond
 
 _INVOKE = "/invoke"
+# To parse a body of this size takes up to about 10 ms.
+_LARGE = 64 * 1024
 _VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F))
 
 
@@ -33,6 +37,7 @@ class WebhookInvocation:
     def __init__(self, services: Services):
         self._calls = services.webhook_calls
         self._settings = services.settings
+        self._turns = LongTurns()
 
     @operation(
         None,
@@ -71,7 +76,7 @@ class WebhookInvocation:
         resp.status = falcon.HTTP_204
 
     def _deliver(self, req: Request, resp: falcon.Response, webhook_id: str, path: str | None) -> None:
-        delivery = _Delivery(req, resp, path, self._settings)
+        delivery = _Delivery(req, resp, path, self._settings, self._turns)
         delivered = self._calls.deliver(webhook_id, delivery)
         if delivered.is_replay:
             resp.set_header(REPLAYED, "true")
@@ -109,14 +114,15 @@ class _Delivery:
     """
 
     __slots__ = (
-        "_body", "_req", "_resp", "_settings", "_webhook", "callback_depth", "cors", "has_subpath", "method",
+        "_body", "_req", "_resp", "_settings", "_turns", "_webhook", "callback_depth", "cors", "has_subpath", "method",
         "request_id",
     )  # fmt: skip
 
-    def __init__(self, req: Request, resp: falcon.Response, path: str | None, settings: Settings):
+    def __init__(self, req: Request, resp: falcon.Response, path: str | None, settings: Settings, turns: LongTurns):
         self._req = req
         self._resp = resp
         self._settings = settings
+        self._turns = turns
         self._webhook: CachedWebhook | None = None
         self._body: bytes | None = None
         self.cors: dict[str, str] = {}
@@ -146,8 +152,21 @@ class _Delivery:
             self._body = read_body(self._req, limit)
         return self._body
 
+    def digest(self, body: bytes) -> str:
+        """A digest of method, address and body: 32 hexadecimal digits."""
+        env = self._req.env
+        hashed = hashlib.sha256(f"{self.method} {env['PATH_INFO']}?{env['QUERY_STRING']}\n".encode())
+        hashed.update(body)
+        return hashed.hexdigest()[:32]
+
     def function_input(self, body: bytes) -> str | None:
         """The function's input. Raises as `input_of` and `whole_request`."""
+        if len(body) <= _LARGE:
+            return self._function_input(body)
+        with self._turns.turn():
+            return self._function_input(body)
+
+    def _function_input(self, body: bytes) -> str | None:
         assert self._webhook is not None
         env = self._req.env
         if self._webhook.pass_request:

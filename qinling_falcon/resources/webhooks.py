@@ -105,6 +105,8 @@ class Deliveries:
     def on_get(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
         """List the last 100 deliveries to a webhook of at most a week, the newest first.
 
+        Refused ones take at most half of these places from accepted ones.
+
         An entry may be missing for up to a second after its delivery, or for good if the process has crashed.
         """
         webhooks.get(req.caller, webhook_id)

@@ -25,7 +25,7 @@ from typing import Any
 from gunicorn.http.unreader import SocketUnreader
 
 from qinling_falcon.errors import RequestTimeout, TooLarge
-from qinling_falcon.web.turns import let_others_run
+from qinling_falcon.turns import let_others_run
 
 # After so many bytes of a client that sends without a pause, other greenlets run. Parsing them takes up to 4 ms, when
 # each chunk holds one byte.

@@ -25,10 +25,10 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from qinling_falcon.errors import RequestTimeout
 from qinling_falcon.settings import get_settings
+from qinling_falcon.turns import let_others_run
 from qinling_falcon.web.answer import Answer
 from qinling_falcon.web.connections import Connection, Connections
 from qinling_falcon.web.reader import Deadlines, Phase
-from qinling_falcon.web.turns import let_others_run
 
 # File descriptors that are reserved for the database, Redis and packages, beside one for each worker that can exist. If
 # the process may open few files, half of its descriptors are reserved.

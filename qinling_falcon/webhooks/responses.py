@@ -31,13 +31,15 @@ _TIMED_OUT = "Function execution timeout"
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile("[\t -~\x80-\xff]*")
 _DIGITS = re.compile(r"[0-9]{1,9}")
-# The headers that the platform sets itself, and those that hold for the whole host.
+# The headers that the platform sets itself, those that hold for the whole host, and those that a proxy in front of the
+# service may obey: nginx, Apache, lighttpd and perlbal send a file or the answer of another address instead.
 _OWN = frozenset(
     {
         "alt-svc", "clear-site-data", "content-security-policy", "content-security-policy-report-only", "date",
         "expect-ct", "nel", "origin-agent-cluster", "public-key-pins", "report-to", "reporting-endpoints", "server",
         "service-worker-allowed", "set-cookie", "set-cookie2", "strict-transport-security", "x-content-type-options",
-        "x-request-id", EXECUTION_ID_HEADER.lower(),
+        "x-lighttpd-send-file", "x-lighttpd-send-tempfile", "x-reproxy-file", "x-reproxy-url", "x-request-id",
+        "x-sendfile", "x-sendfile2", EXECUTION_ID_HEADER.lower(),
     }
 )  # fmt: skip
 _FAILURES = {
@@ -174,7 +176,9 @@ def _headers_of(given: object, *, has_cors: bool) -> dict[str, str]:
     return {
         name: texts[name]
         for lower, name in names.items()
-        if lower not in dropped and not (has_cors and lower.startswith("access-control-"))
+        if lower not in dropped
+        and not lower.startswith("x-accel-")
+        and not (has_cors and lower.startswith("access-control-"))
     }
 
 

@@ -20,6 +20,8 @@ Header = Callable[[str], str | None]
 """Returns the value of the request's header with this name; None: the request has no such header."""
 
 _MAX_SECRET = 512
+# Each given signature is compared with each expected one. Senders that rotate a secret send two or three.
+_MAX_HEADER, _MAX_SIGNATURES = 4096, 20
 _MIN_KEY, _MAX_KEY = 16, 256
 _TIMESTAMP = re.compile(r"[0-9]{1,15}")
 # An id is stored, shown and compared. With a dot in it, `id.timestamp.body` could be read in two ways.
@@ -51,13 +53,13 @@ class SignatureRefused(Exception):
 
 
 def verify(
-    scheme: Scheme, secrets: Sequence[str], tolerance_s: int, header: Header, body: bytes, now_s: float
+    scheme: Scheme, keys: Sequence[bytes], tolerance_s: int, header: Header, body: bytes, now_s: float
 ) -> str | None:
     """Verify a delivery's signature, in constant time.
 
     Args:
         scheme: the form of the signature.
-        secrets: the secrets that are valid now; during a rotation two or more. `check_secret` has accepted each.
+        keys: the keys of the secrets that are valid now (see `keys_of`); during a rotation two or more.
         tolerance_s: how many seconds the timestamp may be before or after `now_s`. GitHub's form has no timestamp.
         header: the request's headers. WSGI joins the values of a repeated header with a comma.
         body: the body as it was received.
@@ -73,11 +75,11 @@ def verify(
     """
     match scheme:
         case Scheme.STANDARD:
-            return _verify_standard(secrets, tolerance_s, header, body, now_s)
+            return _verify_standard(keys, tolerance_s, header, body, now_s)
         case Scheme.GITHUB:
-            return _verify_github(secrets, header, body)
+            return _verify_github(keys, header, body)
         case Scheme.STRIPE:
-            return _verify_stripe(secrets, tolerance_s, header, body, now_s)
+            return _verify_stripe(keys, tolerance_s, header, body, now_s)
 
 
 def unverified_delivery_id(header: Header) -> str | None:
@@ -87,6 +89,11 @@ def unverified_delivery_id(header: Header) -> str | None:
     """
     found = header("webhook-id") or header("X-GitHub-Delivery")
     return _as_id(found)
+
+
+def keys_of(scheme: Scheme, secrets: Sequence[str]) -> tuple[bytes, ...]:
+    """The keys of secrets that `check_secret` has accepted."""
+    return tuple(key_of(secret) if scheme is Scheme.STANDARD else secret.encode() for secret in secrets)
 
 
 def check_secret(scheme: Scheme, text: str) -> None:
@@ -113,7 +120,7 @@ def check_secret(scheme: Scheme, text: str) -> None:
 
 
 def _verify_standard(
-    secrets: Sequence[str], tolerance_s: int, header: Header, body: bytes, now_s: float
+    keys: Sequence[bytes], tolerance_s: int, header: Header, body: bytes, now_s: float
 ) -> str:
     message_id = _required(header, "webhook-id")
     timestamp = _required(header, "webhook-timestamp")
@@ -124,22 +131,22 @@ def _verify_standard(
     signatures = [text for text in given.split(" ") if text.startswith("v1,")]
     if not signatures:
         raise SignatureRefused("The header webhook-signature has no signature of version v1.")
-    expected = [signature(message_id, timestamp, body, key_of(secret)) for secret in secrets]
+    expected = [signature(message_id, timestamp, body, key) for key in keys]
     _check_match(expected, signatures)
     _check_age(signed_at, tolerance_s, now_s)
     return message_id
 
 
-def _verify_github(secrets: Sequence[str], header: Header, body: bytes) -> str | None:
+def _verify_github(keys: Sequence[bytes], header: Header, body: bytes) -> str | None:
     given = _GITHUB_SIGNATURE.fullmatch(_required(header, "X-Hub-Signature-256"))
     if given is None:
         raise SignatureRefused("The header X-Hub-Signature-256 must be sha256= and 64 hexadecimal digits.")
-    _check_match([_hex_digest(secret, body) for secret in secrets], [given[1].lower()])
+    _check_match([hmac.digest(key, body, hashlib.sha256).hex() for key in keys], [given[1].lower()])
     return _as_id(header("X-GitHub-Delivery"))
 
 
 def _verify_stripe(
-    secrets: Sequence[str], tolerance_s: int, header: Header, body: bytes, now_s: float
+    keys: Sequence[bytes], tolerance_s: int, header: Header, body: bytes, now_s: float
 ) -> str | None:
     pairs = [item.strip(" ").partition("=") for item in _required(header, "Stripe-Signature").split(",")]
     timestamps = [value for name, _, value in pairs if name == "t"]
@@ -149,8 +156,7 @@ def _verify_stripe(
     signatures = [value for name, _, value in pairs if name == "v1"]
     if not signatures:
         raise SignatureRefused("The header Stripe-Signature has no signature of version v1.")
-    signed = b".".join((timestamps[0].encode(), body))
-    _check_match([_hex_digest(secret, signed) for secret in secrets], signatures)
+    _check_match([_stripe_digest(key, timestamps[0], body) for key in keys], signatures)
     _check_age(signed_at, tolerance_s, now_s)
     return _event_id(body)
 
@@ -159,6 +165,8 @@ def _required(header: Header, name: str) -> str:
     value = header(name)
     if not value:
         raise SignatureRefused(f"The header {name} is missing.")
+    if len(value) > _MAX_HEADER:
+        raise SignatureRefused(f"The header {name} has more than {_MAX_HEADER} characters.")
     return value
 
 
@@ -170,9 +178,10 @@ def _parse_timestamp(text: str, what: str) -> int:
 
 def _check_match(expected: list[str], given: list[str]) -> None:
     """Compare every given signature with every expected one, in a time that does not depend on their content."""
-    matches = [
-        hmac.compare_digest(right.encode(), text.encode("utf-8", "replace")) for right in expected for text in given
-    ]
+    if len(given) > _MAX_SIGNATURES:
+        raise SignatureRefused(f"The delivery has more than {_MAX_SIGNATURES} signatures.")
+    texts = [text.encode("utf-8", "replace") for text in given]
+    matches = [hmac.compare_digest(right, text) for right in map(str.encode, expected) for text in texts]
     if not any(matches):
         raise SignatureRefused(
             "The signature matches none of the webhook's secrets: the secret or the body differs from the sender's."
@@ -188,8 +197,10 @@ def _check_age(signed_at: int, tolerance_s: int, now_s: float) -> None:
         )
 
 
-def _hex_digest(secret: str, signed: bytes) -> str:
-    return hmac.digest(secret.encode(), signed, hashlib.sha256).hex()
+def _stripe_digest(key: bytes, timestamp: str, body: bytes) -> str:
+    mac = hmac.new(key, f"{timestamp}.".encode(), hashlib.sha256)
+    mac.update(body)  # apart, so that a large body is not copied
+    return mac.hexdigest()
 
 
 def _event_id(body: bytes) -> str | None:

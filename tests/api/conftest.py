@@ -14,6 +14,7 @@ from qinling_falcon.auth import noauth
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
 from qinling_falcon.invocation.acceptance import Acceptance
+from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.idempotency import IdempotentCalls
@@ -27,6 +28,7 @@ from qinling_falcon.models import database
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.limits import CallBounds
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.resources.services import Services
@@ -148,7 +150,7 @@ def client_with(services: Services) -> Callable[..., Client]:
     def make(**changes: Any) -> Client:
         settings = replace(services.settings, **changes)
         ready, quota = services.pool.ready, services.execution_quota
-        acceptance = Acceptance(Resolver(services.pool), ready, quota, settings)
+        acceptance = Acceptance(Resolver(services.pool), ready, quota, settings, Admission(settings, CallBounds))
         webhook_calls = WebhookCalls(
             services.engine, acceptance, services.idempotent_calls, services.pool, settings
         )

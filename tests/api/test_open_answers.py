@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from falcon import testing
 
+from qinling_falcon.invocation.worker_client import Ran
 from qinling_falcon.models import clock, job
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.records import ExecutionRecord, record
@@ -17,7 +18,7 @@ from qinling_falcon.models.scope import Context
 from qinling_falcon.resources import open_answers
 from qinling_falcon.resources.open_answers import Cost, OpenAnswers
 from tests.api.client import Client, assert_error, package
-from tests.api.fake_engine import FakeEngine
+from tests.api.fake_engine import FakeClient, FakeEngine
 
 OWN = Context("default", is_admin=True)
 NOTHING = Cost(0, 0, 0)
@@ -159,6 +160,21 @@ def test_a_call_whose_answer_finds_no_room_says_where_its_result_is(
     assert place in answer.json["faultstring"]
     shown = client.simulate_get(place[place.index("/v1/") :])
     assert (shown.status_code, shown.json["input"]) == (200, "y" * 30_000)
+
+
+def test_a_delivery_by_GET_whose_answer_finds_no_room_is_not_to_be_repeated(
+    client: Client, bounds: OpenAnswers, paths: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = Ran("success", None, json.dumps({"duration": 0.1, "output": "y" * 30_000}), "", 0.1)
+    monkeypatch.setattr(FakeClient, "execute", lambda *args: ran)
+    webhook = {"function_id": client.function()["id"], "methods": ["GET"], "sync": True}
+    webhook_id = client.simulate_post("/v1/webhooks", json=webhook).json["id"]
+    held = [ask(client, paths["log"]) for _ in range(2)]
+    answer = client.simulate_get(f"/v1/webhooks/{webhook_id}/invoke")
+    assert_error(answer, 503, "was carried out")
+    assert "retry-after" not in answer.headers
+    del held
+    assert client.simulate_get(f"/v1/executions/{answer.headers['x-execution-id']}").json["webhook_id"] == webhook_id
 
 
 def test_a_list_holds_a_chunk_at_a_time(client: Client, bounds: OpenAnswers) -> None:

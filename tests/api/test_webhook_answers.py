@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from qinling_falcon.errors import NotRecorded, Unavailable
 from qinling_falcon.invocation.worker_client import Ran
+from qinling_falcon.models import clock, idempotency
+from qinling_falcon.models.idempotency import KeyClaim
 from tests.api.client import Client, assert_error
 from tests.api.fake_engine import FakeClient, FakeEngine
-from tests.api.hooks import GITHUB, Hook
+from tests.api.hooks import GITHUB, Hook, end
+from tests.models.factories import make_record
 
 MakeHook = Callable[..., Hook]
 SHOP = "https://shop.example"
@@ -149,3 +153,50 @@ def test_preflights_follow_a_change_at_once(client_with: Callable[..., Client], 
     assert there.send("OPTIONS", headers=asked).status_code == 204
     hook.change(cors=[])
     assert there.send("OPTIONS", headers=asked).status_code == 405
+
+
+def claimed(hook: Hook, monkeypatch: pytest.MonkeyPatch, delivery_id: str) -> KeyClaim:
+    """The claim that is left if a process dies while its synchronous delivery waits for a worker."""
+    claims: list[KeyClaim] = []
+
+    def see(wanted: KeyClaim, *_: Any) -> bool:
+        claims.append(wanted)
+        raise Unavailable("The database is away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(idempotency, "claim", see)
+        assert hook.send(headers={"webhook-id": delivery_id}).status_code == 503
+    now = clock.now()
+    assert idempotency.claim(claims[0], now, now + timedelta(minutes=1))
+    return claims[0]
+
+
+def test_a_repeat_is_not_accepted_as_an_execution_that_may_never_exist(
+    client: Client, make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = make_hook(sync=True)
+    claim = claimed(hook, monkeypatch, "d-1")
+    hook.change(sync=False)
+    answer = hook.send(headers={"webhook-id": "d-1"})
+    assert_error(answer, 503, "can't take this delivery now")
+    assert int(answer.headers["retry-after"]) > 0
+    assert "has not ended" in hook.deliveries()[0]["reason"]
+    idempotency.extend([claim], clock.now())  # as if the time had passed
+    again = hook.send(headers={"webhook-id": "d-1"})
+    assert again.status_code == 202
+    assert "idempotent-replayed" not in again.headers
+    [execution] = hook.executions()
+    assert (execution["id"], execution["sync"]) == (again.json["execution_id"], False)
+    assert not idempotency.begin(claim, make_record("f", id=claim.execution_id)), "the first one can't run any more"
+
+
+def test_a_failed_execution_is_queued_again_also_if_the_webhook_is_synchronous_now(
+    client: Client, make_hook: MakeHook
+) -> None:
+    hook = make_hook()
+    first = hook.send(headers={"webhook-id": "d-1"}).json["execution_id"]
+    end(first, "failed")
+    hook.change(sync=True)
+    again = hook.send(headers={"webhook-id": "d-1"})
+    assert (again.status_code, again.json["execution_id"]) == (202, first)
+    assert client.simulate_get(f"/v1/executions/{first}").json["status"] == "running"

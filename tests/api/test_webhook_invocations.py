@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
+import gevent
 import pytest
 from falcon import testing
+from gevent.event import Event
 
-from qinling_falcon.api import create_app
-from qinling_falcon.invocation.webhook_calls import WebhookCalls
-from qinling_falcon.models import database
-from qinling_falcon.pool.pool import Pool
+from qinling_falcon.models import execution_queue
+from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.resources import webhook_invocations
 from qinling_falcon.resources.bodies import read_body
 from qinling_falcon.resources.services import Services
+from qinling_falcon.turns import LongTurns
 from tests.api.client import Client, assert_error
-from tests.api.hooks import GITHUB, Hook
+from tests.api.hooks import Hook
+from tests.pool.side import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
 NOBODY = "0197a1c9-90ab-7cde-8f01-23456789abcd"
@@ -87,7 +88,7 @@ def test_an_unknown_webhook_is_not_found_and_no_uuid_is_no_id(client: Client) ->
 
 def test_only_the_methods_of_the_webhook_are_taken(client: Client, make_hook: MakeHook) -> None:
     hook = make_hook()
-    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "REPORT"):
+    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "REPORT", "PURGE"):
         answer = hook.send(method)
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST"), method
     hook.change(methods=["get", "PUT"])
@@ -95,8 +96,9 @@ def test_only_the_methods_of_the_webhook_are_taken(client: Client, make_hook: Ma
     assert_error(hook.send("POST"), 405, "Allowed are GET, PUT.")
     assert hook.send("HEAD").status_code == 405, "HEAD runs the function, too, so it must be named"
     hook.change(methods=["*"])
-    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "REPORT", "QUERY"):
-        assert hook.send(method).status_code == 202, method
+    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "REPORT", "QUERY", "PURGE", "FOO"):
+        page = {"Origin": "https://shop.example"}
+        assert hook.send(method, headers=page).status_code == 202, method
 
 
 def test_paths_below_the_url_are_taken_with_subpaths(client: Client, make_hook: MakeHook) -> None:
@@ -148,67 +150,6 @@ def test_a_disabled_webhook_takes_nothing_until_it_is_enabled(client: Client, ma
     hook.change(enabled=True)
     assert hook.send().status_code == 202
     assert hook.results() == ["accepted", "disabled", "accepted"]
-
-
-def other_process(services: Services, pool: Pool) -> WebhookCalls:
-    """What takes deliveries in another web process, with its own cache."""
-    return WebhookCalls(services.engine, services.acceptance, services.idempotent_calls, pool, services.settings)
-
-
-@pytest.mark.parametrize(
-    ("before", "change", "request_", "statuses"),
-    [
-        ({}, {"enabled": False}, {}, (202, 403)),
-        ({"enabled": False}, {"enabled": True}, {}, (403, 202)),
-        ({}, {"methods": ["GET"]}, {}, (202, 405)),
-        ({"methods": ["GET"]}, {"methods": ["POST"]}, {}, (405, 202)),
-        ({"subpaths": False}, {"subpaths": True}, {"path": "/x"}, (404, 202)),
-        ({}, {"signature": GITHUB}, {}, (202, 401)),
-        ({"signature": GITHUB}, {"signature": {"scheme": "none"}}, {}, (401, 202)),
-    ],
-)
-def test_a_change_acts_at_once_in_every_process(
-    client_with: Callable[..., Client], services: Services, make_hook: MakeHook, before: Any, change: Any,
-    request_: Any, statuses: tuple[int, int],
-) -> None:  # fmt: skip
-    hook = make_hook(**before)
-    here, there = hook, Hook(client_with(), services, hook.id)
-    assert [one.send(**request_).status_code for one in (here, there)] == [statuses[0]] * 2
-    hook.change(**change)
-    assert [one.send(**request_).status_code for one in (there, here)] == [statuses[1]] * 2
-
-
-def test_a_deleted_webhook_is_unknown_at_once_in_every_process_and_its_log_is_gone(
-    client: Client, client_with: Callable[..., Client], services: Services, make_hook: MakeHook
-) -> None:
-    hook = make_hook()
-    there = Hook(client_with(), services, hook.id)
-    assert there.send().status_code == 202
-    assert len(hook.deliveries()) == 1
-    assert client.simulate_delete(f"/v1/webhooks/{hook.id}").status_code == 204
-    assert_error(there.send(), 404, hook.id)
-    assert services.pool.deliveries.logged(hook.id) == []
-
-
-def test_another_function_is_run_at_once(client: Client, make_hook: MakeHook) -> None:
-    hook = make_hook()
-    accepted(client, hook.send())
-    other = str(client.function()["id"])
-    hook.change(function_id=other)
-    assert accepted(client, hook.send())["function_id"] == other
-
-
-def test_a_known_webhook_needs_no_read_of_the_database(
-    client: Client, make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hook = make_hook(rate_limit={"per_minute": 100}, signature=GITHUB)
-    assert hook.send_signed(**{"X-GitHub-Delivery": "first"}).status_code == 202
-
-    def fail() -> None:
-        raise AssertionError("the database was read")
-
-    monkeypatch.setattr(database.engine(), "open_reader", fail)
-    assert hook.send_signed(**{"X-GitHub-Delivery": "second"}).status_code == 202
 
 
 def test_too_large_a_body_is_refused(
@@ -281,6 +222,32 @@ def test_a_rate_limit_takes_a_burst_and_names_the_time_of_the_next(client: Clien
     assert hook.send().status_code == 202
 
 
+def test_a_body_is_not_parsed_before_its_delivery_is_admitted(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = make_hook(rate_limit={"per_minute": 1, "burst": 1})
+    assert_error(hook.send(body=b"\xff", headers={"webhook-id": "d-1"}), 400, "UTF-8")
+
+    def fail(*_: Any) -> str:
+        raise AssertionError("the body was parsed")
+
+    monkeypatch.setattr(webhook_invocations, "input_of", fail)
+    assert hook.send(body=b"\xff").status_code == 429
+    [limited, refused] = hook.deliveries()
+    assert (limited["result"], refused["result"], refused["delivery_id"]) == ("rate_limited", "refused", "d-1")
+
+
+def test_large_bodies_take_turns(make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    turn = LongTurns.turn
+    monkeypatch.setattr(LongTurns, "turn", lambda self: (turns.append(1), turn(self))[1])
+    hook = make_hook()
+    assert hook.send(body=b"x" * 65_536).status_code == 202
+    assert turns == []
+    assert hook.send(body=b"x" * 65_537).status_code == 202
+    assert turns == [1]
+
+
 def test_each_webhook_has_a_bucket_of_its_own(client: Client, make_hook: MakeHook) -> None:
     one, other = (make_hook(rate_limit={"per_minute": 1, "burst": 1}) for _ in range(2))
     assert [hook.send().status_code for hook in (one, one, other)] == [202, 429, 202]
@@ -296,12 +263,31 @@ def test_the_log_keeps_the_last_hundred(client: Client, make_hook: MakeHook) -> 
     assert log[-1]["reason"].endswith("(request-3)")
 
 
-def test_while_redis_is_away_deliveries_are_refused(
-    services: Services, make_hook: MakeHook, lonely_pool: Pool, client: Client
+def test_a_process_accepts_so_many_large_deliveries_of_a_project_at_once(
+    client_with: Callable[..., Client], services: Services, make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hook = make_hook()
-    calls = other_process(services, lonely_pool)
-    away = Client(create_app(replace(services, webhook_calls=calls)), services.settings)
-    answer = Hook(away, services, hook.id).send()
-    assert_error(answer, 503, "The webhook can't take this delivery now.")
-    assert "Redis" not in answer.text
+    client = client_with(max_input_size=1024, max_held_input_size=0, async_max_input_size=64 * 1024)
+    hook, committing, others = Hook(client, services, make_hook().id), Event(), []
+    begun: list[str] = []
+    function_id = client.simulate_get(f"/v1/webhooks/{hook.id}").json["function_id"]
+    accept = execution_queue.accept
+
+    def wait_and_accept(record: ExecutionRecord) -> None:
+        begun.append(record.id)
+        committing.wait()
+        accept(record)
+
+    monkeypatch.setattr(execution_queue, "accept", wait_and_accept)
+    first = gevent.spawn(hook.send, body=b"x" * 5000)
+    wait_until(lambda: len(begun) == 1)
+    for text, status in (("x" * 5000, 503), ("x" * 4000, 202)):
+        body = {"function_id": function_id, "input": text, "sync": False}
+        others += [(gevent.spawn(hook.send, body=text.encode()), 202 if status == 202 else 503)]
+        others += [(gevent.spawn(client.simulate_post, "/v1/executions", json=body), 201 if status == 202 else 503)]
+    wait_until(lambda: len(begun) == 3)
+    committing.set()
+    gevent.joinall([first, *(one for one, _ in others)], raise_error=True)
+    assert first.value.status_code == 202
+    for one, status in others:
+        assert one.value.status_code == status, one.value.text
+        assert status != 503 or int(one.value.headers["retry-after"]) > 0

@@ -63,6 +63,37 @@ def test_a_delivery_without_a_right_signature_makes_no_execution(make_hook: Make
     assert hook.executions() == []
 
 
+def test_no_refused_signature_makes_an_execution(make_hook: MakeHook) -> None:
+    """Of a stale delivery, of another webhook's secret, of a secret that was rotated out, and of a changed body."""
+    other = make_hook(signature={"scheme": "github", "secrets": ["the secret of another webhook"]})
+    assert other.send_signed(secret="the secret of another webhook").status_code == 202
+    github = make_hook(signature=GITHUB)
+    github.change(signature={"scheme": "github", "secrets": ["the new secret"]})
+    timed = make_hook(signature={"scheme": "standard", "secrets": [STANDARD]})
+    digest = hmac.digest(b"the new secret", b'{"a": 1}', hashlib.sha256).hex()
+    answers = [
+        github.send_signed(secret="the secret of another webhook"),
+        github.send_signed(secret=SECRET),
+        github.send(body=b'{"a": 1', headers={"X-Hub-Signature-256": f"sha256={digest}"}),
+        standard(timed, at=time.time() - 301),
+        standard(timed, at=time.time() + 301),
+    ]
+    assert {answer.status_code for answer in answers} == {401}
+    assert (github.executions(), timed.executions()) == ([], [])
+    assert (github.results(), timed.results()) == (["bad_signature"] * 3, ["stale"] * 2)
+
+
+def test_the_size_is_checked_before_the_signature_and_the_signature_before_the_rate_limit(
+    client_with: Callable[..., Client], services: Services, make_hook: MakeHook
+) -> None:
+    client = client_with(max_input_size=1024, async_max_input_size=1024)
+    hook = Hook(client, services, make_hook(signature=GITHUB, rate_limit={"per_minute": 1, "burst": 1}).id)
+    assert hook.send_signed().status_code == 202
+    statuses = [hook.send(body=b"x" * size).status_code for size in (1025, 1024)]
+    assert [*statuses, hook.send_signed().status_code] == [413, 401, 429]
+    assert hook.results() == ["accepted", "too_large", "bad_signature", "rate_limited"]
+
+
 def test_a_stale_signature_is_told_apart_in_the_log_only(make_hook: MakeHook) -> None:
     hook = make_hook(signature={"scheme": "standard", "tolerance_s": 60, "secrets": [STANDARD]})
     stale, bad = standard(hook, at=time.time() - 90), standard(hook, message="a.b")
@@ -70,6 +101,18 @@ def test_a_stale_signature_is_told_apart_in_the_log_only(make_hook: MakeHook) ->
     assert hook.results() == ["stale", "bad_signature"]
     hook.change(signature={"scheme": "standard", "tolerance_s": 600})
     assert standard(hook, at=time.time() - 90).status_code == 202, "the secrets stay"
+
+
+def test_a_stranger_does_not_erase_the_log(make_hook: MakeHook) -> None:
+    hook = make_hook(signature=GITHUB)
+    ids = [f"d-{number}" for number in range(60)]
+    for one in ids:
+        assert hook.send_signed(**{"X-GitHub-Delivery": one}).status_code == 202
+    for _ in range(150):
+        assert hook.send().status_code == 401
+    log = hook.deliveries()
+    assert [row["delivery_id"] for row in log if row["result"] == "accepted"] == ids[:9:-1]
+    assert len(log) == 100
 
 
 def test_a_refused_signature_takes_no_token(make_hook: MakeHook) -> None:
@@ -158,16 +201,81 @@ def test_without_keys_no_secret_is_stored(
 def test_a_repeated_delivery_gets_the_first_execution(make_hook: MakeHook, header: str) -> None:
     hook = make_hook()
     first = hook.send(json={"a": 1}, headers={header: "d-1"})
-    for body in ({"a": 1}, {"another": "body"}):
-        again = hook.send(json=body, headers={header: "d-1"})
+    for _ in range(2):
+        again = hook.send(json={"a": 1}, headers={header: "d-1"})
         assert (again.status_code, again.json, again.headers["location"]) == (
             202, first.json, first.headers["location"],
         )  # fmt: skip
         assert again.headers["idempotent-replayed"] == "true"
     assert "idempotent-replayed" not in first.headers
-    assert hook.send(headers={header: "d-2"}).json != first.json
+    assert hook.send(json={"a": 1}, headers={header: "d-2"}).json != first.json
     assert len(hook.executions()) == 2
     assert hook.results() == ["accepted", "duplicate", "duplicate", "accepted"]
+
+
+def test_a_repeat_of_a_signed_delivery_may_have_another_body(make_hook: MakeHook) -> None:
+    hook = make_hook(signature=GITHUB)
+    first, again = (hook.send_signed(body, **{"X-GitHub-Delivery": "d-1"}) for body in (b"{}", b'{"attempt": 2}'))
+    assert again.json == first.json
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+@pytest.mark.parametrize("other", [{"body": b"{}"}, {"query_string": "a=1"}, {"path": "/x"}, {"method": "PUT"}])
+def test_a_stranger_who_guesses_an_id_does_not_take_the_place_of_its_delivery(
+    make_hook: MakeHook, other: dict[str, Any]
+) -> None:
+    hook = make_hook(methods=["POST", "PUT"], subpaths=True)
+    guessed = hook.send(headers={"webhook-id": "d-1"}, **other)
+    real = hook.send(headers={"webhook-id": "d-1"}, body=b'{"paid": true}')
+    assert (guessed.status_code, real.status_code) == (202, 202)
+    assert real.json != guessed.json
+    assert [row["input"] for row in hook.executions()][-1] == '{"paid": true}'
+
+
+@pytest.mark.parametrize("form", ["{}", '"{}"'])
+def test_no_idempotency_key_is_the_id_of_a_delivery(client: Client, make_hook: MakeHook, form: str) -> None:
+    hook = make_hook(signature=GITHUB)
+    key = form.format(f"webhook·{hook.id}·d-1")
+    body = {"function_id": client.simulate_get(f"/v1/webhooks/{hook.id}").json["function_id"], "sync": False}
+    for raw in (key, key.encode().decode("latin-1")):
+        answer = client.simulate_post("/v1/executions", json=body, extras={"HTTP_IDEMPOTENCY_KEY": raw})
+        assert_error(answer, 400, "Idempotency-Key")
+    answer = hook.send_signed(**{"X-GitHub-Delivery": "d-1"})
+    assert "idempotent-replayed" not in answer.headers
+
+
+def limit_executions(client: Client, hook: Hook) -> None:
+    assert client.simulate_put("/v1/quotas", json={"executions": 0}).status_code == 200
+
+
+def limit_rate(client: Client, hook: Hook) -> None:
+    hook.change(rate_limit={"per_minute": 1, "burst": 1})
+    assert hook.send().status_code == 202
+
+
+@pytest.mark.parametrize("limit", [limit_executions, limit_rate])
+def test_a_repeat_that_is_not_admitted_gets_the_first_execution(
+    client: Client, make_hook: MakeHook, limit: Callable[[Client, Hook], None]
+) -> None:
+    hook = make_hook()
+    first = hook.send(headers={"webhook-id": "d-1"})
+    limit(client, hook)
+    again = hook.send(headers={"webhook-id": "d-1"})
+    assert (again.status_code, again.json) == (202, first.json)
+    assert hook.results()[-1] == "duplicate"
+    assert hook.send(headers={"webhook-id": "d-2"}).status_code in (429, 503)
+    end(first.json["execution_id"], "failed")
+    assert hook.send(headers={"webhook-id": "d-1"}).status_code in (429, 503), "a limit holds for what runs again, too"
+
+
+def test_a_repeat_to_a_full_queue_gets_the_first_execution(
+    client_with: Callable[..., Client], services: Services, make_hook: MakeHook
+) -> None:
+    hook = Hook(client_with(async_queue_limit=1), services, make_hook().id)
+    first = hook.send(headers={"webhook-id": "d-1"})
+    again = hook.send(headers={"webhook-id": "d-1"})
+    assert (first.status_code, again.status_code, again.json) == (202, 202, first.json)
+    assert hook.send(headers={"webhook-id": "d-2"}).status_code == 503
 
 
 def test_ids_belong_to_their_webhook(make_hook: MakeHook) -> None:
@@ -245,3 +353,23 @@ def test_the_id_of_a_signed_delivery_counts_only_if_the_signature_is_right(make_
     first = stripe(hook, body)
     assert first.status_code == 202
     assert stripe(hook, body).json == first.json
+
+
+def test_unreadable_secrets_are_read_once_and_told_to_the_owner(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = make_hook(signature=GITHUB)
+    with database.reading():
+        stored = Webhook.get_by_id(hook.id).signature_secrets
+    damaged = stored[:-4] + "AAA="
+    database.transact(lambda: Webhook.update(signature_secrets=damaged).where(Webhook.id == hook.id).execute())
+    answers = [hook.send_signed()]
+    monkeypatch.setattr(database.engine(), "open_reader", lambda: pytest.fail("the database was read"))
+    answers += [hook.send_signed() for _ in range(3)]
+    monkeypatch.undo()
+    for answer in answers:
+        assert_error(answer, 503, "can't take this delivery now")
+    assert "SECRET_KEYS" in hook.deliveries()[0]["reason"]
+    assert caplog.messages.count("the secrets of a webhook can't be read") == 1
+    hook.change(signature=GITHUB)
+    assert hook.send_signed().status_code == 202

@@ -30,7 +30,9 @@ COUNT = "def main(*arguments, **named):\n    return [len(arguments), len(named)]
 SECRET = "0Gc4uFz7Lq2mT9xW"
 STANDARD = "whsec_" + base64.b64encode(b"0" * 32).decode()
 
-METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT"]
+METHODS = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "PURGE", "FOO",
+]  # fmt: skip
 TYPES = [
     "application/json", "application/json; charset=utf-16", "text/plain", "application/x-www-form-urlencoded",
     "multipart/form-data; boundary=b", "multipart/form-data", "multipart/form-data; boundary=" + "b" * 300,
@@ -48,11 +50,18 @@ VALUES = [
     "", "1", "0", "-1", "9" * 400, "a.b", "v1,", "v1,AAAA v1,BBBB", "sha256=" + "0" * 64, "t=1,v1=00", "t=,v1=", "null",
     "https://shop.example", "POST", "x, y", "\xff\xfe", "\x80" * 50, "gzip", "cross-site", ",", "=", "\t", "{}",
 ]  # fmt: skip
+LONG = [
+    ("Stripe-Signature", "t=1" + ",v1=" + "0" * 64 + ",v1=" * 1500), ("webhook-signature", "v1,AAAA " * 900),
+    ("X-Hub-Signature-256", "sha256=" + "0" * 7000), ("webhook-id", "x" * 7000), ("Origin", "https://" + "a." * 3000),
+    ("Qinling-Callback-Depth", "9" * 7000), ("Content-Encoding", "identity, " * 700), ("Connection", "x-a, " * 1500),
+]  # fmt: skip
 BODIES = [
     b"", b"{}", b'{"a": 1}', b"[1]", b"null", b'"', b"\xff\xfe", b"\0", b"{" * 3000, b"[" * 100_000, b"9" * 5000,
     b'{"a": 1e999}', b'{"a": "\\ud800"}', b'{"context": 1, "": 2}', b"a=1&b=%ff", b"a=" * 2000, b"&" * 5000,
     b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--\r\n',
     b'--b\r\nContent-Disposition: form-data; name="a"; filename="x"\r\n\r\n\xff\r\n--b--\r\n',
+    b'["\\u0041"' + b",0" * 500_000 + b"]", b"[" + b"[]," * 300_000 + b"0]", b"[" + b"0.1," * 250_000 + b"0]",
+    b"a=" + b"%41" * 300_000, b'{"a": "' + b"\\ud83d\\ude00" * 80_000 + b'"}', b"[" + b"0," * 500_000 + b'"\\u0000"]',
     b"--b\r\n\r\n", b"--b", b"x" * 1_048_576, b"x" * 1_048_577, b'{"id": "evt_1"}', b'{"id": {"a": 1}}',
 ]  # fmt: skip
 
@@ -91,6 +100,9 @@ def made_up(random_: random.Random, webhooks: list[str]) -> bytes:
     path = f"/v1/webhooks/{random_.choice(webhooks)}/invoke{random_.choice(PATHS)}{random_.choice(QUERIES)}"
     headers = ["Host: localhost", "Connection: close"]
     headers += [f"{random_.choice(NAMES)}: {random_.choice(VALUES)}" for _ in range(random_.randint(0, 5))]
+    if random_.random() < 0.1:
+        name, value = random_.choice(LONG)
+        headers += [f"{name}: {value}"] * random_.randint(1, 90)
     if random_.random() < 0.8:
         headers.append(f"Content-Type: {random_.choice(TYPES)}")
     body = random_.choice(BODIES) if random_.random() < 0.8 else random_.randbytes(random_.randint(0, 500))
@@ -109,12 +121,14 @@ def chunked(random_: random.Random, body: bytes) -> bytes:
     return b"".join(b"%x%s\r\n%s\r\n" % (len(one), extension.encode(), one) for one in chunks) + b"0\r\n\r\n"
 
 
-def answer_to(service: Service, request: bytes) -> bytes:
-    """The whole answer. A request that gets none in time fails the test."""
+def answer_to(service: Service, request: bytes, *, ends: bool = False) -> bytes:
+    """The whole answer. A request that gets none in time fails the test. With `ends`, the client sends no more."""
     address = urlsplit(service.url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as client:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before its body was read
             client.sendall(request)
+            if ends:
+                client.shutdown(socket.SHUT_WR)
         answer = b""
         with contextlib.suppress(ConnectionResetError):
             while piece := client.recv(65536):
@@ -156,3 +170,23 @@ def test_floods_of_refused_deliveries_use_little_memory(service: Service, webhoo
         assert answer.status_code in (202, 401, 404, 429), answer.text
     assert memory_of(service) - before < MOST_GROWTH
     assert len(service.request("GET", f"/v1/webhooks/{signed}/deliveries").json()) == 100
+
+
+def test_a_body_that_was_cut_off_makes_no_execution(service: Service, webhooks: list[str]) -> None:
+    def executions() -> int:
+        return len(service.request("GET", f"/v1/executions?webhook_id={webhooks[0]}&limit=10000").json())
+
+    before = executions()
+    head = f"POST /v1/webhooks/{webhooks[0]}/invoke HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n".encode()
+    for rest in (
+        b'Content-Length: 100\r\n\r\n{"a": 1}',
+        b'Transfer-Encoding: chunked\r\n\r\n8\r\n{"a": 1}\r\n',
+        b'Transfer-Encoding: chunked\r\n\r\n8\r\n{"a":',
+        b'Transfer-Encoding: chunked\r\n\r\nx\r\n{"a": 1}\r\n0\r\n\r\n',
+    ):
+        answer = answer_to(service, head + rest, ends=True)
+        assert not answer or re.match(rb"HTTP/1\.1 4[0-9]{2} ", answer), answer
+    assert executions() == before
+    whole = answer_to(service, head + b'Content-Length: 8\r\n\r\n{"a": 1}', ends=True)
+    assert whole.startswith(b"HTTP/1.1 202 "), whole
+    assert executions() == before + 1

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from qinling_falcon.invocation.attempts import Attempts
-from qinling_falcon.invocation.calls import commit_record, record_overdue
+from qinling_falcon.invocation.calls import commit_record, detail, record_overdue
 from qinling_falcon.invocation.losses import record_lost
 from qinling_falcon.models import clock, database, execution, function
 from qinling_falcon.models.records import begin, record
@@ -71,7 +71,7 @@ def test_execution_that_runs_longer_than_any_can_is_ended_and_a_younger_one_is_n
 
 
 def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(settings: Settings, function_id: str) -> None:
-    def detail(execution_id: str) -> str:
+    def short_detail(execution_id: str) -> str:
         members = {"id": execution_id, "project_id": "project-a", "function_id": function_id, "input": '{"a": 1}'}
         return json.dumps(members | {"created_at": clock.to_micros(clock.now())})
 
@@ -80,13 +80,26 @@ def test_lost_lease_is_recorded_once_and_leaves_what_its_holder_recorded(setting
 
     reported = Reported()
     for _ in range(2):
-        record_lost({rec.id: detail(rec.id) for rec in (ended, lost)}, cast(Attempts, None), reported)
+        record_lost({rec.id: short_detail(rec.id) for rec in (ended, lost)}, cast(Attempts, None), reported)
     assert reported.ids == [ended.id, lost.id] * 2
 
     assert execution.get(OWNER, ended.id).status == "success"
     row = execution.get(OWNER, lost.id)
     assert (row.status, row.input, row.source) == ("error", '{"a": 1}', "api")
     assert function.get(OWNER, function_id).count == 2
+
+
+@pytest.mark.parametrize("source", ["webhook", "job"])
+def test_a_lost_execution_still_names_what_has_called_its_function(
+    settings: Settings, function_id: str, source: str
+) -> None:
+    caller = {"source": source, f"{source}_id": "0197a1c9-90ab-7cde-8f01-23456789abcd", "request_id": "r-1"}
+    lost = make_record(function_id)._replace(**caller)
+
+    record_lost({lost.id: detail(lost)}, cast(Attempts, None), Reported())
+
+    row = execution.get(OWNER, lost.id)
+    assert {name: getattr(row, name) for name in caller} == caller
 
 
 def test_a_detail_of_a_later_release_is_recorded_and_one_that_can_not_be_read_holds_up_no_other(

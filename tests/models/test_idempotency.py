@@ -312,3 +312,23 @@ def test_a_key_of_the_greatest_length_is_kept_as_it_is(settings: Settings) -> No
     assert claim(replace(one))
     assert found(key) is not None
     assert found(key.strip()) is None
+
+
+def test_a_claim_is_forgotten_only_after_its_end_and_without_a_row(settings: Settings, function_id: str) -> None:
+    running, begun, ended, extended = (wanted(key) for key in ("running", "begun", "ended", "extended"))
+    before = clock.now() - MINUTE
+    claim(running)
+    for one in (begun, ended, extended):
+        idempotency.claim(one, before - MINUTE, before)
+    assert idempotency.begin(begun, started(begun, function_id))
+    idempotency.extend([extended], clock.now() + MINUTE)
+
+    forgotten = [
+        one.key
+        for one in (running, begun, ended, extended)
+        if idempotency.forget_claim("project-a", one.key, one.execution_id, clock.now())
+    ]
+
+    assert forgotten == ["ended"]
+    assert keys() == ["begun", "extended", "running"]
+    assert not idempotency.begin(ended, started(ended, function_id))

@@ -83,6 +83,21 @@ def test_what_one_write_raises_is_its_own_alone(settings: Settings) -> None:
     assert images() == [f"good-{number}" for number in range(1, 10, 2)]
 
 
+def test_large_writes_are_committed_a_few_at_a_time(settings: Settings) -> None:
+    """A statement with all of them would hold all their texts again."""
+    groups: list[int] = []
+
+    def write(payloads: list[str]) -> list[str]:
+        groups.append(len(payloads))
+        return payloads
+
+    def later(number: int) -> Callable[[], str]:
+        return lambda: transact_grouped(str(number), write, size=1_500_000)
+
+    assert in_one_batch([later(number) for number in range(8)]) == [str(number) for number in range(8)]
+    assert groups == [3, 3, 2]
+
+
 def transact_later(fn: Callable[[], object]) -> Callable[[], object]:
     return lambda: transact(fn)
 

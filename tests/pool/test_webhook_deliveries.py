@@ -27,7 +27,7 @@ class Scene:
         self.webhook, self.target = ("webhook:w", generations["webhook:w"]), ("function:f", generations["function:f"])
 
     def admit(self, per_minute: int | None = None, burst: int = 1, most_waiting: int = 100) -> Admitted:
-        limit = None if per_minute is None else RateLimit("w", per_minute, burst)
+        limit = None if per_minute is None else RateLimit.of("w", per_minute, burst)
         return self.deliveries.admit(self.webhook, [self.target], limit, "p", most_waiting)
 
     def admitted(self, per_minute: int, burst: int, tries: int) -> int:
@@ -131,6 +131,23 @@ def test_the_log_has_the_last_entries_newest_first_and_expires(side: Side) -> No
     assert 0 < side.connection.call("TTL", "qf:{pool}:deliveries:w") <= 7 * 24 * 3600
 
 
+@pytest.mark.parametrize(
+    ("accepted", "refused", "shown"),
+    [(250, 0, (100, 0)), (0, 250, (0, 100)), (250, 250, (50, 50)), (30, 250, (30, 70)), (250, 10, (90, 10))],
+)
+def test_refused_deliveries_push_at_most_half_of_the_accepted_ones_out(
+    side: Side, accepted: int, refused: int, shown: tuple[int, int]
+) -> None:
+    for number in range(accepted):
+        side.pool.deliveries.log("w", b"a%d" % number)
+    for number in range(refused):
+        side.pool.deliveries.log("w", b"r%d" % number, refused=True)
+    side.pool.deliveries.flush()
+    last = [b"a%d" % (accepted - 1 - at) for at in range(shown[0])]
+    last += [b"r%d" % (refused - 1 - at) for at in range(shown[1])]
+    assert side.pool.deliveries.logged("w") == last
+
+
 def test_the_log_is_written_by_itself(side: Side) -> None:
     side.pool.deliveries.log("w", b"one")
     wait_until(lambda: side.pool.deliveries.logged("w") == [b"one"])
@@ -150,6 +167,7 @@ def test_entries_wait_while_redis_is_away_and_are_bounded(side: Side, tmp_path: 
 def test_what_redis_has_of_a_deleted_webhook_is_removed(scene: Scene) -> None:
     scene.admit(1, 1)
     scene.side.pool.deliveries.log("w", b"one")
+    scene.side.pool.deliveries.log("w", b"two", refused=True)
     scene.side.pool.deliveries.flush()
     scene.side.pool.deliveries.forget("w")
     scene.side.sync()

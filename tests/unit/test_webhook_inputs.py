@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -256,3 +257,44 @@ def test_other_headers_are_passed_on(name: str) -> None:
 def test_a_path_that_no_database_holds_is_refused(path: str) -> None:
     with pytest.raises(BadRequest, match="The path"):
         whole_request("GET", path, "", {}, b"")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'["\\u0041"' + b",0" * 200_000 + b"]",
+        b'["\\u0041"' + b',""' * 200_000 + b"]",
+        b'["\\ud83d\\ude00"' + b",0.1" * 200_000 + b"]",
+        b"[" + b"[]," * 200_000 + b"0]",
+        b"[" + b"{}," * 200_000 + b"0]",
+        b"[" + b"0.1," * 200_000 + b"0]",
+        b"[" + b"0.1," * 200_000,
+        b'["\\\\u0000"' + b",0" * 200_000 + b"]",
+    ],
+    ids=["escape", "texts", "pair", "arrays", "objects", "numbers", "no_json", "no_escape"],
+)
+def test_the_work_for_a_large_body_is_done_by_parsers_in_c(body: bytes) -> None:
+    """A walk through so many values in Python keeps the process from its heartbeats."""
+    calls = 0
+
+    def count(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        assert made(body) == body.decode()
+    finally:
+        sys.setprofile(None)
+    assert calls < 5000, "a walk makes 200,000; hooks of the garbage collector make some hundred"
+
+
+def test_of_many_values_some_are_looked_through_for_a_forbidden_text() -> None:
+    assert "[1000] holds NUL" in refusal(b"[" + b"0," * 1000 + b'"\\u0000"]')
+    assert refusal(b"[" + b"0," * 200_000 + b'"\\u0000"]').startswith("The JSON holds NUL")
+
+
+def test_a_field_of_the_query_changes_no_number_of_the_body() -> None:
+    body = b' {"a": 1.10, "b": 12345678901234567890123, "q": 1}'
+    assert made(body, "q=2&c=3") == '{"c": "3", "a": 1.10, "b": 12345678901234567890123, "q": 1}'
+    assert made(b"{ }", "q=2") == '{"q": "2"}'

@@ -161,7 +161,8 @@ def test_the_functions_headers() -> None:
         "Set-Cookie", "Content-Length", "Transfer-Encoding", "Server", "Date", "Connection", "Keep-Alive", "Upgrade",
         "TE", "Trailer", "Proxy-Authenticate", "X-Request-Id", "X-Execution-Id", "X-Content-Type-Options",
         "Content-Security-Policy-Report-Only", "Strict-Transport-Security", "Clear-Site-Data", "Alt-Svc",
-        "Service-Worker-Allowed", "X-Hop", "Other-Hop",
+        "Service-Worker-Allowed", "X-Hop", "Other-Hop", "X-Accel-Redirect", "X-Accel-Buffering", "X-Sendfile",
+        "X-LIGHTTPD-send-file", "X-Reproxy-URL",
     ],
 )  # fmt: skip
 def test_headers_that_a_function_cannot_set(name: str) -> None:

@@ -18,6 +18,7 @@ from qinling_falcon.webhooks.signatures import (
     Scheme,
     SignatureRefused,
     check_secret,
+    keys_of,
     unverified_delivery_id,
     verify,
 )
@@ -71,7 +72,7 @@ def check(
     scheme: Scheme, headers: Headers, body: bytes = BODY, secrets: Sequence[str] = (SECRET,), now_s: float = NOW
 ) -> str | None:
     by_name = {name.lower(): value for name, value in headers.items()}
-    return verify(scheme, secrets, 300, lambda name: by_name.get(name.lower()), body, now_s)
+    return verify(scheme, keys_of(scheme, secrets), 300, lambda name: by_name.get(name.lower()), body, now_s)
 
 
 def refusal(
@@ -185,7 +186,7 @@ def test_the_timestamp_is_signed(scheme: Scheme) -> None:
 
 BAD_TIMESTAMPS = [
     "-1", "+1", "1.5", f"{NOW}.0", "1e9", "0x10", " 1", "1 ", "1\n", "1_000", "\u0661\u0662", "\u00b2", "9" * 16,
-    "9" * 5000, "nan", "inf", "now", f"{NOW};{NOW}",
+    "9" * 4000, "nan", "inf", "now", f"{NOW};{NOW}",
 ]  # fmt: skip
 
 
@@ -347,3 +348,22 @@ def test_texts_that_are_no_secrets(scheme: Scheme, text: str, message: str) -> N
     with pytest.raises(ValueError, match=message) as caught:
         check_secret(scheme, text)
     assert len(text) < 7 or text not in str(caught.value)
+
+
+@every_scheme
+def test_a_long_header_is_refused_before_it_is_taken_apart(scheme: Scheme) -> None:
+    headers = SIGN[scheme](SECRET, BODY, NOW)
+    name = SIGNATURE[scheme]
+    joint = " " if scheme is Scheme.STANDARD else ","
+    filler = f"{joint}v2,{'A' * 60}" if scheme is Scheme.STANDARD else f"{joint}v2={'0' * 64}"
+    headers[name] += filler * (4096 // len(filler) + 1)
+    assert "more than 4096 characters" in refusal(scheme, headers).reason
+
+
+@with_a_timestamp
+def test_more_signatures_than_any_sender_makes_are_refused(scheme: Scheme) -> None:
+    headers = SIGN[scheme](SECRET, BODY, NOW)
+    name, wrong = SIGNATURE[scheme], " v1,AAAA" if scheme is Scheme.STANDARD else ",v1=00"
+    few = {**headers, name: headers[name] + wrong * 19}
+    assert check(scheme, few) == IDS[scheme]
+    assert "more than 20 signatures" in refusal(scheme, {**headers, name: headers[name] + wrong * 20}).reason

@@ -8,8 +8,8 @@
 --         {'limited', ms after which there is a token}, or {'admitted'}
 -- promises  A token is taken only for a delivery that is admitted.
 
-if not current({ARGV[7], ARGV[8]}, 1) then return {'stale webhook'} end
-if not current(ARGV, 9) then return {'stale target'} end
+local stale = first_stale(ARGV, 7)
+if stale then return {stale == 7 and 'stale webhook' or 'stale target'} end
 if ARGV[5] ~= '' then
   local waiting = tonumber(call('HGET', BACKLOGS, ARGV[5])) or 0
   if waiting >= tonumber(ARGV[6]) then return {'full', waiting} end

@@ -12,14 +12,19 @@ local function generation(stored)
   return stored
 end
 
--- Whether all pairs of (cache key, generation) in list[first..] are current.
-local function current(list, first)
-  if first > #list then return true end
+-- The place of the first pair of (cache key, generation) in list[first..] that is not current; nil: all are.
+local function first_stale(list, first)
+  if first > #list then return nil end
   local names = {}
   for at = first, #list, 2 do names[#names + 1] = list[at] end
   local stored = call('HMGET', GENERATIONS, unpack(names))
   for at = 1, #names do
-    if generation(stored[at]) ~= list[first + at * 2 - 1] then return false end
+    if generation(stored[at]) ~= list[first + at * 2 - 1] then return first + at * 2 - 2 end
   end
-  return true
+  return nil
+end
+
+-- Whether all pairs of (cache key, generation) in list[first..] are current.
+local function current(list, first)
+  return first_stale(list, first) == nil
 end

@@ -20,7 +20,12 @@ local function take_token(webhook_id, every, most)
   return wait
 end
 
--- The last deliveries to a webhook, the newest first.
+-- The last deliveries to a webhook that were accepted, the newest first.
 local function deliveries_to(webhook_id)
   return P .. 'deliveries:' .. webhook_id
+end
+
+-- The last deliveries to a webhook that were refused, the newest first. Anyone who knows the URL can cause them.
+local function refusals_of(webhook_id)
+  return P .. 'refusals:' .. webhook_id
 end
