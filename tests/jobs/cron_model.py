@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 from collections.abc import Iterator
+from importlib.resources import files
 from zoneinfo import ZoneInfo
 
 MINUTE = datetime.timedelta(minutes=1)
@@ -17,7 +18,7 @@ def watched(pattern: str, zone: str, after: datetime.datetime, until: datetime.d
 
     Each local minute that the clock passes for the first time fires, also those that it jumps over.
     """
-    rules = ZoneInfo(zone)
+    rules = rules_of(zone)
     moment = (after - 2880 * MINUTE).replace(second=0, microsecond=0)
     reached = moment.astimezone(rules).replace(tzinfo=None)
     while moment < until:
@@ -29,6 +30,12 @@ def watched(pattern: str, zone: str, after: datetime.datetime, until: datetime.d
             fires = fires or matches(pattern, reached)
         if fires and moment > after:
             yield moment
+
+
+@functools.cache
+def rules_of(zone: str) -> ZoneInfo:
+    with files("tzdata").joinpath("zoneinfo", zone).open("rb") as file:
+        return ZoneInfo.from_file(file, key=zone)
 
 
 def matches(pattern: str, minute: datetime.datetime) -> bool:
