@@ -59,14 +59,14 @@ class Tick:
         quota: ExecutionQuota,
         alarms: Alarms,
         settings: Settings,
-        now: Callable[[], datetime.datetime] = clock.now,
+        now: Callable[[], datetime.datetime] = clock.wall,
     ):
         self._ready = ready
         self._quota = quota
         self._alarms = alarms
         self._queue_limit = settings.async_queue_limit
         self._grace = datetime.timedelta(seconds=settings.job_misfire_grace_s)
-        self._now = now
+        self.now = now
 
     def run(self) -> datetime.datetime:
         """Fire all jobs that are due. Returns the time until which they were due.
@@ -75,7 +75,7 @@ class Tick:
             Unavailable: the database is away; call this again later.
         """
         while True:
-            now = self._now()
+            now = self.now()
             due = due_jobs.find(now, _BATCH, _BATCH_BYTES)
             if not due:
                 return now
@@ -87,7 +87,7 @@ class Tick:
 
     def ring_in(self, pause: datetime.timedelta) -> None:
         """Set an alarm after a pause. If Redis is away, `Alarms.restore` sets one later."""
-        now = self._now()
+        now = self.now()
         self._set_alarms((now + pause,), now)
 
     def _fire(self, due: Sequence[DueJob], now: datetime.datetime) -> int:

@@ -96,7 +96,7 @@ def create(
         BadRequest: `first_execution_time` is not at least a minute ahead.
         QuotaExceeded: the project has reached its quota of jobs.
     """
-    moment = now or clock.now()
+    moment = now or clock.wall()
     if first_execution_time is not None:
         _check_ahead("first_execution_time", first_execution_time, moment)
     if pattern is None:
@@ -108,7 +108,7 @@ def create(
     job = Job(
         id=str(uuid.uuid4()),
         project_id=context.project_id,
-        created_at=moment,
+        created_at=now or clock.now(),
         name=name,
         function_input=function_input,
         pattern=pattern,
@@ -167,8 +167,8 @@ def update(
         check_owner(context, job, "change")
         if job.status in _FINAL:
             raise BadRequest(f"Job {job_id} is {job.status}, and can't change any more.")
-        moment = now or clock.now()
-        return change(job, dict(changes) | _next_time(job, changes, moment) | {"updated_at": moment})
+        times = _next_time(job, changes, now or clock.wall())
+        return change(job, dict(changes) | times | {"updated_at": now or clock.now()})
 
     return transact(write)
 
