@@ -328,7 +328,11 @@ class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]  # the base
         connection = self._connect()
         try:
             with connection.cursor() as cursor:
-                cursor.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
+                timeout_ms = int(self._timeout_s * 1000)
+                # A process that is stopped in a transaction must not hold its locks for ever.
+                cursor.execute(
+                    f"SET lock_timeout = {timeout_ms}; SET idle_in_transaction_session_timeout = {2 * timeout_ms}"
+                )
         except BaseException:
             connection.close()
             raise

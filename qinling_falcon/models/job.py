@@ -111,6 +111,7 @@ def create(
         created_at=now or clock.now(),
         name=name,
         function_input=function_input,
+        input_size=_size(function_input),
         pattern=pattern,
         count=count,
         misfire=str(misfire),
@@ -167,8 +168,10 @@ def update(
         check_owner(context, job, "change")
         if job.status in _FINAL:
             raise BadRequest(f"Job {job_id} is {job.status}, and can't change any more.")
-        times = _next_time(job, changes, now or clock.wall())
-        return change(job, dict(changes) | times | {"updated_at": now or clock.now()})
+        columns = dict(changes) | _next_time(job, changes, now or clock.wall()) | {"updated_at": now or clock.now()}
+        if "function_input" in changes:
+            columns["input_size"] = _size(changes["function_input"])
+        return change(job, columns)
 
     return transact(write)
 
@@ -218,6 +221,10 @@ def run(context: Context, job_id: str, record: ExecutionRecord) -> None:
         change(job, {"last_execution_id": record.id})
 
     transact(write)
+
+
+def _size(text: str | None) -> int:
+    return len(text.encode()) if text else 0
 
 
 def _next_time(job: Job, changes: Mapping[str, Any], now: datetime.datetime) -> dict[str, Any]:

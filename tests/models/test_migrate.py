@@ -113,7 +113,7 @@ def test_jobs_of_an_earlier_release_fire_as_before(empty_database: Settings, tmp
 
         row = job.get(owner, "j")
         assert (row.misfire, row.overlap, row.timezone, row.last_execution_id) == ("run_once", "allow", "UTC", None)
-        assert [due.id for due in due_jobs.find(clock.now(), 9, 9)] == ["j"]
+        assert [due.id for due in due_jobs.find(clock.now(), 9)] == ["j"]
     finally:
         database.disconnect()
 

@@ -1,4 +1,4 @@
-"""Adds to jobs what their firing needs: two policies, a time zone, the last execution, and an index of due times."""
+"""Adds to jobs what their firing needs: two policies, a time zone, the last execution, the input's size, an index."""
 
 from typing import Any
 
@@ -13,6 +13,9 @@ def up(migrator: Any, db: Any) -> None:
         f"overlap VARCHAR(16){collation} NOT NULL DEFAULT 'allow'",
         f"timezone VARCHAR(64){collation} NOT NULL DEFAULT 'UTC'",
         f"last_execution_id VARCHAR(36){collation}",
+        "input_size INTEGER NOT NULL DEFAULT 0",
     ):
         db.execute_sql(f"ALTER TABLE jobs ADD COLUMN {column}")
+    size = "OCTET_LENGTH(function_input)" if collation else "LENGTH(CAST(function_input AS BLOB))"
+    db.execute_sql(f"UPDATE jobs SET input_size = {size} WHERE function_input IS NOT NULL")
     db.execute_sql("CREATE INDEX jobs_due ON jobs (status, next_execution_time, id)")
