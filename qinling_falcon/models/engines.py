@@ -324,15 +324,12 @@ class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]  # the base
         return connection
 
     def open_writer(self) -> None:
-        """Connect this thread (or greenlet) for writing."""
+        """Connect this thread (or greenlet) for writing. The server ends its transaction if the process is stopped."""
         connection = self._connect()
         try:
             with connection.cursor() as cursor:
-                timeout_ms = int(self._timeout_s * 1000)
-                # A process that is stopped in a transaction must not hold its locks for ever.
-                cursor.execute(
-                    f"SET lock_timeout = {timeout_ms}; SET idle_in_transaction_session_timeout = {2 * timeout_ms}"
-                )
+                ms = int(self._timeout_s * 1000)
+                cursor.execute(f"SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {2 * ms}")
         except BaseException:
             connection.close()
             raise
