@@ -41,7 +41,7 @@ from qinling_falcon.models.tables import (
 _JOBS = Job._meta.table_name
 _ALIASES = Alias._meta.table_name
 _SECOND_US = 1_000_000
-# A job that could not fire and has no next time, because it fires once, is tried again after this time.
+# A job that could not fire and makes up for missed times is tried again after this time.
 _AGAIN = datetime.timedelta(minutes=1)
 _Aliases = Mapping[tuple[str, str], tuple[str, int, tuple[int, float] | None]]
 
@@ -267,10 +267,13 @@ def _moved(job: _Due, skip: Skip | None, execution_id: str, plan: Plan) -> _Move
     is_last = job.pattern is None or job.count == 1
     if skip is None and is_last:
         return _Move(job.id, job.next_execution_time, 1, JobStatus.DONE.value, execution_id)
-    if skip is Skip.MISFIRE and job.pattern is None:
+    if skip is not None and job.pattern is None and job.misfire == Misfire.SKIP:
         return _Move(job.id, job.next_execution_time, 0, JobStatus.DONE.value)
-    following = None if job.pattern is None else plan.next_times[_key(job)]
-    next_execution_time = clock.to_micros(following or plan.now + _AGAIN)
+    again = plan.now + _AGAIN
+    following = (None if job.pattern is None else plan.next_times[_key(job)]) or again
+    if skip is Skip.ROOM and job.misfire == Misfire.RUN_ONCE:
+        following = min(following, again)
+    next_execution_time = clock.to_micros(following)
     if skip is None:
         return _Move(job.id, next_execution_time, 1, JobStatus.RUNNING.value, execution_id)
     return _Move(job.id, next_execution_time, 0, JobStatus.RUNNING.value)
