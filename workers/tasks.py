@@ -88,7 +88,7 @@ def _sweep_on(settings: Settings, sweep: Sweep, deleted: DeletedFunctions, job_a
                 if slots := drains.restore(connection):
                     logger.info("drains were enqueued", extra={"slots": slots})
                 if time.monotonic() - restored_at >= _RESTORE_ALARMS_S:
-                    if restored := job_alarms.restore(clock.now()):
+                    if restored := job_alarms.restore(clock.wall()):
                         logger.info("alarms of jobs were set", extra={"count": restored})
                     restored_at = time.monotonic()
                 sweep.step()

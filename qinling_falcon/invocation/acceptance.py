@@ -33,7 +33,6 @@ _RETRY_AFTER_S = 5
 Admit = Callable[[Target], bool]
 """Says whether a target is current. Raises if its execution is not to be accepted."""
 
-
 Write = Callable[[ExecutionRecord], None]
 """Writes an accepted execution, durably, as `execution_queue.accept` does."""
 

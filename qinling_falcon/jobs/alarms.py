@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import gevent
@@ -33,6 +34,8 @@ _PATH = "qinling_falcon.jobs.alarms.ring"
 _HORIZON = datetime.timedelta(seconds=150)
 _SECOND = datetime.timedelta(seconds=1)
 _RETRY = datetime.timedelta(seconds=2)
+# An alarm that rings too early waits for so long, at most: clocks of two machines differ.
+_MOST_EARLY_S = 2.0
 
 _tick: Tick | None = None
 
@@ -47,6 +50,8 @@ class Alarms:
     def __init__(self, connection: Redis):
         self._connection = connection
         self._scheduler = Scheduler(TASKS, connection=connection, job_class=JsonJob, queue_class=JsonQueue)
+        self._announced: set[int] = set()
+        self._is_setting = False
 
     def set(self, moments: Iterable[datetime.datetime], now: datetime.datetime) -> None:
         """Set alarms for those of the moments that are within the horizon. One that has passed rings at once.
@@ -59,10 +64,16 @@ class Alarms:
             self._set(second)
 
     def announce(self, moment: datetime.datetime) -> None:
-        """Set an alarm without waiting for Redis. If that fails, `restore` sets it."""
-        now = clock.now()
+        """Set an alarm without waiting for Redis. If that fails, `restore` sets it.
+
+        While Redis hangs, one greenlet waits for it, and what is announced meanwhile are seconds within the horizon.
+        """
+        now = clock.wall()
         if moment <= now + _HORIZON:
-            gevent.spawn(self._try_to_set, moment, now)
+            self._announced.add(_rounded_up(max(moment, now)))
+            if not self._is_setting:
+                self._is_setting = True
+                gevent.spawn(self._set_announced)
 
     def restore(self, now: datetime.datetime) -> int:
         """Set the alarms of all running jobs that are missing, and one if jobs are overdue. Returns how many were set.
@@ -85,11 +96,15 @@ class Alarms:
     def _set(self, second: int) -> None:
         self._scheduler.enqueue_at(_moment(second), _PATH, second, job_id=_alarm_id(second), job_result_ttl=0)
 
-    def _try_to_set(self, moment: datetime.datetime, now: datetime.datetime) -> None:
+    def _set_announced(self) -> None:
         try:
-            self.set((moment,), now)
+            while self._announced:
+                self._set(self._announced.pop())
         except RedisError as error:
-            logger.warning("an alarm is not set yet", extra={"reason": str(error)})
+            self._announced.clear()
+            logger.warning("alarms are not set yet", extra={"reason": str(error)})
+        finally:
+            self._is_setting = False
 
 
 def use(tick: Tick) -> None:
@@ -106,15 +121,24 @@ def ring(second: int) -> None:
     """
     assert _tick is not None
     try:
-        now = _tick.run()
-        if now < _moment(second):
-            # This machine's clock is behind the scheduler's. RQ deletes this alarm when it ends, so it is another one.
-            _tick.ring_in(_moment(second) - now + _SECOND)
+        _wait_for(second, _tick.now)
+        _tick.run()
     except Unavailable as error:
         logger.warning("jobs can't be fired now", extra={"reason": error.message})
         _tick.ring_in(_RETRY)
     except Exception:
         logger.exception("firing jobs failed")
+
+
+def _wait_for(second: int, now: Callable[[], datetime.datetime]) -> None:
+    """Wait while this machine's clock is behind that of the scheduler."""
+    ends_at = time.monotonic() + _MOST_EARLY_S
+    while (early_s := (_moment(second) - now()).total_seconds()) > 0:
+        left_s = ends_at - time.monotonic()
+        if early_s > left_s:
+            logger.warning("the scheduler's clock is ahead of this one", extra={"early_s": round(early_s, 1)})
+            return  # `restore` sets an alarm when the jobs are overdue
+        gevent.sleep(early_s)
 
 
 def _moment(second: int) -> datetime.datetime:

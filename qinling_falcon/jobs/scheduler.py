@@ -20,6 +20,8 @@ _INTERVAL_S = 1
 _RETRY_S = 0.5
 # A turn begins so long after the beginning of a second. A process whose clock is behind finds nothing due.
 _INTO_SECOND_S = 0.005
+# Another scheduler goes on so soon after one that was killed in its turn. Two turns at once do no harm.
+_LOCK_MS = 2000
 # How long an entry waits after it could not be read or queued.
 _DEFER_S = 60
 _BATCH = 1000
@@ -73,9 +75,7 @@ class DueScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
 
     def acquire_lock(self) -> bool:
         """Take the lock of this turn; it runs out by itself when its holder dies."""
-        self._lock_acquired = bool(
-            self.connection.set(self.scheduler_lock_key, self._token, ex=self._interval + 10, nx=True)
-        )
+        self._lock_acquired = bool(self.connection.set(self.scheduler_lock_key, self._token, px=_LOCK_MS, nx=True))
         return self._lock_acquired
 
     def remove_lock(self) -> None:

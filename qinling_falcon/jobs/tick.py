@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import datetime
 import logging
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
+from operator import itemgetter
 
-import gevent
 from redis.exceptions import RedisError
 
 from qinling_falcon.errors import QuotaExceeded, Unavailable
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.jobs.alarms import Alarms
-from qinling_falcon.models import clock, due_jobs
+from qinling_falcon.models import clock, cooperation, due_jobs
 from qinling_falcon.models.due_jobs import DueJob, Fired, Plan
 from qinling_falcon.models.zones import next_fire
 from qinling_falcon.pool.ready_sets import ReadySets
@@ -36,10 +37,16 @@ logger = logging.getLogger(__name__)
 # The jobs of one transaction, and the length of their inputs in bytes: other writers wait for it, and it is in memory.
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
+# So many due jobs are known at a time, at most. After so many seconds, they are read again, because others have become
+# due meanwhile, of projects whose turn it is.
+_MOST_FOUND = 10_000
+_TURN_S = 1.0
+# What firing a job costs, beside its input, as bytes of input.
+_COST = 4096
 # A line of the log names so many jobs, at most.
 _MOST_LOGGED = 20
-# Computing one time takes half a millisecond. Other greenlets have a turn after so many.
-_TIMES_PER_TURN = 10
+# Other greenlets have a turn after so many seconds of computing.
+_PAUSE_AFTER_S = 0.005
 
 
 class Tick:
@@ -59,51 +66,55 @@ class Tick:
         quota: ExecutionQuota,
         alarms: Alarms,
         settings: Settings,
-        now: Callable[[], datetime.datetime] = clock.now,
+        now: Callable[[], datetime.datetime] = clock.wall,
     ):
         self._ready = ready
         self._quota = quota
         self._alarms = alarms
         self._queue_limit = settings.async_queue_limit
         self._grace = datetime.timedelta(seconds=settings.job_misfire_grace_s)
-        self._now = now
+        self.now = now
 
-    def run(self) -> datetime.datetime:
-        """Fire all jobs that are due. Returns the time until which they were due.
+    def run(self) -> None:
+        """Fire all jobs that are due.
 
         Raises:
             Unavailable: the database is away; call this again later.
         """
+        tried: set[tuple[str, datetime.datetime]] = set()
         while True:
-            now = self._now()
-            due = due_jobs.find(now, _BATCH, _BATCH_BYTES)
+            due = due_jobs.find(self.now(), _MOST_FOUND)
+            due = [job for job in due if (job.id, job.next_execution_time) not in tried]
             if not due:
-                return now
-            moved = self._fire(due, now)
-            is_last = len(due) < _BATCH and sum(job.input_size for job in due) <= _BATCH_BYTES
-            # If other ticks have fired the whole batch, they go on with the rest.
-            if is_last or moved == 0:
-                return now
+                return
+            ends_at = time.monotonic() + _TURN_S
+            for batch in _batches(_in_turn(due)):
+                tried.update((job.id, job.next_execution_time) for job in batch)
+                self._fire(batch, self.now())
+                if time.monotonic() >= ends_at:
+                    break
 
     def ring_in(self, pause: datetime.timedelta) -> None:
         """Set an alarm after a pause. If Redis is away, `Alarms.restore` sets one later."""
-        now = self._now()
+        now = self.now()
         self._set_alarms((now + pause,), now)
 
-    def _fire(self, due: Sequence[DueJob], now: datetime.datetime) -> int:
-        """Fire a batch. If one of its jobs makes that fail, fire the others. Returns how many have moved on."""
+    def _fire(self, due: Sequence[DueJob], now: datetime.datetime) -> None:
+        """Fire a batch. If one of its jobs makes that fail, fire the others."""
+        halves: Sequence[Sequence[DueJob]] = ()
         try:
-            return self._fire_together(due, now)
+            self._fire_together(due, now)
         except Unavailable:
             raise
         except Exception:
             if len(due) == 1:
                 logger.exception("a job can't be fired", extra={"job_id": due[0].id})
-                return 0
-        middle = len(due) // 2
-        return self._fire(due[:middle], now) + self._fire(due[middle:], now)
+            else:
+                halves = due[: len(due) // 2], due[len(due) // 2 :]
+        for half in halves:
+            self._fire(half, now)
 
-    def _fire_together(self, due: Sequence[DueJob], now: datetime.datetime) -> int:
+    def _fire_together(self, due: Sequence[DueJob], now: datetime.datetime) -> None:
         with ExitStack() as stack:
             reserved = self._reserve(due, stack)
             rooms = {project_id: len(reservations) for project_id, reservations in reserved.items()}
@@ -116,7 +127,6 @@ class Tick:
             ids = [job_id for job_id, why in fired.skips.items() if why is skip]
             about = {"reason": skip.value, "count": len(ids), "job_ids": ids[:_MOST_LOGGED]}
             logger.info("jobs did not fire", extra=about)
-        return fired.moved
 
     def _reserve(self, due: Sequence[DueJob], stack: ExitStack) -> dict[str, list[Reservation]]:
         """Reserve a place in the quota of executions for each job that has room, until `stack` is closed."""
@@ -159,9 +169,33 @@ class Tick:
             logger.warning("alarms are not set yet", extra={"reason": str(error)})
 
 
+def _in_turn(due: Sequence[DueJob]) -> list[DueJob]:
+    """The jobs in the order in which they fire: a project with many jobs, or with large inputs, delays no other one."""
+    costs: defaultdict[str, int] = defaultdict(int)
+    ordered = []
+    for job in due:
+        costs[job.project_id] += _COST + job.input_size
+        ordered.append((costs[job.project_id], job))
+    return [job for _, job in sorted(ordered, key=itemgetter(0))]
+
+
+def _batches(due: Sequence[DueJob]) -> Iterator[list[DueJob]]:
+    """The jobs in batches, each of one transaction."""
+    batch: list[DueJob] = []
+    size = 0
+    for job in due:
+        if batch and (len(batch) == _BATCH or size + job.input_size > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(job)
+        size += job.input_size
+    yield batch
+
+
 def _next_times(due: Sequence[DueJob], now: datetime.datetime) -> dict[tuple[str, str], datetime.datetime | None]:
     """The next time of each pattern in each zone."""
     times: dict[tuple[str, str], datetime.datetime | None] = {}
+    pause_at = time.monotonic() + _PAUSE_AFTER_S
     for job in due:
         if job.pattern is None or (job.pattern, job.timezone) in times:
             continue
@@ -170,6 +204,7 @@ def _next_times(due: Sequence[DueJob], now: datetime.datetime) -> dict[tuple[str
         except Exception:
             logger.exception("the next time of a job can't be computed", extra={"job_id": job.id})
             times[job.pattern, job.timezone] = None
-        if len(times) % _TIMES_PER_TURN == 0:
-            gevent.sleep(0)
+        if time.monotonic() >= pause_at:
+            cooperation.pause()
+            pause_at = time.monotonic() + _PAUSE_AFTER_S
     return times

@@ -33,6 +33,14 @@ def now() -> datetime.datetime:
     return from_micros(instant)
 
 
+def wall() -> datetime.datetime:
+    """The present in UTC, as the clock of the machine shows it: what is due is reckoned by this time.
+
+    If this clock is set back, `now` stands still until it catches up, and `wall` follows it.
+    """
+    return from_micros(time.time_ns() // 1000)
+
+
 def new_id(moment: datetime.datetime) -> str:
     """A UUID (version 7) that sorts by `moment`, which `read_id` finds in it.
 

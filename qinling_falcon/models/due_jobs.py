@@ -41,7 +41,7 @@ from qinling_falcon.models.tables import (
 _JOBS = Job._meta.table_name
 _ALIASES = Alias._meta.table_name
 _SECOND_US = 1_000_000
-# A job that could not fire and has no next time, because it fires once, is tried again after this time.
+# A job that could not fire and makes up for missed times is tried again after this time.
 _AGAIN = datetime.timedelta(minutes=1)
 _Aliases = Mapping[tuple[str, str], tuple[str, int, tuple[int, float] | None]]
 
@@ -69,6 +69,7 @@ class DueJob(NamedTuple):
     pattern: str | None
     timezone: str
     input_size: int
+    next_execution_time: datetime.datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,41 +93,29 @@ class Fired(NamedTuple):
     """What became of a batch.
 
     Attributes:
-        moved: how many jobs were due and have moved on, whether they have fired or not.
         executions: the executions as (project, function, id).
         skips: the jobs that have not fired, with the reason.
         next_times: when these jobs are due next.
     """
 
-    moved: int
     executions: Sequence[tuple[str, str, str]]
     skips: Mapping[str, Skip]
     next_times: Collection[datetime.datetime]
 
 
-def find(now: datetime.datetime, most: int, most_bytes: int) -> list[DueJob]:
+def find(now: datetime.datetime, most: int) -> list[DueJob]:
     """The jobs that are due, the longest due first.
 
     Args:
         now: the present.
         most: how many, at most.
-        most_bytes: the inputs of all but the last one have at most so many bytes together.
 
     Raises:
         Unavailable: see `reading`.
     """
-    database = engine()
-    size = peewee.fn.COALESCE(database.octets(Job.function_input), 0)
-    due = _due(now).select(Job.id, Job.project_id, Job.pattern, Job.timezone, size)
+    due: Any = _due(now).select(*[getattr(Job, name) for name in DueJob._fields])
     with reading():
-        rows: list[Any] = list(due.order_by(Job.next_execution_time, Job.id).limit(most).tuples())
-    found: list[DueJob] = []
-    for row in rows:
-        found.append(DueJob(*row))
-        most_bytes -= found[-1].input_size
-        if most_bytes < 0:
-            break
-    return found
+        return [DueJob(*row) for row in due.order_by(Job.next_execution_time, Job.id).limit(most).tuples()]
 
 
 def fire(job_ids: Collection[str], plan: Plan) -> Fired:
@@ -218,7 +207,7 @@ def _fire(job_ids: Collection[str], plan: Plan) -> Fired:
     # A pattern that was changed meanwhile has another next time, and is not due any more.
     due = [job for job in _locked(job_ids, plan.now) if job.pattern is None or _key(job) in plan.next_times]
     if not due:
-        return Fired(0, (), {}, ())
+        return Fired((), {}, ())
     ids = {job.id: clock.fixed_id(clock.from_micros(job.next_execution_time), job.id) for job in due}
     aliases = _aliases(due)
     skips = _skips(due, ids, aliases, plan)
@@ -230,7 +219,6 @@ def _fire(job_ids: Collection[str], plan: Plan) -> Fired:
     if records:
         execution_queue.insert([values_of(record) for record in records])
     return Fired(
-        len(due),
         [(record.project_id, record.function_id, record.id) for record in records],
         skips,
         {clock.from_micros(move.next_execution_time) for move in moves if move.status == JobStatus.RUNNING},
@@ -238,9 +226,9 @@ def _fire(job_ids: Collection[str], plan: Plan) -> Fired:
 
 
 def _locked(job_ids: Collection[str], now: datetime.datetime) -> list[_Due]:
-    """The jobs that are due, locked in the order of their ids, so that two processes can't wait for each other."""
+    """The jobs that are due, locked. Those that someone else changes now are left out: a later tick fires them."""
     database = engine()
-    lock = " FOR UPDATE" if database.for_update else ""
+    lock = " FOR UPDATE SKIP LOCKED" if database.for_update else ""
     rows = database.execute_sql(
         f"SELECT {', '.join(_Due.__slots__)} FROM {_JOBS} WHERE id IN ({_marks(job_ids)}) AND status = 'running'"
         f" AND next_execution_time <= {database.param} ORDER BY id{lock}",
@@ -279,10 +267,13 @@ def _moved(job: _Due, skip: Skip | None, execution_id: str, plan: Plan) -> _Move
     is_last = job.pattern is None or job.count == 1
     if skip is None and is_last:
         return _Move(job.id, job.next_execution_time, 1, JobStatus.DONE.value, execution_id)
-    if skip is Skip.MISFIRE and job.pattern is None:
+    if skip is not None and job.pattern is None and job.misfire == Misfire.SKIP:
         return _Move(job.id, job.next_execution_time, 0, JobStatus.DONE.value)
-    following = None if job.pattern is None else plan.next_times[_key(job)]
-    next_execution_time = clock.to_micros(following or plan.now + _AGAIN)
+    again = plan.now + _AGAIN
+    following = (None if job.pattern is None else plan.next_times[_key(job)]) or again
+    if skip is Skip.ROOM and job.misfire == Misfire.RUN_ONCE:
+        following = min(following, again)
+    next_execution_time = clock.to_micros(following)
     if skip is None:
         return _Move(job.id, next_execution_time, 1, JobStatus.RUNNING.value, execution_id)
     return _Move(job.id, next_execution_time, 0, JobStatus.RUNNING.value)

@@ -325,11 +325,12 @@ class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]  # the base
         return connection
 
     def open_writer(self) -> None:
-        """Connect this thread (or greenlet) for writing."""
+        """Connect this thread (or greenlet) for writing. The server ends its transaction if the process is stopped."""
         connection = self._connect()
         try:
             with connection.cursor() as cursor:
-                cursor.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
+                ms = int(self._timeout_s * 1000)
+                cursor.execute(f"SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {2 * ms}")
         except BaseException:
             connection.close()
             raise

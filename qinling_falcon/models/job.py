@@ -96,7 +96,7 @@ def create(
         BadRequest: `first_execution_time` is not at least a minute ahead.
         QuotaExceeded: the project has reached its quota of jobs.
     """
-    moment = now or clock.now()
+    moment = now or clock.wall()
     if first_execution_time is not None:
         _check_ahead("first_execution_time", first_execution_time, moment)
     if pattern is None:
@@ -108,9 +108,10 @@ def create(
     job = Job(
         id=str(uuid.uuid4()),
         project_id=context.project_id,
-        created_at=moment,
+        created_at=now or clock.now(),
         name=name,
         function_input=function_input,
+        input_size=_size(function_input),
         pattern=pattern,
         count=count,
         misfire=str(misfire),
@@ -167,8 +168,10 @@ def update(
         check_owner(context, job, "change")
         if job.status in _FINAL:
             raise BadRequest(f"Job {job_id} is {job.status}, and can't change any more.")
-        moment = now or clock.now()
-        return change(job, dict(changes) | _next_time(job, changes, moment) | {"updated_at": moment})
+        columns = dict(changes) | _next_time(job, changes, now or clock.wall()) | {"updated_at": now or clock.now()}
+        if "function_input" in changes:
+            columns["input_size"] = _size(changes["function_input"])
+        return change(job, columns)
 
     return transact(write)
 
@@ -218,6 +221,10 @@ def run(context: Context, job_id: str, record: ExecutionRecord) -> None:
         change(job, {"last_execution_id": record.id})
 
     transact(write)
+
+
+def _size(text: str | None) -> int:
+    return len(text.encode()) if text else 0
 
 
 def _next_time(job: Job, changes: Mapping[str, Any], now: datetime.datetime) -> dict[str, Any]:

@@ -314,7 +314,8 @@ class Job(Row):
     """Times at which a function runs: of (function, version) or of an alias, as with webhooks.
 
     Without a `pattern` it fires once. A `count` of null is one without end. The pattern is read in `timezone`.
-    `last_execution_id` is the execution that it has made last, by firing or on request.
+    `last_execution_id` is the execution that it has made last, by firing or on request. `input_size` is the length of
+    `function_input` in bytes.
     """
 
     name = peewee.CharField(null=True)
@@ -331,6 +332,7 @@ class Job(Row):
     overlap = peewee.CharField(max_length=16, default=Overlap.ALLOW.value)
     timezone = peewee.CharField(max_length=64, default="UTC")
     last_execution_id = peewee.CharField(max_length=36, null=True)
+    input_size = peewee.IntegerField(default=0)
 
     class Meta:
         table_name = "jobs"

@@ -41,14 +41,22 @@ def next_fire(pattern: str, zone: str, after: datetime.datetime) -> datetime.dat
     """
     if zone == UTC:
         return next_match(pattern, after)
-    rules = ZoneInfo(zone)
-    local = after.astimezone(rules).replace(tzinfo=None, fold=0)
-    while True:
-        local = next_match(pattern, local).replace(tzinfo=None)
-        found = _first_moment(local, rules)
-        # In the second run of a repeated hour, the first run has had the next local times.
-        if found > after:
-            return found
+    rules = _rules(zone)
+    return _first_moment(next_match(pattern, _latest_shown(after, rules)).replace(tzinfo=None), rules)
+
+
+def _latest_shown(moment: datetime.datetime, rules: ZoneInfo) -> datetime.datetime:
+    """The latest local time that a clock of the zone has shown by then, or a second less."""
+    local = moment.astimezone(rules)
+    if local.fold == 0:
+        return local.replace(tzinfo=None)
+    # In the second run of a repeated hour, the first run has shown all times of the hour.
+    offset, offset_before = local.utcoffset(), local.replace(fold=0).utcoffset()
+    assert offset is not None
+    assert offset_before is not None
+    present = moment.replace(microsecond=0)
+    put_back = _first_change(present - (offset_before - offset), present, rules)
+    return (put_back + offset_before).replace(tzinfo=None) - _SECOND
 
 
 def _first_moment(local: datetime.datetime, rules: ZoneInfo) -> datetime.datetime:
@@ -60,16 +68,26 @@ def _first_moment(local: datetime.datetime, rules: ZoneInfo) -> datetime.datetim
     if before >= after:
         return moment  # it occurs once, or twice, and `fold=0` is its first occurrence
     # It is skipped. The clock is put forward between these two moments.
-    early = (local - after).replace(tzinfo=datetime.UTC)
-    late = moment
+    return _first_change((local - after).replace(tzinfo=datetime.UTC), moment, rules)
+
+
+def _first_change(early: datetime.datetime, late: datetime.datetime, rules: ZoneInfo) -> datetime.datetime:
+    """The first moment at which clocks are not set as they were at `early`. At `late`, they are not. Whole seconds."""
+    before = early.astimezone(rules).utcoffset()
     while late - early > _SECOND:
-        middle = early + (late - early) // 2
-        middle = middle.replace(microsecond=0)
+        middle = (early + (late - early) // 2).replace(microsecond=0)
         if middle.astimezone(rules).utcoffset() == before:
             early = middle
         else:
             late = middle
     return late
+
+
+@functools.cache
+def _rules(zone: str) -> ZoneInfo:
+    """The rules of a zone, from the package `tzdata`: hosts have files of their own, of different ages."""
+    with importlib.resources.files("tzdata").joinpath("zoneinfo", zone).open("rb") as file:
+        return ZoneInfo.from_file(file, key=zone)
 
 
 @functools.cache

@@ -101,6 +101,7 @@ class JobRun:
 
     def __init__(self, services: Services):
         self._acceptance = services.acceptance
+        self._alarms = services.alarms
         self._settings = services.settings
 
     @operation("job:run", answers=accepts(ExecutionShown), errors=(404, 409))
@@ -122,6 +123,8 @@ class JobRun:
             job_id=job_id,
         )
         execution = self._acceptance.accept(req.caller, call, write=functools.partial(jobs.run, req.caller, job_id))
+        # A tick that has met the locked row has left it out.
+        self._alarms.announce(job.next_execution_time)
         path = f"/v1/executions/{execution.id}"
         accepted(req, resp, path, self._settings.public_endpoint, _shown_execution.show(execution))
 

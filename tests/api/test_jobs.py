@@ -223,3 +223,18 @@ def test_a_job_that_is_due_soon_gets_its_alarm(services: Services, client: Clien
     gevent.sleep(0.2)
     assert redis.zcard("rq:scheduler:scheduled_jobs") == 1
     redis.close()
+
+
+def test_a_job_that_is_run_and_due_soon_gets_its_alarm_again(
+    services: Services, client: Client, function_id: str
+) -> None:
+    """A tick leaves out the row that the request has locked, and its alarm is used up."""
+    job = make(client, function_id, pattern="* * * * *")
+    gevent.sleep(0.2)
+    redis = queues.connect(services.settings)
+    redis.delete("rq:scheduler:scheduled_jobs")
+
+    assert client.simulate_post(f"/v1/jobs/{job['id']}/run").status_code == 202
+
+    gevent.sleep(0.2)
+    assert redis.zcard("rq:scheduler:scheduled_jobs") == 1

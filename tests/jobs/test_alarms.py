@@ -8,12 +8,14 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
+from rq.job import JobStatus
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.jobs import alarms as module
 from qinling_falcon.jobs import queues
 from qinling_falcon.jobs.alarms import Alarms
-from qinling_falcon.jobs.queues import TASKS
+from qinling_falcon.jobs.queues import TASKS, JsonJob, JsonQueue
 from qinling_falcon.jobs.scheduler import DueScheduler
 from qinling_falcon.jobs.worker import GeventWorker
 from qinling_falcon.models import due_jobs
@@ -89,7 +91,7 @@ def test_an_alarm_that_cannot_be_set_now_is_no_error_of_the_request(
     with caplog.at_level(logging.WARNING):
         alarms.announce(module.clock.now())
         gevent.sleep(0.1)
-    assert caplog.messages == ["an alarm is not set yet"]
+    assert caplog.messages == ["alarms are not set yet"]
 
 
 def test_rq_rings_an_alarm_and_keeps_nothing_of_it(house: House, client: Any, function_id: str) -> None:
@@ -144,11 +146,48 @@ def test_jobs_fire_in_their_second_while_all_is_well(house: House, function_id: 
     assert fired_at() == [utc(f"2026-11-23 12:0{minute}") for minute in range(1, 6)]
 
 
-def test_an_alarm_that_rings_early_by_the_clock_of_this_machine_rings_again(house: House, function_id: str) -> None:
+def test_one_greenlet_sets_all_that_is_announced_while_redis_hangs(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    answers = Event()
+    monkeypatch.setattr(Alarms, "_set", lambda self, second: tried.append(second) or answers.wait(20))
+    moments = [module.clock.wall() + number * SECOND for number in (1, 2, 3)]
+
+    for _ in range(100):
+        for moment in moments:
+            house.bench.alarms.announce(moment)
+        gevent.sleep(0)
+    assert len(tried) == 1
+    answers.set()
+    gevent.sleep(0.1)
+
+    assert len(tried) <= 4
+    assert set(tried) == {module._rounded_up(moment) for moment in moments}
+
+
+@pytest.mark.parametrize("state", [JobStatus.QUEUED, JobStatus.STARTED, JobStatus.FAILED, JobStatus.FINISHED])
+def test_an_alarm_is_set_again_whatever_rq_has_of_it(
+    house: House, client: Any, function_id: str, state: JobStatus
+) -> None:
     house.bench.job(function_id)
-    house.bench.clock.now = utc("2026-11-23 12:00:59.9")
+    house.restore()
+    alarm_id = f"alarm-{second('2026-11-23 12:01:00')}"
+    assert client.zrem(DueScheduler.scheduled_jobs_key, alarm_id)
+    old = JsonJob.fetch(alarm_id, connection=client)
+    if state is JobStatus.QUEUED:
+        JsonQueue(TASKS, connection=client).enqueue_job(old)
+    else:
+        old.set_status(state)
+        old.save()
+        client.zadd(f"rq:{'wip' if state is JobStatus.STARTED else state.value}:{TASKS}", {alarm_id: 2e9})
 
-    module.ring(second("2026-11-23 12:01:00"))
+    house.restore()
+    house.bench.clock.now = utc("2026-11-23 12:01:00")
+    house.schedule()
+    GeventWorker(client, TASKS).work(burst=True)
 
-    assert executions() == []
-    assert house.alarms_set() == [second("2026-11-23 12:01:01")]
+    assert fired_at() == [utc("2026-11-23 12:01:00")]
+    assert house.alarms_set() == [second("2026-11-23 12:02:00")]
+    house.pass_seconds(60)
+    assert len(executions()) == 2

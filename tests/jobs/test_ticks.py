@@ -214,6 +214,41 @@ def test_a_job_of_a_project_without_room_does_not_fire_and_keeps_its_count(bench
     assert bench.run_at("2026-11-23 12:02:00") == 5
 
 
+def test_a_nightly_job_without_room_is_tried_again_each_minute_and_not_a_day_later(
+    bench: Bench, function_id: str
+) -> None:
+    job_id = bench.job(function_id, pattern="0 2 * * *", count=3)
+    bench.quota.left = 0
+
+    assert [bench.run_at(f"2026-11-24 02:0{minute}:00") for minute in (0, 1, 2)] == [0, 0, 0]
+    assert (row(job_id).count, row(job_id).next_execution_time) == (3, utc("2026-11-24 02:03"))
+
+    bench.quota.left = 1
+    assert bench.run_at("2026-11-24 02:03:00") == 1
+    assert (row(job_id).count, row(job_id).next_execution_time) == (2, utc("2026-11-25 02:00"))
+
+
+def test_a_nightly_job_that_skips_missed_times_waits_for_the_next_night_if_there_is_no_room(
+    bench: Bench, function_id: str
+) -> None:
+    job_id = bench.job(function_id, pattern="0 2 * * *", misfire="skip")
+    bench.quota.left = 0
+
+    assert bench.run_at("2026-11-24 02:00:00") == 0
+    assert row(job_id).next_execution_time == utc("2026-11-25 02:00")
+
+
+def test_a_job_that_fires_once_and_skips_is_done_when_it_has_no_room_at_its_time(
+    bench: Bench, function_id: str
+) -> None:
+    at = utc("2026-11-23 12:05:07")
+    job_id = bench.job(function_id, first_execution_time=at, misfire="skip")
+    bench.quota.left = 0
+
+    assert bench.run_at("2026-11-23 12:05:08") == 0
+    assert (row(job_id).status, row(job_id).count, row(job_id).next_execution_time) == ("done", 1, at)
+
+
 def test_a_job_of_a_project_with_a_full_queue_does_not_fire(bench: Bench, function_id: str) -> None:
     job_id = bench.job(function_id, count=3)
     bench.ready.backlog_size = bench.settings.async_queue_limit

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+import random
+import zoneinfo
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qinling_falcon.models import zones
+from qinling_falcon.models.cron import next_match
 from qinling_falcon.models.zones import check_zone, next_fire
-from tests.jobs.bench import MINUTE, utc
-from tests.jobs.cron_model import watched
+from tests.jobs.bench import MINUTE, SECOND, utc
+from tests.jobs.cron_model import rules_of, watched
 
 
 def times(pattern: str, zone: str, after: str, count: int) -> list[str]:
@@ -107,3 +114,53 @@ def test_times_are_those_that_watching_a_clock_gives(pattern: str, change: tuple
         moment = next_fire(pattern, zone, moment)
 
     assert found == expected
+
+
+def test_the_rules_of_this_machine_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "Europe").mkdir()
+    (tmp_path / "Europe" / "Madrid").write_bytes(files("tzdata").joinpath("zoneinfo", "Asia", "Tokyo").read_bytes())
+    try:
+        zoneinfo.reset_tzpath((tmp_path,))
+        zoneinfo.ZoneInfo.clear_cache()
+        assert times("0 12 * * *", "Europe/Madrid", "2026-06-01 00:00", 1) == ["06-01 10:00"]
+    finally:
+        zoneinfo.reset_tzpath()
+        zoneinfo.ZoneInfo.clear_cache()
+
+
+def test_a_time_in_the_second_run_of_a_repeated_hour_needs_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dense pattern has many times in the first run, and 2 hours are repeated here."""
+    looks = []
+    monkeypatch.setattr(zones, "next_match", lambda *arguments: looks.append(1) or next_match(*arguments))
+
+    found = next_fire("0-59 0-23 1-31 1-12 0-6", "Antarctica/Troll", utc("2027-10-31 01:00:01"))
+
+    assert found == utc("2027-10-31 03:00")
+    assert len(looks) == 1
+
+
+@pytest.mark.timeout(120)
+def test_dense_patterns_in_all_zones_fire_as_watching_a_clock_gives_around_each_change() -> None:
+    draw = random.Random(3)
+    for zone in ("Australia/Lord_Howe", "Antarctica/Troll", "Africa/Cairo", "America/St_Johns", "Asia/Gaza",
+                 "America/Havana", "Pacific/Chatham", "Europe/Dublin", "America/Nuuk"):  # fmt: skip
+        for change in changes_of(zone, 2027):
+            for pattern in ("* * * * *", "*/7 0-5 * * *", "13-50/3 * * * SUN"):
+                moment = change + draw.randrange(-200, 130) * MINUTE + draw.uniform(0, 59) * SECOND
+                expected = list(watched(pattern, zone, moment, moment + 300 * MINUTE))
+                found = [moment]
+                while len(found) <= len(expected):
+                    found.append(next_fire(pattern, zone, found[-1]))
+                assert found[1:] == expected, (zone, pattern, moment)
+
+
+def changes_of(zone: str, year: int) -> list[datetime.datetime]:
+    """The hours in which clocks of the zone are changed, in a year."""
+    first = utc(f"{year}-01-01")
+    offsets = [
+        (moment, moment.astimezone(rules_of(zone)).utcoffset())
+        for moment in (first + hours * 60 * MINUTE for hours in range(366 * 24))
+    ]
+    found = [after for (_, before), (after, offset) in itertools.pairwise(offsets) if offset != before]
+    assert found
+    return found

@@ -145,8 +145,9 @@ def test_a_job_is_of_a_version_or_of_an_alias_alone(owner: Context, function_id:
 
 def test_name_and_input_change_and_no_time(owner: Context, function_id: str) -> None:
     for made in (recurring(owner, function_id), one_shot(owner, function_id)):
-        expected = job.get(owner, made.id).__data__ | {"name": "n", "function_input": "i", "updated_at": LATER}
-        answered = job.update(owner, made.id, {"name": "n", "function_input": "i"}, now=LATER)
+        changes = {"name": "n", "function_input": "i"}
+        expected = job.get(owner, made.id).__data__ | changes | {"input_size": 1, "updated_at": LATER}
+        answered = job.update(owner, made.id, changes, now=LATER)
         row = job.get(owner, made.id)
         assert row.__data__ == answered.__data__ == expected
 

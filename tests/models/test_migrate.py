@@ -102,18 +102,22 @@ def test_jobs_of_an_earlier_release_fire_as_before(empty_database: Settings, tmp
         owner, now = Context("p"), clock.to_micros(clock.now())
         function_id = make_function(owner, make_runtime(owner).id).id
         columns = "id, project_id, created_at, function_id, function_version, pattern, status"
-        values = f"'j', 'p', {now}, '{function_id}', 0, '0 0 * * *', 'running', {now}, {now}"
+        times = "first_execution_time, next_execution_time, function_input"
+        values = ", ".join(
+            f"('{name}', 'p', {now}, '{function_id}', 0, {pattern}, 'running', {at}, {at}, 'ä')"
+            for name, pattern, at in (("j", "'0 0 * * *'", now), ("once", "NULL", now), ("ahead", "NULL", now + 10**9))
+        )
         database.transact(
-            lambda: database.engine().execute_sql(
-                f"INSERT INTO jobs ({columns}, first_execution_time, next_execution_time) VALUES ({values})"
-            )
+            lambda: database.engine().execute_sql(f"INSERT INTO jobs ({columns}, {times}) VALUES {values}")
         )
 
         migrate(empty_database)
 
         row = job.get(owner, "j")
         assert (row.misfire, row.overlap, row.timezone, row.last_execution_id) == ("run_once", "allow", "UTC", None)
-        assert [due.id for due in due_jobs.find(clock.now(), 9, 9)] == ["j"]
+        assert row.input_size == 2
+        assert [due.id for due in due_jobs.find(clock.now(), 9)] == ["j"]
+        assert [job.get(owner, name).status for name in ("once", "ahead")] == ["done", "running"]
     finally:
         database.disconnect()
 
