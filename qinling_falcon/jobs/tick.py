@@ -57,7 +57,10 @@ class Tick:
         quota: the quotas of executions.
         alarms: wakes the tick of the next times.
         settings: the limits.
-        now: the present.
+        now: gives the present.
+
+    Attributes:
+        now: the same.
     """
 
     def __init__(
