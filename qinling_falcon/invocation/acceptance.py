@@ -34,7 +34,7 @@ Admit = Callable[[Target], bool]
 """Says whether a target is current. Raises if its execution is not to be accepted."""
 
 Write = Callable[[ExecutionRecord], None]
-"""Writes an accepted execution, durably, as `execution_queue.accept` does."""
+"""Writes an accepted execution, durably."""
 
 
 class Acceptance:
@@ -63,7 +63,7 @@ class Acceptance:
         self._admission = admission
 
     def accept(
-        self, context: Context, call: Call, key: KeyClaim | None = None, *, write: Write = execution_queue.accept
+        self, context: Context, call: Call, key: KeyClaim | None = None, *, write: Write | None = None
     ) -> ExecutionRecord:
         """Accept an execution, and return its record with status `running`; durable on return.
 
@@ -72,7 +72,7 @@ class Acceptance:
             call: the call.
             key: the idempotency key that is bound in the same transaction, with the id and the time of the execution;
                 None: the request has no key.
-            write: writes the execution if there is no key.
+            write: writes the execution if there is no key; None: `execution_queue.accept`.
 
         Raises:
             KeyTaken: another request has the key. Nothing was accepted.
@@ -96,7 +96,7 @@ class Acceptance:
         return self._admission.admit_accept(project_id, size)
 
     def accept_for(
-        self, target: Target, call: Call, key: KeyClaim | None = None, *, write: Write = execution_queue.accept
+        self, target: Target, call: Call, key: KeyClaim | None = None, *, write: Write | None = None
     ) -> ExecutionRecord:
         """Accept an execution of a target that `resolve` has found and admitted; durable on return.
 
@@ -109,7 +109,7 @@ class Acceptance:
             now = clock.now()
             if key is None:
                 record = accepted_record(target, call, clock.new_id(now), now)
-                write(record)
+                (write or execution_queue.accept)(record)
             else:
                 record = accepted_record(target, call, key.execution_id, key.created_at)
                 if not idempotency.accept(key, record):

@@ -30,7 +30,7 @@ from qinling_falcon.webhooks.signatures import Scheme, keys_of
 logger = logging.getLogger(__name__)
 
 _CACHE_SIZE = 10_000
-_CACHED_S = 60.0
+CACHED_S = 60.0
 _MOST_LOOKUPS = 2
 _LOOKUP_WAIT_S = 5.0
 
@@ -131,7 +131,7 @@ class CachedWebhooks:
             raise _unknown(webhook_id)
         webhook = _cached(row, (cache_key, generation))
         if may_cache(generation):
-            self._cached.put(webhook_id, webhook, time.monotonic() + _CACHED_S)
+            self._cached.put(webhook_id, webhook, time.monotonic() + CACHED_S)
         return webhook
 
 

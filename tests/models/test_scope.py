@@ -95,6 +95,7 @@ WRITTEN = {
     "models.idempotency._accepted_in_sqlite": ["database.execute_sql", "database.execute_sql"],
     "models.idempotency._claim": ["engine().execute_sql"],
     "models.idempotency.forget": ["IdempotencyKey.delete"],
+    "models.idempotency.forget_claim": ["IdempotencyKey.delete"],
     "models.idempotency.begin": ["IdempotencyKey.update"],
     "models.idempotency.extend": ["IdempotencyKey.update"],
     "models.idempotency.release": ["IdempotencyKey.delete", "Execution.delete"],
@@ -166,6 +167,7 @@ def test_tables_are_read_through_scopes_alone() -> None:
     queue |= {"models.deleted_functions.page: DeletedFunction.select"}
     queue |= {"models.deleted_functions._cancel: QueuedExecution.select"}
     by_project.add("models.idempotency.find: IdempotencyKey.select")
+    by_project.add("models.idempotency.forget_claim: Execution.select")
     assert sorted(set(found) - {"models.trusts.doomed: DoomedTrust.select"} - by_project - queue) == sorted(
         f"models.scope.Scope.{table.__name__.lower()}{'es' if table is tables.Alias else 's'}: {table.__name__}.select"
         for table in tables.ALL

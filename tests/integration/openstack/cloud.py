@@ -12,10 +12,11 @@ import requests
 
 from qinling_falcon.api import ROUTES
 from qinling_falcon.resources.operation import operations_of
-from tests.api.tenancy_acts import OPEN
+from tests.api.tenancy_acts import DELIVERED, OPEN
 from tests.integration.openstack.proxy import Proxy
 from tests.integration.service import Service, free_port, running_service, wait_until
 from tests.servers.openstack import Keystone
+from tests.support.secrets import fernet_key
 
 TOKEN_CACHE_S = 2.0
 TIMEOUT_S = 1.5
@@ -89,6 +90,7 @@ def send(url: str, method: str, path: str, token: str | bytes | None, **argument
 def running_cloud(keystone: Keystone, proxy: Proxy) -> Iterator[Cloud]:
     """One web process, so that what it asks can be counted; it logs all that it can."""
     settings = keystone.settings() | {
+        "SECRET_KEYS": fernet_key(),
         "OS_AUTH_URL": proxy.url,
         "TOKEN_CACHE_S": str(TOKEN_CACHE_S),
         "KEYSTONE_TIMEOUT_S": str(TIMEOUT_S),
@@ -103,8 +105,13 @@ def running_cloud(keystone: Keystone, proxy: Proxy) -> Iterator[Cloud]:
 
 
 def operations(*, are_open: bool) -> Iterator[tuple[str, str]]:
-    """Every method of every route that is open to everybody, or is not; its path filled with names of nothing."""
+    """Every method of every route that is open to everybody, or is not; its path filled with names of nothing.
+
+    The routes of senders of webhooks are left out: they need a webhook, and no token.
+    """
     for route, make in ROUTES:
+        if route in DELIVERED:
+            continue
         path = re.sub(r"{(\w+)}", lambda name: _NAMES.get(name[1], NOTHING), route)
         methods: Callable[[Any], dict[str, object]] = operations_of
         for method in methods(make):
