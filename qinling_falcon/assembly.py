@@ -150,12 +150,12 @@ class Assembly:
 
     @cached_property
     def alarms(self) -> Alarms:
-        """Lets due jobs be fired."""
+        """Sets the alarms that wake the tick when jobs are due."""
         return Alarms(queues.connect(self.settings))
 
     @cached_property
     def tick(self) -> Tick:
-        """Fires jobs, in the process that runs RQ's tasks."""
+        """Fires jobs, in the `tasks` process. Also starts counting quotas in the background."""
         self.quota.start()
         return Tick(self.pool.ready, self.quota, self.alarms, self.settings)
 

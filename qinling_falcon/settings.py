@@ -400,8 +400,7 @@ class Settings:
     )
     job_misfire_grace_s: float = _setting(
         60.0,
-        "A job that could not fire for so many seconds after its due time has missed it, and its `misfire` says what "
-        "becomes of it.",
+        'A job with `"misfire": "skip"` does not fire for a time that is longer ago than this.',
         low=5,
         high=7 * 24 * 3600,
     )

@@ -1,8 +1,8 @@
 """The `tasks` process: short tasks, which a long function never delays. `python -m workers.tasks`
 
-It fires jobs, which are the tasks of RQ's queue, delivers callbacks, sweeps the queue of executions, cancels executions
-of deleted functions, and sets missing alarms of jobs. Several may run; one of them sweeps, cancels and sets alarms at a
-time.
+It runs RQ's tasks, which are alarms that fire due jobs. It also delivers callbacks, sweeps the queue of executions,
+cancels executions of deleted functions, and sets missing alarms. Several may run; one at a time sweeps, cancels and
+sets alarms.
 """
 
 from __future__ import annotations

@@ -86,7 +86,9 @@ class Acceptance:
             return self.accept_for(self.resolve(context, call, self._admit), call, key, write=write)
 
     def holding(self, project_id: str, size: int) -> AbstractContextManager[None]:
-        """Count a request and its input of `size` bytes in the `with` block. Surround `resolve` and `accept_for`.
+        """Count a request and its input of `size` bytes while the `with` block runs.
+
+        `resolve` and `accept_for` run inside it.
 
         Raises:
             Unavailable: this process is accepting too many executions of the project, or too large ones.
@@ -131,7 +133,7 @@ class Acceptance:
 
         Args:
             project_id: the project.
-            refused: what was not done otherwise, for the message.
+            refused: the part of the message that says what was not done, such as "No execution was queued again".
 
         Raises:
             Unavailable: the project has too many executions that wait, or Redis is away.

@@ -2,8 +2,8 @@
 
 A call holds its connection from its admission to its record: while its function and package are read, while it waits
 for Keystone, Swift or a worker, and while it runs. The queue in Redis (`scripts/lease.lua`) counts only calls that wait
-for a worker. `Engine` and `Scaler` ask for admission before they wait for anything. Admission needs neither Redis nor
-the database. It gets the limits with the heartbeats of the process.
+for a worker. `Engine` and `Scaler` ask for the admission of a call before they wait for anything. Admission needs
+neither Redis nor the database. It gets the limits with the heartbeats of the process.
 
 There are three limits:
 
@@ -43,7 +43,9 @@ _LARGEST_INPUTS = 8
 
 
 class Admission:
-    """Counts the calls in flight in this process. `Engine` and `Scaler` share one instance.
+    """Counts the calls in flight in this process, the requests that wait for executions, and those being accepted.
+
+    `Engine`, `Scaler`, `Waits` and `Acceptance` share one instance.
 
     Args:
         settings: the limits of this process.
@@ -187,7 +189,13 @@ class Admission:
         self._check_input(project, share.input_size, input_size)
 
     def _check_input(self, project: _Project, held: int, size: int) -> None:
-        """Check that there is room for an input. A function has `held` bytes, and gets what its project has left."""
+        """Check that there is room for an input.
+
+        Args:
+            project: the project.
+            held: bytes of inputs that its function holds; 0 for the input of an execution that is being accepted.
+            size: bytes of the input.
+        """
         if size and held > self._most_input - self.input_size - size - project.input_size:
             raise Unavailable(
                 f"Requests of project {project.id} to this process hold {project.input_size} bytes of inputs, which "

@@ -6,7 +6,8 @@ processes. A webhook is forgotten after a minute all the same, because a restore
 release, changes rows without their generations.
 
 An unknown id is looked up in the database each time: remembering ids that anyone can invent would only push out the
-webhooks that exist. Few look-ups run at once, so that strangers leave the connections for reads to others.
+webhooks that exist. At most `_MOST_LOOKUPS` run at once, because strangers can cause them and they use connections of
+the database.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Signature:
     Attributes:
         scheme: the form of the signatures.
         tolerance_s: how old a signature may be.
-        keys: the keys of the secrets, of which each is valid; None: no key of `SECRET_KEYS` decrypts the secrets.
+        keys: the HMAC keys that are valid now; None: the secrets can't be decrypted with `SECRET_KEYS`.
     """
 
     scheme: Scheme
@@ -52,7 +53,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class CachedWebhook:
-    """What a delivery needs to know of its webhook.
+    """A webhook as a delivery uses it, with its secrets decrypted.
 
     Attributes:
         owner: the project in which the function runs.

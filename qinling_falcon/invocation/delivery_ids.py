@@ -1,8 +1,8 @@
 """Deliveries with ids: each id runs its function once, and a repeated delivery gets the execution of the first one.
 
-The id of a delivery is an idempotency key of the webhook's project, in a name space of the webhook. It is written
-without a look at the database before, because nearly all deliveries are new; a repeated one is found by the conflict.
-A repeat that can't be accepted, because of a limit or because the function is gone, is looked up.
+The id of a delivery is an idempotency key of the webhook's project, in a name space of the webhook. An asynchronous
+delivery inserts its key without reading it first, because nearly all deliveries are new. If the insert conflicts, the
+delivery is a repeat. A repeat that can't be accepted, because of a limit or because the function is gone, is looked up.
 
 An asynchronous execution that has ended `failed`, `error` or `dead` is queued again by a repeat, as a new attempt. Of
 several repeats at once, one queues it. A synchronous execution is not retried: if it has failed, a repeat runs the
@@ -113,9 +113,9 @@ class DeliveryIds:
         raise Conflict("The id of this delivery is used by many requests at once.")
 
     def earlier(self, webhook: CachedWebhook, key: str) -> Delivered | None:
-        """The execution of an earlier delivery, for a repeat that is not admitted.
+        """The execution of an earlier delivery with this id, for a repeat that was refused.
 
-        None: there is none; or a repeat would have to queue it again, which is not admitted, either.
+        Returns None if there is none, if it has no row yet, or if it has failed: to queue it again is refused, too.
 
         Raises:
             Unavailable: see `reading`; or too many deliveries are being looked up.

@@ -233,7 +233,7 @@ class WebhookCalls:
         try:
             return delivery.body(self._most_bytes)
         except QinlingError as error:
-            # This does not depend on the webhook. To try again would read the rest of a body that was read in part.
+            # Not _Refused: another webhook would not help, and a body that was read in part can't be read again.
             result = "too_large" if isinstance(error, TooLarge) else "refused"
             self._log(webhook, delivery, result, reason=error.message)
             raise
@@ -263,12 +263,13 @@ class WebhookCalls:
                 if key is not None:
                     return self._ids.accept(webhook, target, call, key)
                 return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
-            except PoolUnavailable:  # nobody has checked that the webhook is current
+            except PoolUnavailable:
+                # Redis has not confirmed that the webhook is current, so no earlier execution is shown.
                 raise
             except QinlingError:
                 earlier = None
                 if key is not None:
-                    with contextlib.suppress(Unavailable):  # the first error says more
+                    with contextlib.suppress(Unavailable):  # raise the refusal, not the error of the look-up
                         earlier = self._ids.earlier(webhook, key)
                 if earlier is None:
                     raise
@@ -276,7 +277,8 @@ class WebhookCalls:
 
     def _run(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, key: str | None) -> Delivered:
         self._admit(webhook)
-        with self._acceptance.holding(webhook.owner.project_id, len(body)):  # large bodies wait for their turn
+        # Counted, because a large body is in memory while it waits to be parsed.
+        with self._acceptance.holding(webhook.owner.project_id, len(body)):
             call = _call(webhook, delivery)._replace(input=self._input(delivery, body, self._settings.max_input_size))
         if key is not None:
             return self._ids.run(webhook, call, key)

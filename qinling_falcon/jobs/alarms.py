@@ -66,7 +66,7 @@ class Alarms:
     def announce(self, moment: datetime.datetime) -> None:
         """Set an alarm without waiting for Redis. If that fails, `restore` sets it.
 
-        While Redis hangs, one greenlet waits for it, and what is announced meanwhile are seconds within the horizon.
+        While Redis hangs, one greenlet waits for it. Announced seconds are a set within the horizon, so they stay few.
         """
         now = clock.wall()
         if moment <= now + _HORIZON:
@@ -76,7 +76,7 @@ class Alarms:
                 gevent.spawn(self._set_announced)
 
     def restore(self, now: datetime.datetime) -> int:
-        """Set the alarms of all running jobs that are missing, and one if jobs are overdue. Returns how many were set.
+        """Set missing alarms within the horizon, and one at once if jobs are overdue. Returns how many were set.
 
         Raises:
             Unavailable: the database is away.
@@ -108,13 +108,13 @@ class Alarms:
 
 
 def use(tick: Tick) -> None:
-    """Set the tick of this process. RQ does not pass it to its jobs."""
+    """Set the tick of this process. RQ can't pass it to a task."""
     global _tick
     _tick = tick
 
 
 def ring(second: int) -> None:
-    """Fire what is due. RQ runs this in a `tasks` process. It never raises, because RQ keeps failed jobs for a year.
+    """Fire due jobs. RQ runs this in a `tasks` process. It never raises, because RQ keeps failed tasks for a year.
 
     Args:
         second: the second of the alarm.

@@ -18,9 +18,10 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 1
 _RETRY_S = 0.5
-# A turn begins so long after the beginning of a second. A process whose clock is behind finds nothing due.
+# A turn begins this long after a whole second, so that a `tasks` process whose clock is a little behind finds the jobs
+# due.
 _INTO_SECOND_S = 0.005
-# Another scheduler goes on so soon after one that was killed in its turn. Two turns at once do no harm.
+# When the lock of a killed scheduler expires. Two turns at once do no harm.
 _LOCK_MS = 2000
 # How long an entry waits after it could not be read or queued.
 _DEFER_S = 60

@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 # The jobs of one transaction, and the length of their inputs in bytes: other writers wait for it, and it is in memory.
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
-# So many due jobs are known at a time, at most. After so many seconds, they are read again, because others have become
-# due meanwhile, of projects whose turn it is.
+# At most this many due jobs are read at once. They are read again after `_TURN_S` seconds, because jobs of projects
+# that have used less may have become due.
 _MOST_FOUND = 10_000
 _TURN_S = 1.0
 # What firing a job costs, beside its input, as bytes of input.
@@ -57,10 +57,7 @@ class Tick:
         quota: the quotas of executions.
         alarms: wakes the tick of the next times.
         settings: the limits.
-        now: gives the present.
-
-    Attributes:
-        now: the same.
+        now: gives the present; `alarms.ring` reads it, too.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ def now() -> datetime.datetime:
 
 
 def wall() -> datetime.datetime:
-    """The present in UTC, as the clock of the machine shows it: what is due is reckoned by this time.
+    """The present in UTC, as the machine's clock shows it. Due times are compared with it.
 
     If this clock is set back, `now` stands still until it catches up, and `wall` follows it.
     """

@@ -41,7 +41,7 @@ from qinling_falcon.models.tables import (
 _JOBS = Job._meta.table_name
 _ALIASES = Alias._meta.table_name
 _SECOND_US = 1_000_000
-# A job that could not fire and makes up for missed times is tried again after this time.
+# When a job is tried again that has no next time from a pattern. A job with `run_once` waits no longer for room.
 _AGAIN = datetime.timedelta(minutes=1)
 _Aliases = Mapping[tuple[str, str], tuple[str, int, tuple[int, float] | None]]
 
@@ -95,7 +95,7 @@ class Fired(NamedTuple):
     Attributes:
         executions: the executions as (project, function, id).
         skips: the jobs that have not fired, with the reason.
-        next_times: when these jobs are due next.
+        next_times: the next due times of all jobs of the batch that go on; alarms are set for them.
     """
 
     executions: Sequence[tuple[str, str, str]]
@@ -192,7 +192,7 @@ class _Move(NamedTuple):
     """The change of a job's row: what `_move` puts into its statement.
 
     Attributes:
-        used: how much of the count is used.
+        used: 1 if the job has fired, else 0.
         execution_id: the new last execution; None: as before.
     """
 
@@ -204,7 +204,7 @@ class _Move(NamedTuple):
 
 
 def _fire(job_ids: Collection[str], plan: Plan) -> Fired:
-    # A pattern that was changed meanwhile has another next time, and is not due any more.
+    # The plan may have no next time for a job whose pattern or zone was changed after `find`. A later tick fires it.
     due = [job for job in _locked(job_ids, plan.now) if job.pattern is None or _key(job) in plan.next_times]
     if not due:
         return Fired((), {}, ())

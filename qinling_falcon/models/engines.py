@@ -243,8 +243,8 @@ class Sqlite(_Reading, _SqliteDatabase):  # type: ignore[misc]  # the base is An
             connection.execute("PRAGMA journal_size_limit=67108864")
             # Fewer checkpoints: pages that many commits touch are written back once.
             connection.execute("PRAGMA wal_autocheckpoint=8000")
-            for made in (*_COUNT_TRIGGERS, *_QUEUE_TRIGGERS, *_CALLBACK_TRIGGERS, *_KEYED_ROWS):
-                connection.execute(made.replace("{shard}", str(self.shard)))
+            for statement in (*_COUNT_TRIGGERS, *_QUEUE_TRIGGERS, *_CALLBACK_TRIGGERS, *_KEYED_ROWS):
+                connection.execute(statement.replace("{shard}", str(self.shard)))
         except BaseException:
             connection.close()
             raise
@@ -325,7 +325,10 @@ class Postgres(_Reading, _PostgresqlDatabase):  # type: ignore[misc]  # the base
         return connection
 
     def open_writer(self) -> None:
-        """Connect this thread (or greenlet) for writing. The server ends its transaction if the process is stopped."""
+        """Connect this thread (or greenlet) for writing.
+
+        The server ends its transaction if the process hangs in it for twice the timeout.
+        """
         connection = self._connect()
         try:
             with connection.cursor() as cursor:

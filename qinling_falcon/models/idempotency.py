@@ -48,7 +48,8 @@ class KeyClaim:
     Attributes:
         project_id: the caller's project.
         key: the key.
-        digest: SHA-256 of the request, as hexadecimal digits.
+        digest: what a repeat must have in common with the first request: the SHA-256 of the request as hexadecimal
+            digits, or a constant.
         execution_id: the id that the execution will have.
         created_at: when the execution was requested.
         expires_at: from when on the key counts as absent.
@@ -68,7 +69,7 @@ class FoundKey(NamedTuple):
     """A key that has not expired.
 
     Attributes:
-        digest: SHA-256 of its request.
+        digest: as in `KeyClaim`.
         execution_id: its execution.
         claimed_until: when its claim ends; None: it is bound.
         execution: the row of its execution, without the log; None: it has no row yet, or was deleted.

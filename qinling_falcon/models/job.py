@@ -1,6 +1,6 @@
-"""Jobs: times at which a function runs. The row has the complete state, so the scheduler needs nothing else.
+"""Jobs: times at which a function runs. Their rows have the complete state.
 
-`due_jobs` fires them.
+`jobs/tick.py` fires due jobs by `due_jobs`. The scheduler only wakes it.
 """
 
 from __future__ import annotations
@@ -145,9 +145,12 @@ def update(
 ) -> Job:
     """Change a job that has not ended. What it runs stays.
 
-    Unless the next time is given, it becomes the pattern's next one from now when the pattern or the time zone changes,
-    and when a paused job runs again: what it missed is not made up. A paused job without a pattern runs again only
-    while its time is ahead.
+    Unless `next_execution_time` is given, it is computed from now in two cases:
+
+    1. The pattern or the time zone changes.
+    2. A paused job with a pattern runs again. Missed times are not made up.
+
+    A paused job without a pattern can run again only while its time is ahead.
 
     Args:
         context: the caller.
@@ -159,8 +162,8 @@ def update(
     Raises:
         NotFound: unknown, or not the caller's.
         Forbidden: it is another project's, and the caller an admin.
-        BadRequest: it has ended; it fires once and can have no pattern, or its time has gone by; or the next time is
-            not a minute ahead.
+        BadRequest: the job has ended; a job without a pattern gets one, or is resumed after its time; or the next time
+            is not a minute ahead.
     """
 
     def write() -> Job:
@@ -193,7 +196,7 @@ def delete(context: Context, job_id: str) -> None:
 
 
 def run(context: Context, job_id: str, record: ExecutionRecord) -> None:
-    """Accept an execution of a job that was asked for, beside those of its times; durable on return.
+    """Accept an execution of a job on request, in addition to those at its times; durable on return.
 
     Neither the job's count nor its next time changes. A paused or done job can run, too.
 

@@ -152,10 +152,9 @@ def _marker_row(select: peewee.ModelSelect[R], spec: ListSpec[R], order: Order[R
     """The row that the page begins after, or a row in its place that no table has.
 
     Retention deletes executions, the oldest first, while clients page through them. The place of a deleted row in the
-    order of creation is known from its id. The id of a job's execution has its due time, which is a little before its
-    creation, or long before it if the service was down. So an ascending page after it may begin with rows that were
-    shown, and a descending one may leave out rows in between. An id of another project's row is treated in the same
-    way, so the answer does not tell whether that row exists.
+    order of creation is known from its id. The id of a job's execution has its due time; the row was created later. If
+    such a row is deleted, an ascending page after it may repeat rows, and a descending page may leave rows out. An id
+    of another project's row is treated in the same way, so the answer does not tell whether that row exists.
 
     Raises:
         BadRequest: there is no such row, and its place is not known.

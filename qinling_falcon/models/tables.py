@@ -47,8 +47,7 @@ class JobStatus(StrEnum):
 
 
 class Misfire(StrEnum):
-    """What becomes of a job's times that have gone by while it could not fire: one execution for all of them, or none.
-    """
+    """Whether a job makes up for times at which it could not fire: once for all of them, or not at all."""
 
     RUN_ONCE = "run_once"
     SKIP = "skip"
@@ -268,7 +267,7 @@ class Webhook(Row):
 
     `methods` has the HTTP methods that it takes; `*` is any. `cors` has the origins whose pages may call it, if any.
     `signature_secrets` is the JSON text of a list, encrypted (see `secret_keys`), and `signature_secret_count` is its
-    length. A `signature_scheme` or a `rate_per_minute` of null is none.
+    length. Null in `signature_scheme`: not signed. Null in `rate_per_minute`: not limited.
     """
 
     function_id = peewee.CharField(max_length=36, null=True)

@@ -132,7 +132,7 @@ def get(context: Context, webhook_id: str) -> Webhook:
 def update(
     context: Context, webhook_id: str, changes: Mapping[str, Any], *, now: datetime.datetime | None = None
 ) -> Webhook:
-    """Change what a webhook runs.
+    """Change a webhook: what it runs, what it accepts, and how it answers.
 
     An alias takes the place of the function and its version. A function or a version takes the place of the
     alias; another function without a version means that function's version 0.

@@ -46,7 +46,10 @@ def next_fire(pattern: str, zone: str, after: datetime.datetime) -> datetime.dat
 
 
 def _latest_shown(moment: datetime.datetime, rules: ZoneInfo) -> datetime.datetime:
-    """The latest local time that a clock of the zone has shown by then, or a second less."""
+    """The latest local time that the zone's clocks have shown up to `moment`.
+
+    In the second run of a repeated hour this is the end of the first run, less a second.
+    """
     local = moment.astimezone(rules)
     if local.fold == 0:
         return local.replace(tzinfo=None)
@@ -72,7 +75,7 @@ def _first_moment(local: datetime.datetime, rules: ZoneInfo) -> datetime.datetim
 
 
 def _first_change(early: datetime.datetime, late: datetime.datetime, rules: ZoneInfo) -> datetime.datetime:
-    """The first moment at which clocks are not set as they were at `early`. At `late`, they are not. Whole seconds."""
+    """The first whole second after `early` with another UTC offset than that at `early`. `late` has another one."""
     before = early.astimezone(rules).utcoffset()
     while late - early > _SECOND:
         middle = (early + (late - early) // 2).replace(microsecond=0)

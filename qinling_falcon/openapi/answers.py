@@ -31,8 +31,8 @@ ERROR: dict[str, Any] = {
 _ABOUT = {
     400: "The request's content is wrong.",
     401: "The request has no valid credentials, or a delivery has no valid signature.",
-    403: "The policy forbids it, a quota is reached, the resource is in use or belongs to another project, or a web "
-    "page of another site sent the request.",
+    403: "The policy forbids it, a quota is reached, the resource is in use or belongs to another project, a web "
+    "page of another site sent the request, or the webhook is disabled.",
     404: "What it names is unknown, or not the caller's.",
     405: "It has no package to download, or the webhook does not take the method.",
     408: "The client sent the body too slowly.",
@@ -46,7 +46,7 @@ _ABOUT = {
     429: "The webhook gets deliveries faster than its rate limit allows.",
     500: "An error of the service's own.",
     501: "This installation can't do it.",
-    502: "A neighbour of the service has answered what makes no sense; nothing was lost.",
+    502: "Keystone or Swift gave an invalid answer, and nothing was lost; or the function of a webhook failed.",
     503: "No free worker in time, or a neighbour of the service is away; nothing was lost. Without Retry-After, "
     "the request may have been carried out: the message says so.",
     504: "The function did not end within its timeout.",

@@ -13,7 +13,7 @@ import gevent
 from qinling_falcon.pool.runner import ScriptRunner
 
 MOST_LOGGED = 100
-"""How many deliveries of a webhook are shown. If there are more, half of them at least are accepted ones."""
+"""At most so many deliveries of a webhook are shown. Half of the places are for accepted ones, if so many exist."""
 
 _KEPT_S = 7 * 24 * 3600
 _FLUSH_S = 0.2
@@ -140,5 +140,8 @@ class Deliveries:
         return shown
 
     def forget(self, webhook_id: str) -> None:
-        """Remove the log and the bucket of a deleted webhook, without waiting for Redis. Otherwise they expire."""
+        """Remove the log and the bucket of a deleted webhook, without waiting for Redis.
+
+        If the message is lost, they expire.
+        """
         self._scripts.cast("forget_webhook", webhook_id)

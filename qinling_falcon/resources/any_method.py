@@ -20,7 +20,7 @@ class _AnyMethod(dict[str, Any]):
 
 
 class Router(CompiledRouter):
-    """As Falcon's router. A resource with `on_other` gets the methods there that Falcon answers with 400 otherwise."""
+    """Falcon's router, but `on_other` of a resource gets the methods that Falcon does not know and answers with 400."""
 
     def map_http_methods(self, resource: object, **kwargs: Any) -> Any:
         """The responders of a resource, by method."""

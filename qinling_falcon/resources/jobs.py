@@ -43,7 +43,7 @@ class Jobs:
     def on_post(self, req: Request, resp: falcon.Response) -> None:
         """Make a job.
 
-        It is one row: after a crash it is there, and fires, or not. A `tasks` process sets its alarm, if this one died.
+        It is one row: after a crash the job exists completely or not at all. If its alarm is missing, `tasks` sets it.
         """
         job = jobs.create(req.caller, **_read(_create, req, self._settings))
         self._alarms.announce(job.next_execution_time)
@@ -123,7 +123,7 @@ class JobRun:
             job_id=job_id,
         )
         execution = self._acceptance.accept(req.caller, call, write=functools.partial(jobs.run, req.caller, job_id))
-        # A tick that has met the locked row has left it out.
+        # A tick that ran meanwhile may have skipped the locked row. This alarm starts another tick.
         self._alarms.announce(job.next_execution_time)
         path = f"/v1/executions/{execution.id}"
         accepted(req, resp, path, self._settings.public_endpoint, _shown_execution.show(execution))

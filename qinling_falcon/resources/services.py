@@ -29,7 +29,7 @@ class Services:
     """The collaborators of the HTTP layer.
 
     Attributes:
-        alarms: lets due jobs be fired.
+        alarms: sets the alarms that wake the tick when jobs are due.
         waits: the requests that wait for the end of an execution.
         checks: the checks of `GET /readyz`, by the name of the part.
         trusts: the Keystone trusts; None without Keystone.

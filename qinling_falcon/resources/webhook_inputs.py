@@ -91,7 +91,7 @@ def whole_request(method: str, path: str, query: str, headers: Mapping[str, str]
 
     Args:
         method: the method.
-        path: the decoded path.
+        path: the path below the webhook's URL as it was sent, percent-encoded; "/" if there is none.
         query: the query string, undecoded, as in WSGI.
         headers: the values by name, in any case of letters. The values of a repeated header are joined with a comma.
         body: the body.

@@ -67,10 +67,9 @@ class OneWebhook:
 
     @operation("webhook:update", takes=WebhookUpdate, answers=accepts(WebhookShown), errors=(501,))
     def on_put(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
-        """Change a webhook. Every delivery that begins after the answer follows.
+        """Change a webhook. The change applies to every delivery that begins after the answer.
 
-        A crash before the row is written changes nothing. After it, the mark of the change stands until it expires by
-        itself, and until then no process caches the webhook.
+        After a crash, it is made or not, and no process caches the webhook until the mark of the change expires.
         """
         changes = _update.read(read_object(req, self._settings), lenient=req.reference_client)
         webhook = webhooks.get(req.caller, webhook_id)
@@ -85,7 +84,7 @@ class OneWebhook:
     def on_delete(self, req: Request, resp: falcon.Response, webhook_id: str) -> None:
         """Delete a webhook, and the log of its deliveries.
 
-        A crash leaves what one in `on_put` leaves. A log that is left expires after a week.
+        After a crash, the webhook is deleted or not. A log that is left expires after a week.
         """
         check_owner(req.caller, webhooks.get(req.caller, webhook_id), "delete")
         with self._pool.changing(webhooks.cache_key(webhook_id)):

@@ -15,9 +15,10 @@ from qinling_falcon.errors import BadRequest
 _Place = tuple[Any, str | int]
 
 _LONGEST_NAME, _LONGEST_PATH = 40, 160
-# What UTF-8 and a strict JSON reader let through only in escaped form.
+# NUL and lone surrogates. UTF-8 and a strict JSON reader let them through only as JSON escapes.
 _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
-# JSON without an escape of NUL or of a lone surrogate. It never tries a second way, so it takes linear time.
+# JSON without an escape of NUL or of a lone surrogate. Its quantifiers are possessive: it never backtracks, so it takes
+# linear time.
 _CLEAN_ESCAPES = re.compile(
     r"(?:[^\\]++|\\(?:[^u]|u(?!0000|[dD][89A-Fa-f])|u[dD][89ABab]..\\u[dD][C-Fc-f]..))*+", re.DOTALL
 )

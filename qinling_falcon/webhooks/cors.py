@@ -63,8 +63,7 @@ def preflight_headers(
 ) -> dict[str, str]:
     """The headers of the answer to a preflight, which is an OPTIONS request with `Access-Control-Request-Method`.
 
-    Without `Access-Control-Allow-Origin` or `Access-Control-Allow-Methods` in them the browser does not send the
-    request.
+    The browser sends the request only if these headers allow its origin, method and headers.
 
     Args:
         allowed: see `cors_headers`.

@@ -130,7 +130,7 @@ def _parse(output: str) -> Any:
 
 
 def _int_of(value: object) -> int | None:
-    """The value as a whole number; None: it is none."""
+    """The value as a whole number; None: it is not a whole number."""
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

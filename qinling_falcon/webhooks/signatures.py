@@ -1,7 +1,8 @@
 """Verifies the signatures of deliveries, in the forms of Standard Webhooks, GitHub and Stripe.
 
 All three sign with HMAC-SHA256. They differ in their headers, in the text that is signed, and in what a delivery's id
-is. The resource that takes deliveries calls this module with the raw bytes of the body, before it parses the body.
+is. `WebhookCalls` calls `verify` with the raw body. For Stripe, the event's id is read after the signature was
+verified.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _GITHUB_SIGNATURE = re.compile(r"sha256=([0-9A-Fa-f]{64})")
 
 
 class Scheme(StrEnum):
-    """The form of the signatures of a webhook's deliveries."""
+    """How the deliveries to a webhook are signed."""
 
     STANDARD = "standard"
     GITHUB = "github"

@@ -11,7 +11,7 @@ def up(migrator: Any, db: Any) -> None:
 
     The last release fired no jobs. Those without a pattern whose time has gone by end here, without having fired: some
     are months old. Those with a pattern fire once, and go on. A `web` of the last release may still make jobs, whose
-    size is 0 then: only the share of their project in a tick is wrong.
+    size is 0 then: a tick counts their inputs as empty in shares and in the size of a batch.
     """
     collation = ' COLLATE "C"' if isinstance(db, PostgresqlDatabase) else ""
     for column in (

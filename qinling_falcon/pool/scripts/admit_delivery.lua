@@ -1,6 +1,6 @@
--- admit_delivery: whether a delivery to a webhook may be accepted, and a token of the webhook's bucket.
--- ARGV    2 webhook, empty: it has no rate limit  3 its bucket gets a token every so many ms  4 and holds so many
---         5 project, empty: its backlog does not matter  6 the most executions of the project that may wait
+-- admit_delivery: checks that a delivery may be accepted, and takes a token of the webhook's rate limit.
+-- ARGV    2 webhook; empty: it has no rate limit  3 ms between two tokens  4 how many tokens the bucket holds
+--         5 project; empty: its backlog is not checked  6 how many executions of the project may wait
 --         7 cache key of the webhook  8 its generation  9… pairs of (cache key, generation) of the target
 -- reads   generations, backlogs, bucket:<webhook>
 -- writes  bucket:<webhook>

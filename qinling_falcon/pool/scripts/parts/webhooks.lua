@@ -1,6 +1,6 @@
 -- webhooks: the rate limits of webhooks, and the logs of their deliveries.
 
--- The bucket of a webhook's rate limit: the time at which it is full again, when the key expires.
+-- The key of a webhook's token bucket. Its value is the time at which the bucket is full; the key expires then.
 local function bucket_of(webhook_id)
   return P .. 'bucket:' .. webhook_id
 end
