@@ -23,10 +23,10 @@ def let_others_run() -> None:
     gevent.sleep(_AT_ONCE_S)
 
 
-class LongTurns:
-    """Pieces of work that keep the process busy for up to a few tenths of a second, one at a time.
+class OneAtATime:
+    """Lets long pieces of work run one at a time. Other greenlets run between two of them.
 
-    All other greenlets get a turn between two pieces, so many pieces at once do not keep the process from its
+    A piece may keep the process busy for a few tenths of a second. Many pieces at once do not keep the process from its
     heartbeats.
     """
 
@@ -41,11 +41,11 @@ class LongTurns:
             yield
 
 
-class Places:
-    """Places for a kind of work that may be done a few times at once.
+class ConcurrencyLimit:
+    """Lets at most `count` greenlets do a kind of work at once. The others wait.
 
     Args:
-        count: how many.
+        count: how many greenlets.
         wait_s: how long a greenlet waits for a place.
         refused: the message of the error after that.
     """

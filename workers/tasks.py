@@ -66,7 +66,7 @@ def main() -> None:
         logger.warning("secrets are not checked", extra={"reason": str(error)})
     parts = Assembly(settings, "tasks")
     sweep = Sweep(parts.pool.ready, settings.async_claim_s, EXTENSIONS_PER_CLAIM)
-    alarms.use(parts.tick)
+    alarms.set_tick(parts.tick)
     gevent.spawn(_sweep_on, settings, sweep, DeletedFunctions(parts.pool.ended, parts.pool.ready), parts.alarms)
     gevent.spawn(_deliver_on, parts.callbacks)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again

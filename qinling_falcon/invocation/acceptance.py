@@ -82,10 +82,10 @@ class Acceptance:
                 is away. Nothing was accepted.
             Exception: what `write` raised. Nothing was accepted.
         """
-        with self.holding(context.project_id, 0 if call.input is None else sys.getsizeof(call.input)):
+        with self.counted(context.project_id, 0 if call.input is None else sys.getsizeof(call.input)):
             return self.accept_for(self.resolve(context, call, self._admit), call, key, write=write)
 
-    def holding(self, project_id: str, size: int) -> AbstractContextManager[None]:
+    def counted(self, project_id: str, size: int) -> AbstractContextManager[None]:
         """Count a request and its input of `size` bytes while the `with` block runs.
 
         `resolve` and `accept_for` run inside it.

@@ -25,8 +25,8 @@ from qinling_falcon.models.tables import Webhook
 from qinling_falcon.pool.deliveries import RateLimit
 from qinling_falcon.pool.generations import may_cache
 from qinling_falcon.pool.pool import Pool
-from qinling_falcon.turns import Places
-from qinling_falcon.webhooks.signatures import Scheme, keys_of
+from qinling_falcon.turns import ConcurrencyLimit
+from qinling_falcon.webhooks.signatures import Scheme, hmac_keys_of
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class CachedWebhooks:
     def __init__(self, pool: Pool):
         self._pool = pool
         self._cached: BoundedCache[str, CachedWebhook] = BoundedCache(_CACHE_SIZE)
-        self._lookups = Places(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many webhooks are being looked up.")
+        self._lookups = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many webhooks are being looked up.")
 
     def get(self, webhook_id: str) -> CachedWebhook:
         """A webhook of any project.
@@ -142,7 +142,7 @@ def _cached(row: Webhook, generation: tuple[str, str]) -> CachedWebhook:
         scheme = Scheme(row.signature_scheme)
         keys = None
         try:
-            keys = keys_of(scheme, webhooks.secrets_of(row))
+            keys = hmac_keys_of(scheme, webhooks.secrets_of(row))
         except SecretUnreadable:
             logger.exception("the secrets of a webhook can't be read", extra={"webhook_id": row.id})
         signature = Signature(scheme, row.signature_tolerance_s or 0, keys)

@@ -34,7 +34,7 @@ from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.tables import ExecutionStatus
 from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.settings import Settings
-from qinling_falcon.turns import Places
+from qinling_falcon.turns import ConcurrencyLimit
 
 # A repeat whose body differs is the same delivery all the same, so all digests are equal.
 _DIGEST = "delivery"
@@ -74,7 +74,7 @@ class DeliveryIds:
         self._acceptance = acceptance
         self._calls = calls
         self._ready = ready
-        self._lookups = Places(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many deliveries are being looked up.")
+        self._lookups = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many deliveries are being looked up.")
         self._ttl = timedelta(seconds=settings.idempotency_ttl_s)
 
     def accept(self, webhook: CachedWebhook, target: Target, call: Call, key: str) -> Delivered:
@@ -112,7 +112,7 @@ class DeliveryIds:
             return Delivered(found.execution_id, None, is_replay=True)
         raise Conflict("The id of this delivery is used by many requests at once.")
 
-    def earlier(self, webhook: CachedWebhook, key: str) -> Delivered | None:
+    def find_earlier(self, webhook: CachedWebhook, key: str) -> Delivered | None:
         """The execution of an earlier delivery with this id, for a repeat that was refused.
 
         Returns None if there is none, if it has no row yet, or if it has failed: to queue it again is refused, too.
@@ -161,7 +161,7 @@ def _has_failed(found: FoundKey) -> bool:
     return execution is not None and not execution.sync and execution.status in _FAILED
 
 
-def key_of(webhook: CachedWebhook, delivery_id: str, digest: str | None) -> str:
+def idempotency_key_of(webhook: CachedWebhook, delivery_id: str, digest: str | None) -> str:
     """The idempotency key of a delivery. It has characters that no header `Idempotency-Key` has.
 
     Args:

@@ -33,12 +33,12 @@ from qinling_falcon.errors import (
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook, CachedWebhooks
 from qinling_falcon.invocation.calls import Call
-from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds, key_of
+from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds, idempotency_key_of
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
-from qinling_falcon.pool.deliveries import Admission
+from qinling_falcon.pool.deliveries import Outcome
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
@@ -67,8 +67,8 @@ class Delivery(Protocol):
     request_id: str
     callback_depth: int
 
-    def found(self, webhook: CachedWebhook) -> None:
-        """Get to know the webhook, before the body is read."""
+    def set_webhook(self, webhook: CachedWebhook) -> None:
+        """Set the webhook. The body then counts for its project, and the answer gets its CORS headers."""
 
     def header(self, name: str) -> str | None:
         """A header of the request."""
@@ -92,7 +92,7 @@ class Delivery(Protocol):
         """
 
 
-class _Stale(Exception):
+class _WebhookChanged(Exception):
     """The webhook has changed since it was read."""
 
 
@@ -173,34 +173,34 @@ class WebhookCalls:
                 its project; the webhook's log does.
         """
         try:
-            return self._deliver_to(webhook_id, delivery)
+            return self._deliver_retrying(webhook_id, delivery)
         except Unavailable as error:
             about = {"webhook_id": webhook_id, "request_id": delivery.request_id, "reason": error.message}
-            logger.warning("a delivery was refused", extra=about)
+            logger.warning("a webhook could not take a delivery", extra=about)
             raise _for_sender(error) from error
 
-    def _deliver_to(self, webhook_id: str, delivery: Delivery) -> Delivered:
+    def _deliver_retrying(self, webhook_id: str, delivery: Delivery) -> Delivered:
         for _ in range(_TRIES):
             webhook = self._webhooks.get(webhook_id)
-            delivery.found(webhook)
+            delivery.set_webhook(webhook)
             try:
-                return self._deliver(webhook, delivery)
+                return self._deliver_once(webhook, delivery)
             except _Refused as refused:
                 if self._webhooks.is_current(webhook):
                     self._log(webhook, delivery, refused.result, reason=refused.reason)
                     raise refused.error from refused
-            except _Stale:
+            except _WebhookChanged:
                 pass
             self._webhooks.forget(webhook)
         raise Unavailable("The webhook is changed again and again.", retry_after_s=1)
 
-    def _deliver(self, webhook: CachedWebhook, delivery: Delivery) -> Delivered:
-        self._check_open(webhook, delivery)
+    def _deliver_once(self, webhook: CachedWebhook, delivery: Delivery) -> Delivered:
+        self._check_request(webhook, delivery)
         body = self._read(webhook, delivery)
         delivery_id = self._verify(webhook, delivery, body)
         key = None
         if delivery_id is not None:
-            key = key_of(webhook, delivery_id, delivery.digest(body) if webhook.signature is None else None)
+            key = idempotency_key_of(webhook, delivery_id, delivery.digest(body) if webhook.signature is None else None)
         try:
             run = self._run if webhook.sync else self._accept
             delivered = run(webhook, delivery, body, key)
@@ -219,7 +219,7 @@ class WebhookCalls:
         self._log(webhook, delivery, result, delivery_id, execution_id=delivered.execution_id)
         return delivered
 
-    def _check_open(self, webhook: CachedWebhook, delivery: Delivery) -> None:
+    def _check_request(self, webhook: CachedWebhook, delivery: Delivery) -> None:
         if webhook.methods is not None and delivery.method not in webhook.methods:
             allowed = ", ".join(webhook.methods)
             message = f"This webhook does not take {delivery.method}. Allowed are {allowed}."
@@ -255,7 +255,7 @@ class WebhookCalls:
         def admit(target: Target) -> bool:
             return self._admit(webhook, target)
 
-        with self._acceptance.holding(webhook.owner.project_id, len(body)):
+        with self._acceptance.counted(webhook.owner.project_id, len(body)):
             call = _call(webhook, delivery)
             try:
                 target = self._acceptance.resolve(webhook.owner, call, admit)
@@ -270,7 +270,7 @@ class WebhookCalls:
                 earlier = None
                 if key is not None:
                     with contextlib.suppress(Unavailable):  # raise the refusal, not the error of the look-up
-                        earlier = self._ids.earlier(webhook, key)
+                        earlier = self._ids.find_earlier(webhook, key)
                 if earlier is None:
                     raise
                 return earlier
@@ -278,7 +278,7 @@ class WebhookCalls:
     def _run(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, key: str | None) -> Delivered:
         self._admit(webhook)
         # Counted, because a large body is in memory while it waits to be parsed.
-        with self._acceptance.holding(webhook.owner.project_id, len(body)):
+        with self._acceptance.counted(webhook.owner.project_id, len(body)):
             call = _call(webhook, delivery)._replace(input=self._input(delivery, body, self._settings.max_input_size))
         if key is not None:
             return self._ids.run(webhook, call, key)
@@ -305,15 +305,15 @@ class WebhookCalls:
             found = self._deliveries.admit(
                 webhook.generation, target.generations, webhook.rate_limit, target.project_id, most
             )
-        match found.admission:
-            case Admission.STALE_WEBHOOK:
-                raise _Stale
-            case Admission.LIMITED:
+        match found.outcome:
+            case Outcome.STALE_WEBHOOK:
+                raise _WebhookChanged
+            case Outcome.LIMITED:
                 message = "This webhook gets more deliveries than its rate limit allows."
                 raise TooManyRequests(message, retry_after_s=found.retry_after_s)
-            case Admission.FULL:
+            case Outcome.FULL:
                 raise self._acceptance.queue_full(webhook.owner.project_id, found.waiting)
-        return found.admission is Admission.ADMITTED
+        return found.outcome is Outcome.ADMITTED
 
     def _log(
         self,

@@ -107,7 +107,7 @@ class Alarms:
             self._is_setting = False
 
 
-def use(tick: Tick) -> None:
+def set_tick(tick: Tick) -> None:
     """Set the tick of this process. RQ can't pass it to a task."""
     global _tick
     _tick = tick
@@ -125,7 +125,7 @@ def ring(second: int) -> None:
         _tick.run()
     except Unavailable as error:
         logger.warning("jobs can't be fired now", extra={"reason": error.message})
-        _tick.ring_in(_RETRY)
+        _tick.set_alarm_in(_RETRY)
     except Exception:
         logger.exception("firing jobs failed")
 

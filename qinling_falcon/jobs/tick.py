@@ -94,7 +94,7 @@ class Tick:
                 if time.monotonic() >= ends_at:
                     break
 
-    def ring_in(self, pause: datetime.timedelta) -> None:
+    def set_alarm_in(self, pause: datetime.timedelta) -> None:
         """Set an alarm after a pause. If Redis is away, `Alarms.restore` sets one later."""
         now = self.now()
         self._set_alarms((now + pause,), now)
@@ -142,7 +142,7 @@ class Tick:
                     reservation.take(project_id)
                     mine.append(reservation)
             except QuotaExceeded as error:
-                logger.info("jobs do not fire", extra={"project_id": project_id, "reason": error.message})
+                logger.info("a quota keeps jobs from firing", extra={"project_id": project_id, "reason": error.message})
         return reserved
 
     def _room(self, project_id: str) -> int:

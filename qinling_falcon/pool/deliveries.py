@@ -43,7 +43,7 @@ class RateLimit(NamedTuple):
 _NO_LIMIT = RateLimit("", "0", 0)
 
 
-class Admission(Enum):
+class Outcome(Enum):
     """Whether a delivery is admitted."""
 
     ADMITTED = b"admitted"
@@ -53,16 +53,16 @@ class Admission(Enum):
     LIMITED = b"limited"
 
 
-class Admitted(NamedTuple):
-    """The outcome of `Deliveries.admit`.
+class AdmitResult(NamedTuple):
+    """What `Deliveries.admit` has found.
 
     Attributes:
-        admission: whether the delivery is admitted.
+        outcome: whether the delivery is admitted.
         waiting: with `FULL`: how many executions of the project wait.
         retry_after_s: with `LIMITED`: when there is a token, in seconds from now, rounded up.
     """
 
-    admission: Admission
+    outcome: Outcome
     waiting: int = 0
     retry_after_s: int = 0
 
@@ -88,7 +88,7 @@ class Deliveries:
         limit: RateLimit | None,
         project_id: str = "",
         most_waiting: int = 0,
-    ) -> Admitted:
+    ) -> AdmitResult:
         """Check that a delivery may be accepted, and take a token if it may.
 
         Args:
@@ -102,13 +102,13 @@ class Deliveries:
             PoolUnavailable: Redis is away.
         """
         pairs = (part for pair in (webhook, *target) for part in pair)
-        outcome, *more = self._scripts.run("admit_delivery", *(limit or _NO_LIMIT), project_id, most_waiting, *pairs)
-        admission = Admission(outcome)
-        if admission is Admission.FULL:
-            return Admitted(admission, waiting=more[0])
-        if admission is Admission.LIMITED:
-            return Admitted(admission, retry_after_s=math.ceil(more[0] / 1000))
-        return Admitted(admission)
+        found, *more = self._scripts.run("admit_delivery", *(limit or _NO_LIMIT), project_id, most_waiting, *pairs)
+        outcome = Outcome(found)
+        if outcome is Outcome.FULL:
+            return AdmitResult(outcome, waiting=more[0])
+        if outcome is Outcome.LIMITED:
+            return AdmitResult(outcome, retry_after_s=math.ceil(more[0] / 1000))
+        return AdmitResult(outcome)
 
     def log(self, webhook_id: str, entry: bytes, *, refused: bool = False) -> None:
         """Add an entry to the log of a webhook, soon and without waiting for Redis."""

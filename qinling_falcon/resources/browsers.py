@@ -39,7 +39,7 @@ class BrowserGuard:
     def __init__(self, settings: Settings):
         self._noauth = settings.auth_mode == "noauth"
         self._names_host = settings.public_endpoint is None
-        self._open: dict[object, tuple[dict[str, CrossSite], CrossSite]] = {}
+        self._cross_site: dict[object, tuple[dict[str, CrossSite], CrossSite]] = {}
         self._names = {"localhost", settings.host.lower(), *settings.other_hosts}
         self._all_addresses = settings.host in ("0.0.0.0", "::")
         self._public_origin = ""
@@ -54,7 +54,7 @@ class BrowserGuard:
         """Register which operations of a resource are open to pages of other sites."""
         kinds = {method: found.cross_site for method, found in operations_of(resource).items()}
         other = getattr(resource, "on_other", None)  # see `any_method`
-        self._open[resource] = (kinds, "never" if other is None else other.operation.cross_site)
+        self._cross_site[resource] = (kinds, "never" if other is None else other.operation.cross_site)
 
     def process_request(self, req: Request, resp: falcon.Response) -> None:
         """Check the host of every request, whatever its path.
@@ -78,8 +78,8 @@ class BrowserGuard:
         """
         env = req.env
         if self._noauth and ("HTTP_ORIGIN" in env or "HTTP_SEC_FETCH_SITE" in env):
-            kinds, of_others = self._open.get(resource, ({}, "never"))
-            self._check_page(req, kinds.get(req.method, of_others))
+            kinds, for_unknown_methods = self._cross_site.get(resource, ({}, "never"))
+            self._check_page(req, kinds.get(req.method, for_unknown_methods))
 
     def _check_host(self, host: str) -> None:
         name = self._host_of(host)

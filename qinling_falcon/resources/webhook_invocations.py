@@ -19,7 +19,7 @@ from qinling_falcon.resources.services import Services
 from qinling_falcon.resources.webhook_inputs import input_of, whole_request
 from qinling_falcon.schemas.webhooks import METHODS, WebhookAccepted
 from qinling_falcon.settings import Settings
-from qinling_falcon.turns import LongTurns
+from qinling_falcon.turns import OneAtATime
 from qinling_falcon.webhooks.cors import ANY_METHOD, cors_headers, preflight_headers
 from qinling_falcon.webhooks.depth import HEADER as DEPTH_HEADER
 from qinling_falcon.webhooks.depth import read_depth
@@ -37,7 +37,7 @@ class WebhookInvocation:
     def __init__(self, services: Services):
         self._calls = services.webhook_calls
         self._settings = services.settings
-        self._turns = LongTurns()
+        self._turns = OneAtATime()
 
     @operation(
         None,
@@ -118,7 +118,7 @@ class _Delivery:
         "request_id",
     )  # fmt: skip
 
-    def __init__(self, req: Request, resp: falcon.Response, path: str | None, settings: Settings, turns: LongTurns):
+    def __init__(self, req: Request, resp: falcon.Response, path: str | None, settings: Settings, turns: OneAtATime):
         self._req = req
         self._resp = resp
         self._settings = settings
@@ -131,8 +131,11 @@ class _Delivery:
         self.request_id = req.request_id
         self.callback_depth = read_depth(self.header(DEPTH_HEADER))
 
-    def found(self, webhook: CachedWebhook) -> None:
-        """Let the body count for the owner's project, so that slow senders hold up no other project."""
+    def set_webhook(self, webhook: CachedWebhook) -> None:
+        """Set the webhook. The body then counts for its project, and the answer gets its CORS headers.
+
+        So slow senders hold up no other project.
+        """
         self._webhook = webhook
         self._req.caller = webhook.owner
         for name in self.cors:  # those of a stale webhook

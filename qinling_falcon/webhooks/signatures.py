@@ -15,7 +15,7 @@ from enum import StrEnum
 
 import orjson
 
-from qinling_falcon.webhooks.signing import key_of, signature
+from qinling_falcon.webhooks.signing import hmac_key_of, signature
 
 Header = Callable[[str], str | None]
 """Returns the value of the request's header with this name; None: the request has no such header."""
@@ -60,7 +60,7 @@ def verify(
 
     Args:
         scheme: the form of the signature.
-        keys: the keys of the secrets that are valid now (see `keys_of`); during a rotation two or more.
+        keys: the keys of the secrets that are valid now (see `hmac_keys_of`); during a rotation two or more.
         tolerance_s: how many seconds the timestamp may be before or after `now_s`. GitHub's form has no timestamp.
         header: the request's headers. WSGI joins the values of a repeated header with a comma.
         body: the body as it was received.
@@ -92,9 +92,9 @@ def unverified_delivery_id(header: Header) -> str | None:
     return _as_id(found)
 
 
-def keys_of(scheme: Scheme, secrets: Sequence[str]) -> tuple[bytes, ...]:
+def hmac_keys_of(scheme: Scheme, secrets: Sequence[str]) -> tuple[bytes, ...]:
     """The keys of secrets that `check_secret` has accepted."""
-    return tuple(key_of(secret) if scheme is Scheme.STANDARD else secret.encode() for secret in secrets)
+    return tuple(hmac_key_of(secret) if scheme is Scheme.STANDARD else secret.encode() for secret in secrets)
 
 
 def check_secret(scheme: Scheme, text: str) -> None:
@@ -113,7 +113,7 @@ def check_secret(scheme: Scheme, text: str) -> None:
         raise ValueError("holds a lone surrogate, which no text here may hold.") from None
     if scheme is Scheme.STANDARD:
         try:
-            size = len(key_of(text))
+            size = len(hmac_key_of(text))
         except ValueError:
             size = 0
         if not _MIN_KEY <= size <= _MAX_KEY:

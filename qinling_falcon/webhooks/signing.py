@@ -30,7 +30,7 @@ def headers(message_id: str, timestamp_s: int, body: bytes, secret: str | None) 
     """
     made = {"webhook-id": message_id, "webhook-timestamp": str(timestamp_s)}
     if secret is not None:
-        made["webhook-signature"] = signature(message_id, made["webhook-timestamp"], body, key_of(secret))
+        made["webhook-signature"] = signature(message_id, made["webhook-timestamp"], body, hmac_key_of(secret))
     return made
 
 
@@ -48,7 +48,7 @@ def signature(message_id: str, timestamp: str, body: bytes, key: bytes) -> str:
     return "v1," + base64.b64encode(mac.digest()).decode()
 
 
-def key_of(secret: str) -> bytes:
+def hmac_key_of(secret: str) -> bytes:
     """The bytes of a secret, which is base64 with or without `whsec_` before it.
 
     Raises:

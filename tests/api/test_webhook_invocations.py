@@ -16,7 +16,7 @@ from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.resources import webhook_invocations
 from qinling_falcon.resources.bodies import read_body
 from qinling_falcon.resources.services import Services
-from qinling_falcon.turns import LongTurns
+from qinling_falcon.turns import OneAtATime
 from tests.api.client import Client, assert_error
 from tests.api.hooks import Hook
 from tests.pool.side import wait_until
@@ -239,8 +239,8 @@ def test_a_body_is_not_parsed_before_its_delivery_is_admitted(
 
 def test_large_bodies_take_turns(make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[int] = []
-    turn = LongTurns.turn
-    monkeypatch.setattr(LongTurns, "turn", lambda self: (turns.append(1), turn(self))[1])
+    turn = OneAtATime.turn
+    monkeypatch.setattr(OneAtATime, "turn", lambda self: (turns.append(1), turn(self))[1])
     hook = make_hook()
     assert hook.send(body=b"x" * 65_536).status_code == 202
     assert turns == []

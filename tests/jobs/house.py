@@ -37,7 +37,7 @@ class House:
         self.bench, self._client, self._patch = bench, client, patch
         clock = SimpleNamespace(time=lambda: bench.clock().timestamp(), monotonic=time.monotonic)
         patch.setattr(scheduler, "time", clock)
-        alarms.use(bench.tick())
+        alarms.set_tick(bench.tick())
 
     def pass_seconds(self, seconds: int) -> None:
         """Let time pass, second by second. Every 10 s, the alarms are restored, as a `tasks` process does."""
@@ -93,7 +93,7 @@ class House:
             patch.setattr(owner, name, dies)
             with pytest.raises(error):
                 step()
-        alarms.use(self.bench.tick())
+        alarms.set_tick(self.bench.tick())
 
     def alarms_set(self) -> list[int]:
         """The seconds for which alarms are set."""

@@ -67,7 +67,7 @@ def test_jobs_follow_the_clock_of_the_machine_when_it_is_set_back(
 def test_an_alarm_that_rings_a_little_early_waits(house: House, function_id: str) -> None:
     house.bench.job(function_id)
     house.bench.clock = Running(utc("2026-11-23 12:00:59.7"))
-    alarms.use(house.bench.tick())
+    alarms.set_tick(house.bench.tick())
 
     alarms.ring(int(utc("2026-11-23 12:01:00").timestamp()))
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.deliveries import Admission, Admitted, Deliveries, RateLimit
+from qinling_falcon.pool.deliveries import AdmitResult, Deliveries, Outcome, RateLimit
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.settings import Settings
 from tests.pool.side import Side, wait_until
 
-ADMITTED = Admitted(Admission.ADMITTED)
+ADMITTED = AdmitResult(Outcome.ADMITTED)
 
 
 class Scene:
@@ -26,7 +26,7 @@ class Scene:
         generations = side.pool.generations(["webhook:w", "function:f"])
         self.webhook, self.target = ("webhook:w", generations["webhook:w"]), ("function:f", generations["function:f"])
 
-    def admit(self, per_minute: int | None = None, burst: int = 1, most_waiting: int = 100) -> Admitted:
+    def admit(self, per_minute: int | None = None, burst: int = 1, most_waiting: int = 100) -> AdmitResult:
         limit = None if per_minute is None else RateLimit.of("w", per_minute, burst)
         return self.deliveries.admit(self.webhook, [self.target], limit, "p", most_waiting)
 
@@ -51,7 +51,7 @@ def test_a_webhook_without_a_limit_has_no_bucket(scene: Scene) -> None:
 
 def test_a_bucket_holds_a_burst_and_is_refilled_evenly(scene: Scene) -> None:
     assert scene.admitted(60, 5, 20) == 5
-    assert scene.admit(60, 5) == Admitted(Admission.LIMITED, retry_after_s=1)
+    assert scene.admit(60, 5) == AdmitResult(Outcome.LIMITED, retry_after_s=1)
     scene.now += 2_500
     assert scene.admitted(60, 5, 20) == 2
     scene.now += 500
@@ -76,7 +76,7 @@ def test_over_a_long_time_the_rate_is_exact(scene: Scene) -> None:
 def test_a_refused_delivery_is_told_when_there_is_a_token(scene: Scene) -> None:
     scene.admit(1, 1)
     scene.now += 20_500
-    assert scene.admit(1, 1) == Admitted(Admission.LIMITED, retry_after_s=40)
+    assert scene.admit(1, 1) == AdmitResult(Outcome.LIMITED, retry_after_s=40)
     scene.now += 39_500
     assert scene.admit(1, 1) == ADMITTED
 
@@ -92,7 +92,7 @@ def test_a_new_limit_holds_at_once(scene: Scene) -> None:
 def test_a_clock_that_is_set_back_stops_nothing_for_long(scene: Scene) -> None:
     assert scene.admitted(60, 2, 5) == 2
     scene.now -= 3_600_000
-    assert scene.admit(60, 2).admission is Admission.LIMITED
+    assert scene.admit(60, 2).outcome is Outcome.LIMITED
     scene.now += 1_000
     assert scene.admit(60, 2) == ADMITTED
 
@@ -105,10 +105,10 @@ def test_a_bucket_expires_when_it_is_full(scene: Scene) -> None:
 
 @pytest.mark.parametrize("changed", ["webhook:w", "function:f"])
 def test_a_change_of_the_webhook_or_the_target_is_noticed_and_takes_no_token(scene: Scene, changed: str) -> None:
-    stale = Admission.STALE_WEBHOOK if changed == "webhook:w" else Admission.STALE_TARGET
+    stale = Outcome.STALE_WEBHOOK if changed == "webhook:w" else Outcome.STALE_TARGET
     with scene.side.pool.changing(changed):
-        assert scene.admit(1, 1).admission is stale
-    assert scene.admit(1, 1).admission is stale
+        assert scene.admit(1, 1).outcome is stale
+    assert scene.admit(1, 1).outcome is stale
     assert scene.bucket() is None
 
 
@@ -116,7 +116,7 @@ def test_a_full_queue_is_noticed_before_a_token_is_taken(scene: Scene) -> None:
     for execution in ("a", "b"):
         scene.side.pool.ready.push("p", "f", execution)
     scene.side.sync()
-    assert scene.admit(1, 1, most_waiting=2) == Admitted(Admission.FULL, waiting=2)
+    assert scene.admit(1, 1, most_waiting=2) == AdmitResult(Outcome.FULL, waiting=2)
     assert scene.bucket() is None
     assert scene.admit(1, 1, most_waiting=3) == ADMITTED
 

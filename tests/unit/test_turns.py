@@ -9,7 +9,7 @@ import pytest
 from gevent.hub import get_hub
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.turns import LongTurns, Places, let_others_run
+from qinling_falcon.turns import ConcurrencyLimit, OneAtATime, let_others_run
 
 
 def test_bytes_that_have_arrived_are_read_after_a_few_turns() -> None:
@@ -27,7 +27,7 @@ def test_bytes_that_have_arrived_are_read_after_a_few_turns() -> None:
 
 def test_others_run_between_two_pieces_of_long_work() -> None:
     done: list[str] = []
-    turns = LongTurns()
+    turns = OneAtATime()
 
     def work() -> None:
         with turns.turn():
@@ -44,7 +44,7 @@ def test_others_run_between_two_pieces_of_long_work() -> None:
 
 
 def test_a_place_is_waited_for_and_freed() -> None:
-    places = Places(1, 0.01, "There is no place.")
+    places = ConcurrencyLimit(1, 0.01, "There is no place.")
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), places.place():
             with pytest.raises(Unavailable, match="no place"), places.place():
@@ -53,7 +53,7 @@ def test_a_place_is_waited_for_and_freed() -> None:
 
 
 def test_long_work_that_fails_leaves_its_turn_to_others() -> None:
-    turns = LongTurns()
+    turns = OneAtATime()
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), turns.turn():
             raise ZeroDivisionError

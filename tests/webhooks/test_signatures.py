@@ -18,7 +18,7 @@ from qinling_falcon.webhooks.signatures import (
     Scheme,
     SignatureRefused,
     check_secret,
-    keys_of,
+    hmac_keys_of,
     unverified_delivery_id,
     verify,
 )
@@ -72,7 +72,7 @@ def check(
     scheme: Scheme, headers: Headers, body: bytes = BODY, secrets: Sequence[str] = (SECRET,), now_s: float = NOW
 ) -> str | None:
     by_name = {name.lower(): value for name, value in headers.items()}
-    return verify(scheme, keys_of(scheme, secrets), 300, lambda name: by_name.get(name.lower()), body, now_s)
+    return verify(scheme, hmac_keys_of(scheme, secrets), 300, lambda name: by_name.get(name.lower()), body, now_s)
 
 
 def refusal(
