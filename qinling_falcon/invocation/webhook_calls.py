@@ -38,7 +38,7 @@ from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.idempotency import IdempotentCalls
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock
-from qinling_falcon.pool.deliveries import Outcome
+from qinling_falcon.pool.deliveries import DeliveryResult, Outcome
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 _TRIES = 5
 _RETRY_AFTER_S = 30
 _LONGEST_REASON = 500
-_ACCEPTED = ("accepted", "duplicate")
+_ACCEPTED = (DeliveryResult.ACCEPTED, DeliveryResult.DUPLICATE)
 
 
 class Delivery(Protocol):
@@ -105,7 +105,9 @@ class _Refused(Exception):
         reason: why, for the owner.
     """
 
-    def __init__(self, error: QinlingError, result: str = "refused", reason: str | None = None):
+    def __init__(
+        self, error: QinlingError, result: DeliveryResult = DeliveryResult.REFUSED, reason: str | None = None
+    ):
         super().__init__(error.message)
         self.error = error
         self.result = result
@@ -120,7 +122,7 @@ class _BadInput(Exception):
         result: what the log says.
     """
 
-    def __init__(self, error: QinlingError, result: str):
+    def __init__(self, error: QinlingError, result: DeliveryResult):
         super().__init__(error.message)
         self.error = error
         self.result = result
@@ -208,14 +210,14 @@ class WebhookCalls:
             self._log(webhook, delivery, bad.result, delivery_id, reason=bad.error.message)
             raise bad.error from bad
         except TooManyRequests as error:
-            self._log(webhook, delivery, "rate_limited", delivery_id, reason=error.message)
+            self._log(webhook, delivery, DeliveryResult.RATE_LIMITED, delivery_id, reason=error.message)
             raise
         except QinlingError as error:
-            self._log(webhook, delivery, "refused", delivery_id, reason=error.message)
+            self._log(webhook, delivery, DeliveryResult.REFUSED, delivery_id, reason=error.message)
             if isinstance(error, Unavailable):
                 raise
             raise Unavailable(error.message, retry_after_s=error.retry_after_s or _RETRY_AFTER_S) from error
-        result = "duplicate" if delivered.is_replay else "accepted"
+        result = DeliveryResult.DUPLICATE if delivered.is_replay else DeliveryResult.ACCEPTED
         self._log(webhook, delivery, result, delivery_id, execution_id=delivered.execution_id)
         return delivered
 
@@ -227,14 +229,14 @@ class WebhookCalls:
         if delivery.has_subpath and not webhook.subpaths:
             raise _Refused(NotFound("This webhook has no paths below its URL."))
         if not webhook.enabled:
-            raise _Refused(Forbidden("This webhook is disabled."), "disabled")
+            raise _Refused(Forbidden("This webhook is disabled."), DeliveryResult.DISABLED)
 
     def _read(self, webhook: CachedWebhook, delivery: Delivery) -> bytes:
         try:
             return delivery.body(self._most_bytes)
         except QinlingError as error:
             # Not _Refused: another webhook would not help, and a body that was read in part can't be read again.
-            result = "too_large" if isinstance(error, TooLarge) else "refused"
+            result = DeliveryResult.TOO_LARGE if isinstance(error, TooLarge) else DeliveryResult.REFUSED
             self._log(webhook, delivery, result, reason=error.message)
             raise
 
@@ -249,7 +251,8 @@ class WebhookCalls:
             return verify(signed.scheme, signed.keys, signed.tolerance_s, delivery.header, body, time.time())
         except SignatureRefused as refused:
             error = Unauthorized("The signature of this delivery is not valid.", challenge="Webhook-Signature")
-            raise _Refused(error, "stale" if refused.stale else "bad_signature", refused.reason) from refused
+            result = DeliveryResult.STALE if refused.stale else DeliveryResult.BAD_SIGNATURE
+            raise _Refused(error, result, refused.reason) from refused
 
     def _accept(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, key: str | None) -> Delivered:
         def admit(target: Target) -> bool:
@@ -290,10 +293,11 @@ class WebhookCalls:
         try:
             text = delivery.function_input(body)
         except QinlingError as error:
-            raise _BadInput(error, "refused") from error
+            raise _BadInput(error, DeliveryResult.REFUSED) from error
         # A character has at most four bytes, so most inputs need not be encoded to be measured.
         if text is not None and len(text) * 4 > limit and len(text.encode()) > limit:
-            raise _BadInput(TooLarge(f"The function's input would be larger than {limit} bytes."), "too_large")
+            too_large = TooLarge(f"The function's input would be larger than {limit} bytes.")
+            raise _BadInput(too_large, DeliveryResult.TOO_LARGE)
         return text
 
     def _admit(self, webhook: CachedWebhook, target: Target | None = None) -> bool:
@@ -319,7 +323,7 @@ class WebhookCalls:
         self,
         webhook: CachedWebhook,
         delivery: Delivery,
-        result: str,
+        result: DeliveryResult,
         delivery_id: str | None = None,
         *,
         reason: str | None = None,

@@ -16,12 +16,11 @@ def cooperative() -> bool:
 
 
 def pause() -> None:
-    """Let other greenlets have a turn, where there are such; for work that does not wait for anything else."""
+    """`let_others_run` in a process of gevent, and nothing in others; for work that does not wait for anything else."""
     if cooperative():
-        import gevent
+        from qinling_falcon.turns import let_others_run  # gevent, which other processes need not import
 
-        # Not 0: after that, gevent would look for what has come in at every fiftieth turn only.
-        gevent.sleep(0.00001)
+        let_others_run()
 
 
 def native(module: str, name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import NamedTuple
 
 import gevent
@@ -41,6 +41,19 @@ class RateLimit(NamedTuple):
 
 
 _NO_LIMIT = RateLimit("", "0", 0)
+
+
+class DeliveryResult(StrEnum):
+    """What became of a delivery, as the log tells it."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    BAD_SIGNATURE = "bad_signature"
+    STALE = "stale"
+    RATE_LIMITED = "rate_limited"
+    TOO_LARGE = "too_large"
+    DISABLED = "disabled"
+    REFUSED = "refused"
 
 
 class Outcome(Enum):

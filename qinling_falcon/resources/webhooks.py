@@ -109,13 +109,13 @@ class Deliveries:
         An entry may be missing for up to a second after its delivery, or for good if the process has crashed.
         """
         webhooks.get(req.caller, webhook_id)
-        rows = [_Delivery(**json.loads(entry)) for entry in self._log.logged(webhook_id)]
+        rows = [_LogEntry(**json.loads(entry)) for entry in self._log.logged(webhook_id)]
         rows.sort(key=lambda row: row.received_at, reverse=True)  # several processes have logged them
         answer_list(req, resp, self._settings, "deliveries", rows, _delivery)
 
 
-class _Delivery:
-    """A delivery as it is shown."""
+class _LogEntry:
+    """An entry of the log, as it is shown."""
 
     def __init__(self, received_at: int, **members: Any):
         self.received_at = clock.from_micros(received_at)

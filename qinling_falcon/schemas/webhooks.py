@@ -10,6 +10,7 @@ import falcon
 from marshmallow import ValidationError, fields
 
 from qinling_falcon.models.webhook import UNSIGNED
+from qinling_falcon.pool.deliveries import DeliveryResult
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.fields import FLAG, NUMBER, TEXT, UUID, Flag, Moment, Number, Plain, Text, one_of
 from qinling_falcon.schemas.targets import TARGET, TargetRequest
@@ -20,10 +21,6 @@ ANY = "*"
 """Any method."""
 METHODS = tuple(sorted(set(falcon.COMBINED_METHODS) - {"WEBSOCKET"}))
 """The methods that a webhook can take."""
-RESULTS = (
-    "accepted", "duplicate", "bad_signature", "stale", "rate_limited", "too_large", "disabled", "refused",
-)  # fmt: skip
-"""What becomes of a delivery."""
 MOST_SECRETS = 10
 MOST_ORIGINS = 50
 LONGEST_TOLERANCE_S = 24 * 3600
@@ -177,7 +174,7 @@ class DeliveryShown(Shown):
 
     received_at = Moment()
     delivery_id = Plain(TEXT, null=True)
-    result = Plain(one_of(RESULTS))
+    result = Plain(one_of(DeliveryResult))
     reason = Plain(TEXT, null=True)
     execution_id = Plain(UUID, null=True)
 
