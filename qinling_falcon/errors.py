@@ -183,7 +183,7 @@ class NotRecorded(Unavailable):
     """A function has run, but its result could not be recorded. A retry would run the function a second time.
 
     Args:
-        execution_id: the execution.
+        execution_id: the execution; also an attribute.
         ran: what is known of the run: "has run" or "may have run".
     """
 
@@ -193,3 +193,4 @@ class NotRecorded(Unavailable):
             " Repeat the call only if running the function twice does no harm."
             f" When the database is back, GET /v1/executions/{execution_id} shows what was recorded."
         )
+        self.execution_id = execution_id

@@ -87,13 +87,13 @@ def _sweep_on(settings: Settings, sweep: Sweep, deleted: DeletedFunctions, job_a
             if _holds_sweep_lock(connection, name):
                 if slots := drains.restore(connection):
                     logger.info("drains were enqueued", extra={"slots": slots})
+                sweep.step()
+                if cancelled := deleted.step():
+                    logger.info("executions of deleted functions were cancelled", extra={"count": cancelled})
                 if time.monotonic() - restored_at >= _RESTORE_ALARMS_S:
                     if restored := job_alarms.restore(clock.wall()):
                         logger.info("alarms of jobs were set", extra={"count": restored})
                     restored_at = time.monotonic()
-                sweep.step()
-                if cancelled := deleted.step():
-                    logger.info("executions of deleted functions were cancelled", extra={"count": cancelled})
         except (Unavailable, RedisError) as error:
             logger.warning("can't sweep now", extra={"reason": str(error)})
         except Exception:

@@ -63,7 +63,8 @@ class Admission:
         self._bounds = bounds
         # A quarter of the connections is left for other requests: health checks, lists, uploads.
         self._most = settings.web_connections * 3 // 4
-        self._most_input = max(settings.max_held_input_size, _LARGEST_INPUTS * settings.max_input_size)
+        largest = max(settings.max_input_size, settings.async_max_input_size)
+        self._most_input = max(settings.max_held_input_size, _LARGEST_INPUTS * largest)
         self._projects: dict[str, _Project] = {}
         self.calls = 0
         self.waits = 0

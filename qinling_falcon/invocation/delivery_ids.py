@@ -43,6 +43,7 @@ _TRIES = 5
 # Strangers can cause them, so they leave the connections for reads to others.
 _MOST_LOOKUPS = 2
 _LOOKUP_WAIT_S = 5.0
+_RETRY_AFTER_S = 1
 _FAILED = (ExecutionStatus.FAILED, ExecutionStatus.ERROR, ExecutionStatus.DEAD)
 
 
@@ -83,8 +84,10 @@ class DeliveryIds:
         If this process dies after an execution was queued again, the sweep adds it to the ready set. If it dies after
         it has deleted the key of a lost synchronous execution, the next repeat counts as the first delivery.
 
+        A synchronous execution that has failed can't be queued again. So the repeat counts as the first delivery then.
+
         Raises:
-            Conflict: a synchronous execution of an earlier delivery has not begun to run.
+            Conflict: a synchronous execution of an earlier delivery has not begun to run, or runs.
             The errors of `Acceptance.accept_for`, except `KeyTaken`.
         """
         for _ in range(_TRIES):
@@ -108,6 +111,12 @@ class DeliveryIds:
                 self._calls.check_claim(RequestKey(key, _DIGEST), found)
                 idempotency.forget_claim(wanted.project_id, key, found.execution_id, clock.now())
                 continue
+            if found.execution is not None and found.execution.sync:  # the webhook was synchronous before
+                if found.execution.status == ExecutionStatus.RUNNING:
+                    raise Conflict("The first delivery with this id has not ended.", retry_after_s=_RETRY_AFTER_S)
+                if found.execution.status in _FAILED:
+                    idempotency.forget(wanted.project_id, key, found.execution_id)
+                    continue
             self._queue_again(webhook, found)
             return Delivered(found.execution_id, None, is_replay=True)
         raise Conflict("The id of this delivery is used by many requests at once.")
@@ -123,6 +132,8 @@ class DeliveryIds:
         with self._lookups.place():
             found = idempotency.find(webhook.owner.project_id, key, clock.now())
         if found is None or (found.execution is None and found.claimed_until is not None) or _has_failed(found):
+            return None
+        if found.execution is not None and found.execution.sync and found.execution.status != ExecutionStatus.SUCCESS:
             return None
         return Delivered(found.execution_id, None, is_replay=True)
 

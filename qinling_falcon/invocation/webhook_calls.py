@@ -24,6 +24,7 @@ from qinling_falcon.errors import (
     Forbidden,
     MethodNotAllowed,
     NotFound,
+    NotRecorded,
     QinlingError,
     TooLarge,
     TooManyRequests,
@@ -42,6 +43,7 @@ from qinling_falcon.pool.deliveries import DeliveryResult, Outcome
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.wire import PoolUnavailable
 from qinling_falcon.settings import Settings
+from qinling_falcon.webhooks.responses import EXECUTION_ID_HEADER
 from qinling_falcon.webhooks.signatures import SignatureRefused, unverified_delivery_id, verify
 
 logger = logging.getLogger(__name__)
@@ -212,6 +214,10 @@ class WebhookCalls:
         except TooManyRequests as error:
             self._log(webhook, delivery, DeliveryResult.RATE_LIMITED, delivery_id, reason=error.message)
             raise
+        except NotRecorded as error:
+            about = {"reason": error.message, "execution_id": error.execution_id}
+            self._log(webhook, delivery, DeliveryResult.ACCEPTED, delivery_id, **about)
+            raise
         except QinlingError as error:
             self._log(webhook, delivery, DeliveryResult.REFUSED, delivery_id, reason=error.message)
             if isinstance(error, Unavailable):
@@ -355,5 +361,9 @@ def _call(webhook: CachedWebhook, delivery: Delivery) -> Call:
 
 def _for_sender(error: Unavailable) -> Unavailable:
     """The error that a sender sees if the platform or the owner's project can't take its delivery now."""
+    if isinstance(error, NotRecorded):
+        told = Unavailable("The function may have run. Send this delivery again only if it may run twice.")
+        told.headers = {EXECUTION_ID_HEADER: error.execution_id}
+        return told
     message = "The webhook can't take this delivery now. Send it again later."
     return Unavailable(message, retry_after_s=error.retry_after_s)

@@ -2,7 +2,8 @@
 
 The rows of the jobs say when they are due (`models/due_jobs.py`), and an alarm only wakes the process that looks. There
 is one alarm for each second in which a job is due, however many jobs that are. Its id is made from the second, so
-setting it again changes nothing. A lost alarm is set again by `restore`, and one too many finds nothing to do.
+setting it again changes nothing. A lost alarm is set again by `restore`, and one too many finds nothing to do. `restore`
+also rings for overdue jobs, without the scheduler.
 
 Alarms are set for the next `_HORIZON` only: when a job is created or changed, when a job has fired, and by `restore`.
 """
@@ -49,6 +50,7 @@ class Alarms:
 
     def __init__(self, connection: Redis):
         self._connection = connection
+        self._tasks = JsonQueue(TASKS, connection=connection)
         self._scheduler = Scheduler(TASKS, connection=connection, job_class=JsonJob, queue_class=JsonQueue)
         self._announced: set[int] = set()
         self._is_setting = False
@@ -76,15 +78,17 @@ class Alarms:
                 gevent.spawn(self._set_announced)
 
     def restore(self, now: datetime.datetime) -> int:
-        """Set missing alarms within the horizon, and one at once if jobs are overdue. Returns how many were set.
+        """Set missing alarms within the horizon, and ring at once if jobs are overdue. Returns how many were missing.
 
         Raises:
             Unavailable: the database is away.
             RedisError: Redis is away.
         """
-        seconds = due_jobs.due_seconds(now, now + _HORIZON)
         if due_jobs.is_any_due(now - _SECOND):
-            seconds.insert(0, _rounded_up(now))
+            # Not by the scheduler: it may be away, or its clock behind.
+            second = _rounded_up(now)
+            self._tasks.enqueue(_PATH, second, job_id=_alarm_id(second), result_ttl=0)
+        seconds = due_jobs.due_seconds(now, now + _HORIZON)
         if not seconds:
             return 0
         scores = self._connection.zmscore(self._scheduler.scheduled_jobs_key, [_alarm_id(second) for second in seconds])

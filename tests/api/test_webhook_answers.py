@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -84,10 +85,15 @@ def test_no_worker_is_503_with_the_time_to_try_again(make_hook: MakeHook, engine
 
 
 def test_a_sender_is_not_told_to_repeat_what_may_have_run(make_hook: MakeHook, engine: FakeEngine) -> None:
-    engine.error = NotRecorded("e", "has run")
-    answer = make_hook(sync=True).send()
-    assert_error(answer, 503)
+    execution_id = str(uuid.uuid4())
+    engine.error = NotRecorded(execution_id, "has run")
+    hook = make_hook(sync=True)
+    answer = hook.send()
+    assert_error(answer, 503, "may run twice")
     assert "retry-after" not in answer.headers
+    assert answer.headers["x-execution-id"] == execution_id
+    [logged] = hook.deliveries()
+    assert (logged["result"], logged["execution_id"]) == ("accepted", execution_id)
 
 
 def test_a_repeat_gets_the_first_answer_and_runs_again_only_after_a_failure(
@@ -200,3 +206,16 @@ def test_a_failed_execution_is_queued_again_also_if_the_webhook_is_synchronous_n
     again = hook.send(headers={"webhook-id": "d-1"})
     assert (again.status_code, again.json["execution_id"]) == (202, first)
     assert client.simulate_get(f"/v1/executions/{first}").json["status"] == "running"
+
+
+def test_a_repeat_is_accepted_if_the_function_has_failed_while_the_webhook_was_synchronous(
+    make_hook: MakeHook, returns: Callable[..., None]
+) -> None:
+    returns("no", "failed")
+    hook = make_hook(sync=True)
+    failed = hook.send(headers={"webhook-id": "d-1"})
+    hook.change(sync=False)
+    accepted = hook.send(headers={"webhook-id": "d-1"})
+    assert accepted.status_code == 202
+    assert accepted.json["execution_id"] != failed.headers["x-execution-id"]
+    assert hook.results() == ["accepted", "accepted"]

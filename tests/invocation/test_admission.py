@@ -141,7 +141,8 @@ def test_before_the_manager_has_written_limits_the_process_has_its_own() -> None
 
 
 def test_a_refused_call_is_not_counted() -> None:
-    admission = make_admission(Settings(web_connections=8, max_input_size=1, max_held_input_size=4200))
+    sizes = {"max_input_size": 1, "async_max_input_size": 1, "max_held_input_size": 4200}
+    admission = make_admission(Settings(web_connections=8, **sizes))
     with pytest.raises(Unavailable):
         admission.admit("p", "f", "x" * 5000)
 
@@ -221,7 +222,8 @@ def test_requests_that_are_being_accepted_leave_places_to_other_projects() -> No
 
 
 def test_their_inputs_count_with_those_of_calls() -> None:
-    admission = make_admission(Settings(web_connections=100, max_input_size=1, max_held_input_size=40_000))
+    sizes = {"max_input_size": 1, "async_max_input_size": 1, "max_held_input_size": 40_000}
+    admission = make_admission(Settings(web_connections=100, **sizes))
     with contextlib.ExitStack() as held:
         held.enter_context(admission.admit("a", "f", "x" * 10_000))
         held.enter_context(admission.admit_accept("a", 10_000))

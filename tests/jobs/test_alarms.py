@@ -55,13 +55,14 @@ def test_alarms_are_set_for_the_near_future_of_running_jobs_only(house: House, f
     assert house.alarms_set() == [second(f"2026-11-23 {text}") for text in times[:3]]
 
 
-def test_overdue_jobs_have_one_alarm(house: House, function_id: str) -> None:
+def test_overdue_jobs_have_one_alarm_which_needs_no_scheduler(house: House, client: Any, function_id: str) -> None:
     for minute in range(5):
         set_row(house.bench.job(function_id), next_execution_time=utc(f"2026-11-23 11:0{minute}"))
 
     house.restore()
 
-    assert house.alarms_set() == [second("2026-11-23 12:00:30")]
+    assert house.alarms_set() == []
+    assert JsonQueue(TASKS, connection=client).job_ids == [f"alarm-{second('2026-11-23 12:00:30')}"]
 
 
 def test_without_jobs_there_are_no_alarms(house: House) -> None:

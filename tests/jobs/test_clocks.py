@@ -107,6 +107,19 @@ def test_a_scheduler_whose_clock_is_ahead_by_more_delays_jobs_by_seconds_and_flo
     assert len(rung) <= 30
 
 
+def test_jobs_fire_by_the_clock_of_tasks_also_if_that_of_the_scheduler_is_far_behind(
+    house: House, function_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = house.bench.job(function_id, count=3, misfire="skip")
+    behind = SimpleNamespace(time=lambda: (house.bench.clock() - 5 * MINUTE).timestamp(), monotonic=time.monotonic)
+    monkeypatch.setattr("qinling_falcon.jobs.scheduler.time", behind)
+
+    house.pass_seconds(200)
+
+    assert [due_time(one).minute for one in executions()] == [1, 2, 3]
+    assert row(job_id).status == "done"
+
+
 @pytest.mark.parametrize("misfire", ["run_once", "skip"])
 def test_after_an_hour_of_sleep_the_processes_go_on(house: House, function_id: str, misfire: str) -> None:
     job_id = house.bench.job(function_id, count=100, misfire=misfire)
