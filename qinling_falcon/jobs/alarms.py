@@ -2,8 +2,8 @@
 
 The rows of the jobs say when they are due (`models/due_jobs.py`), and an alarm only wakes the process that looks. There
 is one alarm for each second in which a job is due, however many jobs that are. Its id is made from the second, so
-setting it again changes nothing. A lost alarm is set again by `restore`, and one too many finds nothing to do. `restore`
-also rings for overdue jobs, without the scheduler.
+setting it again changes nothing. A lost alarm is set again by `restore`, and one too many finds nothing to do. For
+overdue jobs, `restore` needs no scheduler.
 
 Alarms are set for the next `_HORIZON` only: when a job is created or changed, when a job has fired, and by `restore`.
 """
