@@ -139,7 +139,7 @@ def test_bursts_of_deliveries(is_postgres: bool) -> None:
 def test_jobs_fire_once(is_postgres: bool) -> None:
     kinds = ("kill scheduler", "kill tasks", "kill tasks", "kill worker", *SERVERS)
     scenario = Scenario((GOOD,), 2000, 40, 0.01, kinds, 21, 1.5, settled_s=400, workers=2, schedulers=2)
-    scenario.run(is_postgres=is_postgres)
+    scenario.run(is_postgres=is_postgres, quota_jobs=-1)
 
 
 @long
