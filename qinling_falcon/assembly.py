@@ -8,6 +8,7 @@ import uuid
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from qinling_falcon.invocation.accept_places import AcceptPlaces
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.attempts import Attempts
@@ -124,7 +125,8 @@ class Assembly:
     @cached_property
     def acceptance(self) -> Acceptance:
         """Accepts asynchronous executions."""
-        return Acceptance(self.resolver, self.pool.ready, self.quota, self.settings, self.admission)
+        places = AcceptPlaces(self.settings) if self._process == "web" else None
+        return Acceptance(self.resolver, self.pool.ready, self.quota, self.settings, places)
 
     @cached_property
     def idempotent_calls(self) -> IdempotentCalls:

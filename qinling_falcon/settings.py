@@ -219,9 +219,9 @@ class Settings:
     )
     max_held_input_size: int = _setting(
         32 * MIB,
-        "Memory for the inputs of the calls that run, wait or are being accepted in a web process; at least eight "
-        "times `MAX_INPUT_SIZE`. At the limit, calls with inputs above 4 KiB are refused at once. One project uses at "
-        "most as much as remains free for other projects.",
+        "Memory for the inputs of the calls that run or wait in a web process; at least eight times the largest "
+        "input. As much again for the executions that are being accepted. At the limit, requests with inputs above "
+        "4 KiB are refused at once. One project uses at most as much as remains free for other projects.",
         low=0,
     )
 

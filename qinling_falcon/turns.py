@@ -56,13 +56,16 @@ class ConcurrencyLimit:
         self._refused = refused
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, *, waits: bool = True) -> Iterator[None]:
         """Hold a place in the `with` block.
 
+        Args:
+            waits: whether to wait if none is free.
+
         Raises:
-            Unavailable: none became free in time.
+            Unavailable: none was free, or became free in time.
         """
-        if not self._free.acquire(timeout=self._wait_s):
+        if not self._free.acquire(timeout=self._wait_s if waits else 0):
             raise Unavailable(self._refused, retry_after_s=1)
         try:
             yield

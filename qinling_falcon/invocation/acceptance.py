@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.admission import Admission
+from qinling_falcon.invocation.accept_places import AcceptPlaces
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
@@ -45,7 +45,7 @@ class Acceptance:
         ready: the executions that wait.
         quota: counts the executions of each project.
         settings: the limits.
-        admission: limits the requests whose executions are being accepted; None: no limit.
+        places: limits the requests whose executions are being accepted; None: no limit.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Acceptance:
         ready: ReadySets,
         quota: ExecutionQuota,
         settings: Settings,
-        admission: Admission | None = None,
+        places: AcceptPlaces | None = None,
     ):
         self._resolver = resolver
         self._ready = ready
         self._quota = quota
         self._settings = settings
-        self._admission = admission
+        self._places = places
 
     def accept(
         self, context: Context, call: Call, key: KeyClaim | None = None, *, write: Write | None = None
@@ -82,20 +82,20 @@ class Acceptance:
                 is away. Nothing was accepted.
             Exception: what `write` raised. Nothing was accepted.
         """
-        with self.counted(context.project_id, 0 if call.input is None else sys.getsizeof(call.input)):
+        with self.place(context.project_id, 0 if call.input is None else sys.getsizeof(call.input)):
             return self.accept_for(self.resolve(context, call, self._admit), call, key, write=write)
 
-    def counted(self, project_id: str, size: int) -> AbstractContextManager[None]:
-        """Count a request and its input of `size` bytes while the `with` block runs.
+    def place(self, project_id: str, size: int) -> AbstractContextManager[None]:
+        """A place for a request with an input of `size` bytes. It is held until the `with` block ends.
 
         `resolve` and `accept_for` run inside it.
 
         Raises:
             Unavailable: this process is accepting too many executions of the project, or too large ones.
         """
-        if self._admission is None:
+        if self._places is None:
             return contextlib.nullcontext()
-        return self._admission.admit_accept(project_id, size)
+        return self._places.place(project_id, size)
 
     def accept_for(
         self, target: Target, call: Call, key: KeyClaim | None = None, *, write: Write | None = None

@@ -12,10 +12,6 @@ There are three limits:
    places left for calls.
 3. Inputs of a project's calls: at most as much memory as the process has left for inputs.
 
-A request whose asynchronous execution is being accepted holds its input until the commit. The inputs count as those of
-calls do. The requests are counted apart, because they end soon: there are at most as many as there are places for
-calls, and those of one project are at most as many as remain free for other projects.
-
 Requests that wait for the end of an execution (`waits.py`) hold connections, too. They use at most half of the places
 for calls, and those of one project at most as many of them as remain free for other projects.
 
@@ -31,21 +27,17 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from qinling_falcon.errors import Unavailable
+from qinling_falcon.invocation.held_inputs import counted_size, most_held
 from qinling_falcon.pool.limits import CallBounds
 from qinling_falcon.settings import Settings
 
 _RETRY_AFTER_S = 1
-# Inputs up to this many bytes are not counted: the number of calls is limited, so they use little memory in total.
-_SMALL_INPUT = 4096
-# The limit for inputs is at least this many times MAX_INPUT_SIZE. A Python string with one wide character uses four
-# bytes for each character, so the largest input may use four times MAX_INPUT_SIZE.
-_LARGEST_INPUTS = 8
 
 
 class Admission:
-    """Counts the calls in flight in this process, the requests that wait for executions, and those being accepted.
+    """Counts the calls in flight in this process, and the requests that wait for executions.
 
-    `Engine`, `Scaler`, `Waits` and `Acceptance` share one instance.
+    `Engine`, `Scaler` and `Waits` share one instance.
 
     Args:
         settings: the limits of this process.
@@ -55,20 +47,17 @@ class Admission:
     Attributes:
         calls: the number of calls.
         waits: the number of requests that wait for the end of an execution.
-        accepts: the number of requests whose executions are being accepted.
-        input_size: bytes of memory that the inputs of calls and of these requests use.
+        input_size: bytes of memory that the inputs of calls use.
     """
 
     def __init__(self, settings: Settings, bounds: Callable[[], CallBounds]):
         self._bounds = bounds
         # A quarter of the connections is left for other requests: health checks, lists, uploads.
         self._most = settings.web_connections * 3 // 4
-        largest = max(settings.max_input_size, settings.async_max_input_size)
-        self._most_input = max(settings.max_held_input_size, _LARGEST_INPUTS * largest)
+        self._most_input = most_held(settings)
         self._projects: dict[str, _Project] = {}
         self.calls = 0
         self.waits = 0
-        self.accepts = 0
         self.input_size = 0
 
     def admit(self, project_id: str, function: str, text: str | None = None) -> Admitted:
@@ -84,9 +73,7 @@ class Admission:
         """
         project = self._projects.get(project_id) or _Project(project_id)
         share = project.functions.get(function) or _Share()
-        input_size = 0 if text is None else sys.getsizeof(text)
-        if input_size <= _SMALL_INPUT:
-            input_size = 0
+        input_size = 0 if text is None else counted_size(sys.getsizeof(text))
         self._check(project, function, share, input_size)
         self._projects[project_id] = project
         project.functions[function] = share
@@ -125,39 +112,6 @@ class Admission:
             project.waits -= 1
             self._discard_unused(project)
 
-    @contextlib.contextmanager
-    def admit_accept(self, project_id: str, size: int) -> Iterator[None]:
-        """Count a request whose asynchronous execution is being accepted until the `with` block ends.
-
-        Args:
-            project_id: the project of the execution.
-            size: bytes of its input, or of the body that has the input.
-
-        Raises:
-            Unavailable: a limit is reached.
-        """
-        project = self._projects.get(project_id) or _Project(project_id)
-        if project.accepts >= self._most - self.accepts:
-            raise Unavailable(
-                f"Too many executions of project {project_id} are being accepted by this process: {project.accepts} "
-                "(limited by WEB_CONNECTIONS). This one was not accepted; try again.",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        if size <= _SMALL_INPUT:
-            size = 0
-        self._check_input(project, 0, size)
-        self._projects[project_id] = project
-        self.accepts += 1
-        project.accepts += 1
-        self._hold(project, size)
-        try:
-            yield
-        finally:
-            self.accepts -= 1
-            project.accepts -= 1
-            self._hold(project, -size)
-            self._discard_unused(project)
-
     def leave(self, project: _Project, function: str, input_size: int) -> None:
         """Stop counting a call."""
         share = project.functions[function]
@@ -175,7 +129,7 @@ class Admission:
         project.input_size += size
 
     def _discard_unused(self, project: _Project) -> None:
-        if not project.calls and not project.waits and not project.accepts:
+        if not project.calls and not project.waits:
             del self._projects[project.id]
 
     def _check(self, project: _Project, function: str, share: _Share, input_size: int) -> None:
@@ -187,20 +141,10 @@ class Admission:
             of_project = room == bounds.of_project
             bound = "PROJECT_CONCURRENCY and PROJECT_QUEUE_FACTOR" if of_project else "WEB_CONNECTIONS"
             raise _refused(f"project {project.id}", project.calls, bound)
-        self._check_input(project, share.input_size, input_size)
-
-    def _check_input(self, project: _Project, held: int, size: int) -> None:
-        """Check that there is room for an input.
-
-        Args:
-            project: the project.
-            held: bytes of inputs that its function holds; 0 for the input of an execution that is being accepted.
-            size: bytes of the input.
-        """
-        if size and held > self._most_input - self.input_size - size - project.input_size:
+        if input_size and share.input_size > self._most_input - self.input_size - input_size - project.input_size:
             raise Unavailable(
-                f"Requests of project {project.id} to this process hold {project.input_size} bytes of inputs, which "
-                "leaves no room for this input (limited by MAX_HELD_INPUT_SIZE). The function has not run; try again.",
+                f"Calls of project {project.id} in this process hold {project.input_size} bytes of inputs, which leaves"
+                " no room for this input (limited by MAX_HELD_INPUT_SIZE). This call has not run; try again.",
                 retry_after_s=_RETRY_AFTER_S,
             )
 
@@ -236,15 +180,14 @@ class _Share:
 
 
 class _Project:
-    """The calls of one project, in total and by function, and its requests that wait or are being accepted."""
+    """The calls of one project, in total and by function, and its requests that wait for executions."""
 
-    __slots__ = ("accepts", "calls", "functions", "id", "input_size", "waits")
+    __slots__ = ("calls", "functions", "id", "input_size", "waits")
 
     def __init__(self, project_id: str):
         self.id = project_id
         self.calls = 0
         self.waits = 0
-        self.accepts = 0
         self.input_size = 0
         self.functions: dict[str, _Share] = {}
 

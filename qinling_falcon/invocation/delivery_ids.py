@@ -68,7 +68,7 @@ class DeliveryIds:
         acceptance: accepts executions.
         calls: runs synchronous calls with idempotency keys.
         ready: the executions that wait.
-        settings: how long a key lasts.
+        settings: how long a key lasts, unless the signature of its delivery is valid for longer.
     """
 
     def __init__(self, acceptance: Acceptance, calls: IdempotentCalls, ready: ReadySets, settings: Settings):
@@ -76,7 +76,7 @@ class DeliveryIds:
         self._calls = calls
         self._ready = ready
         self._lookups = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many deliveries are being looked up.")
-        self._ttl = timedelta(seconds=settings.idempotency_ttl_s)
+        self._ttl_s = settings.idempotency_ttl_s
 
     def accept(self, webhook: CachedWebhook, target: Target, call: Call, key: str) -> Delivered:
         """Accept a call, or find the execution of an earlier delivery and queue it again if it has failed.
@@ -98,7 +98,7 @@ class DeliveryIds:
                 digest=_DIGEST,
                 execution_id=clock.new_id(now),
                 created_at=now,
-                expires_at=now + self._ttl,
+                expires_at=now + timedelta(seconds=max(self._ttl_s, _signature_lasts_s(webhook))),
             )
             try:
                 record = self._acceptance.accept_for(target, call, wanted)
@@ -129,7 +129,8 @@ class DeliveryIds:
         Raises:
             Unavailable: see `reading`; or too many deliveries are being looked up.
         """
-        with self._lookups.place():
+        # Anyone can invent ids for a webhook without signatures, so such deliveries do not wait.
+        with self._lookups.place(waits=webhook.signature is not None):
             found = idempotency.find(webhook.owner.project_id, key, clock.now())
         if found is None or (found.execution is None and found.claimed_until is not None) or _has_failed(found):
             return None
@@ -143,7 +144,7 @@ class DeliveryIds:
         Raises:
             The errors of `IdempotentCalls.invoke`.
         """
-        request_key = RequestKey(key, _DIGEST)
+        request_key = RequestKey(key, _DIGEST, _signature_lasts_s(webhook))
         answered = self._calls.invoke(webhook.owner, call, request_key)
         if answered.is_replay and answered.execution.sync and answered.execution.status in _FAILED:
             idempotency.forget(webhook.owner.project_id, key, answered.execution.id)
@@ -164,6 +165,11 @@ class DeliveryIds:
         with contextlib.suppress(Conflict, NotFound):
             execution_retries.retry(webhook.owner, execution.id, reason)
             self._ready.push(execution.project_id, execution.function_id, execution.id)
+
+
+def _signature_lasts_s(webhook: CachedWebhook) -> int:
+    """How many seconds a signature can be valid: its timestamp may be before or after the present."""
+    return 0 if webhook.signature is None else 2 * webhook.signature.tolerance_s
 
 
 def _has_failed(found: FoundKey) -> bool:

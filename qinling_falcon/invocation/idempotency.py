@@ -14,6 +14,7 @@ A request looks at its key first. There are six cases:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
@@ -43,10 +44,12 @@ class RequestKey(NamedTuple):
     Attributes:
         text: the key.
         digest: SHA-256 of what the request asks for, as hexadecimal digits.
+        least_ttl_s: how many seconds the key lasts at least, if that is longer than the setting says.
     """
 
     text: str
     digest: str
+    least_ttl_s: int = 0
 
 
 class Answered(NamedTuple):
@@ -94,7 +97,7 @@ class IdempotentCalls:
             finally:
                 call_key.forget()
 
-        return self._once(context, key, run)
+        return self._once(context, call, key, run)
 
     def accept(self, context: Context, call: Call, key: RequestKey) -> Answered:
         """Accept a call, or return the execution of an earlier request with its key.
@@ -103,13 +106,19 @@ class IdempotentCalls:
             Unprocessable, NotFound: see the module.
             The errors of `Acceptance.accept`. The key is absent then.
         """
-        return self._once(context, key, lambda wanted: self._acceptance.accept(context, call, wanted))
+        return self._once(context, call, key, lambda wanted: self._acceptance.accept(context, call, wanted))
 
-    def _once(self, context: Context, key: RequestKey, run: Callable[[KeyClaim], ExecutionRecord]) -> Answered:
+    def _once(
+        self, context: Context, call: Call, key: RequestKey, run: Callable[[KeyClaim], ExecutionRecord]
+    ) -> Answered:
         """Run a call unless its key has an execution. `run` raises `KeyTaken` if another request was faster."""
+        lasts = timedelta(seconds=max(self._settings.idempotency_ttl_s, key.least_ttl_s))
+        input_size = 0 if call.input is None else sys.getsizeof(call.input)
         for _ in range(_TRIES):
             now = clock.now()
-            found = idempotency.find(context.project_id, key.text, now)
+            # `run` counts the input apart. It must be counted here, too, because the look-up may wait for a connection.
+            with self._acceptance.place(context.project_id, input_size):
+                found = idempotency.find(context.project_id, key.text, now)
             if found is not None:
                 execution = self._execution_of(context, key, found)
                 if execution is not None:
@@ -120,7 +129,7 @@ class IdempotentCalls:
                 digest=key.digest,
                 execution_id=clock.new_id(now),
                 created_at=now,
-                expires_at=now + timedelta(seconds=self._settings.idempotency_ttl_s),
+                expires_at=now + lasts,
                 instead_of=None if found is None else found.execution_id,
             )
             try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import orjson
@@ -76,12 +77,15 @@ class Delivery(Protocol):
         """A header of the request."""
 
     def body(self, limit: int) -> bytes:
-        """The body. If it was read before, it is remembered.
+        """The body. If it was read before, it is remembered, until `drop_body`.
 
         Raises:
             TooLarge: it has more than `limit` bytes.
             QinlingError: it can't be read.
         """
+
+    def drop_body(self) -> None:
+        """Free the memory of the body."""
 
     def digest(self, body: bytes) -> str:
         """A digest of what is the same in all attempts of a sender: method, address and body."""
@@ -200,14 +204,10 @@ class WebhookCalls:
 
     def _deliver_once(self, webhook: CachedWebhook, delivery: Delivery) -> Delivered:
         self._check_request(webhook, delivery)
-        body = self._read(webhook, delivery)
-        delivery_id = self._verify(webhook, delivery, body)
-        key = None
-        if delivery_id is not None:
-            key = idempotency_key_of(webhook, delivery_id, delivery.digest(body) if webhook.signature is None else None)
+        delivery_id, key = self._identify(webhook, delivery)
         try:
             run = self._run if webhook.sync else self._accept
-            delivered = run(webhook, delivery, body, key)
+            delivered = run(webhook, delivery, key)
         except _BadInput as bad:
             self._log(webhook, delivery, bad.result, delivery_id, reason=bad.error.message)
             raise bad.error from bad
@@ -246,6 +246,15 @@ class WebhookCalls:
             self._log(webhook, delivery, result, reason=error.message)
             raise
 
+    def _identify(self, webhook: CachedWebhook, delivery: Delivery) -> tuple[str | None, str | None]:
+        """Read and verify a delivery. Returns its id and its idempotency key."""
+        body = self._read(webhook, delivery)
+        delivery_id = self._verify(webhook, delivery, body)
+        if delivery_id is None:
+            return None, None
+        digest = delivery.digest(body) if webhook.signature is None else None
+        return delivery_id, idempotency_key_of(webhook, delivery_id, digest)
+
     def _verify(self, webhook: CachedWebhook, delivery: Delivery, body: bytes) -> str | None:
         """Verify the signature, if there is to be one. Returns the id of the delivery."""
         signed = webhook.signature
@@ -260,15 +269,16 @@ class WebhookCalls:
             result = DeliveryResult.STALE if refused.stale else DeliveryResult.BAD_SIGNATURE
             raise _Refused(error, result, refused.reason) from refused
 
-    def _accept(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, key: str | None) -> Delivered:
+    def _accept(self, webhook: CachedWebhook, delivery: Delivery, key: str | None) -> Delivered:
         def admit(target: Target) -> bool:
             return self._admit(webhook, target)
 
-        with self._acceptance.counted(webhook.owner.project_id, len(body)):
+        with contextlib.ExitStack() as places:
+            places.enter_context(self._place(webhook, delivery))
             call = _call(webhook, delivery)
             try:
                 target = self._acceptance.resolve(webhook.owner, call, admit)
-                call = call._replace(input=self._input(delivery, body, self._settings.async_max_input_size))
+                call = call._replace(input=self._input(delivery, self._settings.async_max_input_size))
                 if key is not None:
                     return self._ids.accept(webhook, target, call, key)
                 return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
@@ -276,6 +286,9 @@ class WebhookCalls:
                 # Redis has not confirmed that the webhook is current, so no earlier execution is shown.
                 raise
             except QinlingError:
+                # The look-up may wait for a connection. Without its place, it keeps no other delivery waiting.
+                delivery.drop_body()
+                places.close()
                 earlier = None
                 if key is not None:
                     with contextlib.suppress(Unavailable):  # raise the refusal, not the error of the look-up
@@ -284,22 +297,25 @@ class WebhookCalls:
                     raise
                 return earlier
 
-    def _run(self, webhook: CachedWebhook, delivery: Delivery, body: bytes, key: str | None) -> Delivered:
+    def _run(self, webhook: CachedWebhook, delivery: Delivery, key: str | None) -> Delivered:
         self._admit(webhook)
-        # Counted, because a large body is in memory while it waits to be parsed.
-        with self._acceptance.counted(webhook.owner.project_id, len(body)):
-            call = _call(webhook, delivery)._replace(input=self._input(delivery, body, self._settings.max_input_size))
+        with self._place(webhook, delivery):  # a large body is in memory while it waits to be parsed
+            call = _call(webhook, delivery)._replace(input=self._input(delivery, self._settings.max_input_size))
         if key is not None:
             return self._ids.run(webhook, call, key)
         execution = self._engine.invoke(webhook.owner, call)
         return Delivered(execution.id, execution, is_replay=False)
 
-    def _input(self, delivery: Delivery, body: bytes, limit: int) -> str | None:
+    def _place(self, webhook: CachedWebhook, delivery: Delivery) -> AbstractContextManager[None]:
+        return self._acceptance.place(webhook.owner.project_id, len(delivery.body(self._most_bytes)))
+
+    def _input(self, delivery: Delivery, limit: int) -> str | None:
         """The function's input, of at most `limit` bytes. The webhook was current when the delivery was admitted."""
         try:
-            text = delivery.function_input(body)
+            text = delivery.function_input(delivery.body(self._most_bytes))
         except QinlingError as error:
             raise _BadInput(error, DeliveryResult.REFUSED) from error
+        delivery.drop_body()
         # A character has at most four bytes, so most inputs need not be encoded to be measured.
         if text is not None and len(text) * 4 > limit and len(text.encode()) > limit:
             too_large = TooLarge(f"The function's input would be larger than {limit} bytes.")

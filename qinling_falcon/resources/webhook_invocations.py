@@ -155,6 +155,10 @@ class _Delivery:
             self._body = read_body(self._req, limit)
         return self._body
 
+    def drop_body(self) -> None:
+        """Free the memory of the body."""
+        self._body = None
+
     def digest(self, body: bytes) -> str:
         """A digest of method, address and body: 32 hexadecimal digits."""
         env = self._req.env

@@ -67,9 +67,10 @@ def verify(
         now_s: the current time in seconds since the epoch.
 
     Returns:
-        The delivery's id; None if it has none, or one that can't be an id. The ids of the forms of Standard Webhooks
-        and Stripe are covered by the signature. GitHub's is not, so whoever has seen a delivery can repeat it with
-        another id.
+        The delivery's id. The ids of the forms of Standard Webhooks and Stripe are covered by the signature. If an
+        event of Stripe has no id, a digest of its timestamp and body is the id. GitHub's is not covered by the
+        signature, so whoever has seen a delivery can repeat it with another id. It is None if the delivery has none,
+        or one that can't be an id.
 
     Raises:
         SignatureRefused: the signature is missing, malformed, wrong or stale.
@@ -159,7 +160,7 @@ def _verify_stripe(
         raise SignatureRefused("The header Stripe-Signature has no signature of version v1.")
     _check_match([_stripe_digest(key, timestamps[0], body) for key in keys], signatures)
     _check_age(signed_at, tolerance_s, now_s)
-    return _event_id(body)
+    return _event_id(body) or _digest_id(timestamps[0], body)
 
 
 def _required(header: Header, name: str) -> str:
@@ -211,6 +212,13 @@ def _event_id(body: bytes) -> str | None:
     except orjson.JSONDecodeError:
         return None
     return _as_id(event.get("id")) if isinstance(event, dict) else None
+
+
+def _digest_id(timestamp: str, body: bytes) -> str:
+    """The id of a delivery without an event's id, so that nobody can repeat it while its signature is valid."""
+    hashed = hashlib.sha256(f"{timestamp}.".encode())
+    hashed.update(body)
+    return f"sha256-{hashed.hexdigest()}"
 
 
 def _as_id(found: object) -> str | None:

@@ -13,8 +13,8 @@ from qinling_falcon.api import create_app
 from qinling_falcon.auth import noauth
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
+from qinling_falcon.invocation.accept_places import AcceptPlaces
 from qinling_falcon.invocation.acceptance import Acceptance
-from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.idempotency import IdempotentCalls
@@ -28,7 +28,6 @@ from qinling_falcon.models import database
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
-from qinling_falcon.pool.limits import CallBounds
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.resources.services import Services
@@ -150,11 +149,12 @@ def client_with(services: Services) -> Callable[..., Client]:
     def make(**changes: Any) -> Client:
         settings = replace(services.settings, **changes)
         ready, quota = services.pool.ready, services.execution_quota
-        acceptance = Acceptance(Resolver(services.pool), ready, quota, settings, Admission(settings, CallBounds))
-        webhook_calls = WebhookCalls(
-            services.engine, acceptance, services.idempotent_calls, services.pool, settings
+        acceptance = Acceptance(Resolver(services.pool), ready, quota, settings, AcceptPlaces(settings))
+        keyed = IdempotentCalls(services.engine, acceptance, services.pool, settings)
+        webhook_calls = WebhookCalls(services.engine, acceptance, keyed, services.pool, settings)
+        changed = replace(
+            services, settings=settings, acceptance=acceptance, idempotent_calls=keyed, webhook_calls=webhook_calls
         )
-        changed = replace(services, settings=settings, acceptance=acceptance, webhook_calls=webhook_calls)
         return Client(create_app(changed), settings)
 
     return make

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import gevent
 import pytest
 from falcon import testing
 
@@ -18,7 +17,7 @@ from qinling_falcon.models import database
 from qinling_falcon.models.tables import Webhook
 from qinling_falcon.resources.services import Services
 from tests.api.client import Client, assert_error
-from tests.api.hooks import GITHUB, SECRET, Hook, end
+from tests.api.hooks import GITHUB, SECRET, Hook
 
 MakeHook = Callable[..., Hook]
 STANDARD = "whsec_" + base64.b64encode(b"a key of thirty-two random bytes").decode()
@@ -195,155 +194,6 @@ def test_without_keys_no_secret_is_stored(
     vars(database.secret_keys()).pop("_fernets", None)
     answer = client_with().simulate_post("/v1/webhooks", json={"function_id": function_id, "signature": GITHUB})
     assert_error(answer, 501, "SECRET_KEYS")
-
-
-@pytest.mark.parametrize("header", ["webhook-id", "X-GitHub-Delivery"])
-def test_a_repeated_delivery_gets_the_first_execution(make_hook: MakeHook, header: str) -> None:
-    hook = make_hook()
-    first = hook.send(json={"a": 1}, headers={header: "d-1"})
-    for _ in range(2):
-        again = hook.send(json={"a": 1}, headers={header: "d-1"})
-        assert (again.status_code, again.json, again.headers["location"]) == (
-            202, first.json, first.headers["location"],
-        )  # fmt: skip
-        assert again.headers["idempotent-replayed"] == "true"
-    assert "idempotent-replayed" not in first.headers
-    assert hook.send(json={"a": 1}, headers={header: "d-2"}).json != first.json
-    assert len(hook.executions()) == 2
-    assert hook.results() == ["accepted", "duplicate", "duplicate", "accepted"]
-
-
-def test_a_repeat_of_a_signed_delivery_may_have_another_body(make_hook: MakeHook) -> None:
-    hook = make_hook(signature=GITHUB)
-    first, again = (hook.send_signed(body, **{"X-GitHub-Delivery": "d-1"}) for body in (b"{}", b'{"attempt": 2}'))
-    assert again.json == first.json
-    assert again.headers["idempotent-replayed"] == "true"
-
-
-@pytest.mark.parametrize("other", [{"body": b"{}"}, {"query_string": "a=1"}, {"path": "/x"}, {"method": "PUT"}])
-def test_a_stranger_who_guesses_an_id_does_not_take_the_place_of_its_delivery(
-    make_hook: MakeHook, other: dict[str, Any]
-) -> None:
-    hook = make_hook(methods=["POST", "PUT"], subpaths=True)
-    guessed = hook.send(headers={"webhook-id": "d-1"}, **other)
-    real = hook.send(headers={"webhook-id": "d-1"}, body=b'{"paid": true}')
-    assert (guessed.status_code, real.status_code) == (202, 202)
-    assert real.json != guessed.json
-    assert [row["input"] for row in hook.executions()][-1] == '{"paid": true}'
-
-
-@pytest.mark.parametrize("form", ["{}", '"{}"'])
-def test_no_idempotency_key_is_the_id_of_a_delivery(client: Client, make_hook: MakeHook, form: str) -> None:
-    hook = make_hook(signature=GITHUB)
-    key = form.format(f"webhook·{hook.id}·d-1")
-    body = {"function_id": client.simulate_get(f"/v1/webhooks/{hook.id}").json["function_id"], "sync": False}
-    for raw in (key, key.encode().decode("latin-1")):
-        answer = client.simulate_post("/v1/executions", json=body, extras={"HTTP_IDEMPOTENCY_KEY": raw})
-        assert_error(answer, 400, "Idempotency-Key")
-    answer = hook.send_signed(**{"X-GitHub-Delivery": "d-1"})
-    assert "idempotent-replayed" not in answer.headers
-
-
-def limit_executions(client: Client, hook: Hook) -> None:
-    assert client.simulate_put("/v1/quotas", json={"executions": 0}).status_code == 200
-
-
-def limit_rate(client: Client, hook: Hook) -> None:
-    hook.change(rate_limit={"per_minute": 1, "burst": 1})
-    assert hook.send().status_code == 202
-
-
-@pytest.mark.parametrize("limit", [limit_executions, limit_rate])
-def test_a_repeat_that_is_not_admitted_gets_the_first_execution(
-    client: Client, make_hook: MakeHook, limit: Callable[[Client, Hook], None]
-) -> None:
-    hook = make_hook()
-    first = hook.send(headers={"webhook-id": "d-1"})
-    limit(client, hook)
-    again = hook.send(headers={"webhook-id": "d-1"})
-    assert (again.status_code, again.json) == (202, first.json)
-    assert hook.results()[-1] == "duplicate"
-    assert hook.send(headers={"webhook-id": "d-2"}).status_code in (429, 503)
-    end(first.json["execution_id"], "failed")
-    assert hook.send(headers={"webhook-id": "d-1"}).status_code in (429, 503), "a limit holds for what runs again, too"
-
-
-def test_a_repeat_to_a_full_queue_gets_the_first_execution(
-    client_with: Callable[..., Client], services: Services, make_hook: MakeHook
-) -> None:
-    hook = Hook(client_with(async_queue_limit=1), services, make_hook().id)
-    first = hook.send(headers={"webhook-id": "d-1"})
-    again = hook.send(headers={"webhook-id": "d-1"})
-    assert (first.status_code, again.status_code, again.json) == (202, 202, first.json)
-    assert hook.send(headers={"webhook-id": "d-2"}).status_code == 503
-
-
-def test_ids_belong_to_their_webhook(make_hook: MakeHook) -> None:
-    one, other = make_hook(), make_hook()
-    headers = {"webhook-id": "d-1"}
-    assert one.send(headers=headers).json != other.send(headers=headers).json
-
-
-def test_long_ids_are_told_apart(make_hook: MakeHook) -> None:
-    hook = make_hook()
-    ids = ["x" * 210, "x" * 211, "x" * 255, "x" * 254 + "y"]
-    first = [hook.send(headers={"webhook-id": one}).json["execution_id"] for one in ids]
-    assert len(set(first)) == 4
-    assert [hook.send(headers={"webhook-id": one}).json["execution_id"] for one in ids] == first
-
-
-@pytest.mark.parametrize("status", ["failed", "error", "dead"])
-def test_a_repeat_queues_a_failed_execution_again(client: Client, make_hook: MakeHook, status: str) -> None:
-    hook = make_hook()
-    first = hook.send(headers={"webhook-id": "d-1"}).json["execution_id"]
-    end(first, status)
-    again = hook.send(headers={"webhook-id": "d-1"})
-    assert (again.status_code, again.json["execution_id"]) == (202, first)
-    shown = client.simulate_get(f"/v1/executions/{first}").json
-    assert (shown["status"], shown["attempt"]) == ("running", 1)
-    assert "repeated delivery" in shown["status_reason"]
-
-
-@pytest.mark.parametrize("status", ["success", "cancelled"])
-def test_a_repeat_leaves_others_as_they_are(client: Client, make_hook: MakeHook, status: str) -> None:
-    hook = make_hook()
-    first = hook.send(headers={"webhook-id": "d-1"}).json["execution_id"]
-    end(first, status)
-    assert hook.send(headers={"webhook-id": "d-1"}).json["execution_id"] == first
-    assert client.simulate_get(f"/v1/executions/{first}").json["status"] == status
-
-
-def test_of_repeats_at_once_one_queues_it_again(
-    client: Client, make_hook: MakeHook, services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hook = make_hook()
-    first = hook.send(headers={"webhook-id": "d-1"}).json["execution_id"]
-    end(first, "failed")
-    pushed: list[str] = []
-    push = services.pool.ready.push
-    monkeypatch.setattr(services.pool.ready, "push", lambda *args: (pushed.append(args[2]), push(*args)))
-    answers = gevent.joinall([gevent.spawn(hook.send, headers={"webhook-id": "d-1"}) for _ in range(8)])
-    assert {one.value.status_code for one in answers} == {202}
-    assert {one.value.json["execution_id"] for one in answers} == {first}
-    assert pushed == [first]
-
-
-def test_of_first_deliveries_at_once_one_is_accepted(make_hook: MakeHook) -> None:
-    hook = make_hook()
-    answers = gevent.joinall([gevent.spawn(hook.send, headers={"webhook-id": "d-1"}) for _ in range(8)])
-    assert {one.value.status_code for one in answers} == {202}
-    assert len({one.value.json["execution_id"] for one in answers}) == 1
-    assert len(hook.executions()) == 1
-    assert sorted(hook.results()) == ["accepted"] + ["duplicate"] * 7
-
-
-def test_a_repeat_of_a_deleted_execution_is_taken_and_runs_nothing(client: Client, make_hook: MakeHook) -> None:
-    hook = make_hook()
-    first = hook.send(headers={"webhook-id": "d-1"}).json["execution_id"]
-    end(first, "failed")
-    assert client.simulate_delete(f"/v1/executions/{first}").status_code == 204
-    assert hook.send(headers={"webhook-id": "d-1"}).json["execution_id"] == first
-    assert hook.executions() == []
 
 
 def test_the_id_of_a_signed_delivery_counts_only_if_the_signature_is_right(make_hook: MakeHook) -> None:

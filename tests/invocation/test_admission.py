@@ -207,39 +207,3 @@ def test_requests_that_wait_leave_half_of_the_places_to_calls_and_places_to_othe
         with pytest.raises(Unavailable, match="WEB_CONNECTIONS"):
             admission.admit("a", "f")
     assert admission.waits == admission.calls == 0
-
-
-def test_requests_that_are_being_accepted_leave_places_to_other_projects() -> None:
-    admission = Admission(SMALL, CallBounds)
-    with contextlib.ExitStack() as held:
-        for project, most in (("a", 6), ("b", 3), ("c", 2), ("d", 1), ("e", 0)):
-            for _ in range(most):
-                held.enter_context(admission.admit_accept(project, 10))
-            with pytest.raises(Unavailable, match="WEB_CONNECTIONS"):
-                held.enter_context(admission.admit_accept(project, 10))
-        held.enter_context(admission.admit("a", "f"))
-    assert (admission.accepts, admission.calls, admission._projects) == (0, 0, {})
-
-
-def test_their_inputs_count_with_those_of_calls() -> None:
-    sizes = {"max_input_size": 1, "async_max_input_size": 1, "max_held_input_size": 40_000}
-    admission = make_admission(Settings(web_connections=100, **sizes))
-    with contextlib.ExitStack() as held:
-        held.enter_context(admission.admit("a", "f", "x" * 10_000))
-        held.enter_context(admission.admit_accept("a", 10_000))
-        for _ in range(2):
-            with pytest.raises(Unavailable, match="MAX_HELD_INPUT_SIZE"):
-                held.enter_context(admission.admit_accept("a", 10_000))
-        held.enter_context(admission.admit_accept("a", 4096))  # small ones are not counted
-        held.enter_context(admission.admit_accept("b", 10_000))
-    assert (admission.input_size, admission._projects) == (0, {})
-
-
-@pytest.mark.parametrize("error", [None, ZeroDivisionError, gevent.GreenletExit])
-def test_a_request_that_was_accepted_or_refused_is_not_counted(error: type[BaseException] | None) -> None:
-    admission = make_admission(SMALL)
-    with contextlib.suppress(ZeroDivisionError, gevent.GreenletExit), admission.admit_accept("p", 5000):
-        assert (admission.accepts, admission.input_size) == (1, 5000)
-        if error is not None:
-            raise error
-    assert (admission.accepts, admission.input_size, admission._projects) == (0, 0, {})

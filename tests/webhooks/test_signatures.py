@@ -248,8 +248,10 @@ def test_the_forms_of_stripes_signature() -> None:
     [b"", b"text", b"[1]", b'"evt_1"', b"{}", b'{"id": 7}', b'{"id": null}', b'{"id": ""}', b'{"id": "\\u0000"}',
      b'{"id": "\\ud800"}', b"[" * 100_000, b"\xff"],
 )  # fmt: skip
-def test_a_body_without_an_event_id(body: bytes) -> None:
-    assert check(Scheme.STRIPE, sign_stripe(SECRET, body, NOW), body) is None
+def test_without_an_event_id_a_digest_is_the_id(body: bytes) -> None:
+    first, again, later = (check(Scheme.STRIPE, sign_stripe(SECRET, body, at), body) for at in (NOW, NOW, NOW + 1))
+    assert first == again != later
+    assert first is not None and first.startswith("sha256-")
 
 
 any_text = st.one_of(
