@@ -14,6 +14,8 @@ import random
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +28,8 @@ from tests.support.secrets import fernet_key
 EXAMPLES = 100 * int(os.environ.get("FUZZ_EXAMPLES") or 10)
 SEED = int(os.environ.get("FUZZ_SEED") or 1)
 MOST_GROWTH = 64 * 1024 * 1024
+# MAX_UNFINISHED_BODY_BYTES and MAX_HELD_INPUT_SIZE, and what one body takes while it is parsed.
+MOST_AT_ONCE = (64 + 32 + 64) * 1024 * 1024
 COUNT = "def main(*arguments, **named):\n    return [len(arguments), len(named)]\n"
 SECRET = "0Gc4uFz7Lq2mT9xW"
 STANDARD = "whsec_" + base64.b64encode(b"0" * 32).decode()
@@ -140,6 +144,13 @@ def memory_of(service: Service) -> int:
     return sum(psutil.Process(pid).memory_info().rss for pid in service.web_processes())
 
 
+def most_memory_of(service: Service) -> int:
+    """The largest memory that the `web` process has had."""
+    [pid] = service.web_processes()
+    [peak] = re.findall(r"VmHWM:\s+([0-9]+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(peak) * 1024
+
+
 def test_whatever_arrives_is_answered_below_500_and_soon(service: Service, webhooks: list[str]) -> None:
     print(f"seed {SEED}")
     random_ = random.Random(SEED)
@@ -170,6 +181,21 @@ def test_floods_of_refused_deliveries_use_little_memory(service: Service, webhoo
         assert answer.status_code in (202, 401, 404, 429), answer.text
     assert memory_of(service) - before < MOST_GROWTH
     assert len(service.request("GET", f"/v1/webhooks/{signed}/deliveries").json()) == 100
+
+
+def test_many_large_bodies_at_once_use_bounded_memory(service: Service, webhooks: list[str]) -> None:
+    before = memory_of(service)
+    bodies = [body for body in BODIES if len(body) > 500_000] * 4
+    head = f"POST /v1/webhooks/{webhooks[0]}/invoke HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    with ThreadPoolExecutor(len(bodies)) as senders:
+        sent = [
+            senders.submit(answer_to, service, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            for body in bodies
+        ]
+        statuses = {int(one.result()[9:12]) for one in sent}
+    assert 202 in statuses
+    assert statuses <= {202, 400, 413, 503}, "503: too many large bodies arrive, or are accepted, at once"
+    assert most_memory_of(service) - before < MOST_AT_ONCE
 
 
 def test_a_body_that_was_cut_off_makes_no_execution(service: Service, webhooks: list[str]) -> None:
