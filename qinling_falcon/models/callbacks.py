@@ -60,7 +60,7 @@ def add(execution_ids: Sequence[str]) -> None:
     """Add the callbacks of executions that have just ended; on the writer's connection, in the caller's transaction.
 
     Nothing is added for an execution that is synchronous, is cancelled, or whose function has no URL for the outcome.
-    With SQLite this does nothing, because triggers have added the callbacks (see `engines`).
+    With SQLite this does nothing, because triggers have added the callbacks (see `sqlite_triggers`).
 
     Args:
         execution_ids: the executions, at most some hundreds.

@@ -103,7 +103,7 @@ def accept(record: ExecutionRecord) -> None:
 def insert(records: list[Values]) -> list[None]:
     """Insert accepted executions and their rows in the queue, inside a write transaction.
 
-    In SQLite a trigger fills the queue (see `engines`).
+    In SQLite a trigger fills the queue (see `sqlite_triggers`).
     """
     database = engine()
     database.execute_sql(insert_sql(database.param, len(records)), [value for values in records for value in values])

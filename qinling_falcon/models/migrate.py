@@ -20,7 +20,8 @@ import peewee
 import psycopg2.extensions
 from playhouse.migrations import Runner
 
-from qinling_falcon.models.engines import Sqlite, make_engine
+from qinling_falcon.models.engines.choice import make_engine
+from qinling_falcon.models.engines.sqlite import Sqlite
 from qinling_falcon.servers import CONNECT_TIMEOUT_S, SAY_AFTER_S, in_one_line, title, waiting
 from qinling_falcon.settings import Settings, SettingsError, get_settings
 

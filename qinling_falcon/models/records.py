@@ -149,7 +149,7 @@ def write(records: list[Values]) -> list[bool]:
 
 
 def add_to_counts(counts: Counter[tuple[str, int]]) -> None:
-    """Add to the counts of functions and versions, where no trigger has done so (see `engines`)."""
+    """Add to the counts of functions and versions, where no trigger has done so (see `sqlite_triggers`)."""
     database = engine()
     if database.complete_statements:
         return
