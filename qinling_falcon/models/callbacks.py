@@ -19,8 +19,9 @@ from typing import NamedTuple
 from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models.callback_rows import insert_sql, wants_callback
 from qinling_falcon.models.database import engine, reading, transact
+from qinling_falcon.models.internal_tables import Callback
 from qinling_falcon.models.scope import system
-from qinling_falcon.models.tables import Callback, Execution, Function
+from qinling_falcon.models.tables import Execution, Function
 
 _TABLE = Callback._meta.table_name
 

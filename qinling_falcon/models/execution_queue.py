@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from qinling_falcon.models import clock, execution_counters, strays
 from qinling_falcon.models.database import engine, reading, transact, transact_grouped
+from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.records import (
     PLACE,
     ExecutionRecord,
@@ -32,7 +33,8 @@ from qinling_falcon.models.records import (
     storable,
     values_of,
 )
-from qinling_falcon.models.tables import Execution, ExecutionStatus, QueuedExecution
+from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.tables import Execution
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import pytest
 from qinling_falcon.errors import NotFound
 from qinling_falcon.models import clock, database, execution, execution_counters, execution_queue, idempotency
 from qinling_falcon.models.idempotency import KeyClaim
+from qinling_falcon.models.internal_tables import IdempotencyKey
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import IdempotencyKey
 from qinling_falcon.settings import Settings
 from tests.models.factories import in_one_batch, make_record, together
 
