@@ -15,11 +15,11 @@ import sys  # noqa: E402
 import gevent  # noqa: E402
 
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator  # noqa: E402
-from qinling_falcon.settings import Settings  # noqa: E402
+from qinling_falcon.settings_environment import read_settings  # noqa: E402
 
 
 def main() -> None:
-    orchestrator = ProcessOrchestrator(Settings.from_env())
+    orchestrator = ProcessOrchestrator(read_settings())
     for line in iter(sys.stdin.readline, ""):
         method, *arguments = json.loads(line)
         if method == "start_all":
