@@ -8,14 +8,14 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import dataclasses  # noqa: E402
-import json  # noqa: E402
-import sys  # noqa: E402
+import dataclasses
+import json
+import sys
 
-import gevent  # noqa: E402
+import gevent
 
-from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator  # noqa: E402
-from qinling_falcon.settings_environment import read_settings  # noqa: E402
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings_environment import read_settings
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def test_a_swift_that_is_away_is_a_503_and_leaves_nothing(
 ) -> None:
     key = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p").key
     for status in (503, 403, 401):
-        server.misbehave = lambda handler, status=status: answer(handler, status)  # type: ignore[misc]
+        server.misbehave = lambda handler, status=status: answer(handler, status)
         with pytest.raises(Unavailable):
             packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p")
         with pytest.raises(Unavailable):
