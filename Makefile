@@ -39,12 +39,12 @@ lint: .venv/dev.stamp ## check style, types, layers, and that docs/settings.md i
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
-	@$(BIN)/python -m qinling_falcon.settings | diff -u docs/settings.md - \
+	@$(BIN)/python -m qinling_falcon.settings_reference | diff -u docs/settings.md - \
 	  || { echo "docs/settings.md is not what settings.py says: run make docs" >&2; exit 1; }
 
 docs: .venv/run.stamp ## write docs/settings.md from settings.py
 	@mkdir -p docs
-	$(BIN)/python -m qinling_falcon.settings > docs/settings.md
+	$(BIN)/python -m qinling_falcon.settings_reference > docs/settings.md
 
 bench: .venv/dev.stamp ## measure the warm call beside its references (benchmarks/README.md)
 	$(BIN)/python -m benchmarks.warm_call

@@ -9,7 +9,8 @@ from qinling_falcon.models import database
 from qinling_falcon.observability.health import Check
 from qinling_falcon.pool.readiness import PoolReadiness
 from qinling_falcon.resources.services import Services
-from qinling_falcon.settings import Settings, get_settings
+from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import get_settings
 
 
 def build(settings: Settings) -> Api:

@@ -33,7 +33,7 @@ import requests
 from benchmarks import one_job_each
 from benchmarks.measure import HELLO, ROOT, cpu_seconds, need_wrk, save, wrk
 from benchmarks.warm_call import valkey_pid
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from tests.integration.service import Service, free_port, running_service, wait_until
 
 NO_OP = "def main(**kwargs):\n    return None\n"
@@ -121,7 +121,7 @@ def drain(options: argparse.Namespace, found: dict[str, float]) -> None:
         found["drain_50_per_s"] = drained(service, functions, options.functions, "50 functions")
     with service_of() as (service, functions):
         ids = fill(service, functions, options.reference)
-        settings = Settings.from_env(service.environ)
+        settings = read_settings(service.environ)
         one_job_each.enqueue(settings, ids)
         service.start("worker", sys.executable, "-m", "benchmarks.one_job_each")
         found["one_job_each_per_s"] = watch_queue(service, len(ids), "one RQ job each")

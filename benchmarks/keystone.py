@@ -29,7 +29,7 @@ from benchmarks.two_commits import LIMITS, run
 from benchmarks.warm_call import warm_up
 from qinling_falcon.auth.keystone import KeystoneAuth
 from qinling_falcon.auth.policy import Policy
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from tests.integration.service import Service, running_service
 from tests.servers.openstack import Keystone, running_keystone
 
@@ -69,7 +69,7 @@ def microseconds(call: Callable[[], object], times: int = 20_000) -> float:
 
 def bare(keystone: Keystone, token: str) -> dict[str, float]:
     """What is added to a call, in microseconds."""
-    settings = Settings.from_env(keystone.settings())
+    settings = read_settings(keystone.settings())
     policy = Policy(None)
     auth = KeystoneAuth(settings, policy)
     environ = {"HTTP_X_AUTH_TOKEN": token, "REQUEST_METHOD": "POST", "PATH_INFO": "/v1/executions"}

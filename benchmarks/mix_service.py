@@ -17,6 +17,7 @@ import redis
 
 from benchmarks.measure import cpu_seconds
 from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from tests.integration.service import Service, free_port, wait_until
 from tests.support.control_groups import remove_groups_of
 
@@ -49,7 +50,7 @@ class DefaultService(Service):
 
 def check_defaults() -> None:
     """End the program if an environment variable changes a setting."""
-    present, default = Settings.from_env(), Settings()
+    present, default = read_settings(), Settings()
     changed = [one.name.upper() for one in fields(Settings) if getattr(present, one.name) != getattr(default, one.name)]
     if changed:
         sys.exit(f"mix measures default settings: unset {', '.join(changed)}")

@@ -21,7 +21,8 @@ from qinling_falcon.jobs.queues import JsonQueue, connect
 from qinling_falcon.jobs.worker import work
 from qinling_falcon.models import clock, database, execution_queue
 from qinling_falcon.observability.logs import setup_logging
-from qinling_falcon.settings import Settings, get_settings
+from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import get_settings
 
 QUEUE = "one-job-each"
 _parts: Assembly | None = None

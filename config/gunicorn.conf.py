@@ -22,7 +22,8 @@ from qinling_falcon.models import secrets_at_rest
 from qinling_falcon.observability.logs import EventFormatter
 from qinling_falcon.resources.answers import JSON, encode, error_body
 from qinling_falcon.resources.request import new_request_id
-from qinling_falcon.settings import SettingsError, get_settings
+from qinling_falcon.settings import SettingsError
+from qinling_falcon.settings_environment import get_settings
 from workers.run import linux
 
 try:

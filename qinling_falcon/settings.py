@@ -1,23 +1,16 @@
-"""Every setting, once: read from the environment, typed, checked, documented.
+"""Every setting, once: its name, type, default, meaning and bounds.
 
-A setting's environment variable is its field name in capitals. A wrong value
-stops the start with its name and what was expected. `python -m
-qinling_falcon.settings` prints the table in `docs/settings.md`.
+A setting's environment variable is its field name in capitals. `settings_environment.py` reads and checks them, and
+`settings_reference.py` makes their table for users.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import ipaddress
-import math
 import os
 import re
-import types
-import typing
-import urllib.parse
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,13 +21,8 @@ MIB = 1024 * 1024
 # A Unix socket's path has at most 107 bytes; the longest name in that folder has 24.
 _MAX_SOCKET_DIR = 80
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
-_CONTAINER = re.compile(r"[A-Za-z0-9._-]{1,200}")
-_HOST_NAME = re.compile(r"[a-z0-9._-]+")
 # 32 bytes in URL-safe base64. The last letter before the padding has two bits that must be 0.
 _FERNET_KEY = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]=")
-_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
-_TRUE = {"1", "t", "true", "on", "y", "yes"}
-_FALSE = {"0", "f", "false", "off", "n", "no"}
 _REQUIRED = " Required with `AUTH_MODE=keystone` or `PACKAGE_STORAGE=swift`."
 
 
@@ -45,8 +33,6 @@ _UNLIMITED = " -1: no limit."
 
 # The most workers of any orchestrator: a pass of the pool manager looks at each worker.
 MOST_WORKERS = 1000
-# The reaper makes so many passes, at least, until a silent process counts as dead.
-_PASSES_PER_TTL = 3
 
 
 class SettingsError(Exception):
@@ -463,103 +449,6 @@ class Settings:
         " `AUTH_MODE=keystone`.",
     )
 
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read every setting from `environ`; empty values count as unset.
-
-        Raises:
-            SettingsError: naming the variable, its value and what was expected.
-        """
-        hints = typing.get_type_hints(cls)
-        given = {}
-        for field in dataclasses.fields(cls):
-            text = environ.get(field.name.upper(), "").strip()
-            if text:
-                given[field.name] = _parse(field, hints[field.name], text)
-        settings = cls(**given)
-        settings._check()
-        return settings
-
-    def _check(self) -> None:
-        for kind in ("cpu", "memory_size", "timeout"):
-            low, default, high = (getattr(self, f"{word}_{kind}") for word in ("min", "default", "max"))
-            if not low <= default <= high:
-                raise SettingsError(
-                    f"DEFAULT_{kind.upper()}={default}: expected a value between MIN_{kind.upper()}={low}"
-                    f" and MAX_{kind.upper()}={high}"
-                )
-        try:
-            re.compile(self.list_envelope_agents)
-        except re.error:
-            raise SettingsError(
-                f"LIST_ENVELOPE_AGENTS={self.list_envelope_agents}: expected a regular expression"
-            ) from None
-        if self.list_limit > self.list_limit_max:
-            raise SettingsError(f"LIST_LIMIT={self.list_limit}: expected at most LIST_LIMIT_MAX={self.list_limit_max}")
-        # After a gap of half a TTL, the reaper lets all processes report first. So it would never find a dead one.
-        if self.reap_interval_s * _PASSES_PER_TTL > self.holder_ttl_s:
-            raise SettingsError(
-                f"REAP_INTERVAL_S={self.reap_interval_s:g}: expected at most a third of"
-                f" HOLDER_TTL_S={self.holder_ttl_s:g}"
-            )
-        if self.redis_url and not self.redis_url.startswith(_REDIS_SCHEMES):
-            scheme = self.redis_url.partition(":")[0]
-            raise SettingsError(f"REDIS_URL={scheme[:20]}:…: expected one of {', '.join(_REDIS_SCHEMES)}")
-        if self.redis_url and not _has_possible_port(self.redis_url):
-            raise SettingsError(
-                "REDIS_URL: expected a port from 1 to 65535. Special characters in a password have to be"
-                " percent-encoded"
-            )
-        if self.auth_mode == "keystone" or self.package_storage == "swift":
-            why = "AUTH_MODE=keystone" if self.auth_mode == "keystone" else "PACKAGE_STORAGE=swift"
-            for name in ("os_auth_url", "os_username", "os_password", "os_project_name"):
-                if getattr(self, name) is None:
-                    raise SettingsError(f"{name.upper()} is unset: expected a value, for {why}")
-        for name in ("os_auth_url", "www_authenticate_uri", "function_auth_url", "public_endpoint"):
-            url = getattr(self, name)
-            if url is not None and not _is_web_url(url):
-                shown = re.sub(r"//.*@", "//…@", url)  # before it there may be a password
-                raise SettingsError(f"{name.upper()}={shown}: expected an http:// or https:// URL")
-        if self.os_cacert is not None and not os.access(self.os_cacert, os.R_OK):
-            raise SettingsError(f"OS_CACERT={self.os_cacert}: expected a file that can be read")
-        if not _CONTAINER.fullmatch(self.package_container) or self.package_container in (".", ".."):
-            raise SettingsError(
-                f"PACKAGE_CONTAINER={self.package_container}: expected a name of up to 200 letters, digits and ._-"
-            )
-        if self.test_counter_dir is not None and (self.auth_mode != "noauth" or not self.test_counter_dir.is_dir()):
-            raise SettingsError(
-                f"TEST_COUNTER_DIR={self.test_counter_dir}: expected an existing folder, and AUTH_MODE=noauth; it is"
-                " for tests only"
-            )
-        for name in self.other_hosts:
-            if not _HOST_NAME.fullmatch(name) and not _is_address(name):
-                raise SettingsError(
-                    f"ALLOWED_HOSTS={self.allowed_hosts}: expected host names without ports, separated by commas"
-                )
-        try:
-            self.proxy_networks  # noqa: B018 - reading the property validates it
-        except ValueError:
-            raise SettingsError(
-                f"TRUSTED_PROXIES={self.trusted_proxies}: expected IP addresses or networks, separated by commas"
-            ) from None
-        try:
-            self.allowed_callback_networks  # noqa: B018 - reading the property validates it
-        except ValueError:
-            raise SettingsError(
-                f"CALLBACK_NETWORKS={self.callback_networks}: expected IP addresses or networks, separated by commas"
-            ) from None
-        for position, key in enumerate(self.secret_key_list, 1):
-            if not is_fernet_key(key):
-                raise SettingsError(
-                    f"SECRET_KEYS: key {position} is not a Fernet key: expected 44 characters, which are 32 bytes in"
-                    " URL-safe base64"
-                )
-        if self.auth_mode == "noauth" and not self.allow_remote_noauth and not is_loopback(self.host):
-            raise SettingsError(
-                f"HOST={self.host}: expected a loopback address, for AUTH_MODE=noauth lets everybody in"
-                " (ALLOW_REMOTE_NOAUTH=true if that is meant)"
-            )
-
     @property
     def quotas(self) -> dict[str, int]:
         """The default limits of a project, by kind; -1: no limit."""
@@ -619,13 +508,6 @@ def _items(text: str | None) -> list[str]:
     return [item.strip() for item in (text or "").split(",") if item.strip()]
 
 
-def _is_address(text: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(text))
-    except ValueError:
-        return False
-
-
 def is_fernet_key(text: str) -> bool:
     """Whether `text` is a key for `SECRET_KEYS`."""
     return _FERNET_KEY.fullmatch(text) is not None
@@ -634,90 +516,3 @@ def is_fernet_key(text: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether `host` can be reached from this machine alone."""
     return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _has_possible_port(url: str) -> bool:
-    """Whether the port in a URL, if there is one, can be one."""
-    try:
-        return urllib.parse.urlsplit(url).port != 0
-    except ValueError:
-        return False
-
-
-def _is_web_url(url: str) -> bool:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that are no IPv6 address, or a port that is no number
-        return False
-
-
-@functools.cache
-def get_settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings.from_env()
-
-
-def _parse(field: dataclasses.Field[Any], hint: Any, text: str) -> Any:
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in hint.__args__ if part is not type(None))
-    name = field.name.upper()
-    try:
-        value = _convert(hint, text)
-    except ValueError:
-        raise SettingsError(f"{name}={text}: expected {_expected(field, hint)}") from None
-    low, high = field.metadata["low"], field.metadata["high"]
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise SettingsError(f"{name}={text}: expected {_expected(field, hint)}")
-    return value
-
-
-def _convert(hint: Any, text: str) -> Any:
-    if typing.get_origin(hint) is Literal:
-        if text not in hint.__args__:
-            raise ValueError
-        return text
-    if hint is bool:
-        if text.lower() not in _TRUE | _FALSE:
-            raise ValueError
-        return text.lower() in _TRUE
-    value = hint(text)
-    if hint is float and not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-def _expected(field: dataclasses.Field[Any], hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(hint.__args__)
-    if hint is bool:
-        return "true or false"
-    kind = {int: "a whole number", float: "a number", str: "text", Path: "a path"}[hint]
-    low, high = field.metadata["low"], field.metadata["high"]
-    bounds = [f"at least {low}"] if low is not None else []
-    bounds += [f"at most {high}"] if high is not None else []
-    return " ".join([kind, " and ".join(bounds)]).strip()
-
-
-def reference() -> str:
-    """The table of all settings, in Markdown."""
-    lines = [
-        "# Settings",
-        "",
-        "Each is an environment variable; an empty one counts as unset. Sizes are bytes, durations seconds,",
-        "cpu millicores. A wrong value stops the start with its name and what was expected.",
-        "",
-        "<!-- made by `make docs` from qinling_falcon/settings.py -->",
-        "",
-        "| variable | default | meaning |",
-        "|---|---|---|",
-    ]
-    for field in dataclasses.fields(Settings):
-        default = "unset" if field.default is None else f"`{field.default}`"
-        doc = field.metadata["doc"].replace("|", "\\|")
-        lines.append(f"| `{field.name.upper()}` | {default.replace('|', chr(92) + '|')} | {doc} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

@@ -32,7 +32,8 @@ from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.manager import Manager
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes
-from qinling_falcon.settings import Settings, SettingsError, get_settings
+from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings_environment import get_settings
 from qinling_falcon.storage.packages import ORPHAN_AGE_S
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ import sys
 
 from qinling_falcon.errors import QinlingError
 from qinling_falcon.models import database, secrets_at_rest
-from qinling_falcon.settings import SettingsError, get_settings
+from qinling_falcon.settings import SettingsError
+from qinling_falcon.settings_environment import get_settings
 
 
 def main() -> int:

@@ -15,7 +15,8 @@ from qinling_falcon.models import database, runtime, secrets_at_rest
 from qinling_falcon.models.migrate import MigrationFailed, migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.orchestrators.process import images
-from qinling_falcon.settings import Settings, SettingsError, get_settings
+from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings_environment import get_settings
 from workers.exit_codes import DATABASE_FAILED, REGISTRATION_FAILED, SECRETS_UNREADABLE
 from workers.service_user import Away, Refused, log_in
 

@@ -8,7 +8,8 @@ import sys
 from qinling_falcon.jobs.queues import connect
 from qinling_falcon.jobs.scheduler import DueScheduler
 from qinling_falcon.observability.logs import setup_logging
-from qinling_falcon.settings import SettingsError, get_settings
+from qinling_falcon.settings import SettingsError
+from qinling_falcon.settings_environment import get_settings
 
 
 def main() -> None:

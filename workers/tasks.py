@@ -35,7 +35,8 @@ from qinling_falcon.jobs.worker import work
 from qinling_falcon.models import clock, secrets_at_rest
 from qinling_falcon.models.database import connect, disconnect
 from qinling_falcon.observability.logs import setup_logging
-from qinling_falcon.settings import Settings, SettingsError, get_settings
+from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings_environment import get_settings
 
 logger = logging.getLogger(__name__)
 

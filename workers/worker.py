@@ -24,7 +24,8 @@ from qinling_falcon.jobs.queues import EXECUTIONS
 from qinling_falcon.jobs.worker import work
 from qinling_falcon.models.database import connect, disconnect
 from qinling_falcon.observability.logs import setup_logging
-from qinling_falcon.settings import SettingsError, get_settings
+from qinling_falcon.settings import SettingsError
+from qinling_falcon.settings_environment import get_settings
 
 # Web answers callers who wait, so it goes first where both want a processor.
 _NICE = 5

@@ -14,7 +14,7 @@ from gevent.lock import BoundedSemaphore
 from keystoneauth1.access import AccessInfoV3
 from keystoneauth1.exceptions import ClientException, NotFound
 from keystonemiddleware.auth_token import AuthProtocol, InvalidToken
-from webob.exc import HTTPServiceUnavailable  # type: ignore[import-untyped]
+from webob.exc import HTTPServiceUnavailable  # type: ignore[import-untyped]  # WebOb has no types
 
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
@@ -88,6 +88,7 @@ class KeystoneAuth:
         try:
             self.check()
         except Unavailable:
+            # Without a traceback: the line before has the cause.
             log.error("Keystone can't be asked yet: see the line before; OS_* settings may be wrong")  # noqa: TRY400
 
     def authenticate(self, environ: Mapping[str, Any]) -> Identity:
@@ -165,7 +166,7 @@ class KeystoneAuth:
         return Unavailable("Keystone does not answer as it should; try again.", retry_after_s=1)
 
 
-class _Protocol(AuthProtocol):  # type: ignore[misc]
+class _Protocol(AuthProtocol):  # type: ignore[misc]  # keystonemiddleware has no types
     """keystonemiddleware, which takes more for a refusal of a token than is one."""
 
     def fetch_token(self, token: str, **more: Any) -> Any:

@@ -29,7 +29,7 @@ _DEEPEST = 50
 _TOO_DEEP = f"expected at most {_DEEPEST} checks and rules in one another"
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """Refuses a name that is given twice, of which YAML takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -29,7 +29,7 @@ from qinling_falcon.invocation.targets import RetryPolicy
 from qinling_falcon.models import clock, execution_ends, execution_queue
 from qinling_falcon.models.execution_queue import ClaimedExecution
 from qinling_falcon.models.records import ExecutionRecord
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.ended import Ended
 from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.settings import Settings

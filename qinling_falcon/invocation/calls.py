@@ -18,7 +18,7 @@ from qinling_falcon.models import clock
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.ended import Ended
 from qinling_falcon.settings import Settings
 

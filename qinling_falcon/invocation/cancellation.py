@@ -16,7 +16,8 @@ from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models import execution as executions
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import Execution, ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.tables import Execution
 from qinling_falcon.pool.pool import Pool
 
 _REASON = "The execution was cancelled."

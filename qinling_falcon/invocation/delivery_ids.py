@@ -31,7 +31,7 @@ from qinling_falcon.models import clock, execution_retries, idempotency
 from qinling_falcon.models.execution import Execution
 from qinling_falcon.models.idempotency import FoundKey, KeyClaim
 from qinling_falcon.models.records import ExecutionRecord
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.settings import Settings
 from qinling_falcon.turns import ConcurrencyLimit

@@ -30,7 +30,8 @@ from qinling_falcon.invocation.calls import TRIES, Accepted, Call, stored_record
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
 from qinling_falcon.invocation.loading import Loading, Wait, package_lost
 from qinling_falcon.invocation.long_runs import LongRuns
-from qinling_falcon.invocation.runs import Interrupted, Run, RunParts
+from qinling_falcon.invocation.run_cancellation import Interrupted
+from qinling_falcon.invocation.runs import Run, RunParts
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import (
@@ -212,7 +213,7 @@ class Engine:
         """
         run = self._running.get(execution_id)
         if run is not None:
-            run.cancel()
+            run.cancellation.cancel()
 
     def serve(self, task: Task[T]) -> T:
         """Do a task on a worker that holds its target.
@@ -285,7 +286,7 @@ class Engine:
                 self._forget(run)
 
     def _forget(self, run: Run) -> None:
-        run.is_over = True
+        run.cancellation.is_over = True
         # A later attempt of the same execution may have begun in this process.
         if self._running.get(run.id) is run:
             del self._running[run.id]

@@ -29,7 +29,7 @@ from qinling_falcon.models.execution import Execution
 from qinling_falcon.models.idempotency import FoundKey, KeyClaim
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 

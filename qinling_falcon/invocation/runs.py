@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gevent
-from gevent.hub import get_hub
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.attempts import Attempts
@@ -29,6 +28,7 @@ from qinling_falcon.invocation.calls import (
 from qinling_falcon.invocation.execution_quota import Reservation
 from qinling_falcon.invocation.loading import lease_request
 from qinling_falcon.invocation.long_runs import LongRuns
+from qinling_falcon.invocation.run_cancellation import Interrupted, RunCancellation
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import (
@@ -55,21 +55,7 @@ _COMMIT_PART_OF_CLAIM = 0.5
 # An accepted execution whose worker was lost waits for the end of the worker for this fraction of its claim, at most.
 _WORKER_END_PART_OF_CLAIM = 0.5
 _RETRY_COMMIT_S = 0.2
-# While a cancelled call is on its way to a worker, `cancel` looks again every `_CANCEL_AGAIN_S`, for `_CANCEL_S`.
-_CANCEL_AGAIN_S = 0.02
-_CANCEL_S = 2.0
 _NO_IMAGES = "Functions from images run on Kubernetes, which this installation does not use."
-
-
-class Interrupted(Exception):
-    """A run ends before its function has begun to run.
-
-    There are three reasons:
-
-    1. The execution was cancelled.
-    2. This process has lost its claim of the execution, or the claim has ended.
-    3. This process stops.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +84,7 @@ class Run:
 
     Attributes:
         id: the execution's id.
-        was_sent: whether a worker may have got the call, so that the function may have run.
-        is_over: whether the run has ended, so that its greenlet must not be interrupted any more.
+        cancellation: cancels the run.
     """
 
     failure_message = "No worker could take this call; it has not run. Try again."
@@ -110,10 +95,7 @@ class Run:
         "_call",
         "_context",
         "_created_at",
-        "_greenlet",
         "_has_row",
-        "_is_cancelled",
-        "_is_interrupted",
         "_key",
         "_openstack",
         "_parts",
@@ -121,10 +103,8 @@ class Run:
         "_started",
         "_target",
         "_was_prepared",
-        "_worker",
+        "cancellation",
         "id",
-        "is_over",
-        "was_sent",
     )  # fmt: skip
 
     _started: ExecutionRecord
@@ -151,13 +131,8 @@ class Run:
         self.id = clock.new_id(self._created_at) if known is None else known.id
         self._openstack: Any = None
         self._has_row = False
-        self._worker: LeasedWorker | None = None
-        self._greenlet = gevent.getcurrent()
-        self._is_cancelled = False
-        self._is_interrupted = False
         self._was_prepared = False
-        self.was_sent = False
-        self.is_over = False
+        self.cancellation = RunCancellation(parts.workers, self.id)
 
     def resolve(self) -> Target:
         """The target of the call."""
@@ -174,7 +149,7 @@ class Run:
             Interrupted: the execution was cancelled after a worker had refused it, or this process was silent for so
                 long that it has lost the execution.
         """
-        if self._is_cancelled:
+        if self.cancellation.is_requested:
             raise Interrupted
         parts = self._parts
         if self._accepted is None:
@@ -231,8 +206,8 @@ class Run:
         if self._accepted is None and not self._has_row:
             self._parts.long_runs.add(self._started, self._reservation)
         is_permanent = is_lost = False
-        self._worker = lease.worker
-        self.was_sent = True
+        self.cancellation.worker = lease.worker
+        self.cancellation.was_sent = True
         try:
             ran = self._parts.workers.execute(lease.worker, self._execution(target), longest_s)
         except WorkerLost as error:
@@ -241,10 +216,10 @@ class Run:
             is_lost = True
             final = failed_record(self._started, WORKER_LOST, lease.cold, queued_ms)
         except NotSent:
-            self.was_sent = False
+            self.cancellation.was_sent = False
             raise
         except NoDescriptor:
-            self.was_sent = False
+            self.cancellation.was_sent = False
             lease.released()  # the worker holds the target now, so it is not returned unused
             lease.withdrawn()
             raise
@@ -253,7 +228,7 @@ class Run:
             is_permanent = ran.reason == _BAD_RESULT
             final = completed_record(self._started, ran, lease.cold, queued_ms)
         finally:
-            self._worker = None
+            self.cancellation.worker = None
             self._parts.long_runs.remove(self.id)
         if is_lost and self._accepted is not None:
             self._await_end_of(lease.worker)
@@ -300,34 +275,6 @@ class Run:
                     extra={"execution_id": self.id, "reason": str(error)},
                 )
 
-    def cancel(self) -> None:
-        """Cancel the execution. There are three cases:
-
-        1. A worker runs the function: the worker ends it.
-        2. No worker has got the call yet: `Interrupted` is raised in the greenlet of this run.
-        3. The function has ended, and its end is being recorded: nothing happens.
-
-        The case can change while this looks: the call may be on its way to the worker, which does not know it yet, or
-        the worker may refuse it. So this looks again for `_CANCEL_S`, until one of the cases is sure.
-
-        Raises:
-            NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
-        """
-        self._is_cancelled = True
-        until = time.monotonic() + _CANCEL_S
-        while not self.is_over:
-            if self._worker is not None:
-                if self._parts.workers.cancel(self._worker, self.id):
-                    return
-            elif self.was_sent:
-                return
-            else:
-                get_hub().loop.run_callback(self._interrupt)
-            if time.monotonic() > until:
-                logger.warning("a function was not ended", extra={"execution_id": self.id})
-                return
-            gevent.sleep(_CANCEL_AGAIN_S)
-
     def _queued_ms(self) -> float:
         """How long the call has waited for its worker; an accepted execution also in the queue.
 
@@ -336,12 +283,6 @@ class Run:
         if self._accepted is None or self._accepted.due_at is None:
             return round((time.monotonic() - self._arrived) * 1000, 3)
         return round(max(0.0, (clock.now() - self._accepted.due_at).total_seconds()) * 1000, 3)
-
-    def _interrupt(self) -> None:
-        """Runs in the hub. So no other greenlet runs between the look and the exception."""
-        if not (self.was_sent or self.is_over or self._is_interrupted):
-            self._is_interrupted = True  # a second exception would hit what handles the first one
-            self._greenlet.throw(Interrupted)
 
     def _record(
         self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False, is_lost: bool = False

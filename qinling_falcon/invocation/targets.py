@@ -19,7 +19,8 @@ from qinling_falcon.models.references import alias_named, version_of
 from qinling_falcon.models.rows import find_by_id
 from qinling_falcon.models.runtime import not_available
 from qinling_falcon.models.scope import Context, Scope, project_of, scoped
-from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeStatus, Version
+from qinling_falcon.models.states import Isolation, RuntimeStatus
+from qinling_falcon.models.tables import Function, Runtime, Version
 from qinling_falcon.pool.generations import may_cache
 from qinling_falcon.pool.pool import Pool
 

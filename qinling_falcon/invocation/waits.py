@@ -23,7 +23,7 @@ import gevent
 from qinling_falcon.errors import NotFound, Unavailable
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.models import execution as executions
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.watches import Watch, Watches
 
 logger = logging.getLogger(__name__)

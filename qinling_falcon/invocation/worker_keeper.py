@@ -20,7 +20,7 @@ from qinling_falcon.invocation.targets import stricter, target_key
 from qinling_falcon.models import kept, runtime
 from qinling_falcon.models.kept import Kept
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import RuntimeStatus
+from qinling_falcon.models.states import RuntimeStatus
 from qinling_falcon.pool.pool import Pool
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from qinling_falcon.errors import NotFound, NotRecorded, QinlingError, Unavailab
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import Accepted, Call
 from qinling_falcon.invocation.engine import Engine
-from qinling_falcon.invocation.runs import Interrupted
+from qinling_falcon.invocation.run_cancellation import Interrupted
 from qinling_falcon.jobs.places import Places
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.database import expect_writes

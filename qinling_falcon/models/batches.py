@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.models.engines import Engine, Fate
+from qinling_falcon.models.engines.base import Engine, Fate
 
 _BUSY_PAUSE_S = 0.0002
 _TRANSIENT_PAUSE_S = 0.005

@@ -1,6 +1,6 @@
 """The SQL statement that adds the callbacks of executions that have ended.
 
-SQLite runs it in triggers (see `engines`), PostgreSQL for a batch of executions (see `callbacks.add`).
+SQLite runs it in triggers (see `sqlite_triggers`), PostgreSQL for a batch of executions (see `callbacks.add`).
 """
 
 from __future__ import annotations

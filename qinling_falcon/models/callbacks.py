@@ -19,8 +19,9 @@ from typing import NamedTuple
 from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models.callback_rows import insert_sql, wants_callback
 from qinling_falcon.models.database import engine, reading, transact
+from qinling_falcon.models.internal_tables import Callback
 from qinling_falcon.models.scope import system
-from qinling_falcon.models.tables import Callback, Execution, Function
+from qinling_falcon.models.tables import Execution, Function
 
 _TABLE = Callback._meta.table_name
 
@@ -60,7 +61,7 @@ def add(execution_ids: Sequence[str]) -> None:
     """Add the callbacks of executions that have just ended; on the writer's connection, in the caller's transaction.
 
     Nothing is added for an execution that is synchronous, is cancelled, or whose function has no URL for the outcome.
-    With SQLite this does nothing, because triggers have added the callbacks (see `engines`).
+    With SQLite this does nothing, because triggers have added the callbacks (see `sqlite_triggers`).
 
     Args:
         execution_ids: the executions, at most some hundreds.

@@ -12,9 +12,10 @@ import peewee
 import psycopg2
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.models import tables
+from qinling_falcon.models import base
 from qinling_falcon.models.batches import Group
-from qinling_falcon.models.engines import Engine, Fate, make_engine
+from qinling_falcon.models.engines.base import Engine, Fate
+from qinling_falcon.models.engines.choice import make_engine
 from qinling_falcon.models.readers import TooManyReads
 from qinling_falcon.models.secret_keys import SecretKeys
 from qinling_falcon.models.writer import Writer
@@ -52,7 +53,7 @@ def connect(settings: Settings) -> None:
     if _process is not None:
         raise RuntimeError("connect() was called twice")
     _process = _Process(settings)
-    tables.database.initialize(_process.engine)
+    base.database.initialize(_process.engine)
 
 
 def disconnect() -> None:

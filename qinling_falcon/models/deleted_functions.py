@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models.database import engine, reading, transact
-from qinling_falcon.models.tables import DeletedFunction, Execution, Function, QueuedExecution
+from qinling_falcon.models.internal_tables import DeletedFunction, QueuedExecution
+from qinling_falcon.models.tables import Execution, Function
 
 _QUEUED = (
     f"FROM {Execution._meta.table_name} e JOIN {QueuedExecution._meta.table_name} q ON q.id = e.id"

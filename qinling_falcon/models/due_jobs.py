@@ -25,18 +25,11 @@ import peewee
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.alias import draw_version
 from qinling_falcon.models.database import engine, reading, transact
+from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.records import ExecutionRecord, values_of
 from qinling_falcon.models.scope import system
-from qinling_falcon.models.tables import (
-    Alias,
-    Execution,
-    ExecutionStatus,
-    Job,
-    JobStatus,
-    Misfire,
-    Overlap,
-    QueuedExecution,
-)
+from qinling_falcon.models.states import ExecutionStatus, JobStatus, Misfire, Overlap
+from qinling_falcon.models.tables import Alias, Execution, Job
 
 _JOBS = Job._meta.table_name
 _ALIASES = Alias._meta.table_name

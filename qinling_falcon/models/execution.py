@@ -15,7 +15,8 @@ from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListParams, ListSpec, page
 from qinling_falcon.models.rows import check_owner, find
 from qinling_falcon.models.scope import Context, scoped, system
-from qinling_falcon.models.tables import Execution, ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.tables import Execution
 
 __all__ = [
     "LISTS",

@@ -10,8 +10,9 @@ from collections import Counter
 
 from qinling_falcon.models import callbacks, execution_counters
 from qinling_falcon.models.database import engine, transact_grouped
+from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.records import PLACE, ExecutionRecord, Values, add_to_counts, values_of
-from qinling_falcon.models.tables import Execution, QueuedExecution
+from qinling_falcon.models.tables import Execution
 
 _EXECUTIONS = Execution._meta.table_name
 _QUEUE = QueuedExecution._meta.table_name

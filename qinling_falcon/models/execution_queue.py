@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from qinling_falcon.models import clock, execution_counters, strays
 from qinling_falcon.models.database import engine, reading, transact, transact_grouped
+from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.records import (
     PLACE,
     ExecutionRecord,
@@ -32,7 +33,8 @@ from qinling_falcon.models.records import (
     storable,
     values_of,
 )
-from qinling_falcon.models.tables import Execution, ExecutionStatus, QueuedExecution
+from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.tables import Execution
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ def accept(record: ExecutionRecord) -> None:
 def insert(records: list[Values]) -> list[None]:
     """Insert accepted executions and their rows in the queue, inside a write transaction.
 
-    In SQLite a trigger fills the queue (see `engines`).
+    In SQLite a trigger fills the queue (see `sqlite_triggers`).
     """
     database = engine()
     database.execute_sql(insert_sql(database.param, len(records)), [value for values in records for value in values])

@@ -11,9 +11,11 @@ from qinling_falcon.models import clock, execution_counters, strays
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.execution import lock_ended, select_ended
 from qinling_falcon.models.execution_queue import Queued
+from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.rows import check_owner, find
 from qinling_falcon.models.scope import Context, scoped
-from qinling_falcon.models.tables import Execution, ExecutionStatus, QueuedExecution
+from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.tables import Execution
 
 _MOST_FIRST_CLAIM = 2**30
 RETRIED = tuple(

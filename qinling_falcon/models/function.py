@@ -21,7 +21,8 @@ from qinling_falcon.models.references import check_function_unused, check_no_liv
 from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.runtime import not_available
 from qinling_falcon.models.scope import Context, project_of, scoped, system
-from qinling_falcon.models.tables import Function, Isolation, Runtime, RuntimeStatus, Version
+from qinling_falcon.models.states import Isolation, RuntimeStatus
+from qinling_falcon.models.tables import Function, Runtime, Version
 from qinling_falcon.models.trusts import doom, named
 
 __all__ = [

@@ -25,9 +25,11 @@ import peewee
 
 from qinling_falcon.models import clock, execution_queue, keyed_rows
 from qinling_falcon.models.database import engine, reading, transact, transact_grouped
+from qinling_falcon.models.internal_tables import IdempotencyKey
 from qinling_falcon.models.records import PLACE, ExecutionRecord, Values, values_of, write
 from qinling_falcon.models.scope import WITHOUT_LOG
-from qinling_falcon.models.tables import Execution, ExecutionStatus, IdempotencyKey
+from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.tables import Execution
 
 _TABLE = IdempotencyKey._meta.table_name
 _EXECUTIONS = Execution._meta.table_name

@@ -19,7 +19,8 @@ from qinling_falcon.models.records import ExecutionRecord, values_of
 from qinling_falcon.models.references import check_target, target_columns
 from qinling_falcon.models.rows import change, check_owner, find
 from qinling_falcon.models.scope import Context, scoped
-from qinling_falcon.models.tables import Job, JobStatus, Misfire, Overlap
+from qinling_falcon.models.states import JobStatus, Misfire, Overlap
+from qinling_falcon.models.tables import Job
 from qinling_falcon.models.zones import UTC, next_fire
 
 __all__ = ["LISTS", "Job", "JobStatus", "create", "delete", "get", "run", "update"]

@@ -13,7 +13,8 @@ from typing import Any
 
 from qinling_falcon.models.batches import Waiter, Write
 from qinling_falcon.models.cooperation import NativeEvent, cooperative, native
-from qinling_falcon.models.engines import Engine, Sqlite
+from qinling_falcon.models.engines.base import Engine
+from qinling_falcon.models.engines.sqlite import Sqlite
 
 _BATCH_SIZE = 500
 # A commit of many writes costs little more than a commit of one, and callers whose writes shared a commit often send

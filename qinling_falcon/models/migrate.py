@@ -20,9 +20,11 @@ import peewee
 import psycopg2.extensions
 from playhouse.migrations import Runner
 
-from qinling_falcon.models.engines import Sqlite, make_engine
+from qinling_falcon.models.engines.choice import make_engine
+from qinling_falcon.models.engines.sqlite import Sqlite
 from qinling_falcon.servers import CONNECT_TIMEOUT_S, SAY_AFTER_S, in_one_line, title, waiting
-from qinling_falcon.settings import Settings, SettingsError, get_settings
+from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings_environment import get_settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x51494E4C  # any number, the same in all releases

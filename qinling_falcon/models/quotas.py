@@ -22,8 +22,10 @@ import peewee
 from qinling_falcon.errors import QuotaExceeded
 from qinling_falcon.models.cooperation import pause
 from qinling_falcon.models.database import default_quotas, engine, reading, transact
+from qinling_falcon.models.internal_tables import ProjectQuota
 from qinling_falcon.models.scope import Context, Scope, scoped
-from qinling_falcon.models.tables import Execution, ExecutionStatus, Function, ProjectQuota, Version
+from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.tables import Execution, Function, Version
 from qinling_falcon.settings import QUOTAS
 
 UNLIMITED = -1

@@ -13,7 +13,7 @@ class TooManyReads(Exception):
 
 
 class Readers:
-    """A pool of connections for reads, used by an engine (`engines.py`).
+    """A pool of connections for reads, used by an engine (`engines/base.py`).
 
     It replaces peewee's pool, which has two faults: it loses a place for ever when a greenlet is killed while it
     connects or waits for the pool's lock, and it holds that lock while it connects or waits for a silent server. In

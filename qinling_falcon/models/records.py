@@ -18,7 +18,8 @@ import peewee
 from qinling_falcon.models import callbacks, clock
 from qinling_falcon.models.batches import MOST_TEXT
 from qinling_falcon.models.database import engine, transact_grouped
-from qinling_falcon.models.tables import Execution, ExecutionStatus, Function, Version
+from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.tables import Execution, Function, Version
 
 _MAX_ROWS = 500
 
@@ -149,7 +150,7 @@ def write(records: list[Values]) -> list[bool]:
 
 
 def add_to_counts(counts: Counter[tuple[str, int]]) -> None:
-    """Add to the counts of functions and versions, where no trigger has done so (see `engines`)."""
+    """Add to the counts of functions and versions, where no trigger has done so (see `sqlite_triggers`)."""
     database = engine()
     if database.complete_statements:
         return

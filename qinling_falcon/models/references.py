@@ -14,7 +14,8 @@ import peewee
 from qinling_falcon.errors import Forbidden
 from qinling_falcon.models.rows import find, find_one
 from qinling_falcon.models.scope import Context, Scope, project_of, scoped
-from qinling_falcon.models.tables import Alias, Function, Job, JobStatus, Version, Webhook
+from qinling_falcon.models.states import JobStatus
+from qinling_falcon.models.tables import Alias, Function, Job, Version, Webhook
 
 _LIVE = (JobStatus.RUNNING.value, JobStatus.PAUSED.value)
 

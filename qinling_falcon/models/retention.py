@@ -24,7 +24,8 @@ from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models.cooperation import pause
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.scope import Context, Scope, scoped, system
-from qinling_falcon.models.tables import Execution, ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.tables import Execution
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from typing import Any
 
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.scope import system
-from qinling_falcon.models.tables import Runtime, RuntimeStatus
+from qinling_falcon.models.states import RuntimeStatus
+from qinling_falcon.models.tables import Runtime
 
 
 def promote(runtime_id: str, image: str) -> bool:

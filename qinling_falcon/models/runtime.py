@@ -14,7 +14,8 @@ from qinling_falcon.models.filters import Kind
 from qinling_falcon.models.listing import Column, ListSpec
 from qinling_falcon.models.rows import change, find
 from qinling_falcon.models.scope import Context, scoped, system
-from qinling_falcon.models.tables import Isolation, Runtime, RuntimeStatus
+from qinling_falcon.models.states import Isolation, RuntimeStatus
+from qinling_falcon.models.tables import Runtime
 
 __all__ = [
     "LISTS",

@@ -10,7 +10,8 @@ from collections.abc import Collection
 
 from qinling_falcon.models import execution_counters
 from qinling_falcon.models.database import engine
-from qinling_falcon.models.tables import Execution, QueuedExecution
+from qinling_falcon.models.internal_tables import QueuedExecution
+from qinling_falcon.models.tables import Execution
 
 _QUEUE = QueuedExecution._meta.table_name
 _EXECUTIONS = Execution._meta.table_name

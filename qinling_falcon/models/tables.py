@@ -1,98 +1,23 @@
-"""The models of all tables. Other modules access rows through `scope`, never through these classes.
+"""The models of the tables whose rows users make and see. Other modules access rows through `scope`.
 
-Times are whole microseconds since the epoch, because integers sort, compare and
-index in the same way on every database and need no parsing. Ids are UUIDs as text.
-The migrations create the tables; the classes define how rows are read and written.
+Ids are UUIDs as text. `internal_tables.py` has the other tables. The migrations create the tables; the classes define
+how rows are read and written.
 """
 
 from __future__ import annotations
 
 import datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import peewee
 
 from qinling_falcon.models import clock
-
-_V = TypeVar("_V")
-
-database = peewee.DatabaseProxy()
-
-
-class RuntimeStatus(StrEnum):
-    """The states of a runtime; functions run in one that is available."""
-
-    CREATING = "creating"
-    AVAILABLE = "available"
-    ERROR = "error"
-    UPGRADING = "upgrading"
-    DELETING = "deleting"
-
-
-class Isolation(StrEnum):
-    """How a function's calls are separated: `warm` calls share a process; with `per_call`, each call has its own."""
-
-    WARM = "warm"
-    PER_CALL = "per_call"
-
-
-class JobStatus(StrEnum):
-    """The states of a job; `done` and `cancelled` are final, the others live."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    CANCELLED = "cancelled"
-    DONE = "done"
-
-
-class Misfire(StrEnum):
-    """Whether a job makes up for times at which it could not fire: once for all of them, or not at all."""
-
-    RUN_ONCE = "run_once"
-    SKIP = "skip"
-
-
-class Overlap(StrEnum):
-    """Whether a job fires while its last execution has not ended."""
-
-    ALLOW = "allow"
-    FORBID = "forbid"
-
-
-class ExecutionStatus(StrEnum):
-    """The states of an execution; all but `running` are final."""
-
-    RUNNING = "running"
-    SUCCESS = "success"
-    FAILED = "failed"
-    ERROR = "error"
-    CANCELLED = "cancelled"
-    DEAD = "dead"
-
-
-if TYPE_CHECKING:
-    _Field = peewee.Field
-else:
-    _Field = {_V: peewee.Field}  # peewee's fields are generic in their stubs alone
-
-
-class UtcTime(_Field[_V]):
-    """A time in UTC with microseconds."""
-
-    field_type = "BIGINT"
-
-    def db_value(self, value: datetime.datetime | int | None) -> int | None:
-        """Microseconds since the epoch."""
-        return clock.to_micros(value) if isinstance(value, datetime.datetime) else value
-
-    def python_value(self, value: int | None) -> datetime.datetime | None:
-        """An aware datetime in UTC."""
-        return None if value is None else clock.from_micros(value)
+from qinling_falcon.models.base import UtcTime, database
+from qinling_falcon.models.states import Isolation, JobStatus, Misfire, Overlap, RuntimeStatus
 
 
 class Row(peewee.Model):
-    """What all tables share."""
+    """What all tables of users share."""
 
     id = peewee.CharField(max_length=36, primary_key=True)
     project_id = peewee.CharField()
@@ -177,36 +102,6 @@ class Function(Row):
     def has_callback_secret(self) -> bool:
         """Whether callbacks are signed."""
         return self.callback_secret is not None
-
-
-class DoomedTrust(peewee.Model):
-    """A trust that no function uses any more; its row stays until Keystone has deleted it. No caller sees it.
-
-    One with a `created_at` to come was made just now, for a function that is about to be written.
-    """
-
-    id = peewee.CharField(max_length=64, primary_key=True)
-    created_at: UtcTime[datetime.datetime] = UtcTime(default=clock.now)
-
-    class Meta:
-        database = database
-        legacy_table_names = False
-        table_name = "doomed_trusts"
-
-
-class ProjectQuota(peewee.Model):
-    """The limits that an admin has set for one project, by kind; see `quotas`.
-
-    The row is also a lock: a write that counts the project's rows locks this row first.
-    """
-
-    project_id = peewee.CharField(primary_key=True)
-    limits = peewee.JSONField(default=dict)
-
-    class Meta:
-        database = database
-        legacy_table_names = False
-        table_name = "project_quotas"
 
 
 class Version(Row):
@@ -366,105 +261,6 @@ class Execution(Row):
 
     class Meta:
         table_name = "executions"
-
-
-class QueuedExecution(peewee.Model):
-    """An execution that was accepted and has not ended.
-
-    Claims and sweeps change this small row, and leave the indexes of `executions` alone.
-
-    Attributes of a row:
-        not_before: when it may be claimed next.
-        claimed_until: until when a process has claimed it; 0: it is not claimed.
-        claim: the number of its latest claim, the only one that may end it. After a retry it starts at a random number.
-        attempt: how often its function may have been started, the present claim included.
-        failures: how many attempts are known to have failed.
-        since: when a user had it retried; 0: it was not retried since it was accepted. Its age counts from then on.
-        due_at: from when on it waits for its next attempt; 0: since it was accepted or retried. Unlike `not_before`, it
-            stays while no worker is free.
-    """
-
-    id = peewee.CharField(max_length=36, primary_key=True)
-    project_id = peewee.CharField()
-    function_id = peewee.CharField(max_length=36, default="")
-    not_before = peewee.BigIntegerField()
-    claimed_until = peewee.BigIntegerField(default=0)
-    claim = peewee.IntegerField(default=0)
-    failures = peewee.IntegerField(default=0)
-    since = peewee.BigIntegerField(default=0)
-    due_at = peewee.BigIntegerField(default=0)
-    attempt = peewee.IntegerField(default=0)
-
-    class Meta:
-        database = database
-        legacy_table_names = False
-        table_name = "execution_queue"
-
-
-class DeletedFunction(peewee.Model):
-    """A function that was deleted while it may have had queued executions; see `deleted_functions`."""
-
-    id = peewee.CharField(max_length=36, primary_key=True)
-    project_id = peewee.CharField()
-
-    class Meta:
-        database = database
-        legacy_table_names = False
-        table_name = "deleted_functions"
-
-
-class IdempotencyKey(peewee.Model):
-    """An `Idempotency-Key` that a project has sent, and the execution that it stands for; see `idempotency`.
-
-    Attributes of a row:
-        digest: SHA-256 of the request, as hexadecimal digits.
-        execution_id: the execution. It may have no row yet, or no row any more.
-        claimed_until: until when a process has claimed the key for an execution without a row; 0: it has had a row.
-        expires_at: from when on the key counts as absent.
-    """
-
-    project_id = peewee.CharField()
-    idempotency_key = peewee.CharField()
-    digest = peewee.CharField(max_length=64)
-    execution_id = peewee.CharField(max_length=36)
-    claimed_until = peewee.BigIntegerField(default=0)
-    expires_at = peewee.BigIntegerField()
-
-    class Meta:
-        database = database
-        legacy_table_names = False
-        table_name = "idempotency_keys"
-        primary_key = peewee.CompositeKey("project_id", "idempotency_key")
-
-
-class Callback(peewee.Model):
-    """A request that is due because an asynchronous execution has ended, and that has not been delivered yet.
-
-    Attributes of a row:
-        id: that of the execution and the time of its end. It is the id of the request, the same for all attempts.
-        execution_id: the execution. One that ends again, after a retry, has a new callback instead of this one.
-        url: where the request goes; that of the function when the execution ended.
-        event: `execution.success` or `execution.failure`.
-        not_before: when the next attempt may start.
-        claimed_until: until when a process has claimed it; 0: it is not claimed.
-        attempt: how often it was claimed. Only the claim with this number may end it.
-    """
-
-    id = peewee.CharField(max_length=64, primary_key=True)
-    execution_id = peewee.CharField(max_length=36, unique=True)
-    project_id = peewee.CharField()
-    function_id = peewee.CharField(max_length=36)
-    url = peewee.TextField()
-    event = peewee.CharField(max_length=32)
-    not_before = peewee.BigIntegerField()
-    claimed_until = peewee.BigIntegerField(default=0)
-    attempt = peewee.IntegerField(default=0)
-    created_at: UtcTime[datetime.datetime] = UtcTime(default=clock.now)
-
-    class Meta:
-        database = database
-        legacy_table_names = False
-        table_name = "callbacks"
 
 
 ALL: tuple[type[Row], ...] = (Runtime, Function, Version, Alias, Webhook, Job, Execution)

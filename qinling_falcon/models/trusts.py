@@ -12,8 +12,9 @@ from datetime import timedelta
 
 from qinling_falcon.models import clock
 from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.internal_tables import DoomedTrust
 from qinling_falcon.models.scope import system
-from qinling_falcon.models.tables import DoomedTrust, Function, Version
+from qinling_falcon.models.tables import Function, Version
 
 # Longer than any request takes from its trust to its row.
 _UNTIL_DOOMED = timedelta(hours=1)

@@ -12,7 +12,7 @@ from typing import Any
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models.batches import Batch, Group, Write
-from qinling_falcon.models.engines import Engine
+from qinling_falcon.models.engines.base import Engine
 from qinling_falcon.models.lanes import STOP, make_lane
 
 

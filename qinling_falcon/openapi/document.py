@@ -53,7 +53,7 @@ def build(routes: Iterable[tuple[str, Any]], settings: Settings) -> dict[str, An
         servers=_servers(settings),
     )
     assert plugin.converter is not None
-    plugin.converter.add_attribute_function(_property)  # type: ignore[no-untyped-call]
+    plugin.converter.add_attribute_function(_property)  # type: ignore[no-untyped-call]  # apispec has no type for it
     spec.components.schema("Error", ERROR)
     for name, response in errors().items():
         spec.components.response(name, response)

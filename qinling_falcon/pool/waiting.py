@@ -26,9 +26,10 @@ from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.entries import Entries
 from qinling_falcon.pool.journal import JournalChanges
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseKeeper, LeaseRequest, StartKind
-from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue, NoLease, Offer, Waiter
+from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue, Offer
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.pool.timers import call_later
+from qinling_falcon.pool.waiters import NoLease, Waiter
 from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from qinling_falcon.models import execution as executions
 from qinling_falcon.models.execution_queue import Queued
 from qinling_falcon.models.execution_retries import CancelledMeanwhile
 from qinling_falcon.models.retention import FINAL
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.resources.answers import accepted, answer
 from qinling_falcon.resources.bodies import read_object

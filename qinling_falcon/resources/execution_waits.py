@@ -8,7 +8,7 @@ from typing import Any
 
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.invocation.waits import S, Waits
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.resources.disconnects import on_disconnect
 from qinling_falcon.resources.request import Request
 from qinling_falcon.settings import Settings

@@ -16,7 +16,7 @@ from qinling_falcon.models import execution_queue
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context, scoped
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
 from qinling_falcon.resources.execution_retries import PURGED, purge

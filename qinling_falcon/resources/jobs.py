@@ -13,7 +13,7 @@ from qinling_falcon.models import job as jobs
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.rows import check_owner
 from qinling_falcon.models.scope import scoped
-from qinling_falcon.models.tables import JobStatus
+from qinling_falcon.models.states import JobStatus
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
 from qinling_falcon.resources.lists import answer_page, list_params, may_list_all

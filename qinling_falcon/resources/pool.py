@@ -17,7 +17,7 @@ from qinling_falcon.models import execution as executions
 from qinling_falcon.models import function as functions
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.inspection import MOST_ROWS, LiveExecution, Page, UnknownMarker
 from qinling_falcon.pool.local_queue import PATIENCE_S
 from qinling_falcon.resources.answers import answer

@@ -10,7 +10,7 @@ from marshmallow import ValidationError, fields
 
 from qinling_falcon.models.execution_retries import RETRIED
 from qinling_falcon.models.retention import FINAL
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.leases import StartKind
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import (

@@ -9,7 +9,7 @@ from typing import Any
 from marshmallow import ValidationError, fields, validates_schema
 
 from qinling_falcon.errors import BadRequest
-from qinling_falcon.models.tables import Isolation
+from qinling_falcon.models.states import Isolation
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.callbacks import CallbackSecret, CallbackUrl
 from qinling_falcon.schemas.entries import DEFAULT_ENTRY, Entry

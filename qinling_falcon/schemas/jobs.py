@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import ValidationError, fields, validates_schema
 
 from qinling_falcon.models.cron import check_pattern
-from qinling_falcon.models.tables import JobStatus, Misfire, Overlap
+from qinling_falcon.models.states import JobStatus, Misfire, Overlap
 from qinling_falcon.models.zones import check_zone
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.executions import Input

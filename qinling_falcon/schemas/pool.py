@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.call_counts import Outcome
 from qinling_falcon.pool.inspection import EVENTS
 from qinling_falcon.pool.leases import StartKind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qinling_falcon.models.tables import Isolation, RuntimeStatus
+from qinling_falcon.models.states import Isolation, RuntimeStatus
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.fields import FLAG, NUMBER, TEXT, UUID, Choice, Flag, Moment, Plain, Text, one_of
 

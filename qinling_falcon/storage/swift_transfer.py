@@ -114,7 +114,7 @@ class Transfer:
             self._connection.close()
 
 
-class _Connection(swiftclient.HTTPConnection):  # type: ignore[misc]
+class _Connection(swiftclient.HTTPConnection):  # type: ignore[misc]  # swiftclient has no types
     """Goes where it is sent and nowhere else, and keeps little of what it is told."""
 
     def __init__(self, url: str, **arguments: Any):

@@ -34,7 +34,7 @@ _known: BoundedCache[tuple[Any, bytes], dict[str, Any]] = BoundedCache(_KEPT)
 class HeadParser(RequestParser):  # type: ignore[misc]  # Gunicorn has no types
     """Gunicorn's parser of one connection, with remembered heads."""
 
-    class mesg_class(Request):  # type: ignore[misc]
+    class mesg_class(Request):  # type: ignore[misc]  # as above
         """A request whose head is parsed only if it is new.
 
         Attributes:

@@ -24,7 +24,7 @@ from gevent.event import Event
 from gunicorn.workers.ggevent import GeventWorker
 
 from qinling_falcon.errors import RequestTimeout
-from qinling_falcon.settings import get_settings
+from qinling_falcon.settings_environment import get_settings
 from qinling_falcon.turns import let_others_run
 from qinling_falcon.web.answer import Answer
 from qinling_falcon.web.connections import Connection, Connections

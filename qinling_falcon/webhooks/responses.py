@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.webhooks.hop_by_hop import hop_by_hop
 
 EXECUTION_ID_HEADER = "X-Execution-Id"

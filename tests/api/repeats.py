@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from qinling_falcon.models import database
-from qinling_falcon.models.tables import Execution, IdempotencyKey
+from qinling_falcon.models.internal_tables import IdempotencyKey
+from qinling_falcon.models.tables import Execution
 from tests.api.client import Client
 
 

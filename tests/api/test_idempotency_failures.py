@@ -14,9 +14,10 @@ from qinling_falcon.invocation import runs
 from qinling_falcon.invocation.calls import failed_record
 from qinling_falcon.models import clock, database, execution, execution_queue, idempotency, retention
 from qinling_falcon.models.idempotency import KeyClaim
+from qinling_falcon.models.internal_tables import IdempotencyKey
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import Execution, IdempotencyKey
+from qinling_falcon.models.tables import Execution
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.settings import Settings
 from tests.api.client import Client, assert_error

@@ -234,12 +234,12 @@ def test_of_two_simultaneous_moves_one_is_refused(
     answers: list[testing.Result] = []
 
     def saved(*arguments: Any, **named: Any) -> StoredPackage:
-        services.packages.save = save  # type: ignore[method-assign]
+        services.packages.save = save
         stored = save(*arguments, **named)
         answers.append(client.simulate_put(path, json=second))
         return stored
 
-    services.packages.save = saved  # type: ignore[method-assign]
+    services.packages.save = saved
     answers.append(client.simulate_put(path, json=first))
     assert [answer.status_code for answer in answers] == [200, 409]
     assert get(OWNER, function["id"]).code["swift"] == {"container": "c", "object": "p"}

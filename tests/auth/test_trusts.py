@@ -61,7 +61,7 @@ def test_answers_to_a_new_trust(
     else:
         with pytest.raises(error) as raised:
             made()
-        assert isinstance(raised.value, TrustRefused) or raised.value.status in (401, 502)  # type: ignore[attr-defined]
+        assert isinstance(raised.value, TrustRefused) or raised.value.status in (401, 502)
         assert b"no delegation" not in body or "no delegation" in str(raised.value)
 
 

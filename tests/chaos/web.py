@@ -25,5 +25,5 @@ def _authenticate(self: NoAuth, environ: Mapping[str, Any]) -> Identity:
 
 
 if __name__ == "__main__":
-    NoAuth.authenticate = _authenticate  # type: ignore[method-assign]
+    NoAuth.authenticate = _authenticate
     sys.exit(run())

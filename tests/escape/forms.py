@@ -86,7 +86,7 @@ def run(form: str, attempts: Collection[Attempt], without: Collection[str] = ())
             [*(_APART if without and as_root else []), python, "-m", "escape.runner", str(folder / "plan.json")],
             env={"PYTHONPATH": str(folder), "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"},
             cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, **user,
-        )  # type: ignore[call-overload]  # fmt: skip
+        )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         features, *outcomes = map(json.loads, ended.stdout.splitlines())
     return Run(frozenset(name for name, available in features.items() if available), dict(outcomes))

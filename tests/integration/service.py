@@ -19,7 +19,7 @@ from typing import Any
 import redis
 import requests
 
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from tests.servers.forked_process import ForkedProcess
 from tests.servers.valkey import valkey
 from tests.support.control_groups import remove_groups_of
@@ -252,7 +252,7 @@ def running_service(
             migrate = [sys.executable, "-m", "qinling_falcon.models.migrate"]
             subprocess.run(migrate, cwd=root, env=environ, check=True, capture_output=True)
         else:
-            make_tables(Settings.from_env(environ))
+            make_tables(read_settings(environ))
         service = Service(port, Path(folder), environ, root, new_interpreters=new_interpreters)
         try:
             service.start_pool()

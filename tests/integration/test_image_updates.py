@@ -171,8 +171,7 @@ def test_ending_workers_of_a_function_that_is_called_loses_no_call(service: Serv
 
     def end_workers(user: User) -> None:
         for _ in range(8):
-            seen = calls.count
-            wait_until("calls go on", lambda: calls.count > seen + 12)  # noqa: B023
+            wait_until("calls go on", lambda seen=calls.count: calls.count > seen + 12)
             answer = user.send("POST", f"/v1/functions/{function_id}/{act}")
             assert answer.status_code == 202, answer.text
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from tests.integration.service import ROOT, Service, free_port, wait_until
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import ValkeyServer, valkey_server
@@ -82,7 +82,7 @@ def town() -> Iterator[Town]:
             "WORKER_START_TIMEOUT_S": str(START_TIMEOUT_S),
         }
         (folder / "var").mkdir()
-        make_tables(Settings.from_env(environ))
+        make_tables(read_settings(environ))
         service = Service(port, folder / "var", environ)
         try:
             service.start_pool()

@@ -7,17 +7,17 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import contextlib  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import resource  # noqa: E402
-import sys  # noqa: E402
+import contextlib
+import json
+import os
+import resource
+import sys
 
-import gevent  # noqa: E402
+import gevent
 
-from qinling_falcon.invocation.worker_client import Execution, NoDescriptor, NotSent, WorkerClient  # noqa: E402
-from qinling_falcon.pool.leases import LeasedWorker  # noqa: E402
-from qinling_falcon.settings import Settings  # noqa: E402
+from qinling_falcon.invocation.worker_client import Execution, NoDescriptor, NotSent, WorkerClient
+from qinling_falcon.pool.leases import LeasedWorker
+from qinling_falcon.settings import Settings
 
 limit, *addresses = sys.argv[1:]
 

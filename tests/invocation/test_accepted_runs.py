@@ -14,7 +14,7 @@ from gevent.event import Event
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.calls import Accepted, Call, accepted_record
-from qinling_falcon.invocation.runs import Interrupted
+from qinling_falcon.invocation.run_cancellation import Interrupted
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.execution_queue import Queued
 from tests.invocation.conftest import OWNER, House

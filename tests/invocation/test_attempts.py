@@ -17,7 +17,8 @@ from qinling_falcon.invocation import calls
 from qinling_falcon.invocation.calls import Accepted, Call
 from qinling_falcon.invocation.losses import record_lost
 from qinling_falcon.models import clock, database, execution, execution_ends, execution_queue, function
-from qinling_falcon.models.tables import Function, QueuedExecution
+from qinling_falcon.models.internal_tables import QueuedExecution
+from qinling_falcon.models.tables import Function
 from tests.invocation.conftest import OWNER, House, MakeHouse, nothing_left
 from tests.models.factories import end_claimed, make_record
 from tests.pool.side import wait_until

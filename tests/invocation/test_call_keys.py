@@ -18,7 +18,7 @@ from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.idempotency import Answered, IdempotentCalls, RequestKey
 from qinling_falcon.models import clock, database, idempotency
 from qinling_falcon.models.idempotency import KeyClaim
-from qinling_falcon.models.tables import IdempotencyKey
+from qinling_falcon.models.internal_tables import IdempotencyKey
 from tests.invocation.conftest import OWNER, House
 from tests.pool.side import wait_until
 from tests.support.scripted_worker import answers, hangs_up, succeeds, waits

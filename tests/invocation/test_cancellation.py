@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from qinling_falcon.invocation import runs
+from qinling_falcon.invocation import run_cancellation
 from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.cancellation import cancel
 from qinling_falcon.jobs.drain import Drain
@@ -170,7 +170,7 @@ def test_a_worker_that_refuses_the_call_after_the_cancel_is_not_followed_by_anot
 def test_an_answer_that_comes_after_the_cancel_ends_the_asking(
     house: House, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_CANCEL_S", 30.0)
+    monkeypatch.setattr(run_cancellation, "_CANCEL_S", 30.0)
     over = Event()
     step: Step = waits(over, succeeds())
     worker = house.start(step)

@@ -16,8 +16,8 @@ from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseRequest
-from qinling_falcon.pool.local_queue import Gate
 from qinling_falcon.pool.pool import Pool
+from qinling_falcon.pool.waiters import Gate
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import PackageMissing

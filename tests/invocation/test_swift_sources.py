@@ -105,12 +105,12 @@ class World:
         save = self.packages.save
 
         def saved(*arguments: Any, **named: Any) -> Any:
-            self.packages.save = save  # type: ignore[method-assign]
+            self.packages.save = save
             stored = save(*arguments, **named)
             act()
             return stored
 
-        self.packages.save = saved  # type: ignore[method-assign]
+        self.packages.save = saved
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from qinling_falcon.jobs.tick import Tick
 from qinling_falcon.models import database, job
 from qinling_falcon.models.clock import EPOCH
 from qinling_falcon.models.database import transact
+from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import Execution, Job, QueuedExecution
+from qinling_falcon.models.tables import Execution, Job
 from qinling_falcon.pool.ready_sets import Backlog
 from qinling_falcon.settings import Settings
 

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from qinling_falcon.models import database, tables
+from qinling_falcon.models import database, internal_tables, tables
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
 from qinling_falcon.settings import Settings
@@ -21,9 +21,13 @@ from tests.servers.postgres import PostgresServer
 from tests.support.tables import make_tables
 
 _FURTHER = (
-    tables.DoomedTrust, tables.ProjectQuota, tables.QueuedExecution, tables.IdempotencyKey, tables.Callback,
-    tables.DeletedFunction,
-)  # fmt: skip
+    internal_tables.DoomedTrust,
+    internal_tables.ProjectQuota,
+    internal_tables.QueuedExecution,
+    internal_tables.IdempotencyKey,
+    internal_tables.Callback,
+    internal_tables.DeletedFunction,
+)
 _ALL = [table._meta.table_name for table in (*tables.ALL, *_FURTHER)]
 _LARGE = 2 << 20
 

@@ -9,9 +9,10 @@ import pytest
 
 from qinling_falcon.models import callbacks, clock, execution, execution_ends, execution_queue, function
 from qinling_falcon.models.database import engine, reading, transact
+from qinling_falcon.models.internal_tables import Callback, QueuedExecution
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import Callback, Execution, QueuedExecution
+from qinling_falcon.models.tables import Execution
 from tests.models.factories import end_claimed, in_one_batch, make_function, make_record, raced, together
 
 MINUTE = timedelta(minutes=1)

@@ -13,9 +13,10 @@ import pytest
 from qinling_falcon.errors import NotFound
 from qinling_falcon.models import clock, execution, execution_queue, execution_retries, function
 from qinling_falcon.models.database import reading, transact
+from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import Execution, QueuedExecution
+from qinling_falcon.models.tables import Execution
 from qinling_falcon.settings import Settings
 from tests.models.factories import end_claimed, make_record, together
 

@@ -11,9 +11,9 @@ import pytest
 from qinling_falcon.errors import NotFound
 from qinling_falcon.models import clock, database, execution, execution_counters, execution_queue, idempotency
 from qinling_falcon.models.idempotency import KeyClaim
+from qinling_falcon.models.internal_tables import IdempotencyKey
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import IdempotencyKey
 from qinling_falcon.settings import Settings
 from tests.models.factories import in_one_batch, make_record, together
 
@@ -31,7 +31,7 @@ def wanted(key: str = "k", **fields: object) -> KeyClaim:
         "created_at": now,
         "expires_at": now + DAY,
     }
-    return KeyClaim(**(values | fields))  # type: ignore[arg-type]
+    return KeyClaim(**(values | fields))
 
 
 def claim(one: KeyClaim, lasts: timedelta = MINUTE) -> bool:
@@ -77,7 +77,7 @@ def test_a_key_belongs_to_its_project_and_is_compared_exactly(settings: Settings
 def test_of_many_claims_of_a_key_one_succeeds(settings: Settings, gather: object) -> None:
     claims = [wanted() for _ in range(8)]
 
-    won = gather([lambda one=one: claim(one) for one in claims])  # type: ignore[operator]
+    won = gather([lambda one=one: claim(one) for one in claims])
 
     assert sorted(won) == [False] * 7 + [True]
     key = found()

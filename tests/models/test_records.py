@@ -85,7 +85,7 @@ def test_a_record_that_can_not_be_written_harms_no_other(
     owner: Context, function_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = [make_record(function_id) for _ in range(5)]
-    bad = make_record(None)  # type: ignore[arg-type]
+    bad = make_record(None)
     outcomes = in_one_batch([lambda rec=rec: record(rec) for rec in [*good, bad]])
     assert outcomes[:5] == [True] * 5
     assert isinstance(outcomes[5], peewee.IntegrityError)

@@ -13,7 +13,7 @@ from qinling_falcon.models import clock, database, retention
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.retention import FINAL, prune
 from qinling_falcon.models.scope import Context, scoped, system
-from qinling_falcon.models.tables import ExecutionStatus
+from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_record, raced
 

@@ -23,7 +23,7 @@ NOBODY = str(uuid.uuid4())
 
 def ids(select: object) -> list[str]:
     with reading():
-        return [row.id for row in select]  # type: ignore[attr-defined]
+        return [row.id for row in select]
 
 
 # Scopes

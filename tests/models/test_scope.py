@@ -122,8 +122,8 @@ WRITTEN = {
     "models.batches.Batch._begin": ["self._engine.execute_sql"],
     "models.batches.Batch._commit": ["self._engine.execute_sql"],
     "models.batches.Batch._abandon": ["self._engine.execute_sql"],
-    "models.engines.Sqlite.open_writer": ["connection.execute"] * 6,
-    "models.engines.Postgres.open_writer": ["cursor.execute"],
+    "models.engines.sqlite.Sqlite.open_writer": ["connection.execute"] * 6,
+    "models.engines.postgres.Postgres.open_writer": ["cursor.execute"],
     "models.migrate._advisory_lock": ["database.execute_sql"],
 }
 """Every statement that is no query of a scope, by the function that makes it. Look at a new one before it comes here:

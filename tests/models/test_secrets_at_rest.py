@@ -178,7 +178,7 @@ def test_an_interrupted_change_of_keys_goes_on(
     def interrupted(*page: object) -> int:
         if next(pages):
             raise KeyboardInterrupt
-        return replace_page(*page)  # type: ignore[arg-type]
+        return replace_page(*page)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(secrets_at_rest, "_replace", interrupted)
@@ -197,7 +197,7 @@ def test_a_secret_that_changes_meanwhile_is_left_alone(
 
     def after_a_change(*page: object) -> int:
         function.update(owner, function_id, {"callback_secret": "another"})
-        return replace_page(*page)  # type: ignore[arg-type]
+        return replace_page(*page)
 
     monkeypatch.setattr(secrets_at_rest, "_replace", after_a_change)
 

@@ -8,9 +8,10 @@ import pytest
 
 from qinling_falcon.models import clock, execution, execution_counters, execution_queue, execution_retries
 from qinling_falcon.models.database import transact
+from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.records import record
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import Execution, QueuedExecution
+from qinling_falcon.models.tables import Execution
 from tests.models.factories import end_claimed
 from tests.models.test_execution_counters import counters
 from tests.models.test_execution_queue import accepted, claim, ended, queued_row, unclaimed

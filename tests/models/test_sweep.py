@@ -40,7 +40,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Any:
 def pushed(settings: Any, later: Any) -> Any:
     """A function that makes a step of a sweep, and returns what it pushed."""
     ready = Ready()
-    sweep = Sweep(ready, CLAIM_S, 4)  # type: ignore[arg-type]
+    sweep = Sweep(ready, CLAIM_S, 4)
 
     def step() -> list[str]:
         ready.ids.clear()

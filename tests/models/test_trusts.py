@@ -9,8 +9,8 @@ import pytest
 
 from qinling_falcon.errors import Conflict, Forbidden
 from qinling_falcon.models import clock, database, function, trusts, version
+from qinling_falcon.models.internal_tables import DoomedTrust
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import DoomedTrust
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_function, make_runtime
 

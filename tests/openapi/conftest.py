@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qinling_falcon.settings import Settings
-from tests.api.conftest import (  # noqa: F401
+from tests.api.conftest import (  # noqa: F401 - fixtures
     SECRET_KEY,
     connected,
     connection,
@@ -22,7 +22,7 @@ from tests.api.conftest import (  # noqa: F401
 
 
 @pytest.fixture
-def settings(tmp_path: Path, redis_url: str) -> Settings:  # noqa: F811
+def settings(tmp_path: Path, redis_url: str) -> Settings:  # noqa: F811 - a fixture
     """Small limits, so that they are reached; no worker ever comes, so nobody need wait for one."""
     return Settings(
         var_dir=tmp_path,

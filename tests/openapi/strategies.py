@@ -77,7 +77,7 @@ def register() -> None:
 def aim(schema: Any, things: Things) -> None:
     """Have the valid ids of most requests replaced by those of things that are there."""
 
-    @schema.hook("before_generate_case")  # type: ignore[untyped-decorator]
+    @schema.hook("before_generate_case")
     def aimed(context: Any, strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         return _aimed(strategy, things)
 

@@ -9,14 +9,17 @@ from qinling_falcon.settings import Settings
 
 TRY = """
 import os, socket
-answer = {"root": os.listdir("/"), "processes": len(list(filter(str.isdigit, os.listdir("/proc")))), "second": config["child_uid"]}
-answer["service"] = [name for pid in filter(str.isdigit, os.listdir("/proc")) for name in open(f"/proc/{pid}/environ").read().split("\\0") if "very-secret" in name]
+processes = list(filter(str.isdigit, os.listdir("/proc")))
+answer = {"root": os.listdir("/"), "processes": len(processes), "second": config["child_uid"]}
+answer["service"] = [
+    name for pid in processes for name in open(f"/proc/{pid}/environ").read().split("\\0") if "very-secret" in name
+]
 try:
     socket.create_connection(("127.0.0.1", PORT), 2)
     answer["network"] = True
 except OSError:
     answer["network"] = False
-"""  # noqa: E501 - runs elsewhere
+"""
 
 _, var_dir, runtimes_file, port, worker_start = sys.argv
 settings = Settings(var_dir=Path(var_dir), runtimes_file=Path(runtimes_file), worker_start=worker_start)

@@ -255,7 +255,7 @@ def processes_of(orchestrator: ProcessOrchestrator, worker_id: str) -> list[Seen
         info = Path(f"/proc/self/fdinfo/{worker.process._pidfd}").read_text()
         first = int(info.partition("Pid:")[2].split()[0])
     else:
-        first = worker.process.pid  # type: ignore[attr-defined]
+        first = worker.process.pid
     found, everyone = {first}, processes()
     while more := {process.pid for process in everyone if process.parent in found} - found:
         found |= more

@@ -8,18 +8,18 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import dataclasses  # noqa: E402
-import json  # noqa: E402
-import sys  # noqa: E402
+import dataclasses
+import json
+import sys
 
-import gevent  # noqa: E402
+import gevent
 
-from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator  # noqa: E402
-from qinling_falcon.settings import Settings  # noqa: E402
+from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
+from qinling_falcon.settings_environment import read_settings
 
 
 def main() -> None:
-    orchestrator = ProcessOrchestrator(Settings.from_env())
+    orchestrator = ProcessOrchestrator(read_settings())
     for line in iter(sys.stdin.readline, ""):
         method, *arguments = json.loads(line)
         if method == "start_all":

@@ -16,7 +16,10 @@ from tests.support.forks import FORK_WITHOUT_MAIN_THREAD
 from .conftest import eventually
 
 # A subreaper, which adopts orphaned descendants, as a worker's template does.
-_ADOPT = "import ctypes, subprocess, sys, time; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); subprocess.Popen(sys.argv[1:]); time.sleep(60)"  # noqa: E501
+_ADOPT = (
+    "import ctypes, subprocess, sys, time; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); "
+    "subprocess.Popen(sys.argv[1:]); time.sleep(60)"
+)
 
 
 @pytest.mark.parametrize("attempt", range(3))

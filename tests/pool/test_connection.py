@@ -315,5 +315,5 @@ class PipelinedConnectionTo:
 
 def wait_until(condition: object, timeout_s: float = 10) -> None:
     with gevent.Timeout(timeout_s):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             gevent.sleep(0.005)

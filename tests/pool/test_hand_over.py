@@ -96,7 +96,7 @@ def test_a_failure_in_one_queue_ends_the_waits_of_others_all_the_same(side: Side
     side.start()
     lease = side.lease("f")
     broken = side.pool._local_queues.queue_named("python3|g:0:digest|any|p")
-    broken.is_unsure, broken.waiters = True, None  # type: ignore[assignment]
+    broken.is_unsure, broken.waiters = True, None
 
     with pytest.raises(Unavailable):
         side.lease("f", wait_s=0.3)

@@ -359,7 +359,7 @@ class PoolMachine(Faults, RuleBasedStateMachine):
         return [value for key, value in self.seen.items() if key.startswith("worker:")]
 
 
-def one_of(options: list, which: int):  # type: ignore[no-untyped-def, type-arg]
+def one_of(options: list, which: int):
     return options[which % len(options)]
 
 

@@ -9,11 +9,11 @@ import sys
 
 program, control_fd = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(program))
-import worker  # noqa: E402 - from the path above
+import worker  # from the path above
 
 if not worker._KEPT.issuperset(os.environ):
     worker.run()  # executes this file again, without the environment
-from qinling_worker import sandbox, start  # noqa: E402 - without the environment
+from qinling_worker import sandbox, start  # without the environment
 
 
 class OpenSandbox(sandbox.Sandbox):

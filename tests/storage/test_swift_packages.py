@@ -16,6 +16,7 @@ import pytest
 
 from qinling_falcon.errors import BadGateway, BadRequest, TooLarge, Unavailable
 from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings_environment import read_settings
 from qinling_falcon.storage import swift_packages
 from qinling_falcon.storage.objects import Account
 from qinling_falcon.storage.packages import LocalPackages, PackageMissing
@@ -129,7 +130,7 @@ def test_a_swift_that_is_away_is_a_503_and_leaves_nothing(
 ) -> None:
     key = packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p").key
     for status in (503, 403, 401):
-        server.misbehave = lambda handler, status=status: answer(handler, status)  # type: ignore[misc]
+        server.misbehave = lambda handler, status=status: answer(handler, status)
         with pytest.raises(Unavailable):
             packages.save(io.BytesIO(PACKAGE), len(PACKAGE), project_id="p")
         with pytest.raises(Unavailable):
@@ -212,4 +213,4 @@ def test_which_storage_is_used_is_a_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "a\tb", "ü", "x" * 201])
 def test_a_container_that_leads_elsewhere_stops_the_start(name: str) -> None:
     with pytest.raises(SettingsError, match="PACKAGE_CONTAINER"):
-        Settings.from_env({"PACKAGE_CONTAINER": name})
+        read_settings({"PACKAGE_CONTAINER": name})

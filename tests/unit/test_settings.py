@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings_environment import read_settings
 
 
 def test_defaults_need_no_environment() -> None:
-    settings = Settings.from_env({})
+    settings = read_settings({})
     assert settings.port == 7070
     assert settings.effective_database_url.startswith("sqlite:///")
     assert settings.effective_redis_url.startswith("unix://")
@@ -16,7 +17,7 @@ def test_defaults_need_no_environment() -> None:
 
 def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
     environ = {"PORT": "8080", "WARM_WORKERS": "", "ALLOW_REMOTE_NOAUTH": "Yes", "WORKER_IDLE_S": "1.5"}
-    settings = Settings.from_env(environ)
+    settings = read_settings(environ)
     assert (settings.port, settings.warm_workers, settings.allow_remote_noauth) == (8080, 3, True)
     assert settings.worker_idle_s == 1.5
 
@@ -61,49 +62,49 @@ def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
 )
 def test_wrong_value_is_refused_with_its_name_and_what_was_expected(environ: dict[str, str], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        Settings.from_env(environ)
+        read_settings(environ)
 
 
 def test_keys_are_never_printed() -> None:
     key = "A" * 43 + "="
     with pytest.raises(SettingsError) as caught:
-        Settings.from_env({"SECRET_KEYS": f"{key},hunter2"})
+        read_settings({"SECRET_KEYS": f"{key},hunter2"})
     assert "hunter2" not in str(caught.value)
-    settings = Settings.from_env({"SECRET_KEYS": f" {key} ,"})
+    settings = read_settings({"SECRET_KEYS": f" {key} ,"})
     assert settings.secret_key_list == [key]
     assert key not in repr(settings)
 
 
 def test_a_short_silence_is_noticed_by_short_passes() -> None:
-    assert Settings.from_env({"HOLDER_TTL_S": "3"}).reap_interval_s == 1
-    assert Settings.from_env({"HOLDER_TTL_S": "2", "REAP_INTERVAL_S": "0.5"}).holder_ttl_s == 2
+    assert read_settings({"HOLDER_TTL_S": "3"}).reap_interval_s == 1
+    assert read_settings({"HOLDER_TTL_S": "2", "REAP_INTERVAL_S": "0.5"}).holder_ttl_s == 2
 
 
 def test_lists_are_separated_by_commas() -> None:
     environ = {"ALLOWED_HOSTS": " Engine,,b.example. ,[2001:db8::1]", "TRUSTED_PROXIES": "10.0.0.7/8,::1,"}
-    settings = Settings.from_env(environ)
+    settings = read_settings(environ)
     assert settings.other_hosts == {"engine", "b.example", "2001:db8::1"}
     assert [str(network) for network in settings.proxy_networks] == ["10.0.0.0/8", "::1/128"]
     assert Settings().proxy_networks == ()
 
 
 def test_noauth_listens_beyond_loopback_only_when_told_to() -> None:
-    assert Settings.from_env({"HOST": "0.0.0.0", "ALLOW_REMOTE_NOAUTH": "true"}).host == "0.0.0.0"
+    assert read_settings({"HOST": "0.0.0.0", "ALLOW_REMOTE_NOAUTH": "true"}).host == "0.0.0.0"
 
 
 def test_keystone_may_listen_beyond_loopback() -> None:
     account = {"OS_AUTH_URL": "http://k/v3", "OS_USERNAME": "u", "OS_PASSWORD": "p", "OS_PROJECT_NAME": "s"}
-    assert Settings.from_env(account | {"HOST": "0.0.0.0", "AUTH_MODE": "keystone"}).host == "0.0.0.0"
+    assert read_settings(account | {"HOST": "0.0.0.0", "AUTH_MODE": "keystone"}).host == "0.0.0.0"
     with pytest.raises(SettingsError, match=r"HOST=0\.0\.0\.0"):
-        Settings.from_env(account | {"HOST": "0.0.0.0", "AUTH_MODE": "noauth"})
+        read_settings(account | {"HOST": "0.0.0.0", "AUTH_MODE": "noauth"})
 
 
 def test_the_counter_directory_of_tests_is_refused_with_keystone_and_without_the_folder(tmp_path: Path) -> None:
     account = {"OS_AUTH_URL": "http://k/v3", "OS_USERNAME": "u", "OS_PASSWORD": "p", "OS_PROJECT_NAME": "s"}
     given = {"TEST_COUNTER_DIR": str(tmp_path)}
     assert Settings().test_counter_dir is None
-    assert Settings.from_env(given).test_counter_dir == tmp_path
+    assert read_settings(given).test_counter_dir == tmp_path
     with pytest.raises(SettingsError, match="for tests only"):
-        Settings.from_env(account | given | {"AUTH_MODE": "keystone"})
+        read_settings(account | given | {"AUTH_MODE": "keystone"})
     with pytest.raises(SettingsError, match="expected an existing folder"):
-        Settings.from_env({"TEST_COUNTER_DIR": str(tmp_path / "missing")})
+        read_settings({"TEST_COUNTER_DIR": str(tmp_path / "missing")})

@@ -11,7 +11,7 @@ from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.models import database
 from qinling_falcon.schemas.executions import ExecutionShown
 from qinling_falcon.settings import Settings
-from tests.models.conftest import backend, migrated, postgres_tables  # noqa: F401
+from tests.models.conftest import backend, migrated, postgres_tables  # noqa: F401 - fixtures
 from tests.models.factories import make_function, make_runtime
 from tests.support.secrets import SECRET, fernet_key
 from tests.webhooks.deliveries import OWNER
@@ -19,7 +19,7 @@ from tests.webhooks.receiver import Receiver, receiver
 
 
 @pytest.fixture
-def settings(migrated: Settings) -> Iterator[Settings]:  # noqa: F811
+def settings(migrated: Settings) -> Iterator[Settings]:  # noqa: F811 - a fixture
     """This process is connected, callbacks may reach loopback, and failed ones are due again at once."""
     settings = replace(
         migrated,

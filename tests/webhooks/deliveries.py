@@ -10,9 +10,9 @@ from typing import Any
 
 from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.models.database import reading
+from qinling_falcon.models.internal_tables import Callback
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
-from qinling_falcon.models.tables import Callback
 from tests.models.factories import end_claimed
 from tests.models.test_callbacks import claimed_execution, ended
 from tests.support.secrets import SECRET

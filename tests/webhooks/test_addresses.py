@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from qinling_falcon.webhooks.addresses import may_reach
 
 NOT_PUBLIC = {
@@ -58,6 +58,6 @@ def test_a_public_address_is_allowed(address: str) -> None:
     ],
 )
 def test_a_setting_allows_networks(networks: str, allowed: list[str], refused: list[str]) -> None:
-    settings = Settings.from_env({"CALLBACK_NETWORKS": networks})
+    settings = read_settings({"CALLBACK_NETWORKS": networks})
     assert all(may_reach(address, settings.allowed_callback_networks) for address in allowed)
     assert not any(may_reach(address, settings.allowed_callback_networks) for address in refused)

@@ -17,7 +17,7 @@ from qinling_falcon.models import callbacks, clock, database, execution, functio
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.execution_ends import end
 from qinling_falcon.models.execution_queue import claim
-from qinling_falcon.models.tables import Callback
+from qinling_falcon.models.internal_tables import Callback
 from qinling_falcon.schemas.executions import ExecutionShown
 from qinling_falcon.settings import Settings
 from qinling_falcon.webhooks.sender import NotDelivered, Sender

@@ -74,9 +74,11 @@ def test_tls_checks_the_certificate_by_the_name(
     def trusting() -> Any:
         return gevent_ssl.create_default_context(cafile=str(certificate))
 
+    def resolve(name: str, port: int, project_id: str) -> list[str]:
+        return ["127.0.0.1"]
+
     with receiver(context) as secure:
         url = f"https://{host}:{secure.port}/"
-        resolve = lambda name, port, project_id: ["127.0.0.1"]  # noqa: E731
         if said is None:
             assert post(url, resolve=resolve, make_context=trusting) == 204
         else:

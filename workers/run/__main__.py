@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from qinling_falcon.observability.logs import EventFormatter
-from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings import SettingsError
+from qinling_falcon.settings_environment import read_settings
 from workers.run import linux
 from workers.run.errors import StartError
 from workers.run.service import Service
@@ -33,7 +34,7 @@ def main() -> int:
         linux.end_with_parent(signal.SIGTERM)
     os.chdir(_ROOT)
     try:
-        settings = Settings.from_env()
+        settings = read_settings()
         if settings.policy_file is not None:
             from qinling_falcon.auth.policy import Policy  # a quarter of a second
 

@@ -60,7 +60,7 @@ def neighbours(settings: Settings) -> list[Neighbour]:
     Raises:
         SettingsError: `DATABASE_URL` can't be read.
     """
-    from qinling_falcon.models.engines import make_engine  # a quarter of a second
+    from qinling_falcon.models.engines.choice import make_engine  # a quarter of a second
 
     found = []
     if settings.redis_url:

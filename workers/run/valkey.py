@@ -7,6 +7,7 @@ import socket
 import sys
 
 from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings_environment import read_settings
 
 
 def serve(settings: Settings) -> None:
@@ -48,6 +49,6 @@ def answers(settings: Settings) -> bool:
 
 if __name__ == "__main__":
     try:
-        serve(Settings.from_env())
+        serve(read_settings())
     except (OSError, SettingsError) as error:
         sys.exit(f"Valkey can't start: {error}")

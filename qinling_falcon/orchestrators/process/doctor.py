@@ -10,12 +10,13 @@ from pathlib import Path
 from qinling_falcon.orchestrators.process.isolation import Feature, demand, examine
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.settings_environment import read_settings
 
 
 def main() -> int:
     """Print the table; 1 when the settings demand what this host does not have."""
     try:
-        settings = Settings.from_env()
+        settings = read_settings()
         isolation = examine(settings)
         _show(isolation.features)
         demand(settings, isolation)

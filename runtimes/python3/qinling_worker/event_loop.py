@@ -39,6 +39,7 @@ def is_awaitable(value: object) -> bool:
     if kind is CoroutineType:
         return True
     if kind is GeneratorType:
+        # mypy does not know that `kind` is the type of `value`.
         return bool(value.gi_code.co_flags & _CO_ITERABLE_COROUTINE)  # type: ignore[attr-defined]
     return issubclass(kind, Awaitable)
 
@@ -51,7 +52,7 @@ def import_early(function: Any, module: str) -> None:
         module: the name of its module. If that has a function or method that is `async def`, calls may await that.
     """
     if type(function) is not FunctionType or any(_is_async(value) for value in _members(module)):
-        import asyncio  # noqa: F401
+        import asyncio  # noqa: F401 - calls find it imported
 
 
 def _is_async(value: object) -> bool:

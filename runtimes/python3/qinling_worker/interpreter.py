@@ -21,7 +21,7 @@ _NO_TERMINALS = "Functions have no pseudo terminals; use pipes"
 _has_terminals = os.path.exists("/dev/ptmx")
 _get_frame = sys._getframe
 # Only `multiprocessing` calls this after a fork (bpo-38707). `threading` itself does not know that the id has changed.
-_set_native_id = main_thread()._set_native_id  # type: ignore[attr-defined]
+_set_native_id = main_thread()._set_native_id  # type: ignore[attr-defined]  # private: the stubs lack it
 
 
 class _Quitter(_sitebuiltins.Quitter):

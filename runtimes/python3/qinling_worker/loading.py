@@ -53,8 +53,8 @@ def load(entry: str, code_dir: str) -> Callable[..., Any]:
         kind = cut(type_name(type(function)), _MAX_NAME)
         raise NotLoaded(f"{function_name!r} in module {module_name!r} is not a function; it is of type {kind}.")
     if is_async(function):
-        import asyncio  # noqa: F401  # takes 40 ms, which are not to be part of the first call
-    return function  # type: ignore[no-any-return]
+        import asyncio  # noqa: F401 - takes 40 ms, which are not to be part of the first call
+    return function  # type: ignore[no-any-return]  # `callable` leaves its type open
 
 
 def message_of(entry: str, error: BaseException, code_dir: str) -> bytes:

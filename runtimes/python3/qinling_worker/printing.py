@@ -115,6 +115,7 @@ class Printing:
         self._next_full_search = 0.0
         self._count = _get_count()  # of new objects, after the last search
         self._promotions = 0  # until the last search of all objects
+        # The stubs take `sys.__stdout__` and `sys.__stderr__` for final.
         sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc]
         builtins.print = _Print()
@@ -156,7 +157,7 @@ class Printing:
         named = [getattr(sys, name, None) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
         for stream in (*found, *named, self._stdout, self._stderr):
             with _suppress(BaseException):
-                stream.flush()  # type: ignore[union-attr]
+                stream.flush()  # type: ignore[union-attr]  # None has no `flush`, which is suppressed
 
     def _search(self) -> None:
         """Search for new buffers, if the last search was not too short a time ago.

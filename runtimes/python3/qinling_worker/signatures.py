@@ -71,7 +71,8 @@ def _inner(function: Callable[..., Any]) -> Callable[..., Any] | None:
     if type(function) is MethodType:
         return function.__func__
     try:
-        return function.__wrapped__  # type: ignore[attr-defined,no-any-return]
+        return function.__wrapped__  # type: ignore[attr-defined,no-any-return]  # any object may have it
     except Exception:
+        # The method itself is wanted, and not whether there is one.
         call = None if isinstance(function, type) else getattr(type(function), "__call__", None)  # noqa: B004
         return call if type(call) is FunctionType else None

@@ -91,10 +91,10 @@ def test_a_redirect_takes_no_token_elsewhere(cloud: Cloud) -> None:
     seen: list[str] = []
 
     def answer(handler: object) -> bool:
-        path = handler.path  # type: ignore[attr-defined]
+        path = handler.path
         seen.append(path)
         if path.startswith(VALIDATION):
-            return says(307, "", Location=target)(handler)  # type: ignore[arg-type]
+            return says(307, "", Location=target)(handler)
         return False
 
     with cloud.proxy.answering(answer):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from tests.integration.service import ROOT
 from tests.run.make_run import MakeRun, make_run, var_dir
 from tests.servers.openstack import Keystone
@@ -86,7 +86,7 @@ def test_it_starts_while_keystone_is_away(keystone: Keystone, folder: Path) -> N
 
 
 def test_a_log_in_that_keystone_refuses_is_told_from_one_that_it_does_not_answer(keystone: Keystone) -> None:
-    settings = Settings.from_env(keystone.settings() | {"OS_PASSWORD": "wrong", "KEYSTONE_TIMEOUT_S": "0.5"})
+    settings = read_settings(keystone.settings() | {"OS_PASSWORD": "wrong", "KEYSTONE_TIMEOUT_S": "0.5"})
     with pytest.raises(StartError, match=f"Keystone at {keystone.url} refuses OS_USERNAME=qinling"):
         Api(settings).log_in()
     with keystone.hung(), pytest.raises(Away, match="does not answer"):

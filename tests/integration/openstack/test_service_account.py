@@ -16,7 +16,7 @@ from qinling_falcon.auth.trusts import Trusts
 from qinling_falcon.models import database, trusts
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from tests.integration.openstack.cloud import Cloud, assert_away, assert_unauthorized
 from tests.integration.openstack.proxy import VALIDATION
 from tests.integration.openstack.test_making_trusts import make, trust_of
@@ -119,7 +119,7 @@ def test_no_token_makes_the_service_log_in(cloud: Cloud, account: Account) -> No
 def test_a_trust_is_not_taken_for_deleted_since_the_services_project_was(
     keystone: Keystone, account: Account, tmp_path: Path
 ) -> None:
-    settings = Settings.from_env(keystone.settings() | account.settings | {"VAR_DIR": str(tmp_path)})
+    settings = read_settings(keystone.settings() | account.settings | {"VAR_DIR": str(tmp_path)})
     about, admin = keystone.state["users"]["alice"], keystone.token("admin")
     member = keystone.request("GET", "/roles?name=member", admin).json()["roles"][0]["id"]
     alice = Identity(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from qinling_falcon.storage.objects import ObjectMissing
 from qinling_falcon.storage.packages import PackageMissing
 from qinling_falcon.storage.swift_packages import SwiftPackages
@@ -50,7 +50,7 @@ def second(first: Service, environ: dict[str, Any]) -> Iterator[Service]:
 
 @pytest.fixture
 def packages(environ: dict[str, Any], tmp_path: Path) -> SwiftPackages:
-    return SwiftPackages(Settings.from_env(environ | {"VAR_DIR": str(tmp_path)}))
+    return SwiftPackages(read_settings(environ | {"VAR_DIR": str(tmp_path)}))
 
 
 def output(service: Service, function_id: str) -> Any:

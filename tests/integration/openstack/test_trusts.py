@@ -22,7 +22,7 @@ from qinling_falcon.auth.trusts import Trusts
 from qinling_falcon.models import database, trusts
 from qinling_falcon.models.migrate import migrate
 from qinling_falcon.models.scope import Context
-from qinling_falcon.settings import Settings
+from qinling_falcon.settings_environment import read_settings
 from tests.integration.service import Service, package, running_service, wait_until
 from tests.servers.openstack import Keystone, Swift
 
@@ -261,7 +261,7 @@ def test_a_service_without_an_admins_role_deletes_its_own_doomed_trusts_alone(
     path = f"/projects/{project}/users/{user}/roles/{role}"
     assert keystone.request("PUT", path, admin).status_code == 204
     account = {"OS_USERNAME": "modest", "OS_PASSWORD": "modestpw", "VAR_DIR": str(tmp_path)}
-    settings = Settings.from_env(keystone.settings() | account)
+    settings = read_settings(keystone.settings() | account)
     about = keystone.state["users"]["alice"]
     member = keystone.request("GET", "/roles?name=member", admin).json()["roles"][0]["id"]
     context = Context(about["project_id"], False, about["id"], ("member",))

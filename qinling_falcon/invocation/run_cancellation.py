@@ -1,0 +1,102 @@
+"""Cancels a run: before its call is on a worker, on the worker, or never, because its function has ended.
+
+`cancellation.py` cancels an execution of any process; the engine of the process that runs it comes here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import gevent
+from gevent.hub import get_hub
+
+from qinling_falcon.invocation.worker_client import WorkerClient
+from qinling_falcon.pool.leases import LeasedWorker
+
+logger = logging.getLogger(__name__)
+
+# While a cancelled call is on its way to a worker, `cancel` looks again every `_CANCEL_AGAIN_S`, for `_CANCEL_S`.
+_CANCEL_AGAIN_S = 0.02
+_CANCEL_S = 2.0
+
+
+class Interrupted(Exception):
+    """A run ends before its function has begun to run.
+
+    There are three reasons:
+
+    1. The execution was cancelled.
+    2. This process has lost its claim of the execution, or the claim has ended.
+    3. This process stops.
+    """
+
+
+class RunCancellation:
+    """Cancels one run. Make it in the greenlet of the run, which keeps `worker`, `was_sent` and `is_over` current.
+
+    Args:
+        workers: calls workers.
+        execution_id: the execution.
+
+    Attributes:
+        worker: the worker that has the call; None: it was not sent yet, or it was answered.
+        was_sent: whether a worker may have got the call, so that the function may have run.
+        is_over: whether the run has ended, so that its greenlet must not be interrupted any more.
+        is_requested: whether the run was cancelled.
+    """
+
+    __slots__ = (
+        "_execution_id",
+        "_greenlet",
+        "_is_interrupted",
+        "_workers",
+        "is_over",
+        "is_requested",
+        "was_sent",
+        "worker",
+    )
+
+    def __init__(self, workers: WorkerClient, execution_id: str) -> None:
+        self._workers = workers
+        self._execution_id = execution_id
+        self._greenlet = gevent.getcurrent()
+        self._is_interrupted = False
+        self.worker: LeasedWorker | None = None
+        self.was_sent = False
+        self.is_over = False
+        self.is_requested = False
+
+    def cancel(self) -> None:
+        """Cancel the execution. There are three cases:
+
+        1. A worker runs the function: the worker ends it.
+        2. No worker has got the call yet: `Interrupted` is raised in the greenlet of this run.
+        3. The function has ended, and its end is being recorded: nothing happens.
+
+        The case can change while this looks: the call may be on its way to the worker, which does not know it yet, or
+        the worker may refuse it. So this looks again for `_CANCEL_S`, until one of the cases is sure.
+
+        Raises:
+            NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
+        """
+        self.is_requested = True
+        until = time.monotonic() + _CANCEL_S
+        while not self.is_over:
+            if self.worker is not None:
+                if self._workers.cancel(self.worker, self._execution_id):
+                    return
+            elif self.was_sent:
+                return
+            else:
+                get_hub().loop.run_callback(self._interrupt)
+            if time.monotonic() > until:
+                logger.warning("a function was not ended", extra={"execution_id": self._execution_id})
+                return
+            gevent.sleep(_CANCEL_AGAIN_S)
+
+    def _interrupt(self) -> None:
+        """Runs in the hub. So no other greenlet runs between the look and the exception."""
+        if not (self.was_sent or self.is_over or self._is_interrupted):
+            self._is_interrupted = True  # a second exception would hit what handles the first one
+            self._greenlet.throw(Interrupted)
