@@ -26,7 +26,7 @@ from gevent.lock import BoundedSemaphore
 
 from qinling_falcon.models import rollout
 from qinling_falcon.models import runtime as rows
-from qinling_falcon.models.runtime import RuntimeStatus
+from qinling_falcon.models.states import RuntimeStatus
 from qinling_falcon.orchestrators.base import StartFailed, UnknownImage
 from qinling_falcon.pool.registry import Registry, WorkerRecord
 from qinling_falcon.pool.rollout import next_step

@@ -15,7 +15,7 @@ from gevent.event import Event
 
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook
 from qinling_falcon.models import clock, database, idempotency
-from qinling_falcon.models.tables import IdempotencyKey
+from qinling_falcon.models.internal_tables import IdempotencyKey
 from qinling_falcon.resources.services import Services
 from tests.api.client import Client, assert_error
 from tests.api.fake_engine import FakeEngine

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qinling_falcon.models import alias, due_jobs, execution_counters, job, version
-from qinling_falcon.models.job import JobStatus
+from qinling_falcon.models.states import JobStatus
 from tests.jobs.bench import (
     MINUTE,
     OWNER,

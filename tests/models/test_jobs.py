@@ -11,8 +11,9 @@ import pytest
 from qinling_falcon.errors import BadRequest, Forbidden, NotFound
 from qinling_falcon.models import alias, clock, function, job, version
 from qinling_falcon.models.database import transact
-from qinling_falcon.models.job import Job, JobStatus
+from qinling_falcon.models.job import Job
 from qinling_falcon.models.scope import Context
+from qinling_falcon.models.states import JobStatus
 from qinling_falcon.settings import Settings
 from tests.models.factories import make_function, raced
 
