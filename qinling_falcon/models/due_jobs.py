@@ -10,6 +10,12 @@ executions are queued; the sweep adds those to the ready sets that were not adde
 
 The id of an execution is made from its job and the due time, so no job can have two executions for one time, even if
 its row is set back.
+
+If a project has no room for an execution, what happens depends on the job's `misfire`:
+
+1. `run_once`: the job moves to a later time, at which it is tried again.
+2. `skip`: the job stays due, because its lateness counts from its due time. It is tried again every two seconds,
+   until there is room, its next time comes, or it is later than the grace allows and so has missed its time.
 """
 
 from __future__ import annotations
@@ -43,6 +49,8 @@ _ALIASES = Alias._meta.table_name
 _SECOND_US = 1_000_000
 # When a job is tried again that has no next time from a pattern. A job with `run_once` waits no longer for room.
 _AGAIN = datetime.timedelta(minutes=1)
+# How often a job with `skip` is tried again that waits for room.
+_AGAIN_SOON_US = 2 * _SECOND_US
 _Aliases = Mapping[tuple[str, str], tuple[str, int, tuple[int, float] | None]]
 
 
@@ -95,7 +103,7 @@ class Fired(NamedTuple):
     Attributes:
         executions: the executions as (project, function, id).
         skips: the jobs that have not fired, with the reason.
-        next_times: the next due times of all jobs of the batch that go on; alarms are set for them.
+        next_times: when the jobs of the batch that go on are due next, or are tried again; alarms are set for these.
     """
 
     executions: Sequence[tuple[str, str, str]]
@@ -103,17 +111,22 @@ class Fired(NamedTuple):
     next_times: Collection[datetime.datetime]
 
 
-def find(now: datetime.datetime, most: int) -> list[DueJob]:
+def find(now: datetime.datetime, most: int, after: DueJob | None = None) -> list[DueJob]:
     """The jobs that are due, the longest due first.
 
     Args:
         now: the present.
         most: how many, at most.
+        after: only those that follow this one.
 
     Raises:
         Unavailable: see `reading`.
     """
     due: Any = _due(now).select(*[getattr(Job, name) for name in DueJob._fields])
+    if after is not None:
+        at = after.next_execution_time
+        # The first condition lets the index start there.
+        due = due.where(Job.next_execution_time >= at, (Job.next_execution_time > at) | (Job.id > after.id))
     with reading():
         return [DueJob(*row) for row in due.order_by(Job.next_execution_time, Job.id).limit(most).tuples()]
 
@@ -214,15 +227,16 @@ def _fire(job_ids: Collection[str], plan: Plan) -> Fired:
     firing = [job for job in due if job.id not in skips]
     inputs = _inputs([job.id for job in firing])
     records = [_record(job, ids[job.id], aliases, inputs.get(job.id), plan.now) for job in firing]
-    moves = [_moved(job, skips.get(job.id), ids[job.id], plan) for job in due]
-    _move(moves)
+    waiting = {job.id for job in due if _waits_for_room(job, skips.get(job.id), plan)}
+    moves = [_moved(job, skips.get(job.id), ids[job.id], plan) for job in due if job.id not in waiting]
+    if moves:
+        _move(moves)
     if records:
         execution_queue.insert([values_of(record) for record in records])
-    return Fired(
-        [(record.project_id, record.function_id, record.id) for record in records],
-        skips,
-        {clock.from_micros(move.next_execution_time) for move in moves if move.status == JobStatus.RUNNING},
-    )
+    next_times = {clock.from_micros(move.next_execution_time) for move in moves if move.status == JobStatus.RUNNING}
+    if waiting:
+        next_times.add(_again_soon(plan.now))
+    return Fired([(record.project_id, record.function_id, record.id) for record in records], skips, next_times)
 
 
 def _locked(job_ids: Collection[str], now: datetime.datetime) -> list[_Due]:
@@ -261,6 +275,19 @@ def _skips(due: Sequence[_Due], ids: Mapping[str, str], aliases: _Aliases, plan:
         else:
             rooms[job.project_id] -= 1
     return skips
+
+
+def _waits_for_room(job: _Due, skip: Skip | None, plan: Plan) -> bool:
+    """Whether a job stays due, to be tried again before its next time."""
+    if skip is not Skip.ROOM or job.misfire != Misfire.SKIP:
+        return False
+    following = None if job.pattern is None else plan.next_times[_key(job)]
+    return following is None or _again_soon(plan.now) < following
+
+
+def _again_soon(now: datetime.datetime) -> datetime.datetime:
+    """The next multiple of the period, so that all jobs that wait for room have one alarm, and not one for each try."""
+    return clock.from_micros((clock.to_micros(now) // _AGAIN_SOON_US + 1) * _AGAIN_SOON_US)
 
 
 def _moved(job: _Due, skip: Skip | None, execution_id: str, plan: Plan) -> _Move:

@@ -58,16 +58,22 @@ class _Use:
 
 
 class Quota:
-    """A quota of executions of which a test says how much is left."""
+    """A quota of executions of which a test says how much is left.
+
+    Attributes:
+        left: how many executions all projects together may have.
+        full: projects that have reached their quota.
+    """
 
     def __init__(self) -> None:
         self.left = 1_000_000
+        self.full: set[str] = set()
 
     def refresh_limits(self, project_ids: Iterable[str]) -> None:
         """Do nothing: the limits are those that the test says."""
 
     def admit(self, project_id: str) -> _Use:
-        if self.left == 0:
+        if self.left == 0 or project_id in self.full:
             raise QuotaExceeded("executions", 10, 10)
         self.left -= 1
         return _Use()

@@ -167,6 +167,38 @@ def test_one_greenlet_sets_all_that_is_announced_while_redis_hangs(
     assert set(tried) == {module._rounded_up(moment) for moment in moments}
 
 
+def test_jobs_that_wait_for_room_have_one_alarm_every_two_seconds(
+    house: House, client: Any, function_id: str
+) -> None:
+    at = utc("2026-11-23 12:01:37")
+    ids = [house.bench.job(function_id, first_execution_time=at, misfire="skip") for _ in range(3)]
+    house.bench.quota.left = 0
+    for now in ("12:01:37", "12:01:37.5", "12:01:38", "12:01:39"):
+        house.bench.run_at(f"2026-11-23 {now}")
+    assert house.alarms_set() == [second("2026-11-23 12:01:38"), second("2026-11-23 12:01:40")]
+    assert JsonQueue(TASKS, connection=client).job_ids == [], "none rings at once"
+
+    house.pass_seconds(22)
+    assert {row(job_id).status for job_id in ids} == {"running"}
+    house.bench.quota.left = 3
+    for _ in range(2):
+        house.bench.clock.now += SECOND
+        house.schedule()
+        house.work()
+
+    assert fired_at() == [utc("2026-11-23 12:02:02")] * 3
+    assert {row(job_id).status for job_id in ids} == {"done"}
+
+
+def test_a_job_that_waits_for_room_is_done_soon_after_its_time_was_missed(house: House, function_id: str) -> None:
+    job_id = house.bench.job(function_id, first_execution_time=utc("2026-11-23 12:01:30"), misfire="skip")
+    house.bench.quota.left = 0
+    house.pass_seconds(120)
+    assert row(job_id).status == "running"
+    house.pass_seconds(2)
+    assert row(job_id).status == "done"
+
+
 @pytest.mark.parametrize("state", [JobStatus.QUEUED, JobStatus.STARTED, JobStatus.FAILED, JobStatus.FINISHED])
 def test_an_alarm_is_set_again_whatever_rq_has_of_it(
     house: House, client: Any, function_id: str, state: JobStatus
