@@ -159,7 +159,7 @@ class Tick:
     def _room(self, project_id: str) -> int:
         """How many executions may be queued."""
         try:
-            return max(0, self._queue_limit - self._ready.backlog(project_id, ()).size)
+            return self._ready.room(project_id, self._queue_limit)
         except PoolUnavailable:  # the queue is in the database, and fires need no Redis
             return self._queue_limit
 

@@ -30,7 +30,7 @@ import peewee
 
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.alias import draw_version
-from qinling_falcon.models.database import engine, reading, transact
+from qinling_falcon.models.database import engine, placeholders, reading, transact
 from qinling_falcon.models.records import ExecutionRecord, values_of
 from qinling_falcon.models.scope import system
 from qinling_falcon.models.tables import (
@@ -244,7 +244,7 @@ def _locked(job_ids: Collection[str], now: datetime.datetime) -> list[_Due]:
     database = engine()
     lock = " FOR UPDATE SKIP LOCKED" if database.for_update else ""
     rows = database.execute_sql(
-        f"SELECT {', '.join(_Due.__slots__)} FROM {_JOBS} WHERE id IN ({_marks(job_ids)}) AND status = 'running'"
+        f"SELECT {', '.join(_Due.__slots__)} FROM {_JOBS} WHERE id IN ({placeholders(job_ids)}) AND status = 'running'"
         f" AND next_execution_time <= {database.param} ORDER BY id{lock}",
         (*job_ids, clock.to_micros(now)),
     ).fetchall()
@@ -309,7 +309,7 @@ def _moved(job: _Due, skip: Skip | None, execution_id: str, plan: Plan) -> _Move
 def _move(moves: Sequence[_Move]) -> None:
     """Write the changes of all jobs, in one statement."""
     database = engine()
-    row = f"({_marks(_Move._fields)})"
+    row = f"({placeholders(_Move._fields)})"
     database.execute_sql(
         f"UPDATE {_JOBS} SET next_execution_time = moved.column2, count = count - moved.column3,"
         f" status = moved.column4, last_execution_id = COALESCE(moved.column5, last_execution_id)"
@@ -339,12 +339,10 @@ def _record(
         description=description(job.id),
         input=function_input,
         status=ExecutionStatus.RUNNING.value,
-        sync=False,
-        attempt=0,
         source="job",
         job_id=job.id,
         created_at=now,
-    )
+    ).as_accepted()
 
 
 def description(job_id: str) -> str:
@@ -357,7 +355,7 @@ def _aliases(jobs: Sequence[_Due]) -> _Aliases:
     named = sorted({(job.project_id, job.function_alias) for job in jobs if job.function_alias is not None})
     if not named:
         return {}
-    pairs = ", ".join([f"({_marks(named[0])})"] * len(named))
+    pairs = ", ".join([f"({placeholders(named[0])})"] * len(named))
     rows = engine().execute_sql(
         "SELECT project_id, name, function_id, function_version, routing_version, routing_weight"
         f" FROM {_ALIASES} WHERE (project_id, name) IN (VALUES {pairs})",
@@ -373,7 +371,7 @@ def _inputs(ids: Sequence[str]) -> dict[str, str]:
     if not ids:
         return {}
     rows = engine().execute_sql(
-        f"SELECT id, function_input FROM {_JOBS} WHERE id IN ({_marks(ids)}) AND function_input IS NOT NULL", ids
+        f"SELECT id, function_input FROM {_JOBS} WHERE id IN ({placeholders(ids)}) AND function_input IS NOT NULL", ids
     )
     return dict(rows.fetchall())
 
@@ -382,13 +380,9 @@ def _existing(table: str, ids: Collection[str]) -> set[str]:
     """Those of the ids that are in the table."""
     if not ids:
         return set()
-    rows = engine().execute_sql(f"SELECT id FROM {table} WHERE id IN ({_marks(ids)})", list(ids)).fetchall()
+    rows = engine().execute_sql(f"SELECT id FROM {table} WHERE id IN ({placeholders(ids)})", list(ids)).fetchall()
     return {row_id for (row_id,) in rows}
 
 
 def _key(job: _Due) -> tuple[str, str]:
     return job.pattern or "", job.timezone
-
-
-def _marks(values: Collection[object]) -> str:
-    return ", ".join([engine().param] * len(values))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import peewee
 
 from qinling_falcon.models import clock, execution_queue, keyed_rows
-from qinling_falcon.models.database import engine, reading, transact, transact_grouped
+from qinling_falcon.models.database import engine, placeholders, reading, transact, transact_grouped
 from qinling_falcon.models.records import PLACE, ExecutionRecord, Values, values_of, write
 from qinling_falcon.models.scope import WITHOUT_LOG
 from qinling_falcon.models.tables import Execution, ExecutionStatus, IdempotencyKey
@@ -240,7 +240,7 @@ def _claim(wanted: KeyClaim, now: int, until: int) -> bool:
     """Insert a key, or overwrite one that has expired or is taken over, inside a write transaction."""
     param = engine().param
     statement = (
-        f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES ({', '.join([param] * len(_COLUMNS))})"
+        f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES ({placeholders(_COLUMNS)})"
         f" {_OVERWRITE} WHERE {_TABLE}.expires_at <= {param}"
         f" OR ({_TABLE}.execution_id = {param} AND {_TABLE}.claimed_until BETWEEN 1 AND {param}"
         # The execution may have been recorded as lost, or cancelled, without having begun.
@@ -278,10 +278,10 @@ def _accepted_in_sqlite(batch: list[_Keyed]) -> set[str]:
     database = engine()
     values = [part for one in batch for part in (*one.values, one.key, one.digest, one.expires_at)]
     database.execute_sql(keyed_rows.insert_sql(ExecutionRecord._fields, len(batch)), values)
-    marks = ", ".join("?" * len(batch))
     # As one row, because the writer's thread waits for the interpreter's lock for each.
     (accepted,) = database.execute_sql(
-        f"SELECT group_concat(id) FROM {_EXECUTIONS} WHERE id IN ({marks})", [one.values[_ID] for one in batch]
+        f"SELECT group_concat(id) FROM {_EXECUTIONS} WHERE id IN ({placeholders(batch)})",
+        [one.values[_ID] for one in batch],
     ).fetchone()
     return set((accepted or "").split(","))
 
@@ -292,7 +292,7 @@ def _accepted(batch: list[_Keyed]) -> set[str]:
     # do not wait for each other in a circle.
     by_key = {(one.values[_PROJECT], one.key): one for one in reversed(batch)}
     first = [by_key[key] for key in sorted(by_key)]
-    row = f"({', '.join(['%s'] * len(_COLUMNS))})"
+    row = f"({placeholders(_COLUMNS)})"
     rows = engine().execute_sql(
         f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * len(first))}"
         f" {_OVERWRITE} WHERE {_TABLE}.expires_at <= %s RETURNING execution_id",

@@ -14,7 +14,6 @@ from qinling_falcon.models.clock import EPOCH
 from qinling_falcon.models.database import transact
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import Execution, Job, QueuedExecution
-from qinling_falcon.pool.ready_sets import Backlog
 from qinling_falcon.settings import Settings
 
 OWNER = Context("project-a")
@@ -43,8 +42,8 @@ class Ready:
         self.pushed: list[str] = []
         self.backlog_size = 0
 
-    def backlog(self, project_id: str, generations: Any) -> Backlog:
-        return Backlog(True, self.backlog_size)
+    def room(self, project_id: str, limit: int) -> int:
+        return max(0, limit - self.backlog_size)
 
     def push_all(self, project_id: str, executions: Iterable[tuple[str, str, int]]) -> None:
         self.pushed += [execution_id for _, execution_id, _ in executions]
