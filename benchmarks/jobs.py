@@ -9,16 +9,14 @@ each minute. A job has fired when its execution is committed. Ends with status 1
 from __future__ import annotations
 
 import argparse
-import sqlite3
 import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psutil
 
+from benchmarks.async_executions import database
 from benchmarks.measure import cpu_seconds, save
 from benchmarks.warm_call import valkey_pid
 from tests.integration.service import Service, running_service
@@ -126,15 +124,6 @@ def queue_length(service: Service) -> int:
 def part(values: list[float], share: float) -> float:
     """The value below which this share of the values is."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
-@contextmanager
-def database(service: Service) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(service.var_dir / "qinling.db", timeout=10)
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 if __name__ == "__main__":

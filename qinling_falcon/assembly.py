@@ -65,7 +65,12 @@ class Assembly:
         return pool
 
     def close(self) -> None:
-        """Give back the workers that this process leases and does not use. Call it before the process ends."""
+        """Stop counting quotas, and give back the workers that this process leases and does not use.
+
+        Call it before the process ends.
+        """
+        if "quota" in vars(self):
+            self.quota.stop()
         if "pool" in vars(self):
             self.pool.close()
 

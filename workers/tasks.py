@@ -16,11 +16,9 @@ import logging
 import signal
 import sys
 import time
-import uuid
 
 import gevent
 from gevent.event import Event
-from redis import Redis
 from redis.exceptions import RedisError
 
 from qinling_falcon.assembly import Assembly
@@ -31,6 +29,7 @@ from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.jobs.deleted_functions import DeletedFunctions
 from qinling_falcon.jobs.drain import EXTENSIONS_PER_CLAIM
 from qinling_falcon.jobs.sweep import Sweep
+from qinling_falcon.jobs.sweep_lock import SweepLock
 from qinling_falcon.jobs.worker import work
 from qinling_falcon.models import clock, secrets_at_rest
 from qinling_falcon.models.database import connect, disconnect
@@ -43,9 +42,6 @@ logger = logging.getLogger(__name__)
 _SWEEP_S = 1.0
 _RESTORE_ALARMS_S = 10.0
 _DELIVER_S = 0.5
-_SWEEP_LOCK = "qf:sweep"
-# The process that sweeps has the turn for so long; another one takes over when it dies.
-_SWEEP_LOCK_MS = 5000
 
 
 def main() -> None:
@@ -80,12 +76,12 @@ def main() -> None:
 def _sweep_on(settings: Settings, sweep: Sweep, deleted: DeletedFunctions, job_alarms: Alarms) -> None:
     """Sweep, cancel executions of deleted functions, and set missing alarms, for ever."""
     connection = queues.connect(settings)
-    name = uuid.uuid4().hex
+    lock = SweepLock(connection)
     restored_at = -_RESTORE_ALARMS_S
     while True:
         gevent.sleep(_SWEEP_S)
         try:
-            if _holds_sweep_lock(connection, name):
+            if lock.take():
                 if slots := drains.restore(connection):
                     logger.info("drains were enqueued", extra={"slots": slots})
                 sweep.step()
@@ -97,8 +93,10 @@ def _sweep_on(settings: Settings, sweep: Sweep, deleted: DeletedFunctions, job_a
                     restored_at = time.monotonic()
         except (Unavailable, RedisError) as error:
             logger.warning("can't sweep now", extra={"reason": str(error)})
+            lock.leave_to_others()  # another process may reach the database
         except Exception:
             logger.exception("sweeping failed")
+            lock.leave_to_others()
 
 
 def _deliver_on(callbacks: Callbacks) -> None:
@@ -111,15 +109,6 @@ def _deliver_on(callbacks: Callbacks) -> None:
             logger.warning("can't deliver callbacks now", extra={"reason": str(error)})
         except Exception:
             logger.exception("delivering callbacks failed")
-
-
-def _holds_sweep_lock(connection: Redis, name: str) -> bool:
-    """Whether this process sweeps. If two do so for a moment, no harm is done."""
-    if connection.set(_SWEEP_LOCK, name, nx=True, px=_SWEEP_LOCK_MS):
-        return True
-    if connection.get(_SWEEP_LOCK) != name.encode():
-        return False
-    return bool(connection.pexpire(_SWEEP_LOCK, _SWEEP_LOCK_MS))
 
 
 if __name__ == "__main__":

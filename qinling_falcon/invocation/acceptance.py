@@ -126,7 +126,7 @@ class Acceptance:
         Raises:
             PoolUnavailable: Redis is away.
         """
-        return max(0, self._settings.async_queue_limit - self._ready.backlog(project_id, ()).size)
+        return self._ready.room(project_id, self._settings.async_queue_limit)
 
     def check_room(self, project_id: str, refused: str) -> None:
         """Check that a further execution of a project may be queued.

@@ -177,16 +177,13 @@ def _as_record(row: executions.Execution) -> ExecutionRecord:
 
 def accepted_record(target: Target, call: Call, execution_id: str, now: datetime) -> ExecutionRecord:
     """The record of an execution of `target` that was accepted and has not started."""
-    return started_record(target, call, execution_id, now)._replace(
-        sync=False, attempt=0, callback_depth=call.callback_depth or None
-    )
+    started = started_record(target, call, execution_id, now)
+    return started.as_accepted()._replace(callback_depth=call.callback_depth or None)
 
 
 def accepted_again(row: executions.Execution) -> ExecutionRecord:
     """The record of an asynchronous execution as it was when it was accepted, from its row at any later time."""
-    return _as_record(row)._replace(
-        status=ExecutionStatus.RUNNING,
-        attempt=0,
+    return _as_record(row).as_accepted()._replace(
         result=None,
         status_reason=None,
         cold=None,

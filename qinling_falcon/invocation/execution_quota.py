@@ -136,10 +136,18 @@ class ExecutionQuota:
     def __init__(self) -> None:
         self._projects: OrderedDict[str, _Use] = OrderedDict()
         self._hurry = Event()
+        self._counting: gevent.Greenlet | None = None
 
     def start(self) -> None:
-        """Start counting in the background."""
-        gevent.spawn(self._count_forever)
+        """Start counting in the background, unless that has been started."""
+        if self._counting is None:
+            self._counting = gevent.spawn(self._count_forever)
+
+    def stop(self) -> None:
+        """End the counting in the background."""
+        if self._counting is not None:
+            self._counting.kill()
+            self._counting = None
 
     def admit(self, project_id: str) -> _Use:
         """Check that the project may have one more execution, and count it as in flight until its `Reservation` ends.

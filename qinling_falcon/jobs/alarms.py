@@ -118,7 +118,7 @@ def set_tick(tick: Tick) -> None:
 
 
 def ring(second: int) -> None:
-    """Fire due jobs. RQ runs this in a `tasks` process. It never raises, because RQ keeps failed tasks for a year.
+    """Fire due jobs. RQ runs this in a `tasks` process. It never raises, because RQ keeps failed tasks for a day.
 
     Args:
         second: the second of the alarm.

@@ -17,17 +17,28 @@ from qinling_falcon.settings import Settings
 EXECUTIONS = "executions"
 TASKS = "tasks"
 
+# How long RQ keeps a task that has failed or whose process was lost. RQ's default is a year.
+_FAILURE_TTL_S = 24 * 3600
 # Above the longest time that a command of RQ waits in the server.
 _SOCKET_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 2.0
 
 
 class JsonJob(Job):
-    """A job whose arguments are always JSON, because rq-scheduler passes no serializer on."""
+    """A job whose arguments are always JSON, because rq-scheduler passes no serializer on.
+
+    If it fails, RQ keeps it for a day, or for its `failure_ttl`, which rq-scheduler does not pass on either.
+    """
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
         del serializer
         super().__init__(id, connection, JSONSerializer)
+
+    @classmethod
+    def create(cls, *args: Any, **options: Any) -> Job:
+        """As `Job.create`, with the default of this class for `failure_ttl`."""
+        options["failure_ttl"] = options.get("failure_ttl") or _FAILURE_TTL_S
+        return super().create(*args, **options)
 
 
 class JsonQueue(Queue):

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 # The jobs of one transaction, and the length of their inputs in bytes: other writers wait for it, and it is in memory.
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
-# At most this many due jobs are read at once. They are read again after `_TURN_S` seconds, because jobs of projects
+# About this many due jobs are in memory at once. They are read again after `_TURN_S` seconds, because jobs of projects
 # that have used less may have become due.
 _MOST_FOUND = 10_000
 _TURN_S = 1.0
@@ -83,8 +83,7 @@ class Tick:
         """
         tried: set[tuple[str, datetime.datetime]] = set()
         while True:
-            due = due_jobs.find(self.now(), _MOST_FOUND)
-            due = [job for job in due if (job.id, job.next_execution_time) not in tried]
+            due = self._untried(tried)
             if not due:
                 return
             ends_at = time.monotonic() + _TURN_S
@@ -93,6 +92,18 @@ class Tick:
                 self._fire(batch, self.now())
                 if time.monotonic() >= ends_at:
                     break
+
+    def _untried(self, tried: Collection[tuple[str, datetime.datetime]]) -> list[DueJob]:
+        """Due jobs that were not tried in this run. Jobs that wait for room stay due, and do not hide those after them.
+        """
+        found: list[DueJob] = []
+        page: list[DueJob] = []
+        while len(found) < _MOST_FOUND:
+            page = due_jobs.find(self.now(), _MOST_FOUND, page[-1] if page else None)
+            found += [job for job in page if (job.id, job.next_execution_time) not in tried]
+            if len(page) < _MOST_FOUND:
+                break
+        return found
 
     def set_alarm_in(self, pause: datetime.timedelta) -> None:
         """Set an alarm after a pause. If Redis is away, `Alarms.restore` sets one later."""
@@ -148,7 +159,7 @@ class Tick:
     def _room(self, project_id: str) -> int:
         """How many executions may be queued."""
         try:
-            return max(0, self._queue_limit - self._ready.backlog(project_id, ()).size)
+            return self._ready.room(project_id, self._queue_limit)
         except PoolUnavailable:  # the queue is in the database, and fires need no Redis
             return self._queue_limit
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from qinling_falcon.models import clock, execution_counters
 from qinling_falcon.models.callback_rows import insert_sql, wants_callback
-from qinling_falcon.models.database import engine, reading, transact
+from qinling_falcon.models.database import engine, placeholders, reading, transact
 from qinling_falcon.models.internal_tables import Callback
 from qinling_falcon.models.scope import system
 from qinling_falcon.models.tables import Execution, Function
@@ -69,7 +69,7 @@ def add(execution_ids: Sequence[str]) -> None:
     database = engine()
     if database.complete_statements or not execution_ids:
         return
-    marks = ", ".join([database.param] * len(execution_ids))
+    marks = placeholders(execution_ids)
     source = f"{Execution._meta.table_name} e JOIN {Function._meta.table_name} f ON f.id = e.function_id"
     database.execute_sql(insert_sql("e", source, f"e.id IN ({marks}) AND {wants_callback('e')}"), execution_ids)
 
@@ -199,7 +199,7 @@ def _claim(project_id: str, now: int, until: int, most: int) -> list[ClaimedCall
         (project_id, now, now),
     ).fetchall()
     if found:
-        marks = ", ".join([database.param] * len(found))
+        marks = placeholders(found)
         database.execute_sql(
             f"UPDATE {_TABLE} SET attempt = attempt + 1, claimed_until = {database.param} WHERE id IN ({marks})",
             (until, *(row[0] for row in found)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import peewee
@@ -121,6 +121,11 @@ def reading() -> Iterator[None]:
 def engine() -> Engine:
     """The peewee database of this process, for statements that models can't express."""
     return _current().engine
+
+
+def placeholders(values: Collection[object]) -> str:
+    """The placeholders of so many values in a statement, such as `?, ?, ?`."""
+    return ", ".join([engine().param] * len(values))
 
 
 def default_quotas() -> Mapping[str, int]:

@@ -10,6 +10,12 @@ executions are queued; the sweep adds those to the ready sets that were not adde
 
 The id of an execution is made from its job and the due time, so no job can have two executions for one time, even if
 its row is set back.
+
+If a project has no room for an execution, what happens depends on the job's `misfire`:
+
+1. `run_once`: the job moves to a later time, at which it is tried again.
+2. `skip`: the job stays due, because its lateness counts from its due time. It is tried again every two seconds,
+   until there is room, its next time comes, or it is later than the grace allows and so has missed its time.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ import peewee
 
 from qinling_falcon.models import clock, execution_queue
 from qinling_falcon.models.alias import draw_version
-from qinling_falcon.models.database import engine, reading, transact
+from qinling_falcon.models.database import engine, placeholders, reading, transact
 from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.records import ExecutionRecord, values_of
 from qinling_falcon.models.scope import system
@@ -36,6 +42,8 @@ _ALIASES = Alias._meta.table_name
 _SECOND_US = 1_000_000
 # When a job is tried again that has no next time from a pattern. A job with `run_once` waits no longer for room.
 _AGAIN = datetime.timedelta(minutes=1)
+# How often a job with `skip` is tried again that waits for room.
+_AGAIN_SOON_US = 2 * _SECOND_US
 _Aliases = Mapping[tuple[str, str], tuple[str, int, tuple[int, float] | None]]
 
 
@@ -88,7 +96,7 @@ class Fired(NamedTuple):
     Attributes:
         executions: the executions as (project, function, id).
         skips: the jobs that have not fired, with the reason.
-        next_times: the next due times of all jobs of the batch that go on; alarms are set for them.
+        next_times: when the jobs of the batch that go on are due next, or are tried again; alarms are set for these.
     """
 
     executions: Sequence[tuple[str, str, str]]
@@ -96,17 +104,22 @@ class Fired(NamedTuple):
     next_times: Collection[datetime.datetime]
 
 
-def find(now: datetime.datetime, most: int) -> list[DueJob]:
+def find(now: datetime.datetime, most: int, after: DueJob | None = None) -> list[DueJob]:
     """The jobs that are due, the longest due first.
 
     Args:
         now: the present.
         most: how many, at most.
+        after: only those that follow this one.
 
     Raises:
         Unavailable: see `reading`.
     """
     due: Any = _due(now).select(*[getattr(Job, name) for name in DueJob._fields])
+    if after is not None:
+        at = after.next_execution_time
+        # The first condition lets the index start there.
+        due = due.where(Job.next_execution_time >= at, (Job.next_execution_time > at) | (Job.id > after.id))
     with reading():
         return [DueJob(*row) for row in due.order_by(Job.next_execution_time, Job.id).limit(most).tuples()]
 
@@ -207,15 +220,16 @@ def _fire(job_ids: Collection[str], plan: Plan) -> Fired:
     firing = [job for job in due if job.id not in skips]
     inputs = _inputs([job.id for job in firing])
     records = [_record(job, ids[job.id], aliases, inputs.get(job.id), plan.now) for job in firing]
-    moves = [_moved(job, skips.get(job.id), ids[job.id], plan) for job in due]
-    _move(moves)
+    waiting = {job.id for job in due if _waits_for_room(job, skips.get(job.id), plan)}
+    moves = [_moved(job, skips.get(job.id), ids[job.id], plan) for job in due if job.id not in waiting]
+    if moves:
+        _move(moves)
     if records:
         execution_queue.insert([values_of(record) for record in records])
-    return Fired(
-        [(record.project_id, record.function_id, record.id) for record in records],
-        skips,
-        {clock.from_micros(move.next_execution_time) for move in moves if move.status == JobStatus.RUNNING},
-    )
+    next_times = {clock.from_micros(move.next_execution_time) for move in moves if move.status == JobStatus.RUNNING}
+    if waiting:
+        next_times.add(_again_soon(plan.now))
+    return Fired([(record.project_id, record.function_id, record.id) for record in records], skips, next_times)
 
 
 def _locked(job_ids: Collection[str], now: datetime.datetime) -> list[_Due]:
@@ -223,7 +237,7 @@ def _locked(job_ids: Collection[str], now: datetime.datetime) -> list[_Due]:
     database = engine()
     lock = " FOR UPDATE SKIP LOCKED" if database.for_update else ""
     rows = database.execute_sql(
-        f"SELECT {', '.join(_Due.__slots__)} FROM {_JOBS} WHERE id IN ({_marks(job_ids)}) AND status = 'running'"
+        f"SELECT {', '.join(_Due.__slots__)} FROM {_JOBS} WHERE id IN ({placeholders(job_ids)}) AND status = 'running'"
         f" AND next_execution_time <= {database.param} ORDER BY id{lock}",
         (*job_ids, clock.to_micros(now)),
     ).fetchall()
@@ -256,6 +270,19 @@ def _skips(due: Sequence[_Due], ids: Mapping[str, str], aliases: _Aliases, plan:
     return skips
 
 
+def _waits_for_room(job: _Due, skip: Skip | None, plan: Plan) -> bool:
+    """Whether a job stays due, to be tried again before its next time."""
+    if skip is not Skip.ROOM or job.misfire != Misfire.SKIP:
+        return False
+    following = None if job.pattern is None else plan.next_times[_key(job)]
+    return following is None or _again_soon(plan.now) < following
+
+
+def _again_soon(now: datetime.datetime) -> datetime.datetime:
+    """The next multiple of the period, so that all jobs that wait for room have one alarm, and not one for each try."""
+    return clock.from_micros((clock.to_micros(now) // _AGAIN_SOON_US + 1) * _AGAIN_SOON_US)
+
+
 def _moved(job: _Due, skip: Skip | None, execution_id: str, plan: Plan) -> _Move:
     is_last = job.pattern is None or job.count == 1
     if skip is None and is_last:
@@ -275,7 +302,7 @@ def _moved(job: _Due, skip: Skip | None, execution_id: str, plan: Plan) -> _Move
 def _move(moves: Sequence[_Move]) -> None:
     """Write the changes of all jobs, in one statement."""
     database = engine()
-    row = f"({_marks(_Move._fields)})"
+    row = f"({placeholders(_Move._fields)})"
     database.execute_sql(
         f"UPDATE {_JOBS} SET next_execution_time = moved.column2, count = count - moved.column3,"
         f" status = moved.column4, last_execution_id = COALESCE(moved.column5, last_execution_id)"
@@ -305,12 +332,10 @@ def _record(
         description=description(job.id),
         input=function_input,
         status=ExecutionStatus.RUNNING.value,
-        sync=False,
-        attempt=0,
         source="job",
         job_id=job.id,
         created_at=now,
-    )
+    ).as_accepted()
 
 
 def description(job_id: str) -> str:
@@ -323,7 +348,7 @@ def _aliases(jobs: Sequence[_Due]) -> _Aliases:
     named = sorted({(job.project_id, job.function_alias) for job in jobs if job.function_alias is not None})
     if not named:
         return {}
-    pairs = ", ".join([f"({_marks(named[0])})"] * len(named))
+    pairs = ", ".join([f"({placeholders(named[0])})"] * len(named))
     rows = engine().execute_sql(
         "SELECT project_id, name, function_id, function_version, routing_version, routing_weight"
         f" FROM {_ALIASES} WHERE (project_id, name) IN (VALUES {pairs})",
@@ -339,7 +364,7 @@ def _inputs(ids: Sequence[str]) -> dict[str, str]:
     if not ids:
         return {}
     rows = engine().execute_sql(
-        f"SELECT id, function_input FROM {_JOBS} WHERE id IN ({_marks(ids)}) AND function_input IS NOT NULL", ids
+        f"SELECT id, function_input FROM {_JOBS} WHERE id IN ({placeholders(ids)}) AND function_input IS NOT NULL", ids
     )
     return dict(rows.fetchall())
 
@@ -348,13 +373,9 @@ def _existing(table: str, ids: Collection[str]) -> set[str]:
     """Those of the ids that are in the table."""
     if not ids:
         return set()
-    rows = engine().execute_sql(f"SELECT id FROM {table} WHERE id IN ({_marks(ids)})", list(ids)).fetchall()
+    rows = engine().execute_sql(f"SELECT id FROM {table} WHERE id IN ({placeholders(ids)})", list(ids)).fetchall()
     return {row_id for (row_id,) in rows}
 
 
 def _key(job: _Due) -> tuple[str, str]:
     return job.pattern or "", job.timezone
-
-
-def _marks(values: Collection[object]) -> str:
-    return ", ".join([engine().param] * len(values))

@@ -9,7 +9,7 @@ import functools
 from collections import Counter
 
 from qinling_falcon.models import callbacks, execution_counters
-from qinling_falcon.models.database import engine, transact_grouped
+from qinling_falcon.models.database import engine, placeholders, transact_grouped
 from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.records import PLACE, ExecutionRecord, Values, add_to_counts, values_of
 from qinling_falcon.models.tables import Execution
@@ -51,7 +51,7 @@ def _end(records: list[Values]) -> list[bool]:
     if not database.complete_statements:
         # Without this lock, PostgreSQL would compare with the last committed claim while another process commits the
         # next one. The end of an expired claim would then win, although the execution runs again.
-        marks = ", ".join([database.param] * len(records))
+        marks = placeholders(records)
         ids = [values[_ID] for values in records]
         database.execute_sql(f"SELECT id FROM {_QUEUE} WHERE id IN ({marks}) ORDER BY id FOR UPDATE", ids)
     values = [values[place] for values in records for place in _ENDING_PLACES]
@@ -63,7 +63,7 @@ def _end(records: list[Values]) -> list[bool]:
     won = [True] * len(records) if len(ended_ids) == len(records) else _won(records)
     if ended_ids:
         ended = {values[_ID]: (values[_FUNCTION], values[_VERSION]) for values in records if values[_ID] in ended_ids}
-        marks = ", ".join([database.param] * len(ended))
+        marks = placeholders(ended)
         database.execute_sql(f"DELETE FROM {_QUEUE} WHERE id IN ({marks})", list(ended))
         execution_counters.count(ended=len(ended))  # before the counts of functions, as others do; or both may deadlock
         add_to_counts(Counter(ended.values()))
@@ -74,7 +74,7 @@ def _end(records: list[Values]) -> list[bool]:
 def _won(records: list[Values]) -> list[bool]:
     """Which records the rows show. Two ends of one execution differ in their time, if in nothing else."""
     database = engine()
-    marks = ", ".join([database.param] * len(records))
+    marks = placeholders(records)
     rows = database.execute_sql(
         f"SELECT id, status, attempt, updated_at FROM {_EXECUTIONS} WHERE id IN ({marks})",
         [values[_ID] for values in records],

@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qinling_falcon.models import clock, execution_counters, strays
-from qinling_falcon.models.database import engine, reading, transact, transact_grouped
+from qinling_falcon.models.database import engine, placeholders, reading, transact, transact_grouped
 from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.records import (
     PLACE,
@@ -332,7 +332,7 @@ def _queue_again(execution_id: str, claim: int, not_before: datetime.datetime, *
 def _claim(ids: Collection[str], now: int, until: int) -> tuple[list[ClaimedExecution], int]:
     """Claim executions. Returns also how many rows were deleted whose executions do not run."""
     database = engine()
-    marks = ", ".join([database.param] * len(ids))
+    marks = placeholders(ids)
     columns = ", ".join(_OF_QUEUE.get(name, f"e.{name}") for name in _CLAIMED)
     lock = "" if database.complete_statements else " FOR UPDATE OF q SKIP LOCKED"
     found = database.execute_sql(
@@ -342,7 +342,7 @@ def _claim(ids: Collection[str], now: int, until: int) -> tuple[list[ClaimedExec
         (*ids, now, now + _CLOCKS_DIFFER_US),
     ).fetchall()
     if found:
-        marks = ", ".join([database.param] * len(found))
+        marks = placeholders(found)
         database.execute_sql(
             f"UPDATE {_QUEUE} SET claim = claim + 1, attempt = attempt + 1, due_at = {_DUE_AT.format('')},"
             f" claimed_until = {database.param} WHERE id IN ({marks})",

@@ -24,8 +24,9 @@ from typing import NamedTuple
 import peewee
 
 from qinling_falcon.models import clock, execution_queue, keyed_rows
-from qinling_falcon.models.database import engine, reading, transact, transact_grouped
+from qinling_falcon.models.database import engine, placeholders, reading, transact, transact_grouped
 from qinling_falcon.models.internal_tables import IdempotencyKey
+from qinling_falcon.models.keyed_rows import COLUMNS, OVERWRITE
 from qinling_falcon.models.records import PLACE, ExecutionRecord, Values, values_of, write
 from qinling_falcon.models.scope import WITHOUT_LOG
 from qinling_falcon.models.states import ExecutionStatus
@@ -33,11 +34,6 @@ from qinling_falcon.models.tables import Execution
 
 _TABLE = IdempotencyKey._meta.table_name
 _EXECUTIONS = Execution._meta.table_name
-_COLUMNS = ("project_id", "idempotency_key", "digest", "execution_id", "claimed_until", "expires_at")
-_OVERWRITE = (
-    "ON CONFLICT (project_id, idempotency_key) DO UPDATE SET"
-    f" {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
-)
 _ID, _PROJECT, _CREATED = PLACE["id"], PLACE["project_id"], PLACE["created_at"]
 # Other writers wait for a transaction, so it deletes only so many keys. The pause after it is three times as long.
 _BATCH = 200
@@ -242,8 +238,8 @@ def _claim(wanted: KeyClaim, now: int, until: int) -> bool:
     """Insert a key, or overwrite one that has expired or is taken over, inside a write transaction."""
     param = engine().param
     statement = (
-        f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES ({', '.join([param] * len(_COLUMNS))})"
-        f" {_OVERWRITE} WHERE {_TABLE}.expires_at <= {param}"
+        f"INSERT INTO {_TABLE} ({', '.join(COLUMNS)}) VALUES ({placeholders(COLUMNS)})"
+        f" {OVERWRITE} WHERE {_TABLE}.expires_at <= {param}"
         f" OR ({_TABLE}.execution_id = {param} AND {_TABLE}.claimed_until BETWEEN 1 AND {param}"
         # The execution may have been recorded as lost, or cancelled, without having begun.
         f" AND NOT EXISTS (SELECT 1 FROM {_EXECUTIONS} WHERE {_EXECUTIONS}.id = {_TABLE}.execution_id))"
@@ -280,10 +276,10 @@ def _accepted_in_sqlite(batch: list[_Keyed]) -> set[str]:
     database = engine()
     values = [part for one in batch for part in (*one.values, one.key, one.digest, one.expires_at)]
     database.execute_sql(keyed_rows.insert_sql(ExecutionRecord._fields, len(batch)), values)
-    marks = ", ".join("?" * len(batch))
     # As one row, because the writer's thread waits for the interpreter's lock for each.
     (accepted,) = database.execute_sql(
-        f"SELECT group_concat(id) FROM {_EXECUTIONS} WHERE id IN ({marks})", [one.values[_ID] for one in batch]
+        f"SELECT group_concat(id) FROM {_EXECUTIONS} WHERE id IN ({placeholders(batch)})",
+        [one.values[_ID] for one in batch],
     ).fetchone()
     return set((accepted or "").split(","))
 
@@ -294,10 +290,10 @@ def _accepted(batch: list[_Keyed]) -> set[str]:
     # do not wait for each other in a circle.
     by_key = {(one.values[_PROJECT], one.key): one for one in reversed(batch)}
     first = [by_key[key] for key in sorted(by_key)]
-    row = f"({', '.join(['%s'] * len(_COLUMNS))})"
+    row = f"({placeholders(COLUMNS)})"
     rows = engine().execute_sql(
-        f"INSERT INTO {_TABLE} ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * len(first))}"
-        f" {_OVERWRITE} WHERE {_TABLE}.expires_at <= %s RETURNING execution_id",
+        f"INSERT INTO {_TABLE} ({', '.join(COLUMNS)}) VALUES {', '.join([row] * len(first))}"
+        f" {OVERWRITE} WHERE {_TABLE}.expires_at <= %s RETURNING execution_id",
         [
             *(part for one in first for part in
               (one.values[_PROJECT], one.key, one.digest, one.values[_ID], 0, one.expires_at)),

@@ -14,14 +14,20 @@ from qinling_falcon.models.tables import Execution
 _EXECUTION = tuple(field.column_name for field in Execution._meta.sorted_fields)
 _KEY = ("idempotency_key", "digest", "expires_at")
 
+COLUMNS = ("project_id", "idempotency_key", "digest", "execution_id", "claimed_until", "expires_at")
+"""The columns of a key."""
+OVERWRITE = (
+    "ON CONFLICT (project_id, idempotency_key) DO UPDATE SET"
+    f" {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[2:])}"
+)
+"""The end of an INSERT that overwrites a key. A WHERE follows that says which one may be overwritten."""
+
 STATEMENTS = (
     f"CREATE TEMP VIEW keyed_executions AS SELECT {', '.join(f'NULL AS {name}' for name in (*_EXECUTION, *_KEY))}",
     "CREATE TEMP TRIGGER keyed_inserted INSTEAD OF INSERT ON keyed_executions BEGIN"
-    " INSERT INTO idempotency_keys (project_id, idempotency_key, digest, execution_id, claimed_until, expires_at)"
+    f" INSERT INTO idempotency_keys ({', '.join(COLUMNS)})"
     " VALUES (NEW.project_id, NEW.idempotency_key, NEW.digest, NEW.id, 0, NEW.expires_at)"
-    " ON CONFLICT (project_id, idempotency_key) DO UPDATE SET digest = excluded.digest,"
-    " execution_id = excluded.execution_id, claimed_until = 0, expires_at = excluded.expires_at"
-    " WHERE idempotency_keys.expires_at <= NEW.created_at;"
+    f" {OVERWRITE} WHERE idempotency_keys.expires_at <= NEW.created_at;"
     f" INSERT INTO executions ({', '.join(_EXECUTION)}) SELECT {', '.join(f'NEW.{name}' for name in _EXECUTION)}"
     " WHERE EXISTS (SELECT 1 FROM idempotency_keys WHERE project_id = NEW.project_id"
     " AND idempotency_key = NEW.idempotency_key AND execution_id = NEW.id)"

@@ -54,6 +54,10 @@ class ExecutionRecord(NamedTuple):
     request_id: str | None = None
     callback_depth: int | None = None
 
+    def as_accepted(self) -> ExecutionRecord:
+        """This record, as one of an asynchronous execution that was accepted and has not started."""
+        return self._replace(status=ExecutionStatus.RUNNING.value, sync=False, attempt=0)
+
 
 def record(rec: ExecutionRecord) -> bool:
     """Write an execution's state; durable on return. The first final state wins.

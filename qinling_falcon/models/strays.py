@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from qinling_falcon.models import execution_counters
-from qinling_falcon.models.database import engine
+from qinling_falcon.models.database import engine, placeholders
 from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.tables import Execution
 
@@ -29,7 +29,7 @@ def delete(ids: Collection[str]) -> int:
     if not ids:
         return 0
     database = engine()
-    marks = ", ".join([database.param] * len(ids))
+    marks = placeholders(ids)
     lock = "" if database.complete_statements else " FOR UPDATE OF q SKIP LOCKED"
     found = database.execute_sql(
         f"SELECT q.id, e.id FROM {_QUEUE} q LEFT JOIN {_EXECUTIONS} e ON e.id = q.id WHERE q.id IN ({marks})"
@@ -37,7 +37,7 @@ def delete(ids: Collection[str]) -> int:
         tuple(ids),
     ).fetchall()
     if found:
-        marks = ", ".join([database.param] * len(found))
+        marks = placeholders(found)
         database.execute_sql(f"DELETE FROM {_QUEUE} WHERE id IN ({marks})", [queued_id for queued_id, _ in found])
         gone = sum(execution_id is None for _, execution_id in found)
         execution_counters.count_strays(len(found), gone)

@@ -76,6 +76,14 @@ class ReadySets:
         is_current, size = self._scripts.run("check_backlog", project_id, *flat)
         return Backlog(is_current == 1, size)
 
+    def room(self, project_id: str, limit: int) -> int:
+        """How many more executions of a project may wait, if at most `limit` may; 0: its queue is full.
+
+        Raises:
+            PoolUnavailable: Redis is away.
+        """
+        return max(0, limit - self.backlog(project_id, ()).size)
+
     def push(self, project_id: str, function_id: str, execution_id: str, not_before: int | None = None) -> None:
         """Add one execution without waiting for Redis. If the message is lost, the sweep adds it.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -78,6 +78,40 @@ class Text(fields.Field[str]):
         if len(value) < self.shortest:
             raise ValidationError("must not be empty.")
         return value
+
+
+def check_text(check: Callable[[str], None], text: str, what: str = "") -> None:
+    """Run a check that raises ValueError for a text that is not accepted.
+
+    Args:
+        check: the check.
+        text: what it checks.
+        what: the first words of the message: what the text is.
+
+    Raises:
+        ValidationError: the text is not accepted.
+    """
+    try:
+        check(text)
+    except ValueError as error:
+        raise ValidationError(f"{what} {error}".lstrip()) from None
+
+
+class CheckedText(Text):
+    """Text that passes a check.
+
+    Args:
+        check: raises ValueError for a text that is not accepted.
+    """
+
+    def __init__(self, check: Callable[[str], None], **kwargs: Any):
+        super().__init__(**kwargs)
+        self._check = check
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        check_text(self._check, text)
+        return text
 
 
 class Choice(fields.Field[str]):

@@ -11,32 +11,22 @@ from qinling_falcon.models.states import JobStatus, Misfire, Overlap
 from qinling_falcon.models.zones import check_zone
 from qinling_falcon.schemas.base import RequestSchema, Shown
 from qinling_falcon.schemas.executions import Input
-from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, Choice, Moment, Number, Plain, Text, one_of
+from qinling_falcon.schemas.fields import NUMBER, TEXT, UUID, CheckedText, Choice, Moment, Number, Plain, Text, one_of
 from qinling_falcon.schemas.targets import TARGET, TargetRequest
 
 
-class Pattern(Text):
+class Pattern(CheckedText):
     """A cron pattern that fires at some time."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text = super()._deserialize(value, attr, data, **kwargs)
-        try:
-            check_pattern(text)
-        except ValueError as error:
-            raise ValidationError(str(error)) from None
-        return text
+    def __init__(self, **kwargs: Any):
+        super().__init__(check_pattern, **kwargs)
 
 
-class TimeZone(Text):
+class TimeZone(CheckedText):
     """The name of a time zone."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text = super()._deserialize(value, attr, data, **kwargs)
-        try:
-            check_zone(text)
-        except ValueError as error:
-            raise ValidationError(str(error)) from None
-        return text
+    def __init__(self, **kwargs: Any):
+        super().__init__(check_zone, **kwargs)
 
 
 class Status(fields.Field[str]):

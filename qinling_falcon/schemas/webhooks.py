@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import falcon
@@ -12,7 +12,19 @@ from marshmallow import ValidationError, fields
 from qinling_falcon.models.webhook import UNSIGNED
 from qinling_falcon.pool.deliveries import DeliveryResult
 from qinling_falcon.schemas.base import Shown
-from qinling_falcon.schemas.fields import FLAG, NUMBER, TEXT, UUID, Flag, Moment, Number, Plain, Text, one_of
+from qinling_falcon.schemas.fields import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    UUID,
+    Flag,
+    Moment,
+    Number,
+    Plain,
+    Text,
+    check_text,
+    one_of,
+)
 from qinling_falcon.schemas.targets import TARGET, TargetRequest
 from qinling_falcon.webhooks.cors import check_origin
 from qinling_falcon.webhooks.signatures import Scheme, check_secret
@@ -48,7 +60,7 @@ class Origins(fields.Field[list[str] | None]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str] | None:
         origins = _texts(value, "origins, such as https://shop.example", MOST_ORIGINS)
         for origin in origins:
-            _check(check_origin, origin, origin[:80])
+            check_text(check_origin, origin, origin[:80])
         return list(dict.fromkeys(origins)) or None
 
 
@@ -207,12 +219,5 @@ def _secrets(scheme: Scheme, value: Any) -> list[str]:
     if not secrets:
         raise ValidationError('secrets must not be empty. {"scheme": "none"} removes the signature.')
     for secret in secrets:
-        _check(functools.partial(check_secret, scheme), secret, "secrets: each")
+        check_text(functools.partial(check_secret, scheme), secret, "secrets: each")
     return list(dict.fromkeys(secrets))
-
-
-def _check(check: Callable[[str], None], text: str, what: str) -> None:
-    try:
-        check(text)
-    except ValueError as error:
-        raise ValidationError(f"{what} {error}") from None

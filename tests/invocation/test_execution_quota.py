@@ -32,8 +32,10 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def quota() -> ExecutionQuota:
-    return ExecutionQuota()
+def quota(settings: Settings) -> Iterator[ExecutionQuota]:
+    made = ExecutionQuota()
+    yield made
+    made.stop()  # or it would make statements in the database of the next test
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from qinling_falcon.models.database import transact
 from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import Execution, Job
-from qinling_falcon.pool.ready_sets import Backlog
 from qinling_falcon.settings import Settings
 
 OWNER = Context("project-a")
@@ -44,8 +43,8 @@ class Ready:
         self.pushed: list[str] = []
         self.backlog_size = 0
 
-    def backlog(self, project_id: str, generations: Any) -> Backlog:
-        return Backlog(True, self.backlog_size)
+    def room(self, project_id: str, limit: int) -> int:
+        return max(0, limit - self.backlog_size)
 
     def push_all(self, project_id: str, executions: Iterable[tuple[str, str, int]]) -> None:
         self.pushed += [execution_id for _, execution_id, _ in executions]
@@ -59,16 +58,22 @@ class _Use:
 
 
 class Quota:
-    """A quota of executions of which a test says how much is left."""
+    """A quota of executions of which a test says how much is left.
+
+    Attributes:
+        left: how many executions all projects together may have.
+        full: projects that have reached their quota.
+    """
 
     def __init__(self) -> None:
         self.left = 1_000_000
+        self.full: set[str] = set()
 
     def refresh_limits(self, project_ids: Iterable[str]) -> None:
         """Do nothing: the limits are those that the test says."""
 
     def admit(self, project_id: str) -> _Use:
-        if self.left == 0:
+        if self.left == 0 or project_id in self.full:
             raise QuotaExceeded("executions", 10, 10)
         self.left -= 1
         return _Use()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import gevent
 import pytest
 from gevent.event import Event
 from rq.job import JobStatus
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.jobs import alarms as module
@@ -20,7 +24,7 @@ from qinling_falcon.jobs.scheduler import DueScheduler
 from qinling_falcon.jobs.worker import GeventWorker
 from qinling_falcon.models import due_jobs
 from qinling_falcon.settings import Settings
-from tests.jobs.bench import MINUTE, SECOND, Bench, executions, fired_at, row, set_row, utc
+from tests.jobs.bench import MINUTE, SECOND, Bench, due_time, executions, fired_at, row, set_row, utc
 from tests.jobs.house import House
 
 
@@ -63,6 +67,27 @@ def test_overdue_jobs_have_one_alarm_which_needs_no_scheduler(house: House, clie
 
     assert house.alarms_set() == []
     assert JsonQueue(TASKS, connection=client).job_ids == [f"alarm-{second('2026-11-23 12:00:30')}"]
+
+
+def test_two_processes_that_restore_alarms_at_once_set_each_alarm_and_fire_each_time_once(
+    house: House, client: Any, redis_url: str, function_id: str
+) -> None:
+    overdue, due = house.bench.job(function_id), house.bench.job(function_id)
+    set_row(overdue, next_execution_time=utc("2026-11-23 12:00:10"))
+    with contextlib.closing(queues.connect(Settings(redis_url=redis_url))) as other_connection:
+        other = Alarms(other_connection)
+        for _ in range(70):
+            house.bench.clock.now += SECOND
+            both = [gevent.spawn(alarms.restore, house.bench.clock.now) for alarms in (house.bench.alarms, other)]
+            gevent.joinall(both, raise_error=True)
+            assert len(house.alarms_set()) == len(set(house.alarms_set())) <= 3
+            house.schedule()
+            house.work()
+
+    times = [(one.job_id, due_time(one)) for one in executions()]
+    minute = utc("2026-11-23 12:01")
+    assert sorted(times) == sorted([(overdue, utc("2026-11-23 12:00:10")), (overdue, minute), (due, minute)])
+    assert JsonQueue(TASKS, connection=client).job_ids == []
 
 
 def test_without_jobs_there_are_no_alarms(house: House) -> None:
@@ -108,6 +133,26 @@ def test_rq_rings_an_alarm_and_keeps_nothing_of_it(house: House, client: Any, fu
     assert len(executions()) == 1
     assert not client.exists(f"rq:job:{alarm_id}")
     assert house.alarms_set() == [second("2026-11-23 12:02")]
+
+
+@pytest.mark.parametrize("minute", ["11:59", "12:01"], ids=["overdue", "scheduled"])
+def test_rq_forgets_an_alarm_a_day_after_the_loss_of_its_process(
+    house: House, client: Any, function_id: str, minute: str
+) -> None:
+    due = utc(f"2026-11-23 {minute}")
+    set_row(house.bench.job(function_id), next_execution_time=due)
+    house.restore()
+    house.bench.clock.now = max(due, house.bench.clock.now)
+    house.schedule()
+    (alarm_id,) = JsonQueue(TASKS, connection=client).job_ids
+    client.zadd(f"rq:wip:{TASKS}", {f"{alarm_id}:lost": 1})
+
+    StartedJobRegistry(TASKS, connection=client, job_class=JsonJob, serializer=JSONSerializer).cleanup()
+
+    alarm = JsonJob.fetch(alarm_id, connection=client)
+    assert (alarm.get_status(), alarm.result_ttl) == (JobStatus.FAILED, 0)
+    assert 0 < client.ttl(alarm.key) <= 24 * 3600
+    assert client.zscore(f"rq:failed:{TASKS}", alarm_id) - time.time() <= 24 * 3600
 
 
 def test_an_alarm_rings_again_soon_if_the_database_is_away(
@@ -165,6 +210,38 @@ def test_one_greenlet_sets_all_that_is_announced_while_redis_hangs(
 
     assert len(tried) <= 4
     assert set(tried) == {module._rounded_up(moment) for moment in moments}
+
+
+def test_jobs_that_wait_for_room_have_one_alarm_every_two_seconds(
+    house: House, client: Any, function_id: str
+) -> None:
+    at = utc("2026-11-23 12:01:37")
+    ids = [house.bench.job(function_id, first_execution_time=at, misfire="skip") for _ in range(3)]
+    house.bench.quota.left = 0
+    for now in ("12:01:37", "12:01:37.5", "12:01:38", "12:01:39"):
+        house.bench.run_at(f"2026-11-23 {now}")
+    assert house.alarms_set() == [second("2026-11-23 12:01:38"), second("2026-11-23 12:01:40")]
+    assert JsonQueue(TASKS, connection=client).job_ids == [], "none rings at once"
+
+    house.pass_seconds(22)
+    assert {row(job_id).status for job_id in ids} == {"running"}
+    house.bench.quota.left = 3
+    for _ in range(2):
+        house.bench.clock.now += SECOND
+        house.schedule()
+        house.work()
+
+    assert fired_at() == [utc("2026-11-23 12:02:02")] * 3
+    assert {row(job_id).status for job_id in ids} == {"done"}
+
+
+def test_a_job_that_waits_for_room_is_done_soon_after_its_time_was_missed(house: House, function_id: str) -> None:
+    job_id = house.bench.job(function_id, first_execution_time=utc("2026-11-23 12:01:30"), misfire="skip")
+    house.bench.quota.left = 0
+    house.pass_seconds(120)
+    assert row(job_id).status == "running"
+    house.pass_seconds(2)
+    assert row(job_id).status == "done"
 
 
 @pytest.mark.parametrize("state", [JobStatus.QUEUED, JobStatus.STARTED, JobStatus.FAILED, JobStatus.FINISHED])

@@ -53,12 +53,19 @@ class Life:
     def following(self, now: datetime.datetime) -> datetime.datetime:
         return self.times[bisect_right(self.times, now)]
 
+    def is_tried_again_soon(self, now: datetime.datetime) -> bool:
+        """Whether there is a try between now and its next time; there is one in every even second."""
+        even = now.replace(microsecond=0) + (2 - now.second % 2) * SECOND
+        return not self.times or even < self.following(now)
+
     def tick(self, now: datetime.datetime, *, has_room: bool) -> bool:
         """Whether the job fires."""
         if self.status != "running" or self.next > now:
             return False
         is_late = self.misfire == "skip" and now - self.next > GRACE
         is_blocked = self.overlap == "forbid" and self.has_open
+        if self.misfire == "skip" and not (is_late or is_blocked or has_room) and self.is_tried_again_soon(now):
+            return False
         if is_late or is_blocked or not has_room:
             if not self.times and self.misfire == "skip":
                 self.status = "done"

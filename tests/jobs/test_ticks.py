@@ -228,24 +228,73 @@ def test_a_nightly_job_without_room_is_tried_again_each_minute_and_not_a_day_lat
     assert (row(job_id).count, row(job_id).next_execution_time) == (2, utc("2026-11-25 02:00"))
 
 
-def test_a_nightly_job_that_skips_missed_times_waits_for_the_next_night_if_there_is_no_room(
+def test_a_job_that_skips_missed_times_is_tried_again_until_its_time_is_missed(
+    bench: Bench, function_id: str
+) -> None:
+    job_id = bench.job(function_id, pattern="0 2 * * *", misfire="skip", count=3)
+    bench.quota.left = 0
+
+    assert [bench.run_at(f"2026-11-24 02:0{time}") for time in ("0:00", "0:30", "1:00")] == [0, 0, 0]
+    assert row(job_id).next_execution_time == utc("2026-11-24 02:00")
+
+    bench.quota.left = 1
+    assert bench.run_at("2026-11-24 02:01:01") == 0
+    assert (row(job_id).next_execution_time, row(job_id).count) == (utc("2026-11-25 02:00"), 3)
+
+
+def test_a_job_that_skips_missed_times_fires_for_its_time_when_there_is_room_again(
     bench: Bench, function_id: str
 ) -> None:
     job_id = bench.job(function_id, pattern="0 2 * * *", misfire="skip")
     bench.quota.left = 0
-
     assert bench.run_at("2026-11-24 02:00:00") == 0
+
+    bench.quota.left = 1
+    assert bench.run_at("2026-11-24 02:00:59") == 1
+    assert [due_time(one) for one in executions()] == [utc("2026-11-24 02:00")]
     assert row(job_id).next_execution_time == utc("2026-11-25 02:00")
 
 
-def test_a_job_that_fires_once_and_skips_is_done_when_it_has_no_room_at_its_time(
+def test_a_job_that_skips_missed_times_is_not_late_for_its_next_time_because_there_was_no_room(
+    bench: Bench, function_id: str
+) -> None:
+    job_id = bench.job(function_id, misfire="skip")
+    bench.quota.left = 0
+    assert [bench.run_at(f"2026-11-23 12:01:{second}") for second in ("00", "57")] == [0, 0]
+    assert row(job_id).next_execution_time == utc("2026-11-23 12:01")
+    assert bench.run_at("2026-11-23 12:01:58") == 0, "the last try before its next time"
+    assert row(job_id).next_execution_time == utc("2026-11-23 12:02")
+
+    bench.quota.left = 1
+    assert bench.run_at("2026-11-23 12:02:01") == 1
+    assert [due_time(one) for one in executions()] == [utc("2026-11-23 12:02")]
+
+
+def test_a_job_that_fires_once_and_skips_fires_when_there_is_room_in_time(bench: Bench, function_id: str) -> None:
+    at = utc("2026-11-23 12:05:07")
+    job_id = bench.job(function_id, first_execution_time=at, misfire="skip")
+    bench.quota.left = 0
+
+    assert [bench.run_at(f"2026-11-23 12:0{time}") for time in ("5:08", "6:07")] == [0, 0]
+    assert (row(job_id).status, row(job_id).count, row(job_id).next_execution_time) == ("running", 1, at)
+
+    bench.quota.left = 1
+    assert bench.run_at("2026-11-23 12:06:07") == 1
+    assert [due_time(one) for one in executions()] == [at]
+    assert (row(job_id).status, row(job_id).count, row(job_id).next_execution_time) == ("done", 0, at)
+
+
+def test_a_job_that_fires_once_and_skips_is_done_when_it_has_had_no_room_in_time(
     bench: Bench, function_id: str
 ) -> None:
     at = utc("2026-11-23 12:05:07")
     job_id = bench.job(function_id, first_execution_time=at, misfire="skip")
     bench.quota.left = 0
-
     assert bench.run_at("2026-11-23 12:05:08") == 0
+    assert row(job_id).status == "running"
+
+    bench.quota.left = 1
+    assert bench.run_at("2026-11-23 12:06:08") == 0
     assert (row(job_id).status, row(job_id).count, row(job_id).next_execution_time) == ("done", 1, at)
 
 

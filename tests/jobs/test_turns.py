@@ -65,6 +65,22 @@ def test_jobs_that_become_due_during_a_long_tick_have_their_turn(
     assert made.id in bench.ready.pushed[:6]
 
 
+def test_jobs_without_room_that_stay_due_do_not_keep_other_projects_from_firing(
+    bench: Bench, function_id: str, other_function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_FOUND", 4)
+    monkeypatch.setattr(module, "_BATCH", 2)
+    waiting = [bench.job(function_id, misfire="skip") for _ in range(13)]
+    later = job.create(OTHER, function_id=other_function, pattern="* * * * *", now=bench.clock.now)
+    set_row(later.id, next_execution_time=utc("2026-11-23 12:01:05"))
+    bench.quota.full.add(OWNER.project_id)
+
+    assert bench.run_at("2026-11-23 12:01:06") == 1
+
+    assert [one.job_id for one in executions()] == [later.id]
+    assert {row(job_id).next_execution_time for job_id in waiting} == {utc("2026-11-23 12:01")}
+
+
 def test_the_size_of_an_input_follows_its_changes(bench: Bench, function_id: str) -> None:
     job_id = bench.job(function_id, function_input="ä")
     assert row(job_id).input_size == 2

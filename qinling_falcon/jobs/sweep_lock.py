@@ -1,0 +1,55 @@
+"""The lock of the `tasks` process that sweeps, cancels executions of deleted functions and sets missing alarms.
+
+All of that may be done by two processes at once: it only costs time. So the lock need not be exact, and its commands
+are no transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+_KEY = "qf:sweep"
+# The holder extends the lock every second. When it dies, another process takes over after this time.
+_LOCK_MS = 5000
+# A process whose pass has failed leaves the lock to others for this time: perhaps they can reach the database.
+_LEFT_TO_OTHERS_S = 3.0
+
+
+class SweepLock:
+    """The lock, as one process sees it.
+
+    Args:
+        connection: as `queues.connect` makes it.
+    """
+
+    def __init__(self, connection: Redis):
+        self._connection = connection
+        self._name = uuid.uuid4().hex
+        self._not_before = 0.0
+
+    def take(self) -> bool:
+        """Take the lock, or extend it. Returns whether this process has it.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        if time.monotonic() < self._not_before:
+            return False
+        if self._connection.set(_KEY, self._name, nx=True, px=_LOCK_MS):
+            return True
+        return self._is_mine() and bool(self._connection.pexpire(_KEY, _LOCK_MS))
+
+    def leave_to_others(self) -> None:
+        """Release the lock after a failure, and do not take it for some seconds. If Redis is away, the lock expires."""
+        self._not_before = time.monotonic() + _LEFT_TO_OTHERS_S
+        with contextlib.suppress(RedisError):
+            if self._is_mine():
+                self._connection.delete(_KEY)
+
+    def _is_mine(self) -> bool:
+        return self._connection.get(_KEY) == self._name.encode()
