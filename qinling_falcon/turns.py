@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import gevent
+from gevent.hub import get_hub
 from gevent.lock import Semaphore
 
 from qinling_falcon.errors import Unavailable
@@ -57,6 +58,8 @@ class OneAtATime:
             finally:
                 took_s = time.monotonic() - began
         finally:
+            # Timers count from when the event loop last looked at the clock, which was before the work.
+            get_hub().loop.update_now()
             gevent.spawn_later(min(_PAUSE * took_s, _LONGEST_PAUSE_S), self._free.release)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -71,6 +72,18 @@ def test_after_long_work_no_other_begins_for_twice_its_time(
     end()
     gevent.joinall(working, raise_error=True)
     assert done == ["first", "first goes on", "second", "second goes on"]
+
+
+def test_the_pause_begins_when_the_work_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[float] = []
+    loop = get_hub().loop
+    monkeypatch.setattr(gevent, "spawn_later", lambda _after_s, _end: started.append(loop.now()))
+    with OneAtATime().turn():
+        begun = loop.now()
+        busy_until = time.monotonic() + 0.05
+        while time.monotonic() < busy_until:
+            pass
+    assert started[0] - begun > 0.04
 
 
 def test_no_garbage_is_collected_during_long_work() -> None:
