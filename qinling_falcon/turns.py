@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import time
 from collections.abc import Iterator
 
 import gevent
+from gevent.hub import get_hub
 from gevent.lock import Semaphore
 
 from qinling_falcon.errors import Unavailable
 
 _AT_ONCE_S = 1e-9
+# How long the pause after a piece of long work is, as a multiple of the time that the work took.
+_PAUSE = 2.0
+_LONGEST_PAUSE_S = 1.0
 
 
 def let_others_run() -> None:
@@ -24,10 +30,11 @@ def let_others_run() -> None:
 
 
 class OneAtATime:
-    """Lets long pieces of work run one at a time. Other greenlets run between two of them.
+    """Lets long pieces of work run one at a time, for at most a third of the process's time.
 
-    A piece may keep the process busy for a few tenths of a second. Many pieces at once do not keep the process from its
-    heartbeats.
+    A piece may keep the process busy for a few tenths of a second, and strangers can ask for one after another. After
+    each piece, none begins for twice the time that it took. The other greenlets have the process for so long. The
+    greenlet that did the piece goes on at once.
     """
 
     def __init__(self) -> None:
@@ -35,10 +42,37 @@ class OneAtATime:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Do a piece of work in the `with` block."""
-        with self._free:
+        """Do a piece of work in the `with` block. It must not wait for anything.
+
+        Meanwhile Python collects no garbage. Work that makes 350,000 lists causes collections, which take two thirds of
+        its time and find nothing.
+        """
+        self._free.acquire()
+        took_s = 0.0
+        try:
             let_others_run()
-            yield
+            began = time.monotonic()
+            try:
+                with _no_collection():
+                    yield
+            finally:
+                took_s = time.monotonic() - began
+        finally:
+            # Timers count from when the event loop last looked at the clock, which was before the work.
+            get_hub().loop.update_now()
+            gevent.spawn_later(min(_PAUSE * took_s, _LONGEST_PAUSE_S), self._free.release)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class ConcurrencyLimit:

@@ -5,9 +5,18 @@ one, before it is accepted and before it is refused because of what the webhook 
 processes. A webhook is forgotten after a minute all the same, because a restored database, or a process of an older
 release, changes rows without their generations.
 
+While deliveries arrive, one greenlet reads the webhook anew before its minute is over, so they do not wait for the
+database.
+
+Concurrent look-ups of the same id share one read. A read that they share may have begun before a change of the webhook.
+Then its generation is not current any more, and the delivery reads the webhook again. If a change's process was killed,
+the webhook can't be remembered until the marker of the change expires, after a minute at most. Its deliveries share
+reads until then.
+
 An unknown id is looked up in the database each time: remembering ids that anyone can invent would only push out the
 webhooks that exist. At most `_MOST_LOOKUPS` run at once, because strangers can cause them and they use connections of
-the database.
+the database. Webhooks that this process has found before have as many places of their own, so strangers who invent ids
+do not delay them.
 """
 
 from __future__ import annotations
@@ -18,6 +27,7 @@ from dataclasses import dataclass
 
 from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.errors import NotFound
+from qinling_falcon.flights import Flights
 from qinling_falcon.models import webhook as webhooks
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.secret_keys import SecretUnreadable
@@ -31,7 +41,11 @@ from qinling_falcon.webhooks.signatures import Scheme, hmac_keys_of
 logger = logging.getLogger(__name__)
 
 _CACHE_SIZE = 10_000
+_MOST_KNOWN_IDS = 50_000
 CACHED_S = 60.0
+# A webhook of this age is read anew at its next delivery, which does not wait for that.
+RENEWED_S = 40.0
+# For the ids of webhooks that exist, and as many for other ids.
 _MOST_LOOKUPS = 2
 _LOOKUP_WAIT_S = 5.0
 
@@ -83,6 +97,18 @@ class CachedWebhook:
     generation: tuple[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    """A cached webhook.
+
+    Attributes:
+        renew_at: when it is to be read anew, on the monotonic clock.
+    """
+
+    webhook: CachedWebhook
+    renew_at: float
+
+
 class CachedWebhooks:
     """Finds webhooks by their ids.
 
@@ -92,17 +118,28 @@ class CachedWebhooks:
 
     def __init__(self, pool: Pool):
         self._pool = pool
-        self._cached: BoundedCache[str, CachedWebhook] = BoundedCache(_CACHE_SIZE)
-        self._lookups = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many webhooks are being looked up.")
+        self._cached: BoundedCache[str, _Cached] = BoundedCache(_CACHE_SIZE)
+        # Ids of webhooks that were found before. They are kept longer than the webhooks.
+        self._known_ids: BoundedCache[str, bool] = BoundedCache(_MOST_KNOWN_IDS)
+        self._lookups: Flights[str, CachedWebhook] = Flights()
+        busy = "Too many webhooks are being looked up."
+        self._places_of_known = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, busy)
+        self._places_of_others = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, busy)
 
     def get(self, webhook_id: str) -> CachedWebhook:
-        """A webhook of any project.
+        """A webhook of any project. It may have changed meanwhile: use `is_current`, or compare its generation.
 
         Raises:
             NotFound: there is none with this id.
             Unavailable: Redis or the database is away, or too many webhooks are being looked up.
         """
-        return self._cached.get(webhook_id, time.monotonic()) or self._look_up(webhook_id)
+        now = time.monotonic()
+        cached = self._cached.get(webhook_id, now)
+        if cached is None:
+            return self._look_up(webhook_id, now)
+        if cached.renew_at <= now:
+            self._lookups.share(webhook_id, lambda: self._read(webhook_id))
+        return cached.webhook
 
     def is_current(self, webhook: CachedWebhook) -> bool:
         """Whether a webhook has not changed since it was read.
@@ -113,18 +150,39 @@ class CachedWebhooks:
         return self._pool.is_current((webhook.generation,))
 
     def forget(self, webhook: CachedWebhook) -> None:
-        """Read a webhook anew at the next delivery."""
-        self._cached.pop(webhook.id)
+        """Read a webhook that is not current anew at its next delivery, unless that was done."""
+        cached = self._cached.get(webhook.id)
+        if cached is not None and cached.webhook is webhook:
+            self._cached.pop(webhook.id)
 
-    def _look_up(self, webhook_id: str) -> CachedWebhook:
-        with self._lookups.place():
-            # Another delivery may have read it meanwhile.
-            return self._cached.get(webhook_id, time.monotonic()) or self._read(webhook_id)
+    def _look_up(self, webhook_id: str, asked_at: float) -> CachedWebhook:
+        while True:
+            lookup = self._lookups.share(webhook_id, lambda: self._read(webhook_id))
+            lookup.wait()
+            try:
+                return lookup.result()
+            except NotFound:
+                # No generation shows that the webhook was made after this look-up began.
+                if lookup.began >= asked_at:
+                    raise
 
     def _read(self, webhook_id: str) -> CachedWebhook:
+        is_known = webhook_id in self._known_ids
+        with self._places_of_known.place() if is_known else self._places_of_others.place():
+            try:
+                webhook = self._read_row(webhook_id)
+            except NotFound:
+                self._known_ids.pop(webhook_id)
+                self._cached.pop(webhook_id)
+                raise
+        self._known_ids.put(webhook_id, True)
+        return webhook
+
+    def _read_row(self, webhook_id: str) -> CachedWebhook:
         # Only existing webhooks get a generation. It is read before the row, so a change in between makes it stale.
         if not webhooks.exists(webhook_id):
             raise _unknown(webhook_id)
+        read_at = time.monotonic()
         cache_key = webhooks.cache_key(webhook_id)
         generation = self._pool.generations([cache_key])[cache_key]
         row = webhooks.read_for_call(webhook_id)
@@ -132,7 +190,7 @@ class CachedWebhooks:
             raise _unknown(webhook_id)
         webhook = _cached(row, (cache_key, generation))
         if may_cache(generation):
-            self._cached.put(webhook_id, webhook, time.monotonic() + CACHED_S)
+            self._cached.put(webhook_id, _Cached(webhook, read_at + RENEWED_S), read_at + CACHED_S)
         return webhook
 
 

@@ -165,13 +165,14 @@ class WebhookCalls:
             Unavailable: Redis or the database is away.
         """
         try:
-            webhook = self._webhooks.get(webhook_id)
-            if not self._webhooks.is_current(webhook):
-                self._webhooks.forget(webhook)
+            for _ in range(_TRIES):
                 webhook = self._webhooks.get(webhook_id)
+                if self._webhooks.is_current(webhook):
+                    return webhook
+                self._webhooks.forget(webhook)
+            raise _changed_too_often()
         except Unavailable as error:
             raise _for_sender(error) from error
-        return webhook
 
     def deliver(self, webhook_id: str, delivery: Delivery) -> Delivered:
         """Check a delivery, and run the function or accept its execution; durable on return.
@@ -200,7 +201,7 @@ class WebhookCalls:
             except _WebhookChanged:
                 pass
             self._webhooks.forget(webhook)
-        raise Unavailable("The webhook is changed again and again.", retry_after_s=1)
+        raise _changed_too_often()
 
     def _deliver_once(self, webhook: CachedWebhook, delivery: Delivery) -> Delivered:
         self._check_request(webhook, delivery)
@@ -373,6 +374,10 @@ def _call(webhook: CachedWebhook, delivery: Delivery) -> Call:
         webhook_id=webhook.id,
         callback_depth=delivery.callback_depth,
     )
+
+
+def _changed_too_often() -> Unavailable:
+    return Unavailable("The webhook is changed again and again.", retry_after_s=1)
 
 
 def _for_sender(error: Unavailable) -> Unavailable:

@@ -15,15 +15,13 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import parse_qsl
-
-import orjson
 
 from qinling_falcon.errors import BadRequest
 from qinling_falcon.resources.forms import is_no_file, text_of
 from qinling_falcon.resources.multipart import Part, read_parts
-from qinling_falcon.schemas.strict_json import check_text, check_value, parse_json
+from qinling_falcon.schemas.strict_json import check_text, parse_if_json
 from qinling_falcon.webhooks.hop_by_hop import hop_by_hop
 
 _MULTIPART = "multipart/form-data"
@@ -73,7 +71,8 @@ def input_of(query: str, content_type: str | None, body: bytes, max_depth: int) 
     text = _decode(body)
     if not text:
         return _named(fields)
-    value = _parse(text, max_depth)
+    # Numbers may be rounded: the text itself is passed on.
+    value = parse_if_json(text, max_depth)
     if media_type == _FORM and not isinstance(value, dict):
         return _named({**fields, **_url_encoded_fields(text, "form")})
     if isinstance(value, dict):
@@ -188,40 +187,6 @@ def _with_fields(fields: dict[str, Any], text: str, value: dict[str, Any]) -> st
     if not value:
         return json.dumps(fields, ensure_ascii=False)
     return f"{json.dumps(fields, ensure_ascii=False)[:-1]}, {text.lstrip()[1:]}"
-
-
-def _parse(text: str, max_depth: int) -> Any:
-    """The value of a text; None also for text that is not JSON. Numbers may be rounded: the text itself is passed on.
-
-    Raises:
-        BadRequest: it is JSON, but beyond the limits of JSON in requests.
-    """
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        # It may be JSON all the same: a number is very long, a surrogate is alone, or it is nested very deeply.
-        return parse_json(text, max_depth) if _is_json(text) else None
-    check_value(value, text, max_depth)
-    return value
-
-
-def _is_json(text: str) -> bool:
-    """Whether the text is JSON, or nested too deeply to be checked."""
-    try:
-        _syntax.decode(text)
-    except RecursionError:
-        return True
-    except ValueError:
-        return False
-    return True
-
-
-def _refuse(_name: str) -> NoReturn:
-    raise ValueError  # NaN and infinities are not JSON
-
-
-# Numbers are not converted, so no number is too long or too large.
-_syntax = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse)
 
 
 def _as_text(body: bytes) -> str | None:

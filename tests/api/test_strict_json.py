@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tracemalloc
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qinling_falcon.errors import BadRequest
-from qinling_falcon.schemas.strict_json import parse_json
+from qinling_falcon.schemas.strict_json import parse_if_json, parse_json
 
 
 @pytest.mark.parametrize(
@@ -119,3 +123,79 @@ def test_a_number_with_too_many_digits_names_the_limit() -> None:
     with pytest.raises(BadRequest) as caught:
         parse_json(b'{"a": ' + b"7" * 5000 + b"}", 64)
     assert caught.value.message == "Invalid JSON: an integer has more than 4300 digits."
+
+
+_TEXTS = st.text(st.sampled_from('[]{}"\\aé'), max_size=5)
+_VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(_TEXTS, st.integers(), st.sampled_from([None, True, 0.5, 10**400])),
+    lambda children: st.one_of(st.lists(children, max_size=4), st.dictionaries(_TEXTS, children, max_size=3)),
+    max_leaves=25,
+)
+
+
+def depth_of(value: Any) -> int:
+    if not isinstance(value, list | dict):
+        return 0
+    return 1 + max(map(depth_of, value.values() if isinstance(value, dict) else value), default=0)
+
+
+@settings(deadline=None, max_examples=300)
+@given(value=_VALUES, arrays=st.integers(0, 4), ascii_only=st.booleans())
+def test_the_depth_is_measured_exactly(value: Any, arrays: int, ascii_only: bool) -> None:
+    for _ in range(arrays):
+        value = [value]
+    text, depth = json.dumps(value, ensure_ascii=ascii_only), depth_of(value)
+    for parse in (parse_json, parse_if_json):
+        parse(text, depth)
+        if depth > 0:
+            with pytest.raises(BadRequest, match=f"nested deeper than {depth - 1}"):
+                parse(text, depth - 1)
+
+
+_TOKENS = st.sampled_from(
+    [
+        "[", "]", "{", "}", ",", ":", '"', "\\", '"a"', '"["', '{"a":', "[]", "0", "-1.5", "1e400", "-1E400", "1e-400",
+        "9" * 400, "9" * 4300, "9" * 4301, "-" + "9" * 4300, "-" + "9" * 4301, "NaN", "null", '"\\ud800"', '"\\u0000"',
+    ]
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=500)
+@given(text=st.one_of(st.lists(_TOKENS, max_size=8).map("".join), st.lists(_TOKENS, max_size=5).map(
+    lambda tokens: f"[{','.join(tokens)}]"
+)))  # fmt: skip
+def test_text_that_may_be_json_is_refused_only_if_it_is_json_beyond_the_limits(text: str) -> None:
+    def refusal() -> str:
+        try:
+            parse_json(text, 3)
+        except BadRequest as error:
+            return error.message
+        return ""
+
+    try:
+        json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=int).decode(text)
+    except ValueError:
+        assert parse_if_json(text, 3) is None
+        return
+    if expected := refusal():
+        with pytest.raises(BadRequest) as caught:
+            parse_if_json(text, 3)
+        assert caught.value.message == expected
+    else:
+        parse_if_json(text, 3)
+
+
+@pytest.mark.parametrize("last", ["1e999", "9" * 5000, '"\\ud800"', "", "NaN"])
+def test_a_text_that_the_fast_parser_refuses_is_parsed_once_more(last: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    decode = json.JSONDecoder.decode
+
+    def watch(decoder: json.JSONDecoder, text: str) -> Any:
+        parsed.append(text)
+        return decode(decoder, text)
+
+    monkeypatch.setattr(json.JSONDecoder, "decode", watch)
+    text = f"[0, {last}]"
+    with contextlib.suppress(BadRequest):
+        parse_if_json(text, 64)
+    assert parsed == [text]

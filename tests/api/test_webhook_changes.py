@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from qinling_falcon.api import create_app
 from qinling_falcon.invocation import cached_webhooks
@@ -142,6 +144,164 @@ def test_few_unknown_ids_are_looked_up_at_once(client: Client, monkeypatch: pyte
     gevent.joinall(answers, raise_error=True)
     assert {one.value.status_code for one in answers} == {404}
     assert most == 2
+
+
+class HeldReads:
+    """Reads of webhooks that have begun and end when they may. Each has read the database before it is held.
+
+    Args:
+        monkeypatch: replaces `function` of `models.webhook`.
+        function: the name of the function that reads.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, function: str = "read_for_call"):
+        self.ids: list[str] = []
+        self.may_end = Event()
+        read = getattr(webhook_rows, function)
+
+        def read_and_wait(webhook_id: str) -> Any:
+            found = read(webhook_id)
+            self.ids.append(webhook_id)
+            assert self.may_end.wait(10)
+            return found
+
+        monkeypatch.setattr(webhook_rows, function, read_and_wait)
+
+
+def is_waiting(greenlet: gevent.Greenlet) -> bool:
+    """Whether a delivery has begun to wait for a look-up."""
+    return any(frame.f_code.co_name == "_look_up" for frame in frames_of(greenlet))
+
+
+def frames_of(greenlet: gevent.Greenlet) -> Iterator[FrameType]:
+    frame = greenlet.gr_frame
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def test_strangers_who_invent_ids_do_not_delay_a_known_webhook(
+    client: Client, make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = make_hook()
+    assert hook.send().status_code == 202
+    hook.change(description="It must be read again.")
+    held = HeldReads(monkeypatch, "exists")
+    exists = webhook_rows.exists
+    monkeypatch.setattr(webhook_rows, "exists", lambda one: one == hook.id or exists(one))
+    unknown = [f"00000000-0000-4000-8000-{number:012}" for number in range(3)]
+    strangers = [gevent.spawn(client.simulate_post, f"/v1/webhooks/{one}/invoke") for one in unknown]
+    wait_until(lambda: len(held.ids) == 2)
+    assert hook.send().status_code == 202
+    held.may_end.set()
+    gevent.joinall(strangers, raise_error=True)
+
+
+def test_concurrent_deliveries_share_one_read(make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook, held = make_hook(), HeldReads(monkeypatch)
+    sending = [gevent.spawn(hook.send) for _ in range(10)]
+    wait_until(lambda: all(map(is_waiting, sending)))
+    held.may_end.set()
+    gevent.joinall(sending, raise_error=True)
+    assert {one.value.status_code for one in sending} == {202}
+    assert held.ids == [hook.id]
+
+
+def test_while_a_killed_change_is_marked_concurrent_deliveries_share_one_read(
+    services: Services, make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = make_hook()
+    assert hook.send().status_code == 202
+    with services.pool.changing(webhook_rows.cache_key(hook.id)):
+        held = HeldReads(monkeypatch)
+        sending = [gevent.spawn(hook.send) for _ in range(10)]
+        wait_until(lambda: all(map(is_waiting, sending)))
+        held.may_end.set()
+        gevent.joinall(sending, raise_error=True)
+        assert {one.value.status_code for one in sending} == {202}
+        assert held.ids == [hook.id]
+        assert hook.send().status_code == 202
+        assert held.ids == [hook.id] * 2
+
+
+@pytest.mark.parametrize(("enabled", "status"), [(False, 403), (True, 202)])
+def test_a_shared_read_that_began_before_a_change_is_not_used(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch, enabled: bool, status: int
+) -> None:
+    hook = make_hook(enabled=not enabled)
+    held = HeldReads(monkeypatch)
+    before = gevent.spawn(hook.send)
+    wait_until(lambda: held.ids == [hook.id])
+    hook.change(enabled=enabled)
+    after = gevent.spawn(hook.send)
+    wait_until(lambda: is_waiting(after))
+    held.may_end.set()
+    gevent.joinall([before, after], raise_error=True)
+    assert [one.value.status_code for one in (before, after)] == [status] * 2
+
+
+def test_a_preflight_does_not_use_a_shared_read_that_began_before_a_change(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = make_hook(cors=["https://old.example"])
+    held = HeldReads(monkeypatch)
+
+    def preflight() -> Any:
+        headers = {"Origin": "https://new.example", "Access-Control-Request-Method": "POST"}
+        return hook.send("OPTIONS", headers=headers).headers.get("access-control-allow-origin")
+
+    before = gevent.spawn(preflight)
+    wait_until(lambda: held.ids == [hook.id])
+    hook.change(cors=["https://new.example"])
+    after = gevent.spawn(preflight)
+    wait_until(lambda: is_waiting(after))
+    held.may_end.set()
+    gevent.joinall([before, after], raise_error=True)
+    assert after.value == "https://new.example"
+
+
+def test_a_webhook_made_during_a_look_up_of_its_id_is_found(
+    client: Client, make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deleted row that an operator inserts again, for example."""
+    hook = make_hook()
+    with database.reading():
+        row = Webhook.get_by_id(hook.id)
+    database.transact(lambda: Webhook.delete().where(Webhook.id == hook.id).execute())
+    held = HeldReads(monkeypatch, "exists")
+    before = gevent.spawn(hook.send)
+    wait_until(lambda: held.ids == [hook.id])
+    database.transact(lambda: row.save(force_insert=True))
+    after = gevent.spawn(hook.send)
+    wait_until(lambda: is_waiting(after))
+    held.may_end.set()
+    gevent.joinall([before, after], raise_error=True)
+    assert [one.value.status_code for one in (before, after)] == [404, 202]
+
+
+def test_a_webhook_that_is_in_use_is_read_anew_by_one_greenlet_while_deliveries_go_on(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cached_webhooks, "RENEWED_S", 0.0)
+    hook = make_hook()
+    assert hook.send().status_code == 202
+    held = HeldReads(monkeypatch)
+    assert [hook.send().status_code for _ in range(3)] == [202] * 3
+    wait_until(lambda: held.ids == [hook.id])
+    database.transact(lambda: Webhook.update(enabled=False).where(Webhook.id == hook.id).execute())
+    held.may_end.set()
+    wait_until(lambda: hook.send().status_code == 403)
+
+
+def test_a_late_delivery_does_not_forget_the_webhook_that_was_read_anew(
+    services: Services, make_hook: MakeHook
+) -> None:
+    hook, webhooks = make_hook(), cached_webhooks.CachedWebhooks(services.pool)
+    stale = webhooks.get(hook.id)
+    webhooks.forget(stale)
+    new = webhooks.get(hook.id)
+    webhooks.forget(stale)
+    assert webhooks.get(hook.id) is new
 
 
 def test_while_redis_is_away_deliveries_are_refused(

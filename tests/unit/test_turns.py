@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import gevent
 import pytest
 from gevent.hub import get_hub
 
+from qinling_falcon import turns
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.turns import ConcurrencyLimit, OneAtATime, let_others_run
 
@@ -27,20 +32,73 @@ def test_bytes_that_have_arrived_are_read_after_a_few_turns() -> None:
 
 def test_others_run_between_two_pieces_of_long_work() -> None:
     done: list[str] = []
-    turns = OneAtATime()
+    one_at_a_time = OneAtATime()
 
     def work() -> None:
-        with turns.turn():
+        with one_at_a_time.turn():
             done.append("work")
 
     def beat() -> None:
-        for _ in range(4):
+        while done.count("work") < 3:
             done.append("beat")
             let_others_run()
 
     gevent.joinall([gevent.spawn(run) for run in (beat, work, work, work)], raise_error=True)
     pieces = [at for at, what in enumerate(done) if what == "work"]
     assert all(done[at + 1] == "beat" for at in pieces[:-1]), done
+
+
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.2, 0.4), (30.0, 1.0)])
+def test_after_long_work_no_other_begins_for_twice_its_time(
+    monkeypatch: pytest.MonkeyPatch, took_s: float, pause_s: float
+) -> None:
+    done: list[str] = []
+    pauses: list[tuple[float, Callable[[], object]]] = []
+    monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=iter([5.0, 5.0 + took_s, 50.0, 50.0]).__next__))
+    monkeypatch.setattr(gevent, "spawn_later", lambda after_s, end: pauses.append((after_s, end)))
+    one_at_a_time = OneAtATime()
+
+    def work(name: str) -> None:
+        with one_at_a_time.turn():
+            done.append(name)
+        done.append(f"{name} goes on")
+
+    working = [gevent.spawn(work, name) for name in ("first", "second")]
+    for _ in range(5):
+        let_others_run()
+    assert done == ["first", "first goes on"]
+    [(after_s, end)] = pauses
+    assert after_s == pytest.approx(pause_s)
+    end()
+    gevent.joinall(working, raise_error=True)
+    assert done == ["first", "first goes on", "second", "second goes on"]
+
+
+def test_the_pause_begins_when_the_work_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[float] = []
+    loop = get_hub().loop
+    monkeypatch.setattr(gevent, "spawn_later", lambda _after_s, _end: started.append(loop.now()))
+    with OneAtATime().turn():
+        begun = loop.now()
+        busy_until = time.monotonic() + 0.05
+        while time.monotonic() < busy_until:
+            pass
+    assert started[0] - begun > 0.04
+
+
+def test_no_garbage_is_collected_during_long_work() -> None:
+    collections: list[str] = []
+    gc.callbacks.append(watch := lambda phase, _: collections.append(phase))
+    try:
+        with OneAtATime().turn():
+            collections.clear()
+            made: list[list[int]] = [[] for _ in range(100_000)]
+            del made
+            during = list(collections)
+    finally:
+        gc.callbacks.remove(watch)
+    assert during == []
+    assert gc.isenabled()
 
 
 def test_a_place_is_waited_for_and_freed() -> None:
@@ -53,7 +111,7 @@ def test_a_place_is_waited_for_and_freed() -> None:
 
 
 def test_long_work_that_fails_leaves_its_turn_to_others() -> None:
-    turns = OneAtATime()
+    one_at_a_time = OneAtATime()
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), turns.turn():
+        with pytest.raises(ZeroDivisionError), one_at_a_time.turn():
             raise ZeroDivisionError
