@@ -27,8 +27,9 @@ test: .venv/dev.stamp .client/stamp ## run the whole suite (PYTEST_ARGS for othe
 fuzz: .venv/dev.stamp ## try the API with made-up requests for minutes (FUZZ_EXAMPLES for each operation; FUZZ_SEED)
 	FUZZ_EXAMPLES="$${FUZZ_EXAMPLES:-30}" $(BIN)/python -m pytest tests/openapi/test_fuzz.py tests/integration/test_webhook_fuzz.py -n 2 -rP
 
-soak: .venv/dev.stamp ## 10,000 calls of good and hostile functions, 50 kills of each part of the workers, attempts without defences; 20 minutes
+soak: .venv/dev.stamp ## 10,000 calls of good and hostile functions, 50 kills of each part of the workers, attempts without defences; 22 minutes
 	RUNTIME_FORMS=all $(BIN)/python -m pytest tests/runtime tests/integration/test_hostile_functions.py -n 3 --dist loadgroup
+	POOL_EXAMPLES=500 $(BIN)/python -m pytest tests/pool/test_scripts_by_machine.py -n 0
 	ESCAPE_WITHOUT=1 $(BIN)/python -m pytest tests/escape -n 2 --dist loadgroup --timeout 600
 	SOAK=1 $(BIN)/python -m pytest tests/soak -n 0 -rP --timeout 3600
 

@@ -37,6 +37,7 @@ from qinling_falcon.storage.packages import LocalPackages
 from tests.api.client import Client
 from tests.api.fake_engine import FakeEngine
 from tests.api.hooks import Hook
+from tests.api.house import House
 from tests.servers.valkey import valkey
 from tests.support.secrets import fernet_key
 from tests.support.tables import make_tables
@@ -182,3 +183,10 @@ def make_hook(client: Client, services: Services, function_id: str) -> Callable[
         return Hook(client, services, str(answer.json["id"]))
 
     return make
+
+
+@pytest.fixture
+def house(pool: Pool, registry: Registry) -> Iterator[House]:
+    house = House(pool, registry)
+    yield house
+    house.close()

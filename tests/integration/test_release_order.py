@@ -19,6 +19,8 @@ from tests.integration.pool_failures import Proxied, check_settled, output_of, p
 from tests.integration.service import Service, wait_until
 from tests.run import processes
 
+pytestmark = pytest.mark.xdist_group("release-order")  # one service for both
+
 ME = "import os\nME = os.urandom(8).hex()\ndef main(): return ME"
 CALLS = 5
 

@@ -25,6 +25,8 @@ import pytest
 from tests.integration.service import Service, running_service
 from tests.support.secrets import fernet_key
 
+pytestmark = pytest.mark.xdist_group("webhook-fuzz")  # one service for all of them
+
 EXAMPLES = 100 * int(os.environ.get("FUZZ_EXAMPLES") or 10)
 SEED = int(os.environ.get("FUZZ_SEED") or 1)
 MOST_GROWTH = 64 * 1024 * 1024

@@ -75,14 +75,15 @@ class Zygote:
 
     Args:
         folder: where Python and the program are mounted.
+        options: further arguments of `zygote.py`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         uid = 0 if os.geteuid() == 0 else None
         with theirs:
             self._process = subprocess.Popen(
-                command(folder, uid, str(theirs.fileno()), is_zygote=True), pass_fds=[theirs.fileno()],
+                command(folder, uid, str(theirs.fileno()), *options, is_zygote=True), pass_fds=[theirs.fileno()],
                 env={"QF_TEST_MARK": "environment-of-the-supervisor"}, start_new_session=True,
             )  # fmt: skip
         self._numbers = itertools.count()

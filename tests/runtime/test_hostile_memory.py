@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
 import uuid
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.client import MIB, OUT_OF_RESOURCES, Worker
+from tests.runtime.client import MIB, OUT_OF_RESOURCES, Worker, Zygote
 from tests.runtime.conftest import Harm, MakeWorker, by_isolation
 from tests.runtime.hostile import assert_failed
 from tests.support.forks import FORK_AND_WAIT, FORK_WITHOUT_MAIN_THREAD
@@ -30,6 +32,26 @@ from tests.support.forks import FORK_AND_WAIT, FORK_WITHOUT_MAIN_THREAD
 )
 def test_more_memory_than_allowed_is_a_failure(harm: Harm, body: str) -> None:
     assert_failed(harm(body), "memory", OUT_OF_RESOURCES)
+
+
+@by_isolation
+def test_memory_is_watched_if_the_template_reports_a_process_late(isolation: str, child_uid: int | None) -> None:
+    """On a busy host, a process may have imported its function before the template reports its pid."""
+    with contextlib.ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qf-late-"))) for _ in range(2)]
+        for folder in folders:
+            folder.chmod(0o755)
+        zygote = Zygote(folders[0], "1")
+        stack.callback(zygote.close)
+        worker = Worker(folders[1], child_uid, isolation, zygote=zygote)
+        stack.callback(worker.stop)
+        worker.load("def main(size=0):\n    return len(b'x' * int(size))\n")
+        assert worker.execute('{"size": 0}').output == 0
+
+        answer = worker.execute('{"size": 60000000}')
+
+        assert_failed(answer, "memory", OUT_OF_RESOURCES)
+        assert worker.execute('{"size": 0}').output == 0
 
 
 @by_isolation

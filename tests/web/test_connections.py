@@ -14,6 +14,8 @@ import pytest
 from tests.integration.service import wait_until
 from tests.web.server import Server, answer, get, request, rest, running_server
 
+pytestmark = pytest.mark.xdist_group("web-connections")  # two servers for most of them
+
 CROWD = 40
 
 

@@ -71,6 +71,9 @@ def receiver(context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
             """Print nothing."""
 
     class Server(ThreadingHTTPServer):
+        # The default is 5. The kernel drops a connection beyond it, and the sender repeats it 1 s, 3 s and 7 s later.
+        request_queue_size = 128
+
         def handle_error(self, request: object, client_address: object) -> None:
             """A client that ends the connection is what some tests are about."""
 

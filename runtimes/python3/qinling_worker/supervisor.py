@@ -87,6 +87,7 @@ class Supervisor:
         self._loaded: LoadedProcess | None = None
         self._call: Call | None = None
         self._load_failure: tuple[Outcome, str] | None = None
+        self._has_loaded = False  # the child has imported the function
         self._gone_in: State | None = None  # the child's state when the supervisor found that it had ended
         self._oom = memory.OomKills(config.memory_fds.get("events"))
         self._highest_token = -1
@@ -193,28 +194,34 @@ class Supervisor:
             self._finish(child, kind, duration, payload)
         elif self._state is State.STARTING and kind == frames.BARE and not self._memory.has_bare_size:
             self._memory.set_bare(int(payload))  # user code runs after this frame
-        elif self._state is State.STARTING and kind == frames.LOADED:
-            if self._memory.was_exceeded():
-                self._fail(self._out_of_memory())
-                return
-            child.log.drain()  # what the import printed is shown with the first call
-            self._scratch.note_loaded()
-            if self.target is not None and self.target.per_call:
-                self._memory.count_processes_below(child.pid)
-                self._loaded = LoadedProcess(
-                    child,
-                    self._on_forked,
-                    lambda: self._on_gone(True),
-                    self._on_leftovers,
-                    lambda: self._on_gone(False),
-                )
-                self._renew(self._loaded)
-            else:
-                self._await_call()
+        elif self._state is State.STARTING and kind == frames.LOADED and not self._has_loaded:
+            self._has_loaded = True
+            if child.pid is not None:
+                self._on_loaded(child)
         elif self._state is State.STARTING and kind == frames.LOAD_FAILED:
             self._fail(outcomes.not_loaded(payload.decode("utf-8", "replace")))
         elif self._state is not State.CLEANING:
             self._on_gone(False)  # the child's loop never sends this frame in this state, so user code did
+
+    def _on_loaded(self, child: ChildProcess) -> None:
+        """The child has imported the function, and its pid is known."""
+        if self._memory.was_exceeded():
+            self._fail(self._out_of_memory())
+            return
+        child.log.drain()  # what the import printed is shown with the first call
+        self._scratch.note_loaded()
+        if self.target is not None and self.target.per_call:
+            self._memory.count_processes_below(child.pid)
+            self._loaded = LoadedProcess(
+                child,
+                self._on_forked,
+                lambda: self._on_gone(True),
+                self._on_leftovers,
+                lambda: self._on_gone(False),
+            )
+            self._renew(self._loaded)
+        else:
+            self._await_call()
 
     def _finish(self, child: ChildProcess, kind: int, duration: float, payload: bytes) -> None:
         call = self._call
@@ -376,6 +383,7 @@ class Supervisor:
         assert self.target is not None
         self._child = child = self._make_child()
         self._load_failure = self._gone_in = None
+        self._has_loaded = False
         self._oom.forget()
         self._state = State.STARTING
         now = time.monotonic()
@@ -413,6 +421,8 @@ class Supervisor:
             if report["event"] == "spawned":
                 self._child.pid = report["pid"]
                 self._memory.watch(report["pid"])
+                if self._state is State.STARTING and self._has_loaded:
+                    self._on_loaded(self._child)
             elif report["event"] == "unspawned":
                 self._fail(outcomes.not_loaded(f"The function's process can't be made: {report['error']}."))
             elif self._loaded is not None:
