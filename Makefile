@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-# More workers than cores: most tests wait, for processes that start or stop.
-PYTEST_ARGS ?= -n 4 --dist loadgroup
+# Three workers for each of two cores: most tests wait, for processes that start or stop.
+PYTEST_ARGS ?= -n 6 --dist loadgroup
 PIP_FLAGS := --disable-pip-version-check --quiet --no-input
 PIP := $(BIN)/python -m pip $(PIP_FLAGS)
 CLIENT_PIP := .client/bin/python -m pip $(PIP_FLAGS)

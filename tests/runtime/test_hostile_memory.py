@@ -35,7 +35,10 @@ def test_more_memory_than_allowed_is_a_failure(harm: Harm, body: str) -> None:
 
 
 @by_isolation
-def test_memory_is_watched_if_the_template_reports_a_process_late(isolation: str, child_uid: int | None) -> None:
+@pytest.mark.parametrize("pause_s", [0, 1.5], ids=["before the report", "after it"])
+def test_memory_is_watched_if_the_template_reports_a_process_late(
+    isolation: str, child_uid: int | None, pause_s: float
+) -> None:
     """On a busy host, a process may have imported its function before the template reports its pid."""
     with contextlib.ExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qf-late-"))) for _ in range(2)]
@@ -45,10 +48,11 @@ def test_memory_is_watched_if_the_template_reports_a_process_late(isolation: str
         stack.callback(zygote.close)
         worker = Worker(folders[1], child_uid, isolation, zygote=zygote)
         stack.callback(worker.stop)
-        worker.load("def main(size=0):\n    return len(b'x' * int(size))\n")
+        source = "import time\ndef main(size, pause_s=0):\n    time.sleep(pause_s)\n    return len(b'x' * size)\n"
+        worker.load(source)
         assert worker.execute('{"size": 0}').output == 0
 
-        answer = worker.execute('{"size": 60000000}')
+        answer = worker.execute(json.dumps({"size": 60_000_000, "pause_s": pause_s}))
 
         assert_failed(answer, "memory", OUT_OF_RESOURCES)
         assert worker.execute('{"size": 0}').output == 0
