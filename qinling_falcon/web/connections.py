@@ -271,6 +271,8 @@ class Connections:
 
     @contextlib.contextmanager
     def _waits(self, connection: Connection, phase: Phase) -> Iterator[None]:
+        if self._stopping and phase is Phase.HEAD:
+            connection.cut()  # `stop` did not find it waiting, because it came just before
         waiting = self._waiting[phase]
         waiting[connection] = None
         self._has_room()
