@@ -8,7 +8,7 @@ import uuid
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from qinling_falcon.invocation.accept_places import AcceptPlaces
+from qinling_falcon.invocation.accept_limits import AcceptLimits
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.admission import Admission
 from qinling_falcon.invocation.attempts import Attempts
@@ -130,8 +130,8 @@ class Assembly:
     @cached_property
     def acceptance(self) -> Acceptance:
         """Accepts asynchronous executions."""
-        places = AcceptPlaces(self.settings) if self._process == "web" else None
-        return Acceptance(self.resolver, self.pool.ready, self.quota, self.settings, places)
+        limits = AcceptLimits(self.settings) if self._process == "web" else None
+        return Acceptance(self.resolver, self.pool.ready, self.quota, self.settings, limits)
 
     @cached_property
     def idempotent_calls(self) -> IdempotentCalls:

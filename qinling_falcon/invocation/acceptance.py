@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.accept_places import AcceptPlaces
+from qinling_falcon.invocation.accept_limits import AcceptLimits
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
@@ -45,7 +45,7 @@ class Acceptance:
         ready: the executions that wait.
         quota: counts the executions of each project.
         settings: the limits.
-        places: limits the requests whose executions are being accepted; None: no limit.
+        limits: limits the requests that are being accepted; None: no limit.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Acceptance:
         ready: ReadySets,
         quota: ExecutionQuota,
         settings: Settings,
-        places: AcceptPlaces | None = None,
+        limits: AcceptLimits | None = None,
     ):
         self._resolver = resolver
         self._ready = ready
         self._quota = quota
         self._settings = settings
-        self._places = places
+        self._limits = limits
 
     def accept(
         self, context: Context, call: Call, key: KeyClaim | None = None, *, write: Write | None = None
@@ -91,11 +91,11 @@ class Acceptance:
         `resolve` and `accept_for` run inside it.
 
         Raises:
-            Unavailable: this process is accepting too many executions of the project, or too large ones.
+            Unavailable: this process holds too many such requests of the project, or too large ones.
         """
-        if self._places is None:
+        if self._limits is None:
             return contextlib.nullcontext()
-        return self._places.place(project_id, size)
+        return self._limits.place(project_id, size)
 
     def accept_for(
         self, target: Target, call: Call, key: KeyClaim | None = None, *, write: Write | None = None

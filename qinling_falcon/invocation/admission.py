@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.held_inputs import counted_size, most_held
+from qinling_falcon.invocation.process_limits import counted_size, most_input_bytes, most_places
 from qinling_falcon.pool.limits import CallBounds
 from qinling_falcon.settings import Settings
 
@@ -52,9 +52,8 @@ class Admission:
 
     def __init__(self, settings: Settings, bounds: Callable[[], CallBounds]):
         self._bounds = bounds
-        # A quarter of the connections is left for other requests: health checks, lists, uploads.
-        self._most = settings.web_connections * 3 // 4
-        self._most_input = most_held(settings)
+        self._most = most_places(settings)
+        self._most_input = most_input_bytes(settings)
         self._projects: dict[str, _Project] = {}
         self.calls = 0
         self.waits = 0

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from datetime import timedelta
 from typing import NamedTuple
 
 from qinling_falcon.errors import Conflict, NotFound
@@ -25,7 +24,7 @@ from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call
-from qinling_falcon.invocation.idempotency import IdempotentCalls, RequestKey
+from qinling_falcon.invocation.idempotency import IdempotentCalls, RequestKey, key_lifetime
 from qinling_falcon.invocation.targets import Target
 from qinling_falcon.models import clock, execution_retries, idempotency
 from qinling_falcon.models.execution import Execution
@@ -68,7 +67,7 @@ class DeliveryIds:
         acceptance: accepts executions.
         calls: runs synchronous calls with idempotency keys.
         ready: the executions that wait.
-        settings: how long a key lasts, unless the signature of its delivery is valid for longer.
+        settings: how long a key lasts, unless the timestamp of its delivery is accepted for longer.
     """
 
     def __init__(self, acceptance: Acceptance, calls: IdempotentCalls, ready: ReadySets, settings: Settings):
@@ -76,7 +75,7 @@ class DeliveryIds:
         self._calls = calls
         self._ready = ready
         self._lookups = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many deliveries are being looked up.")
-        self._ttl_s = settings.idempotency_ttl_s
+        self._settings = settings
 
     def accept(self, webhook: CachedWebhook, target: Target, call: Call, key: str) -> Delivered:
         """Accept a call, or find the execution of an earlier delivery and queue it again if it has failed.
@@ -98,7 +97,7 @@ class DeliveryIds:
                 digest=_DIGEST,
                 execution_id=clock.new_id(now),
                 created_at=now,
-                expires_at=now + timedelta(seconds=max(self._ttl_s, _signature_lasts_s(webhook))),
+                expires_at=now + key_lifetime(self._settings, _tolerated_s(webhook)),
             )
             try:
                 record = self._acceptance.accept_for(target, call, wanted)
@@ -144,7 +143,7 @@ class DeliveryIds:
         Raises:
             The errors of `IdempotentCalls.invoke`.
         """
-        request_key = RequestKey(key, _DIGEST, _signature_lasts_s(webhook))
+        request_key = RequestKey(key, _DIGEST, _tolerated_s(webhook))
         answered = self._calls.invoke(webhook.owner, call, request_key)
         if answered.is_replay and answered.execution.sync and answered.execution.status in _FAILED:
             idempotency.forget(webhook.owner.project_id, key, answered.execution.id)
@@ -167,8 +166,8 @@ class DeliveryIds:
             self._ready.push(execution.project_id, execution.function_id, execution.id)
 
 
-def _signature_lasts_s(webhook: CachedWebhook) -> int:
-    """How many seconds a signature can be valid: its timestamp may be before or after the present."""
+def _tolerated_s(webhook: CachedWebhook) -> int:
+    """For how many seconds a signed timestamp is accepted: the tolerance before and after the present."""
     return 0 if webhook.signature is None else 2 * webhook.signature.tolerance_s
 
 

@@ -87,6 +87,7 @@ class IdempotentCalls:
         Raises:
             Unprocessable, Conflict, NotFound: see the module.
             PoolUnavailable: Redis is away, and is needed to find the execution of an earlier request.
+            Unavailable: see `Acceptance.place`.
             The errors of `Engine.invoke`. After all but `NotRecorded`, the key is absent again.
         """
 
@@ -112,11 +113,11 @@ class IdempotentCalls:
         self, context: Context, call: Call, key: RequestKey, run: Callable[[KeyClaim], ExecutionRecord]
     ) -> Answered:
         """Run a call unless its key has an execution. `run` raises `KeyTaken` if another request was faster."""
-        lasts = timedelta(seconds=max(self._settings.idempotency_ttl_s, key.least_ttl_s))
+        lasts = key_lifetime(self._settings, key.least_ttl_s)
         input_size = 0 if call.input is None else sys.getsizeof(call.input)
         for _ in range(_TRIES):
             now = clock.now()
-            # `run` counts the input apart. It must be counted here, too, because the look-up may wait for a connection.
+            # `run` counts the input later. It counts here, too, because the look-up may wait for a connection.
             with self._acceptance.place(context.project_id, input_size):
                 found = idempotency.find(context.project_id, key.text, now)
             if found is not None:
@@ -182,6 +183,11 @@ class IdempotentCalls:
             " request later to get its result.",
             retry_after_s=retry_after_s,
         )
+
+
+def key_lifetime(settings: Settings, least_ttl_s: int = 0) -> timedelta:
+    """How long a key lasts: as the setting says, or longer if it has to."""
+    return timedelta(seconds=max(settings.idempotency_ttl_s, least_ttl_s))
 
 
 def _name(key: RequestKey) -> str:

@@ -85,7 +85,7 @@ class Delivery(Protocol):
         """
 
     def drop_body(self) -> None:
-        """Free the memory of the body."""
+        """Release the body. `body` must not be called after this."""
 
     def digest(self, body: bytes) -> str:
         """A digest of what is the same in all attempts of a sender: method, address and body."""
@@ -287,7 +287,7 @@ class WebhookCalls:
                 # Redis has not confirmed that the webhook is current, so no earlier execution is shown.
                 raise
             except QinlingError:
-                # The look-up may wait for a connection. Without its place, it keeps no other delivery waiting.
+                # The place is left first, because the look-up may wait for a connection, and would delay others.
                 delivery.drop_body()
                 places.close()
                 earlier = None
@@ -377,7 +377,7 @@ def _call(webhook: CachedWebhook, delivery: Delivery) -> Call:
 
 
 def _changed_too_often() -> Unavailable:
-    return Unavailable("The webhook is changed again and again.", retry_after_s=1)
+    return Unavailable(f"The webhook has changed during each of {_TRIES} tries.", retry_after_s=1)
 
 
 def _for_sender(error: Unavailable) -> Unavailable:

@@ -156,7 +156,7 @@ class _Delivery:
         return self._body
 
     def drop_body(self) -> None:
-        """Free the memory of the body."""
+        """Release the body. `body` must not be called after this."""
         self._body = None
 
     def digest(self, body: bytes) -> str:

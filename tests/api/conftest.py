@@ -13,7 +13,7 @@ from qinling_falcon.api import create_app
 from qinling_falcon.auth import noauth
 from qinling_falcon.auth.identity import Identity
 from qinling_falcon.auth.policy import Policy
-from qinling_falcon.invocation.accept_places import AcceptPlaces
+from qinling_falcon.invocation.accept_limits import AcceptLimits
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
@@ -150,7 +150,7 @@ def client_with(services: Services) -> Callable[..., Client]:
     def make(**changes: Any) -> Client:
         settings = replace(services.settings, **changes)
         ready, quota = services.pool.ready, services.execution_quota
-        acceptance = Acceptance(Resolver(services.pool), ready, quota, settings, AcceptPlaces(settings))
+        acceptance = Acceptance(Resolver(services.pool), ready, quota, settings, AcceptLimits(settings))
         keyed = IdempotentCalls(services.engine, acceptance, services.pool, settings)
         webhook_calls = WebhookCalls(services.engine, acceptance, keyed, services.pool, settings)
         changed = replace(

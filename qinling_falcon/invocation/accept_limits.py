@@ -1,13 +1,15 @@
-"""Limits the requests whose asynchronous executions a web process is accepting, also those of deliveries.
+"""Limits the requests that hold an input in a web process before it is committed or runs.
 
-Such a request holds its connection and its input until the commit. It ends soon, so these requests do not use the
-places of calls (`admission.py`), which may run for minutes, nor the memory for the inputs of calls.
+These are asynchronous requests and deliveries until their commit, synchronous deliveries while their body is parsed,
+and requests with an idempotency key while the key is looked up. They end soon. So they do not use the places of calls
+(`admission.py`), which may run for minutes, nor the memory for the inputs of calls.
 
-There are two limits. One project never takes what remains of either, so another project is always accepted:
+There are two limits (`process_limits.py`). A project gets at most as much of each as it leaves free, so one project
+alone can't use up a limit:
 
-1. Places: three quarters of the connections of the process. One project gets at most as many as it leaves free. Further
-   requests of it wait for a place, because many senders of webhooks do not repeat a delivery that was refused. They
-   wait for a second at most. Those that hold a place and those that wait are never more than there are places.
+1. Places. A request of a project that has no more places waits for one, because many senders of webhooks do not repeat
+   a delivery that was refused. It waits for a second at most. It is refused at once if as many requests as there are
+   places have one or wait.
 2. Memory for inputs, also of requests that wait. A request for which there is none is refused at once.
 """
 
@@ -20,15 +22,15 @@ from collections.abc import Iterator
 from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.held_inputs import counted_size, most_held
+from qinling_falcon.invocation.process_limits import counted_size, most_input_bytes, most_places
 from qinling_falcon.settings import Settings
 
 _WAIT_S = 1.0
 _RETRY_AFTER_S = 1
 
 
-class AcceptPlaces:
-    """Counts the requests that are being accepted.
+class AcceptLimits:
+    """Counts these requests, and lets those without a place wait.
 
     Args:
         settings: the limits of this process.
@@ -41,12 +43,12 @@ class AcceptPlaces:
     """
 
     def __init__(self, settings: Settings, wait_s: float = _WAIT_S):
-        self._most = settings.web_connections * 3 // 4
-        self._most_input = most_held(settings)
+        self._most = most_places(settings)
+        self._most_input = most_input_bytes(settings)
         self._wait_s = wait_s
         self._projects: dict[str, _Project] = {}
-        # The projects that have requests that wait, in the order in which they get the next places.
-        self._queues: dict[str, _Project] = {}
+        # The projects whose requests wait, in the order in which they get the next places.
+        self._waiting_projects: dict[str, _Project] = {}
         self.held = 0
         self.waiting = 0
         self.input_size = 0
@@ -56,7 +58,7 @@ class AcceptPlaces:
         """Hold a place until the `with` block ends.
 
         Args:
-            project_id: the project of the execution.
+            project_id: the project of the request.
             size: bytes of its input, or of the body that has the input.
 
         Raises:
@@ -66,7 +68,7 @@ class AcceptPlaces:
         size = counted_size(size)
         self._check_input(project, size)
         self._projects[project_id] = project
-        self._hold(project, size)
+        self._add_input(project, size)
         try:
             self._take_place(project)
             try:
@@ -74,11 +76,11 @@ class AcceptPlaces:
             finally:
                 self._leave_place(project)
         finally:
-            self._hold(project, -size)
+            self._add_input(project, -size)
             if not project.held and not project.queue:
                 self._projects.pop(project_id, None)
 
-    def _hold(self, project: _Project, size: int) -> None:
+    def _add_input(self, project: _Project, size: int) -> None:
         self.input_size += size
         project.input_size += size
 
@@ -90,7 +92,7 @@ class AcceptPlaces:
             raise _no_place(project)
         served = Event()
         project.queue.append(served)
-        self._queues[project.id] = project
+        self._waiting_projects[project.id] = project
         self.waiting += 1
         try:
             served.wait(self._wait_s)
@@ -103,7 +105,7 @@ class AcceptPlaces:
             if not served.is_set():
                 project.queue.remove(served)
                 if not project.queue:
-                    del self._queues[project.id]
+                    del self._waiting_projects[project.id]
         if not served.is_set():
             raise _no_place(project)
 
@@ -114,13 +116,13 @@ class AcceptPlaces:
 
     def _serve_waiting(self) -> None:
         """Give the places that are free to requests that wait, one for each project in turn."""
-        for project in list(self._queues.values()):
+        for project in list(self._waiting_projects.values()):
             if self._has_place(project):
                 self._give_place(project)
-                del self._queues[project.id]
+                del self._waiting_projects[project.id]
                 project.queue.popleft().set()
                 if project.queue:
-                    self._queues[project.id] = project
+                    self._waiting_projects[project.id] = project
 
     def _has_place(self, project: _Project) -> bool:
         return project.held < self._most - self.held
@@ -132,9 +134,9 @@ class AcceptPlaces:
     def _check_input(self, project: _Project, size: int) -> None:
         if size and self._most_input - self.input_size - size < project.input_size:
             raise Unavailable(
-                f"Executions of project {project.id} that this process is accepting hold {project.input_size} bytes of"
-                " inputs, which leaves no room for this input (limited by MAX_HELD_INPUT_SIZE). This one was not"
-                " accepted; try again.",
+                f"Requests of project {project.id} that this process prepares hold {project.input_size} bytes of"
+                " inputs, which leaves no room for this input (limited by MAX_HELD_INPUT_SIZE). This request was not"
+                " accepted and has not run; try again.",
                 retry_after_s=_RETRY_AFTER_S,
             )
 
@@ -159,7 +161,7 @@ class _Project:
 
 def _no_place(project: _Project) -> Unavailable:
     return Unavailable(
-        f"Too many executions of project {project.id} are being accepted by this process: {project.held} (limited by"
-        " WEB_CONNECTIONS). This one was not accepted; try again.",
+        f"This process prepares too many requests of project {project.id}: {project.held} (limited by WEB_CONNECTIONS)."
+        " This request was not accepted and has not run; try again.",
         retry_after_s=_RETRY_AFTER_S,
     )

@@ -10,7 +10,7 @@ import pytest
 from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.invocation.accept_places import AcceptPlaces
+from qinling_falcon.invocation.accept_limits import AcceptLimits
 from qinling_falcon.settings import Settings
 from tests.pool.side import wait_until
 
@@ -22,7 +22,7 @@ LITTLE_MEMORY = Settings(web_connections=100, max_input_size=1, async_max_input_
 class Requests:
     """Requests that hold their places until they are ended."""
 
-    def __init__(self, places: AcceptPlaces):
+    def __init__(self, places: AcceptLimits):
         self.places = places
         self.served: list[str] = []
         self._ends: dict[str, list[Event]] = {}
@@ -52,22 +52,23 @@ class Requests:
 
 @pytest.fixture
 def requests() -> Iterator[Requests]:
-    requests = Requests(AcceptPlaces(SMALL, LONG))
+    requests = Requests(AcceptLimits(SMALL, LONG))
     yield requests
     requests.end_all()
     places = requests.places
-    assert (places.held, places.waiting, places.input_size, places._projects, places._queues) == (0, 0, 0, {}, {})
+    assert (places.held, places.waiting, places.input_size) == (0, 0, 0)
+    assert (places._projects, places._waiting_projects) == ({}, {})
 
 
 def test_one_project_leaves_places_to_others() -> None:
-    places = AcceptPlaces(SMALL, NO_WAIT)
+    places = AcceptLimits(SMALL, NO_WAIT)
     with contextlib.ExitStack() as held:
         for project, most in (("a", 6), ("b", 3), ("c", 2), ("d", 1), ("e", 0)):
             for _ in range(most):
                 held.enter_context(places.place(project, 10))
             with pytest.raises(Unavailable, match="WEB_CONNECTIONS"):
                 held.enter_context(places.place(project, 10))
-    assert (places.held, places.waiting, places._projects, places._queues) == (0, 0, {}, {})
+    assert (places.held, places.waiting, places._projects, places._waiting_projects) == (0, 0, {}, {})
 
 
 def test_a_request_without_a_place_waits_until_one_is_free(requests: Requests) -> None:
@@ -129,7 +130,7 @@ def test_a_request_that_ends_just_after_it_got_a_place_leaves_it(requests: Reque
 
 
 def test_inputs_have_memory_of_their_own_and_one_project_leaves_some_to_others() -> None:
-    places = AcceptPlaces(LITTLE_MEMORY, LONG)
+    places = AcceptLimits(LITTLE_MEMORY, LONG)
     with contextlib.ExitStack() as held:
         for _ in range(2):
             held.enter_context(places.place("a", 10_000))
@@ -141,14 +142,14 @@ def test_inputs_have_memory_of_their_own_and_one_project_leaves_some_to_others()
 
 
 def test_the_largest_input_is_accepted_however_small_the_bound() -> None:
-    places = AcceptPlaces(Settings(max_held_input_size=0, max_input_size=0, async_max_input_size=4096 * 4))
+    places = AcceptLimits(Settings(max_held_input_size=0, max_input_size=0, async_max_input_size=4096 * 4))
     with places.place("p", 4096 * 16):
         assert places.input_size == 4096 * 16
 
 
 @pytest.mark.parametrize("error", [None, ZeroDivisionError, gevent.GreenletExit])
 def test_a_request_that_has_ended_is_not_counted(error: type[BaseException] | None) -> None:
-    places = AcceptPlaces(SMALL)
+    places = AcceptLimits(SMALL)
     with contextlib.suppress(ZeroDivisionError, gevent.GreenletExit), places.place("p", 5000):
         assert (places.held, places.input_size) == (1, 5000)
         if error is not None:

@@ -1,4 +1,7 @@
-"""How much memory of a web process the inputs of its requests may use."""
+"""The sizes of the limits of a web process: how many requests it holds, and how much memory their inputs use.
+
+Calls (`admission.py`) have limits of these sizes, and so have requests that are being accepted (`accept_limits.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,17 @@ _SMALL_INPUT = 4096
 _LARGEST_INPUTS = 8
 
 
-def most_held(settings: Settings) -> int:
-    """How many bytes the inputs of calls may use, and as many those of executions that are being accepted."""
+def most_places(settings: Settings) -> int:
+    """The number of places. A quarter of the connections is left for health checks, lists and uploads."""
+    return settings.web_connections * 3 // 4
+
+
+def most_input_bytes(settings: Settings) -> int:
+    """The bytes of memory that the inputs may use."""
     largest = max(settings.max_input_size, settings.async_max_input_size)
     return max(settings.max_held_input_size, _LARGEST_INPUTS * largest)
 
 
 def counted_size(size: int) -> int:
-    """The bytes for which an input of `size` bytes counts; 0 for a small one."""
+    """The bytes to count for an input of `size` bytes: 0 up to 4 KiB, else its size."""
     return 0 if size <= _SMALL_INPUT else size
