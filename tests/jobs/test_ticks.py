@@ -300,7 +300,7 @@ def test_a_job_that_fires_once_and_skips_is_done_when_it_has_had_no_room_in_time
 
 def test_a_job_of_a_project_with_a_full_queue_does_not_fire(bench: Bench, function_id: str) -> None:
     job_id = bench.job(function_id, count=3)
-    bench.ready.backlog_size = bench.settings.async_queue_limit
+    bench.ready.left = 0
 
     assert bench.run_at("2026-11-23 12:01:00") == 0
     assert row(job_id).count == 3
