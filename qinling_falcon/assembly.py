@@ -65,7 +65,7 @@ class Assembly:
         return pool
 
     def close(self) -> None:
-        """Stop counting quotas, and give back the workers that this process leases and does not use.
+        """Stop the counting of quotas, and return the unused leased workers to the pool.
 
         Call it before the process ends.
         """

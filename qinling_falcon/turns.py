@@ -14,7 +14,7 @@ from gevent.lock import Semaphore
 from qinling_falcon.errors import Unavailable
 
 _AT_ONCE_S = 1e-9
-# How long the pause after a piece of long work is, as a multiple of the time that the work took.
+# The pause after a piece, as a multiple of its time. Capped, so that one slow piece does not stop the others for long.
 _PAUSE = 2.0
 _LONGEST_PAUSE_S = 1.0
 
@@ -30,11 +30,11 @@ def let_others_run() -> None:
 
 
 class OneAtATime:
-    """Lets long pieces of work run one at a time, for at most a third of the process's time.
+    """Runs long pieces of work one at a time.
 
-    A piece may keep the process busy for a few tenths of a second, and strangers can ask for one after another. After
-    each piece, none begins for twice the time that it took. The other greenlets have the process for so long. The
-    greenlet that did the piece goes on at once.
+    After a piece, the next one waits for twice the time that it took, but at most 1 s. So pieces of up to 0.5 s get at
+    most a third of the process's time, although strangers can ask for one after another. The greenlet that did the
+    piece goes on at once.
     """
 
     def __init__(self) -> None:

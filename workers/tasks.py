@@ -1,8 +1,8 @@
 """The `tasks` process: short tasks, which a long function never delays. `python -m workers.tasks`
 
-It runs RQ's tasks, which are alarms that fire due jobs. It also delivers callbacks, sweeps the queue of executions,
-cancels executions of deleted functions, and sets missing alarms. Several may run; one at a time sweeps, cancels and
-sets alarms.
+It runs RQ's tasks, which are alarms that fire due jobs. It also delivers callbacks, enqueues missing drains, sweeps the
+queue of executions, cancels executions of deleted functions, and sets missing alarms. Several may run. `SweepLock`
+elects one of them for all but the tasks and the callbacks.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _sweep_on(settings: Settings, sweep: Sweep, deleted: DeletedFunctions, job_alarms: Alarms) -> None:
-    """Sweep, cancel executions of deleted functions, and set missing alarms, for ever."""
+    """While elected, enqueue missing drains, sweep, cancel executions of deleted functions, and set missing alarms."""
     connection = queues.connect(settings)
     lock = SweepLock(connection)
     restored_at = -_RESTORE_ALARMS_S
@@ -91,11 +91,11 @@ def _sweep_on(settings: Settings, sweep: Sweep, deleted: DeletedFunctions, job_a
                     if restored := job_alarms.restore(clock.wall()):
                         logger.info("alarms of jobs were set", extra={"count": restored})
                     restored_at = time.monotonic()
-        except (Unavailable, RedisError) as error:
-            logger.warning("can't sweep now", extra={"reason": str(error)})
-            lock.leave_to_others()  # another process may reach the database
-        except Exception:
-            logger.exception("sweeping failed")
+        except Exception as error:
+            if isinstance(error, Unavailable | RedisError):
+                logger.warning("can't sweep now", extra={"reason": str(error)})
+            else:
+                logger.exception("sweeping failed")
             lock.leave_to_others()
 
 

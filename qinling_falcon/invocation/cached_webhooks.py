@@ -1,22 +1,22 @@
-"""Webhooks as this process remembers them, so that a delivery needs no SQL.
+"""Caches webhooks in this process, so that a delivery needs no SQL.
 
-A remembered webhook has the generation under which it was read. Each delivery compares the generation with the present
+A cached webhook has the generation under which it was read. Each delivery compares the generation with the present
 one, before it is accepted and before it is refused because of what the webhook says. So a change acts at once in all
-processes. A webhook is forgotten after a minute all the same, because a restored database, or a process of an older
-release, changes rows without their generations.
+processes. A webhook is cached for a minute at most, because a restored database, or a process of an older release,
+changes rows without their generations.
 
 While deliveries arrive, one greenlet reads the webhook anew before its minute is over, so they do not wait for the
 database.
 
 Concurrent look-ups of the same id share one read. A read that they share may have begun before a change of the webhook.
 Then its generation is not current any more, and the delivery reads the webhook again. If a change's process was killed,
-the webhook can't be remembered until the marker of the change expires, after a minute at most. Its deliveries share
-reads until then.
+the webhook can't be cached until the marker of the change expires, after a minute at most. Its deliveries share reads
+until then.
 
-An unknown id is looked up in the database each time: remembering ids that anyone can invent would only push out the
-webhooks that exist. At most `_MOST_LOOKUPS` run at once, because strangers can cause them and they use connections of
-the database. Webhooks that this process has found before have as many places of their own, so strangers who invent ids
-do not delay them.
+The id of a missing webhook is looked up in the database each time: caching ids that anyone can invent would only push
+out the webhooks that exist. Strangers can cause look-ups, and these use connections of the database. So at most
+`_MOST_LOOKUPS` run at once for ids that this process has found before, and as many for all other ids. Strangers who
+invent ids do not delay the webhooks that were found before.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from qinling_falcon.webhooks.signatures import Scheme, hmac_keys_of
 logger = logging.getLogger(__name__)
 
 _CACHE_SIZE = 10_000
-_MOST_KNOWN_IDS = 50_000
+_MOST_FOUND_BEFORE = 50_000
 CACHED_S = 60.0
 # A webhook of this age is read anew at its next delivery, which does not wait for that.
-RENEWED_S = 40.0
-# For the ids of webhooks that exist, and as many for other ids.
+REFRESH_AFTER_S = 40.0
+# At most this many look-ups at once for ids found before, and as many for all other ids.
 _MOST_LOOKUPS = 2
 _LOOKUP_WAIT_S = 5.0
 
@@ -98,15 +98,15 @@ class CachedWebhook:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cached:
+class _Entry:
     """A cached webhook.
 
     Attributes:
-        renew_at: when it is to be read anew, on the monotonic clock.
+        refresh_at: when it is to be read anew, on the monotonic clock.
     """
 
     webhook: CachedWebhook
-    renew_at: float
+    refresh_at: float
 
 
 class CachedWebhooks:
@@ -118,12 +118,12 @@ class CachedWebhooks:
 
     def __init__(self, pool: Pool):
         self._pool = pool
-        self._cached: BoundedCache[str, _Cached] = BoundedCache(_CACHE_SIZE)
+        self._entries: BoundedCache[str, _Entry] = BoundedCache(_CACHE_SIZE)
         # Ids of webhooks that were found before. They are kept longer than the webhooks.
-        self._known_ids: BoundedCache[str, bool] = BoundedCache(_MOST_KNOWN_IDS)
+        self._found_before: BoundedCache[str, bool] = BoundedCache(_MOST_FOUND_BEFORE)
         self._lookups: Flights[str, CachedWebhook] = Flights()
         busy = "Too many webhooks are being looked up."
-        self._places_of_known = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, busy)
+        self._places_of_found = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, busy)
         self._places_of_others = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, busy)
 
     def get(self, webhook_id: str) -> CachedWebhook:
@@ -134,12 +134,12 @@ class CachedWebhooks:
             Unavailable: Redis or the database is away, or too many webhooks are being looked up.
         """
         now = time.monotonic()
-        cached = self._cached.get(webhook_id, now)
-        if cached is None:
+        entry = self._entries.get(webhook_id, now)
+        if entry is None:
             return self._look_up(webhook_id, now)
-        if cached.renew_at <= now:
+        if entry.refresh_at <= now:
             self._lookups.share(webhook_id, lambda: self._read(webhook_id))
-        return cached.webhook
+        return entry.webhook
 
     def is_current(self, webhook: CachedWebhook) -> bool:
         """Whether a webhook has not changed since it was read.
@@ -150,10 +150,10 @@ class CachedWebhooks:
         return self._pool.is_current((webhook.generation,))
 
     def forget(self, webhook: CachedWebhook) -> None:
-        """Read a webhook that is not current anew at its next delivery, unless that was done."""
-        cached = self._cached.get(webhook.id)
-        if cached is not None and cached.webhook is webhook:
-            self._cached.pop(webhook.id)
+        """Remove a stale webhook from the cache, unless a newer read has replaced it."""
+        entry = self._entries.get(webhook.id)
+        if entry is not None and entry.webhook is webhook:
+            self._entries.pop(webhook.id)
 
     def _look_up(self, webhook_id: str, asked_at: float) -> CachedWebhook:
         while True:
@@ -162,39 +162,40 @@ class CachedWebhooks:
             try:
                 return lookup.result()
             except NotFound:
-                # No generation shows that the webhook was made after this look-up began.
+                # A missing webhook has no generation to compare. The shared look-up may have begun before the webhook
+                # was created, so it is repeated.
                 if lookup.began >= asked_at:
                     raise
 
     def _read(self, webhook_id: str) -> CachedWebhook:
-        is_known = webhook_id in self._known_ids
-        with self._places_of_known.place() if is_known else self._places_of_others.place():
+        was_found = webhook_id in self._found_before
+        with self._places_of_found.place() if was_found else self._places_of_others.place():
             try:
                 webhook = self._read_row(webhook_id)
             except NotFound:
-                self._known_ids.pop(webhook_id)
-                self._cached.pop(webhook_id)
+                self._found_before.pop(webhook_id)
+                self._entries.pop(webhook_id)
                 raise
-        self._known_ids.put(webhook_id, True)
+        self._found_before.put(webhook_id, True)
         return webhook
 
     def _read_row(self, webhook_id: str) -> CachedWebhook:
         # Only existing webhooks get a generation. It is read before the row, so a change in between makes it stale.
         if not webhooks.exists(webhook_id):
-            raise _unknown(webhook_id)
+            raise _not_found(webhook_id)
         read_at = time.monotonic()
         cache_key = webhooks.cache_key(webhook_id)
         generation = self._pool.generations([cache_key])[cache_key]
         row = webhooks.read_for_call(webhook_id)
         if row is None:
-            raise _unknown(webhook_id)
-        webhook = _cached(row, (cache_key, generation))
+            raise _not_found(webhook_id)
+        webhook = _webhook_of(row, (cache_key, generation))
         if may_cache(generation):
-            self._cached.put(webhook_id, _Cached(webhook, read_at + RENEWED_S), read_at + CACHED_S)
+            self._entries.put(webhook_id, _Entry(webhook, read_at + REFRESH_AFTER_S), read_at + CACHED_S)
         return webhook
 
 
-def _cached(row: Webhook, generation: tuple[str, str]) -> CachedWebhook:
+def _webhook_of(row: Webhook, generation: tuple[str, str]) -> CachedWebhook:
     signature = rate_limit = None
     if row.signature_scheme is not None:
         scheme = Scheme(row.signature_scheme)
@@ -224,5 +225,5 @@ def _cached(row: Webhook, generation: tuple[str, str]) -> CachedWebhook:
     )
 
 
-def _unknown(webhook_id: str) -> NotFound:
+def _not_found(webhook_id: str) -> NotFound:
     return NotFound(f"Webhook {webhook_id} not found.")

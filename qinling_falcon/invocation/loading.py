@@ -15,7 +15,7 @@ from qinling_falcon.invocation.targets import Target
 from qinling_falcon.invocation.worker_client import DiskFull, NoDescriptor, NotLoaded, WorkerClient
 from qinling_falcon.pool.leases import Kind, Lease, LeaseRequest
 from qinling_falcon.pool.pool import Pool
-from qinling_falcon.pool.waiters import Gate
+from qinling_falcon.pool.waiter import Gate
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import advice_on_missing

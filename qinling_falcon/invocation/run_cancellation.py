@@ -1,6 +1,7 @@
-"""Cancels a run: before its call is on a worker, on the worker, or never, because its function has ended.
+"""Cancels one run of this process.
 
-`cancellation.py` cancels an execution of any process; the engine of the process that runs it comes here.
+`cancellation.py` writes the cancelled row and notifies the process that runs the execution; that process's engine calls
+`RunCancellation.cancel`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class RunCancellation:
         execution_id: the execution.
 
     Attributes:
-        worker: the worker that has the call; None: it was not sent yet, or it was answered.
+        worker: the worker that has the call; None: the call has not been sent, or has been answered.
         was_sent: whether a worker may have got the call, so that the function may have run.
         is_over: whether the run has ended, so that its greenlet must not be interrupted any more.
         is_requested: whether the run was cancelled.

@@ -27,7 +27,8 @@ _CONNECT_TIMEOUT_S = 2.0
 class JsonJob(Job):
     """A job whose arguments are always JSON, because rq-scheduler passes no serializer on.
 
-    If it fails, RQ keeps it for a day, or for its `failure_ttl`, which rq-scheduler does not pass on either.
+    RQ deletes a failed job after `failure_ttl`, by default a day. The default is set here, because rq-scheduler can't
+    pass it.
     """
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):

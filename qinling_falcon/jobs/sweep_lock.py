@@ -1,7 +1,7 @@
-"""The lock of the `tasks` process that sweeps, cancels executions of deleted functions and sets missing alarms.
+"""Elects the `tasks` process that enqueues missing drains, sweeps the queue of executions, cancels executions of
+deleted functions and sets missing alarms.
 
-All of that may be done by two processes at once: it only costs time. So the lock need not be exact, and its commands
-are no transaction.
+If two processes do this work at once, it only takes longer. So GET and the following command need not be atomic.
 """
 
 from __future__ import annotations

@@ -94,7 +94,9 @@ class Tick:
                     break
 
     def _untried(self, tried: Collection[tuple[str, datetime.datetime]]) -> list[DueJob]:
-        """Due jobs that were not tried in this run. Jobs that wait for room stay due, and do not hide those after them.
+        """Read due jobs page by page, and leave out those tried in this run.
+
+        `skip` jobs without room stay due and would fill every page.
         """
         found: list[DueJob] = []
         page: list[DueJob] = []

@@ -40,10 +40,11 @@ from qinling_falcon.models.tables import Alias, Execution, Job
 _JOBS = Job._meta.table_name
 _ALIASES = Alias._meta.table_name
 _SECOND_US = 1_000_000
-# When a job is tried again that has no next time from a pattern. A job with `run_once` waits no longer for room.
-_AGAIN = datetime.timedelta(minutes=1)
-# How often a job with `skip` is tried again that waits for room.
-_AGAIN_SOON_US = 2 * _SECOND_US
+# A job without a next time from its pattern is tried again after this time. So is a `run_once` job without room, unless
+# its next time comes first.
+_RETRY_LATER = datetime.timedelta(minutes=1)
+# The interval at which a `skip` job without room is tried again.
+_ROOM_RETRY_US = 2 * _SECOND_US
 _Aliases = Mapping[tuple[str, str], tuple[str, int, tuple[int, float] | None]]
 
 
@@ -220,15 +221,15 @@ def _fire(job_ids: Collection[str], plan: Plan) -> Fired:
     firing = [job for job in due if job.id not in skips]
     inputs = _inputs([job.id for job in firing])
     records = [_record(job, ids[job.id], aliases, inputs.get(job.id), plan.now) for job in firing]
-    waiting = {job.id for job in due if _waits_for_room(job, skips.get(job.id), plan)}
-    moves = [_moved(job, skips.get(job.id), ids[job.id], plan) for job in due if job.id not in waiting]
+    staying = {job.id for job in due if _stays_due(job, skips.get(job.id), plan)}
+    moves = [_moved(job, skips.get(job.id), ids[job.id], plan) for job in due if job.id not in staying]
     if moves:
         _move(moves)
     if records:
         execution_queue.insert([values_of(record) for record in records])
     next_times = {clock.from_micros(move.next_execution_time) for move in moves if move.status == JobStatus.RUNNING}
-    if waiting:
-        next_times.add(_again_soon(plan.now))
+    if staying:
+        next_times.add(_next_room_retry(plan.now))
     return Fired([(record.project_id, record.function_id, record.id) for record in records], skips, next_times)
 
 
@@ -270,17 +271,17 @@ def _skips(due: Sequence[_Due], ids: Mapping[str, str], aliases: _Aliases, plan:
     return skips
 
 
-def _waits_for_room(job: _Due, skip: Skip | None, plan: Plan) -> bool:
+def _stays_due(job: _Due, skip: Skip | None, plan: Plan) -> bool:
     """Whether a job stays due, to be tried again before its next time."""
     if skip is not Skip.ROOM or job.misfire != Misfire.SKIP:
         return False
     following = None if job.pattern is None else plan.next_times[_key(job)]
-    return following is None or _again_soon(plan.now) < following
+    return following is None or _next_room_retry(plan.now) < following
 
 
-def _again_soon(now: datetime.datetime) -> datetime.datetime:
-    """The next multiple of the period, so that all jobs that wait for room have one alarm, and not one for each try."""
-    return clock.from_micros((clock.to_micros(now) // _AGAIN_SOON_US + 1) * _AGAIN_SOON_US)
+def _next_room_retry(now: datetime.datetime) -> datetime.datetime:
+    """The next multiple of the interval, so that all jobs without room have one alarm, and not one for each try."""
+    return clock.from_micros((clock.to_micros(now) // _ROOM_RETRY_US + 1) * _ROOM_RETRY_US)
 
 
 def _moved(job: _Due, skip: Skip | None, execution_id: str, plan: Plan) -> _Move:
@@ -289,7 +290,7 @@ def _moved(job: _Due, skip: Skip | None, execution_id: str, plan: Plan) -> _Move
         return _Move(job.id, job.next_execution_time, 1, JobStatus.DONE.value, execution_id)
     if skip is not None and job.pattern is None and job.misfire == Misfire.SKIP:
         return _Move(job.id, job.next_execution_time, 0, JobStatus.DONE.value)
-    again = plan.now + _AGAIN
+    again = plan.now + _RETRY_LATER
     following = (None if job.pattern is None else plan.next_times[_key(job)]) or again
     if skip is Skip.ROOM and job.misfire == Misfire.RUN_ONCE:
         following = min(following, again)

@@ -1,8 +1,8 @@
 """Counts asynchronous executions and their callbacks. An operator can check that no execution was lost.
 
 At any time, accepted = final + in flight + deleted. The counters change in the transactions of the executions. One row
-would be hot, so each process has one of `engines.base.SHARDS` rows. In SQLite triggers change the counters (see
-`sqlite_triggers`).
+would be hot, so each process changes one of `engines.base.SHARDS` rows. It draws the row, because process ids are often
+the same in all containers. In SQLite triggers change the counters (see `sqlite_triggers`).
 """
 
 from __future__ import annotations

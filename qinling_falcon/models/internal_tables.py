@@ -1,6 +1,6 @@
 """The models of the service's own bookkeeping: queues, keys, limits, and what it has still to delete.
 
-The lists of the API have none of their rows. `tables.py` has the tables with lists.
+The API does not list these rows; the tables that it lists are in `tables.py`.
 
 Times in fields of integers are microseconds since the epoch.
 """

@@ -1,8 +1,8 @@
-"""Inserts the key of a request and its execution in one statement of SQLite: both or none.
+"""Columns of idempotency keys, for both databases; and the view with which SQLite inserts a key and its execution.
 
-A group of writes in SQLite has no transaction around it (see `Engine.complete_statements`), so the rows go into a view
-of the writer's connection, and a trigger writes them to their tables. An execution is written only if its key is: the
-key was absent or has expired.
+SQLite inserts both in one statement, because a group of writes has no transaction around it there (see
+`Engine.complete_statements`). The rows go into a view of the writer's connection, and a trigger writes them to their
+tables. An execution is written only if its key is: the key was absent or has expired.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OVERWRITE = (
     "ON CONFLICT (project_id, idempotency_key) DO UPDATE SET"
     f" {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[2:])}"
 )
-"""The end of an INSERT that overwrites a key. A WHERE follows that says which one may be overwritten."""
+"""The `ON CONFLICT` clause that overwrites a key. Append `WHERE …` with the condition."""
 
 STATEMENTS = (
     f"CREATE TEMP VIEW keyed_executions AS SELECT {', '.join(f'NULL AS {name}' for name in (*_EXECUTION, *_KEY))}",

@@ -1,4 +1,4 @@
-"""The states of rows, and the choices that a row can name, as they are stored and as the API shows them."""
+"""The enums that are stored in columns and shown by the API."""
 
 from __future__ import annotations
 

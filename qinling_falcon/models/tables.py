@@ -17,7 +17,7 @@ from qinling_falcon.models.states import Isolation, JobStatus, Misfire, Overlap,
 
 
 class Row(peewee.Model):
-    """What all tables of users share."""
+    """The columns that all tables of API resources share."""
 
     id = peewee.CharField(max_length=36, primary_key=True)
     project_id = peewee.CharField()

@@ -1,4 +1,4 @@
-"""The queue of the calls of this process that wait for a worker of one target, and what it expects of its workers."""
+"""The queue of this process's calls that wait for one target, and the estimate of when its workers become free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from operator import attrgetter
 
 from qinling_falcon.pool.async_share import ASK_AGAIN_S
 from qinling_falcon.pool.leases import LeasedWorker, StartKind
-from qinling_falcon.pool.waiters import NoLease, Waiter
+from qinling_falcon.pool.waiter import NoLease, Waiter
 
 PATIENCE_S = 0.005
 """A call waits this long for a worker of its target before its queue may escalate; also in `scripts/parts/queues.lua`.

@@ -28,7 +28,7 @@ from qinling_falcon.pool.network import WorkersUnreachable, why_unreachable
 from qinling_falcon.pool.queue_bounds import not_in_time, refusal
 from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.pool.runner import Clock, ScriptRunner
-from qinling_falcon.pool.waiters import Gate, NoLease, Waiter
+from qinling_falcon.pool.waiter import Gate, NoLease, Waiter
 from qinling_falcon.pool.waiting import LocalQueues
 from qinling_falcon.pool.watches import Watches
 from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost

@@ -29,7 +29,7 @@ from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseKeeper, LeaseRe
 from qinling_falcon.pool.local_queue import PATIENCE_S, LocalQueue, Offer
 from qinling_falcon.pool.runner import ScriptRunner
 from qinling_falcon.pool.timers import call_later
-from qinling_falcon.pool.waiters import NoLease, Waiter
+from qinling_falcon.pool.waiter import NoLease, Waiter
 from qinling_falcon.pool.wire import PoolUnavailable, ReplyLost
 
 logger = logging.getLogger(__name__)

@@ -80,13 +80,13 @@ class Text(fields.Field[str]):
         return value
 
 
-def check_text(check: Callable[[str], None], text: str, what: str = "") -> None:
-    """Run a check that raises ValueError for a text that is not accepted.
+def run_check(check: Callable[[str], None], text: str, subject: str = "") -> None:
+    """Run a check, and raise its ValueError as a ValidationError.
 
     Args:
-        check: the check.
-        text: what it checks.
-        what: the first words of the message: what the text is.
+        check: raises ValueError for a text that is not accepted.
+        text: the text.
+        subject: put before the message, such as `secrets: each`.
 
     Raises:
         ValidationError: the text is not accepted.
@@ -94,7 +94,7 @@ def check_text(check: Callable[[str], None], text: str, what: str = "") -> None:
     try:
         check(text)
     except ValueError as error:
-        raise ValidationError(f"{what} {error}".lstrip()) from None
+        raise ValidationError(f"{subject} {error}".lstrip()) from None
 
 
 class CheckedText(Text):
@@ -110,7 +110,7 @@ class CheckedText(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
-        check_text(self._check, text)
+        run_check(self._check, text)
         return text
 
 

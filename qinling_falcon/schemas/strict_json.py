@@ -27,9 +27,9 @@ _CLEAN_ESCAPES = re.compile(
 )
 # How many values are looked through to name the one that has a forbidden character.
 _MOST_LOOKED_AT = 25_000
-# Of a JSON text, keep only quotes and brackets, all brackets as square ones.
+# Bytes to delete, so that only quotes and brackets remain; braces become square brackets.
 _KEPT = b'[]{}"'
-_OTHERS = bytes(code for code in range(256) if code not in _KEPT)
+_DELETED = bytes(code for code in range(256) if code not in _KEPT)
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
 # A square bracket as a signed byte that says how it changes the depth.
 _STEPS = bytes.maketrans(b"[]", b"\x01\xff")
@@ -87,12 +87,12 @@ def parse_if_json(text: str, max_depth: int) -> Any:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        # It may be JSON all the same: a number is out of range, a surrogate is alone, or it is nested very deeply.
+        # It may be JSON all the same, with a number out of range, a lone surrogate, or very deep nesting.
         numbers: list[str] = []
         # The parser calls `append`, which is in C, for each number.
-        syntax = json.JSONDecoder(parse_int=numbers.append, parse_float=numbers.append, parse_constant=_no_constant)
+        decoder = json.JSONDecoder(parse_int=numbers.append, parse_float=numbers.append, parse_constant=_no_constant)
         try:
-            value = syntax.decode(text)
+            value = decoder.decode(text)
         except RecursionError:
             raise BadRequest(f"JSON is nested deeper than {max_depth}.") from None
         except ValueError:
@@ -114,7 +114,7 @@ def _check(value: Any, text: str, max_depth: int, field: str) -> None:
     Raises:
         BadRequest: see `parse_json`.
     """
-    # To measure the depth costs time, and few texts can need it.
+    # Only a text with more than `max_depth` opening brackets can be too deep.
     if text.count("{") + text.count("[") > max_depth and _depth(text) > max_depth:
         raise BadRequest(f"JSON is nested deeper than {max_depth}.")
     if not _CLEAN_ESCAPES.fullmatch(text) or _FORBIDDEN.search(text):
@@ -143,14 +143,14 @@ def _depth(text: str) -> int:
     if "\\" in text:
         # Each escape is in a string. Without escaped backslashes and quotes, each quote begins or ends a string.
         encoded = encoded.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = encoded.translate(_ALL_SQUARE, _OTHERS)
-    # To remove two quotes changes for no bracket whether an odd number of quotes, an open string, precedes it.
+    brackets = encoded.translate(_ALL_SQUARE, _DELETED)
+    # A bracket is inside a string if an odd number of quotes precedes it. Removing a pair of quotes keeps that parity.
     brackets = brackets.replace(b'""', b"")
     if b'"' in brackets:
         brackets = b"".join(brackets.split(b'"')[::2])
     if not brackets:
         return 0
-    # Large values are mostly made of arrays and objects without others in them. Without these, all is less deep by 1.
+    # Remove the innermost pairs: the depth falls by exactly 1, and far fewer brackets remain to be counted.
     steps = brackets.replace(b"[]", b"").translate(_STEPS)
     return 1 + max(itertools.accumulate(memoryview(steps).cast("b")), default=0)
 

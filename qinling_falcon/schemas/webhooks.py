@@ -22,8 +22,8 @@ from qinling_falcon.schemas.fields import (
     Number,
     Plain,
     Text,
-    check_text,
     one_of,
+    run_check,
 )
 from qinling_falcon.schemas.targets import TARGET, TargetRequest
 from qinling_falcon.webhooks.cors import check_origin
@@ -60,7 +60,7 @@ class Origins(fields.Field[list[str] | None]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str] | None:
         origins = _texts(value, "origins, such as https://shop.example", MOST_ORIGINS)
         for origin in origins:
-            check_text(check_origin, origin, origin[:80])
+            run_check(check_origin, origin, origin[:80])
         return list(dict.fromkeys(origins)) or None
 
 
@@ -219,5 +219,5 @@ def _secrets(scheme: Scheme, value: Any) -> list[str]:
     if not secrets:
         raise ValidationError('secrets must not be empty. {"scheme": "none"} removes the signature.')
     for secret in secrets:
-        check_text(functools.partial(check_secret, scheme), secret, "secrets: each")
+        run_check(functools.partial(check_secret, scheme), secret, "secrets: each")
     return list(dict.fromkeys(secrets))

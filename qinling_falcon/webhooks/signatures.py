@@ -67,10 +67,12 @@ def verify(
         now_s: the current time in seconds since the epoch.
 
     Returns:
-        The delivery's id. The ids of the forms of Standard Webhooks and Stripe are covered by the signature. If an
-        event of Stripe has no id, a digest of its timestamp and body is the id. GitHub's is not covered by the
-        signature, so whoever has seen a delivery can repeat it with another id. It is None if the delivery has none,
-        or one that can't be an id.
+        The delivery's id, by scheme:
+
+        Standard Webhooks: `webhook-id`, which the signature covers.
+        GitHub: `X-GitHub-Delivery`, which the signature does not cover. So whoever has seen a delivery can repeat it
+        with another id. None: the delivery has no valid id.
+        Stripe: the event's `id`, which the signature covers; without one, a digest of the timestamp and the body.
 
     Raises:
         SignatureRefused: the signature is missing, malformed, wrong or stale.
@@ -215,7 +217,7 @@ def _event_id(body: bytes) -> str | None:
 
 
 def _digest_id(timestamp: str, body: bytes) -> str:
-    """The id of a delivery without an event's id, so that nobody can repeat it while its signature is valid."""
+    """A digest as the id of an event without an id: a replay gets the same id and does not run again."""
     hashed = hashlib.sha256(f"{timestamp}.".encode())
     hashed.update(body)
     return f"sha256-{hashed.hexdigest()}"

@@ -282,7 +282,7 @@ def test_a_webhook_made_during_a_look_up_of_its_id_is_found(
 def test_a_webhook_that_is_in_use_is_read_anew_by_one_greenlet_while_deliveries_go_on(
     make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cached_webhooks, "RENEWED_S", 0.0)
+    monkeypatch.setattr(cached_webhooks, "REFRESH_AFTER_S", 0.0)
     hook = make_hook()
     assert hook.send().status_code == 202
     held = HeldReads(monkeypatch)

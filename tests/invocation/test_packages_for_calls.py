@@ -17,7 +17,7 @@ from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.leases import Lease, LeasedWorker, LeaseRequest
 from qinling_falcon.pool.pool import Pool
-from qinling_falcon.pool.waiters import Gate
+from qinling_falcon.pool.waiter import Gate
 from qinling_falcon.settings import Settings
 from qinling_falcon.storage.package_cache import PackageCache
 from qinling_falcon.storage.packages import PackageMissing

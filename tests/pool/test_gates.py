@@ -10,7 +10,7 @@ import pytest
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.leases import Lease
-from qinling_falcon.pool.waiters import Gate
+from qinling_falcon.pool.waiter import Gate
 from tests.pool.side import Side, wait_until
 
 

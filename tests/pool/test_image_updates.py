@@ -277,7 +277,8 @@ def test_a_manager_that_dies_at_any_step_leaves_what_the_next_one_needs(house: H
         assert house.row().image == image
         assert set(house.states(old)) <= {"draining", "ending"}
         house.end(lease)
-        wait_until(lambda: set(house.orchestrator.images.values()) == {image} and house.warm() >= STOCK)  # noqa: B023 - at once
+        # `wait_until` runs the lambda before the loop goes on.
+        wait_until(lambda: set(house.orchestrator.images.values()) == {image} and house.warm() >= STOCK)  # noqa: B023
         if not died:
             return
     raise AssertionError("an update does not end")

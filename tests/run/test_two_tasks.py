@@ -29,7 +29,7 @@ NO_DATABASE = "postgresql://127.0.0.1:1/nothing"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    """Of a service with a job that is due soon, and whose alarm is missing."""
+    """The settings of a service with a due job whose alarm is missing."""
     with valkey() as url:
         made = Settings(var_dir=tmp_path, redis_url=url)
         make_tables(made)

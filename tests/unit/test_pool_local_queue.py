@@ -9,7 +9,7 @@ import pytest
 from qinling_falcon.pool import local_queue
 from qinling_falcon.pool.leases import LeasedWorker, LeaseRequest
 from qinling_falcon.pool.local_queue import PATIENCE_S, SPARE_S, LocalQueue
-from qinling_falcon.pool.waiters import Waiter
+from qinling_falcon.pool.waiter import Waiter
 
 NOW = 1000.0
 REQUEST = LeaseRequest("f:0:d", "python3", "f", "p", "e", (), 30, "detail")

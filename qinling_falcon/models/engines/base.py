@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 from qinling_falcon.models.readers import Readers, close_quietly
 
-# The number of rows of `execution_counters`. A process changes one of them, because one row for all would be hot. It
-# draws the row, because process ids are often the same in all containers.
+# The number of rows of the table `execution_counters`; see the module `execution_counters`.
 SHARDS = 16
 
 
@@ -63,8 +62,9 @@ class Engine(Protocol):
     def __getattr__(self, name: str) -> Any: ...
 
 
-class Reading:
-    """A mixin for peewee databases: the reading connections."""
+class ConnectionsMixin:
+    """A mixin for peewee databases: gives each greenlet a connection from `Readers`, and drops the writer's connection.
+    """
 
     _state: Any
     _readers: Readers

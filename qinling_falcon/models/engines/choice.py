@@ -1,4 +1,4 @@
-"""Which engine the models use: the scheme of the setting `DATABASE_URL`."""
+"""Chooses the database engine by the scheme of `DATABASE_URL`."""
 
 from __future__ import annotations
 

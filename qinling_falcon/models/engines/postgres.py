@@ -14,7 +14,7 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from qinling_falcon.models.cooperation import cooperative, native
-from qinling_falcon.models.engines.base import SHARDS, Fate, Reading, origin_of
+from qinling_falcon.models.engines.base import SHARDS, ConnectionsMixin, Fate, origin_of
 from qinling_falcon.models.readers import Readers, close_quietly
 from qinling_falcon.settings import Settings, SettingsError
 
@@ -22,7 +22,7 @@ from qinling_falcon.settings import Settings, SettingsError
 _PostgresqlDatabase: Any = peewee.PostgresqlDatabase
 
 
-class Postgres(Reading, _PostgresqlDatabase):  # type: ignore[misc]  # the base is Any: see above
+class Postgres(ConnectionsMixin, _PostgresqlDatabase):  # type: ignore[misc]  # the base is Any: see above
     """PostgreSQL with psycopg2. Reading connections are read-only."""
 
     begin_sql = "BEGIN"

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import peewee
 
-from qinling_falcon.models.engines.base import SHARDS, Fate, Reading, origin_of
+from qinling_falcon.models.engines.base import SHARDS, ConnectionsMixin, Fate, origin_of
 from qinling_falcon.models.engines.sqlite_triggers import STATEMENTS as _TRIGGERS
 from qinling_falcon.models.keyed_rows import STATEMENTS as _KEYED_ROWS
 from qinling_falcon.models.readers import Readers
@@ -26,7 +26,7 @@ class _SqliteConnection(sqlite3.Connection):
     file: tuple[int, int] | None = None
 
 
-class Sqlite(Reading, _SqliteDatabase):  # type: ignore[misc]  # the base is Any: see above
+class Sqlite(ConnectionsMixin, _SqliteDatabase):  # type: ignore[misc]  # the base is Any: see above
     """SQLite in WAL mode. Reading connections are read-only."""
 
     begin_sql = "BEGIN IMMEDIATE"
