@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import gevent
+from gevent.event import Event
 from gevent.hub import get_hub
 from gevent.lock import Semaphore
 
@@ -38,16 +40,22 @@ class OneAtATime:
     """
 
     def __init__(self) -> None:
-        self._free = Semaphore(1)
+        self._is_taken = False
+        # The pieces that wait, by user, in the order in which the users get the next turns.
+        self._waiting: dict[str, deque[Event]] = {}
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, user: str) -> Iterator[None]:
         """Do a piece of work in the `with` block. It must not wait for anything.
 
         Meanwhile Python collects no garbage. Work that makes 350,000 lists causes collections, which take two thirds of
         its time and find nothing.
+
+        Args:
+            user: for whom it is done. Users get turns in rotation, so that one with many pieces does not delay the
+                others.
         """
-        self._free.acquire()
+        self._take(user)
         took_s = 0.0
         try:
             let_others_run()
@@ -60,7 +68,35 @@ class OneAtATime:
         finally:
             # Timers count from when the event loop last looked at the clock, which was before the work.
             get_hub().loop.update_now()
-            gevent.spawn_later(min(_PAUSE * took_s, _LONGEST_PAUSE_S), self._free.release)
+            gevent.spawn_later(min(_PAUSE * took_s, _LONGEST_PAUSE_S), self._give_to_next)
+
+    def _take(self, user: str) -> None:
+        if not self._is_taken:
+            self._is_taken = True
+            return
+        begins = Event()
+        waiting = self._waiting.setdefault(user, deque())
+        waiting.append(begins)
+        try:
+            begins.wait()
+        except BaseException:  # the greenlet is killed
+            if begins.is_set():
+                self._give_to_next()
+            else:
+                waiting.remove(begins)
+                if not waiting:
+                    del self._waiting[user]
+            raise
+
+    def _give_to_next(self) -> None:
+        if not self._waiting:
+            self._is_taken = False
+            return
+        user, waiting = next(iter(self._waiting.items()))
+        del self._waiting[user]
+        waiting.popleft().set()
+        if waiting:
+            self._waiting[user] = waiting
 
 
 @contextlib.contextmanager
@@ -82,12 +118,15 @@ class ConcurrencyLimit:
         count: how many greenlets.
         wait_s: how long a greenlet waits for a place.
         refused: the message of the error after that.
+        most_waiting: how many greenlets may wait; None: any number.
     """
 
-    def __init__(self, count: int, wait_s: float, refused: str):
+    def __init__(self, count: int, wait_s: float, refused: str, most_waiting: int | None = None):
         self._free = Semaphore(count)
         self._wait_s = wait_s
         self._refused = refused
+        self._most_waiting = most_waiting
+        self._waiting = 0
 
     @contextlib.contextmanager
     def place(self, *, waits: bool = True) -> Iterator[None]:
@@ -99,7 +138,13 @@ class ConcurrencyLimit:
         Raises:
             Unavailable: none was free, or became free in time.
         """
-        if not self._free.acquire(timeout=self._wait_s if waits else 0):
+        waits = waits and (self._most_waiting is None or self._waiting < self._most_waiting)
+        self._waiting += 1
+        try:
+            is_free = self._free.acquire(timeout=self._wait_s if waits else 0)
+        finally:
+            self._waiting -= 1
+        if not is_free:
             raise Unavailable(self._refused, retry_after_s=1)
         try:
             yield

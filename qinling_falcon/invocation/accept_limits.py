@@ -8,8 +8,8 @@ There are two limits (`process_limits.py`). A project gets at most as much of ea
 alone can't use up a limit:
 
 1. Places. A request of a project that has no more places waits for one, because many senders of webhooks do not repeat
-   a delivery that was refused. It waits for a second at most. It is refused at once if as many requests as there are
-   places have one or wait.
+   a delivery that was refused. It waits for a second at most. A quarter as many requests as there are places may wait,
+   and those of one project at most as many as it leaves free. Others are refused at once.
 2. Memory for inputs, also of requests that wait. A request for which there is none is refused at once.
 """
 
@@ -44,6 +44,7 @@ class AcceptLimits:
 
     def __init__(self, settings: Settings, wait_s: float = _WAIT_S):
         self._most = most_places(settings)
+        self._most_waiting = self._most // 4
         self._most_input = most_input_bytes(settings)
         self._wait_s = wait_s
         self._projects: dict[str, _Project] = {}
@@ -88,7 +89,7 @@ class AcceptLimits:
         if not project.queue and self._has_place(project):
             self._give_place(project)
             return
-        if self.held + self.waiting >= self._most:
+        if len(project.queue) >= self._most_waiting - self.waiting:
             raise _no_place(project)
         served = Event()
         project.queue.append(served)

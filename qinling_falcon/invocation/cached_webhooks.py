@@ -160,7 +160,10 @@ class CachedWebhooks:
             lookup = self._lookups.share(webhook_id, lambda: self._read(webhook_id))
             lookup.wait()
             try:
-                return lookup.result()
+                webhook = lookup.result()
+                # Under the marker of a change, rows from before and after it have the same generation.
+                if lookup.began >= asked_at or may_cache(webhook.generation[1]):
+                    return webhook
             except NotFound:
                 # A missing webhook has no generation to compare. The shared look-up may have begun before the webhook
                 # was created, so it is repeated.

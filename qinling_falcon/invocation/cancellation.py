@@ -22,7 +22,7 @@ from qinling_falcon.pool.pool import Pool
 
 _REASON = "The execution was cancelled."
 _OUTPUT = "Function execution was cancelled"
-_LONGEST_END_S = 2.0
+_LONGEST_END_S = 10.0
 _LOOK_EVERY_S = 0.02
 
 
@@ -81,7 +81,7 @@ def cancel(pool: Pool, caller: Context, execution_id: str) -> Execution:
 def await_end(pool: Pool, execution_id: str) -> bool:
     """Wait until the process of a cancelled execution has ended its function and recorded it.
 
-    The journal has the execution until then. A worker ends a function within 100 ms.
+    The journal has the execution until then. A worker ends a function within 100 ms, unless its host is overloaded.
 
     Returns:
         Whether it has ended within `_LONGEST_END_S`.

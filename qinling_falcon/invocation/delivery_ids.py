@@ -42,6 +42,8 @@ _TRIES = 5
 # Strangers can cause them, so they leave the connections for reads to others.
 _MOST_LOOKUPS = 2
 _LOOKUP_WAIT_S = 5.0
+# A delivery holds its connection while it waits.
+_MOST_WAITING = 16
 _RETRY_AFTER_S = 1
 _FAILED = (ExecutionStatus.FAILED, ExecutionStatus.ERROR, ExecutionStatus.DEAD)
 
@@ -74,7 +76,8 @@ class DeliveryIds:
         self._acceptance = acceptance
         self._calls = calls
         self._ready = ready
-        self._lookups = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, "Too many deliveries are being looked up.")
+        busy = "Too many deliveries are being looked up."
+        self._lookups = ConcurrencyLimit(_MOST_LOOKUPS, _LOOKUP_WAIT_S, busy, _MOST_WAITING)
         self._settings = settings
 
     def accept(self, webhook: CachedWebhook, target: Target, call: Call, key: str) -> Delivered:

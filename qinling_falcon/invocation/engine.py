@@ -36,11 +36,9 @@ from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import (
     DiskFull,
-    NoDescriptor,
     NotLoaded,
     NotSent,
     WorkerClient,
-    WorkerLost,
 )
 from qinling_falcon.models import execution_queue
 from qinling_falcon.models.records import ExecutionRecord
@@ -141,7 +139,7 @@ class Engine:
 
         Executions of this process can be cancelled from now on.
         """
-        self._pool.on_notification("cancel", lambda execution_id: gevent.spawn(self._cancel_quietly, execution_id))
+        self._pool.on_notification("cancel", lambda execution_id: gevent.spawn(self._on_cancelled, execution_id))
         self._long_runs.start()
         if self._quota is not None:
             self._quota.start()
@@ -202,14 +200,9 @@ class Engine:
     def cancel(self, execution_id: str) -> None:
         """End an execution, if this process runs it.
 
-        This tries for up to 2 s, because the call may be on its way to a worker that does not know it yet. If the run
-        has not ended by then, this logs `a function was not ended` and returns.
-
-        If a worker runs the function, it ends it, and `run` returns. If the function has not begun to run, `run` raises
+        This tries until it has an effect, because the call may be on its way to a worker that does not know it yet. If
+        a worker runs the function, it ends it, and `run` returns. If the function has not begun to run, `run` raises
         `Interrupted`. If the function has ended, `run` goes on to record that.
-
-        Raises:
-            NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
         """
         run = self._running.get(execution_id)
         if run is not None:
@@ -261,13 +254,10 @@ class Engine:
         self._cancelled.pop(accepted.id)
         return not execution_queue.is_claimed(accepted.id, accepted.claim)
 
-    def _cancel_quietly(self, execution_id: str) -> None:
+    def _on_cancelled(self, execution_id: str) -> None:
         if execution_id not in self._running:
             self._cancelled.put(execution_id, True, time.monotonic() + _REMEMBER_CANCELLED_S)
-        try:
-            self.cancel(execution_id)
-        except (NotSent, NoDescriptor, WorkerLost) as error:  # the function runs on, and its result is not recorded
-            logger.warning("a function was not ended", extra={"execution_id": execution_id, "reason": str(error)})
+        self.cancel(execution_id)
 
     def _run_new(self, context: Context, call: Call, key: CallKey | None) -> ExecutionRecord:
         with Reservation(self._quota) as reservation:

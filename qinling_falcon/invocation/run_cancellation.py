@@ -7,19 +7,18 @@
 from __future__ import annotations
 
 import logging
-import time
 
 import gevent
 from gevent.hub import get_hub
 
-from qinling_falcon.invocation.worker_client import WorkerClient
+from qinling_falcon.invocation.worker_client import NoDescriptor, NotSent, WorkerClient, WorkerLost
 from qinling_falcon.pool.leases import LeasedWorker
 
 logger = logging.getLogger(__name__)
 
-# While a cancelled call is on its way to a worker, `cancel` looks again every `_CANCEL_AGAIN_S`, for `_CANCEL_S`.
-_CANCEL_AGAIN_S = 0.02
-_CANCEL_S = 2.0
+# While a cancelled call is on its way to a worker, `cancel` looks again after pauses, each twice as long as the last.
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.5
 
 
 class Interrupted(Exception):
@@ -75,26 +74,30 @@ class RunCancellation:
         2. No worker has got the call yet: `Interrupted` is raised in the greenlet of this run.
         3. The function has ended, and its end is being recorded: nothing happens.
 
-        The case can change while this looks: the call may be on its way to the worker, which does not know it yet, or
-        the worker may refuse it. So this looks again for `_CANCEL_S`, until one of the cases is sure.
-
-        Raises:
-            NotSent, NoDescriptor, WorkerLost: as `WorkerClient.cancel`.
+        The case can change while this looks: the call may be on its way to a busy worker, which does not know it yet,
+        or the worker may refuse it. So this looks again until one of the cases is sure.
         """
         self.is_requested = True
-        until = time.monotonic() + _CANCEL_S
+        pause_s = _FIRST_PAUSE_S
         while not self.is_over:
             if self.worker is not None:
-                if self._workers.cancel(self.worker, self._execution_id):
+                if self._is_ended_by(self.worker):
                     return
             elif self.was_sent:
                 return
             else:
                 get_hub().loop.run_callback(self._interrupt)
-            if time.monotonic() > until:
-                logger.warning("a function was not ended", extra={"execution_id": self._execution_id})
-                return
-            gevent.sleep(_CANCEL_AGAIN_S)
+            gevent.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _is_ended_by(self, worker: LeasedWorker) -> bool:
+        """Ask the worker to end the function. Returns whether it does."""
+        try:
+            return self._workers.cancel(worker, self._execution_id)
+        except (NotSent, NoDescriptor, WorkerLost) as error:
+            about = {"execution_id": self._execution_id, "reason": str(error)}
+            logger.warning("a worker could not be asked to end a function", extra=about)
+            return False
 
     def _interrupt(self) -> None:
         """Runs in the hub. So no other greenlet runs between the look and the exception."""

@@ -271,32 +271,35 @@ class WebhookCalls:
             raise _Refused(error, result, refused.reason) from refused
 
     def _accept(self, webhook: CachedWebhook, delivery: Delivery, key: str | None) -> Delivered:
-        def admit(target: Target) -> bool:
-            return self._admit(webhook, target)
-
-        with contextlib.ExitStack() as places:
-            places.enter_context(self._place(webhook, delivery))
-            call = _call(webhook, delivery)
+        with self._place(webhook, delivery):
             try:
-                target = self._acceptance.resolve(webhook.owner, call, admit)
-                call = call._replace(input=self._input(delivery, self._settings.async_max_input_size))
-                if key is not None:
-                    return self._ids.accept(webhook, target, call, key)
-                return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
+                return self._accept_new(webhook, delivery, key)
             except PoolUnavailable:
                 # Redis has not confirmed that the webhook is current, so no earlier execution is shown.
                 raise
-            except QinlingError:
-                # The place is left first, because the look-up may wait for a connection, and would delay others.
-                delivery.drop_body()
-                places.close()
-                earlier = None
-                if key is not None:
-                    with contextlib.suppress(Unavailable):  # raise the refusal, not the error of the look-up
-                        earlier = self._ids.find_earlier(webhook, key)
-                if earlier is None:
+            except QinlingError as error:
+                if key is None:
                     raise
-                return earlier
+                refused = error.with_traceback(None)  # the traceback holds the input
+        # The place is left first, because the look-up may wait for a connection, and would delay others.
+        delivery.drop_body()
+        earlier = None
+        with contextlib.suppress(Unavailable):  # raise the refusal, not the error of the look-up
+            earlier = self._ids.find_earlier(webhook, key)
+        if earlier is None:
+            raise refused
+        return earlier
+
+    def _accept_new(self, webhook: CachedWebhook, delivery: Delivery, key: str | None) -> Delivered:
+        def admit(target: Target) -> bool:
+            return self._admit(webhook, target)
+
+        call = _call(webhook, delivery)
+        target = self._acceptance.resolve(webhook.owner, call, admit)
+        call = call._replace(input=self._input(delivery, self._settings.async_max_input_size))
+        if key is not None:
+            return self._ids.accept(webhook, target, call, key)
+        return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
 
     def _run(self, webhook: CachedWebhook, delivery: Delivery, key: str | None) -> Delivered:
         self._admit(webhook)

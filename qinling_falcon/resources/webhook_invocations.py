@@ -170,7 +170,8 @@ class _Delivery:
         """The function's input. Raises as `input_of` and `whole_request`."""
         if len(body) <= _LARGE:
             return self._function_input(body)
-        with self._turns.turn():
+        assert self._webhook is not None
+        with self._turns.turn(self._webhook.owner.project_id):
             return self._function_input(body)
 
     def _function_input(self, body: bytes) -> str | None:

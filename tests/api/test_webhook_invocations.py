@@ -238,14 +238,14 @@ def test_a_body_is_not_parsed_before_its_delivery_is_admitted(
 
 
 def test_large_bodies_take_turns(make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns: list[int] = []
+    turns: list[str] = []
     turn = OneAtATime.turn
-    monkeypatch.setattr(OneAtATime, "turn", lambda self: (turns.append(1), turn(self))[1])
+    monkeypatch.setattr(OneAtATime, "turn", lambda self, user: (turns.append(user), turn(self, user))[1])
     hook = make_hook()
     assert hook.send(body=b"x" * 65_536).status_code == 202
     assert turns == []
     assert hook.send(body=b"x" * 65_537).status_code == 202
-    assert turns == [1]
+    assert turns == ["default"]
 
 
 def test_each_webhook_has_a_bucket_of_its_own(client: Client, make_hook: MakeHook) -> None:

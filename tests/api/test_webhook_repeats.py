@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from gevent.event import Event
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook
 from qinling_falcon.models import clock, database, idempotency
 from qinling_falcon.models.internal_tables import IdempotencyKey
+from qinling_falcon.resources import webhook_invocations
 from qinling_falcon.resources.services import Services
 from tests.api.client import Client, assert_error
 from tests.api.fake_engine import FakeEngine
@@ -209,12 +211,47 @@ def test_repeats_that_are_looked_up_keep_no_delivery_from_being_accepted(
     client = client_with(web_connections=16)  # one project may have six executions accepted at once
     limited = Hook(client, services, make_hook(signature=GITHUB, rate_limit={"per_minute": 1, "burst": 1}).id)
     assert limited.send_signed().status_code == 202
-    repeats = [gevent.spawn(limited.send_signed, **{DELIVERY: f"d-{number}"}) for number in range(9)]
+    repeats = [gevent.spawn(limited.send_signed, **{DELIVERY: f"d-{number}"}) for number in range(8)]
     wait_until(lambda: slow_lookups.asked == 2)
     assert Hook(client, services, make_hook().id).send().status_code == 202
     slow_lookups.go_on.set()
     gevent.joinall(repeats, raise_error=True)
     assert {one.value.status_code for one in repeats} == {429}
+
+
+def test_few_repeats_wait_to_be_looked_up(
+    services: Services, make_hook: MakeHook, slow_lookups: SlowLookups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait hold connections, without a place."""
+    monkeypatch.setattr(services.webhook_calls._ids._lookups, "_wait_s", 600)
+    hook = make_hook(signature=GITHUB, rate_limit={"per_minute": 1, "burst": 1})
+    assert hook.send_signed().status_code == 202
+    repeats = [gevent.spawn(hook.send_signed, **{DELIVERY: f"d-{number}"}) for number in range(2 + 16 + 5)]
+    wait_until(lambda: sum(one.dead for one in repeats) == 5)
+    slow_lookups.go_on.set()
+    gevent.joinall(repeats, raise_error=True)
+    assert {one.value.status_code for one in repeats} == {429}
+
+
+def test_the_input_of_a_refused_delivery_is_not_held_while_it_is_looked_up(
+    client: Client, make_hook: MakeHook, slow_lookups: SlowLookups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = make_hook()
+    assert client.simulate_put("/v1/quotas", json={"executions": 0}).status_code == 200
+    made: list[weakref.ref[Text]] = []
+
+    def input_of(*about: Any) -> str:
+        text = Text("{}")
+        made.append(weakref.ref(text))
+        return text
+
+    monkeypatch.setattr(webhook_invocations, "input_of", input_of)
+    sending = gevent.spawn(hook.send, headers={"webhook-id": "d-1"})
+    wait_until(lambda: slow_lookups.asked == 1)
+    assert [text() for text in made] == [None]
+    slow_lookups.go_on.set()
+    gevent.joinall([sending], raise_error=True)
+    assert sending.value.status_code == 503
 
 
 def test_unsigned_repeats_do_not_wait_to_be_looked_up(
@@ -270,6 +307,10 @@ def send_stripe(hook: Hook, body: bytes, at: int | None = None) -> testing.Resul
     timestamp = int(time.time()) if at is None else at
     digest = hmac.digest(SECRET.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hex()
     return hook.send(body=body, headers={"Stripe-Signature": f"t={timestamp},v1={digest}"})
+
+
+class Text(str):
+    """A text that can be watched."""
 
 
 class Body(bytes):

@@ -313,15 +313,18 @@ def test_POST_v1_jobs_id_run_answers_202(user: User, target: str, alias: str) ->
     error(user.post("/v1/jobs/seven/run"), 400, "Expected a uuid")
 
 
-def test_a_job_that_forbids_overlap_is_not_run_while_it_runs(user: User, target: str) -> None:
-    made = user.made("/v1/jobs", function_id=target, pattern=NEW_YEAR, overlap="forbid")
+def test_a_job_that_forbids_overlap_is_not_run_while_it_runs(user: User) -> None:
+    sleeps = user.function("import time\n\ndef main(**named):\n    time.sleep(60)\n")
+    made = user.made("/v1/jobs", function_id=sleeps, pattern=NEW_YEAR, overlap="forbid")
     path = f"/v1/jobs/{made['id']}/run"
     first = user.post(path).json()["id"]
 
     error(user.post(path), 409, first)
     assert user.put(f"/v1/executions/{first}", status="cancelled").status_code == 202
 
-    assert user.post(path).status_code == 202
+    second = user.post(path)
+    assert second.status_code == 202
+    assert user.put(f"/v1/executions/{second.json()['id']}", status="cancelled").status_code == 202
 
 
 def test_DELETE_v1_jobs_id_answers_204(user: User, target: str) -> None:

@@ -14,7 +14,7 @@ from qinling_falcon.invocation.accept_limits import AcceptLimits
 from qinling_falcon.settings import Settings
 from tests.pool.side import wait_until
 
-SMALL = Settings(web_connections=16)  # twelve places
+SMALL = Settings(web_connections=16)  # twelve places, and three may wait
 NO_WAIT, LONG = 0.001, 60.0
 LITTLE_MEMORY = Settings(web_connections=100, max_input_size=1, async_max_input_size=1, max_held_input_size=40_000)
 
@@ -80,9 +80,9 @@ def test_a_request_without_a_place_waits_until_one_is_free(requests: Requests) -
 
 
 def test_those_that_wait_take_no_place_from_another_project(requests: Requests) -> None:
-    requests.start("a", 12)
+    requests.start("a", 8)
     requests.start("b", 3)
-    assert (requests.places.held, requests.places.waiting, requests.served.count("b")) == (9, 6, 3)
+    assert (requests.places.held, requests.places.waiting, requests.served.count("b")) == (9, 2, 3)
 
 
 def test_a_free_place_goes_to_a_project_that_may_have_more(requests: Requests) -> None:
@@ -106,11 +106,13 @@ def test_a_later_request_does_not_overtake_one_that_waits(requests: Requests) ->
     assert (requests.places.waiting, later.dead) == (1, False)
 
 
-def test_the_number_of_those_that_wait_is_bounded(requests: Requests) -> None:
-    requests.start("a", 12)
-    with pytest.raises(Unavailable, match="WEB_CONNECTIONS"), requests.places.place("a", 10):
-        raise AssertionError
-    assert (requests.places.held, requests.places.waiting) == (6, 6)
+def test_the_number_of_those_that_wait_is_limited_and_one_project_leaves_some_to_others(requests: Requests) -> None:
+    requests.start("a", 8)
+    requests.start("b", 4)
+    assert (requests.places.held, requests.places.waiting) == (9, 3)
+    for project in ("a", "b"):
+        with pytest.raises(Unavailable, match="WEB_CONNECTIONS"), requests.places.place(project, 10):
+            raise AssertionError
 
 
 def test_a_request_that_ends_while_it_waits_is_not_counted(requests: Requests) -> None:

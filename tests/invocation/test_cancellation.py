@@ -9,7 +9,6 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from qinling_falcon.invocation import run_cancellation
 from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.cancellation import cancel
 from qinling_falcon.jobs.drain import Drain
@@ -121,9 +120,10 @@ def test_a_cancel_before_the_claim_does_not_hold_up_the_retry(house: House, drai
     assert (row.status, row.attempt) == ("success", 1)
 
 
-def test_a_worker_that_does_not_know_the_call_yet_is_asked_again(house: House, drain: Drain) -> None:
+@pytest.mark.parametrize("refusal", [answers(404, error="not running"), answers(500, error="no memory")])
+def test_a_worker_that_does_not_end_the_call_at_once_is_asked_again(house: House, drain: Drain, refusal: Step) -> None:
     ended = Event()
-    answered = [answers(404, error="not running"), answers(404, error="not running"), answers(202)]
+    answered = [refusal, refusal, answers(202)]
 
     def cancelled(connection: Any) -> bytes | None:
         step = answered.pop(0)
@@ -170,7 +170,6 @@ def test_a_worker_that_refuses_the_call_after_the_cancel_is_not_followed_by_anot
 def test_an_answer_that_comes_after_the_cancel_ends_the_asking(
     house: House, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_cancellation, "_CANCEL_S", 30.0)
     over = Event()
     step: Step = waits(over, succeeds())
     worker = house.start(step)

@@ -35,7 +35,7 @@ def test_others_run_between_two_pieces_of_long_work() -> None:
     one_at_a_time = OneAtATime()
 
     def work() -> None:
-        with one_at_a_time.turn():
+        with one_at_a_time.turn("user"):
             done.append("work")
 
     def beat() -> None:
@@ -59,7 +59,7 @@ def test_after_long_work_no_other_begins_for_twice_its_time(
     one_at_a_time = OneAtATime()
 
     def work(name: str) -> None:
-        with one_at_a_time.turn():
+        with one_at_a_time.turn("user"):
             done.append(name)
         done.append(f"{name} goes on")
 
@@ -78,7 +78,7 @@ def test_the_pause_begins_when_the_work_has_ended(monkeypatch: pytest.MonkeyPatc
     started: list[float] = []
     loop = get_hub().loop
     monkeypatch.setattr(gevent, "spawn_later", lambda _after_s, _end: started.append(loop.now()))
-    with OneAtATime().turn():
+    with OneAtATime().turn("user"):
         begun = loop.now()
         busy_until = time.monotonic() + 0.05
         while time.monotonic() < busy_until:
@@ -86,11 +86,53 @@ def test_the_pause_begins_when_the_work_has_ended(monkeypatch: pytest.MonkeyPatc
     assert started[0] - begun > 0.04
 
 
+def test_users_get_turns_in_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_PAUSE", 0)
+    done: list[str] = []
+    one_at_a_time = OneAtATime()
+
+    def work(user: str) -> None:
+        with one_at_a_time.turn(user):
+            done.append(user)
+
+    working = [gevent.spawn(work, user) for user in ("a", "a", "a", "a", "b", "c", "b")]
+    gevent.joinall(working, raise_error=True)
+    assert done == ["a", "a", "b", "c", "a", "b", "a"]
+    with one_at_a_time.turn("a"):
+        done.clear()
+    assert done == []
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_work_that_is_given_up_leaves_its_turn_to_others(monkeypatch: pytest.MonkeyPatch, is_given: bool) -> None:
+    ends: list[Callable[[], object]] = []
+    monkeypatch.setattr(gevent, "spawn_later", lambda _after_s, end: ends.append(end))
+    one_at_a_time = OneAtATime()
+    done: list[str] = []
+
+    def work(user: str) -> None:
+        with one_at_a_time.turn(user):
+            done.append(user)
+
+    working = [gevent.spawn(work, user) for user in ("first", "killed", "last")]
+    while not ends:
+        let_others_run()
+    if is_given:
+        ends.pop()()  # the turn is given, and its greenlet is killed before it runs
+    working[1].kill()
+    while ends:
+        ends.pop()()
+        let_others_run()
+    gevent.joinall(working, timeout=10)
+    assert done == ["first", "last"]
+    assert all(one.dead for one in working)
+
+
 def test_no_garbage_is_collected_during_long_work() -> None:
     collections: list[str] = []
     gc.callbacks.append(watch := lambda phase, _: collections.append(phase))
     try:
-        with OneAtATime().turn():
+        with OneAtATime().turn("user"):
             collections.clear()
             made: list[list[int]] = [[] for _ in range(100_000)]
             del made
@@ -110,8 +152,23 @@ def test_a_place_is_waited_for_and_freed() -> None:
             raise ZeroDivisionError
 
 
+def test_the_number_of_those_that_wait_for_a_place_is_limited() -> None:
+    places = ConcurrencyLimit(1, 600, "There is no place.", most_waiting=1)
+
+    def wait() -> None:
+        with places.place():
+            pass
+
+    with places.place():
+        waiting = gevent.spawn(wait)
+        gevent.sleep(0)
+        with pytest.raises(Unavailable, match="no place"), places.place():
+            raise AssertionError
+    gevent.joinall([waiting], raise_error=True)
+
+
 def test_long_work_that_fails_leaves_its_turn_to_others() -> None:
     one_at_a_time = OneAtATime()
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), one_at_a_time.turn():
+        with pytest.raises(ZeroDivisionError), one_at_a_time.turn("user"):
             raise ZeroDivisionError
