@@ -138,15 +138,19 @@ class ConcurrencyLimit:
         Raises:
             Unavailable: none was free, or became free in time.
         """
-        waits = waits and (self._most_waiting is None or self._waiting < self._most_waiting)
-        self._waiting += 1
-        try:
-            is_free = self._free.acquire(timeout=self._wait_s if waits else 0)
-        finally:
-            self._waiting -= 1
-        if not is_free:
+        if not (self._free.acquire(blocking=False) or (waits and self._wait())):
             raise Unavailable(self._refused, retry_after_s=1)
         try:
             yield
         finally:
             self._free.release()
+
+    def _wait(self) -> bool:
+        """Wait for a place. Returns whether it is taken."""
+        if self._most_waiting is not None and self._waiting >= self._most_waiting:
+            return False
+        self._waiting += 1
+        try:
+            return bool(self._free.acquire(timeout=self._wait_s))
+        finally:
+            self._waiting -= 1

@@ -44,7 +44,7 @@ class AcceptLimits:
 
     def __init__(self, settings: Settings, wait_s: float = _WAIT_S):
         self._most = most_places(settings)
-        self._most_waiting = self._most // 4
+        self._most_waiting = max(1, self._most // 4)
         self._most_input = most_input_bytes(settings)
         self._wait_s = wait_s
         self._projects: dict[str, _Project] = {}

@@ -268,6 +268,7 @@ class Engine:
             except NotRecorded:
                 raise
             except QinlingError:
+                run.cancellation.is_over = True  # an exception of a cancel would leave the row
                 run.withdraw()
                 raise
             except Interrupted:

@@ -75,8 +75,10 @@ class RunCancellation:
         3. The function has ended, and its end is being recorded: nothing happens.
 
         The case can change while this looks: the call may be on its way to a busy worker, which does not know it yet,
-        or the worker may refuse it. So this looks again until one of the cases is sure.
+        or the worker may refuse it. So this looks again until one of the cases is sure. A second call does nothing.
         """
+        if self.is_requested:
+            return
         self.is_requested = True
         pause_s = _FIRST_PAUSE_S
         while not self.is_over:

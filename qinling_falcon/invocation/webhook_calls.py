@@ -280,7 +280,8 @@ class WebhookCalls:
             except QinlingError as error:
                 if key is None:
                     raise
-                refused = error.with_traceback(None)  # the traceback holds the input
+                refused = error.with_traceback(None)  # tracebacks hold the input
+                refused.__cause__ = refused.__context__ = None
         # The place is left first, because the look-up may wait for a connection, and would delay others.
         delivery.drop_body()
         earlier = None
@@ -291,11 +292,21 @@ class WebhookCalls:
         return earlier
 
     def _accept_new(self, webhook: CachedWebhook, delivery: Delivery, key: str | None) -> Delivered:
+        is_compared = False
+
         def admit(target: Target) -> bool:
+            nonlocal is_compared
+            is_compared = True
             return self._admit(webhook, target)
 
         call = _call(webhook, delivery)
-        target = self._acceptance.resolve(webhook.owner, call, admit)
+        try:
+            target = self._acceptance.resolve(webhook.owner, call, admit)
+        except QinlingError as error:
+            # Perhaps this target is gone because the webhook has another one now.
+            if not is_compared and not self._webhooks.is_current(webhook):
+                raise _WebhookChanged from error
+            raise
         call = call._replace(input=self._input(delivery, self._settings.async_max_input_size))
         if key is not None:
             return self._ids.accept(webhook, target, call, key)

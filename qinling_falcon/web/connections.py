@@ -16,6 +16,7 @@ for the rest of a body, in this order.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import time
@@ -54,9 +55,10 @@ class Connection:
         reader: reads from the socket for the parser.
         writer: writes answers to the socket.
         parser: Gunicorn's request parser.
+        was_cut: whether `cut` has shut it down.
     """
 
-    __slots__ = ("address", "environments", "greenlet", "parser", "reader", "sock", "watcher", "writer")
+    __slots__ = ("address", "environments", "greenlet", "parser", "reader", "sock", "was_cut", "watcher", "writer")
 
     def __init__(
         self, sock: Any, address: Any, environments: Environments, reader: TimedReader, writer: TimedWriter, parser: Any
@@ -69,6 +71,7 @@ class Connection:
         self.parser = parser
         self.watcher = get_hub().loop.io(sock.fileno(), 1)
         self.greenlet: gevent.Greenlet | None = None
+        self.was_cut = False
 
     def has_bytes(self) -> bool:
         """Whether unread bytes have arrived on the socket."""
@@ -81,7 +84,11 @@ class Connection:
             self.sock.settimeout(None)
 
     def cut(self) -> None:
-        """Shut the socket down, so that any greenlet that waits for it gets an error or the end of the stream."""
+        """Shut the socket down, so that any greenlet that waits for it gets an error or the end of the stream.
+
+        Bytes that have arrived can still be read. So `was_cut` says that no further request is served.
+        """
+        self.was_cut = True
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -272,7 +279,8 @@ class Connections:
     @contextlib.contextmanager
     def _waits(self, connection: Connection, phase: Phase) -> Iterator[None]:
         if self._stopping and phase is Phase.HEAD:
-            connection.cut()  # `stop` did not find it waiting, because it came just before
+            # `stop` did not find it waiting, because it came just before.
+            raise ConnectionResetError(errno.ECONNRESET, "the process stops")
         waiting = self._waiting[phase]
         waiting[connection] = None
         self._has_room()

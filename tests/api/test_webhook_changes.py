@@ -23,6 +23,8 @@ from tests.api.client import Client, assert_error
 from tests.api.hooks import GITHUB, SECRET, Hook
 from tests.pool.side import wait_until
 
+SHOP = "https://shop.example"
+
 MakeHook = Callable[..., Hook]
 
 
@@ -99,6 +101,26 @@ def test_another_function_is_run_at_once(client: Client, make_hook: MakeHook) ->
     hook.change(function_id=other)
     assert hook.send().status_code == 202
     assert hook.executions()[-1]["function_id"] == other
+
+
+def test_a_target_that_is_gone_because_the_webhook_was_changed_refuses_nothing(
+    client: Client, client_with: Callable[..., Client], services: Services, make_hook: MakeHook
+) -> None:
+    hook = make_hook(cors=[SHOP])
+    first = hook.send(headers={"webhook-id": "d-1"})
+    other = Hook(client_with(), services, hook.id)
+    preflight = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
+    assert other.send("OPTIONS", headers=preflight).status_code == 204, "the webhook is cached, its function is not"
+    old = client.simulate_get(f"/v1/webhooks/{hook.id}").json["function_id"]
+    new = client.function()["id"]
+    hook.change(function_id=new, enabled=False)
+    for alias in client.simulate_get("/v1/aliases").json:
+        client.simulate_delete(f"/v1/aliases/{alias['name']}")
+    assert client.simulate_delete(f"/v1/functions/{old}").status_code == 204
+    assert other.send(headers={"webhook-id": "d-1"}).status_code == 403
+    hook.change(enabled=True)
+    assert other.send(headers={"webhook-id": "d-1"}).json == first.json
+    assert other.send().status_code == 202
 
 
 def test_a_known_webhook_needs_no_read_of_the_database(
