@@ -55,10 +55,9 @@ class Connection:
         reader: reads from the socket for the parser.
         writer: writes answers to the socket.
         parser: Gunicorn's request parser.
-        was_cut: whether `cut` has shut it down.
     """
 
-    __slots__ = ("address", "environments", "greenlet", "parser", "reader", "sock", "was_cut", "watcher", "writer")
+    __slots__ = ("address", "environments", "greenlet", "parser", "reader", "sock", "watcher", "writer")
 
     def __init__(
         self, sock: Any, address: Any, environments: Environments, reader: TimedReader, writer: TimedWriter, parser: Any
@@ -71,7 +70,6 @@ class Connection:
         self.parser = parser
         self.watcher = get_hub().loop.io(sock.fileno(), 1)
         self.greenlet: gevent.Greenlet | None = None
-        self.was_cut = False
 
     def has_bytes(self) -> bool:
         """Whether unread bytes have arrived on the socket."""
@@ -84,11 +82,7 @@ class Connection:
             self.sock.settimeout(None)
 
     def cut(self) -> None:
-        """Shut the socket down, so that any greenlet that waits for it gets an error or the end of the stream.
-
-        Bytes that have arrived can still be read. So `was_cut` says that no further request is served.
-        """
-        self.was_cut = True
+        """Shut the socket down, so that any greenlet that waits for it gets an error or the end of the stream."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 

@@ -121,8 +121,6 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # Gunicorn has no types
                 request = None
                 connection.reader.begin(Phase.HEAD)
                 request = next(connection.parser)
-                if connection.was_cut:  # its answer could not be sent
-                    return False
                 connection.reader.begin(Phase.BODY, request, self._most_body_bytes)
                 if not self._answer(connection, request):
                     return False
