@@ -13,16 +13,19 @@ CLIENT_PIP := .client/bin/python -m pip $(PIP_FLAGS)
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14; do \
   if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$name; exit; fi; done; echo python3)
 
-.PHONY: help run test fuzz soak chaos lint docs bench doctor lock clean
+.PHONY: help run test test-kubernetes fuzz soak chaos lint docs bench doctor lock clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
 
 run: .venv/run.stamp ## start the whole service (PORT, VAR_DIR and every other setting by environment)
 	@exec $(BIN)/python -m workers.run --end-with-parent
 
 test: .venv/dev.stamp .client/stamp ## run the whole suite (PYTEST_ARGS for other arguments of pytest)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-kubernetes: .venv/dev.stamp ## run the tests of ORCHESTRATOR=kubernetes on a throw-away cluster, or on that of KUBECONFIG
+	$(BIN)/python -m tests.kubernetes $(KUBERNETES_PYTEST_ARGS)
 
 fuzz: .venv/dev.stamp ## try the API with made-up requests for minutes (FUZZ_EXAMPLES for each operation; FUZZ_SEED)
 	FUZZ_EXAMPLES="$${FUZZ_EXAMPLES:-30}" $(BIN)/python -m pytest tests/openapi/test_fuzz.py tests/integration/test_webhook_fuzz.py -n 2 -rP

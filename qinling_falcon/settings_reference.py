@@ -20,7 +20,8 @@ def reference() -> str:
         "| variable | default | meaning |",
         "|---|---|---|",
     ]
-    for field in dataclasses.fields(Settings):
+    # Those of the base class come first otherwise, and a new user needs none of them.
+    for field in sorted(dataclasses.fields(Settings), key=lambda field: field.name.startswith("kubernetes_")):
         default = "unset" if field.default is None else f"`{field.default}`"
         doc = field.metadata["doc"].replace("|", "\\|")
         lines.append(f"| `{field.name.upper()}` | {default.replace('|', chr(92) + '|')} | {doc} |")

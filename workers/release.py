@@ -14,7 +14,7 @@ from qinling_falcon.errors import QinlingError, Unavailable
 from qinling_falcon.models import database, runtime, secrets_at_rest
 from qinling_falcon.models.migrate import MigrationFailed, migrate
 from qinling_falcon.models.scope import Context
-from qinling_falcon.orchestrators.process import images
+from qinling_falcon.orchestrators import runtime_table
 from qinling_falcon.settings import Settings, SettingsError
 from qinling_falcon.settings_environment import get_settings
 from workers.exit_codes import DATABASE_FAILED, REGISTRATION_FAILED, SECRETS_UNREADABLE
@@ -25,7 +25,7 @@ def main() -> int:
     """Migrate, check and register. Results go to standard output, failures to standard error. Returns the status."""
     try:
         settings = get_settings()
-        wanted = images.registered(settings) if settings.register_runtimes else []
+        wanted = runtime_table.registered(settings) if settings.register_runtimes else []
         applied = migrate(settings)
     except (MigrationFailed, SettingsError) as error:
         print(error, file=sys.stderr)

@@ -43,6 +43,21 @@ class WorkerInfo:
     cpu_ms: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeImage:
+    """The image from which the next workers of a runtime are made.
+
+    Attributes:
+        runtime_id: the runtime.
+        image: the image, as the runtime's row has it.
+        trusted: the runtime's field `trusted`.
+    """
+
+    runtime_id: str
+    image: str
+    trusted: bool = True
+
+
 class Happening(enum.Enum):
     """What happened to a worker that the manager did not destroy."""
 
@@ -104,6 +119,16 @@ class Orchestrator(Protocol):
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""
 
+    def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
+        """Prepare starts of workers, and remove what was prepared for other runtimes.
+
+        Args:
+            runtimes: all runtimes that have workers. A new image on trial stands for the one before.
+
+        Raises:
+            Unavailable: the orchestrator's own server is away. Nothing is lost, and a later call does the rest.
+        """
+
     def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         """Make a worker and wait (cooperatively) until it answers.
 
@@ -115,6 +140,7 @@ class Orchestrator(Protocol):
         Raises:
             UnknownImage: as `check`.
             StartFailed: it ended or did not answer in time. It was removed completely.
+            Unavailable: the orchestrator's own server is away. This says nothing of the image.
         """
 
     def destroy(self, worker_id: str) -> None:
@@ -124,7 +150,11 @@ class Orchestrator(Protocol):
         """The events of workers since the last call, each one once."""
 
     def list(self) -> Sequence[WorkerInfo]:
-        """The live workers, including those of an earlier manager that have outlived it."""
+        """The live workers, including those of an earlier manager that have outlived it.
+
+        Raises:
+            Unavailable: it is not known yet which workers live.
+        """
 
     def detach(self) -> None:
         """Stop managing. Workers that outlive their manager live on, and all others end."""

@@ -137,12 +137,20 @@ class Manager:
         self._record_lost_executions()
         stocks = {runtime_id: self._policy.stocks.get(runtime_id, 0) for runtime_id in self._registry.runtimes()}
         is_crowded = len(workers) >= self._policy.max_workers
-        for trial in self._runtimes.reconcile(stocks, workers.values(), is_crowded=is_crowded):
+        trials = self._runtimes.reconcile(stocks, workers.values(), is_crowded=is_crowded)
+        self._prepare_starts()
+        for trial in trials:
             if trial.runtime_id not in self._starter.trials and self._starts.free_trial_slots > 0:
                 self._starter.begin_trial(trial)
         # This comes after the reconciliation of runtimes, which configures their pools if Redis was emptied.
         self._adoption.adopt(unknown)
         self._grow()
+
+    def _prepare_starts(self) -> None:
+        try:
+            self._orchestrator.prepare(self._runtimes.wanted)
+        except Unavailable as error:
+            logger.warning("starts could not be prepared: %s", error)
 
     def _grow(self) -> None:
         """Start, evict and recall workers as the policy decides, and end those that drain."""

@@ -27,12 +27,13 @@ from gevent.lock import BoundedSemaphore
 from qinling_falcon.models import rollout
 from qinling_falcon.models import runtime as rows
 from qinling_falcon.models.states import RuntimeStatus
-from qinling_falcon.orchestrators.base import StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import RuntimeImage, StartFailed, UnknownImage
 from qinling_falcon.pool.registry import Registry, WorkerRecord
 from qinling_falcon.pool.rollout import next_step
 
 log = logging.getLogger(__name__)
 
+_WITH_WORKERS = (RuntimeStatus.CREATING, RuntimeStatus.AVAILABLE, RuntimeStatus.UPGRADING)
 # The number of failed starts in a row that abort a rollout.
 _TRIES = 3
 
@@ -50,6 +51,7 @@ class Runtimes:
 
     Attributes:
         images: the image of each runtime that has a pool.
+        wanted: the image from which the next worker of each runtime is made: the one on trial, if there is one.
         rolling: the runtimes whose workers are being replaced.
 
     Args:
@@ -64,6 +66,7 @@ class Runtimes:
         # Without this lock, a comparison could undo a trial that ends while it reads the rows.
         self._comparing = BoundedSemaphore()
         self.images: dict[str, str] = {}
+        self.wanted: list[RuntimeImage] = []
         self.rolling: set[str] = set()
 
     def reconcile(
@@ -119,7 +122,10 @@ class Runtimes:
         trials = []
         images = {}
         promoted = set()
+        wanted = []
         for runtime in rows.everything():
+            if runtime.status in _WITH_WORKERS:
+                wanted.append(RuntimeImage(runtime.id, runtime.image, runtime.trusted))
             match runtime.status:
                 case RuntimeStatus.CREATING:
                     trials.append(Trial(runtime.id, runtime.image))
@@ -135,6 +141,7 @@ class Runtimes:
                     self._registry.forget(runtime.id)
                     rows.remove(runtime.id)
         self.images = images
+        self.wanted = wanted
         for runtime_id in images.keys() - stocks.keys():
             self._registry.configure(runtime_id, self._warm)
         for runtime_id in stocks.keys() - images.keys():

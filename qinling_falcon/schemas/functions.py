@@ -30,7 +30,8 @@ from qinling_falcon.schemas.fields import (
     one_of,
 )
 from qinling_falcon.schemas.strict_json import parse_json
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings
 from qinling_falcon.storage.swift_names import why_not
 
 # What `code` may hold beside its source.

@@ -23,7 +23,8 @@ from qinling_falcon.orchestrators.addresses import connect_http
 from qinling_falcon.orchestrators.base import StartFailed, WorkerInfo
 from qinling_falcon.orchestrators.process.isolation import isolation_report
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings
 
 _MAIN = """
 import importlib

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from qinling_falcon.settings import MIB
+from qinling_falcon.setting_fields import MIB
 from tests.integration.held_calls import QUICK, SLOW, SOON_S, calls_of, running, waiting
 from tests.integration.service import running_service, wait_until
 

@@ -16,7 +16,8 @@ from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.models.scope import Context
 from qinling_falcon.pool.limits import CallBounds, Limits
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings
 from tests.pool.side import wait_until
 
 # Without the bounds by function (2 + 4) and project (3 + 12): a process with 12 places for calls.

@@ -23,7 +23,8 @@ from qinling_falcon.orchestrators.addresses import connect_http
 from qinling_falcon.orchestrators.base import AlreadyRunning, WorkerEvent, WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.zygotes import Forked
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings
 from tests.support.executions import read_answer_body
 
 REPOSITORY = Path(__file__).parents[2]

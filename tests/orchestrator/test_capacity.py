@@ -11,7 +11,8 @@ from qinling_falcon.orchestrators.process.capacity import (
     available_processes,
     host_capacity,
 )
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings
 
 GIB = 1024 * MIB
 MANY_FILES = 1 << 20

@@ -20,7 +20,8 @@ from qinling_falcon.orchestrators.process.cgroups import Subtree, hierarchies
 from qinling_falcon.orchestrators.process.isolation import examine
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.sandbox import Form
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings
 from tests.support.executions import request_body
 from tests.support.forks import FORK_AND_WAIT
 

@@ -18,7 +18,8 @@ import pytest
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process import etc
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings
 from tests.support.executions import request_body
 
 from .conftest import REPOSITORY, for_one_test, make_settings, request, shared_orchestrator

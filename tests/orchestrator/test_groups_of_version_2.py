@@ -15,7 +15,7 @@ import pytest
 from qinling_falcon.orchestrators.process.cgroups import CONTROLLERS, Hierarchy, Subtree, groups_below, hierarchies
 from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.orchestrators.process.handover import Handover
-from qinling_falcon.settings import MIB
+from qinling_falcon.setting_fields import MIB
 from runtimes.python3.qinling_worker.memory import OomKills
 from runtimes.python3.qinling_worker.memory_group import MemoryGroup
 

@@ -16,7 +16,8 @@ import pytest
 
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings
 from tests.support.executions import request_body
 
 from .conftest import REPOSITORY, left_of, processes_of, request

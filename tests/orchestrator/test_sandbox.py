@@ -13,7 +13,8 @@ import pytest
 
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
-from qinling_falcon.settings import MIB, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings
 
 from .conftest import (
     Manager,

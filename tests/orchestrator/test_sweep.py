@@ -17,7 +17,8 @@ from qinling_falcon.orchestrators.process.cgroups import Subtree, hierarchies
 from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.orchestrators.process.install import Install
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
-from qinling_falcon.settings import MIB, Settings, SettingsError
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings, SettingsError
 from tests.support.control_groups import remove_groups_of
 
 from .conftest import Manager, attempt, eventually, groups_of, install_id, left_of, marked, processes

@@ -26,7 +26,8 @@ from qinling_falcon.orchestrators.process.launcher import Launcher
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.sandbox import Form
 from qinling_falcon.orchestrators.process.worker import Worker
-from qinling_falcon.settings import MIB, Settings, SettingsError
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings, SettingsError
 from tests.support.executions import request_body
 
 from .conftest import (

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import gevent
 from gevent.event import Event
 
-from qinling_falcon.orchestrators.base import Confinement, WorkerEvent, WorkerInfo
+from qinling_falcon.orchestrators.base import Confinement, RuntimeImage, WorkerEvent, WorkerInfo
 
 
 class ClusterWorker:
@@ -69,6 +69,9 @@ class ClusterOrchestrator:
 
     def check(self, image: str) -> None:
         pass
+
+    def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
+        self.prepared = {runtime.runtime_id: runtime.image for runtime in runtimes}
 
     def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         self.starts[image] += 1

@@ -13,7 +13,7 @@ from gevent.event import Event
 
 from qinling_falcon.models import database, runtime
 from qinling_falcon.models.scope import Context
-from qinling_falcon.orchestrators.base import Confinement, WorkerEvent, WorkerInfo
+from qinling_falcon.orchestrators.base import Confinement, RuntimeImage, WorkerEvent, WorkerInfo
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.connection import PipelinedConnection
@@ -39,6 +39,7 @@ class FakeOrchestrator:
 
     def __init__(self) -> None:
         self.images: dict[str, str] = {}
+        self.prepared: dict[str, str] = {}
         self.happened: list[WorkerEvent] = []
         self.cpu_ms = 0.0
         self.broken: dict[str, Exception] = {}
@@ -52,6 +53,9 @@ class FakeOrchestrator:
 
     def check(self, image: str) -> None:
         pass
+
+    def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
+        self.prepared = {runtime.runtime_id: runtime.image for runtime in runtimes}
 
     def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         self.starts[image] += 1

@@ -59,6 +59,18 @@ def test_workers_are_replaced_one_after_another_and_the_stock_is_at_most_one_sho
     assert house.lost == {}
 
 
+def test_starts_are_prepared_for_the_image_on_trial_and_after_its_failure_for_the_one_before(house: House) -> None:
+    wait_until(lambda: list(house.orchestrator.prepared.values()) == ["old"])
+    trial = house.orchestrator.held_up["new"] = Event()
+    house.change_image("new")
+    wait_until(lambda: list(house.orchestrator.prepared.values()) == ["new"])
+
+    house.orchestrator.broken["new"] = UnknownImage("it is missing")
+    trial.set()
+
+    wait_until(lambda: list(house.orchestrator.prepared.values()) == ["old"])
+
+
 def test_it_is_upgrading_until_no_old_worker_can_get_a_call(house: House) -> None:
     held = house.lease("f")
     idle_later = house.lease("g")

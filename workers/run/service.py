@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from qinling_falcon.orchestrators.process import images
+from qinling_falcon.orchestrators import runtime_table
 from qinling_falcon.settings import Settings
 from workers.exit_codes import REGISTRATION_FAILED, SECRETS_UNREADABLE
 from workers.run import linux, valkey
@@ -128,7 +128,7 @@ class Service:
         os.environ[RUN_ID] = run_id
 
     def _start(self) -> str:
-        local = [name for name, _ in images.registered(self._settings)]
+        local = [name for name, _ in runtime_table.registered(self._settings)]
         self._check_port()
         if not can_leash():
             print("setpriv is missing: processes outlive a process manager that is killed", file=sys.stderr)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from qinling_falcon.orchestrators.process.cgroups import groups_around
 from qinling_falcon.orchestrators.process.slots import MOST_SLOTS
-from qinling_falcon.settings import MIB, MOST_WORKERS, Settings
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import MOST_WORKERS, Settings
 
 # Measured for an assigned worker of Python 3.11 that has run a no-op function and is idle, with shared pages divided
 # among the processes that share them (PSS): 8 MB forked from a zygote, 21 MB executed.

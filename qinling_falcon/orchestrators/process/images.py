@@ -8,17 +8,14 @@ import os
 import stat
 import subprocess
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qinling_falcon.orchestrators.base import UnknownImage
-from qinling_falcon.settings import Settings, SettingsError
+from qinling_falcon.orchestrators.runtime_table import find_entry, read_entries
 
 OLDEST_PYTHON = (3, 8)
 _FALLBACKS = (Path("/usr/local/bin/python3"), Path("/usr/bin/python3"))
-_KEYS = {"images": list, "program": str, "python": str, "register": bool, "zygote": bool}
 _DESCRIBE = """
 import json, os, sys, sysconfig
 print(json.dumps([os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
@@ -58,16 +55,6 @@ class LocalRuntime:
     zygote: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    name: str
-    images: tuple[str, ...]
-    program: Path
-    python: str
-    register: bool
-    zygote: bool
-
-
 class RuntimeTable:
     """The table in `settings.runtimes_file`.
 
@@ -83,7 +70,7 @@ class RuntimeTable:
     def __init__(self, path: Path, *, foreign_uid: bool = False):
         self._path = path.absolute()
         self._foreign_uid = foreign_uid
-        self._entries = _read_entries(self._path)
+        self._entries = read_entries(self._path)
         self._described: dict[Path, Interpreter] = {}
 
     def resolve(self, image: str) -> LocalRuntime:
@@ -92,7 +79,10 @@ class RuntimeTable:
         Raises:
             UnknownImage: none, or it is not usable; the message says why.
         """
-        entry = self._find(image)
+        entry = find_entry(self._entries, image)
+        if entry is None:
+            known = ", ".join(image for entry in self._entries for image in entry.images)
+            raise UnknownImage(f"image {image} is not a local runtime; {self._path.name} has: {known}")
         if not entry.program.is_file():
             raise UnknownImage(f"image {image}: its program {entry.program} is missing ({self._path})")
         candidates = [Path(entry.python)] if entry.python else [Path(sys.executable), *_FALLBACKS]
@@ -104,10 +94,6 @@ class RuntimeTable:
                 reasons.append(str(error))
         raise UnknownImage(f"image {image}: {reasons[0]} ({self._path})")
 
-    def registered(self) -> list[tuple[str, str]]:
-        """(name, image) of the runtimes that a new installation registers."""
-        return [(entry.name, entry.images[0]) for entry in self._entries if entry.register]
-
     def with_zygotes(self) -> list[LocalRuntime]:
         """The usable runtimes whose program can be a zygote."""
         found = []
@@ -116,14 +102,6 @@ class RuntimeTable:
                 runtime = self.resolve(entry.images[0])
                 found += [runtime] if runtime.zygote else []
         return found
-
-    def _find(self, image: str) -> _Entry:
-        for wanted in (image, _without_tag(image)):
-            for entry in self._entries:
-                if wanted in entry.images:
-                    return entry
-        known = ", ".join(image for entry in self._entries for image in entry.images)
-        raise UnknownImage(f"image {image} is not a local runtime; {self._path.name} has: {known}")
 
     def _interpreter(self, path: Path) -> Interpreter:
         if not os.access(path, os.X_OK):
@@ -140,11 +118,6 @@ class RuntimeTable:
         return found
 
 
-def registered(settings: Settings) -> list[tuple[str, str]]:
-    """The runtimes that the `release` step registers, as pairs of name and image."""
-    return RuntimeTable(settings.runtimes_file).registered()
-
-
 def reachable(path: Path) -> bool:
     """Whether any user can reach and read `path`."""
     path = path.resolve()
@@ -153,38 +126,6 @@ def reachable(path: Path) -> bool:
         return passable and bool(path.stat().st_mode & stat.S_IROTH)
     except OSError:
         return False
-
-
-def _read_entries(path: Path) -> list[_Entry]:
-    try:
-        tables = tomllib.loads(path.read_text())["runtimes"]
-        return [_entry(path.parent, name, table) for name, table in tables.items()]
-    except OSError as error:
-        raise SettingsError(f"RUNTIMES_FILE={path}: expected a readable file ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, KeyError, AttributeError, ValueError) as error:
-        raise SettingsError(f"RUNTIMES_FILE={path}: expected tables [runtimes.NAME] ({error})") from None
-
-
-def _entry(folder: Path, name: str, table: dict[str, Any]) -> _Entry:
-    for key, value in table.items():
-        if key not in _KEYS:
-            raise ValueError(f"{name}: unknown key {key}, expected {', '.join(_KEYS)}")
-        if not isinstance(value, _KEYS[key]):
-            raise ValueError(f"{name}: {key} has the wrong type")  # noqa: TRY004 - one kind of error for the caller
-    images = table.get("images") or []
-    if not images or not all(isinstance(image, str) and image for image in images) or not table.get("program"):
-        raise ValueError(f"{name}: images and program are needed")
-    python = table.get("python", "")
-    if python and not Path(python).is_absolute():
-        raise ValueError(f"{name}: python is not an absolute path")
-    program = Path(os.path.normpath(folder / table["program"]))
-    return _Entry(name, tuple(images), program, python, table.get("register", False), table.get("zygote", False))
-
-
-def _without_tag(image: str) -> str:
-    name = image.partition("@")[0]
-    head, colon, tag = name.rpartition(":")
-    return head if colon and "/" not in tag else name
 
 
 def _describe(path: Path) -> Interpreter:

@@ -15,7 +15,8 @@ from qinling_falcon.orchestrators.process.child_group import Limits
 from qinling_falcon.orchestrators.process.kernel import try_kernel
 from qinling_falcon.orchestrators.process.sandbox import Box, Command, Form, Tools, find_tools, wrap
 from qinling_falcon.orchestrators.process.slots import Slot
-from qinling_falcon.settings import MIB, Settings, SettingsError
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _TRUE = "/bin/true"

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qinling_falcon.orchestrators.base import Confinement, Happening, StartFailed, WorkerEvent, WorkerInfo
+from qinling_falcon.orchestrators.base import (
+    Confinement,
+    Happening,
+    RuntimeImage,
+    StartFailed,
+    WorkerEvent,
+    WorkerInfo,
+)
 from qinling_falcon.orchestrators.process import leftovers
 from qinling_falcon.orchestrators.process.capacity import allow_open_files, host_capacity, memory_for_workers
 from qinling_falcon.orchestrators.process.cgroups import Subtree, await_removed, hierarchies
@@ -32,10 +39,11 @@ from qinling_falcon.orchestrators.process.slots import Slots
 from qinling_falcon.orchestrators.process.sweep import sweep
 from qinling_falcon.orchestrators.process.worker import Worker
 from qinling_falcon.orchestrators.process.zygotes import FIRST_PASSED
-from qinling_falcon.settings import MIB, Settings, SettingsError
+from qinling_falcon.orchestrators.worker_limits import BASE_MEMORY, limits_of
+from qinling_falcon.setting_fields import MIB
+from qinling_falcon.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
-_BASE_MEMORY = 64 * MIB  # the supervisor, its template process, and the interpreter itself in the child
 _CHILD_MEMORY = 16 * MIB  # more than a child uses before it runs user code
 _CHILD_PROCESSES = 8  # room for processes of an earlier child that are ending
 _BASE_PROCESSES = 16  # bubblewrap's two, the supervisor, its template, and children that are being replaced
@@ -137,6 +145,9 @@ class ProcessOrchestrator:
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""
         self._table.resolve(image)
+
+    def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
+        """Nothing: the zygotes of all runtimes run from the start on."""
 
     def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         """Make a worker and wait until it answers.
@@ -267,17 +278,12 @@ class ProcessOrchestrator:
         """The limits of a worker, and those of the function's processes in it."""
         settings = self._settings
         memory = settings.max_memory_size + settings.tmp_size + settings.shm_size
-        whole = Limits(_BASE_MEMORY + memory, settings.max_processes + _BASE_PROCESSES)
+        whole = Limits(BASE_MEMORY + memory, settings.max_processes + _BASE_PROCESSES)
         return whole, Limits(_CHILD_MEMORY + memory, settings.max_processes + _CHILD_PROCESSES)
 
     def _config(self, worker: Worker, runtime: LocalRuntime, secret: str) -> dict[str, Any]:
         assert worker.home is not None
         plain = self._form is Form.RLIMITS
-        names = (
-            "max_result_size", "max_log_size", "max_processes", "max_open_files", "max_file_size", "load_timeout_s",
-            "unpack_timeout_s", "tmp_size",
-            "max_package_files", "max_unpacked_size",
-        )  # fmt: skip
         return {
             "secret": secret,
             "code_dir": str(worker.home.code if plain else CODE),
@@ -288,7 +294,7 @@ class ProcessOrchestrator:
             "child_uid": worker.slot.child_uid if worker.slot else None,
             "child_gid": worker.slot.child_uid if worker.slot else None,
             "own_pids": not plain,
-            **{name: getattr(self._settings, name) for name in names},
+            **limits_of(self._settings),
         }
 
     def _remove(self, worker: Worker) -> None:

@@ -1,0 +1,211 @@
+"""Sends requests to the Kubernetes API server: JSON in, JSON out, each with a deadline and within a budget.
+
+The models of the `kubernetes` package are not used. They cost much CPU for long lists, and older servers send answers
+that they refuse. Its client does the connections, TLS, and all ways to authenticate.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gevent
+import orjson
+import urllib3.exceptions
+from kubernetes.client.api_client import ApiClient
+from kubernetes.client.exceptions import ApiException
+from kubernetes.client.rest import RESTResponse
+
+from qinling_falcon.errors import Unavailable
+from qinling_falcon.orchestrators.kubernetes.access import make_configuration
+from qinling_falcon.orchestrators.kubernetes.budget import Budget
+from qinling_falcon.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+JSON = "application/json"
+JSON_PATCH = "application/json-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+_FIELD_MANAGER = "qinling-falcon"
+_TOO_MANY_REQUESTS = 429
+_CONNECT_TIMEOUT_S = 3.0
+# The server ends a watch after the time that it is asked for. Only a hanging connection takes longer.
+_WATCH_GRACE_S = 15.0
+
+
+class ApiAway(Unavailable):
+    """The API server did not answer in time, can't be reached, or answered with a status of 500 or more."""
+
+
+class ApiError(Exception):
+    """The API server refused a request.
+
+    Args:
+        status: the HTTP status.
+        reason: the machine-readable reason, such as `NotFound`; may be empty.
+        message: the server's text.
+    """
+
+    def __init__(self, status: int, reason: str, message: str):
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class KubernetesApi:
+    """The API server of one cluster.
+
+    Args:
+        settings: how to reach it, the deadline of a request, and the budget.
+
+    Attributes:
+        budget: counts the requests.
+
+    Raises:
+        SettingsError: the configuration can't be used.
+    """
+
+    def __init__(self, settings: Settings):
+        self.budget = Budget(settings.kubernetes_api_budget)
+        self._timeout_s = settings.kubernetes_api_timeout_s
+        self._client = ApiClient(make_configuration(settings))
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """Read an object or a list."""
+        return self._call("GET", path, query)
+
+    def create(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Create an object."""
+        return self._call("POST", path, None, body, JSON)
+
+    def replace(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Replace an object. With a `resourceVersion`, this fails with status 409 if the object has changed."""
+        return self._call("PUT", path, None, body, JSON)
+
+    def change(self, path: str, operations: list[dict[str, Any]]) -> Any:
+        """Apply a JSON patch. It fails with status 422 if a `test` operation does not hold."""
+        return self._call("PATCH", path, None, operations, JSON_PATCH)
+
+    def apply(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Create an object or make it as `body` says (server-side apply). Fields that `body` does not have stay."""
+        query = {"fieldManager": _FIELD_MANAGER, "force": "true"}
+        # The client would encode a mapping of this media type as a form. JSON is YAML.
+        return self._call("PATCH", path, query, json.dumps(body), APPLY_PATCH)
+
+    def delete(self, path: str, *, uid: str | None = None, grace_s: int | None = None) -> bool:
+        """Delete an object, and in the background the objects that it owns. Returns False if there is none.
+
+        Args:
+            path: of the object.
+            uid: only if it has this uid.
+            grace_s: seconds that its processes get to end.
+        """
+        options: dict[str, Any] = {"propagationPolicy": "Background"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        try:
+            self._call("DELETE", path, None, options, JSON)
+        except ApiError as error:
+            if error.status == 404 or (error.status == 409 and uid is not None):
+                return False
+            raise
+        return True
+
+    def watch(self, path: str, query: Mapping[str, str], longest_s: float) -> Iterator[Mapping[str, Any]]:
+        """Yield the events of a watch as they come, until the server ends it.
+
+        Args:
+            path: of the list.
+            query: with the `resourceVersion` to begin at.
+            longest_s: seconds after which the server ends the watch.
+        """
+        query = {**query, "watch": "true", "timeoutSeconds": str(int(longest_s))}
+        response = self._send("GET", path, query, None, JSON, (_CONNECT_TIMEOUT_S, longest_s + _WATCH_GRACE_S))
+        rest = b""
+        try:
+            for piece in response.response.stream():
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield orjson.loads(line)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise ApiAway(f"the watch was cut: {error}") from error
+        finally:
+            response.response.close()
+
+    def log(self, path: str, query: Mapping[str, str]) -> bytes:
+        """Read the log of a pod."""
+        return self._read(self._send("GET", path, query, None, JSON, self._timeout_s))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _call(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None, media_type: str = JSON
+    ) -> Any:
+        answer = self._read(self._send(method, path, query or {}, body, media_type, self._timeout_s))
+        try:
+            return orjson.loads(answer)
+        except ValueError as error:
+            raise ApiAway(f"the API server's answer is not JSON: {answer[:100]!r}") from error
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Any,
+        media_type: str,
+        timeout_s: float | tuple[float, float],
+    ) -> RESTResponse:
+        """Send a request, again while the server asks for a pause. The body of the answer is not read yet."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            self.budget.spend()
+            headers = {"Accept": JSON, "Content-Type": media_type}
+            request = self._client.param_serialize(
+                method, path, query_params=list(query.items()), header_params=headers, body=body,
+                auth_settings=["BearerToken"],
+            )  # fmt: skip
+            try:
+                response = self._client.call_api(*request, _request_timeout=timeout_s)
+            except (urllib3.exceptions.HTTPError, OSError, ApiException) as error:
+                raise ApiAway(f"the API server did not answer: {error}", retry_after_s=5) from error
+            if response.status < 300:
+                return response
+            pause_s = _pause_s(response)
+            if response.status != _TOO_MANY_REQUESTS or time.monotonic() + pause_s > deadline:
+                raise _error(response.status, self._read(response))
+            self._read(response)
+            gevent.sleep(pause_s)
+
+    def _read(self, response: RESTResponse) -> bytes:
+        try:
+            data: bytes = response.read()
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise ApiAway(f"the API server's answer broke off: {error}") from error
+        return data
+
+
+def _pause_s(response: RESTResponse) -> float:
+    try:
+        return float(response.getheader("Retry-After", "1"))
+    except ValueError:
+        return 1.0
+
+
+def _error(status: int, answer: bytes) -> ApiError | ApiAway:
+    reason, message = "", answer[:500].decode("utf-8", "replace")
+    try:
+        told = orjson.loads(answer)
+        reason, message = told.get("reason", ""), told.get("message", message)
+    except (ValueError, AttributeError):
+        pass
+    if status >= 500 or status == _TOO_MANY_REQUESTS:
+        return ApiAway(f"the API server answered with status {status}: {message}", retry_after_s=5)
+    return ApiError(status, reason, message)

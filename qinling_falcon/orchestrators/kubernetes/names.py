@@ -1,0 +1,44 @@
+"""The names, labels and annotations of this installation's objects in the cluster.
+
+Each installation has a namespace of its own, in which it owns all objects with the label `MANAGED`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+MANAGED = "app.kubernetes.io/managed-by=qinling-falcon"
+MANAGED_LABELS = {"app.kubernetes.io/managed-by": "qinling-falcon"}
+
+RUNTIME = "qinling-falcon/runtime"
+"""Label: the id of the runtime that an object belongs to."""
+STATE = "qinling-falcon/state"
+"""Label of a pod: `SPARE` or `TAKEN`."""
+SPARE = "spare"
+"""The pod belongs to a Deployment, and no worker of the pool is made of it yet."""
+TAKEN = "taken"
+"""The pod is a worker of the pool. No controller owns it, so none deletes it."""
+WORKER = "qinling-falcon/worker"
+"""Label of a pod: the id of the worker that was made of it."""
+IMAGE_KEY = "qinling-falcon/image"
+"""Label of a pod: `image_key` of the runtime's image."""
+IMAGE = "qinling-falcon/runtime-image"
+"""Annotation of a pod: the runtime's image, as its row has it."""
+SECRET_KEY = "qinling-falcon/secret-key"
+"""Label of a pod: the fingerprint of the key of `SECRET_KEYS` from which its secret is made."""
+TEMPLATE = "qinling-falcon/template"
+"""Annotation of a Deployment: a digest of what it was made from."""
+
+WORKER_PORT = 9090
+"""The TCP port of a worker's HTTP server."""
+CONTAINER = "worker"
+
+
+def image_key(image: str) -> str:
+    """A short name for an image that can be a label."""
+    return hashlib.sha256(image.encode()).hexdigest()[:16]
+
+
+def runtime_name(runtime_id: str) -> str:
+    """The name of a runtime's Deployment and Secret."""
+    return f"runtime-{runtime_id}"

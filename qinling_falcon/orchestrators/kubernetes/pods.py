@@ -1,0 +1,129 @@
+"""What is kept of a pod, and why a pod does not serve."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qinling_falcon.orchestrators.kubernetes import names
+
+# The container can't start before the image or the configuration is changed.
+_FINAL = frozenset({"ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImageInspectError"})
+_STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod does not serve.
+
+    Attributes:
+        reason: for the operator and the runtime's `status_reason`.
+        is_final: whether it can't pass by itself.
+    """
+
+    reason: str
+    is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What is kept of a pod.
+
+    Attributes:
+        name: its name.
+        uid: its uid.
+        runtime_id: its runtime.
+        state: `names.SPARE` or `names.TAKEN`.
+        worker_id: the worker that was made of it; empty: none.
+        image_key: `names.image_key` of its image.
+        image: the runtime's image.
+        fingerprint: of the key of `SECRET_KEYS` from which its secret is made.
+        ip: its IP address; empty: none yet.
+        host_ip: the IP address of its node; empty: it has none yet.
+        phase: its phase.
+        is_ready: whether it is ready for calls.
+        is_ending: whether it is being deleted.
+        restarts: how often its container was restarted.
+        created: when it was made, in seconds since 1970.
+        trouble: why it does not serve; None: it serves, or is starting.
+    """
+
+    name: str
+    uid: str
+    runtime_id: str
+    state: str
+    worker_id: str
+    image_key: str
+    image: str
+    fingerprint: str
+    ip: str
+    host_ip: str
+    phase: str
+    is_ready: bool
+    is_ending: bool
+    restarts: int
+    created: float
+    trouble: Trouble | None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it can be called."""
+        return self.is_ready and not self.is_ending and self.phase == "Running" and self.ip != ""
+
+
+def read_pod(given: Mapping[str, Any]) -> Pod:
+    """Take what is kept from the JSON of a pod."""
+    metadata, status = given["metadata"], given.get("status", {})
+    labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
+    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    containers = status.get("containerStatuses", ())
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        runtime_id=labels.get(names.RUNTIME, ""),
+        state=labels.get(names.STATE, ""),
+        worker_id=labels.get(names.WORKER, ""),
+        image_key=labels.get(names.IMAGE_KEY, ""),
+        image=annotations.get(names.IMAGE, ""),
+        fingerprint=labels.get(names.SECRET_KEY, ""),
+        ip=status.get("podIP", ""),
+        host_ip=status.get("hostIP", ""),
+        phase=status.get("phase", ""),
+        is_ready=conditions.get("Ready", {}).get("status") == "True",
+        is_ending="deletionTimestamp" in metadata,
+        restarts=sum(container.get("restartCount", 0) for container in containers),
+        created=datetime.datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
+        trouble=_trouble(status, conditions, containers),
+    )
+
+
+def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Any], containers: Any) -> Trouble | None:
+    if status.get("phase") in ("Failed", "Succeeded"):
+        reason = status.get("reason") or status["phase"]
+        detail = status.get("message") or _ending(containers) or "the pod has ended"
+        return Trouble(f"{reason}: {detail}", is_final=True)
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return Trouble(f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}")
+    for container in containers:
+        waiting = container.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in _STARTING:
+            reason = waiting.get("reason", "Waiting")
+            details = [waiting.get("message", ""), _ending([container])]
+            text = "; ".join(detail for detail in details if detail)
+            return Trouble(f"{reason}: {text}" if text else reason, is_final=reason in _FINAL)
+    return None
+
+
+def _ending(containers: Any) -> str:
+    """How a container has last ended; empty: it has not."""
+    for container in containers:
+        for state in (container.get("state", {}), container.get("lastState", {})):
+            ended = state.get("terminated")
+            if ended:
+                message = (ended.get("message") or "").strip()
+                text = f"{ended.get('reason', 'Ended')}, exit status {ended.get('exitCode')}"
+                return f"{text}: {message[-300:]}" if message else text
+    return ""

@@ -1,0 +1,49 @@
+"""Entry point of a worker in a pod: makes the listening socket and the configuration, and becomes the worker.
+
+Its environment, from the pod's manifest: `WORKER_KEY` (the runtime's key), `POD_UID`, and `WORKER_CONFIG` (JSON, the
+configuration without its secret). The worker's secret is derived from the first two. The worker is executed without an
+environment, so neither the key nor the way to it exists in the pod when a function is loaded.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import socket
+import sys
+
+_PORT = 9090
+_BACKLOG = 128
+
+
+def main() -> None:
+    """Become the worker."""
+    key, uid = os.environb[b"WORKER_KEY"], os.environb[b"POD_UID"]
+    config = json.loads(os.environ["WORKER_CONFIG"])
+    config["secret"] = hmac.new(key, uid, "sha256").hexdigest()
+    listener = _listen()
+    reader, writer = os.pipe()
+    data = json.dumps(config).encode()
+    if os.write(writer, data) != len(data):
+        sys.exit("WORKER_CONFIG is larger than a pipe")
+    os.close(writer)
+    for fd in (listener.fileno(), reader):
+        os.set_inheritable(fd, True)
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+    descriptors = ["--listen-fd", str(listener.fileno()), "--config-fd", str(reader)]
+    os.execve(sys.executable, [sys.executable, "-I", "-S", "-B", program, *descriptors], {})
+
+
+def _listen() -> socket.socket:
+    """A listening socket for IPv6 and IPv4, or for the one that the pod has."""
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", _PORT), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
+        except OSError:
+            pass  # a kernel with IPv6, in a pod without it
+    return socket.create_server(("", _PORT), backlog=_BACKLOG)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Starts throw-away clusters of a real Kubernetes, with the tools beside this project's folder, and images for them.
+
+The servers are built once, from Debian's source package; that takes three minutes and needs root and Debian. `why_not`
+says what this machine lacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = Path(os.environ.get("KUBERNETES_TOOLS", ROOT.parent / "shared" / "tools" / "kubernetes"))
+# Kept between runs: the servers and images.
+_CACHE = Path(os.environ.get("KUBERNETES_CACHE", "/var/tmp/qinling-falcon-kubernetes"))
+_PACKAGES = (
+    "golang-go", "dpkg-dev", "golang-github-modern-go-reflect2-dev", "etcd-server", "openssl", "containerd", "runc",
+    "containernetworking-plugins", "iptables", "conntrack", "gcc", "libc6-dev", "podman",
+)  # fmt: skip
+_POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}'
+WORKER_IMAGE = "localhost/qinling-python3:1"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A running cluster.
+
+    Attributes:
+        folder: its state.
+        kubeconfig: for use on this machine.
+        holder: the pid of a process in the node's namespaces; None: there is no node.
+    """
+
+    folder: Path
+    kubeconfig: Path
+    holder: int | None
+
+    def enter(self) -> list[str]:
+        """The start of a command that runs in the node's network, where pods have addresses."""
+        return [] if self.holder is None else ["nsenter", "-t", str(self.holder), "-n", "--"]
+
+    def inner_kubeconfig(self) -> Path:
+        """A kubeconfig for use in the node's network."""
+        config = json.loads(self.kubeconfig.read_text())
+        config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:6443"
+        path = self.folder / "inner.kubeconfig"
+        path.write_text(json.dumps(config))
+        path.chmod(0o600)
+        return path
+
+
+def why_not() -> str | None:
+    """Why no cluster can be started here; None: one can."""
+    if not (TOOLS / "kubeup.py").exists():
+        return f"there is no {TOOLS} (KUBERNETES_TOOLS)"
+    if os.geteuid() != 0:
+        return "a node needs root"
+    if shutil.which("apt-get") is None:
+        return "the servers are built from Debian's source package, and this is not Debian"
+    return None
+
+
+def prepare() -> Path:
+    """Build what is missing: the servers and the images. Returns the folder that has them."""
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with (_CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install()
+        binaries = _CACHE / "bin"
+        if not (binaries / "kube-proxy").exists():
+            environ = os.environ | {"KUBE_SRC": str(_CACHE / "src"), "KUBE_BIN": str(binaries)}
+            _run([TOOLS / "build.sh"], env=environ)
+        for name in ("pause", "python"):
+            if not (_CACHE / f"{name}.tar").exists():
+                _run([TOOLS / "mkimage.py", name, _CACHE / f"{name}.tar"])
+        _build_worker_image()
+    return _CACHE
+
+
+@contextlib.contextmanager
+def running_cluster(level: str) -> Iterator[Cluster]:
+    """Start a cluster, and end it afterwards.
+
+    Args:
+        level: `api`, `control` or `node`, as of `kubeup.py`.
+    """
+    cache = prepare()
+    images = [word for name in ("pause", "python", "worker") for word in ("--image", str(cache / f"{name}.tar"))]
+    folder = Path(tempfile.mkdtemp(prefix="qf-kubernetes-"))
+    command = [TOOLS / "kubeup.py", "up", folder, "--level", level, "--bin", cache / "bin"]
+    try:
+        _run([*command, *(images if level == "node" else [])])
+        state = json.loads((folder / "state.json").read_text())
+        holder = int(state["holder"]) if state.get("holder") else None
+        yield Cluster(folder, folder / "kubeconfig", holder)
+    finally:
+        subprocess.run([sys.executable, TOOLS / "kubeup.py", "down", folder], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _install() -> None:
+    missing = [name for name in _PACKAGES if subprocess.run(["dpkg", "-s", name], capture_output=True).returncode]
+    if missing:
+        environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        _run(["apt-get", "update", "-q"], env=environ)
+        _run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing], env=environ)
+
+
+def _build_worker_image() -> None:
+    """Build runtimes/python3/Dockerfile, if its sources have changed."""
+    sources = sorted(path for path in (ROOT / "runtimes" / "python3").rglob("*") if path.suffix in ("", ".py"))
+    texts = [path.read_bytes() for path in sources if path.is_file()]
+    digest = hashlib.sha256(b"\0".join(texts)).hexdigest()
+    stamp = _CACHE / "worker.sha256"
+    if stamp.exists() and stamp.read_text() == digest and (_CACHE / "worker.tar").exists():
+        return
+    policy = _CACHE / "policy.json"
+    policy.write_text(_POLICY)
+    podman = [
+        "podman", "--root", _CACHE / "podman", "--runroot", _CACHE / "podman-run", "--cgroup-manager=cgroupfs",
+    ]  # fmt: skip
+    signed = ["--signature-policy", policy]
+    _run([*podman, "load", "-q", *signed, "-i", _CACHE / "python.tar"])
+    build = [*podman, "build", "-q", *signed, "--isolation", "chroot", "--network", "host"]
+    _run([*build, "--build-arg", "BASE=localhost/python:3.11", "-t", WORKER_IMAGE, ROOT / "runtimes" / "python3"])
+    (_CACHE / "worker.tar").unlink(missing_ok=True)
+    _run([*podman, "save", "-q", *signed, "--format", "oci-archive", "-o", _CACHE / "worker.tar", WORKER_IMAGE])
+    stamp.write_text(digest)
+
+
+def _run(command: Sequence[object], env: dict[str, str] | None = None) -> None:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
