@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from qinling_falcon.orchestrators.base import UnknownImage
-from qinling_falcon.orchestrators.process.images import RuntimeTable, registered
+from qinling_falcon.orchestrators.process.images import RuntimeTable
+from qinling_falcon.orchestrators.runtime_table import registered
 from qinling_falcon.settings import Settings, SettingsError
 
 from .conftest import REPOSITORY

@@ -36,7 +36,7 @@ def test_values_are_typed_and_empty_ones_count_as_unset() -> None:
         ({"HOLDER_TTL_S": "nan"}, "HOLDER_TTL_S=nan: expected a number at least 1"),
         ({"WORKER_IDLE_S": "inf"}, "WORKER_IDLE_S=inf"),
         ({"MAX_MEMORY_SIZE": "1"}, "expected a whole number at least 1048576"),
-        ({"ORCHESTRATOR": "kubernetes"}, "ORCHESTRATOR=kubernetes: expected one of process"),
+        ({"ORCHESTRATOR": "nomad"}, "ORCHESTRATOR=nomad: expected one of process, kubernetes"),
         ({"REDIS_URL": "http://user:secret@host"}, "REDIS_URL=http:…: expected one of redis://"),
         ({"REDIS_URL": "redis://:secret@host:99999/0"}, "REDIS_URL: expected a port from 1 to 65535"),
         ({"REDIS_URL": "redis://host:0"}, "REDIS_URL: expected a port"),
