@@ -1,6 +1,6 @@
 """The Lease object that makes one pool manager the leader: only the leader changes the cluster.
 
-The claim in Redis decides which manager is active (`pool/claim.py`), but Redis may lose it. Then two managers may believe
+The claim in Redis decides which manager is active (`pool/claim.py`), but Redis may lose it. Two managers may then believe
 for a moment that they are active. The Lease keeps the second one from changing pods until the first one has stopped.
 
 The holder renews its Lease as long as the manager asks for it. Another manager takes it when it was not renewed for its
