@@ -26,7 +26,7 @@ from qinling_falcon.invocation.worker_keeper import WorkerKeeper
 from qinling_falcon.models import clock, idempotency, package_keys, retention
 from qinling_falcon.models.database import connect
 from qinling_falcon.observability.logs import setup_logging
-from qinling_falcon.orchestrators.base import AlreadyRunning, Orchestrator
+from qinling_falcon.orchestrators.base import AlreadyRunning
 from qinling_falcon.orchestrators.choice import make_orchestrator
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.manager import Manager
@@ -75,7 +75,6 @@ def main() -> None:
     _start_periodic_task("expired idempotency keys", _prune_keys)
     if trusts is not None:
         _start_periodic_task("trusts of no function", trusts.sweep)
-    _start_periodic_task("descriptions of the host", lambda: _describe_host(registry, orchestrator))
     gevent.spawn(WorkerKeeper(parts.pool, parts.scaler).run, lambda: claim.held)
     gc.freeze()  # all that was imported lives as long as the process, and need not be looked at again and again
     attempts = parts.attempts
@@ -108,13 +107,6 @@ def _pruned(settings: Settings) -> list[str]:
 def _prune_keys() -> list[str]:
     deleted = idempotency.prune(clock.now())
     return [str(deleted)] if deleted else []
-
-
-def _describe_host(registry: Registry, orchestrator: Orchestrator) -> list[str]:
-    """Write how workers are confined for `GET /v1/pool`, also after Redis was emptied."""
-    confinement = orchestrator.confinement()
-    registry.describe_host(confinement.form, confinement.missing)
-    return []
 
 
 if __name__ == "__main__":

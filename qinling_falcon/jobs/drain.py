@@ -112,6 +112,8 @@ class Drain:
             if self._is_database_away:  # what is taken and can't be claimed is missing until the sweep adds it
                 execution_queue.check()
                 self._is_database_away = False
+            if self.is_stopping:  # since the waits above
+                return 0.0
             claimed_until = time.monotonic() + self._claim_s
             taken = self._pool.ready.take(most, self._places.rooms())
             claimed = self._claim(taken)
@@ -128,7 +130,7 @@ class Drain:
     def _wait_for_ends(self) -> None:
         enough = len(self._in_flight) - _BATCH // 2
         until = time.monotonic() + _GATHER_S
-        while len(self._in_flight) > enough and (left_s := until - time.monotonic()) > 0:
+        while not self.is_stopping and len(self._in_flight) > enough and (left_s := until - time.monotonic()) > 0:
             self._changed.clear()
             self._changed.wait(left_s)
 

@@ -149,7 +149,11 @@ EXAMPLES: Mapping[str, Any] = {
     },
     "PoolNumbersShown": {
         "manager": "host-1:4211:6d1f:0c5e-4026531840",
-        "host": {"isolation": "zygote", "missing": [{"feature": "cpu", "note": "a function's `cpu` has no effect"}]},
+        "host": {
+            "isolation": "zygote",
+            "missing": [{"feature": "cpu", "note": "a function's `cpu` has no effect"}],
+            "server": None,
+        },
         "capacity": {"max_workers": 48, "function_concurrency": 32, "project_concurrency": 40, "start_ms": 11.4},
         "workers": {"total": 6, "leased": 1, "draining": 0},
         "demand": {"waiting_calls": 0, "targets_with_workers": 2, "processes": 2, "unrecorded_losses": 0},

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from qinling_falcon.errors import Unavailable
+
 
 class UnknownImage(Exception):
     """No worker can be made from this image. The message gives the reason."""
@@ -18,6 +20,10 @@ class StartFailed(Exception):
 
 class AlreadyRunning(Exception):
     """Another live manager has the workers of this orchestrator. The message names it."""
+
+
+class OrchestratorAway(Unavailable):
+    """The server by which the orchestrator makes workers is away. Nothing is lost, and no image is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,23 @@ class Confinement:
     missing: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """How the server answers by which an orchestrator makes workers, such as the API server of a cluster.
+
+    Attributes:
+        away_since: since when it has not answered, in seconds since 1970; None: it answers.
+        reason: why it is away.
+        requests_per_minute: how many requests it got in the last minute.
+        request_budget: the most requests that it gets in a minute.
+    """
+
+    away_since: float | None
+    reason: str | None
+    requests_per_minute: int
+    request_budget: int
+
+
 class Orchestrator(Protocol):
     """Makes, watches and destroys workers. All calls come from one process, its main thread.
 
@@ -116,6 +139,9 @@ class Orchestrator(Protocol):
     def confinement(self) -> Confinement:
         """How the workers are confined, for the operator."""
 
+    def server(self) -> ServerState | None:
+        """The state of the orchestrator's server; None: it needs no server."""
+
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""
 
@@ -126,7 +152,7 @@ class Orchestrator(Protocol):
             runtimes: all runtimes that have workers. A new image on trial stands for the one before.
 
         Raises:
-            Unavailable: the orchestrator's own server is away. Nothing is lost, and a later call does the rest.
+            OrchestratorAway: a later call does the rest.
         """
 
     def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
@@ -140,11 +166,15 @@ class Orchestrator(Protocol):
         Raises:
             UnknownImage: as `check`.
             StartFailed: it ended or did not answer in time. It was removed completely.
-            Unavailable: the orchestrator's own server is away. This says nothing of the image.
+            OrchestratorAway: no worker can be made now.
         """
 
     def destroy(self, worker_id: str) -> None:
-        """End a worker with everything in it, and wait until it is gone. Unknown ids are no error."""
+        """End a worker with everything in it, and wait until it is gone. Unknown ids are no error.
+
+        Raises:
+            OrchestratorAway: it may still live.
+        """
 
     def events(self) -> Sequence[WorkerEvent]:
         """The events of workers since the last call, each one once."""
@@ -153,7 +183,7 @@ class Orchestrator(Protocol):
         """The live workers, including those of an earlier manager that have outlived it.
 
         Raises:
-            Unavailable: it is not known yet which workers live.
+            OrchestratorAway: it is not known yet which workers live.
         """
 
     def detach(self) -> None:

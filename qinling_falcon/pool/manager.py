@@ -20,7 +20,7 @@ import gevent
 from gevent.event import Event
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import Happening, Orchestrator, WorkerInfo
+from qinling_falcon.orchestrators.base import Happening, Orchestrator, OrchestratorAway, WorkerInfo
 from qinling_falcon.pool.adoption import Adoption
 from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.policy import Policy
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 _FIRST_START_MS = 20.0
 # A worker that has lost executions and has not ended is logged so often.
 _LOG_EVERY_S = 10.0
+_DESCRIBE_EVERY_S = 5.0
 
 
 class Manager:
@@ -73,6 +74,8 @@ class Manager:
         self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
         self._full_pass_at = 0.0
         self._look_again_at = math.inf
+        self._describe_at = 0.0
+        self._was_away = False
         self._is_new = True
         self._is_crowded = True
         self._claim = claim
@@ -131,12 +134,14 @@ class Manager:
             self._is_new = False
         self._grow()  # first, because a call may wait for it
         self._full_pass_at = time.monotonic() + self._settings.reap_interval_s
+        self._policy.max_workers = self._settings.max_workers or self._orchestrator.most_workers
         self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
         self._registry.reap(self._policy.stocks)
         workers, unknown = self._reconcile()
         self._record_lost_executions()
         stocks = {runtime_id: self._policy.stocks.get(runtime_id, 0) for runtime_id in self._registry.runtimes()}
         is_crowded = len(workers) >= self._policy.max_workers
+        self._describe_host()
         trials = self._runtimes.reconcile(stocks, workers.values(), is_crowded=is_crowded)
         self._prepare_starts()
         for trial in trials:
@@ -146,14 +151,31 @@ class Manager:
         self._adoption.adopt(unknown)
         self._grow()
 
+    def _describe_host(self) -> None:
+        """Write how workers are confined and made, for the operator."""
+        is_away = self._is_server_away()
+        if time.monotonic() >= self._describe_at or is_away != self._was_away:
+            self._registry.describe_host(self._orchestrator.confinement(), self._orchestrator.server())
+            self._describe_at, self._was_away = time.monotonic() + _DESCRIBE_EVERY_S, is_away
+
+    def _is_server_away(self) -> bool:
+        server = self._orchestrator.server()
+        return server is not None and server.away_since is not None
+
     def _prepare_starts(self) -> None:
         try:
             self._orchestrator.prepare(self._runtimes.wanted)
-        except Unavailable as error:
-            logger.warning("starts could not be prepared: %s", error)
+        except OrchestratorAway as error:
+            logger.info("starts are prepared later: %s", error)
 
     def _grow(self) -> None:
-        """Start, evict and recall workers as the policy decides, and end those that drain."""
+        """Start, evict and recall workers as the policy decides, and end those that drain.
+
+        While the orchestrator's server is away, nothing is done. An evicted worker could not be replaced.
+        """
+        if self._is_server_away():
+            self._look_again_at = time.monotonic() + self._settings.reap_interval_s
+            return
         view = self._registry.view()
         self._is_crowded = view.workers + 2 * self._orchestrator.concurrent_starts > self._policy.max_workers
         decision = self._policy.decide(view, max(0, self._starts.free_slots), self._unable_to_start(view))
@@ -267,6 +289,8 @@ class Manager:
             # The next worker can be replaced now, or the lost executions of this one be recorded.
             if self._runtimes.rolling or worker_id in self._awaited:
                 self._registry.wake()
+        except OrchestratorAway as error:
+            logger.warning("worker %s is ended later: %s", worker_id, error)
         except Unavailable as error:
             logger.warning("worker %s is gone; the pool will hear of it later: %s", worker_id, error)
         finally:

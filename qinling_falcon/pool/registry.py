@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ import gevent
 import orjson
 import redis
 
-from qinling_falcon.orchestrators.base import WorkerInfo
+from qinling_falcon.orchestrators.base import Confinement, ServerState, WorkerInfo
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
+from qinling_falcon.pool.host import describe_host
 from qinling_falcon.pool.limits import Limits
 from qinling_falcon.pool.lua import OF_ANY_RELEASE, library
 from qinling_falcon.pool.runner import Clock, ScriptRunner
@@ -286,15 +287,14 @@ class Registry:
         """All keys of the pool at one moment, by their names in docs/redis-keys.md (see `read_snapshot`)."""
         return read_snapshot(self._scripts.run("snapshot"))
 
-    def describe_host(self, isolation: str, missing: Iterable[tuple[str, str]]) -> None:
-        """Write how local workers are confined, for `GET /v1/pool`. Repeat this within five minutes.
+    def describe_host(self, confinement: Confinement, server: ServerState | None) -> None:
+        """Write how workers are confined and made, for `GET /v1/pool`. Repeat this within five minutes.
 
         Args:
-            isolation: the form of isolation.
-            missing: (feature, what it means) of what this host can't give.
+            confinement: how they are confined.
+            server: the state of the orchestrator's server, if it has one.
         """
-        features = [{"feature": feature, "note": note} for feature, note in missing]
-        described = orjson.dumps({"isolation": isolation, "missing": features})
+        described = orjson.dumps(describe_host(confinement, server))
         self._connection.call("SET", keys.HOST, described, "EX", _HOST_TTL_S)
 
     def close(self) -> None:

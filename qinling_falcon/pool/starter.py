@@ -10,7 +10,7 @@ import uuid
 import gevent
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import Orchestrator, StartFailed, UnknownImage, WorkerInfo
+from qinling_falcon.orchestrators.base import Orchestrator, OrchestratorAway, StartFailed, UnknownImage, WorkerInfo
 from qinling_falcon.pool.policy import Policy
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes, Trial
@@ -77,6 +77,11 @@ class Starter:
                 self._registry.remove(worker_id, str(error))
                 self._runtimes.start_failed(runtime_id, image, error)
                 self._roll_on()
+        except OrchestratorAway as error:
+            logger.info("a worker of runtime %s is started later: %s", runtime_id, error)
+            self._starts.rest(runtime_id, image)
+            with contextlib.suppress(Unavailable):
+                self._registry.remove(worker_id)
         except Unavailable as error:
             logger.warning("worker %s could not be made known: %s", worker_id, error)
         finally:

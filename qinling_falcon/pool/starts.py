@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 _LONGEST_REST_S = 30.0
 _FIRST_REST_S = 0.25
+# Between two attempts while the orchestrator's server is away.
+_REST_S = 1.0
 # A start counts as hanging after `_HANGING` times the usual time, and at least `_LEAST_HANGING_S`.
 _HANGING = 10
 _LEAST_HANGING_S = 1.0
@@ -77,6 +79,10 @@ class Starts:
         failures = self._failures[runtime_id, image] = self._failures.get((runtime_id, image), 0) + 1
         rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2 ** min(failures, 10))
         self._rests_until[runtime_id, image] = time.monotonic() + rest_s
+
+    def rest(self, runtime_id: str, image: str) -> None:
+        """Note that no worker can be started now, which is not the fault of the image."""
+        self._rests_until[runtime_id, image] = time.monotonic() + _REST_S
 
     def must_wait(self, runtime_id: str, image: str) -> bool:
         """Whether the runtime must wait before the next start from the image."""

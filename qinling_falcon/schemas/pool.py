@@ -60,8 +60,22 @@ _HOST = _object(
     {
         "isolation": TEXT,
         "missing": {"type": "array", "items": _object({"feature": TEXT, "note": TEXT})},
+        "server": {
+            **_nullable(
+                _object(
+                    {
+                        "away_since": _nullable(TEXT),
+                        "reason": _nullable(TEXT),
+                        "unknown": {**_nullable(TEXT), "description": "What the pool can't know or do meanwhile."},
+                        "requests_per_minute": NUMBER,
+                        "request_budget": NUMBER,
+                    }
+                )
+            ),
+            "description": "The API server of the cluster that makes the workers. Null: they are made on one machine.",
+        },
     },
-    "How local workers are confined, and what this host can't give.",
+    "How workers are confined, what this host can't give, and whether the server that makes them answers.",
 )
 _LEASE = _object(
     {

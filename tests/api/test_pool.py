@@ -11,6 +11,7 @@ import pytest
 
 from qinling_falcon.api import create_app
 from qinling_falcon.models.scope import Context
+from qinling_falcon.orchestrators.base import Confinement, ServerState
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.registry import Registry
@@ -213,9 +214,28 @@ def test_a_list_may_have_an_envelope(client: Client, house: House) -> None:
 
 
 def test_what_the_host_cannot_give(client: Client, registry: Registry) -> None:
-    registry.describe_host("rlimits", [("landlock", "functions can read files of the host")])
+    missing = (("landlock", "functions can read files of the host"),)
+    registry.describe_host(Confinement("rlimits", missing), None)
 
     assert seen(client)["host"] == {
         "isolation": "rlimits",
         "missing": [{"feature": "landlock", "note": "functions can read files of the host"}],
+        "server": None,
     }
+
+
+def test_what_the_pool_cannot_know_while_the_server_of_its_orchestrator_is_away(
+    client: Client, registry: Registry
+) -> None:
+    away = ServerState(away_since=1.0, reason="connection refused", requests_per_minute=7, request_budget=60)
+    registry.describe_host(Confinement("pod"), away)
+
+    server = seen(client)["host"]["server"]
+    assert server["away_since"] == "1970-01-01 00:00:01"
+    assert server["reason"] == "connection refused"
+    assert "no worker can be started" in server["unknown"]
+
+    registry.describe_host(Confinement("pod"), dataclasses.replace(away, away_since=None, reason=None))
+
+    server = seen(client)["host"]["server"]
+    assert (server["away_since"], server["unknown"], server["requests_per_minute"]) == (None, None, 7)

@@ -13,11 +13,11 @@ import gevent.socket
 import pytest
 
 from qinling_falcon.invocation.attempts import Attempts
-from qinling_falcon.invocation.calls import Call
+from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.targets import Resolver
-from qinling_falcon.models import database, execution
+from qinling_falcon.models import clock, database, execution, execution_queue
 from qinling_falcon.models.execution import Execution
 from qinling_falcon.models.scope import Context
 from qinling_falcon.orchestrators import addresses
@@ -127,6 +127,16 @@ class House:
 
 
 MakeHouse = Callable[..., House]
+
+
+def accept(house: House) -> str:
+    """Accept an execution of the house's function. Returns its id."""
+    now = clock.now()
+    target = house.resolver.resolve(OWNER, house.function_id, 0)
+    record = accepted_record(target, Call(house.function_id), clock.new_id(now), now)
+    execution_queue.accept(record)
+    house.pool.ready.push(record.project_id, record.function_id, record.id)
+    return record.id
 
 
 def nothing_left(house: House) -> None:

@@ -9,12 +9,11 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from qinling_falcon.invocation.calls import Call, accepted_record
 from qinling_falcon.invocation.cancellation import cancel
 from qinling_falcon.jobs.drain import Drain
-from qinling_falcon.models import clock, execution, execution_queue, execution_retries
+from qinling_falcon.models import execution, execution_queue, execution_retries
 from qinling_falcon.pool import keys
-from tests.invocation.conftest import OWNER, House, MakeHouse, nothing_left
+from tests.invocation.conftest import OWNER, House, MakeHouse, accept, nothing_left
 from tests.pool.side import wait_until
 from tests.support.scripted_worker import Step, answers, fails, succeeds, waits
 
@@ -32,16 +31,6 @@ def drain(house: House) -> Iterator[Drain]:
     drain = Drain(house.engine, house.pool, house.attempts, house.settings)
     yield drain
     drain.stop_taking()
-
-
-def accept(house: House) -> str:
-    """An execution that is queued."""
-    now = clock.now()
-    target = house.resolver.resolve(OWNER, house.function_id, 0)
-    record = accepted_record(target, Call(house.function_id), clock.new_id(now), now)
-    execution_queue.accept(record)
-    house.pool.ready.push(record.project_id, record.function_id, record.id)
-    return record.id
 
 
 def cancel_now(house: House, execution_id: str) -> None:

@@ -70,6 +70,9 @@ class ClusterOrchestrator:
     def check(self, image: str) -> None:
         pass
 
+    def server(self) -> None:
+        pass
+
     def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
         self.prepared = {runtime.runtime_id: runtime.image for runtime in runtimes}
 

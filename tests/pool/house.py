@@ -54,6 +54,9 @@ class FakeOrchestrator:
     def check(self, image: str) -> None:
         pass
 
+    def server(self) -> None:
+        pass
+
     def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
         self.prepared = {runtime.runtime_id: runtime.image for runtime in runtimes}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -153,6 +155,32 @@ def test_nothing_outlives_a_killed_process_manager_and_a_second_ctrl_c_waits_for
 def nothing_runs(running: MakeRun) -> bool:
     """Whether no execution is recorded as running."""
     return not running.request("GET", "/v1/executions?status=running").json()
+
+
+def queue(folder: Path) -> list[tuple[int, bool]]:
+    """The attempt of each queued execution, and whether it is claimed, in the order in which they were accepted."""
+    with contextlib.closing(sqlite3.connect(folder / "qinling.db")) as database:
+        return database.execute("SELECT attempt, claimed_until > 0 FROM execution_queue ORDER BY id").fetchall()
+
+
+def test_a_stop_queues_executions_again_that_do_not_end_in_time(folder: Path) -> None:
+    # One execution runs, and the other one is claimed and waits for a worker.
+    settings = {"PORT": free_port(), "SHUTDOWN_GRACE_S": 2, "ASYNC_WORKERS": 1}
+    with make_run(folder, **settings) as first:
+        function_id = first.function(_SLEEP, timeout=60)
+        started = first.accept(function_id, {"seconds": "50.0002"})
+        wait_until("the function sleeps", lambda: processes.sandboxed_with(first.install_id, "50.0002"))
+        first.accept(function_id, {"seconds": "0"})
+        wait_until("the other one is claimed", lambda: queue(folder) == [(1, True), (1, True)])
+
+        first.interrupt()
+
+        first.wait_nothing_left(2)
+        assert queue(folder) == [(1, False), (0, False)]
+    with make_run(folder, **settings) as again:
+        wait_until("the function sleeps again", lambda: processes.sandboxed_with(again.install_id, "50.0002"))
+        row = again.execution(started)
+        assert (row["status"], row["attempt"], row["status_reason"]) == ("running", 2, None)
 
 
 def test_what_an_earlier_run_left_is_ended_first(folder: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qinling_falcon.orchestrators import runtime_table
@@ -35,8 +35,11 @@ logger = logging.getLogger(__name__)
 RUN_ID = "QINLING_RUN_ID"
 _VALKEY = Program("valkey", "python -m workers.run.valkey")
 _RELEASE = "release"
-# In this order they start, and in the opposite one they stop: who is called outlives its callers.
-_STAGES = (("pool",), ("worker", "tasks", "scheduler"), ("web",))
+# It starts first and stops last, because the other processes call it.
+_POOL = "pool"
+# At a stop, `worker` cancels the executions that outlast its grace, and queues them again. It gives up after 10 s
+# (`jobs/drain.py`), and then closes its connections.
+_HAND_BACK_S = 15.0
 _FAILURES = {
     REGISTRATION_FAILED: "the local runtimes can't be registered",
     SECRETS_UNREADABLE: "the stored secrets can't be read",
@@ -66,7 +69,8 @@ class Service:
         self._api = Api(settings)
         self._supervisor: Supervisor | None = None
         self._release: subprocess.Popen[bytes] | None = None
-        # The last part of the time to stop belongs to those whom web and worker need until their own end.
+        self._callers: list[str] = []  # the processes that call the pool
+        # The last part of the time to stop belongs to the pool and Valkey, which the callers need until their own end.
         self._drain_s = settings.shutdown_grace_s - min(2.0, settings.shutdown_grace_s / 4)
 
     def run(self) -> None:
@@ -137,15 +141,15 @@ class Service:
         processes = read_procfile(self._root / "Procfile")
         release = next((program for program in processes if program.name == _RELEASE), None)
         programs = [program for program in processes if program.name != _RELEASE]
-        order = {name: place for place, stage in enumerate(_STAGES) for name in stage}
-        programs.sort(key=lambda program: order.get(program.name, len(order)))
+        programs.sort(key=lambda program: program.name != _POOL)
+        self._callers = [program.name for program in programs if program.name != _POOL]
         embedded = [] if self._settings.redis_url else [_VALKEY]
         self._supervisor = Supervisor(
             [*embedded, *programs],
             log_dir=self._log_dir,
             socket_dir=self._settings.socket_dir,
             environ=os.environ,
-            stop_s=self._settings.shutdown_grace_s,
+            stop_s=self._settings.shutdown_grace_s + _HAND_BACK_S,
         )
         self._supervisor.start()
         self._wait(self._supervisor.answers, "the process manager", "supervisord")
@@ -254,17 +258,14 @@ class Service:
                 raise StartError("the process manager ended unexpectedly; all of the service has ended with it")
 
     def _stop(self) -> None:
-        """End all: callers before those whom they call, nothing of it after `SHUTDOWN_GRACE_S`."""
+        """End all processes within `SHUTDOWN_GRACE_S`, or 20 s later if executions can't be queued again at once."""
         began = time.monotonic()
         logger.info("stopping")
         if self._release is not None and self._release.poll() is None:
             self._release.kill()
             self._release.wait()
         if self._supervisor is not None and self._supervisor.alive():
-            names: list[Sequence[str]] = [*reversed(_STAGES)]
-            known = {state.name for state in self._supervisor.states()} - {_VALKEY.name}
-            others = known - {name for stage in _STAGES for name in stage}
-            self._stop_stages([[*others], *names], began)
+            self._stop_programs(self._supervisor, began)
         left = linux.kill_all(lambda: linux.descendants() | linux.marked(RUN_ID, os.environ[RUN_ID]), 3.0)
         if left:
             logger.warning("ended what was left", extra={"pids": sorted(left)})
@@ -272,22 +273,21 @@ class Service:
         self._clean_sockets()
         logger.info("stopped", extra={"took_s": round(time.monotonic() - began, 3)})
 
-    def _stop_stages(self, stages: list[Sequence[str]], began: float) -> None:
-        """Stop stage after stage; each may use what the ones before it have left of the time."""
-        assert self._supervisor is not None
+    def _stop_programs(self, supervisor: Supervisor, began: float) -> None:
+        """Stop the callers of the pool, then the pool, then Valkey. `began` is the start of the stop."""
         grace_s = self._settings.shutdown_grace_s
         rest_s = grace_s - self._drain_s
-        for stage in filter(None, stages):
-            deadline = began + (grace_s if stage == stages[-1] else self._drain_s)
-            # Whoever comes late has a moment to end in order all the same.
-            deadline = max(deadline, time.monotonic() + rest_s / 2)
-            self._supervisor.stop_programs(stage, deadline, lambda: self._signals.urgent)
+        stages = [(self._callers, began + self._drain_s + _HAND_BACK_S), ([_POOL], began + grace_s)]
+        for names, stop_by in stages:
+            # The pool has a moment to end in order, also if its callers have taken all of the time.
+            deadline = max(stop_by, time.monotonic() + rest_s / 2)
+            supervisor.stop_programs(names, deadline, lambda: self._signals.urgent)
             if self._signals.urgent:
                 logger.warning("ending at once")
-                self._supervisor.kill()
+                supervisor.kill()
                 return
-        self._supervisor.stop_programs([_VALKEY.name], time.monotonic() + 1.0, lambda: self._signals.urgent)
-        self._supervisor.end(1.0)
+        supervisor.stop_programs([_VALKEY.name], time.monotonic() + 1.0, lambda: self._signals.urgent)
+        supervisor.end(1.0)
 
     def _clean_sockets(self) -> None:
         for path in (self._settings.valkey_socket, self._settings.socket_dir / "supervisor.sock"):

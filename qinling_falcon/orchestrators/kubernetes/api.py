@@ -19,7 +19,7 @@ from kubernetes.client.api_client import ApiClient
 from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import RESTResponse
 
-from qinling_falcon.errors import Unavailable
+from qinling_falcon.orchestrators.base import OrchestratorAway
 from qinling_falcon.orchestrators.kubernetes.access import make_configuration
 from qinling_falcon.orchestrators.kubernetes.budget import Budget
 from qinling_falcon.settings import Settings
@@ -36,7 +36,7 @@ _CONNECT_TIMEOUT_S = 3.0
 _WATCH_GRACE_S = 15.0
 
 
-class ApiAway(Unavailable):
+class ApiAway(OrchestratorAway):
     """The API server did not answer in time, can't be reached, or answered with a status of 500 or more."""
 
 
@@ -63,6 +63,8 @@ class KubernetesApi:
 
     Attributes:
         budget: counts the requests.
+        away_since: since when the server has not answered, in seconds since 1970; None: it answers.
+        away_reason: why it is away.
 
     Raises:
         SettingsError: the configuration can't be used.
@@ -70,6 +72,8 @@ class KubernetesApi:
 
     def __init__(self, settings: Settings):
         self.budget = Budget(settings.kubernetes_api_budget)
+        self.away_since: float | None = None
+        self.away_reason: str | None = None
         self._timeout_s = settings.kubernetes_api_timeout_s
         self._client = ApiClient(make_configuration(settings))
 
@@ -133,7 +137,7 @@ class KubernetesApi:
                 for line in lines:
                     yield orjson.loads(line)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise ApiAway(f"the watch was cut: {error}") from error
+            raise ApiAway(f"a watch was cut: {error}") from error
         finally:
             response.response.close()
 
@@ -175,13 +179,18 @@ class KubernetesApi:
             try:
                 response = self._client.call_api(*request, _request_timeout=timeout_s)
             except (urllib3.exceptions.HTTPError, OSError, ApiException) as error:
-                raise ApiAway(f"the API server did not answer: {error}", retry_after_s=5) from error
+                raise self._note_away(f"the API server did not answer: {error}") from error
             if response.status < 300:
+                self._note_answer()
                 return response
-            pause_s = _pause_s(response)
-            if response.status != _TOO_MANY_REQUESTS or time.monotonic() + pause_s > deadline:
-                raise _error(response.status, self._read(response))
-            self._read(response)
+            answer, pause_s = self._read(response), _pause_s(response)
+            if response.status >= 500:
+                raise self._note_away(f"the API server answered with status {response.status}: {_message(answer)}")
+            self._note_answer()
+            if response.status != _TOO_MANY_REQUESTS:
+                raise ApiError(response.status, *_reason_and_message(answer))
+            if time.monotonic() + pause_s > deadline:
+                raise ApiAway("the API server has too many requests", retry_after_s=5)
             gevent.sleep(pause_s)
 
     def _read(self, response: RESTResponse) -> bytes:
@@ -191,6 +200,18 @@ class KubernetesApi:
             raise ApiAway(f"the API server's answer broke off: {error}") from error
         return data
 
+    def _note_away(self, reason: str) -> ApiAway:
+        if self.away_since is None:
+            self.away_since = time.time()
+            logger.warning("the API server is away", extra={"reason": reason})
+        self.away_reason = reason
+        return ApiAway(reason, retry_after_s=5)
+
+    def _note_answer(self) -> None:
+        if self.away_since is not None:
+            logger.info("the API server answers again", extra={"after_s": round(time.time() - self.away_since, 1)})
+            self.away_since = self.away_reason = None
+
 
 def _pause_s(response: RESTResponse) -> float:
     try:
@@ -199,13 +220,14 @@ def _pause_s(response: RESTResponse) -> float:
         return 1.0
 
 
-def _error(status: int, answer: bytes) -> ApiError | ApiAway:
-    reason, message = "", answer[:500].decode("utf-8", "replace")
+def _reason_and_message(answer: bytes) -> tuple[str, str]:
+    """The machine-readable reason and the text of a refusal."""
     try:
         told = orjson.loads(answer)
-        reason, message = told.get("reason", ""), told.get("message", message)
-    except (ValueError, AttributeError):
-        pass
-    if status >= 500 or status == _TOO_MANY_REQUESTS:
-        return ApiAway(f"the API server answered with status {status}: {message}", retry_after_s=5)
-    return ApiError(status, reason, message)
+        return str(told["reason"]), str(told["message"])
+    except (ValueError, KeyError, TypeError):
+        return "", answer[:500].decode("utf-8", "replace")
+
+
+def _message(answer: bytes) -> str:
+    return _reason_and_message(answer)[1]

@@ -16,6 +16,7 @@ from qinling_falcon.orchestrators.base import (
     Confinement,
     Happening,
     RuntimeImage,
+    ServerState,
     StartFailed,
     WorkerEvent,
     WorkerInfo,
@@ -24,6 +25,7 @@ from qinling_falcon.orchestrators.kubernetes import names
 from qinling_falcon.orchestrators.kubernetes.api import ApiAway, ApiError, KubernetesApi
 from qinling_falcon.orchestrators.kubernetes.changes import Changes
 from qinling_falcon.orchestrators.kubernetes.images import PodImages
+from qinling_falcon.orchestrators.kubernetes.leader import LeaderLease
 from qinling_falcon.orchestrators.kubernetes.manifests import Manifests
 from qinling_falcon.orchestrators.kubernetes.pods import Pod, Trouble, read_pod
 from qinling_falcon.orchestrators.kubernetes.runtime_pods import RuntimePods
@@ -66,6 +68,7 @@ class KubernetesOrchestrator:
         self._secrets = WorkerSecrets(settings.secret_key_list)
         self._images = PodImages(settings)
         self._changes = Changes()
+        self._lease = LeaderLease(self._api, settings.kubernetes_namespace)
         self._pods_path = f"/api/v1/namespaces/{settings.kubernetes_namespace}/pods"
         self._pods: Watch[Pod] = Watch(self._api, self._pods_path, names.MANAGED, read_pod, self._note_change)
         manifests = Manifests(settings, self._secrets)
@@ -79,8 +82,13 @@ class KubernetesOrchestrator:
 
     @property
     def most_workers(self) -> int:
-        """The most workers that a pool manager can have."""
+        """The most workers that a pool manager can have, or fewer if the cluster has no room for more."""
         return MOST_WORKERS
+
+    def server(self) -> ServerState:
+        """Whether the API server answers, and how many requests it got."""
+        api = self._api
+        return ServerState(api.away_since, api.away_reason, api.budget.used, api.budget.per_minute)
 
     def confinement(self) -> Confinement:
         """How pods are confined, as far as this manager knows it."""
@@ -96,6 +104,7 @@ class KubernetesOrchestrator:
         Raises:
             ApiAway: the API server is away, or refuses; a later call does the rest.
         """
+        self._lease.require()
         try:
             self._runtime_pods.prepare(runtimes)
         except ApiError as error:
@@ -151,12 +160,13 @@ class KubernetesOrchestrator:
             ApiAway: it has not told anything yet.
         """
         if not self._pods.is_listed:
-            raise ApiAway("the API server has not listed the pods yet")
+            raise ApiAway(f"the pods were not listed yet: {self._pods.trouble or 'the API server is being asked'}")
         described = [self._describe(pod) for pod in self._pods.objects.values() if pod.state == names.TAKEN]
         return [worker for worker in described if worker is not None]
 
     def detach(self) -> None:
         """Stop watching. All pods live on."""
+        self._lease.resign()
         self._pods.stop()
         self._runtime_pods.watch.stop()
         self._api.close()
@@ -171,7 +181,7 @@ class KubernetesOrchestrator:
                 if taken is not None:
                     return taken
                 continue
-            if self._pods.away_since is not None:
+            if self._api.away_since is not None:
                 raise ApiAway("the API server is away, so no spare pod can be taken")
             trouble = self._trouble(image, runtime_id)
             now = time.monotonic()
@@ -201,6 +211,7 @@ class KubernetesOrchestrator:
 
         If this process dies just after the request, `list` shows the worker, and the next manager adopts it.
         """
+        self._lease.require()
         self._being_taken.add(pod.name)
         label = "/metadata/labels/qinling-falcon~1"
         try:
@@ -242,6 +253,7 @@ class KubernetesOrchestrator:
         return WorkerInfo(pod.worker_id, address, secret, pod.runtime_id, pod.image, pod.created)
 
     def _delete(self, pod: Pod) -> None:
+        self._lease.require()
         path = f"{self._pods_path}/{pod.name}"
         try:
             if not self._api.delete(path, uid=pod.uid):

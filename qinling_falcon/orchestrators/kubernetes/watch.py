@@ -41,7 +41,7 @@ class Watch(Generic[T]):
 
     Attributes:
         objects: what is kept of the objects, by their names.
-        away_since: since when the server has not answered, in seconds since 1970; None: it answers.
+        trouble: why the last list or watch failed; None: it did not.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Watch(Generic[T]):
         changed: Callable[[T | None, T | None], None],
     ):
         self.objects: dict[str, T] = {}
-        self.away_since: float | None = None
+        self.trouble: str | None = None
         self._api = api
         self._path = path
         self._selector = selector
@@ -98,10 +98,12 @@ class Watch(Generic[T]):
             try:
                 self._list_and_watch()
                 pause_s = _FIRST_PAUSE_S
-            except (ApiAway, ApiError) as error:
-                if self.away_since is None:
-                    self.away_since = time.time()
-                    logger.warning("a list or watch failed", extra={"path": self._path, "reason": str(error)})
+            except ApiAway as error:
+                self.trouble = str(error)
+                logger.info("a list or watch was interrupted", extra={"path": self._path, "reason": self.trouble})
+            except ApiError as error:
+                self.trouble = str(error)
+                logger.warning("a list or watch was refused", extra={"path": self._path, "reason": self.trouble})
             except Exception:
                 logger.exception("a list or watch failed", extra={"path": self._path})
             gevent.sleep(pause_s * random.uniform(0.5, 1.0))  # so that several managers do not come back at once
@@ -110,9 +112,7 @@ class Watch(Generic[T]):
     def _list_and_watch(self) -> None:
         """List, then watch until it is time for the next list, or the server says that a list is needed."""
         version = self._list()
-        if self.away_since is not None:
-            logger.info("the API server answers again", extra={"path": self._path})
-        self.away_since = None
+        self.trouble = None
         self._was_listed.set()
         list_at = time.monotonic() + _LIST_AGAIN_S
         while time.monotonic() < list_at:

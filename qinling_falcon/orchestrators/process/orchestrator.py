@@ -142,6 +142,9 @@ class ProcessOrchestrator:
         missing = tuple((feature, note) for feature, _, note in self._isolation.missing())
         return Confinement(str(self._form), missing)
 
+    def server(self) -> None:
+        """None: the workers are made on this machine."""
+
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no worker can be made from `image`."""
         self._table.resolve(image)

@@ -1,0 +1,140 @@
+"""The Lease object that makes one pool manager the leader: only the leader changes the cluster.
+
+The claim in Redis decides which manager is active (`pool/claim.py`), but Redis may lose it. Two managers may then believe
+for a moment that they are active. The Lease keeps the second one from changing pods until the first one has stopped.
+
+The holder renews its Lease as long as the manager asks for it. Another manager takes it when it was not renewed for its
+duration, by the other manager's own clock, so the clocks of two machines need not agree.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from qinling_falcon.orchestrators.kubernetes import names
+from qinling_falcon.orchestrators.kubernetes.api import ApiAway, ApiError, KubernetesApi
+
+logger = logging.getLogger(__name__)
+
+_NAME = "pool-manager"
+_DURATION_S = 10.0
+_RENEW_EVERY_S = 3.0
+# The holder stops changing the cluster this long before another manager may take the Lease.
+_MARGIN_S = 2.0
+# A manager that has not asked for so long is not active any more, and lets another one have the Lease.
+_ASKED_WITHIN_S = 5.0
+_TAKE_TIMEOUT_S = 3.0
+
+
+class LeaderLease:
+    """The Lease of an installation, as one manager sees it.
+
+    Args:
+        api: the API server.
+        namespace: where the Lease is.
+    """
+
+    def __init__(self, api: KubernetesApi, namespace: str):
+        self._api = api
+        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._name = f"{os.uname().nodename}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+        self._held_until = 0.0
+        self._asked_at = float("-inf")
+        self._greenlet: gevent.Greenlet | None = None
+        self._was_answered = Event()
+        # The Lease of another holder as it was last seen, and when it was first seen so.
+        self._seen: tuple[str, str, float] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this manager may change the cluster now."""
+        return time.monotonic() < self._held_until
+
+    def require(self) -> None:
+        """Ask for the Lease. The first call waits for an answer; later ones only keep it.
+
+        Raises:
+            ApiAway: another manager has it, or the API server is away.
+        """
+        self._asked_at = time.monotonic()
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn(self._renew)
+            self._was_answered.wait(_TAKE_TIMEOUT_S)
+        if not self.is_held:
+            raise ApiAway("this pool manager does not hold the Lease that lets it change the cluster")
+
+    def resign(self) -> None:
+        """Let another manager have the Lease at once."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+            self._greenlet = None
+        if self.is_held:
+            self._held_until = 0.0
+            try:
+                self._write(self._api.get(f"{self._path}/{_NAME}"), holder="")
+            except (ApiAway, ApiError) as error:
+                logger.info("the Lease lapses by itself", extra={"reason": str(error)})
+
+    def _renew(self) -> None:
+        while True:
+            if time.monotonic() - self._asked_at < _ASKED_WITHIN_S:
+                try:
+                    self._take()
+                except (ApiAway, ApiError) as error:
+                    logger.info("the Lease was not renewed", extra={"reason": str(error)})
+                except Exception:
+                    logger.exception("the Lease was not renewed")
+            self._was_answered.set()
+            gevent.sleep(_RENEW_EVERY_S)
+
+    def _take(self) -> None:
+        """Take or renew the Lease, unless another manager holds it."""
+        since = time.monotonic()
+        try:
+            lease = self._api.get(f"{self._path}/{_NAME}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            lease = None
+        if lease is not None and self._belongs_to_another(lease["spec"], since):
+            return
+        if not self.is_held:
+            logger.info("this pool manager takes the Lease", extra={"holder": self._name})
+        try:
+            self._write(lease, holder=self._name)
+        except ApiError as error:
+            if error.status == 409:  # another manager was quicker
+                return
+            raise
+        self._held_until = since + _DURATION_S - _MARGIN_S
+
+    def _belongs_to_another(self, spec: Mapping[str, Any], now: float) -> bool:
+        holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
+        if holder in ("", self._name):
+            return False
+        if self._seen is None or self._seen[:2] != (holder, renewed):
+            if self._seen is None or self._seen[0] != holder:
+                logger.info("another pool manager holds the Lease", extra={"holder": holder})
+            self._seen = (holder, renewed, now)
+        return now < self._seen[2] + _DURATION_S
+
+    def _write(self, lease: Mapping[str, Any] | None, *, holder: str) -> None:
+        """Write the Lease, if it is still as it was read."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": int(_DURATION_S), "renewTime": now}
+        metadata: dict[str, Any] = {"name": _NAME, "labels": names.MANAGED_LABELS}
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        if lease is None:
+            self._api.create(self._path, body)
+            return
+        metadata["resourceVersion"] = lease["metadata"]["resourceVersion"]
+        self._api.replace(f"{self._path}/{_NAME}", body)
