@@ -24,6 +24,7 @@ from qinling_falcon.orchestrators.base import (
 from qinling_falcon.orchestrators.kubernetes import names
 from qinling_falcon.orchestrators.kubernetes.api import ApiAway, ApiError, KubernetesApi
 from qinling_falcon.orchestrators.kubernetes.changes import Changes
+from qinling_falcon.orchestrators.kubernetes.confinement import CONFINEMENT
 from qinling_falcon.orchestrators.kubernetes.images import PodImages
 from qinling_falcon.orchestrators.kubernetes.leader import LeaderLease
 from qinling_falcon.orchestrators.kubernetes.manifests import Manifests
@@ -42,7 +43,6 @@ _PING_TIMEOUT_S = 2.0
 _GONE_TIMEOUT_S = 60.0
 # Trouble that may pass by itself, such as a registry that does not answer, is waited for so long.
 _PATIENCE_S = 20.0
-_FORM = "kubernetes"
 
 
 class KubernetesOrchestrator:
@@ -91,8 +91,8 @@ class KubernetesOrchestrator:
         return ServerState(api.away_since, api.away_reason, api.budget.used, api.budget.per_minute)
 
     def confinement(self) -> Confinement:
-        """How pods are confined, as far as this manager knows it."""
-        return Confinement(_FORM)
+        """How pods are confined. What their nodes have beyond that, this manager does not know."""
+        return CONFINEMENT
 
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no image can have this name."""

@@ -93,6 +93,22 @@ def kill_descendants(root: int) -> bool:
     return not any(map(memory.is_live, _all_below(root)))
 
 
+def kill_namespace(root: int) -> bool:
+    """Kill every process of this PID namespace but the first one and `root`, the caller. Returns False if some are left.
+
+    The first one, the supervisor, is safe from signals of its own namespace that it does not handle. Like this, a fork
+    bomb is killed at once, also if it takes most of the CPU time.
+    """
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(-1, signal.SIGKILL)
+        if not any(map(memory.is_live, _all_below(root))):
+            return True
+        time.sleep(0.001)
+    return False
+
+
 def stop_descendants(root: int) -> tuple[set[int], bool]:
     """Stop every process below `root`, which must be the caller and a subreaper.
 
