@@ -17,7 +17,6 @@ import contextlib
 import logging
 import time
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 import orjson
 
@@ -35,6 +34,7 @@ from qinling_falcon.errors import (
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook, CachedWebhooks
 from qinling_falcon.invocation.calls import Call
+from qinling_falcon.invocation.delivery import Delivery
 from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds, idempotency_key_of
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.idempotency import IdempotentCalls
@@ -53,49 +53,6 @@ _TRIES = 5
 _RETRY_AFTER_S = 30
 _LONGEST_REASON = 500
 _ACCEPTED = (DeliveryResult.ACCEPTED, DeliveryResult.DUPLICATE)
-
-
-class Delivery(Protocol):
-    """A request to a webhook.
-
-    Attributes:
-        method: the HTTP method.
-        has_subpath: whether its path goes on below the webhook's URL.
-        request_id: its id in answers and logs.
-        callback_depth: how many callbacks in a row led to it.
-    """
-
-    method: str
-    has_subpath: bool
-    request_id: str
-    callback_depth: int
-
-    def set_webhook(self, webhook: CachedWebhook) -> None:
-        """Set the webhook. The body then counts for its project, and the answer gets its CORS headers."""
-
-    def header(self, name: str) -> str | None:
-        """A header of the request."""
-
-    def body(self, limit: int) -> bytes:
-        """The body. If it was read before, it is remembered, until `drop_body`.
-
-        Raises:
-            TooLarge: it has more than `limit` bytes.
-            QinlingError: it can't be read.
-        """
-
-    def drop_body(self) -> None:
-        """Release the body. `body` must not be called after this."""
-
-    def digest(self, body: bytes) -> str:
-        """A digest of what is the same in all attempts of a sender: method, address and body."""
-
-    def function_input(self, body: bytes) -> str | None:
-        """The function's input, as the webhook found asks for it.
-
-        Raises:
-            QinlingError: the request is malformed.
-        """
 
 
 class _WebhookChanged(Exception):
@@ -367,7 +324,7 @@ class WebhookCalls:
         execution_id: str | None = None,
     ) -> None:
         entry = {
-            "received_at": clock.to_micros(clock.now()),
+            "received_at": clock.to_micros(delivery.received_at),
             "delivery_id": delivery_id,
             "result": result,
             "reason": None if reason is None else f"{reason[:_LONGEST_REASON]} ({delivery.request_id})",
