@@ -93,6 +93,8 @@ class DeletedFunction(peewee.Model):
 class IdempotencyKey(peewee.Model):
     """An `Idempotency-Key` that a project has sent, and the execution that it stands for; see `idempotency`.
 
+    Some rows stand for no key: they remember failed executions, see `pruned_failures`.
+
     Attributes of a row:
         digest: SHA-256 of the request, as hexadecimal digits.
         execution_id: the execution. It may have no row yet, or no row any more.
