@@ -98,6 +98,17 @@ def test_an_execution_is_claimed_also_if_the_clock_of_this_machine_is_behind(fun
     assert [one.id for one in execution_queue.claim([record.id], now, now + MINUTE)] == [record.id]
 
 
+def test_an_accepted_execution_is_due_also_if_its_process_is_an_hour_ahead(function_id: str) -> None:
+    """As after the machine's clock was set back, see `clock.now`."""
+    record = accepted(function_id, created_at=clock.wall() + timedelta(hours=1))
+
+    ([queued], _) = execution_queue.unclaimed("", clock.wall(), 1)
+    assert queued.not_before <= clock.to_micros(clock.wall())
+    assert [one.id for one in claim(record.id)] == [record.id]
+    execution_queue.give_back(record.id, 1, clock.wall() + MINUTE, was_started=False)
+    assert claim(record.id) == [], "its pause lasts"
+
+
 def test_an_end_is_written_once_and_counted_once(function_id: str, owner: Context) -> None:
     record = accepted(function_id)
     claim(record.id)
