@@ -168,6 +168,7 @@ def test_tables_are_read_through_scopes_alone() -> None:
     queue = {f"models.execution_queue.{name}: QueuedExecution.select" for name in _OF_QUEUE}
     queue |= {"models.deleted_functions.page: DeletedFunction.select"}
     queue |= {"models.deleted_functions._cancel: QueuedExecution.select"}
+    queue |= {"models.execution: QueuedExecution.select"}  # of the execution that a query shows
     by_project.add("models.idempotency.find: IdempotencyKey.select")
     by_project.add("models.pruned_failures.is_remembered: IdempotencyKey.select")
     by_project.add("models.idempotency.forget_claim: Execution.select")
