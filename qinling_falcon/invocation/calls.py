@@ -138,7 +138,7 @@ def record_overdue(settings: Settings, ended: Ended) -> list[str]:
     longest_s = settings.invoke_queue_timeout_s + settings.holder_ttl_s
     longest_s += TRIES * (longest_reading_s(settings) + settings.unpack_timeout_s)
     longest_s += settings.max_timeout + settings.load_timeout_s + settings.lease_grace_s
-    overdue = list(executions.running_since(clock.now() - timedelta(seconds=2 * longest_s)))
+    overdue = list(executions.running_since(clock.wall() - timedelta(seconds=2 * longest_s)))
     for row in overdue:
         record(failed_record(_as_record(row), f"The process that ran the function was lost{_PERHAPS}"))
     ids = [row.id for row in overdue]

@@ -282,7 +282,7 @@ class Run:
         """
         if self._accepted is None or self._accepted.due_at is None:
             return round((time.monotonic() - self._arrived) * 1000, 3)
-        return round(max(0.0, (clock.now() - self._accepted.due_at).total_seconds()) * 1000, 3)
+        return round(max(0.0, (clock.wall() - self._accepted.due_at).total_seconds()) * 1000, 3)
 
     def _record(
         self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False, is_lost: bool = False
