@@ -21,7 +21,7 @@ from qinling_falcon.deadlines import Deadlines
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models.cooperation import native
 from qinling_falcon.orchestrators.addresses import connect
-from qinling_falcon.orchestrators.gateways import NO_DESCRIPTOR, GatewayAway, NotPassedOn, make_gateway
+from qinling_falcon.orchestrators.gateways import NO_DESCRIPTOR, Gateway, GatewayAway, NotPassedOn, make_gateway
 from qinling_falcon.orchestrators.worker_http import Answer, read_answer
 from qinling_falcon.pool.leases import LeasedWorker
 from qinling_falcon.settings import Settings
@@ -233,14 +233,14 @@ class WorkerClient:
         self, connection: socket.socket, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float
     ) -> Answer:
         gateway = self._gateway
+        if gateway is None:
+            begin = f"POST {path} HTTP/1.1\r\nHost: worker\r\n"
+        else:
+            begin = _begin_at(gateway, worker.address, path)
+        request = f"{begin}X-Worker-Secret: {worker.secret}\r\n{head}Content-Length: {len(body)}\r\n\r\n"
+        packet = request.encode("ascii") + body
+        self._deadlines.add(connection, timeout_s)
         try:
-            if gateway is None:
-                begin = f"POST {path} HTTP/1.1\r\nHost: worker\r\n"
-            else:
-                begin = gateway.begin(worker.address, "POST", path)
-            request = f"{begin}X-Worker-Secret: {worker.secret}\r\n{head}Content-Length: {len(body)}\r\n\r\n"
-            packet = request.encode("ascii") + body
-            self._deadlines.add(connection, timeout_s)
             try:
                 # gevent's `sendall` makes an extra system call each time, to ask for the size of the socket's buffer.
                 sent = connection.send(packet)
@@ -299,6 +299,13 @@ class WorkerClient:
     def _close_longest_idle(self) -> None:
         connection, _ = self._idle.pop(next(iter(self._idle)))
         connection.close()
+
+
+def _begin_at(gateway: Gateway, address: str, path: str) -> str:
+    try:
+        return gateway.begin(address, "POST", path)
+    except NotPassedOn as error:
+        raise NotSent(str(error)) from error
 
 
 def _shut_down(connection: socket.socket) -> None:
