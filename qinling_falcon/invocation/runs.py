@@ -32,9 +32,9 @@ from qinling_falcon.invocation.run_cancellation import Interrupted, RunCancellat
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import (
+    UNREACHED,
     DiskFull,
     Execution,
-    NoDescriptor,
     NotLoaded,
     NotSent,
     WorkerClient,
@@ -218,7 +218,7 @@ class Run:
         except NotSent:
             self.cancellation.was_sent = False
             raise
-        except NoDescriptor:
+        except UNREACHED:
             self.cancellation.was_sent = False
             lease.released()  # the worker holds the target now, so it is not returned unused
             lease.withdrawn()

@@ -19,7 +19,7 @@ SPARE = "spare"
 TAKEN = "taken"
 """The pod is a worker of the pool. No controller owns it, so none deletes it."""
 WORKER = "qinling-falcon/worker"
-"""Label of a pod: the id of the worker that was made of it."""
+"""Label of a pod: the id of the worker that was made of it. Label of a Service: the worker that it belongs to."""
 IMAGE_KEY = "qinling-falcon/image"
 """Label of a pod: `image_key` of the runtime's image."""
 IMAGE = "qinling-falcon/runtime-image"
@@ -42,3 +42,8 @@ def image_key(image: str) -> str:
 def runtime_name(runtime_id: str) -> str:
     """The name of a runtime's Deployment and Secret."""
     return f"runtime-{runtime_id}"
+
+
+def service_name(worker_id: str) -> str:
+    """The name of a worker's Service."""
+    return f"worker-{worker_id}"
