@@ -154,7 +154,7 @@ class KubernetesOrchestrator:
         return events
 
     def list(self) -> Sequence[WorkerInfo]:
-        """The workers that can be called, as far as the API server has told.
+        """The workers that can be called and those for a single execution, as far as the API server has told.
 
         Raises:
             ApiAway: it has not told anything yet.
@@ -162,7 +162,12 @@ class KubernetesOrchestrator:
         if not self._pods.is_listed:
             raise ApiAway(f"the pods were not listed yet: {self._pods.trouble or 'the API server is being asked'}")
         described = [self._describe(pod) for pod in self._pods.objects.values() if pod.state == names.TAKEN]
-        return [worker for worker in described if worker is not None]
+        single_use = [
+            WorkerInfo(pod.worker_id, "", "", image=pod.image, since=pod.created, single_use=pod.single_use)
+            for pod in self._pods.objects.values()
+            if pod.single_use is not None
+        ]
+        return [*(worker for worker in described if worker is not None), *single_use]
 
     def detach(self) -> None:
         """Stop watching. All pods live on."""
