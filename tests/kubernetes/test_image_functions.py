@@ -64,6 +64,11 @@ def is_running(namespace: Namespace, execution_id: str) -> bool:
     return False
 
 
+def cancel(service: Service, execution_id: str) -> None:
+    answer = service.request("PUT", f"/v1/executions/{execution_id}", json={"status": "cancelled"})
+    assert answer.status_code == 202, answer.text
+
+
 def test_an_execution_gets_its_arguments_and_has_the_log_of_its_pod(service: Service) -> None:
     function = make(service)
     source = "import os, sys\nprint(sys.argv[1:], os.getuid(), sorted(os.environ))\nopen('/tmp/x', 'w')"
@@ -87,7 +92,7 @@ def test_the_real_client_makes_and_runs_one(service: Service) -> None:
     with running_driver(service.url) as driver:
         client = Client(driver, session=False)
         made = client.functions.create(name="f", code={"source": "image", "image": IMAGE}, timeout=60)
-        execution = client.function_executions.create(function=made["id"], input="python3 -c print('hello')")
+        execution = client.function_executions.create(made["id"], input="python3 -c print('hello')")
 
     assert execution["status"] == "success", execution
     assert service.log_of(execution) == "hello\n"
@@ -153,9 +158,8 @@ def test_a_cancelled_execution_is_ended(service: Service, namespace: Namespace) 
     execution_id = service.accept(make(service), python(FOREVER))
     wait_until("it runs", lambda: is_running(namespace, execution_id))
 
-    answer = service.request("POST", f"/v1/executions/{execution_id}/cancel")
+    cancel(service, execution_id)
 
-    assert answer.status_code == 200, answer.text
     assert service.execution(execution_id)["status"] == "cancelled"
     wait_until("its pod is gone", lambda: not all_pods(namespace))
 
@@ -197,7 +201,7 @@ def test_a_pod_that_is_deleted_by_hand_is_a_lost_worker(service: Service, namesp
     wait_until("it runs again", lambda: is_another() and is_running(namespace, execution_id), 60)
     execution = service.execution(execution_id)
     assert (execution["status"], execution["attempt"]) == ("running", 2)
-    service.request("POST", f"/v1/executions/{execution_id}/cancel")
+    cancel(service, execution_id)
 
 
 def test_after_the_kill_of_its_process_an_execution_runs_again(service: Service, namespace: Namespace) -> None:
@@ -211,7 +215,7 @@ def test_after_the_kill_of_its_process_an_execution_runs_again(service: Service,
     service.start_module("worker", "workers.worker")
     wait_until("it runs again", lambda: is_running(namespace, execution_id), 60)
     assert service.execution(execution_id)["attempt"] == 2
-    service.request("POST", f"/v1/executions/{execution_id}/cancel")
+    cancel(service, execution_id)
 
 
 def uids(namespace: Namespace) -> set[str]:
