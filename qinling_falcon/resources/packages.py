@@ -34,9 +34,9 @@ def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[s
         if values["entry"] is not None:
             _refuse("entry", "a function from an image has no entry.")
         if values["isolation"] is not None:
-            _refuse("isolation", "a function from an image has no isolation: each execution has a container of its own.")
+            _refuse("isolation", "a function from an image has no isolation: each execution has its own container.")
         if values["min_warm"]:
-            _refuse("min_warm", "a function from an image has no min_warm: each execution has a container of its own.")
+            _refuse("min_warm", "a function from an image has no min_warm: each execution has its own container.")
         _check_no_package(upload, source)
         return values | {"package_key": None}
     if values["runtime_id"] is None:

@@ -19,7 +19,6 @@ from tests.kubernetes.namespaces import Namespace
 
 IMAGE = os.environ.get("KUBERNETES_TEST_IMAGE", "localhost/python:3.11")
 MIB = 1 << 20
-# The second run of an execution finds what the first one has left nowhere, so a function can't tell its attempts apart.
 FOREVER = "import time\nprint('it runs', flush=True)\ntime.sleep(600)"
 
 
@@ -41,6 +40,11 @@ def nothing_is_left(namespace: Namespace, service: Service) -> Iterator[None]:
 def all_pods(namespace: Namespace) -> list[str]:
     """The names of all pods, also of those that are being deleted."""
     return [pod.metadata.name for pod in namespace.core.list_namespaced_pod(namespace.name).items]
+
+
+def execution_of(pod: Any) -> str:
+    """The execution that a pod runs."""
+    return str(pod.metadata.labels["qinling-falcon/execution"])
 
 
 def make(service: Service, image: str = IMAGE, **fields: Any) -> str:
@@ -154,6 +158,22 @@ def test_a_program_that_the_image_does_not_have(service: Service) -> None:
     assert "no-such-program" in execution["status_reason"]
 
 
+def test_a_call_that_the_cluster_has_no_room_for_has_not_run(service: Service, namespace: Namespace) -> None:
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    namespace.core.create_namespaced_resource_quota(namespace.name, quota)
+    wait_until("it holds", lambda: namespace.core.read_namespaced_resource_quota("none", namespace.name).status.hard)
+    body = {"function_id": make(service), "input": "true"}
+    try:
+        answer = service.request("POST", "/v1/executions", json=body)
+    finally:
+        namespace.core.delete_namespaced_resource_quota("none", namespace.name)
+
+    assert answer.status_code == 503, answer.text
+    assert "quota of resources is used up" in answer.text
+    assert answer.headers["Retry-After"]
+    assert service.request("GET", "/v1/executions", params={"function_id": body["function_id"]}).json() == []
+
+
 def test_a_cancelled_execution_is_ended(service: Service, namespace: Namespace) -> None:
     execution_id = service.accept(make(service), python(FOREVER))
     wait_until("it runs", lambda: is_running(namespace, execution_id))
@@ -175,13 +195,13 @@ def test_a_failed_attempt_is_followed_by_another_one(service: Service) -> None:
 
 def test_the_concurrency_of_a_function_limits_its_pods(service: Service, namespace: Namespace) -> None:
     function = make(service, concurrency=1)
-    ids = [service.accept(function, python("import time\nprint('it runs', flush=True)\ntime.sleep(1)")) for _ in range(3)]
+    ids = [service.accept(function, python("import time\ntime.sleep(1)")) for _ in range(3)]
     most = 0
 
     def have_ended() -> bool:
         nonlocal most
-        running = [pod for pod in namespace.pods("single-use") if pod.status.phase == "Running"]
-        most = max(most, sum(service.execution(pod.metadata.name[10:])["status"] == "running" for pod in running))
+        running = [execution_of(pod) for pod in namespace.pods("single-use") if pod.status.phase == "Running"]
+        most = max(most, sum(service.execution(execution_id)["status"] == "running" for execution_id in running))
         return all(service.execution(execution_id)["status"] == "success" for execution_id in ids)
 
     wait_until("all have ended", have_ended, 120)
@@ -232,9 +252,9 @@ def test_after_the_kill_of_its_process_a_call_has_ended(service: Service, namesp
 
     caller = threading.Thread(target=call)
     caller.start()
-    [execution_id] = wait_until("it runs", lambda: [
-        pod.metadata.name[10:] for pod in namespace.pods("single-use") if is_running(namespace, pod.metadata.name[10:])
-    ])
+    [pod] = wait_until("its pod is made", lambda: namespace.pods("single-use"))
+    execution_id = execution_of(pod)
+    wait_until("it runs", lambda: is_running(namespace, execution_id))
     for pid in service.web_processes():
         os.kill(pid, signal.SIGKILL)
     caller.join()
