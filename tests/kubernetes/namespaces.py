@@ -32,6 +32,30 @@ class Namespace:
         self.apps = client.AppsV1Api(api)
         self._secret_key = Fernet.generate_key().decode()
 
+    def create(self) -> None:
+        """Make the namespace, and wait for its service account, which pods need and a controller makes."""
+        self.core.create_namespace({"metadata": {"name": self.name}})
+        wait_until(
+            "the namespace has its service account",
+            lambda: self.core.list_namespaced_service_account(self.name).items,
+        )
+
+    def empty(self) -> None:
+        """Delete the pods at once, because a graceful end of them takes seconds."""
+        self.apps.delete_collection_namespaced_deployment(self.name)
+        self.core.delete_collection_namespaced_pod(self.name, grace_period_seconds=0)
+
+    def delete(self) -> None:
+        """Delete the namespace with all that is in it, and wait until it is gone."""
+        self.empty()
+        self.core.delete_namespace(self.name)
+
+        def is_gone() -> bool:
+            found = self.core.list_namespace(field_selector=f"metadata.name={self.name}")
+            return not found.items
+
+        wait_until("the namespace is gone", is_gone, 60)
+
     def settings(self) -> dict[str, Any]:
         """The settings of a service whose workers are in this namespace."""
         return {"kubernetes_namespace": self.name, "secret_keys": self._secret_key, "worker_start_timeout_s": 60}
@@ -53,19 +77,11 @@ class Namespace:
 def new_namespace() -> Iterator[Namespace]:
     """Make a namespace, and delete all that is in it afterwards."""
     api = config.new_client_from_config(os.environ["KUBERNETES_CONFIG"])
-    name = f"qf-test-{secrets.token_hex(4)}"
-    namespace = Namespace(name, api)
-    namespace.core.create_namespace({"metadata": {"name": name}})
+    namespace = Namespace(f"qf-test-{secrets.token_hex(4)}", api)
+    namespace.create()
     try:
-        # Pods need it, and a controller makes it.
-        wait_until(
-            "the namespace has its service account",
-            lambda: namespace.core.list_namespaced_service_account(name).items,
-        )
         yield namespace
     finally:
-        # Before the namespace, because a graceful end of pods takes seconds.
-        namespace.apps.delete_collection_namespaced_deployment(name)
-        namespace.core.delete_collection_namespaced_pod(name, grace_period_seconds=0)
-        namespace.core.delete_namespace(name)
+        namespace.empty()
+        namespace.core.delete_namespace(namespace.name)
         api.close()
