@@ -164,7 +164,7 @@ class KubernetesOrchestrator:
         return events
 
     def list(self) -> Sequence[WorkerInfo]:
-        """The workers that can be called, as far as the API server has told.
+        """The workers that can be called and those for a single execution, as far as the API server has told.
 
         Raises:
             ApiAway: it has not told anything yet.
@@ -174,7 +174,12 @@ class KubernetesOrchestrator:
         if self._addresses.unknown_because is not None:
             raise ApiAway(self._addresses.unknown_because)
         described = [self._describe(pod) for pod in self._pods.objects.values() if pod.state == names.TAKEN]
-        return [worker for worker in described if worker is not None]
+        single_use = [
+            WorkerInfo(pod.worker_id, "", "", image=pod.image, since=pod.created, single_use=pod.single_use)
+            for pod in self._pods.objects.values()
+            if pod.single_use is not None
+        ]
+        return [*(worker for worker in described if worker is not None), *single_use]
 
     def detach(self) -> None:
         """Stop watching. All pods live on."""
