@@ -33,7 +33,6 @@ from qinling_falcon.invocation.run_cancellation import Interrupted, RunCancellat
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import (
-    UNREACHED,
     DiskFull,
     Execution,
     NotLoaded,

@@ -82,7 +82,7 @@ class KubernetesOrchestrator:
         self._runtime_pods = RuntimePods(self._api, settings, manifests, self._images, self._changes)
         self._addresses = WorkerAddresses(self._api, settings, self._note_lost_address)
         self._gateway = make_gateway(settings)
-        # Names of spare pods that a start is taking, and of pods that this manager deletes.
+        # Names of spare pods that a start is taking, and of pods that this manager has deleted, until their objects go.
         self._being_taken: set[str] = set()
         self._being_deleted: set[str] = set()
         self._events: list[WorkerEvent] = []
@@ -145,18 +145,22 @@ class KubernetesOrchestrator:
         return worker
 
     def destroy(self, worker_id: str) -> None:
-        """Delete the pod of a worker, and wait until it is gone. Unknown ids are no error.
+        """Delete the pod of a worker, and wait until all that ran in it has ended. Unknown ids are no error.
+
+        The pod's object may stay for seconds after that. No caller needs to wait for it.
 
         Raises:
             ApiAway: the API server is away.
         """
-        found = [pod for pod in list(self._pods.objects.values()) if pod.worker_id == worker_id]
+        pods = list(self._pods.objects.values())
+        found = [pod for pod in pods if pod.worker_id == worker_id and not pod.has_ended]
         for pod in found:
             self._being_deleted.add(pod.name)
             try:
                 self._delete(pod)
-            finally:
+            except ApiAway:
                 self._being_deleted.discard(pod.name)
+                raise
 
     def events(self) -> Sequence[WorkerEvent]:
         """What happened to the pods of workers since the last call."""
@@ -288,15 +292,23 @@ class KubernetesOrchestrator:
         except ApiError as error:
             raise ApiAway(f"pod {pod.name} could not be deleted: {error}") from error
         deadline = time.monotonic() + _GONE_TIMEOUT_S
-        while pod.name in self._pods.objects:
+        while not self._has_ended(pod):
             if time.monotonic() >= deadline:
                 logger.error("a pod does not end", extra={"pod": pod.name, "worker_id": pod.worker_id})
                 return
             self._changes.wait(_LOOK_AGAIN_S)
 
+    def _has_ended(self, pod: Pod) -> bool:
+        found = self._pods.objects.get(pod.name)
+        return found is None or found.has_ended
+
     def _note_change(self, before: Pod | None, after: Pod | None) -> None:
         self._changes.notify()
-        if before is None or before.state != names.TAKEN or before.name in self._being_deleted:
+        if before is None or before.state != names.TAKEN:
+            return
+        if before.name in self._being_deleted:
+            if after is None:
+                self._being_deleted.discard(before.name)
             return
         if after is None or after.uid != before.uid:
             self._tell(before, Happening.ENDED, "its pod was deleted")

@@ -47,6 +47,7 @@ class Pod:
         phase: its phase.
         is_ready: whether it is ready for calls.
         is_ending: whether it is being deleted.
+        has_ended: whether it is being deleted, and all that ran in it has ended. Its object may stay for seconds.
         restarts: how often its container was restarted.
         created: when it was made, in seconds since 1970.
         trouble: why it does not serve; None: it serves, or is starting.
@@ -66,6 +67,7 @@ class Pod:
     phase: str
     is_ready: bool
     is_ending: bool
+    has_ended: bool
     restarts: int
     created: float
     trouble: Trouble | None
@@ -82,6 +84,9 @@ def read_pod(given: Mapping[str, Any]) -> Pod:
     labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     containers = status.get("containerStatuses", ())
+    is_ending = "deletionTimestamp" in metadata
+    # A container that has ended may be shown as waiting, although it does not start again.
+    runs = not containers or any("running" in container.get("state", {}) for container in containers)
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -100,7 +105,8 @@ def read_pod(given: Mapping[str, Any]) -> Pod:
         host_ip=status.get("hostIP", ""),
         phase=status.get("phase", ""),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
-        is_ending="deletionTimestamp" in metadata,
+        is_ending=is_ending,
+        has_ended=is_ending and not runs,
         restarts=sum(container.get("restartCount", 0) for container in containers),
         created=datetime.datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
         trouble=_trouble(status, conditions, containers),
