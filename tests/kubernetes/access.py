@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,31 @@ from kubernetes import client
 from tests.kubernetes.clusters import ROOT
 
 MANIFESTS = ROOT / "config" / "kubernetes"
+Right = tuple[str, str]
+"""A verb and a resource, as a Role names them."""
+IN_CLUSTER = ("qinling-pool", "qinling-images")
+"""The Roles of an installation in the cluster."""
+
 _ACCOUNT = "qinling-pool"
 _TOKEN_LIFE_S = 24 * 3600
 
 
-def shipped_rules(components: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rules of the Role that an installation gets, and of the Roles of components."""
-    files = [MANIFESTS / "functions" / "access.yaml"]
-    files += [MANIFESTS / "components" / component / "access.yaml" for component in components]
+def shipped_rules(roles: Sequence[str]) -> list[dict[str, Any]]:
+    """The rules of the shipped Roles with these names."""
+    files = sorted(MANIFESTS.rglob("*.yaml"))
     objects = [thing for path in files for thing in yaml.safe_load_all(path.read_text())]
-    return [rule for thing in objects if thing["kind"] == "Role" for rule in thing["rules"]]
+    shipped = {thing["metadata"]["name"]: thing["rules"] for thing in objects if thing["kind"] == "Role"}
+    return [rule for role in roles for rule in shipped[role]]
 
 
-def shipped_rights(components: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """The same as pairs of a verb and a resource."""
-    for rule in shipped_rules(components):
-        for resource in rule["resources"]:
-            for verb in rule["verbs"]:
-                yield verb, resource
+def shipped_rights(*roles: str) -> set[Right]:
+    """The rights that the shipped Roles with these names give."""
+    rules = shipped_rules(roles)
+    return {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
 
-def grant(api: client.ApiClient, namespace: str, components: Sequence[str]) -> str:
-    """Make an account that has the shipped rights in one namespace.
+def grant(api: client.ApiClient, namespace: str, roles: Sequence[str]) -> str:
+    """Make an account that has the rights of some shipped Roles in one namespace.
 
     Returns:
         Its token.
@@ -44,7 +47,7 @@ def grant(api: client.ApiClient, namespace: str, components: Sequence[str]) -> s
     core, rbac = client.CoreV1Api(api), client.RbacAuthorizationV1Api(api)
     metadata = {"name": _ACCOUNT}
     core.create_namespaced_service_account(namespace, {"metadata": metadata})
-    rbac.create_namespaced_role(namespace, {"metadata": metadata, "rules": shipped_rules(components)})
+    rbac.create_namespaced_role(namespace, {"metadata": metadata, "rules": shipped_rules(roles)})
     rbac.create_namespaced_role_binding(
         namespace,
         {

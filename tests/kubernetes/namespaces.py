@@ -1,6 +1,6 @@
 """Namespaces for tests, and looking at what is in them as a cluster's operator.
 
-A service of a test has no more rights in its namespace than the Role that config/kubernetes ships.
+A service of a test has the rights in its namespace that config/kubernetes gives an installation, and no others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.fernet import Fernet
 from kubernetes import client, config
 
 from tests.integration.service import wait_until
-from tests.kubernetes.access import grant, write_kubeconfig
+from tests.kubernetes.access import IN_CLUSTER, grant, write_kubeconfig
 
 
 class Namespace:
@@ -63,11 +63,11 @@ class Namespace:
 
 
 @contextlib.contextmanager
-def new_namespace(*components: str) -> Iterator[Namespace]:
+def new_namespace(*roles: str) -> Iterator[Namespace]:
     """Make a namespace, and delete all that is in it afterwards.
 
     Args:
-        components: those of config/kubernetes whose rights its service gets as well.
+        roles: names of the Roles that its service gets; none: those of an installation in the cluster.
     """
     api = config.new_client_from_config(os.environ["KUBERNETES_CONFIG"])
     name = f"qf-test-{secrets.token_hex(4)}"
@@ -80,7 +80,7 @@ def new_namespace(*components: str) -> Iterator[Namespace]:
                 "the namespace has its service account",
                 lambda: namespace.core.list_namespaced_service_account(name).items,
             )
-            write_kubeconfig(api, grant(api, name, components), namespace.kubeconfig)
+            write_kubeconfig(api, grant(api, name, roles or IN_CLUSTER), namespace.kubeconfig)
             yield namespace
         finally:
             # Before the namespace, because a graceful end of pods takes seconds.

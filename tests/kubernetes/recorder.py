@@ -15,8 +15,7 @@ from typing import Any
 
 from kubernetes import client, config
 
-Right = tuple[str, str]
-"""A verb and a resource, as a Role names them."""
+from tests.kubernetes.access import Right
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _NOT_FORWARDED = {"connection", "host", "transfer-encoding"}

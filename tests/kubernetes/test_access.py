@@ -1,6 +1,6 @@
-"""The shipped Role: it suffices, and nothing in it is unused.
+"""The shipped Roles: they suffice, and nothing in them is unused.
 
-All tests of this folder run with this Role (see `namespaces.py`), so each of them fails if a right is missing.
+All tests of this folder run with these Roles (see `namespaces.py`), so they fail if a right is missing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from kubernetes.client.exceptions import ApiException
 
 from tests.integration.service import running_service, wait_until
 from tests.kubernetes.access import shipped_rights
-from tests.kubernetes.namespaces import Namespace
+from tests.kubernetes.namespaces import Namespace, new_namespace
 from tests.kubernetes.recorder import recording
 
 
-def test_a_service_uses_each_right_of_its_role_and_no_others(namespace: Namespace, tmp_path: Path) -> None:
-    settings = namespace.settings()
-    with recording(namespace.kubeconfig, tmp_path / "kubeconfig") as seen:
-        settings["kubernetes_config"] = tmp_path / "kubeconfig"
+def test_calls_use_each_right_of_the_pool_manager_and_no_others(tmp_path: Path) -> None:
+    copy = tmp_path / "kubeconfig"
+    with new_namespace("qinling-pool") as namespace, recording(namespace.kubeconfig, copy) as seen:
+        settings = namespace.settings() | {"kubernetes_config": copy}
         with running_service(**settings, max_workers=4) as service:
             runtime = service.runtime()
             function = service.function("def main():\n    return 1\n")
@@ -29,7 +29,7 @@ def test_a_service_uses_each_right_of_its_role_and_no_others(namespace: Namespac
             assert service.request("DELETE", f"/v1/runtimes/{runtime}").status_code == 204
             wait_until("the pods of the deleted runtime are gone", lambda: not namespace.pods(), timeout_s=90)
 
-    assert seen.rights == set(shipped_rights())
+    assert seen.rights == shipped_rights("qinling-pool")
     assert seen.refused == []
 
 
