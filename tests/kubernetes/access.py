@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ Right = tuple[str, str]
 IN_CLUSTER = ("qinling-pool", "qinling-images")
 """The Roles of an installation in the cluster."""
 
-_ACCOUNT = "qinling-pool"
+_HOME = "default"
 _TOKEN_LIFE_S = 24 * 3600
 
 
@@ -38,30 +40,56 @@ def shipped_rights(*roles: str) -> set[Right]:
     return {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
 
-def grant(api: client.ApiClient, namespace: str, roles: Sequence[str]) -> str:
-    """Make an account that has the rights of some shipped Roles in one namespace.
+class Account:
+    """An account of the cluster, as which a service of a test calls the API server.
 
-    Returns:
-        Its token.
+    Args:
+        api: the client of an administrator.
+        name: its name.
+        roles: the names of the shipped Roles that it gets.
+        kubeconfig: where its kubeconfig file is.
     """
-    core, rbac = client.CoreV1Api(api), client.RbacAuthorizationV1Api(api)
-    metadata = {"name": _ACCOUNT}
-    core.create_namespaced_service_account(namespace, {"metadata": metadata})
-    rbac.create_namespaced_role(namespace, {"metadata": metadata, "rules": shipped_rules(roles)})
-    rbac.create_namespaced_role_binding(
-        namespace,
-        {
-            "metadata": metadata,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": _ACCOUNT},
-            "subjects": [{"kind": "ServiceAccount", "name": _ACCOUNT, "namespace": namespace}],
-        },
-    )
-    wanted = {"spec": {"audiences": [], "expirationSeconds": _TOKEN_LIFE_S}}
-    answer = core.create_namespaced_service_account_token(_ACCOUNT, namespace, wanted, _preload_content=False)
-    return str(json.loads(answer.read())["status"]["token"])
+
+    def __init__(self, api: client.ApiClient, name: str, roles: Sequence[str], kubeconfig: Path):
+        self.name = name
+        self.kubeconfig = kubeconfig
+        self._rbac = client.RbacAuthorizationV1Api(api)
+        self._rules = shipped_rules(roles)
+
+    def grant(self, namespace: str) -> None:
+        """Give it its rights in a namespace. They go with the namespace."""
+        metadata = {"name": self.name}
+        self._rbac.create_namespaced_role(namespace, {"metadata": metadata, "rules": self._rules})
+        self._rbac.create_namespaced_role_binding(
+            namespace,
+            {
+                "metadata": metadata,
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": self.name},
+                "subjects": [{"kind": "ServiceAccount", "name": self.name, "namespace": _HOME}],
+            },
+        )
 
 
-def write_kubeconfig(api: client.ApiClient, token: str, path: Path) -> None:
+@contextlib.contextmanager
+def new_account(api: client.ApiClient, name: str, roles: Sequence[str]) -> Iterator[Account]:
+    """Make an account without rights, and delete it afterwards.
+
+    It is not in the namespace of the workers, as that of an installation is not: its token outlives that namespace.
+    """
+    core = client.CoreV1Api(api)
+    core.create_namespaced_service_account(_HOME, {"metadata": {"name": name}})
+    try:
+        wanted = {"spec": {"audiences": [], "expirationSeconds": _TOKEN_LIFE_S}}
+        answer = core.create_namespaced_service_account_token(name, _HOME, wanted, _preload_content=False)
+        with tempfile.TemporaryDirectory(prefix="qf-kubeconfig-") as folder:
+            kubeconfig = Path(folder) / "kubeconfig"
+            _write_kubeconfig(api, json.loads(answer.read())["status"]["token"], kubeconfig)
+            yield Account(api, name, roles, kubeconfig)
+    finally:
+        core.delete_namespaced_service_account(name, _HOME)
+
+
+def _write_kubeconfig(api: client.ApiClient, token: str, path: Path) -> None:
     """Write a kubeconfig file for the cluster of `api` and a token."""
     cluster: dict[str, Any] = {"server": api.configuration.host}
     if api.configuration.ssl_ca_cert:
@@ -72,8 +100,8 @@ def write_kubeconfig(api: client.ApiClient, token: str, path: Path) -> None:
         "kind": "Config",
         "current-context": "test",
         "clusters": [{"name": "test", "cluster": cluster}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": _ACCOUNT}}],
-        "users": [{"name": _ACCOUNT, "user": {"token": token}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "service"}}],
+        "users": [{"name": "service", "user": {"token": token}}],
     }
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

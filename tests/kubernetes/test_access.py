@@ -19,7 +19,7 @@ from tests.kubernetes.recorder import recording
 
 def test_calls_use_each_right_of_the_pool_manager_and_no_others(tmp_path: Path) -> None:
     copy = tmp_path / "kubeconfig"
-    with new_namespace("qinling-pool") as namespace, recording(namespace.kubeconfig, copy) as seen:
+    with new_namespace("qinling-pool") as namespace, recording(namespace.account.kubeconfig, copy) as seen:
         settings = namespace.settings() | {"kubernetes_config": copy}
         with running_service(**settings, max_workers=4) as service:
             runtime = service.runtime()
@@ -34,7 +34,7 @@ def test_calls_use_each_right_of_the_pool_manager_and_no_others(tmp_path: Path) 
 
 
 def test_a_service_has_no_rights_elsewhere(namespace: Namespace) -> None:
-    with config.new_client_from_config(str(namespace.kubeconfig)) as api:
+    with config.new_client_from_config(str(namespace.account.kubeconfig)) as api:
         core = client.CoreV1Api(api)
         assert core.list_namespaced_pod(namespace.name).items is not None
         for forbidden in (

@@ -120,8 +120,9 @@ def test_its_commands_lead_to_a_first_call(cluster: client.CoreV1Api, home: Path
             "PATH": f"{home / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}:{CLIENT}",
         }
         ran = subprocess.run(
-            ["bash", "-x", "-c", script], cwd=home, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+            ["bash", "-x", "-c", script],
+            cwd=home, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     assert ran.returncode == 0, ran.stdout
     for words in ("Hello, Ada", "Hello, Grace", "taken"):
         assert words in ran.stdout

@@ -1,8 +1,8 @@
 """The manifests of config/kubernetes: a real API server accepts them, and they say what they should.
 
-What can't be seen on the cluster of the tests, which is 1.20: the admission of PodSecurity (its rules are checked one by
-one instead), autoscaling/v2 and policy/v1 (the versions before them are tried, and the fields held against the models
-of the Python client), and whether the network enforces the NetworkPolicies.
+The cluster of the tests is 1.20, and does not show three things: the admission of PodSecurity (its rules are checked
+one by one instead), autoscaling/v2 and policy/v1 (the versions before them are tried, and the fields held against the
+models of the Python client), and whether the network enforces the NetworkPolicies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.kubernetes.shipped import OLDER_VERSIONS, build, of_kind
 from tests.support.pod_security import broken_rules
 
 OF_EXAMPLE = ["functions-internet"]  # and those that the overlay names itself
-OF_OUTSIDE = ["functions-internet"]
+OF_OUTSIDE = ["functions-internet", "node-port", "api-proxy"]
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +67,13 @@ def test_all_components_are_tried(example: list[dict[str, Any]]) -> None:
     assert tried == {folder.name for folder in (MANIFESTS / "components").iterdir()}
 
 
-@pytest.mark.parametrize("kind", ["HorizontalPodAutoscaler", "PodDisruptionBudget"])
-def test_newer_versions_have_the_fields(kind: str, example: list[dict[str, Any]]) -> None:
-    model = {"HorizontalPodAutoscaler": client.V2HorizontalPodAutoscaler, "PodDisruptionBudget": client.V1PodDisruptionBudget}
-    found = of_kind(example, kind)
+@pytest.mark.parametrize("model", [client.V2HorizontalPodAutoscaler, client.V1PodDisruptionBudget])
+def test_newer_versions_have_the_fields(model: Any, example: list[dict[str, Any]]) -> None:
+    found = of_kind(example, model.__name__[2:])
+
     assert found
     for thing in found.values():
-        assert model[kind].from_dict(thing).to_dict() == thing
+        assert model.from_dict(thing).to_dict() == thing
 
 
 def test_each_process_of_the_procfile_has_its_command(example: list[dict[str, Any]]) -> None:
@@ -111,19 +111,16 @@ def test_only_processes_that_need_it_get_a_token(example: list[dict[str, Any]]) 
 
 
 def test_without_image_functions_the_pool_alone_gets_a_token() -> None:
-    built = subprocess.run(["kubectl", "kustomize", MANIFESTS / "service"], capture_output=True, text=True, check=True)
-    objects = list(yaml.safe_load_all(built.stdout))
+    deployments = of_kind(_kustomized("service"), "Deployment")
 
-    accounts = {name: _pod(thing)["serviceAccountName"] for name, thing in of_kind(objects, "Deployment").items()}
+    accounts = {name: _pod(thing)["serviceAccountName"] for name, thing in deployments.items()}
 
     assert {name for name, account in accounts.items() if account != "qinling"} == {"pool"}
 
 
 def test_functions_are_reached_by_the_service_alone_and_reach_nothing() -> None:
-    policies = of_kind(build("outside"), "NetworkPolicy")
-    [(name, policy)] = policies.items()
+    policy = of_kind(_kustomized("functions"), "NetworkPolicy")["workers"]
 
-    assert name == "workers"
     assert policy["spec"]["podSelector"] == {}
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert not policy["spec"].get("egress")
@@ -133,13 +130,31 @@ def test_functions_are_reached_by_the_service_alone_and_reach_nothing() -> None:
     assert rule["ports"] == [{"protocol": "TCP", "port": 9090}]
 
 
+def test_outside_the_cluster_the_account_has_the_rights_of_the_chosen_access() -> None:
+    for component in ("node-port", "api-proxy"):
+        bindings = of_kind(build("outside", [component]), "RoleBinding")
+
+        assert bindings.keys() == {*IN_CLUSTER, f"qinling-{component}"}
+        for binding in bindings.values():
+            [subject] = binding["subjects"]
+            assert (subject["name"], subject["namespace"]) == ("qinling", "qinling-functions")
+
+
+def test_no_address_reaches_workers_from_outside_before_an_overlay_names_it() -> None:
+    policy = of_kind(build("outside"), "NetworkPolicy")["outside"]
+    [rule] = policy["spec"]["ingress"]
+
+    assert rule["from"] == [{"ipBlock": {"cidr": "192.0.2.0/32"}}]
+
+
 def test_functions_with_internet_do_not_reach_private_addresses(example: list[dict[str, Any]]) -> None:
     policy = of_kind(example, "NetworkPolicy")["functions-internet"]
     addresses, names = policy["spec"]["egress"]
     blocks = [target["ipBlock"] for target in addresses["to"]]
 
     assert [block["cidr"] for block in blocks] == ["0.0.0.0/0", "2000::/3"]
-    assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"} <= set(blocks[0]["except"])
+    private = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"}
+    assert private <= set(blocks[0]["except"])
     assert {port["port"] for port in names["ports"]} == {53}
     assert policy["spec"]["policyTypes"] == ["Egress"]
 
@@ -159,10 +174,15 @@ def test_pods_have_time_to_stop(example: list[dict[str, Any]]) -> None:
     settings = next(iter(of_kind(example, "ConfigMap").values()))["data"]
     grace = int(settings["SHUTDOWN_GRACE_S"])
     pause = int(_container(of_kind(example, "Deployment")["web"])["lifecycle"]["preStop"]["exec"]["command"][1])
-    given = {name: _pod(thing)["terminationGracePeriodSeconds"] for name, thing in of_kind(example, "Deployment").items()}
+    deployments = of_kind(example, "Deployment")
 
-    assert given["web"] > pause + grace
-    assert given["worker"] >= grace + 15
+    assert _pod(deployments["web"])["terminationGracePeriodSeconds"] > pause + grace
+    assert _pod(deployments["worker"])["terminationGracePeriodSeconds"] >= grace + 15
+
+
+def _kustomized(folder: str) -> list[dict[str, Any]]:
+    built = subprocess.run(["kubectl", "kustomize", MANIFESTS / folder], capture_output=True, text=True, check=True)
+    return list(yaml.safe_load_all(built.stdout))
 
 
 def _pod(thing: dict[str, Any]) -> dict[str, Any]:
