@@ -64,12 +64,16 @@ class Namespace:
         wait_until("the namespace is gone", is_gone, 60)
 
     def settings(self) -> dict[str, Any]:
-        """The settings of a service whose workers are in this namespace."""
+        """The settings of a service whose workers are in this namespace.
+
+        A node of a test starts and ends pods slowly, so calls may wait longer for a worker than they do by default.
+        """
         return {
             "kubernetes_namespace": self.name,
             "kubernetes_config": self.account.kubeconfig,
             "secret_keys": self._secret_key,
             "worker_start_timeout_s": 60,
+            "invoke_queue_timeout_s": 30,
         }
 
     def pods(self, state: str | None = None) -> list[Any]:

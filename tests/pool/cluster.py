@@ -60,6 +60,7 @@ class ClusterOrchestrator:
 
     def __init__(self) -> None:
         self.workers: dict[str, ClusterWorker] = {}
+        self.single_use: dict[str, WorkerInfo] = {}
         self.starts: Counter[str] = Counter()
         self.destroyed: set[str] = set()
         self.held_up: dict[str, Event] = {}
@@ -92,12 +93,14 @@ class ClusterOrchestrator:
         if worker_id in self.workers:
             self.workers.pop(worker_id).close()
             self.destroyed.add(worker_id)
+        if self.single_use.pop(worker_id, None) is not None:
+            self.destroyed.add(worker_id)
 
     def events(self) -> Sequence[WorkerEvent]:
         return []
 
     def list(self) -> Sequence[WorkerInfo]:
-        return [worker.info for worker in self.workers.values()]
+        return [*(worker.info for worker in self.workers.values()), *self.single_use.values()]
 
     def detach(self) -> None:
         pass

@@ -138,11 +138,13 @@ class Manifests:
                 {"name": "WORKER_CONFIG", "value": json.dumps(self._config(), sort_keys=True)},
             ],
             "ports": [{"name": "http", "containerPort": names.WORKER_PORT}],
-            "readinessProbe": {"httpGet": {"path": "/ping", "port": "http"}, "periodSeconds": 10},
-            "startupProbe": {
+            # Without a startup probe, after which kubelets before 1.21 wait for up to one more period. Short of CPU time,
+            # a busy worker may answer late.
+            "readinessProbe": {
                 "httpGet": {"path": "/ping", "port": "http"},
-                "periodSeconds": 1,
-                "failureThreshold": int(settings.kubernetes_start_timeout_s),
+                "periodSeconds": 2,
+                "timeoutSeconds": 5,
+                "failureThreshold": 6,
             },
             "resources": {
                 "requests": {

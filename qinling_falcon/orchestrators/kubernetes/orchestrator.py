@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+import gevent
+
 from qinling_falcon.orchestrators.base import (
     Confinement,
     Happening,
@@ -21,6 +23,7 @@ from qinling_falcon.orchestrators.base import (
     WorkerEvent,
     WorkerInfo,
 )
+from qinling_falcon.orchestrators.gateways import make_gateway
 from qinling_falcon.orchestrators.kubernetes import names
 from qinling_falcon.orchestrators.kubernetes.api import ApiAway, ApiError, KubernetesApi
 from qinling_falcon.orchestrators.kubernetes.changes import Changes
@@ -30,6 +33,7 @@ from qinling_falcon.orchestrators.kubernetes.manifests import Manifests
 from qinling_falcon.orchestrators.kubernetes.pods import Pod, Trouble, read_pod
 from qinling_falcon.orchestrators.kubernetes.runtime_pods import RuntimePods
 from qinling_falcon.orchestrators.kubernetes.watch import Watch
+from qinling_falcon.orchestrators.kubernetes.worker_addresses import WorkerAddresses
 from qinling_falcon.orchestrators.kubernetes.worker_secrets import WorkerSecrets
 from qinling_falcon.orchestrators.ping import ping
 from qinling_falcon.settings import MOST_WORKERS, Settings, SettingsError
@@ -39,6 +43,9 @@ logger = logging.getLogger(__name__)
 _CONCURRENT_STARTS = 16
 _LOOK_AGAIN_S = 1.0
 _PING_TIMEOUT_S = 2.0
+# The nodes open the port of a new Service within seconds.
+_NODE_PORT_TIMEOUT_S = 30.0
+_PING_AGAIN_S = 0.2
 _GONE_TIMEOUT_S = 60.0
 # Trouble that may pass by itself, such as a registry that does not answer, is waited for so long.
 _PATIENCE_S = 20.0
@@ -73,12 +80,15 @@ class KubernetesOrchestrator:
         self._pods: Watch[Pod] = Watch(self._api, self._pods_path, names.MANAGED, read_pod, self._note_change)
         manifests = Manifests(settings, self._secrets)
         self._runtime_pods = RuntimePods(self._api, settings, manifests, self._images, self._changes)
-        # Names of spare pods that a start is taking, and of pods that this manager deletes.
+        self._addresses = WorkerAddresses(self._api, settings, self._note_lost_address)
+        self._gateway = make_gateway(settings)
+        # Names of spare pods that a start is taking, and of pods that this manager has deleted, until their objects go.
         self._being_taken: set[str] = set()
         self._being_deleted: set[str] = set()
         self._events: list[WorkerEvent] = []
         self._pods.start()
         self._runtime_pods.watch.start()
+        self._addresses.start()
 
     @property
     def most_workers(self) -> int:
@@ -126,27 +136,31 @@ class KubernetesOrchestrator:
         self._images.resolve(image)
         pod = self._take(worker_id, image, runtime_id)
         worker = self._describe(pod)
-        if worker is None or ping(worker, _PING_TIMEOUT_S) is None:
+        if worker is None or not self._answers(worker):
             self.destroy(worker_id)
             raise StartFailed(
-                f"pod {pod.name} is ready, but does not answer at {pod.ip}:{names.WORKER_PORT}; see"
-                " KUBERNETES_WORKER_ACCESS"
+                f"pod {pod.name} is ready, but does not answer at {self._addresses.find(pod) or 'a port of its node'};"
+                " see KUBERNETES_WORKER_ACCESS"
             )
         return worker
 
     def destroy(self, worker_id: str) -> None:
-        """Delete the pod of a worker, and wait until it is gone. Unknown ids are no error.
+        """Delete the pod of a worker, and wait until all that ran in it has ended. Unknown ids are no error.
+
+        The pod's object may stay for seconds after that. No caller needs to wait for it.
 
         Raises:
             ApiAway: the API server is away.
         """
-        found = [pod for pod in list(self._pods.objects.values()) if pod.worker_id == worker_id]
+        pods = list(self._pods.objects.values())
+        found = [pod for pod in pods if pod.worker_id == worker_id and not pod.has_ended]
         for pod in found:
             self._being_deleted.add(pod.name)
             try:
                 self._delete(pod)
-            finally:
+            except ApiAway:
                 self._being_deleted.discard(pod.name)
+                raise
 
     def events(self) -> Sequence[WorkerEvent]:
         """What happened to the pods of workers since the last call."""
@@ -154,21 +168,29 @@ class KubernetesOrchestrator:
         return events
 
     def list(self) -> Sequence[WorkerInfo]:
-        """The workers that can be called, as far as the API server has told.
+        """The workers that can be called and those for a single execution, as far as the API server has told.
 
         Raises:
             ApiAway: it has not told anything yet.
         """
         if not self._pods.is_listed:
             raise ApiAway(f"the pods were not listed yet: {self._pods.trouble or 'the API server is being asked'}")
+        if self._addresses.unknown_because is not None:
+            raise ApiAway(self._addresses.unknown_because)
         described = [self._describe(pod) for pod in self._pods.objects.values() if pod.state == names.TAKEN]
-        return [worker for worker in described if worker is not None]
+        single_use = [
+            WorkerInfo(pod.worker_id, "", "", image=pod.image, since=pod.created, single_use=pod.single_use)
+            for pod in self._pods.objects.values()
+            if pod.single_use is not None
+        ]
+        return [*(worker for worker in described if worker is not None), *single_use]
 
     def detach(self) -> None:
         """Stop watching. All pods live on."""
         self._lease.resign()
         self._pods.stop()
         self._runtime_pods.watch.stop()
+        self._addresses.stop()
         self._api.close()
 
     def _take(self, worker_id: str, image: str, runtime_id: str) -> Pod:
@@ -195,6 +217,15 @@ class KubernetesOrchestrator:
                 )
             self._changes.wait(min(_LOOK_AGAIN_S, deadline - now))
 
+    def _answers(self, worker: WorkerInfo) -> bool:
+        """Whether a new worker answers."""
+        deadline = time.monotonic() + (_NODE_PORT_TIMEOUT_S if self._addresses.is_slow else 0)
+        while ping(worker, _PING_TIMEOUT_S, self._gateway) is None:
+            if time.monotonic() >= deadline:
+                return False
+            gevent.sleep(_PING_AGAIN_S)
+        return True
+
     def _find_spare(self, image: str, runtime_id: str) -> Pod | None:
         """The oldest spare pod that no other start is taking."""
         key = names.image_key(image)
@@ -215,6 +246,7 @@ class KubernetesOrchestrator:
         self._being_taken.add(pod.name)
         label = "/metadata/labels/qinling-falcon~1"
         try:
+            self._addresses.make(pod, worker_id)
             changed = self._api.change(
                 f"{self._pods_path}/{pod.name}",
                 [
@@ -229,6 +261,7 @@ class KubernetesOrchestrator:
         except ApiError as error:
             logger.info("a spare pod could not be taken", extra={"pod": pod.name, "reason": str(error)})
             self._pods.objects.pop(pod.name, None)
+            self._addresses.discard(worker_id)
             return None
         finally:
             self._being_taken.discard(pod.name)
@@ -248,9 +281,7 @@ class KubernetesOrchestrator:
         secret = self._secrets.worker_secret(pod.runtime_id, pod.fingerprint, pod.uid)
         if not pod.serves or secret is None:
             return None
-        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-        address = f"{host}:{names.WORKER_PORT}"
-        return WorkerInfo(pod.worker_id, address, secret, pod.runtime_id, pod.image, pod.created)
+        return WorkerInfo(pod.worker_id, self._addresses.find(pod), secret, pod.runtime_id, pod.image, pod.created)
 
     def _delete(self, pod: Pod) -> None:
         self._lease.require()
@@ -261,15 +292,23 @@ class KubernetesOrchestrator:
         except ApiError as error:
             raise ApiAway(f"pod {pod.name} could not be deleted: {error}") from error
         deadline = time.monotonic() + _GONE_TIMEOUT_S
-        while pod.name in self._pods.objects:
+        while not self._has_ended(pod):
             if time.monotonic() >= deadline:
                 logger.error("a pod does not end", extra={"pod": pod.name, "worker_id": pod.worker_id})
                 return
             self._changes.wait(_LOOK_AGAIN_S)
 
+    def _has_ended(self, pod: Pod) -> bool:
+        found = self._pods.objects.get(pod.name)
+        return found is None or found.has_ended
+
     def _note_change(self, before: Pod | None, after: Pod | None) -> None:
         self._changes.notify()
-        if before is None or before.state != names.TAKEN or before.name in self._being_deleted:
+        if before is None or before.state != names.TAKEN:
+            return
+        if before.name in self._being_deleted:
+            if after is None:
+                self._being_deleted.discard(before.name)
             return
         if after is None or after.uid != before.uid:
             self._tell(before, Happening.ENDED, "its pod was deleted")
@@ -283,6 +322,11 @@ class KubernetesOrchestrator:
             self._tell(before, Happening.CHANGED, "its container was restarted")
         elif after.ip != before.ip:
             self._tell(before, Happening.CHANGED, "its pod has another address")
+
+    def _note_lost_address(self, worker_id: str) -> None:
+        for pod in self._pods.objects.values():
+            if pod.worker_id == worker_id and pod.state == names.TAKEN and pod.serves:
+                self._tell(pod, Happening.FAILED, "its Service was deleted or changed")
 
     def _tell(self, pod: Pod, happening: Happening, reason: str) -> None:
         self._events.append(WorkerEvent(pod.worker_id, happening, reason))

@@ -128,9 +128,12 @@ class Watch(Generic[T]):
                         raise ApiAway(f"the watch ended: {given.get('message')}")
                     return
                 version = given["metadata"]["resourceVersion"]
+                # An old event may also be the end of an earlier object of this name.
+                if event["type"] == "BOOKMARK" or self._is_old(given):
+                    continue
                 if event["type"] == "DELETED":
                     self._remove(given["metadata"]["name"])
-                elif event["type"] in ("ADDED", "MODIFIED") and not self._is_old(given):
+                else:
                     self._put(given)
 
     def _list(self) -> str:
