@@ -23,11 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(os.environ.get("KUBERNETES_TOOLS", ROOT.parent / "shared" / "tools" / "kubernetes"))
 # Kept between runs: the servers and images.
 CACHE = Path(os.environ.get("KUBERNETESCACHE", "/var/tmp/qinling-falcon-kubernetes"))
-_PACKAGES = (
-    "golang-go", "dpkg-dev", "golang-github-modern-go-reflect2-dev", "etcd-server", "openssl", "containerd", "runc",
-    "containernetworking-plugins", "iptables", "conntrack", "gcc", "libc6-dev", "podman",
-    "kubernetes-client",
-)  # fmt: skip
+# Debian's packages: the commands that are needed, and what has none.
+_COMMANDS = {
+    "go": "golang-go", "dpkg-source": "dpkg-dev", "etcd": "etcd-server", "openssl": "openssl",
+    "containerd": "containerd", "runc": "runc", "iptables": "iptables", "conntrack": "conntrack", "gcc": "gcc",
+    "podman": "podman",
+}  # fmt: skip
+_LIBRARIES = ("golang-github-modern-go-reflect2-dev", "containernetworking-plugins", "libc6-dev")
 _POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}'
 WORKER_IMAGE = "localhost/qinling-python3:1"
 
@@ -117,7 +119,9 @@ def running_cluster(level: str) -> Iterator[Cluster]:
 
 
 def _install() -> None:
-    missing = [name for name in _PACKAGES if subprocess.run(["dpkg", "-s", name], capture_output=True).returncode]
+    # A package may be unpacked without its commands, if an installation broke off.
+    missing = [package for command, package in _COMMANDS.items() if shutil.which(command) is None]
+    missing += [name for name in _LIBRARIES if subprocess.run(["dpkg", "-s", name], capture_output=True).returncode]
     if missing:
         environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "-q"], env=environ)

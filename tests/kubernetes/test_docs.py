@@ -39,9 +39,9 @@ esac
 # The cluster of the tests is older than these two versions, which have the same fields.
 _KUBECTL = """#!/bin/bash
 set -e -o pipefail
-if [ "$1 $2" = "apply -k" ]; then
+if [ "$1 $2" = "apply -k" ] || [ "$1 $2" = "delete -k" ]; then
   {kubectl} kustomize "$3" | sed -e 's|^apiVersion: autoscaling/v2$|apiVersion: autoscaling/v2beta2|' \
-    -e 's|^apiVersion: policy/v1$|apiVersion: policy/v1beta1|' | {kubectl} apply "${{@:4}}" -f -
+    -e 's|^apiVersion: policy/v1$|apiVersion: policy/v1beta1|' | {kubectl} "$1" "${{@:4}}" -f -
 else
   exec {kubectl} "$@"
 fi
