@@ -138,8 +138,8 @@ class Manifests:
                 {"name": "WORKER_CONFIG", "value": json.dumps(self._config(), sort_keys=True)},
             ],
             "ports": [{"name": "http", "containerPort": names.WORKER_PORT}],
-            # Without a startup probe, after which kubelets before 1.21 wait for up to one more period. A busy worker that
-            # is short of CPU time may answer late.
+            # Without a startup probe, after which kubelets before 1.21 wait for up to one more period. A busy worker
+            # that is short of CPU time may answer late.
             "readinessProbe": {
                 "httpGet": {"path": "/ping", "port": "http"},
                 "periodSeconds": 2,
