@@ -17,7 +17,9 @@ class KubernetesSettings:
         "qinling-functions", "Namespace of the workers' pods. Each installation needs one of its own."
     )
     kubernetes_config: Path | None = setting(
-        None, "Kubeconfig file. Unset: the service account of the pod that the pool manager runs in."
+        None,
+        "Kubeconfig file, for `pool` and, if there are functions from images, for `web` and `worker`. Unset: the"
+        " service account of the pod that the process runs in.",
     )
     kubernetes_context: str | None = setting(None, "Context in `KUBERNETES_CONFIG`. Unset: its current one.")
     kubernetes_api_url: str | None = setting(
@@ -39,6 +41,11 @@ class KubernetesSettings:
         "pod",
         "How workers are reached. `pod`: by the addresses of their pods, from inside of the cluster. From outside:"
         " `node-port`, by a Service for each worker; `api-proxy`, through the API server.",
+    )
+    kubernetes_node_address: str | None = setting(
+        None,
+        "IP address at which `node-port` reaches the nodes, such as that of one node or of a load balancer. Unset: that"
+        " of the worker's own node, as the cluster knows it.",
     )
     kubernetes_spare_pods: int = setting(
         2, "Pods of each runtime that have started and are not in the pool yet; a start takes one.", low=1, high=100

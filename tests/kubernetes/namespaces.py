@@ -1,4 +1,7 @@
-"""Namespaces for tests, and looking at what is in them as a cluster's operator."""
+"""Namespaces for tests, and looking at what is in them as a cluster's operator.
+
+A service of a test has the rights in its namespace that config/kubernetes gives an installation, and no others.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from cryptography.fernet import Fernet
 from kubernetes import client, config
 
 from tests.integration.service import wait_until
+from tests.kubernetes.access import IN_CLUSTER, Account, new_account
 
 
 class Namespace:
@@ -20,17 +24,44 @@ class Namespace:
     Args:
         name: its name.
         api: the client of an administrator.
+        account: whose rights the service has.
 
     Attributes:
         core: pods, Secrets and Services.
         apps: Deployments.
     """
 
-    def __init__(self, name: str, api: client.ApiClient):
+    def __init__(self, name: str, api: client.ApiClient, account: Account):
         self.name = name
+        self.account = account
         self.core = client.CoreV1Api(api)
         self.apps = client.AppsV1Api(api)
         self._secret_key = Fernet.generate_key().decode()
+
+    def create(self) -> None:
+        """Make the namespace with the service's rights, and wait for the account of pods, which a controller makes."""
+        self.core.create_namespace({"metadata": {"name": self.name}})
+        self.account.grant(self.name)
+        wait_until(
+            "the namespace has its service account",
+            lambda: self.core.list_namespaced_service_account(self.name).items,
+        )
+
+    def empty(self) -> None:
+        """Delete the pods at once, because a graceful end of them takes seconds."""
+        self.apps.delete_collection_namespaced_deployment(self.name)
+        self.core.delete_collection_namespaced_pod(self.name, grace_period_seconds=0)
+
+    def delete(self) -> None:
+        """Delete the namespace with all that is in it, and wait until it is gone."""
+        self.empty()
+        self.core.delete_namespace(self.name)
+
+        def is_gone() -> bool:
+            found = self.core.list_namespace(field_selector=f"metadata.name={self.name}")
+            return not found.items
+
+        wait_until("the namespace is gone", is_gone, 60)
 
     def settings(self) -> dict[str, Any]:
         """The settings of a service whose workers are in this namespace.
@@ -39,6 +70,7 @@ class Namespace:
         """
         return {
             "kubernetes_namespace": self.name,
+            "kubernetes_config": self.account.kubeconfig,
             "secret_keys": self._secret_key,
             "worker_start_timeout_s": 60,
             "invoke_queue_timeout_s": 30,
@@ -58,22 +90,20 @@ class Namespace:
 
 
 @contextlib.contextmanager
-def new_namespace() -> Iterator[Namespace]:
-    """Make a namespace, and delete all that is in it afterwards."""
+def new_namespace(*roles: str) -> Iterator[Namespace]:
+    """Make a namespace, and delete all that is in it afterwards.
+
+    Args:
+        roles: names of the shipped Roles that its service gets; none: those of an installation in the cluster.
+    """
     api = config.new_client_from_config(os.environ["KUBERNETES_CONFIG"])
     name = f"qf-test-{secrets.token_hex(4)}"
-    namespace = Namespace(name, api)
-    namespace.core.create_namespace({"metadata": {"name": name}})
-    try:
-        # Pods need it, and a controller makes it.
-        wait_until(
-            "the namespace has its service account",
-            lambda: namespace.core.list_namespaced_service_account(name).items,
-        )
-        yield namespace
-    finally:
-        # Before the namespace, because a graceful end of pods takes seconds.
-        namespace.apps.delete_collection_namespaced_deployment(name)
-        namespace.core.delete_collection_namespaced_pod(name, grace_period_seconds=0)
-        namespace.core.delete_namespace(name)
-        api.close()
+    with new_account(api, name, roles or IN_CLUSTER) as account:
+        namespace = Namespace(name, api, account)
+        namespace.create()
+        try:
+            yield namespace
+        finally:
+            namespace.empty()
+            namespace.core.delete_namespace(namespace.name)
+    api.close()

@@ -1,6 +1,6 @@
 """The Lease object that makes one pool manager the leader: only the leader changes the cluster.
 
-The claim in Redis decides which manager is active (`pool/claim.py`), but Redis may lose it. Two managers may then believe
+The claim in Redis decides which manager is active (`pool/claim.py`), but Redis may lose it. Two managers may then think
 for a moment that they are active. The Lease keeps the second one from changing pods until the first one has stopped.
 
 The holder renews its Lease as long as the manager asks for it. Another manager takes it when it was not renewed for its
@@ -26,10 +26,11 @@ from qinling_falcon.orchestrators.kubernetes.api import ApiAway, ApiError, Kuber
 logger = logging.getLogger(__name__)
 
 _NAME = "pool-manager"
-_DURATION_S = 10.0
-_RENEW_EVERY_S = 3.0
+_DURATION_S = 6.0
+_RENEW_EVERY_S = 2.0
+_TRY_EVERY_S = 1.0
 # The holder stops changing the cluster this long before another manager may take the Lease.
-_MARGIN_S = 2.0
+_MARGIN_S = 1.5
 # A manager that has not asked for so long is not active any more, and lets another one have the Lease.
 _ASKED_WITHIN_S = 5.0
 _TAKE_TIMEOUT_S = 3.0
@@ -51,6 +52,8 @@ class LeaderLease:
         self._asked_at = float("-inf")
         self._greenlet: gevent.Greenlet | None = None
         self._was_answered = Event()
+        # The Lease as this manager has last written it.
+        self._own: Mapping[str, Any] | None = None
         # The Lease of another holder as it was last seen, and when it was first seen so.
         self._seen: tuple[str, str, float] | None = None
 
@@ -70,7 +73,11 @@ class LeaderLease:
             self._greenlet = gevent.spawn(self._renew)
             self._was_answered.wait(_TAKE_TIMEOUT_S)
         if not self.is_held:
-            raise ApiAway("this pool manager does not hold the Lease that lets it change the cluster")
+            raise ApiAway(
+                f"pool manager {self._seen[0]} holds the Lease that lets it change the cluster"
+                if self._seen
+                else "this pool manager does not hold the Lease that lets it change the cluster"
+            )
 
     def resign(self) -> None:
         """Let another manager have the Lease at once."""
@@ -80,7 +87,7 @@ class LeaderLease:
         if self.is_held:
             self._held_until = 0.0
             try:
-                self._write(self._api.get(f"{self._path}/{_NAME}"), holder="")
+                self._write(self._own or self._read(), holder="")
             except (ApiAway, ApiError) as error:
                 logger.info("the Lease lapses by itself", extra={"reason": str(error)})
 
@@ -94,28 +101,34 @@ class LeaderLease:
                 except Exception:
                     logger.exception("the Lease was not renewed")
             self._was_answered.set()
-            gevent.sleep(_RENEW_EVERY_S)
+            gevent.sleep(_RENEW_EVERY_S if self.is_held else _TRY_EVERY_S)
 
     def _take(self) -> None:
         """Take or renew the Lease, unless another manager holds it."""
         since = time.monotonic()
+        lease = self._own or self._read()
+        if lease is not None and self._belongs_to_another(lease["spec"], since):
+            return
+        was_held, self._own = self.is_held, None
         try:
-            lease = self._api.get(f"{self._path}/{_NAME}")
+            self._own = self._write(lease, holder=self._name)
+        except ApiError as error:
+            if error.status in (404, 409):  # another manager was quicker, or it was deleted
+                return
+            raise
+        self._seen = None
+        self._held_until = since + _DURATION_S - _MARGIN_S
+        if not was_held:
+            logger.info("this pool manager took the Lease", extra={"holder": self._name})
+
+    def _read(self) -> Mapping[str, Any] | None:
+        try:
+            lease: Mapping[str, Any] = self._api.get(f"{self._path}/{_NAME}")
         except ApiError as error:
             if error.status != 404:
                 raise
-            lease = None
-        if lease is not None and self._belongs_to_another(lease["spec"], since):
-            return
-        if not self.is_held:
-            logger.info("this pool manager takes the Lease", extra={"holder": self._name})
-        try:
-            self._write(lease, holder=self._name)
-        except ApiError as error:
-            if error.status == 409:  # another manager was quicker
-                return
-            raise
-        self._held_until = since + _DURATION_S - _MARGIN_S
+            return None
+        return lease
 
     def _belongs_to_another(self, spec: Mapping[str, Any], now: float) -> bool:
         holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
@@ -127,14 +140,16 @@ class LeaderLease:
             self._seen = (holder, renewed, now)
         return now < self._seen[2] + _DURATION_S
 
-    def _write(self, lease: Mapping[str, Any] | None, *, holder: str) -> None:
-        """Write the Lease, if it is still as it was read."""
+    def _write(self, lease: Mapping[str, Any] | None, *, holder: str) -> Mapping[str, Any]:
+        """Write the Lease, if it is still as it was read. Returns it as it is then."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {"holderIdentity": holder, "leaseDurationSeconds": int(_DURATION_S), "renewTime": now}
         metadata: dict[str, Any] = {"name": _NAME, "labels": names.MANAGED_LABELS}
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        written: Mapping[str, Any]
         if lease is None:
-            self._api.create(self._path, body)
-            return
-        metadata["resourceVersion"] = lease["metadata"]["resourceVersion"]
-        self._api.replace(f"{self._path}/{_NAME}", body)
+            written = self._api.create(self._path, body)
+        else:
+            metadata["resourceVersion"] = lease["metadata"]["resourceVersion"]
+            written = self._api.replace(f"{self._path}/{_NAME}", body)
+        return written

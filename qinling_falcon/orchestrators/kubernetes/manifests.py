@@ -141,8 +141,8 @@ class Manifests:
             "terminationMessagePath": "/run/termination-log",
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "ports": [{"name": "http", "containerPort": names.WORKER_PORT}],
-            # Without a startup probe, after which kubelets before 1.21 wait for up to one more period. Short of CPU time,
-            # a busy worker may answer late.
+            # Without a startup probe, after which kubelets before 1.21 wait for up to one more period. A busy worker
+            # that is short of CPU time may answer late.
             "readinessProbe": {
                 "httpGet": {"path": "/ping", "port": "http"},
                 "periodSeconds": 2,

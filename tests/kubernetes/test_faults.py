@@ -1,0 +1,214 @@
+"""The cluster, the pool manager and Redis fail; the service is right again without a restart."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.integration.service import Service, running_service, wait_until
+from tests.kubernetes.control_plane import ControlPlane, control_plane
+from tests.kubernetes.namespaces import Namespace, new_namespace
+
+HELLO = "def main(name='World'):\n    return 'Hello, ' + name\n"
+SLEEP = "import time\ndef main(seconds):\n    time.sleep(seconds)\n    return 'slept'\n"
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    plane = control_plane()
+    yield plane
+    plane.wait()
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    with new_namespace() as made:
+        yield made
+
+
+@pytest.fixture
+def service(namespace: Namespace) -> Iterator[Service]:
+    with running_service(**namespace.settings(), max_workers=8, worker_idle_s=600) as running:
+        yield running
+
+
+def output_of(execution: dict[str, Any]) -> Any:
+    assert execution["status"] == "success", execution
+    return json.loads(execution["result"])["output"]
+
+
+def server_of(service: Service) -> dict[str, Any]:
+    """What the pool says of the API server."""
+    return dict(service.request("GET", "/v1/pool").json()["host"]["server"])
+
+
+def workers_of(service: Service) -> set[str]:
+    """The ids of all workers that the pool knows."""
+    return {row["id"] for row in service.request("GET", "/v1/pool/workers", params={"limit": 1000}).json()}
+
+
+def check_ownership(service: Service, namespace: Namespace) -> None:
+    """Wait until each worker of the pool has one pod, and each pod that is not spare belongs to a worker."""
+
+    def is_right() -> bool:
+        pods = [pod.metadata.labels["qinling-falcon/worker"] for pod in namespace.pods("taken")]
+        return sorted(pods) == sorted(workers_of(service)) and len(namespace.pods("spare")) == 2
+
+    try:
+        wait_until("pods and workers agree", is_right, 90)
+    except AssertionError:
+        pods = [(pod.metadata.name, pod.metadata.labels, pod.status.phase) for pod in namespace.pods()]
+        raise AssertionError(f"{pods}\n{workers_of(service)}\n{service.logs()}") from None
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
+def test_warm_calls_go_on_without_the_api_server_and_the_pool_says_what_it_cannot_know(
+    service: Service, namespace: Namespace, plane: ControlPlane, sig: int
+) -> None:
+    function = service.function(HELLO)
+    service.call(function)
+    requests_before = server_of(service)["requests_per_minute"]
+    assert requests_before > 0
+
+    plane.api.kill() if sig == signal.SIGKILL else plane.api.send(sig)
+    try:
+        wait_until("the pool knows", lambda: server_of(service)["away_since"], 60)
+        assert "ended" in server_of(service)["unknown"]
+        for _ in range(20):
+            assert output_of(service.call(function, {"name": "Ada"})) == "Hello, Ada"
+    finally:
+        plane.api.start() if sig == signal.SIGKILL else plane.api.send(signal.SIGCONT)
+    plane.wait()
+
+    wait_until("the pool knows", lambda: server_of(service)["away_since"] is None, 60)
+    assert output_of(service.call(function)) == "Hello, World"
+    assert output_of(service.call(service.function(HELLO))) == "Hello, World"  # by another worker
+    check_ownership(service, namespace)
+
+
+def test_a_manager_that_starts_without_the_api_server_waits_and_warm_calls_go_on(
+    service: Service, namespace: Namespace, plane: ControlPlane
+) -> None:
+    function = service.function(HELLO)
+    service.call(function)
+    before = workers_of(service)
+    service.stop("pool", signal.SIGKILL)
+    plane.api.kill()
+    try:
+        service.start_pool()
+        wait_until("the new manager is at work", lambda: "pods were not listed yet" in service.logs(), 60)
+        for _ in range(5):
+            assert output_of(service.call(function)) == "Hello, World"
+        assert workers_of(service) == before
+    finally:
+        plane.api.start()
+    plane.wait()
+
+    check_ownership(service, namespace)
+    assert before & workers_of(service), "pods outlive their manager"
+
+
+def test_service_is_right_again_after_manager_redis_and_half_of_the_pods_are_lost_at_once(
+    service: Service, namespace: Namespace
+) -> None:
+    functions = [service.function(HELLO) for _ in range(3)]
+    for function in functions:
+        service.call(function)
+    check_ownership(service, namespace)
+
+    service.stop("pool", signal.SIGKILL)
+    service.flush_redis()
+    for pod in namespace.pods()[::2]:
+        namespace.core.delete_namespaced_pod(pod.metadata.name, namespace.name, grace_period_seconds=0)
+    service.start_pool()
+
+    wait_until("the service is ready", lambda: service.request("GET", "/readyz").status_code == 200, 60)
+    for function in functions:
+        assert output_of(service.call(function)) == "Hello, World"
+    check_ownership(service, namespace)
+
+
+def test_a_pod_that_is_deleted_in_a_call_ends_the_call_with_its_reason(service: Service, namespace: Namespace) -> None:
+    function = service.function(SLEEP)
+    answers: list[requests.Response] = []
+
+    def call() -> None:
+        body = {"function_id": function, "input": {"seconds": 30}}
+        answers.append(requests.post(f"{service.url}/v1/executions", json=body, timeout=60))
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    [execution] = wait_until("it runs", service.running_executions)
+    [worker] = [
+        row["id"]
+        for row in service.request("GET", "/v1/pool/workers", params={"limit": 1000}).json()
+        if row["lease"] is not None
+    ]
+    namespace.core.delete_namespaced_pod(namespace.worker_pod(worker), namespace.name, grace_period_seconds=0)
+    caller.join(60)
+
+    ended = service.execution(execution)
+    assert ended["status"] == "error", ended
+    assert output_of(service.call(function, {"seconds": 0})) == "slept"
+    check_ownership(service, namespace)
+
+
+def test_a_namespace_that_was_deleted_by_hand_is_filled_again_when_it_is_back(
+    service: Service, namespace: Namespace
+) -> None:
+    function = service.function(HELLO)
+    service.call(function)
+
+    namespace.delete()
+    namespace.create()
+
+    assert output_of(retried(service, function)) == "Hello, World"
+    check_ownership(service, namespace)
+
+
+def test_a_standby_takes_over_when_the_leader_is_killed_under_load(service: Service, namespace: Namespace) -> None:
+    service.start_pool("standby")
+    functions = [service.function(HELLO) for _ in range(4)]
+    service.call(functions[0])
+    stopping = threading.Event()
+    outcomes: list[str] = []
+
+    def call() -> None:
+        while not stopping.is_set():
+            for function in functions:
+                outcomes.append(output_of(retried(service, function)))
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    time.sleep(0.5)  # assignments are under way
+    service.stop("pool", signal.SIGKILL)
+    manager = wait_until("a manager is active", lambda: service.request("GET", "/v1/pool").json()["manager"])
+    wait_until("the standby is active", lambda: service.request("GET", "/v1/pool").json()["manager"] != manager, 60)
+    new = service.function(SLEEP)
+    assert output_of(retried(service, new, {"seconds": 0})) == "slept"
+    stopping.set()
+    for caller in callers:
+        caller.join(60)
+
+    assert set(outcomes) == {"Hello, World"}
+    check_ownership(service, namespace)
+    service.stop("standby")
+
+
+def retried(service: Service, function: str, input: Any = None) -> dict[str, Any]:
+    """Call a function, again while there is no free worker."""
+
+    def call() -> dict[str, Any] | None:
+        body = {"function_id": function, "input": input}
+        answer = requests.post(f"{service.url}/v1/executions", json=body, timeout=60)
+        return dict(answer.json()) if answer.status_code == 201 and answer.json()["status"] == "success" else None
+
+    return dict(wait_until("a call succeeds", call, 90))
