@@ -211,7 +211,10 @@ def retried(service: Service, function: str, input: Any = None) -> dict[str, Any
         answer = requests.post(f"{service.url}/v1/executions", json=body, timeout=60)
         return dict(answer.json()) if answer.status_code == 201 and answer.json()["status"] == "success" else None
 
-    return dict(wait_until("a call succeeds", call, 90))
+    try:
+        return dict(wait_until("a call succeeds", call, 90))
+    except AssertionError:
+        raise AssertionError(service.logs()) from None
 
 
 def test_a_full_namespace_makes_room_by_evicting_idle_workers(namespace: Namespace) -> None:
