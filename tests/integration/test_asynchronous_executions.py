@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 
 from tests.integration.databases import BOTH, database_url
-from tests.integration.service import Service, running_service, wait_until
+from tests.integration.service import Service, package, running_service, wait_until
 
 pytestmark = pytest.mark.xdist_group("integration-asynchronous")
 
 # Short, so that tests of their ends do not take long.
 TIMES = {"invoke_queue_timeout_s": 2, "holder_ttl_s": 3}
+# If the tests run at this priority themselves, there is no lower one.
+_NICEST = 19
 SLEEPS = """
 import time
 
@@ -47,6 +50,25 @@ def started(service: Service, function_id: str, input: Any = None) -> str:
     execution_id = service.accept(function_id, input)
     service.wait_for_attempt(execution_id)
     return execution_id
+
+
+def returns(text: str) -> str:
+    return f"def main():\n    return {text!r}\n"
+
+
+def change(service: Service, function_id: str, source: str) -> None:
+    files = {"package": ("f.zip", package(main=source), "application/zip")}
+    assert service.request("PUT", f"/v1/functions/{function_id}", files=files).status_code == 200
+
+
+def publish(service: Service, function_id: str) -> None:
+    """Make the next version of a function."""
+    assert service.request("POST", f"/v1/functions/{function_id}/versions", json={}).status_code == 201
+
+
+def output_of(execution: dict[str, Any]) -> Any:
+    assert execution["status"] == "success", execution
+    return json.loads(execution["result"])["output"]
 
 
 def wait_until_idle(service: Service) -> None:
@@ -240,3 +262,51 @@ def test_two_worker_processes_share_the_executions(service: Service) -> None:
         assert {(row["status"], row["attempt"]) for row in ended} == {("success", 1)}
     finally:
         assert service.stop("worker-2") == 0
+
+
+@on_one_database
+def test_a_queued_execution_runs_the_code_that_is_current_then_and_one_of_a_version_its_own(service: Service) -> None:
+    function_id = service.function(returns("old"))
+    publish(service, function_id)
+    service.stop("worker")
+    try:
+        current, first = service.accept(function_id), service.accept(function_id, function_version=1)
+        change(service, function_id, returns("new"))
+    finally:
+        service.start_module("worker", "workers.worker")
+
+    assert output_of(service.ended(current)) == "new"
+    assert output_of(service.ended(first)) == "old"
+
+
+@on_one_database
+def test_the_version_of_a_weighted_alias_is_fixed_when_an_execution_is_accepted(service: Service) -> None:
+    function_id = service.function(returns("1"))
+    publish(service, function_id)
+    change(service, function_id, returns("2"))
+    publish(service, function_id)
+    alias = {"name": "weighted", "function_id": function_id, "function_version": 1, "routing": {"2": 0.5}}
+    assert service.request("POST", "/v1/aliases", json=alias).status_code == 201
+    service.stop("worker")
+    try:
+        body = {"function_alias": "weighted", "sync": False}
+        accepted = [service.request("POST", "/v1/executions", json=body).json() for _ in range(30)]
+        body = {"function_version": 0, "routing": {}}
+        assert service.request("PUT", "/v1/aliases/weighted", json=body).status_code == 202
+    finally:
+        service.start_module("worker", "workers.worker")
+
+    assert {one["function_version"] for one in accepted} == {1, 2}  # all alike once in 500 million runs
+    for one in accepted:
+        ended = service.ended(one["id"])
+        assert ended["function_version"] == one["function_version"]
+        assert output_of(ended) == str(one["function_version"])
+
+
+@on_one_database
+def test_worker_processes_leave_the_processor_to_web(service: Service) -> None:
+    [web] = {os.getpriority(os.PRIO_PROCESS, pid) for pid in service.web_processes()}
+    worker = service.processes["worker"].pid
+
+    if web < _NICEST:
+        wait_until("the priority is lower", lambda: os.getpriority(os.PRIO_PROCESS, worker) > web)
