@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(os.environ.get("KUBERNETES_TOOLS", ROOT.parent / "shared" / "tools" / "kubernetes"))
 # Kept between runs: the servers and images.
-CACHE = Path(os.environ.get("KUBERNETESCACHE", "/var/tmp/qinling-falcon-kubernetes"))
+CACHE = Path(os.environ.get("KUBERNETES_CACHE", "/var/tmp/qinling-falcon-kubernetes"))
 # Debian's packages: the commands that are needed, and what has none.
 _COMMANDS = {
     "go": "golang-go", "dpkg-source": "dpkg-dev", "etcd": "etcd-server", "openssl": "openssl",

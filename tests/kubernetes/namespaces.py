@@ -66,7 +66,8 @@ class Namespace:
     def settings(self) -> dict[str, Any]:
         """The settings of a service whose workers are in this namespace.
 
-        A node of a test starts and ends pods slowly, so calls may wait longer for a worker than they do by default.
+        A node of a test is small, and starts and ends pods slowly. So pods request little, and calls may wait longer for
+        a worker than they do by default.
         """
         return {
             "kubernetes_namespace": self.name,
@@ -74,6 +75,7 @@ class Namespace:
             "secret_keys": self._secret_key,
             "worker_start_timeout_s": 60,
             "invoke_queue_timeout_s": 30,
+            "kubernetes_request_cpu": 10,
         }
 
     def pods(self, state: str | None = None) -> list[Any]:

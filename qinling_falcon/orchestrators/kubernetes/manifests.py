@@ -176,7 +176,7 @@ class Manifests:
             "scratch_dirs": [_TMP, _SHM],
             "scratch_size": settings.tmp_size + settings.shm_size,
             # Kubelets before 1.22 do not limit the size of such a volume. They evict its pod.
-            "scratch_sizes": [settings.tmp_size, settings.shm_size],
+            "scratch_sizes": {_TMP: settings.tmp_size, _SHM: settings.shm_size},
             "readable": ["/"],
             "child_uid": None,
             "child_gid": None,

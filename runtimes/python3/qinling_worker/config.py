@@ -49,7 +49,7 @@ class Config(NamedTuple):
     entrances: Sequence[int] = ()  # descriptors to which the child writes `0` to enter its control groups
     freeze_fd: int | None = None
     scratch_size: int = 0  # the most bytes of memory that files in the scratch folders can take
-    scratch_sizes: Sequence[int] = ()  # the most bytes in each scratch folder, where the kernel may not limit them
+    scratch_sizes: Mapping[str, int] = {}  # the most bytes in scratch folders that the kernel may not limit
     max_log_size: int = 256 << 10
     load_timeout_s: float = 10.0
     unpack_timeout_s: float = 30.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 _LOW = 0.1  # the part of the space, or of the entries, below which a folder is nearly full
@@ -32,13 +32,15 @@ class ScratchSpace:
         folders: the paths of the folders.
         plain_size: the bytes that calls may leave in folders that are not mount points, as without a sandbox. None:
             such folders are not measured.
-        sizes: the most bytes in each folder that is a mount point, in the same order. Empty: the size of its mount.
+        sizes: the most bytes in folders that are mount points, where the kernel may not limit them.
     """
 
-    def __init__(self, folders: Iterable[str], plain_size: int | None = None, sizes: Sequence[int] = ()) -> None:
+    def __init__(
+        self, folders: Iterable[str], plain_size: int | None = None, sizes: Mapping[str, int] | None = None
+    ) -> None:
         self._all = list(folders)
         self._mounts = [folder for folder in self._all if os.path.ismount(folder)]
-        self._sizes = {folder: size for folder, size in zip(self._all, sizes) if folder in self._mounts}
+        self._sizes = {folder: size for folder, size in (sizes or {}).items() if folder in self._mounts}
         self._mount_levels = [
             _FolderLevels(folder, _measuring(folder, self._sizes.get(folder))) for folder in self._mounts
         ]
