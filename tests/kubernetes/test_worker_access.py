@@ -62,7 +62,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         running_service(
             **namespace.settings(),
             kubernetes_worker_access=request.param,
-            max_workers=6,
+            max_workers=12,  # each function keeps its worker
             warm_workers=2,
             worker_idle_s=600,
             new_interpreters=is_outside,  # the others are forks of a process in the node's network
