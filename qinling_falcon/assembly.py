@@ -15,6 +15,7 @@ from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.execution_quota import ExecutionQuota
 from qinling_falcon.invocation.idempotency import IdempotentCalls
+from qinling_falcon.invocation.image_calls import ImageCalls
 from qinling_falcon.invocation.scaling import Scaler
 from qinling_falcon.invocation.swift_sources import SwiftSources
 from qinling_falcon.invocation.targets import Resolver
@@ -24,6 +25,7 @@ from qinling_falcon.jobs import queues
 from qinling_falcon.jobs.alarms import Alarms
 from qinling_falcon.jobs.callbacks import Callbacks
 from qinling_falcon.jobs.tick import Tick
+from qinling_falcon.orchestrators.choice import can_run_images, make_image_runs
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.schemas.executions import ExecutionShown
@@ -118,9 +120,18 @@ class Assembly:
             quota=self.quota,
             admission=self.admission,
             attempts=self.attempts,
+            images=self.images,
         )
         engine.start()
         return engine
+
+    @cached_property
+    def images(self) -> ImageCalls | None:
+        """Runs functions from images; None: the orchestrator does not."""
+        if not can_run_images(self.settings):
+            return None
+        settings, holder = self.settings, self.pool.holder
+        return ImageCalls(lambda: make_image_runs(settings, holder), holder, settings)
 
     @cached_property
     def attempts(self) -> Attempts:

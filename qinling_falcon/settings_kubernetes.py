@@ -17,7 +17,9 @@ class KubernetesSettings:
         "qinling-functions", "Namespace of the workers' pods. Each installation needs one of its own."
     )
     kubernetes_config: Path | None = setting(
-        None, "Kubeconfig file. Unset: the service account of the pod that the pool manager runs in."
+        None,
+        "Kubeconfig file, for `pool` and, if there are functions from images, for `web` and `worker`. Unset: the"
+        " service account of the pod that the process runs in.",
     )
     kubernetes_context: str | None = setting(None, "Context in `KUBERNETES_CONFIG`. Unset: its current one.")
     kubernetes_api_url: str | None = setting(

@@ -19,6 +19,8 @@ from qinling_falcon.models import execution as executions
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.orchestrators.choice import can_run_images
+from qinling_falcon.orchestrators.image_runs import longest_run_s
 from qinling_falcon.pool.ended import Ended
 from qinling_falcon.settings import Settings
 
@@ -138,7 +140,9 @@ def record_overdue(settings: Settings, ended: Ended) -> list[str]:
     longest_s = settings.invoke_queue_timeout_s + settings.holder_ttl_s
     longest_s += TRIES * (longest_reading_s(settings) + settings.unpack_timeout_s)
     longest_s += settings.max_timeout + settings.load_timeout_s + settings.lease_grace_s
-    overdue = list(executions.running_since(clock.now() - timedelta(seconds=2 * longest_s)))
+    if can_run_images(settings):
+        longest_s += longest_run_s(settings, 0)
+    overdue = list(executions.running_since(clock.wall() - timedelta(seconds=2 * longest_s)))
     for row in overdue:
         record(failed_record(_as_record(row), f"The process that ran the function was lost{_PERHAPS}"))
     ids = [row.id for row in overdue]

@@ -28,6 +28,7 @@ from qinling_falcon.invocation.attempts import Attempts
 from qinling_falcon.invocation.call_keys import CallKey
 from qinling_falcon.invocation.calls import TRIES, Accepted, Call, stored_record
 from qinling_falcon.invocation.execution_quota import ExecutionQuota, Reservation
+from qinling_falcon.invocation.image_calls import ImageCalls
 from qinling_falcon.invocation.loading import Loading, Wait, package_lost
 from qinling_falcon.invocation.long_runs import LongRuns
 from qinling_falcon.invocation.run_cancellation import Interrupted
@@ -106,6 +107,7 @@ class Engine:
         quota: checks the quota of executions; None: no check.
         admission: limits the calls in flight; None: no limit, for processes that serve no connections.
         attempts: ends the attempts of accepted executions; None: this process runs none.
+        images: runs functions from images; None: they end with an error.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Engine:
         quota: ExecutionQuota | None = None,
         admission: Admission | None = None,
         attempts: Attempts | None = None,
+        images: ImageCalls | None = None,
     ):
         self._pool = pool
         self._resolver = resolver
@@ -132,7 +135,9 @@ class Engine:
         self._running: dict[str, Run] = {}
         # Executions that were cancelled while this process did not run them. It may have claimed them just before.
         self._cancelled: BoundedCache[str, bool] = BoundedCache(_MOST_CANCELLED)
-        self._parts = RunParts(resolver, self._workers, settings, sessions, self._long_runs, attempts, pool)
+        self._parts = RunParts(
+            resolver, self._workers, images, settings, sessions, self._long_runs, attempts, pool
+        )
 
     def start(self) -> None:
         """Start two background tasks: list long-running executions as running, and count executions for the quota.

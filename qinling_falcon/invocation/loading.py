@@ -72,7 +72,7 @@ class Loading:
             PackageMissing, Unavailable, BadGateway: the package can't be read, and no worker that holds the target
                 became free in time; or see `Pool.lease`.
         """
-        if self._packages.has(target.package):
+        if request.single_use_image is not None or self._packages.has(target.package):
             return self._pool.lease(request, wait.left_s())
         if request.kind == "warm":
             with wait.paused():

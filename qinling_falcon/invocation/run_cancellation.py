@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 import gevent
 from gevent.hub import get_hub
 
-from qinling_falcon.invocation.worker_client import UNREACHED, NotSent, WorkerClient, WorkerLost
+from qinling_falcon.invocation.worker_client import UNREACHED, NotSent, WorkerLost
 from qinling_falcon.pool.leases import LeasedWorker
 
 logger = logging.getLogger(__name__)
@@ -32,14 +33,26 @@ class Interrupted(Exception):
     """
 
 
+class Ends(Protocol):
+    """Ends functions that workers run."""
+
+    def cancel(self, worker: LeasedWorker, execution_id: str) -> bool:
+        """End a function. Returns False if the worker does not run it.
+
+        Raises:
+            NotSent, NoDescriptor, WorkerLost: the worker could not be asked.
+        """
+
+
 class RunCancellation:
-    """Cancels one run. Make it in the greenlet of the run, which keeps `worker`, `was_sent` and `is_over` current.
+    """Cancels one run. Make it in the greenlet of the run, which keeps the attributes current.
 
     Args:
-        workers: calls workers.
+        ends: ends functions, unless the run replaces it.
         execution_id: the execution.
 
     Attributes:
+        ends: ends the function on `worker`.
         worker: the worker that has the call; None: the call has not been sent, or has been answered.
         was_sent: whether a worker may have got the call, so that the function may have run.
         is_over: whether the run has ended, so that its greenlet must not be interrupted any more.
@@ -50,15 +63,15 @@ class RunCancellation:
         "_execution_id",
         "_greenlet",
         "_is_interrupted",
-        "_workers",
+        "ends",
         "is_over",
         "is_requested",
         "was_sent",
         "worker",
     )
 
-    def __init__(self, workers: WorkerClient, execution_id: str) -> None:
-        self._workers = workers
+    def __init__(self, ends: Ends, execution_id: str) -> None:
+        self.ends = ends
         self._execution_id = execution_id
         self._greenlet = gevent.getcurrent()
         self._is_interrupted = False
@@ -95,7 +108,7 @@ class RunCancellation:
     def _is_ended_by(self, worker: LeasedWorker) -> bool:
         """Ask the worker to end the function. Returns whether it does."""
         try:
-            return self._workers.cancel(worker, self._execution_id)
+            return self.ends.cancel(worker, self._execution_id)
         except (NotSent, *UNREACHED, WorkerLost) as error:
             about = {"execution_id": self._execution_id, "reason": str(error)}
             logger.warning("a worker could not be asked to end a function", extra=about)

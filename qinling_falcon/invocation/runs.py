@@ -26,17 +26,18 @@ from qinling_falcon.invocation.calls import (
     started_record,
 )
 from qinling_falcon.invocation.execution_quota import Reservation
+from qinling_falcon.invocation.image_calls import ImageCalls
 from qinling_falcon.invocation.loading import lease_request
 from qinling_falcon.invocation.long_runs import LongRuns
 from qinling_falcon.invocation.run_cancellation import Interrupted, RunCancellation
 from qinling_falcon.invocation.sessions import Sessions
 from qinling_falcon.invocation.targets import Resolver, Target
 from qinling_falcon.invocation.worker_client import (
-    UNREACHED,
     DiskFull,
     Execution,
     NotLoaded,
     NotSent,
+    Ran,
     WorkerClient,
     WorkerLost,
 )
@@ -60,10 +61,11 @@ _NO_IMAGES = "Functions from images run on Kubernetes, which this installation d
 
 @dataclass(frozen=True, slots=True)
 class RunParts:
-    """The collaborators of all runs of a process."""
+    """The collaborators of all runs of a process. `images` is None if the orchestrator runs no images."""
 
     resolver: Resolver
     workers: WorkerClient
+    images: ImageCalls | None
     settings: Settings
     sessions: Sessions | None
     long_runs: LongRuns
@@ -165,7 +167,7 @@ class Run:
             assert parts.attempts is not None
             if (expired := parts.attempts.expire(self._started, self._accepted, target.retries)) is not None:
                 return expired
-        if target.image is not None:
+        if target.image is not None and parts.images is None:
             if self._key is not None:
                 self.begin()
             return self._record(failed_record(self._started, _NO_IMAGES), was_sent=False)
@@ -174,6 +176,9 @@ class Run:
         if target.trust_id is not None and parts.sessions is not None:
             self._openstack = parts.sessions.session(target.trust_id)
         journaled = detail(self._started, self._accepted)
+        if target.image is not None:
+            assert parts.images is not None
+            return parts.images.lease_request(target, self.id, journaled, self._arrived)
         return lease_request(target, parts.settings, self.id, journaled, target.timeout_s, arrived=self._arrived)
 
     def begin(self) -> None:
@@ -199,17 +204,22 @@ class Run:
         self._reservation.recorded()
 
     def use(self, lease: Lease, target: Target) -> ExecutionRecord:
-        """Call the worker and record its answer. The worker runs the next call while the record is committed."""
+        """Call the worker and record its answer. The worker runs the next call while the record is committed.
+
+        The worker of a function from an image runs only this call.
+
+        Raises:
+            Unavailable: the call can't be sent now, for a reason that is not the worker's. The function has not run.
+        """
         queued_ms = self._queued_ms()
-        settings = self._parts.settings
-        longest_s = target.timeout_s + settings.load_timeout_s + settings.lease_grace_s / 2
+        is_image = target.image is not None
         if self._accepted is None and not self._has_row:
             self._parts.long_runs.add(self._started, self._reservation)
         is_permanent = is_lost = False
         self.cancellation.worker = lease.worker
         self.cancellation.was_sent = True
         try:
-            ran = self._parts.workers.execute(lease.worker, self._execution(target), longest_s)
+            ran = self._run_image(lease, target) if is_image else self._call_worker(lease, target)
         except WorkerLost as error:
             logger.warning("a worker was lost", extra=_log_extra(lease, target, error))
             lease.released(destroy=True)
@@ -218,13 +228,13 @@ class Run:
         except NotSent:
             self.cancellation.was_sent = False
             raise
-        except UNREACHED:
+        except Unavailable:  # as `UNREACHED`
             self.cancellation.was_sent = False
-            lease.released()  # the worker holds the target now, so it is not returned unused
+            lease.released(destroy=is_image)  # the worker holds the target now, so it is not returned unused
             lease.withdrawn()
             raise
         else:
-            lease.released(busy_s=ran.busy_s)
+            lease.released(destroy=is_image, busy_s=ran.busy_s)
             is_permanent = ran.reason == _BAD_RESULT
             final = completed_record(self._started, ran, lease.cold, queued_ms)
         finally:
@@ -282,7 +292,7 @@ class Run:
         """
         if self._accepted is None or self._accepted.due_at is None:
             return round((time.monotonic() - self._arrived) * 1000, 3)
-        return round(max(0.0, (clock.now() - self._accepted.due_at).total_seconds()) * 1000, 3)
+        return round(max(0.0, (clock.wall() - self._accepted.due_at).total_seconds()) * 1000, 3)
 
     def _record(
         self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False, is_lost: bool = False
@@ -321,6 +331,17 @@ class Run:
                 "an execution is queued again, although its worker may still run it",
                 extra={"worker_id": worker.worker_id, "execution_id": self.id},
             )
+
+    def _call_worker(self, lease: Lease, target: Target) -> Ran:
+        parts = self._parts
+        longest_s = target.timeout_s + parts.settings.load_timeout_s + parts.settings.lease_grace_s / 2
+        return parts.workers.execute(lease.worker, self._execution(target), longest_s)
+
+    def _run_image(self, lease: Lease, target: Target) -> Ran:
+        images = self._parts.images
+        assert images is not None
+        self.cancellation.ends = images
+        return images.run(lease.worker, target, self.id, self._call.input)
 
     def _execution(self, target: Target) -> Execution:
         """The request for the worker."""

@@ -155,7 +155,7 @@ class Resolver:
         target = self._targets.get(key)
         if target is None:
             target = self._read(context, function_id, version)
-            if target.image is None:  # no lease would find out that a target with an image is stale
+            if target.image is None:  # with `process`, no lease would find out that a target with an image is stale
                 _keep(self._targets, key, target, target.generations)
         if target.project_id != context.project_id and not context.is_admin:
             raise _unknown(function_id)

@@ -27,6 +27,19 @@ class OrchestratorAway(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
+class SingleUse:
+    """The lease for which a worker was made that runs one execution and then ends.
+
+    Attributes:
+        holder: the process that has the lease.
+        lease: its name, as in the heartbeats of that process.
+    """
+
+    holder: str
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """A worker that answers.
 
@@ -38,6 +51,8 @@ class WorkerInfo:
         image: the image that it was made from.
         since: when it was started, in seconds since 1970; 0: unknown.
         cpu_ms: the CPU time that its start took; 0: unknown, or spent on another machine.
+        single_use: the lease for which it was made; None: it is a worker for any number of executions. A worker for one
+            has no address and no secret, and its runtime is empty.
     """
 
     worker_id: str
@@ -47,6 +62,7 @@ class WorkerInfo:
     image: str = ""
     since: float = 0.0
     cpu_ms: float = 0.0
+    single_use: SingleUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +151,9 @@ class Orchestrator(Protocol):
     @property
     def most_workers(self) -> int:
         """The most workers, if `MAX_WORKERS` is not set."""
+
+    def limit(self) -> int | None:
+        """The most workers at present, because there is no room for more; None: no such limit is known."""
 
     def confinement(self) -> Confinement:
         """How the workers are confined, for the operator."""

@@ -19,6 +19,11 @@ CHANGED = "changed"
 """The note in `wakeups` that makes the manager run a full pass. Every other note makes it run a growth pass."""
 
 
+def held(holder: str) -> str:
+    """The leases that a process has reported."""
+    return f"{ANCHOR}:held:{holder}"
+
+
 def grants(holder: str) -> str:
     """The list of notifications for a process: offers of workers for its waiting calls."""
     return f"{ANCHOR}:grants:{holder}"

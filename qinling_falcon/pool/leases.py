@@ -35,6 +35,8 @@ class LeaseRequest(NamedTuple):
         concurrency: the version's own limit of executions at once; None: only the limits of the service hold.
         kind: which workers the call accepts.
         arrived: when the call arrived in this process, on the monotonic clock; None: when it asks for a worker.
+        single_use_image: the image of the worker that the caller makes for this execution alone; None: the call gets a
+            worker of the pool.
     """
 
     target: str
@@ -48,6 +50,7 @@ class LeaseRequest(NamedTuple):
     concurrency: int | None = None
     kind: Kind = "any"
     arrived: float | None = None
+    single_use_image: str | None = None
 
     @property
     def own_limit(self) -> int | str:

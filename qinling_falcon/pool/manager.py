@@ -26,6 +26,7 @@ from qinling_falcon.pool.claim import Claim
 from qinling_falcon.pool.policy import Policy
 from qinling_falcon.pool.registry import Registry, WorkerRecord
 from qinling_falcon.pool.runtimes import Runtimes
+from qinling_falcon.pool.single_use import Orphans
 from qinling_falcon.pool.starter import Starter
 from qinling_falcon.pool.starts import Starts
 from qinling_falcon.pool.view import View
@@ -67,11 +68,12 @@ class Manager:
         self._ending: set[str] = set()
         # Workers that may still run lost executions, each with the time until which nothing is logged about it.
         self._awaited: dict[str, float] = {}
-        max_workers = settings.max_workers or orchestrator.most_workers
-        self._policy = Policy(max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
+        self._max_workers = settings.max_workers or orchestrator.most_workers
+        self._policy = Policy(self._max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
         self._starts = Starts(orchestrator.concurrent_starts, lambda: self._policy.start_ms)
         self._starter = Starter(registry, orchestrator, runtimes, self._starts, self._policy)
         self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
+        self._orphans = Orphans(registry, lambda worker_id: self._end_workers([worker_id]), settings.holder_ttl_s)
         self._full_pass_at = 0.0
         self._look_again_at = math.inf
         self._describe_at = 0.0
@@ -134,7 +136,8 @@ class Manager:
             self._is_new = False
         self._grow()  # first, because a call may wait for it
         self._full_pass_at = time.monotonic() + self._settings.reap_interval_s
-        self._policy.max_workers = self._settings.max_workers or self._orchestrator.most_workers
+        limit = self._orchestrator.limit()
+        self._policy.max_workers = self._max_workers if limit is None else min(self._max_workers, limit)
         self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
         self._registry.reap(self._policy.stocks)
         workers, unknown = self._reconcile()
@@ -222,7 +225,9 @@ class Manager:
         alive = {worker.worker_id: worker for worker in self._orchestrator.list()}
         # The orchestrator may not list a worker that is being ended. It is removed when it has ended, see `_end`.
         for worker_id in known.keys() - alive.keys() - starting - self._ending:
-            self._registry.remove(worker_id)
+            # A process leases a single-use worker before it makes it, and drains it afterwards in any case.
+            if not known[worker_id].is_single_use or known[worker_id].state == "draining":
+                self._registry.remove(worker_id)
         draining = {worker_id for worker_id, worker in known.items() if worker.state == "draining"}
         # The manager died, or Redis was away, before `mark_ready` was called for these workers.
         given_up = {worker_id for worker_id, worker in known.items() if worker.state == "starting"} - starting
@@ -231,7 +236,9 @@ class Manager:
         if not self._orchestrator.workers_outlive_manager:
             self._end_workers(unknown)
             return known, []
-        return known, [alive[worker_id] for worker_id in unknown - self._ending]
+        found = [alive[worker_id] for worker_id in unknown - self._ending]
+        self._orphans.check(worker for worker in found if worker.single_use is not None)
+        return known, [worker for worker in found if worker.single_use is None]
 
     def _note_events(self) -> None:
         for event in self._orchestrator.events():

@@ -28,6 +28,7 @@ from qinling_falcon.pool.network import WorkersUnreachable, why_unreachable
 from qinling_falcon.pool.queue_bounds import not_in_time, refusal
 from qinling_falcon.pool.ready_sets import ReadySets
 from qinling_falcon.pool.runner import Clock, ScriptRunner
+from qinling_falcon.pool.single_use import SingleUseLeases
 from qinling_falcon.pool.waiter import Gate, NoLease, Waiter
 from qinling_falcon.pool.waiting import LocalQueues
 from qinling_falcon.pool.watches import Watches
@@ -75,6 +76,7 @@ class Pool(Generations):
         # As the scripts know them, which give these processes a share of the workers.
         self._grace_s = _ASYNC_GRACE_S if holder.startswith("worker:") else 0.0
         self._local_queues = LocalQueues(self, self._listening, self._scripts, holder, self._journal, self._grace_s)
+        self._single_use = SingleUseLeases(self._scripts, holder, self._journal, self._local_queues)
         self.ended = Ended(self._scripts, holder, self._journal, self._local_queues.running)
         self.watches = Watches(self._scripts, holder)
         self._local_queues.missed = self.watches.register_again
@@ -109,7 +111,7 @@ class Pool(Generations):
         """Lease a worker for `request`, waiting up to `wait_s` for one.
 
         Args:
-            request: the call.
+            request: the call. If it has a single-use image, the caller makes the worker (see `single_use.py`).
             wait_s: its longest wait, without the time with a closed gate.
             gate: while it is closed, the call accepts only a worker that holds the target; None: the call may load one.
 
@@ -119,6 +121,11 @@ class Pool(Generations):
             Unavailable: no worker was free in time, the queue is full, or Redis is away (`PoolUnavailable`).
         """
         now = time.monotonic()
+        if request.single_use_image is not None:
+            made = self._single_use.lease(request, wait_s)
+            if made is None:
+                raise self._not_in_time(request, time.monotonic() - now)
+            return made
         arrived = now if request.arrived is None else request.arrived
         waiter = Waiter(request, arrived + self._grace_s, wait_s, gate, now + self._grace_s)
         queue = self._local_queues.queue_of(request)

@@ -48,6 +48,7 @@ class WorkerRecord:
         drains: whether it is leased and ends after its call.
         granted_ms: when it was last leased, in ms of Redis's clock; 0: never.
         has_served: whether it has ever been ready.
+        is_single_use: whether its process makes it, for one execution (see `pool/single_use.py`).
     """
 
     worker_id: str
@@ -58,6 +59,7 @@ class WorkerRecord:
     drains: bool
     granted_ms: int
     has_served: bool
+    is_single_use: bool = False
 
     @property
     def may_get_calls(self) -> bool:
@@ -230,6 +232,14 @@ class Registry:
         """All workers that Redis knows, by id. The pool does not know a live worker that is missing here."""
         return {record.worker_id: record for record in self._pages()}
 
+    def is_known(self, worker_id: str) -> bool:
+        """Whether Redis knows a worker at this moment."""
+        return bool(self._connection.call("SISMEMBER", keys.WORKERS, worker_id))
+
+    def is_held(self, holder: str, lease: str) -> bool:
+        """Whether a live process has reported a lease, named as by `LeasedWorker.name`, in its last heartbeat."""
+        return bool(self._connection.call("SISMEMBER", keys.held(holder), lease))
+
     def draining(self) -> list[str]:
         """Some of the draining workers. The manager destroys them, and then calls `remove`."""
         return [worker.decode() for worker in self._connection.call("ZRANGE", keys.DRAINING, 0, _PAGE - 1)]
@@ -305,11 +315,12 @@ class Registry:
         cursor = "0"
         while True:
             cursor, *fields = (field.decode() for field in self._scripts.run("list", cursor, _PAGE))
-            for at in range(0, len(fields), 8):
-                worker_id, state, runtime_id, image, target, drains, granted, ready = fields[at : at + 8]
+            for at in range(0, len(fields), 9):
+                worker_id, state, runtime_id, image, target, drains, granted, ready, single_use = fields[at : at + 9]
                 if state:
                     yield WorkerRecord(
-                        worker_id, state, runtime_id, image, target, drains == "1", int(granted or 0), ready != ""
-                    )
+                        worker_id, state, runtime_id, image, target, drains == "1", int(granted or 0), ready != "",
+                        single_use == "1",
+                    )  # fmt: skip
             if cursor == "0":
                 return

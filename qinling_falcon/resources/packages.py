@@ -13,6 +13,8 @@ from qinling_falcon.schemas.entries import DEFAULT_ENTRY
 from qinling_falcon.storage.packages import PackageStore
 
 _UPLOAD = "Send a multipart form with the zip archive as its part 'package' (curl -F package=@function.zip)."
+# The columns that a function from an image can change.
+_OF_IMAGES = ROW_ONLY | {"concurrency"}
 # Takes what lies at that place in Swift, and has that md5sum if one is given, into the upload.
 Take = Callable[[dict[str, str], str | None, Upload], None]
 
@@ -32,10 +34,9 @@ def columns_of_new(values: dict[str, Any], upload: Upload, take: Take) -> dict[s
         if values["entry"] is not None:
             _refuse("entry", "a function from an image has no entry.")
         if values["isolation"] is not None:
-            _refuse("isolation", "a function from an image has no isolation: it does not run in a worker.")
-        for name in ("concurrency", "min_warm"):
-            if values[name]:
-                _refuse(name, f"a function from an image has no {name}: it does not run in a worker.")
+            _refuse("isolation", "a function from an image has no isolation: each execution has its own container.")
+        if values["min_warm"]:
+            _refuse("min_warm", "a function from an image has no min_warm: each execution has its own container.")
         _check_no_package(upload, source)
         return values | {"package_key": None}
     if values["runtime_id"] is None:
@@ -69,8 +70,8 @@ def changes_of(function: Function, values: dict[str, Any], upload: Upload, take:
         _check_no_package(upload, source)
     match source:
         case "image":
-            for name in [*(["code"] if code is not None else []), *sorted(changes.keys() - ROW_ONLY)]:
-                _refuse(name, f"a function from an image can change its {', '.join(sorted(ROW_ONLY))} only.")
+            for name in [*(["code"] if code is not None else []), *sorted(changes.keys() - _OF_IMAGES)]:
+                _refuse(name, f"a function from an image can change its {', '.join(sorted(_OF_IMAGES))} only.")
         case "swift":
             if code is not None:
                 changes |= _swift_columns(_moved(function.code["swift"], code), code, upload, take)

@@ -151,14 +151,14 @@ def test_they_can_change_while_a_job_names_the_function(client: Client) -> None:
     assert client.simulate_put(path_of(function_id), json={"cpu": 200}).status_code == 403
 
 
-@pytest.mark.parametrize("field", ["concurrency", "min_warm"])
-def test_a_function_from_an_image_has_none(client: Client, field: str) -> None:
+def test_a_function_from_an_image_has_a_concurrency_and_no_kept_workers(client: Client) -> None:
     body = {"name": "n", "code": {"source": "image", "image": "i"}}
-    assert_error(client.simulate_post("/v1/functions", json=body | {field: 1}), 400, field, "image")
-    made = client.simulate_post("/v1/functions", json=body).json
-    assert (made["concurrency"], made["min_warm"]) == (None, 0)
+    assert_error(client.simulate_post("/v1/functions", json=body | {"min_warm": 1}), 400, "min_warm", "image")
+    made = client.simulate_post("/v1/functions", json=body | {"concurrency": 3}).json
+    assert (made["concurrency"], made["min_warm"]) == (3, 0)
 
-    assert_error(client.simulate_put(path_of(made["id"]), json={field: 1}), 400, field)
+    assert_error(client.simulate_put(path_of(made["id"]), json={"min_warm": 1}), 400, "min_warm")
+    assert client.simulate_put(path_of(made["id"]), json={"concurrency": 4}).json["concurrency"] == 4
 
 
 def test_kept_workers_have_a_quota(client: Client) -> None:

@@ -60,6 +60,7 @@ class ClusterOrchestrator:
 
     def __init__(self) -> None:
         self.workers: dict[str, ClusterWorker] = {}
+        self.single_use: dict[str, WorkerInfo] = {}
         self.starts: Counter[str] = Counter()
         self.destroyed: set[str] = set()
         self.held_up: dict[str, Event] = {}
@@ -71,6 +72,9 @@ class ClusterOrchestrator:
         pass
 
     def server(self) -> None:
+        pass
+
+    def limit(self) -> None:
         pass
 
     def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
@@ -92,12 +96,14 @@ class ClusterOrchestrator:
         if worker_id in self.workers:
             self.workers.pop(worker_id).close()
             self.destroyed.add(worker_id)
+        if self.single_use.pop(worker_id, None) is not None:
+            self.destroyed.add(worker_id)
 
     def events(self) -> Sequence[WorkerEvent]:
         return []
 
     def list(self) -> Sequence[WorkerInfo]:
-        return [worker.info for worker in self.workers.values()]
+        return [*(worker.info for worker in self.workers.values()), *self.single_use.values()]
 
     def detach(self) -> None:
         pass

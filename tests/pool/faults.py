@@ -7,7 +7,9 @@ import json
 from qinling_falcon.pool import keys
 from tests.pool import invariants
 from tests.pool.holders import Call, Held, Holder
-from tests.pool.machine import CALLS, LIMITS, Machine
+from tests.pool.machine import CALLS, LIMITS, RUN_MS, Machine
+
+SINGLE_USE = Call("image", "f1:2:d5", "f1", "p1", "1")
 
 
 class Faults(Machine):
@@ -21,6 +23,23 @@ class Faults(Machine):
             for queue in holder.waiting.values():
                 for one in queue:
                     one.arrived += ms
+
+    def ask_single_use(self, holder: Holder, *, is_lost: bool) -> None:
+        """A process leases a worker that it makes for one execution. With `is_lost`, the reply is lost."""
+        call, worker, execution = SINGLE_USE, f"s{next(self.numbers)}", f"e{next(self.numbers)}"
+        self.is_relaxed |= self.seen["concurrency"].get(f"own {call.version}", "") != call.own_limit
+        word, *rest = self.run(
+            "lease_single_use", holder.name, worker, call.runtime, call.target, call.project, call.own_limit, execution,
+            RUN_MS, f"detail {execution}", "i0", self.acknowledged(holder), call.key, self.resolve(call),
+            begins=(holder, execution, f"detail {execution}"),
+        )  # fmt: skip
+        if word == "stale":
+            self.cached.pop(call.key)
+        if word == "lease":
+            invariants.the_share_is_kept(self.seen, holder.name)
+            assert self.seen[f"worker:{worker}"]["drain"] == "1"
+            if not is_lost:
+                holder.leases[worker] = Held(worker, int(rest[0]), call.queue("any"), execution, is_new=False)
 
     def drain(self, call: Call, version: str) -> None:
         beginning = f"{call.function}:{version}"

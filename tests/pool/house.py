@@ -57,6 +57,9 @@ class FakeOrchestrator:
     def server(self) -> None:
         pass
 
+    def limit(self) -> None:
+        pass
+
     def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
         self.prepared = {runtime.runtime_id: runtime.image for runtime in runtimes}
 
@@ -216,8 +219,8 @@ class House:
             "ending" if "drain" in record else record["state"] for record in records if record["image"] == image
         )
 
-    def lease(self, function: str = "f", wait_s: float = 10, runtime_id: str = "") -> Lease:
-        request = LeaseRequest(
+    def request(self, function: str, runtime_id: str = "") -> LeaseRequest:
+        return LeaseRequest(
             target=f"{function}:0:digest",
             runtime_id=runtime_id or self.runtime_id,
             function_id=function,
@@ -227,7 +230,9 @@ class House:
             run_s=60,
             detail="detail",
         )
-        return self.pool.lease(request, wait_s)
+
+    def lease(self, function: str = "f", wait_s: float = 10, runtime_id: str = "") -> Lease:
+        return self.pool.lease(self.request(function, runtime_id), wait_s)
 
     def end(self, lease: Lease, *, destroy: bool = False) -> None:
         """A worker has answered, and the record is committed."""

@@ -50,6 +50,10 @@ class PoolMachine(Faults, RuleBasedStateMachine):
     def lose_the_answer_to_a_lease(self, who: int, call: Call) -> None:
         self.ask(one_of(self.holders, who), call, "any", waits=True, is_lost=True)
 
+    @rule(who=pick, is_lost=st.booleans())
+    def lease_single_use(self, who: int, is_lost: bool) -> None:
+        self.ask_single_use(one_of(self.holders, who), is_lost=is_lost)
+
     @rule(asking=st.lists(st.tuples(pick, calls), min_size=2, max_size=6))
     def lease_many(self, asking: list[tuple[int, Call]]) -> None:
         for who, call in asking:

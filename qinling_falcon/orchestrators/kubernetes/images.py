@@ -16,6 +16,11 @@ _IMAGE = re.compile(
 )
 
 
+def is_image_name(text: str) -> bool:
+    """Whether an image can have this name."""
+    return _IMAGE.fullmatch(text) is not None
+
+
 class PodImages:
     """The images of `RUNTIMES_FILE`.
 
@@ -38,6 +43,6 @@ class PodImages:
         """
         entry = find_entry(self._entries, image)
         found = self._prefix + entry.pod_image if entry is not None and entry.pod_image else image
-        if not _IMAGE.fullmatch(found):
+        if not is_image_name(found):
             raise UnknownImage(f"{found!r} can't be the name of an image")
         return found

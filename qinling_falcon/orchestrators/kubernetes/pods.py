@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qinling_falcon.orchestrators.base import SingleUse
 from qinling_falcon.orchestrators.kubernetes import names
 
 # The container can't start before the image or the configuration is changed.
-_FINAL = frozenset({"ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImageInspectError"})
-_STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+FINAL = frozenset({"ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImageInspectError"})
+STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +22,12 @@ class Trouble:
     Attributes:
         reason: for the operator and the runtime's `status_reason`.
         is_final: whether it can't pass by itself.
+        lacks_room: whether no node has room for it.
     """
 
     reason: str
     is_final: bool = False
+    lacks_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Pod:
         runtime_id: its runtime.
         state: `names.SPARE` or `names.TAKEN`.
         worker_id: the worker that was made of it; empty: none.
+        single_use: the lease for which it was made; None: it runs any number of executions.
         image_key: `names.image_key` of its image.
         image: the runtime's image.
         fingerprint: of the key of `SECRET_KEYS` from which its secret is made.
@@ -45,6 +49,7 @@ class Pod:
         phase: its phase.
         is_ready: whether it is ready for calls.
         is_ending: whether it is being deleted.
+        has_ended: whether it is being deleted, and all that ran in it has ended. Its object may stay for seconds.
         restarts: how often its container was restarted.
         created: when it was made, in seconds since 1970.
         trouble: why it does not serve; None: it serves, or is starting.
@@ -55,6 +60,7 @@ class Pod:
     runtime_id: str
     state: str
     worker_id: str
+    single_use: SingleUse | None
     image_key: str
     image: str
     fingerprint: str
@@ -63,6 +69,7 @@ class Pod:
     phase: str
     is_ready: bool
     is_ending: bool
+    has_ended: bool
     restarts: int
     created: float
     trouble: Trouble | None
@@ -79,12 +86,20 @@ def read_pod(given: Mapping[str, Any]) -> Pod:
     labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     containers = status.get("containerStatuses", ())
+    is_ending = "deletionTimestamp" in metadata
+    # A container that has ended may be shown as waiting, although it does not start again.
+    runs = not containers or any("running" in container.get("state", {}) for container in containers)
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
         runtime_id=labels.get(names.RUNTIME, ""),
         state=labels.get(names.STATE, ""),
         worker_id=labels.get(names.WORKER, ""),
+        single_use=(
+            SingleUse(annotations.get(names.HOLDER, ""), annotations.get(names.LEASE, ""))
+            if labels.get(names.STATE) == names.SINGLE_USE
+            else None
+        ),
         image_key=labels.get(names.IMAGE_KEY, ""),
         image=annotations.get(names.IMAGE, ""),
         fingerprint=labels.get(names.SECRET_KEY, ""),
@@ -92,7 +107,8 @@ def read_pod(given: Mapping[str, Any]) -> Pod:
         host_ip=status.get("hostIP", ""),
         phase=status.get("phase", ""),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
-        is_ending="deletionTimestamp" in metadata,
+        is_ending=is_ending,
+        has_ended=is_ending and not runs,
         restarts=sum(container.get("restartCount", 0) for container in containers),
         created=datetime.datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
         trouble=_trouble(status, conditions, containers),
@@ -106,14 +122,15 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Any], container
         return Trouble(f"{reason}: {detail}", is_final=True)
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return Trouble(f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}")
+        reason = f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}"
+        return Trouble(reason, lacks_room=True)
     for container in containers:
         waiting = container.get("state", {}).get("waiting")
-        if waiting and waiting.get("reason") not in _STARTING:
+        if waiting and waiting.get("reason") not in STARTING:
             reason = waiting.get("reason", "Waiting")
             details = [waiting.get("message", ""), _ending([container])]
             text = "; ".join(detail for detail in details if detail)
-            return Trouble(f"{reason}: {text}" if text else reason, is_final=reason in _FINAL)
+            return Trouble(f"{reason}: {text}" if text else reason, is_final=reason in FINAL)
     return None
 
 

@@ -92,6 +92,10 @@ class Watch(Generic[T]):
         self._answered_at[given["metadata"]["name"]] = time.monotonic()
         return self._put(given)
 
+    def forget(self, name: str) -> None:
+        """Drop an object that is not as it was kept. The next change of it, or the next list, brings it back."""
+        self.objects.pop(name, None)
+
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -128,9 +132,12 @@ class Watch(Generic[T]):
                         raise ApiAway(f"the watch ended: {given.get('message')}")
                     return
                 version = given["metadata"]["resourceVersion"]
+                # An old event may also be the end of an earlier object of this name.
+                if event["type"] == "BOOKMARK" or self._is_old(given):
+                    continue
                 if event["type"] == "DELETED":
                     self._remove(given["metadata"]["name"])
-                elif event["type"] in ("ADDED", "MODIFIED") and not self._is_old(given):
+                else:
                     self._put(given)
 
     def _list(self) -> str:
