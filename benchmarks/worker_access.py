@@ -1,4 +1,4 @@
-"""Measures warm calls of a worker in a pod: by the pod's address, by a node port, and through the API server.
+"""Measures starts and warm calls of workers in pods: by the pod's address, by a node port, and through the API server.
 
     python -m benchmarks.worker_access [--rounds 5] [--seconds 2]
 
@@ -21,20 +21,23 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 from benchmarks.measure import HELLO, ROOT, save
 from qinling_falcon.invocation.worker_client import Execution, WorkerClient
-from qinling_falcon.orchestrators.base import RuntimeImage, StartFailed, WorkerInfo
+from qinling_falcon.orchestrators.base import RuntimeImage, WorkerInfo
 from qinling_falcon.orchestrators.kubernetes.orchestrator import KubernetesOrchestrator
 from qinling_falcon.pool.leases import LeasedWorker
 from qinling_falcon.settings import Settings
 from qinling_falcon.settings_environment import read_settings
-from tests.integration.service import package
+from tests.integration.service import package, wait_until
+from tests.kubernetes.access import IN_CLUSTER
 from tests.kubernetes.clusters import running_cluster
-from tests.kubernetes.namespaces import new_namespace
+from tests.kubernetes.namespaces import Namespace, new_namespace
 
 ACCESSES = ("pod", "node-port", "api-proxy")
 RUNTIME = RuntimeImage("00000000-0000-0000-0000-000000000001", "python3")
+STARTS = 5
 ABOUT = {"target": "f:0:x", "entry": "main.main", "memory_size": 128 << 20, "cpu": 1000, "isolation": "warm"}
 
 
@@ -91,12 +94,13 @@ def measure(rounds: int, seconds: float) -> None:
     """Measure on the cluster of `KUBERNETES_CONFIG`, and print the medians."""
     logging.disable(logging.ERROR)
     found: dict[str, list[float]] = {}
-    with new_namespace() as namespace:
+    with new_namespace(*IN_CLUSTER, "qinling-node-port", "qinling-api-proxy") as namespace:
         given = {name.upper(): str(value) for name, value in namespace.settings().items()}
         callers = {}
         for access in ACCESSES:
             settings = read_settings(os.environ | given | {"KUBERNETES_WORKER_ACCESS": access})
-            callers[access] = Caller(settings, start(settings, access))
+            found[f"{access} start ms"], worker = start(settings, access, namespace)
+            callers[access] = Caller(settings, worker)
         for caller in callers.values():
             caller.calls(0.5)
         for _ in range(rounds):
@@ -110,20 +114,33 @@ def measure(rounds: int, seconds: float) -> None:
     save("worker_access", {"rounds": found})
 
 
-def start(settings: Settings, worker_id: str) -> WorkerInfo:
-    """Start a worker that is reached as the settings say."""
+def start(settings: Settings, access: str, namespace: Namespace) -> tuple[list[float], WorkerInfo]:
+    """Start workers that are reached as the settings say.
+
+    Returns:
+        How long each start from a spare pod took, in ms, and the last worker.
+    """
     orchestrator = KubernetesOrchestrator(settings)
+    taken = []
+
+    def is_prepared() -> bool:
+        orchestrator.prepare([RUNTIME])
+        ready = [pod for pod in namespace.pods("spare") if is_ready(pod)]
+        return len(ready) == settings.kubernetes_spare_pods
+
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            orchestrator.prepare([RUNTIME])
-            try:
-                return orchestrator.start(worker_id, RUNTIME.image, RUNTIME.runtime_id)
-            except StartFailed:
-                if time.monotonic() > deadline:
-                    raise
+        for number in range(STARTS):
+            wait_until("the spare pods are ready", is_prepared, 90)
+            began = time.perf_counter()
+            worker = orchestrator.start(f"{access}-{number}", RUNTIME.image, RUNTIME.runtime_id)
+            taken.append((time.perf_counter() - began) * 1000)
     finally:
         orchestrator.detach()
+    return taken, worker
+
+
+def is_ready(pod: Any) -> bool:
+    return any(condition.type == "Ready" and condition.status == "True" for condition in pod.status.conditions or ())
 
 
 if __name__ == "__main__":
