@@ -41,6 +41,9 @@ SECRET_KEY = "qinling-falcon/secret-key"
 TEMPLATE = "qinling-falcon/template"
 """Annotation of a Deployment: a digest of what it was made from."""
 
+NUDGED = "qinling-falcon/nudged"
+"""Annotation of a Deployment: when its controller was last made to try again."""
+
 WORKER_PORT = 9090
 """The TCP port of a worker's HTTP server."""
 CONTAINER = "worker"

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 # The most spare pods of a runtime while starts wait, and how long it keeps them afterwards.
 _MOST_SPARE = 50
 _GROWN_FOR_S = 10.0
+_NUDGE_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class RuntimePods:
         self._spare = settings.kubernetes_spare_pods
         # By runtime, when a start has last waited for a spare pod.
         self._grown_at: dict[str, float] = {}
+        self._nudged_at = float("-inf")
         self._manifests = manifests
         self._images = images
         self._deployments_path = f"/apis/apps/v1/namespaces/{settings.kubernetes_namespace}/deployments"
@@ -93,6 +95,22 @@ class RuntimePods:
         wanted = min(self._spare + waiting, _MOST_SPARE)
         if 0 < self.wanted(runtime_id) < wanted:
             self._scale(names.runtime_name(runtime_id), wanted)
+
+    def nudge(self, runtime_id: str) -> None:
+        """Make the controller of a Deployment try again now, if a quota has kept it from making pods.
+
+        By itself, it waits longer after each failure, up to a quarter of an hour, and does not notice that there is
+        room again.
+
+        Raises:
+            ApiAway: the API server is away.
+        """
+        now = time.monotonic()
+        if self.trouble(runtime_id) is None or now < self._nudged_at + _NUDGE_EVERY_S:
+            return
+        self._nudged_at = now
+        annotation = {"metadata": {"annotations": {names.NUDGED: str(time.time())}}}
+        self._change(names.runtime_name(runtime_id), annotation)
 
     def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
         """Make the Deployments as the runtimes want them, and delete those of other runtimes.
@@ -131,11 +149,13 @@ class RuntimePods:
 
 
     def _scale(self, name: str, replicas: int) -> None:
-        operations = [{"op": "replace", "path": "/spec/replicas", "value": replicas}]
+        self._change(name, {"spec": {"replicas": replicas}})
+
+    def _change(self, name: str, changes: Mapping[str, Any]) -> None:
         try:
-            self.watch.put(self._api.change(f"{self._deployments_path}/{name}", operations))
+            self.watch.put(self._api.merge(f"{self._deployments_path}/{name}", changes))
         except ApiError as error:
-            logger.info("a Deployment could not be scaled", extra={"deployment": name, "reason": str(error)})
+            logger.info("a Deployment could not be changed", extra={"deployment": name, "reason": str(error)})
 
 
 def _read_deployment(given: Mapping[str, Any]) -> Deployment:

@@ -96,6 +96,7 @@ class SparePods:
         trouble_since: float | None = None
         while True:
             self._deployments.grow(runtime_id, self._waiting[runtime_id])
+            self._deployments.nudge(runtime_id)
             pod = self._try_to_take(worker_id, image, runtime_id)
             if pod is not None:
                 return pod
