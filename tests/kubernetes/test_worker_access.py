@@ -20,6 +20,7 @@ from qinling_falcon.orchestrators.addresses import tcp_address
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.ping import ping
 from tests.integration.service import Service, package, running_service, wait_until
+from tests.kubernetes.access import IN_CLUSTER
 from tests.kubernetes.namespaces import Namespace, new_namespace
 from tests.kubernetes.networks import outside_of_the_node
 
@@ -58,11 +59,11 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     is_outside = request.param == "api-proxy"
     with (
         outside_of_the_node() if is_outside else contextlib.nullcontext(),
-        new_namespace() as namespace,
+        new_namespace(*IN_CLUSTER, f"qinling-{request.param}") as namespace,
         running_service(
             **namespace.settings(),
             kubernetes_worker_access=request.param,
-            max_workers=6,
+            max_workers=12,  # each function keeps its worker
             warm_workers=2,
             worker_idle_s=600,
             new_interpreters=is_outside,  # the others are forks of a process in the node's network
@@ -186,9 +187,8 @@ def test_a_manager_that_lost_redis_finds_the_workers_in_the_cluster(place: Place
     assert output_of(place.service.call(place.service.function(COUNT))) == 1
 
 
+@pytest.mark.parametrize("place", ["node-port"], indirect=True)
 def test_a_service_goes_with_its_pod(place: Place) -> None:
-    if place.access != "node-port":
-        pytest.skip("needs node ports")
     function = place.service.function(COUNT)
     place.service.call(function)
     [worker] = place.service.request("GET", f"/v1/functions/{function}/workers").json()
@@ -199,9 +199,8 @@ def test_a_service_goes_with_its_pod(place: Place) -> None:
     wait_until("the Service is gone", lambda: worker["worker_name"] not in services_of(place), 60)
 
 
+@pytest.mark.parametrize("place", ["node-port"], indirect=True)
 def test_a_worker_whose_service_was_deleted_is_replaced(place: Place) -> None:
-    if place.access != "node-port":
-        pytest.skip("needs node ports")
     function = place.service.function(COUNT)
     place.service.call(function)
     [worker] = place.service.request("GET", f"/v1/functions/{function}/workers").json()
@@ -213,9 +212,8 @@ def test_a_worker_whose_service_was_deleted_is_replaced(place: Place) -> None:
     assert output_of(place.service.call(function)) == 1
 
 
+@pytest.mark.parametrize("place", ["node-port"], indirect=True)
 def test_a_start_without_a_service_fails_and_takes_no_pod(place: Place) -> None:
-    if place.access != "node-port":
-        pytest.skip("needs node ports")
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"services.nodeports": "0"}}}
     core, namespace = place.namespace.core, place.namespace.name
     core.create_namespaced_resource_quota(namespace, quota)

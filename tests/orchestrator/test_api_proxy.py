@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import gevent.socket
 import pytest
+from gevent.event import Event
 
 from qinling_falcon.invocation.worker_client import Execution, NotSent, WorkerClient, WorkerLost
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.gateways import GatewayAway, make_gateway
 from qinling_falcon.orchestrators.kubernetes import api_proxy
 from qinling_falcon.orchestrators.ping import ping
+from qinling_falcon.pool import adoption
+from qinling_falcon.pool.adoption import Adoption
 from qinling_falcon.pool.leases import LeasedWorker
+from qinling_falcon.pool.registry import Registry
 from qinling_falcon.settings import Settings, SettingsError
 from tests.support.scripted_worker import ScriptedWorker, Step, answers, answers_with, hangs_up, sends, succeeds
 
@@ -118,7 +125,7 @@ def test_a_call_that_did_not_reach_the_worker_may_be_sent_to_another_one(start: 
     "answer",
     [
         status(500, "error trying to reach service: EOF"),
-        status(502, "error trying to reach service: read tcp 10.1.2.4:1->10.1.2.3:9090: read: connection reset by peer"),
+        status(502, "error trying to reach service: read tcp 10.1.2.4:1->10.1.2.3:9090: connection reset by peer"),
         status(503, "the server is currently unable to handle the request", "ServiceUnavailable"),
         answers_with(b"<h1>504 Gateway Time-out</h1>", 504),
         hangs_up(),
@@ -189,6 +196,40 @@ def test_a_worker_with_another_form_of_address_gets_nothing(start: Start) -> Non
         WorkerClient(settings).execute(LeasedWorker("w", "10.1.2.3:9090", "s", 1, needs_load=False), EXECUTION, 5)
 
     assert server.asked == []
+
+
+def test_a_handshake_that_hangs_ends_in_time_and_holds_up_no_other_greenlet(token_file: Path) -> None:
+    command = [sys.executable, "-m", "tests.orchestrator.hanging_handshake", str(token_file)]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+    outcome, turns = done.stdout.split()
+    assert outcome == "away"
+    assert int(turns) > 2
+
+
+def test_a_busy_worker_is_waited_for_while_the_api_server_is_away(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adoption, "_ASK_AGAIN_S", 0.01)
+    busy, idle = answers(200, loaded=True, busy=True), answers(200, loaded=True, busy=False)
+    server, settings = start(busy, status(429, "Too many requests"), idle)
+    ended = Event()
+    registry = cast(Registry, None)  # this worker is not registered
+
+    Adoption(registry, lambda _worker_id: ended.set(), settings).adopt([WorkerInfo("w", ADDRESS, "s")])
+
+    assert ended.wait(10)
+    assert len(server.asked) == 3
+
+
+def test_a_worker_is_not_replaced_because_the_api_server_is_away(start: Start) -> None:
+    _, settings = start(status(429, "Too many requests"))
+    ended: list[str] = []
+
+    Adoption(cast(Registry, None), ended.append, settings).adopt([WorkerInfo("w", ADDRESS, "s")])
+
+    assert ended == []
 
 
 def test_an_http_proxy_is_an_error_of_the_settings(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
