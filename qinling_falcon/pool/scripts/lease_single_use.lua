@@ -1,7 +1,7 @@
 -- lease_single_use: registers a worker that its process is about to make for one execution, and leases it at once.
--- ARGV    2 holder  3 worker, a new id  4 runtime, for which no pool is configured  5 target  6 project  7 the version's
---         own limit, or ''  8 execution  9 run_ms  10 detail  11 the image that the worker is made from  12 executions
---         to acknowledge  13… pairs of (cache key, generation)
+-- ARGV    2 holder  3 worker, a new id  4 runtime, for which no pool is configured  5 target  6 project
+--         7 the version's own limit, or ''  8 execution  9 run_ms  10 detail  11 the image that the worker is made from
+--         12 executions to acknowledge  13… pairs of (cache key, generation)
 -- reads   generations, concurrency, workers, policy, draining, idle
 -- writes  journal:<holder>, the version's own limit in concurrency; with a lease: workers, worker:<id>, live:<runtime>,
 --         leases, concurrency, held, assigned_at, assigned:<function>; for an idle worker that is evicted what drain
