@@ -18,8 +18,8 @@ class KubernetesSettings:
     )
     kubernetes_config: Path | None = setting(
         None,
-        "Kubeconfig file, for `pool` and, if there are functions from images, for `web` and `worker`. Unset: the service"
-        " account of the pod that the process runs in.",
+        "Kubeconfig file, for `pool` and, if there are functions from images, for `web` and `worker`. Unset: the"
+        " service account of the pod that the process runs in.",
     )
     kubernetes_context: str | None = setting(None, "Context in `KUBERNETES_CONFIG`. Unset: its current one.")
     kubernetes_api_url: str | None = setting(

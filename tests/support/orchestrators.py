@@ -10,7 +10,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def settings_of_orchestrator(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The settings of one service. With `ORCHESTRATOR=kubernetes`, it gets a namespace of its own for as long as it runs.
+    """The settings of one service. With `ORCHESTRATOR=kubernetes`, it has a namespace of its own while it runs.
 
     Args:
         given: the settings that the test has chosen, which come first.

@@ -137,9 +137,12 @@ class Manifests:
                 {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
                 {"name": "WORKER_CONFIG", "value": json.dumps(self._config(), sort_keys=True)},
             ],
+            # Not in /dev, where functions may write to files that are there: it would be a file on the node's disk.
+            "terminationMessagePath": "/run/termination-log",
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "ports": [{"name": "http", "containerPort": names.WORKER_PORT}],
-            # Without a startup probe, after which kubelets before 1.21 wait for up to one more period. Short of CPU time,
-            # a busy worker may answer late.
+            # Without a startup probe, after which kubelets before 1.21 wait for up to one more period. A busy worker
+            # that is short of CPU time may answer late.
             "readinessProbe": {
                 "httpGet": {"path": "/ping", "port": "http"},
                 "periodSeconds": 2,
@@ -172,9 +175,12 @@ class Manifests:
             "code_dir": _CODE,
             "scratch_dirs": [_TMP, _SHM],
             "scratch_size": settings.tmp_size + settings.shm_size,
+            # Kubelets before 1.22 do not limit the size of such a volume. They evict its pod.
+            "scratch_sizes": [settings.tmp_size, settings.shm_size],
             "readable": ["/"],
             "child_uid": None,
             "child_gid": None,
             "own_pids": True,
+            "shares_uid": True,  # with all other pods of the node
             **limits_of(settings),
         }

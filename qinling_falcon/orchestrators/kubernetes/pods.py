@@ -22,10 +22,12 @@ class Trouble:
     Attributes:
         reason: for the operator and the runtime's `status_reason`.
         is_final: whether it can't pass by itself.
+        lacks_room: whether no node has room for it.
     """
 
     reason: str
     is_final: bool = False
+    lacks_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Any], container
         return Trouble(f"{reason}: {detail}", is_final=True)
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return Trouble(f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}")
+        reason = f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}"
+        return Trouble(reason, lacks_room=True)
     for container in containers:
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in STARTING:

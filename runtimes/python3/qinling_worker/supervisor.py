@@ -99,7 +99,7 @@ class Supervisor:
         self._note: str | None = None  # for the log of the next call
         self._look_s = _IDLE_S  # the time until the memory of the frozen child is checked again
         self._next_check = 0.0  # when the memory is checked after a short call, too
-        self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size)
+        self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size, config.scratch_sizes)
         self._template = TemplateLink(self._loop, commands, template, self._on_report)
         self._template.configure(config.child, config.entrances)
         self._freezer = Freezer(config.freeze_fd, self._template)
@@ -489,11 +489,11 @@ class Supervisor:
             self._exit_status = 1
         elif is_ending and now >= self._end_by:
             self._clean(respawn=True)
-        elif self._child is not None and (is_ending or not is_renewing) and self._memory.is_exceeded():
+        elif self._child is not None and (is_ending or not is_renewing) and (excess := self._excess()) is not None:
             if is_ending or self._state is State.IDLE:  # what the last call has left uses too much
                 self._clean(respawn=self._has_served())
             else:
-                self._fail(self._out_of_memory())
+                self._fail(excess)
         elif self._state is State.IDLE:
             self._rest(now)
         elif now < self._deadline:
@@ -512,6 +512,17 @@ class Supervisor:
             call.duration_s = max(call.duration_s, call.timeout_s)
         else:
             self._wake = None
+
+    def _excess(self) -> Outcome | None:
+        """The outcome of an execution whose processes use more than they may at this moment; None: they do not."""
+        child = self._config.child
+        # First, because the memory of many processes takes long to read.
+        if child.shares_uid and memory.threads_below(self._template.pid) > child.max_processes:
+            return outcomes.too_much(f"The function had more than {child.max_processes} processes and threads.")
+        if self._memory.is_exceeded():
+            return self._out_of_memory()
+        message = self._scratch.excess()
+        return None if message is None else outcomes.too_much(message)
 
     def _rest(self, now: float) -> None:
         """Freeze the idle child, or look again some time later."""
