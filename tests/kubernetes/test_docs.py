@@ -20,6 +20,7 @@ from kubernetes import client, config
 from tests.integration.service import ROOT, wait_until
 from tests.kubernetes.relay import tcp_relay
 from tests.kubernetes.service_image import import_service_image
+from tests.kubernetes.shipped import why_not
 from tests.servers.postgres import running_postgres
 from tests.servers.valkey import valkey_server
 
@@ -104,6 +105,7 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 @pytest.mark.skipif("KUBERNETES_OUTER_CONFIG" not in os.environ, reason="the images are imported into a node of ours")
 @pytest.mark.skipif(not (CLIENT / "openstack").exists(), reason="make test installs openstack into .client")
 @pytest.mark.timeout(600)

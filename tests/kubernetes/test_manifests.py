@@ -18,8 +18,10 @@ from kubernetes import client, config
 
 from tests.integration.service import ROOT
 from tests.kubernetes.access import IN_CLUSTER, MANIFESTS
-from tests.kubernetes.shipped import OLDER_VERSIONS, build, of_kind
+from tests.kubernetes.shipped import OLDER_VERSIONS, build, of_kind, why_not
 from tests.support.pod_security import broken_rules
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 OF_EXAMPLE = ["functions-internet"]  # and those that the overlay names itself
 OF_OUTSIDE = ["functions-internet", "node-port", "api-proxy"]
