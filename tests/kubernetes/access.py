@@ -21,6 +21,8 @@ Right = tuple[str, str]
 """A verb and a resource, as a Role names them."""
 IN_CLUSTER = ("qinling-pool", "qinling-images")
 """The Roles of an installation in the cluster."""
+OUTSIDE = {access: (*IN_CLUSTER, f"qinling-{access}") for access in ("node-port", "api-proxy")}
+"""The Roles of an installation outside of it, by its KUBERNETES_WORKER_ACCESS."""
 
 _HOME = "default"
 _TOKEN_LIFE_S = 24 * 3600

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +18,17 @@ from tests.kubernetes.access import MANIFESTS
 
 # The cluster of the tests is older than these versions. The ones that it has instead have the same fields.
 OLDER_VERSIONS = {"autoscaling/v2": "autoscaling/v2beta2", "policy/v1": "policy/v1beta1"}
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Why the manifests can't be made here; None: they can."""
+    if shutil.which("kubectl") is None:
+        return "there is no kubectl"
+    told = subprocess.run(["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True, check=True)
+    minor = json.loads(told.stdout)["clientVersion"]["minor"]
+    # Debian's is older, and does not know the components of Kustomize.
+    return None if int(minor.rstrip("+")) >= 21 else f"kubectl 1.{minor} is too old: expected 1.21 or later"
 
 
 def build(overlay: str, components: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 from kubernetes import client, config
 
-from tests.integration.service import ROOT
+from tests.integration.service import ROOT, wait_until
 from tests.kubernetes.relay import tcp_relay
 from tests.kubernetes.service_image import import_service_image
+from tests.kubernetes.shipped import why_not
 from tests.servers.postgres import running_postgres
 from tests.servers.valkey import valkey_server
 
@@ -29,6 +30,7 @@ _STRICT = "set -euo pipefail; trap 'kill $(jobs -p) 2> /dev/null || true; wait' 
 # What the page leaves to the reader.
 _CHOICES = re.compile(r"^(REGISTRY|REDIS_URL|DATABASE_URL)=.*$", re.MULTILINE)
 _NODE = "10.201.0.1"
+_NAMESPACES = {"qinling", "qinling-functions"}
 _DOCKER = """#!/bin/sh
 case "$1" in
   build) test -f "$4/Dockerfile" ;;
@@ -70,13 +72,18 @@ def cluster(tmp_path: Path) -> Iterator[client.CoreV1Api]:
         try:
             yield core
         finally:
-            apps = client.AppsV1Api(api)
+            # The page deletes both namespaces. If it broke off, they are still there.
             made = {namespace.metadata.name for namespace in core.list_namespace().items}
-            for namespace in made & {"qinling", "qinling-functions"}:
-                apps.delete_collection_namespaced_deployment(namespace)
+            for namespace in made & _NAMESPACES:
+                client.AppsV1Api(api).delete_collection_namespaced_deployment(namespace)
                 core.delete_collection_namespaced_pod(namespace, grace_period_seconds=0)
                 core.delete_namespace(namespace)
             core.delete_persistent_volume("packages")
+            wait_until(
+                "the namespaces are gone",
+                lambda: not {namespace.metadata.name for namespace in core.list_namespace().items} & _NAMESPACES,
+                120,
+            )
 
 
 @pytest.fixture
@@ -98,6 +105,7 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 @pytest.mark.skipif("KUBERNETES_OUTER_CONFIG" not in os.environ, reason="the images are imported into a node of ours")
 @pytest.mark.skipif(not (CLIENT / "openstack").exists(), reason="make test installs openstack into .client")
 @pytest.mark.timeout(600)

@@ -20,7 +20,7 @@ from qinling_falcon.orchestrators.addresses import tcp_address
 from qinling_falcon.orchestrators.base import WorkerInfo
 from qinling_falcon.orchestrators.ping import ping
 from tests.integration.service import Service, package, running_service, wait_until
-from tests.kubernetes.access import IN_CLUSTER
+from tests.kubernetes.access import OUTSIDE
 from tests.kubernetes.namespaces import Namespace, new_namespace
 from tests.kubernetes.networks import outside_of_the_node
 
@@ -59,7 +59,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     is_outside = request.param == "api-proxy"
     with (
         outside_of_the_node() if is_outside else contextlib.nullcontext(),
-        new_namespace(*IN_CLUSTER, f"qinling-{request.param}") as namespace,
+        new_namespace(*OUTSIDE[request.param]) as namespace,
         running_service(
             **namespace.settings(),
             kubernetes_worker_access=request.param,

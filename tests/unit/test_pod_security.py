@@ -1,4 +1,4 @@
-"""The pods of workers satisfy the Pod Security Standard `restricted`, and have the other limits that isolate them.
+"""All pods of functions satisfy the Pod Security Standard `restricted`, and have the other limits that isolate them.
 
 The clusters of the other tests have no PodSecurity admission, so the rules are checked here, one by one.
 """
@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from qinling_falcon.orchestrators.base import RuntimeImage
+from qinling_falcon.orchestrators.base import RuntimeImage, SingleUse
+from qinling_falcon.orchestrators.image_runs import ImageRun
+from qinling_falcon.orchestrators.kubernetes.image_pods import make_image_pod
 from qinling_falcon.orchestrators.kubernetes.manifests import Manifests
 from qinling_falcon.orchestrators.kubernetes.worker_secrets import WorkerSecrets
 from qinling_falcon.settings import Settings
@@ -28,10 +30,22 @@ def worker_pod(*, trusted: bool = True, **settings: Any) -> dict[str, Any]:
     return dict(made.deployment["spec"]["template"])
 
 
+def image_pod(**settings: Any) -> dict[str, Any]:
+    """The pod of one execution of a function from an image."""
+    lease = SingleUse("web", "lease")
+    run = ImageRun("e1", "w1", lease, "f1", "registry.example/any:1", ("echo", "hello"), 100, 64 << 20, 30)
+    return make_image_pod(run, Settings(secret_keys=KEY, **settings))
+
+
 @pytest.mark.parametrize("rule", RESTRICTED)
 @pytest.mark.parametrize("trusted", [True, False])
 def test_worker_pods_satisfy_the_rule(rule: str, trusted: bool) -> None:
     assert RESTRICTED[rule](worker_pod(trusted=trusted, kubernetes_runtime_class="gvisor"))
+
+
+@pytest.mark.parametrize("rule", RESTRICTED)
+def test_pods_of_functions_from_images_satisfy_the_rule(rule: str) -> None:
+    assert RESTRICTED[rule](image_pod(kubernetes_runtime_class="gvisor"))
 
 
 def _of_container(**fields: Any) -> Callable[[dict[str, Any]], None]:
@@ -80,14 +94,16 @@ def test_the_rule_finds_a_pod_that_breaks_it(rule: str, breaking: Callable[[dict
     assert broken_rules(pod) == [rule]
 
 
-def test_worker_pods_have_more_limits_than_the_standard_asks_for() -> None:
-    pod = worker_pod()
+@pytest.mark.parametrize("make", [worker_pod, image_pod])
+def test_pods_have_more_limits_than_the_standard_asks_for(make: Callable[[], dict[str, Any]]) -> None:
+    pod = make()
     spec, [container] = pod["spec"], pod["spec"]["containers"]
 
     assert spec["automountServiceAccountToken"] is False, "a function must not talk to the API server"
     assert spec["enableServiceLinks"] is False, "a function must not learn what else runs in the cluster"
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert {"cpu", "memory"} == container["resources"]["limits"].keys() == container["resources"]["requests"].keys()
+    assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+    assert {"cpu", "memory"} == container["resources"]["requests"].keys()
     assert all("sizeLimit" in volume["emptyDir"] for volume in spec["volumes"])
 
 
@@ -96,6 +112,13 @@ def test_pods_say_whether_their_runtime_is_trusted(trusted: bool, text: str) -> 
     annotations = worker_pod(trusted=trusted)["metadata"]["annotations"]
 
     assert annotations["io.kubernetes.cri-o.TrustedSandbox"] == text
+
+
+def test_pods_of_functions_from_images_are_never_trusted() -> None:
+    pod = image_pod(kubernetes_runtime_class="gvisor")
+
+    assert pod["metadata"]["annotations"]["io.kubernetes.cri-o.TrustedSandbox"] == "false"
+    assert pod["spec"]["runtimeClassName"] == "gvisor"
 
 
 def test_only_pods_of_runtimes_that_are_not_trusted_get_the_runtime_class() -> None:
