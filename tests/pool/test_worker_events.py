@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from qinling_falcon.orchestrators.base import Happening, OrchestratorAway, WorkerEvent
+from qinling_falcon.orchestrators.base import Happening, OrchestratorAway, ServerState, WorkerEvent
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.settings import Settings
@@ -58,6 +58,7 @@ def test_the_manager_says_once_that_it_waits_for_the_server_of_its_orchestrator(
     tries: list[None] = []
     with monkeypatch.context() as patched:
         patched.setattr(house.orchestrator, "list", is_away)
+        patched.setattr(house.orchestrator, "server", lambda: ServerState(1.0, "connection refused", 0, 60))
         wait_until(lambda: len(tries) > 20)
     wait_until(lambda: "back at work" in caplog.text)
 
