@@ -261,12 +261,15 @@ class KubernetesOrchestrator:
         self._lease.require()
         path = f"{self._pods_path}/{pod.name}"
         try:
-            if not self._api.delete(path, uid=pod.uid):
+            # Without a grace, the server removes a pod at once and does not wait for its node. A worker for a single
+            # execution mostly has nothing left to end.
+            if not self._api.delete(path, uid=pod.uid, grace_s=0 if pod.single_use and pod.has_ended else None):
                 return
         except ApiError as error:
             raise ApiAway(f"pod {pod.name} could not be deleted: {error}") from error
         deadline = time.monotonic() + _GONE_TIMEOUT_S
-        while pod.name in self._pods.objects:
+        # The next attempt of an execution may make a pod of the same name at once.
+        while (latest := self._pods.objects.get(pod.name)) is not None and latest.uid == pod.uid:
             if time.monotonic() >= deadline:
                 logger.error("a pod does not end", extra={"pod": pod.name, "worker_id": pod.worker_id})
                 return

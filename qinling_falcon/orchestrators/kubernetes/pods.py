@@ -47,6 +47,7 @@ class Pod:
         phase: its phase.
         is_ready: whether it is ready for calls.
         is_ending: whether it is being deleted.
+        has_ended: whether its container has ended.
         restarts: how often its container was restarted.
         created: when it was made, in seconds since 1970.
         trouble: why it does not serve; None: it serves, or is starting.
@@ -66,6 +67,7 @@ class Pod:
     phase: str
     is_ready: bool
     is_ending: bool
+    has_ended: bool
     restarts: int
     created: float
     trouble: Trouble | None
@@ -101,6 +103,7 @@ def read_pod(given: Mapping[str, Any]) -> Pod:
         phase=status.get("phase", ""),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
         is_ending="deletionTimestamp" in metadata,
+        has_ended=bool(containers) and all("terminated" in container.get("state", {}) for container in containers),
         restarts=sum(container.get("restartCount", 0) for container in containers),
         created=datetime.datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
         trouble=_trouble(status, conditions, containers),
