@@ -147,6 +147,8 @@ def _check(settings: Settings) -> None:
             f"TEST_COUNTER_DIR={folder}: expected an existing folder, and AUTH_MODE=noauth; it is"
             " for tests only"
         )
+    if settings.kubernetes_node_address is not None and not _is_address(settings.kubernetes_node_address):
+        raise SettingsError(f"KUBERNETES_NODE_ADDRESS={settings.kubernetes_node_address}: expected an IP address")
     for name in settings.other_hosts:
         if not _HOST_NAME.fullmatch(name) and not _is_address(name):
             raise SettingsError(

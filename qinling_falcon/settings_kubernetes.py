@@ -42,6 +42,11 @@ class KubernetesSettings:
         "How workers are reached. `pod`: by the addresses of their pods, from inside of the cluster. From outside:"
         " `node-port`, by a Service for each worker; `api-proxy`, through the API server.",
     )
+    kubernetes_node_address: str | None = setting(
+        None,
+        "IP address at which `node-port` reaches the nodes, such as that of one node or of a load balancer. Unset: that"
+        " of the worker's own node, as the cluster knows it.",
+    )
     kubernetes_spare_pods: int = setting(
         2, "Pods of each runtime that have started and are not in the pool yet; a start takes one.", low=1, high=100
     )

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from qinling_falcon.errors import QinlingError
 from qinling_falcon.pool.leases import StaleTarget
+from tests.kubernetes.selection import skip_others
 from tests.models.connections import shared_postgres
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.support.control_groups import remove_groups_of
@@ -55,7 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest groups and tests, so that no process is left with one of them at the end."""
+    """Begin with the longest groups and tests, so that no process is left with one of them at the end.
+
+    Tests are skipped that need a cluster, or that do not hold for pods.
+    """
 
     def place(item: pytest.Item) -> int:
         path = item.path.relative_to(_TESTS).as_posix()
@@ -63,6 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((place for place, first in enumerate(_FIRST) if path.startswith(first)), others)
 
     items.sort(key=place)
+    skip_others(items)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -72,13 +72,13 @@ class Attempts:
         """
         ended = ended._replace(attempt=accepted.attempt, sync=False)
         if ended.status == ExecutionStatus.CANCELLED:
-            self.give_back(accepted, clock.now(), was_started=True)
+            self.give_back(accepted, clock.wall(), was_started=True)
             return ended
         if ended.status not in _FAILED or is_permanent:
             self._end(ended, accepted)
             return ended
         failures = accepted.failures + 1
-        again_at = clock.now() + timedelta(seconds=_pause_s(retries, failures))
+        again_at = clock.wall() + timedelta(seconds=_pause_s(retries, failures))
         if failures < retries.max_attempts and again_at < self._latest_start(accepted, retries):
             return self._postpone(ended, accepted, again_at, failures)
         if retries.max_attempts > 1:
@@ -95,7 +95,7 @@ class Attempts:
             retries: how its function is retried; None: unknown. The age is then checked at the next start (`expire`).
         """
         lost = lost._replace(attempt=accepted.attempt, sync=False)
-        again_at = clock.now() + timedelta(seconds=_pause_s(RetryPolicy(), accepted.attempt))
+        again_at = clock.wall() + timedelta(seconds=_pause_s(RetryPolicy(), accepted.attempt))
         if retries is None or again_at < self._latest_start(accepted, retries):
             return self._postpone(lost, accepted, again_at)
         lost = lost._replace(status=ExecutionStatus.DEAD)
@@ -118,7 +118,7 @@ class Attempts:
         Returns:
             Its final record; None: it may be started.
         """
-        if clock.now() < self._latest_start(accepted, retries):
+        if clock.wall() < self._latest_start(accepted, retries):
             return None
         ended = started._replace(
             status=ExecutionStatus.DEAD, status_reason=_TOO_OLD, log="", updated_at=clock.now(),
@@ -141,7 +141,7 @@ class Attempts:
         Raises:
             Unavailable: as `end`.
         """
-        if clock.now() < self._latest_start(accepted, RetryPolicy()):
+        if clock.wall() < self._latest_start(accepted, RetryPolicy()):
             self.give_back(accepted, not_before, was_started=False)
             return
         ended = ExecutionRecord(

@@ -142,7 +142,7 @@ def record_overdue(settings: Settings, ended: Ended) -> list[str]:
     longest_s += settings.max_timeout + settings.load_timeout_s + settings.lease_grace_s
     if can_run_images(settings):
         longest_s += longest_run_s(settings, 0)
-    overdue = list(executions.running_since(clock.now() - timedelta(seconds=2 * longest_s)))
+    overdue = list(executions.running_since(clock.wall() - timedelta(seconds=2 * longest_s)))
     for row in overdue:
         record(failed_record(_as_record(row), f"The process that ran the function was lost{_PERHAPS}"))
     ids = [row.id for row in overdue]

@@ -22,7 +22,8 @@ from qinling_falcon.pool.pool import Pool
 
 _REASON = "The execution was cancelled."
 _OUTPUT = "Function execution was cancelled"
-_LONGEST_END_S = 10.0
+LONGEST_END_S = 10.0
+"""How long `await_end` waits, in seconds."""
 _LOOK_EVERY_S = 0.02
 
 
@@ -84,12 +85,12 @@ def await_end(pool: Pool, execution_id: str) -> bool:
     The journal has the execution until then. A worker ends a function within 100 ms, unless its host is overloaded.
 
     Returns:
-        Whether it has ended within `_LONGEST_END_S`.
+        Whether it has ended within `LONGEST_END_S`.
 
     Raises:
         PoolUnavailable: Redis is away.
     """
-    until = time.monotonic() + _LONGEST_END_S
+    until = time.monotonic() + LONGEST_END_S
     while pool.find(execution_id) is not None:
         if time.monotonic() > until:
             return False

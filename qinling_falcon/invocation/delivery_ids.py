@@ -8,6 +8,13 @@ An asynchronous execution that has ended `failed`, `error` or `dead` is queued a
 several repeats at once, one queues it. A synchronous execution is not retried: if it has failed, a repeat runs the
 function again, as a new execution.
 
+The row of the execution may have been deleted since. There are two cases:
+
+1. The execution had failed, and retention has deleted it (see `pruned_failures`): a repeat counts as the first
+   delivery, and runs the function as a new execution.
+2. All other executions: a repeat runs nothing, because the function may have succeeded, or the owner has deleted the
+   row. The sender gets the id of the execution, because it would go on repeating a delivery that is refused.
+
 The key may have been claimed for a synchronous execution that has no row yet, if the webhook was synchronous before.
 While the claim lasts, a repeat is refused, because the execution may never have a row. After it, the key counts as
 absent.
@@ -24,11 +31,12 @@ from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook
 from qinling_falcon.invocation.call_keys import KeyTaken
 from qinling_falcon.invocation.calls import Call
-from qinling_falcon.invocation.idempotency import IdempotentCalls, RequestKey, key_lifetime
+from qinling_falcon.invocation.idempotency import ExecutionDeleted, IdempotentCalls, RequestKey, key_lifetime
 from qinling_falcon.invocation.targets import Target
-from qinling_falcon.models import clock, execution_retries, idempotency
+from qinling_falcon.models import clock, execution_retries, idempotency, pruned_failures
 from qinling_falcon.models.execution import Execution
 from qinling_falcon.models.idempotency import FoundKey, KeyClaim
+from qinling_falcon.models.pruned_failures import FAILED
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.pool.ready_sets import ReadySets
@@ -45,7 +53,6 @@ _LOOKUP_WAIT_S = 5.0
 # A delivery holds its connection while it waits.
 _MOST_WAITING = 16
 _RETRY_AFTER_S = 1
-_FAILED = (ExecutionStatus.FAILED, ExecutionStatus.ERROR, ExecutionStatus.DEAD)
 
 
 class Delivered(NamedTuple):
@@ -53,7 +60,8 @@ class Delivered(NamedTuple):
 
     Attributes:
         execution_id: its execution.
-        execution: the execution, if the function has run for the sender's answer; None: it runs later.
+        execution: the execution, if the function has run for the sender's answer; None: it runs later, or its row was
+            deleted.
         is_replay: whether an earlier delivery with the same id has made the execution.
     """
 
@@ -86,7 +94,8 @@ class DeliveryIds:
         If this process dies after an execution was queued again, the sweep adds it to the ready set. If it dies after
         it has deleted the key of a lost synchronous execution, the next repeat counts as the first delivery.
 
-        A synchronous execution that has failed can't be queued again. So the repeat counts as the first delivery then.
+        A synchronous execution that has failed can't be queued again, and neither can one without a row. So the repeat
+        counts as the first delivery then.
 
         Raises:
             Conflict: a synchronous execution of an earlier delivery has not begun to run, or runs.
@@ -109,19 +118,9 @@ class DeliveryIds:
                 found = idempotency.find(wanted.project_id, key, clock.now())
             if found is None:  # it has expired just now
                 continue
-            if found.execution is None and found.claimed_until is not None:
-                self._calls.check_claim(RequestKey(key, _DIGEST), found)
-                idempotency.forget_claim(wanted.project_id, key, found.execution_id, clock.now())
-                continue
-            if found.execution is not None and found.execution.sync:  # the webhook was synchronous before
-                if found.execution.status == ExecutionStatus.RUNNING:
-                    raise Conflict("The first delivery with this id has not ended.", retry_after_s=_RETRY_AFTER_S)
-                if found.execution.status in _FAILED:
-                    idempotency.forget(wanted.project_id, key, found.execution_id)
-                    continue
-            self._queue_again(webhook, found)
-            return Delivered(found.execution_id, None, is_replay=True)
-        raise Conflict("The id of this delivery is used by many requests at once.")
+            if self._settle(webhook, key, found):
+                return Delivered(found.execution_id, None, is_replay=True)
+        raise _used_by_many()
 
     def find_earlier(self, webhook: CachedWebhook, key: str) -> Delivered | None:
         """The execution of an earlier delivery with this id, for a repeat that was refused.
@@ -134,10 +133,8 @@ class DeliveryIds:
         # Anyone can invent ids for a webhook without signatures, so such deliveries do not wait.
         with self._lookups.place(waits=webhook.signature is not None):
             found = idempotency.find(webhook.owner.project_id, key, clock.now())
-        if found is None or (found.execution is None and found.claimed_until is not None) or _has_failed(found):
-            return None
-        if found.execution is not None and found.execution.sync and found.execution.status != ExecutionStatus.SUCCESS:
-            return None
+            if found is None or _runs_again(webhook, found):
+                return None
         return Delivered(found.execution_id, None, is_replay=True)
 
     def run(self, webhook: CachedWebhook, call: Call, key: str) -> Delivered:
@@ -147,26 +144,58 @@ class DeliveryIds:
             The errors of `IdempotentCalls.invoke`.
         """
         request_key = RequestKey(key, _DIGEST, _tolerated_s(webhook))
-        answered = self._calls.invoke(webhook.owner, call, request_key)
-        if answered.is_replay and answered.execution.sync and answered.execution.status in _FAILED:
-            idempotency.forget(webhook.owner.project_id, key, answered.execution.id)
-            answered = self._calls.invoke(webhook.owner, call, request_key)
-        execution = answered.execution
-        if not execution.sync:  # the webhook was asynchronous before
+        for _ in range(_TRIES):
+            # If the row was deleted, the key says what a repeat gets.
+            with contextlib.suppress(ExecutionDeleted):
+                answered = self._calls.invoke(webhook.owner, call, request_key)
+                execution = answered.execution
+                if not answered.is_replay or (execution.sync and execution.status not in FAILED):
+                    return Delivered(execution.id, execution, answered.is_replay)
             found = idempotency.find(webhook.owner.project_id, key, clock.now())
-            if found is not None:
-                self._queue_again(webhook, found)
-        return Delivered(execution.id, execution if execution.sync else None, answered.is_replay)
+            if found is not None and self._settle(webhook, key, found):
+                ran = found.execution is not None and found.execution.sync
+                return Delivered(found.execution_id, found.execution if ran else None, is_replay=True)
+        raise _used_by_many()
 
-    def _queue_again(self, webhook: CachedWebhook, found: FoundKey) -> None:
-        execution = found.execution
-        if execution is None or not _has_failed(found):
-            return
+    def _settle(self, webhook: CachedWebhook, key: str, found: FoundKey) -> bool:
+        """Do for a repeat what the execution of the earlier delivery needs.
+
+        Returns:
+            Whether the repeat gets this execution; False: its key was deleted or has changed, so look again.
+
+        Raises:
+            Conflict: see `accept`.
+        """
+        execution, project_id = found.execution, webhook.owner.project_id
+        if execution is None:
+            if found.claimed_until is not None:
+                self._calls.check_claim(RequestKey(key, _DIGEST), found)
+                idempotency.forget_claim(project_id, key, found.execution_id, clock.now())
+                return False
+            if pruned_failures.is_remembered(project_id, found.execution_id, clock.now()):
+                idempotency.forget(project_id, key, found.execution_id)
+                return False
+            return True
+        if execution.sync and execution.status == ExecutionStatus.RUNNING:
+            raise Conflict("The first delivery with this id has not ended.", retry_after_s=_RETRY_AFTER_S)
+        if execution.status not in FAILED:
+            return True
+        if execution.sync:
+            idempotency.forget(project_id, key, found.execution_id)
+            return False
+        return self._queue_again(webhook, execution)
+
+    def _queue_again(self, webhook: CachedWebhook, execution: Execution) -> bool:
+        """Queue an execution again that has failed. Returns whether it has a row still."""
         reason = f"A repeated delivery was received at {clock.now():%Y-%m-%d %H:%M:%S}."
-        # Another repeat has queued it just before, or its owner has deleted it.
-        with contextlib.suppress(Conflict, NotFound):
+        try:
             execution_retries.retry(webhook.owner, execution.id, reason)
-            self._ready.push(execution.project_id, execution.function_id, execution.id)
+        except NotFound:
+            return False
+        except Conflict:  # another repeat has queued it just before
+            return True
+        self._ready.push(execution.project_id, execution.function_id, execution.id)
+        return True
 
 
 def _tolerated_s(webhook: CachedWebhook) -> int:
@@ -174,10 +203,18 @@ def _tolerated_s(webhook: CachedWebhook) -> int:
     return 0 if webhook.signature is None else 2 * webhook.signature.tolerance_s
 
 
-def _has_failed(found: FoundKey) -> bool:
-    """Whether a repeat queues the execution again."""
+def _runs_again(webhook: CachedWebhook, found: FoundKey) -> bool:
+    """Whether a repeat runs the function, now or later, instead of getting the execution as it is."""
     execution = found.execution
-    return execution is not None and not execution.sync and execution.status in _FAILED
+    if execution is not None:
+        return execution.status != ExecutionStatus.SUCCESS if execution.sync else execution.status in FAILED
+    if found.claimed_until is not None:
+        return True
+    return pruned_failures.is_remembered(webhook.owner.project_id, found.execution_id, clock.now())
+
+
+def _used_by_many() -> Conflict:
+    return Conflict("The id of this delivery is used by many requests at once.")
 
 
 def idempotency_key_of(webhook: CachedWebhook, delivery_id: str, digest: str | None) -> str:

@@ -167,7 +167,7 @@ class Engine:
             QuotaExceeded: the function's project has reached its quota of executions.
             Unavailable: too many calls are in flight or wait for a worker, no worker was free in time, or the package
                 is missing in the package storage. `WorkersUnreachable`: the workers are on another machine.
-                `NoDescriptor`: this process can't open a connection to the worker.
+                `NoDescriptor`, `GatewayAway`: this process can't reach the worker.
         """
         if self._admission is None:
             return self._run_new(context, call, key)
@@ -292,7 +292,7 @@ class Engine:
 
         Raises:
             PackageMissing: the package is neither in the cache nor in the storage any more. The worker got no request.
-            WorkersUnreachable, NoDescriptor: this process can't reach the worker, which got no request.
+            WorkersUnreachable, NoDescriptor, GatewayAway: this process can't reach the worker, which got no request.
         """
         package = self._loading.package(target) if lease.worker.needs_load else None
         if not self._workers.knows(lease.worker):

@@ -8,7 +8,7 @@ A request looks at its key first. There are six cases:
 4. Its synchronous execution waits for a worker, or runs: `Conflict`, with the time after which to try again.
 5. Its claim has ended, its execution has no row, and no journal in Redis has it: the process that claimed the key is
    lost, and the function has not run. This request takes the key over.
-6. Its execution had a row that was deleted: `NotFound`. The function has run, so it does not run again.
+6. Its execution had a row that was deleted: `ExecutionDeleted`. The function has run, so it does not run again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,21 @@ from qinling_falcon.settings import Settings
 # Each further look at a key follows a change by another request.
 _TRIES = 5
 _RETRY_AFTER_S = 1
+
+
+class ExecutionDeleted(NotFound):
+    """The execution of a key was deleted by its owner or by retention.
+
+    Attributes:
+        execution_id: the execution.
+    """
+
+    def __init__(self, key: RequestKey, execution_id: str):
+        super().__init__(
+            f"Execution {execution_id} of {_name(key)} was deleted. The function has not run again; use a new key to"
+            " run it."
+        )
+        self.execution_id = execution_id
 
 
 class RequestKey(NamedTuple):
@@ -85,7 +100,7 @@ class IdempotentCalls:
         """Run a call, or return the execution of an earlier request with its key.
 
         Raises:
-            Unprocessable, Conflict, NotFound: see the module.
+            Unprocessable, Conflict, ExecutionDeleted: see the module.
             PoolUnavailable: Redis is away, and is needed to find the execution of an earlier request.
             Unavailable: see `Acceptance.place`.
             The errors of `Engine.invoke`. After all but `NotRecorded`, the key is absent again.
@@ -104,7 +119,7 @@ class IdempotentCalls:
         """Accept a call, or return the execution of an earlier request with its key.
 
         Raises:
-            Unprocessable, NotFound: see the module.
+            Unprocessable, ExecutionDeleted: see the module.
             The errors of `Acceptance.accept`. The key is absent then.
         """
         return self._once(context, call, key, lambda wanted: self._acceptance.accept(context, call, wanted))
@@ -143,7 +158,7 @@ class IdempotentCalls:
         """The execution of a key; None: the key may be taken over.
 
         Raises:
-            Unprocessable, Conflict, NotFound: see the module.
+            Unprocessable, Conflict, ExecutionDeleted: see the module.
         """
         if found.digest != key.digest:
             raise Unprocessable(
@@ -158,10 +173,7 @@ class IdempotentCalls:
                 raise self._still_running(key, found, _RETRY_AFTER_S)
             return execution
         if found.claimed_until is None:
-            raise NotFound(
-                f"Execution {found.execution_id} of {_name(key)} was deleted. The function has not run again; use a"
-                " new key to run it."
-            )
+            raise ExecutionDeleted(key, found.execution_id)
         self.check_claim(key, found)
         return None
 

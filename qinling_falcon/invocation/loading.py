@@ -12,7 +12,7 @@ import gevent
 
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.invocation.targets import Target
-from qinling_falcon.invocation.worker_client import DiskFull, NoDescriptor, NotLoaded, WorkerClient
+from qinling_falcon.invocation.worker_client import UNREACHED, DiskFull, NotLoaded, WorkerClient
 from qinling_falcon.pool.leases import Kind, Lease, LeaseRequest
 from qinling_falcon.pool.pool import Pool
 from qinling_falcon.pool.waiter import Gate
@@ -96,7 +96,7 @@ class Loading:
             NotLoaded, DiskFull: the worker did not take the package, and another one would not either. The lease is
                 unused, or released if the worker's state is unknown.
             NotSent: the worker could not be reached, ended or refused; another worker may be tried.
-            NoDescriptor: this process can't open a connection to it. The lease is unused.
+            NoDescriptor, GatewayAway: this process can't reach it. The lease is unused.
         """
         try:
             workers.load(lease.worker, package, _metadata(target), self._settings.unpack_timeout_s)
@@ -106,9 +106,9 @@ class Loading:
             else:
                 lease.released(destroy=True)
             raise
-        except (DiskFull, NoDescriptor):
-            # Not tried on another worker, because it would fail, too: the workers share the disk, and this process has
-            # no descriptor for any of them.
+        except (DiskFull, *UNREACHED):
+            # Not tried on another worker, because it would fail, too: the workers share the disk, and this process can
+            # reach none of them.
             lease.unused()
             raise
 

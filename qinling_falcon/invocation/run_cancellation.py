@@ -12,7 +12,7 @@ from typing import Protocol
 import gevent
 from gevent.hub import get_hub
 
-from qinling_falcon.invocation.worker_client import NoDescriptor, NotSent, WorkerLost
+from qinling_falcon.invocation.worker_client import UNREACHED, NotSent, WorkerLost
 from qinling_falcon.pool.leases import LeasedWorker
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class RunCancellation:
         """Ask the worker to end the function. Returns whether it does."""
         try:
             return self.ends.cancel(worker, self._execution_id)
-        except (NotSent, NoDescriptor, WorkerLost) as error:
+        except (NotSent, *UNREACHED, WorkerLost) as error:
             about = {"execution_id": self._execution_id, "reason": str(error)}
             logger.warning("a worker could not be asked to end a function", extra=about)
             return False

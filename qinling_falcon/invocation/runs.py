@@ -228,7 +228,7 @@ class Run:
         except NotSent:
             self.cancellation.was_sent = False
             raise
-        except Unavailable:  # as `NoDescriptor`
+        except Unavailable:  # as `UNREACHED`
             self.cancellation.was_sent = False
             lease.released(destroy=is_image)  # the worker holds the target now, so it is not returned unused
             lease.withdrawn()
@@ -292,7 +292,7 @@ class Run:
         """
         if self._accepted is None or self._accepted.due_at is None:
             return round((time.monotonic() - self._arrived) * 1000, 3)
-        return round(max(0.0, (clock.now() - self._accepted.due_at).total_seconds()) * 1000, 3)
+        return round(max(0.0, (clock.wall() - self._accepted.due_at).total_seconds()) * 1000, 3)
 
     def _record(
         self, final: ExecutionRecord, *, was_sent: bool = True, is_permanent: bool = False, is_lost: bool = False

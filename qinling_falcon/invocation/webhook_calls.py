@@ -2,8 +2,9 @@
 
 A delivery is checked in this order: method and path, whether the webhook is enabled, size, signature, and then in one
 round trip to Redis whether webhook and target are current, whether the project's queue has room, and the rate limit.
-Only then is its body parsed, because that takes longest. The webhook's row is remembered (see `cached_webhooks`); if it
-was stale, all checks are made again.
+Only then is its body parsed, because that takes longest. The input can be larger than the body, as base64 is, so the
+size of the input is checked last. The webhook's row is remembered (see `cached_webhooks`); if it was stale, all checks
+are made again.
 
 An accepted delivery costs that round trip, a share of one commit, and a message to Redis that is not waited for. The
 sender gets its answer after the commit. If this process dies before the commit, nothing is left, and the sender gets no
@@ -17,7 +18,6 @@ import contextlib
 import logging
 import time
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 import orjson
 
@@ -35,6 +35,7 @@ from qinling_falcon.errors import (
 from qinling_falcon.invocation.acceptance import Acceptance
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook, CachedWebhooks
 from qinling_falcon.invocation.calls import Call
+from qinling_falcon.invocation.delivery import Delivery
 from qinling_falcon.invocation.delivery_ids import Delivered, DeliveryIds, idempotency_key_of
 from qinling_falcon.invocation.engine import Engine
 from qinling_falcon.invocation.idempotency import IdempotentCalls
@@ -53,49 +54,6 @@ _TRIES = 5
 _RETRY_AFTER_S = 30
 _LONGEST_REASON = 500
 _ACCEPTED = (DeliveryResult.ACCEPTED, DeliveryResult.DUPLICATE)
-
-
-class Delivery(Protocol):
-    """A request to a webhook.
-
-    Attributes:
-        method: the HTTP method.
-        has_subpath: whether its path goes on below the webhook's URL.
-        request_id: its id in answers and logs.
-        callback_depth: how many callbacks in a row led to it.
-    """
-
-    method: str
-    has_subpath: bool
-    request_id: str
-    callback_depth: int
-
-    def set_webhook(self, webhook: CachedWebhook) -> None:
-        """Set the webhook. The body then counts for its project, and the answer gets its CORS headers."""
-
-    def header(self, name: str) -> str | None:
-        """A header of the request."""
-
-    def body(self, limit: int) -> bytes:
-        """The body. If it was read before, it is remembered, until `drop_body`.
-
-        Raises:
-            TooLarge: it has more than `limit` bytes.
-            QinlingError: it can't be read.
-        """
-
-    def drop_body(self) -> None:
-        """Release the body. `body` must not be called after this."""
-
-    def digest(self, body: bytes) -> str:
-        """A digest of what is the same in all attempts of a sender: method, address and body."""
-
-    def function_input(self, body: bytes) -> str | None:
-        """The function's input, as the webhook found asks for it.
-
-        Raises:
-            QinlingError: the request is malformed.
-        """
 
 
 class _WebhookChanged(Exception):
@@ -154,7 +112,7 @@ class WebhookCalls:
         self._webhooks = CachedWebhooks(pool)
         self._deliveries = pool.deliveries
         self._settings = settings
-        # Which of the two limits applies is known after the signature was verified.
+        # A body is read up to the larger limit, because the webhook may be stale, and a body can't be read again.
         self._most_bytes = max(settings.max_input_size, settings.async_max_input_size)
 
     def find(self, webhook_id: str) -> CachedWebhook:
@@ -248,8 +206,11 @@ class WebhookCalls:
             raise
 
     def _identify(self, webhook: CachedWebhook, delivery: Delivery) -> tuple[str | None, str | None]:
-        """Read and verify a delivery. Returns its id and its idempotency key."""
+        """Read, measure and verify a delivery. Returns its id and its idempotency key."""
         body = self._read(webhook, delivery)
+        limit = self._limit(webhook)
+        if len(body) > limit:
+            raise _Refused(TooLarge(f"The request body is larger than {limit} bytes."), DeliveryResult.TOO_LARGE)
         delivery_id = self._verify(webhook, delivery, body)
         if delivery_id is None:
             return None, None
@@ -307,7 +268,7 @@ class WebhookCalls:
             if not is_compared and not self._webhooks.is_current(webhook):
                 raise _WebhookChanged from error
             raise
-        call = call._replace(input=self._input(delivery, self._settings.async_max_input_size))
+        call = call._replace(input=self._input(webhook, delivery))
         if key is not None:
             return self._ids.accept(webhook, target, call, key)
         return Delivered(self._acceptance.accept_for(target, call).id, None, is_replay=False)
@@ -315,7 +276,7 @@ class WebhookCalls:
     def _run(self, webhook: CachedWebhook, delivery: Delivery, key: str | None) -> Delivered:
         self._admit(webhook)
         with self._place(webhook, delivery):  # a large body is in memory while it waits to be parsed
-            call = _call(webhook, delivery)._replace(input=self._input(delivery, self._settings.max_input_size))
+            call = _call(webhook, delivery)._replace(input=self._input(webhook, delivery))
         if key is not None:
             return self._ids.run(webhook, call, key)
         execution = self._engine.invoke(webhook.owner, call)
@@ -324,8 +285,13 @@ class WebhookCalls:
     def _place(self, webhook: CachedWebhook, delivery: Delivery) -> AbstractContextManager[None]:
         return self._acceptance.place(webhook.owner.project_id, len(delivery.body(self._most_bytes)))
 
-    def _input(self, delivery: Delivery, limit: int) -> str | None:
-        """The function's input, of at most `limit` bytes. The webhook was current when the delivery was admitted."""
+    def _limit(self, webhook: CachedWebhook) -> int:
+        """The largest size of a body, and of the input made of it, in bytes."""
+        return self._settings.max_input_size if webhook.sync else self._settings.async_max_input_size
+
+    def _input(self, webhook: CachedWebhook, delivery: Delivery) -> str | None:
+        """The function's input. The webhook was current when the delivery was admitted."""
+        limit = self._limit(webhook)
         try:
             text = delivery.function_input(delivery.body(self._most_bytes))
         except QinlingError as error:
@@ -367,7 +333,7 @@ class WebhookCalls:
         execution_id: str | None = None,
     ) -> None:
         entry = {
-            "received_at": clock.to_micros(clock.now()),
+            "received_at": clock.to_micros(delivery.received_at),
             "delivery_id": delivery_id,
             "result": result,
             "reason": None if reason is None else f"{reason[:_LONGEST_REASON]} ({delivery.request_id})",

@@ -9,7 +9,6 @@ sends: HTTP/1.1 answers with a Content-Length. The body is JSON; the answer to
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import select
 import socket
@@ -22,13 +21,13 @@ from qinling_falcon.deadlines import Deadlines
 from qinling_falcon.errors import Unavailable
 from qinling_falcon.models.cooperation import native
 from qinling_falcon.orchestrators.addresses import connect
+from qinling_falcon.orchestrators.gateways import NO_DESCRIPTOR, Gateway, GatewayAway, NotPassedOn, make_gateway
+from qinling_falcon.orchestrators.worker_http import Answer, read_answer
 from qinling_falcon.pool.leases import LeasedWorker
 from qinling_falcon.settings import Settings
 
 _LONGEST_IDLE_S = 60.0
 _GRACE_S = 2.0
-_BUFFER = 65536
-_LARGEST_HEAD = 16 * 1024
 # Each byte of a log that is not valid UTF-8 becomes a replacement character of three bytes. `_LARGEST_REST` bounds the
 # first line of the answer.
 _BYTES_IN_LOG = 3
@@ -42,8 +41,6 @@ _BAD_LOADS = frozenset({400, 413, 422, 431})
 # The status of `/load` when the worker's disk can't take the package. Other workers share the disk.
 _DISK_FULL = 507
 _make_poll: type[select.poll] = native("select", "poll")  # gevent's would run other greenlets
-# This process, or the whole host, can't open a further file or socket.
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _NO_DESCRIPTOR_LEFT = (
     "No file descriptor is left for a connection to a worker. The function has not run. Raise the limit on open files,"
     " or lower MAX_CONNECTIONS."
@@ -73,6 +70,10 @@ class DiskFull(Exception):
 
 class NoDescriptor(Unavailable):
     """This process has no file descriptor left for a connection to the worker, which is healthy and got no request."""
+
+
+UNREACHED = (NoDescriptor, GatewayAway)
+"""The errors of this process alone: the worker is healthy and did not get the request."""
 
 
 class WorkerLost(Exception):
@@ -117,21 +118,6 @@ class Ran(NamedTuple):
     reason: str | None = None
 
 
-class _Answer(NamedTuple):
-    """HTTP status and body."""
-
-    status: int
-    body: bytes
-
-    @property
-    def error(self) -> str:
-        """The reason of a refusal."""
-        try:
-            return str(orjson.loads(self.body)["error"])
-        except (ValueError, KeyError, TypeError):
-            return f"status {self.status}"
-
-
 class WorkerClient:
     """Calls workers. Safe for many greenlets; each worker serves one call at a time, so it needs one connection.
 
@@ -144,6 +130,7 @@ class WorkerClient:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._gateway = make_gateway(settings)
         self._idle: dict[str, tuple[socket.socket, float]] = {}  # the longest idle one first
         self._deadlines: Deadlines[socket.socket] = Deadlines(_shut_down)
         self._in_use = 0
@@ -167,7 +154,7 @@ class WorkerClient:
             NotLoaded: the package can't be loaded.
             DiskFull: the workers' disk can't take it.
             NotSent: the worker could not be reached, ended, or refused; another worker may be tried.
-            NoDescriptor: this process can't open a connection to it.
+            NoDescriptor, GatewayAway: this process can't reach it.
         """
         head = f"X-Load: {json.dumps(metadata)}\r\n"
         try:
@@ -188,7 +175,7 @@ class WorkerClient:
 
         Raises:
             NotSent: it has not run.
-            NoDescriptor: it has not run, because this process can't open a connection to the worker.
+            NoDescriptor, GatewayAway: it has not run, because this process can't reach the worker.
             WorkerLost: it may have run.
         """
         request = f"{worker.token} {execution.id} {execution.timeout_s}\n".encode() + orjson.dumps(execution.metadata)
@@ -209,7 +196,7 @@ class WorkerClient:
             Whether the execution was running; False: it has ended, or has not begun.
 
         Raises:
-            NotSent, NoDescriptor, WorkerLost: the worker could not be asked, or did not answer.
+            NotSent, NoDescriptor, GatewayAway, WorkerLost: the worker could not be asked, or did not answer.
         """
         # Not the kept-alive connection, because `execute` waits for its answer there.
         connection = self._open_connection(worker)
@@ -222,7 +209,7 @@ class WorkerClient:
             raise NotSent(f"the worker refused to cancel: {answer.error}")
         return answer.status == 202
 
-    def _call(self, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float) -> _Answer:
+    def _call(self, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float) -> Answer:
         """Send a request on the worker's kept-alive connection."""
         self._in_use += 1
         try:
@@ -234,6 +221,9 @@ class WorkerClient:
                 raise
         finally:
             self._in_use -= 1
+        if self._gateway is not None and b"connection: close" in answer.head:
+            connection.close()
+            return answer
         now = time.monotonic()
         self._close_unused(now - _LONGEST_IDLE_S)
         self._idle[worker.worker_id] = (connection, now)
@@ -241,25 +231,37 @@ class WorkerClient:
 
     def _exchange(
         self, connection: socket.socket, worker: LeasedWorker, path: str, head: str, body: bytes, timeout_s: float
-    ) -> _Answer:
-        request = (
-            f"POST {path} HTTP/1.1\r\nHost: worker\r\nX-Worker-Secret: {worker.secret}\r\n{head}"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        ).encode("ascii")
-        packet = request + body
+    ) -> Answer:
+        gateway = self._gateway
+        if gateway is None:
+            begin = f"POST {path} HTTP/1.1\r\nHost: worker\r\n"
+        else:
+            begin = _begin_at(gateway, worker.address, path)
+        request = f"{begin}X-Worker-Secret: {worker.secret}\r\n{head}Content-Length: {len(body)}\r\n\r\n"
+        packet = request.encode("ascii") + body
         self._deadlines.add(connection, timeout_s)
         try:
-            # gevent's `sendall` makes an extra system call each time, to ask for the size of the socket's buffer.
-            sent = connection.send(packet)
-            if sent < len(packet):
-                connection.sendall(packet[sent:])
-            return _read_answer(connection, self._largest)
+            try:
+                # gevent's `sendall` makes an extra system call each time, to ask for the size of the socket's buffer.
+                sent = connection.send(packet)
+                if sent < len(packet):
+                    connection.sendall(packet[sent:])
+            except OSError:
+                # A server that refuses a large body may answer and close the connection before it has read all of it.
+                # If there is no answer, the next line raises an error, too.
+                pass
+            answer = read_answer(connection, self._largest)
+            if gateway is not None:
+                gateway.check(answer)
+        except NotPassedOn as error:
+            raise NotSent(str(error)) from error
         except (OSError, ValueError) as error:
             if not self._deadlines.remove(connection):
                 raise WorkerLost("timed out") from TimeoutError("timed out")
             raise WorkerLost(str(error) or type(error).__name__) from error
         finally:
             self._deadlines.remove(connection)
+        return answer
 
     def _take_connection(self, worker: LeasedWorker) -> socket.socket:
         idle = self._idle.pop(worker.worker_id, None)
@@ -275,9 +277,12 @@ class WorkerClient:
             self._close_longest_idle()
         while True:
             try:
-                connection = connect(worker.address, _CONNECT_TIMEOUT_S)
+                if self._gateway is None:
+                    connection = connect(worker.address, _CONNECT_TIMEOUT_S)
+                else:
+                    connection = self._gateway.connect(_CONNECT_TIMEOUT_S)
             except OSError as error:
-                if error.errno not in _NO_DESCRIPTOR:
+                if error.errno not in NO_DESCRIPTOR:
                     raise NotSent(f"no connection to the worker: {error}") from error
                 if not self._idle:
                     raise NoDescriptor(_NO_DESCRIPTOR_LEFT, retry_after_s=1) from error
@@ -296,6 +301,13 @@ class WorkerClient:
         connection.close()
 
 
+def _begin_at(gateway: Gateway, address: str, path: str) -> str:
+    try:
+        return gateway.begin(address, "POST", path)
+    except NotPassedOn as error:
+        raise NotSent(str(error)) from error
+
+
 def _shut_down(connection: socket.socket) -> None:
     """End the connection for the greenlet that reads from it or writes to it."""
     with contextlib.suppress(OSError):
@@ -307,37 +319,6 @@ def _is_quiet(connection: socket.socket) -> bool:
     arrivals = _make_poll()
     arrivals.register(connection, select.POLLIN)
     return not arrivals.poll(0)
-
-
-def _read_answer(connection: socket.socket, largest: int) -> _Answer:
-    data = connection.recv(_BUFFER)
-    end = data.find(b"\r\n\r\n")
-    while end < 0:
-        if len(data) > _LARGEST_HEAD:
-            raise ValueError("the head of the worker's answer is too large")
-        more = connection.recv(_BUFFER)
-        if not more:
-            raise ConnectionError("the worker closed the connection")
-        data += more
-        end = data.find(b"\r\n\r\n")
-    status = int(data[9:12])
-    head = data[:end].lower()
-    at = head.find(b"content-length:")
-    if at < 0:
-        raise ValueError("the worker's answer has no Content-Length")
-    stop = head.find(b"\r\n", at)
-    length = int(head[at + 15 : stop if stop > 0 else None])
-    if not 0 <= length <= largest:
-        raise ValueError(f"the worker's answer has {length} bytes, and at most {largest} are possible")
-    parts = [data[end + 4 :]]
-    missing = length - len(parts[0])
-    while missing > 0:
-        more = connection.recv(min(missing, _BUFFER))
-        if not more:
-            raise ConnectionError("the worker closed the connection")
-        parts.append(more)
-        missing -= len(more)
-    return _Answer(status, b"".join(parts))
 
 
 def _read_execution(body: bytes) -> Ran:

@@ -79,7 +79,7 @@ class Callbacks:
         if self._is_looking:
             self._look_again.set()
             return 0
-        if not callbacks.has_due(clock.now()):
+        if not callbacks.has_due(clock.wall()):
             return 0
         self._is_looking = True
         ends_at = time.monotonic() + budget_s
@@ -112,7 +112,7 @@ class Callbacks:
         started = 0
         is_waiting = False
         visited: set[str] = set()
-        now = clock.now()
+        now = clock.wall()
         until = now + datetime.timedelta(seconds=self._settings.callback_timeout_s + _CLAIM_RESERVE_S)
         while True:
             project_id = callbacks.next_project(self._last_project, now)
@@ -164,7 +164,7 @@ class Callbacks:
                 self._drop(callback, error)
                 return
             pause_s = self._pause_s(callback.attempt)
-            callbacks.postpone(callback.id, callback.attempt, clock.now() + datetime.timedelta(seconds=pause_s))
+            callbacks.postpone(callback.id, callback.attempt, clock.wall() + datetime.timedelta(seconds=pause_s))
             _log(logging.INFO, "callback failed", callback, reason=str(error), again_in_s=round(pause_s, 1))
         else:
             callbacks.finish(callback.id, callback.attempt, is_delivered=True)

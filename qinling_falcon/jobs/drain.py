@@ -136,7 +136,7 @@ class Drain:
 
     def _claim(self, taken: Taken) -> list[ClaimedExecution]:
         """Claim what was taken. If that fails, the sweep puts it back into the ready sets."""
-        now = clock.now()
+        now = clock.wall()
         # A claim that was not extended in time may have expired while its execution still runs here.
         ids = [execution_id for execution_id in taken.ids if execution_id not in self._in_flight]
         return execution_queue.claim(ids, now, now + timedelta(seconds=self._claim_s))
@@ -193,19 +193,19 @@ class Drain:
             self._pool.ended.notify((claimed.id,))
         except Unavailable as error:
             logger.debug("an execution waits", extra={"execution_id": claimed.id, "reason": str(error)})
-            self._attempts.give_back(accepted, clock.now() + _pause(claimed), was_started=False)
+            self._attempts.give_back(accepted, clock.wall() + _pause(claimed), was_started=False)
         except QinlingError as error:  # it can't be run now, and its function's maximum age is not known
             logger.debug("an execution waits", extra={"execution_id": claimed.id, "reason": str(error)})
-            self._attempts.wait(claimed, accepted, clock.now() + _pause(claimed), error.message)
+            self._attempts.wait(claimed, accepted, clock.wall() + _pause(claimed), error.message)
         except Interrupted:
             raise
         except Exception as error:
             logger.exception("an execution was not run", extra={"execution_id": claimed.id})
-            self._attempts.wait(claimed, accepted, clock.now() + _pause(claimed), str(error))
+            self._attempts.wait(claimed, accepted, clock.wall() + _pause(claimed), str(error))
 
     def _give_back(self, accepted: Accepted) -> None:
         try:
-            self._attempts.give_back(accepted, clock.now(), was_started=False)
+            self._attempts.give_back(accepted, clock.wall(), was_started=False)
         except Unavailable as error:  # the claim ends by itself
             logger.warning(
                 "execution not released; its claim expires", extra={"execution_id": accepted.id, "reason": str(error)}
@@ -231,7 +231,7 @@ class Drain:
         claimed_until = time.monotonic() + self._claim_s
         claims = {accepted.id: accepted.claim for accepted in in_flight}
         try:
-            extended = execution_queue.extend(claims, clock.now() + timedelta(seconds=self._claim_s))
+            extended = execution_queue.extend(claims, clock.wall() + timedelta(seconds=self._claim_s))
         except Unavailable as error:
             logger.warning("claims could not be extended", extra={"reason": str(error)})
             return False
@@ -249,6 +249,6 @@ class Drain:
 
 def _pause(claimed: ClaimedExecution) -> timedelta:
     """The pause of an execution that got no worker: half of the time that it has waited, 1 to 30 s, less jitter."""
-    waited_s = (clock.now() - clock.from_micros(claimed.due_at)).total_seconds()
+    waited_s = (clock.wall() - clock.from_micros(claimed.due_at)).total_seconds()
     longest_s = min(_LONGEST_PAUSE_S, max(_NO_WORKER_PAUSE_S, waited_s / 2))
     return timedelta(seconds=random.uniform(longest_s / 2, longest_s))

@@ -58,7 +58,7 @@ class Sweep:
         if self._may_have_missed_an_outage(now):
             execution_queue.check()
             self._claims_extended_at = now + self._time_to_extend_s
-        present = _NEVER if now < self._claims_extended_at else clock.now()
+        present = _NEVER if now < self._claims_extended_at else clock.wall()
         try:
             found = execution_queue.unclaimed(self._after, present, _PAGE)
         except Unavailable:

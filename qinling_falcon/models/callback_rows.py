@@ -26,7 +26,7 @@ def wants_callback(execution: str) -> str:
     return f"{execution}.status NOT IN {_SILENT!r} AND NOT {execution}.sync"
 
 
-def insert_sql(execution: str, source: str, condition: str) -> str:
+def insert_sql(execution: str, source: str, condition: str, due: str) -> str:
     """The statement that adds callbacks. Executions whose function has no URL for the outcome get none.
 
     An execution that was queued again after its end ends once more. Then the new callback replaces the earlier one, if
@@ -36,6 +36,8 @@ def insert_sql(execution: str, source: str, condition: str) -> str:
         execution: the SQL name of a row of `executions`.
         source: the FROM clause without its first word. It has the function as `f`.
         condition: which rows of the source.
+        due: the smaller of `{}`, which stands for the time of the end, and the present. The end can be in the future:
+            if the machine's clock is set back, the process that has run the execution goes on from the time before.
     """
     succeeded = f"CASE {execution}.status WHEN 'success' THEN"
     url = f"{succeeded} f.on_success ELSE f.on_failure END"
@@ -43,7 +45,7 @@ def insert_sql(execution: str, source: str, condition: str) -> str:
     return (
         "INSERT INTO callbacks (id, execution_id, project_id, function_id, url, event, not_before, created_at)"
         f" SELECT {execution}.id || '-' || {ended_at}, {execution}.id, {execution}.project_id, f.id, {url},"
-        f" {succeeded} '{SUCCESS}' ELSE '{FAILURE}' END, {ended_at}, {ended_at}"
+        f" {succeeded} '{SUCCESS}' ELSE '{FAILURE}' END, {due.format(ended_at)}, {ended_at}"
         f" FROM {source} WHERE {condition} AND {url} IS NOT NULL ON CONFLICT (execution_id) DO UPDATE SET"
         f" {', '.join(f'{name} = excluded.{name}' for name in _REPLACED)}, claimed_until = 0, attempt = 0"
     )

@@ -71,7 +71,8 @@ def add(execution_ids: Sequence[str]) -> None:
         return
     marks = placeholders(execution_ids)
     source = f"{Execution._meta.table_name} e JOIN {Function._meta.table_name} f ON f.id = e.function_id"
-    database.execute_sql(insert_sql("e", source, f"e.id IN ({marks}) AND {wants_callback('e')}"), execution_ids)
+    sql = insert_sql("e", source, f"e.id IN ({marks}) AND {wants_callback('e')}", "LEAST({}, %s)")
+    database.execute_sql(sql, (clock.to_micros(clock.wall()), *execution_ids))
 
 
 def has_due(now: datetime.datetime) -> bool:

@@ -34,9 +34,10 @@ def now() -> datetime.datetime:
 
 
 def wall() -> datetime.datetime:
-    """The present in UTC, as the machine's clock shows it. Due times are compared with it.
+    """The present in UTC, as the machine's clock shows it. Due times and ends of claims are compared with it.
 
-    If this clock is set back, `now` stands still until it catches up, and `wall` follows it.
+    If this clock is set back, `now` stands still until it catches up, and `wall` follows it. A process that is started
+    after that never had the old time.
     """
     return from_micros(time.time_ns() // 1000)
 

@@ -63,7 +63,7 @@ def has_work(function: Deleted) -> bool:
         if database.execute_sql(f"{queued} LIMIT 1", given).fetchone() is None:
             return True
         unclaimed = f"{queued} AND q.claimed_until <= {database.param} LIMIT 1"
-        return database.execute_sql(unclaimed, (*given, clock.to_micros(clock.now()))).fetchone() is not None
+        return database.execute_sql(unclaimed, (*given, clock.to_micros(clock.wall()))).fetchone() is not None
 
 
 def cancel_queued(function: Deleted, most: int) -> list[str]:
@@ -102,7 +102,7 @@ def forget(function: Deleted) -> bool:
 
 def _cancel_queued(function: Deleted, most: int) -> list[str]:
     database = engine()
-    now = clock.now()
+    now = clock.wall()
     lock = "" if database.complete_statements else " FOR UPDATE OF q SKIP LOCKED"
     found = database.execute_sql(
         f"SELECT e.id {_QUEUED.format(database.param)} AND q.claimed_until <= {database.param}"

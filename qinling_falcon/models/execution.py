@@ -12,9 +12,10 @@ from qinling_falcon.errors import Conflict
 from qinling_falcon.models import execution_counters
 from qinling_falcon.models.database import engine, reading, transact
 from qinling_falcon.models.filters import Kind
+from qinling_falcon.models.internal_tables import QueuedExecution
 from qinling_falcon.models.listing import Column, ListParams, ListSpec, page
 from qinling_falcon.models.rows import check_owner, find
-from qinling_falcon.models.scope import Context, scoped, system
+from qinling_falcon.models.scope import WITHOUT_LOG, Context, scoped, system
 from qinling_falcon.models.states import ExecutionStatus
 from qinling_falcon.models.tables import Execution
 
@@ -26,11 +27,26 @@ __all__ = [
     "delete_ended",
     "get",
     "get_log",
+    "listed",
     "lock_ended",
     "running",
     "running_since",
     "withdraw",
 ]  # fmt: skip
+
+# While an asynchronous execution is queued or runs, the queue has its present attempt. Its row gets it at its end.
+_QUEUED_ATTEMPT = QueuedExecution.select(QueuedExecution.attempt).where(QueuedExecution.id == Execution.id)
+_ATTEMPT = peewee.Case(
+    None,
+    [
+        (
+            (Execution.status == ExecutionStatus.RUNNING.value) & ~Execution.sync,
+            peewee.fn.COALESCE(_QUEUED_ATTEMPT, Execution.attempt),
+        )
+    ],
+    Execution.attempt,
+)
+_SHOWN = [_ATTEMPT.alias("attempt") if field is Execution.attempt else field for field in WITHOUT_LOG]
 
 LISTS = ListSpec(
     Execution,
@@ -46,7 +62,7 @@ LISTS = ListSpec(
         "status_reason": Column(Execution.status_reason, Kind.TEXT),
         "sync": Column(Execution.sync, Kind.BOOLEAN),
         "source": Column(Execution.source, Kind.TEXT),
-        "attempt": Column(Execution.attempt, Kind.INTEGER),
+        "attempt": Column(Execution.attempt, Kind.INTEGER, compared=_ATTEMPT),
         "webhook_id": Column(Execution.webhook_id, Kind.TEXT),
         "job_id": Column(Execution.job_id, Kind.TEXT),
         "request_id": Column(Execution.request_id, Kind.TEXT),
@@ -70,12 +86,17 @@ LISTS = ListSpec(
 
 
 def get(context: Context, execution_id: str) -> Execution:
-    """An execution that the caller may see, without its log.
+    """An execution that the caller may see, without its log. `attempt` is the present one.
 
     Raises:
         NotFound: unknown, or not the caller's.
     """
-    return find(scoped(context, by_id=True).executions(), execution_id)
+    return find(scoped(context, by_id=True).executions().select(*_SHOWN), execution_id)
+
+
+def listed(context: Context, *, all_projects: bool = False) -> peewee.ModelSelect[Execution]:
+    """The executions that the caller may list, as `get` shows them; see `scoped`."""
+    return scoped(context, all_projects=all_projects).executions().select(*_SHOWN)
 
 
 def get_log(context: Context, execution_id: str) -> str:

@@ -312,9 +312,14 @@ def unclaimed(after: str, now: datetime.datetime, most: int) -> tuple[list[Queue
         rows = list(QueuedExecution.select().where(QueuedExecution.id > after).order_by(QueuedExecution.id).limit(most))
     micros = clock.to_micros(now)
     found = [
-        Queued(row.id, row.project_id, row.function_id, row.not_before) for row in rows if row.claimed_until <= micros
+        Queued(row.id, row.project_id, row.function_id, _not_before(row)) for row in rows if row.claimed_until <= micros
     ]
     return found, rows[-1].id if len(rows) == most else None
+
+
+def _not_before(row: QueuedExecution) -> int:
+    """When an execution may be claimed. One that was never claimed is due, see `_claim`."""
+    return row.not_before if row.claim else min(row.not_before, clock.to_micros(clock.wall()))
 
 
 def _queue_again(execution_id: str, claim: int, not_before: datetime.datetime, **changes: Any) -> bool:
@@ -335,9 +340,12 @@ def _claim(ids: Collection[str], now: int, until: int) -> tuple[list[ClaimedExec
     marks = placeholders(ids)
     columns = ", ".join(_OF_QUEUE.get(name, f"e.{name}") for name in _CLAIMED)
     lock = "" if database.complete_statements else " FOR UPDATE OF q SKIP LOCKED"
+    # An execution that was never claimed is due. Its `not_before` may be in the future: if the machine's clock is set
+    # back, the process that has accepted it goes on from the time before (see `clock.now`).
     found = database.execute_sql(
         f"SELECT {columns} FROM {_QUEUE} q JOIN {_EXECUTIONS} e ON e.id = q.id WHERE q.id IN ({marks})"
-        f" AND q.claimed_until <= {database.param} AND q.not_before <= {database.param} AND e.status = 'running'"
+        f" AND q.claimed_until <= {database.param} AND (q.claim = 0 OR q.not_before <= {database.param})"
+        " AND e.status = 'running'"
         f" ORDER BY q.id{lock}",
         (*ids, now, now + _CLOCKS_DIFFER_US),
     ).fetchall()

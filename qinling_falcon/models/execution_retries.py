@@ -142,13 +142,13 @@ def _reopen(rows: Sequence[Execution], reason: str) -> list[Queued]:
 
     The numbers of their claims begin at a random value, so a process with an old claim can't change the row.
     """
-    now = clock.to_micros(clock.now())
+    now = clock.to_micros(clock.wall())
     if not rows:
         return []
     strays.delete([row.id for row in rows])
     Execution.update(
         status=ExecutionStatus.RUNNING.value, status_reason=reason, result=None, log=None, cold=None, queued_ms=None,
-        run_ms=None, updated_at=now,
+        run_ms=None, updated_at=clock.now(),
     ).where(Execution.id.in_([row.id for row in rows])).execute()  # fmt: skip
     QueuedExecution.insert_many(
         [

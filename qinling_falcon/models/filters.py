@@ -39,7 +39,7 @@ _INT64 = 2**63
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 
 
-def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> peewee.Expression:
+def condition(name: str, field: peewee.Field[Any] | peewee.Case, kind: Kind, text: str) -> peewee.Expression:
     """The SQL of one filter.
 
     `neq` and `nin` keep rows without a value. A time given to the second means that whole second, as
@@ -47,7 +47,7 @@ def condition(name: str, field: peewee.Field[Any], kind: Kind, text: str) -> pee
 
     Args:
         name: the filter's name, for messages.
-        field: the column.
+        field: the column, or an expression that is never null.
         kind: what it holds.
         text: `operator:value`, or a value alone, which means `eq`.
 
@@ -102,7 +102,7 @@ def choices(name: str, kind: Kind, text: str, possible: frozenset[Any] | None) -
     return None if possible is None else possible - values
 
 
-def among(field: peewee.Field[Any], kind: Kind, values: Iterable[Any]) -> Any:
+def among(field: peewee.Field[Any] | peewee.Case, kind: Kind, values: Iterable[Any]) -> Any:
     """The SQL of: `field` has one of these values, as `choices` lists them."""
     if kind is not Kind.TIME:
         return field.in_(list(values))
@@ -176,8 +176,9 @@ _READERS: dict[Kind, Callable[[str], Any]] = {
 }
 
 
-def _not(field: peewee.Field[Any], expression: peewee.Expression) -> peewee.Expression:
-    negated: peewee.Expression = ~expression | field.is_null() if field.null else ~expression
+def _not(field: peewee.Field[Any] | peewee.Case, expression: peewee.Expression) -> peewee.Expression:
+    is_nullable = isinstance(field, peewee.Field) and field.null
+    negated: peewee.Expression = ~expression | field.is_null() if is_nullable else ~expression
     return negated
 
 

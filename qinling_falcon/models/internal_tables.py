@@ -51,7 +51,7 @@ class QueuedExecution(peewee.Model):
     Claims and sweeps change this small row, and leave the indexes of `executions` alone.
 
     Attributes of a row:
-        not_before: when it may be claimed next.
+        not_before: when it may be claimed next. Before its first claim it is due in any case.
         claimed_until: until when a process has claimed it; 0: it is not claimed.
         claim: the number of its latest claim, the only one that may end it. After a retry it starts at a random number.
         attempt: how often its function may have been started, the present claim included.
@@ -92,6 +92,8 @@ class DeletedFunction(peewee.Model):
 
 class IdempotencyKey(peewee.Model):
     """An `Idempotency-Key` that a project has sent, and the execution that it stands for; see `idempotency`.
+
+    Some rows stand for no key: they remember failed executions, see `pruned_failures`.
 
     Attributes of a row:
         digest: SHA-256 of the request, as hexadecimal digits.

@@ -34,11 +34,13 @@ class Column:
 
     Attributes:
         values: all that it can hold, where that is a handful.
+        compared: an expression with what is shown, where that is not the field; it is never null.
     """
 
     field: peewee.Field[Any]
     kind: Kind
     values: frozenset[Any] | None = None
+    compared: peewee.Case | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,8 @@ def _parts(select: peewee.ModelSelect[R], spec: ListSpec[R], filters: Sequence[t
         if name in left and not (column.kind is Kind.TIME and left[name] is not None):
             chosen = choices(name, column.kind, text, left[name])
         if chosen is None:
-            conditions.append(condition(name, column.field, column.kind, text))
+            compared = column.field if column.compared is None else column.compared
+            conditions.append(condition(name, compared, column.kind, text))
         else:
             left[name] = chosen
     parts = [Part(select)]

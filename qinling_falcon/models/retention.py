@@ -7,6 +7,9 @@ deletions by another process only move the boundary to older rows.
 Other writers never wait long. A transaction deletes as many rows as fit into `_LONGEST_S`, and the pause after it is
 three times as long. The file of SQLite does not shrink, but new rows use the freed pages. In PostgreSQL, autovacuum
 makes the space usable again.
+
+A deleted execution of a webhook that has failed is remembered while a repeat of its delivery may come (see
+`pruned_failures`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 import peewee
 
-from qinling_falcon.models import clock, execution_counters
+from qinling_falcon.models import clock, execution_counters, pruned_failures
 from qinling_falcon.models.cooperation import pause
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.scope import Context, Scope, scoped, system
@@ -69,7 +72,7 @@ def prune(settings: Settings) -> int:
     Raises:
         Unavailable: the database is away; call this again later.
     """
-    deletion = _Deletion()
+    deletion = _Deletion(settings)
     if settings.execution_retention_s:
         oldest = clock.now() - timedelta(seconds=settings.execution_retention_s)
         scope = system("records of all projects grow old")
@@ -86,21 +89,28 @@ def prune(settings: Settings) -> int:
 class _Deletion:
     """Deletes executions in small transactions.
 
+    Args:
+        settings: how long failed executions of webhooks are remembered.
+
     Attributes:
         deleted: the number of executions deleted so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self._longest_key = pruned_failures.longest_key(settings)
+        self._oldest_key = clock.to_micros(clock.now() - self._longest_key)
         self._batch = _FIRST_BATCH
         self.deleted = 0
 
     def delete_older(self, scope: Scope, boundary: Key) -> None:
         """Delete the ended executions of `scope` that come before `boundary`, the oldest first."""
         for status in FINAL:
+            # Most executions are kept for longer than the keys of their deliveries, so this costs them nothing.
+            may_repeat = status in pruned_failures.FAILED and boundary[0] > self._oldest_key
             old = _ended(scope, status).select(*_ORDER).where(_key() < _value(boundary)).order_by(*_ORDER)
             rows = self._take(old)
             while rows:
-                self._delete([row.id for row in rows])
+                self._delete([row.id for row in rows], self._longest_key if may_repeat else None)
                 # Continue after the deleted rows: from the start, PostgreSQL would scan all dead index entries again.
                 rows = self._take(old.where(_key() > _value(_key_of(rows[-1]))))
 
@@ -108,16 +118,26 @@ class _Deletion:
         with reading():
             return list(old.limit(self._batch))
 
-    def _delete(self, ids: Sequence[str]) -> None:
-        deleted, took_s = transact(functools.partial(_delete, ids))
+    def _delete(self, ids: Sequence[str], remembered_for: timedelta | None) -> None:
+        deleted, took_s = transact(functools.partial(_delete, ids, remembered_for))
         self.deleted += deleted
         self._batch = max(1, min(int(len(ids) * _LONGEST_S / took_s), 2 * len(ids), _LARGEST_BATCH))
         time.sleep(3 * took_s)
 
 
-def _delete(ids: Sequence[str]) -> tuple[int, float]:
-    """Delete executions. Returns their number and the duration in seconds, without the wait for other writers."""
+def _delete(ids: Sequence[str], remembered_for: timedelta | None) -> tuple[int, float]:
+    """Delete executions, inside a write transaction.
+
+    Args:
+        ids: the executions. Those that run again stay.
+        remembered_for: how long failed ones of webhooks are remembered; None: they are not.
+
+    Returns:
+        The number of deleted executions and the duration in seconds, without the wait for other writers.
+    """
     started = time.monotonic()
+    if remembered_for is not None:
+        pruned_failures.remember(ids, remembered_for, clock.now())
     ended = Execution.id.in_(ids) & Execution.status.in_(FINAL)
     asynchronous = Execution.delete().where(ended & ~Execution.sync).execute()
     execution_counters.count(deleted=asynchronous)

@@ -21,8 +21,8 @@ from qinling_falcon.models.scope import Context, scoped, system
 from qinling_falcon.models.tables import Webhook
 
 __all__ = [
-    "LISTS", "UNSIGNED", "Webhook", "cache_key", "create", "delete", "exists", "get", "read_for_call", "secrets_of",
-    "update",
+    "LISTS", "LONGEST_TOLERANCE_S", "UNSIGNED", "Webhook", "cache_key", "create", "delete", "exists", "get",
+    "read_for_call", "secrets_of", "update",
 ]  # fmt: skip
 
 LISTS = ListSpec(
@@ -51,6 +51,8 @@ _TARGET = frozenset({"function_id", "function_version", "function_alias"})
 UNSIGNED = "none"
 """The scheme that removes a signature."""
 _SIGNATURE = ("signature_scheme", "signature_tolerance_s", "signature_secrets")
+LONGEST_TOLERANCE_S = 24 * 3600
+"""The longest time that a signed timestamp may be before or after the present."""
 _DEFAULT_TOLERANCE_S = 300
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
-from qinling_falcon.models.webhook import UNSIGNED
+from qinling_falcon.models.webhook import LONGEST_TOLERANCE_S, UNSIGNED
 from qinling_falcon.schemas.aliases import AliasName, Routing
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.callbacks import CallbackSecret, CallbackUrl
@@ -33,7 +33,6 @@ from qinling_falcon.schemas.functions import CODE, Code, Limit
 from qinling_falcon.schemas.jobs import Pattern, Status, TimeZone
 from qinling_falcon.schemas.webhooks import (
     ANY,
-    LONGEST_TOLERANCE_S,
     METHODS,
     MOST_ORIGINS,
     MOST_PER_MINUTE,

@@ -1,24 +1,52 @@
-"""The addresses of workers: `host:port`, or `@name` for an abstract Unix socket.
+"""The addresses of workers. There are three forms:
 
-Workers of the same machine listen on Unix sockets, because a call costs less than through TCP on loopback, and no port
-is used. An abstract socket has no file, so nothing is left of it after a crash. Like 127.0.0.1, it belongs to one
-network namespace.
+1. `@name`, an abstract Unix socket. Workers of the same machine listen on these, because a call costs less than through
+   TCP on loopback, and no port is used. An abstract socket has no file, so nothing is left of it after a crash. Like
+   127.0.0.1, it belongs to one network namespace.
+2. `host:port`, with an IP address: of a pod, or of a node and one of its ports.
+3. `pod:NAMESPACE/NAME`, a pod that is reached through the API server (see `gateways`).
 """
 
 from __future__ import annotations
 
 import errno
-import http.client
 import os
 import socket
 import time
 
 _RETRY_S = 0.01
+_POD = "pod:"
+# A firewall or load balancer forgets a connection on which nothing was sent for minutes, and a node that is gone sends
+# nothing. So the kernel asks after so many seconds of silence, so often, and then the connection breaks.
+_SILENCE_S, _ASK_EVERY_S, _ASK_TIMES = 30, 10, 3
 
 
 def is_local(address: str) -> bool:
     """Whether only processes in the worker's own network namespace reach this address."""
     return address.startswith(("@", "127."))
+
+
+def pod_address(namespace: str, name: str) -> str:
+    """The address of a pod that is reached through the API server."""
+    return f"{_POD}{namespace}/{name}"
+
+
+def pod_of(address: str) -> tuple[str, str] | None:
+    """Namespace and name of a pod that is reached through the API server; None: it is another form of address."""
+    if not address.startswith(_POD):
+        return None
+    namespace, _, name = address[len(_POD) :].partition("/")
+    return namespace, name
+
+
+def tcp_address(host: str, port: int) -> str:
+    """The address of a port.
+
+    Args:
+        host: an IP address.
+        port: the TCP port.
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listen(address: str, backlog: int) -> socket.socket:
@@ -39,14 +67,14 @@ def listen(address: str, backlog: int) -> socket.socket:
 
 
 def connect(address: str, timeout_s: float) -> socket.socket:
-    """Connect to a worker.
+    """Connect to a worker directly.
 
     Args:
-        address: of the worker. Its host is an IP address.
+        address: of the worker, in the first or second form.
         timeout_s: seconds to wait, and the timeout of the connection afterwards.
 
     Raises:
-        OSError: there is no connection, or the address is of neither form.
+        OSError: there is no connection, or the address is of another form.
     """
     is_unix = address.startswith("@")
     host, _, port = address.rpartition(":")
@@ -60,7 +88,7 @@ def connect(address: str, timeout_s: float) -> socket.socket:
             connection.settimeout(timeout_s)
         else:
             connection.settimeout(timeout_s)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            prepare_tcp(connection)
             connection.connect((host.strip("[]"), int(port)))
     except OSError:
         connection.close()
@@ -68,11 +96,13 @@ def connect(address: str, timeout_s: float) -> socket.socket:
     return connection
 
 
-def connect_http(address: str, timeout_s: float) -> http.client.HTTPConnection:
-    """Connect to a worker for requests by `http.client`. Arguments and errors as for `connect`."""
-    connection = http.client.HTTPConnection("worker", timeout=timeout_s)
-    connection.sock = connect(address, timeout_s)
-    return connection
+def prepare_tcp(connection: socket.socket) -> None:
+    """Set the options of a TCP connection to a worker."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _SILENCE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASK_EVERY_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _ASK_TIMES)
 
 
 def _connect_unix(connection: socket.socket, address: str, timeout_s: float) -> None:

@@ -152,6 +152,9 @@ class Orchestrator(Protocol):
     def most_workers(self) -> int:
         """The most workers, if `MAX_WORKERS` is not set."""
 
+    def limit(self) -> int | None:
+        """The most workers at present, because there is no room for more; None: no such limit is known."""
+
     def confinement(self) -> Confinement:
         """How the workers are confined, for the operator."""
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable
 import gevent
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import WorkerInfo
+from qinling_falcon.orchestrators.base import OrchestratorAway, WorkerInfo
+from qinling_falcon.orchestrators.gateways import make_gateway
 from qinling_falcon.orchestrators.ping import ping
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.settings import Settings
@@ -38,12 +39,13 @@ class Adoption:
     Args:
         registry: registers workers.
         end: ends a worker.
-        settings: the longest time of a call.
+        settings: the longest time of a call, and how workers are reached.
     """
 
     def __init__(self, registry: Registry, end: Callable[[str], None], settings: Settings):
         self._registry = registry
         self._end = end
+        self._gateway = make_gateway(settings)
         self._longest_call_s = (
             settings.unpack_timeout_s + settings.load_timeout_s + settings.max_timeout + settings.lease_grace_s
         )
@@ -56,7 +58,12 @@ class Adoption:
         gevent.joinall([gevent.spawn(self._adopt, worker) for worker in new], timeout=2 * _PING_TIMEOUT_S)
 
     def _adopt(self, worker: WorkerInfo) -> None:
-        state = ping(worker, _PING_TIMEOUT_S)
+        try:
+            state = ping(worker, _PING_TIMEOUT_S, self._gateway)
+        except OrchestratorAway as error:
+            logger.info("worker %s is adopted later: %s", worker.worker_id, error)
+            self._asking.discard(worker.worker_id)
+            return
         if state is not None and state.is_busy:
             gevent.spawn(self._outwait, worker)
             return
@@ -77,7 +84,10 @@ class Adoption:
         try:
             while time.monotonic() < deadline:
                 gevent.sleep(_ASK_AGAIN_S)
-                state = ping(worker, _PING_TIMEOUT_S)
+                try:
+                    state = ping(worker, _PING_TIMEOUT_S, self._gateway)
+                except OrchestratorAway:
+                    continue  # the call may still run
                 if state is None or not state.is_busy:
                     break
             self._replace(worker)

@@ -51,7 +51,9 @@ class Claim:
         # A pass makes a few database queries.
         self._longest_pass_s = longest_pass_s or max(_LONGEST_PASS_S, 4 * settings.database_timeout_s)
         # The random part makes the name unique, because several containers may have the same host name and pid.
-        self.name = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}:{network_id()}"
+        # The network counts only for local workers. Pods are reached from other machines, too.
+        network = network_id() if settings.orchestrator == "process" else ""
+        self.name = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}:{network}"
         self._active: str | None = None
         self._pass_started_at = 0.0
         self._renewer: gevent.Greenlet | None = None

@@ -68,8 +68,8 @@ class Manager:
         self._ending: set[str] = set()
         # Workers that may still run lost executions, each with the time until which nothing is logged about it.
         self._awaited: dict[str, float] = {}
-        max_workers = settings.max_workers or orchestrator.most_workers
-        self._policy = Policy(max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
+        self._max_workers = settings.max_workers or orchestrator.most_workers
+        self._policy = Policy(self._max_workers, orchestrator.concurrent_starts, _FIRST_START_MS)
         self._starts = Starts(orchestrator.concurrent_starts, lambda: self._policy.start_ms)
         self._starter = Starter(registry, orchestrator, runtimes, self._starts, self._policy)
         self._adoption = Adoption(registry, lambda worker_id: self._end_workers([worker_id]), settings)
@@ -108,6 +108,7 @@ class Manager:
                 if healthy:
                     logger.warning("the pool manager waits: %s", error)
                 healthy = False
+                self._full_pass_at = 0.0  # a growth pass may succeed, and does not show that all is well again
                 stopping.wait(0.2)
             except Exception:
                 # An unexpected error must not end this process, because local workers would end with it.
@@ -136,7 +137,8 @@ class Manager:
             self._is_new = False
         self._grow()  # first, because a call may wait for it
         self._full_pass_at = time.monotonic() + self._settings.reap_interval_s
-        self._policy.max_workers = self._settings.max_workers or self._orchestrator.most_workers
+        limit = self._orchestrator.limit()
+        self._policy.max_workers = self._max_workers if limit is None else min(self._max_workers, limit)
         self._registry.set_limits(self._policy.max_workers, self._policy.start_ms)
         self._registry.reap(self._policy.stocks)
         workers, unknown = self._reconcile()

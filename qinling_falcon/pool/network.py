@@ -35,7 +35,8 @@ def network_id() -> str:
 def why_unreachable(manager: str) -> str | None:
     """Why this process can't reach the local workers of the pool manager named `manager`; None: it can.
 
-    A pool manager of an older release has a name without an id. Its workers count as reachable.
+    A pool manager whose workers are not local, or of an older release, has a name without an id. Its workers count as
+    reachable.
     """
     host, _, rest = manager.partition(":")
     its_network = rest.partition(":")[2].partition(":")[2]

@@ -106,6 +106,8 @@ class Starter:
             is_wanted = self._runtimes.promote(trial)
             if is_wanted and self._registry.register(worker_id, trial.runtime_id, trial.image):
                 self._registry.mark_ready(worker, trial.runtime_id, trial.image)
+            else:
+                self._orchestrator.destroy(worker_id)
         except (UnknownImage, StartFailed) as error:
             logger.warning("image %s of runtime %s failed: %s", trial.image, trial.runtime_id, error)
             with contextlib.suppress(Unavailable):

@@ -78,11 +78,12 @@ class ExecutionRetry:
 
     @operation("execution:retry", answers=accepts(ExecutionShown), errors=(409,))
     def on_post(self, req: Request, resp: falcon.Response, execution_id: str) -> None:
-        """Queue an asynchronous execution again that has failed, is dead or was cancelled.
+        """Queue an asynchronous execution again that has failed, is dead or was cancelled. If its function is still
+        being ended, because it was cancelled just before, this waits up to 10 s for that, and then answers 409.
 
         It keeps its id, and its attempts are counted on. It may fail as often as a new execution.
 
-        If its function is still being ended, because it was cancelled just before, this waits up to 2 s for that.
+        If the execution is started and cancelled again meanwhile, this waits again, up to three times in all.
         """
         for tries_left in reversed(range(_TRIES)):
             awaited = self._await_cancelled(req, execution_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
 
 import falcon
 
@@ -12,11 +11,9 @@ from qinling_falcon.errors import Conflict, NotFound, Unavailable
 from qinling_falcon.invocation.calls import Call
 from qinling_falcon.invocation.cancellation import await_end, cancel, find_live
 from qinling_falcon.models import execution as executions
-from qinling_falcon.models import execution_queue
 from qinling_falcon.models.listing import page
 from qinling_falcon.models.records import ExecutionRecord
-from qinling_falcon.models.scope import Context, scoped
-from qinling_falcon.models.states import ExecutionStatus
+from qinling_falcon.models.scope import Context
 from qinling_falcon.resources.answers import accepted, answer, created
 from qinling_falcon.resources.bodies import check_input, read_object
 from qinling_falcon.resources.execution_retries import PURGED, purge
@@ -100,7 +97,7 @@ class Executions:
         """List the project's executions, or for an admin those of all."""
         all_projects = may_list_all(req, self._policy, "execution:get_all:all_projects")
         params = list_params(req, self._settings, executions.LISTS, all_projects=all_projects)
-        found = page(scoped(req.caller, all_projects=all_projects).executions(), executions.LISTS, params)
+        found = page(executions.listed(req.caller, all_projects=all_projects), executions.LISTS, params)
         answer_page(req, resp, self._settings, "executions", found, _shown)
 
     @operation("execution:delete", answers=shows(ChangedExecutions), query=PURGED)
@@ -127,7 +124,7 @@ class OneExecution:
         def find() -> executions.Execution | ExecutionRecord:
             return self._find(req.caller, execution_id)
 
-        answer(resp, _show(wait_for_end(self._waits, req, self._settings, execution_id, find)))
+        answer(resp, _shown.show(wait_for_end(self._waits, req, self._settings, execution_id, find)))
 
     def _find(self, caller: Context, execution_id: str) -> executions.Execution | ExecutionRecord:
         """An execution that the caller may see. While it runs, most have no row yet, and the pool knows them."""
@@ -181,15 +178,6 @@ class ExecutionLog:
             log = "" if live is not None else executions.get_log(req.caller, execution_id)
         resp.content_type = "text/plain; charset=utf-8"
         resp.data = log.encode("utf-8", "replace")
-
-
-def _show(execution: executions.Execution | ExecutionRecord) -> dict[str, Any]:
-    """An execution as it is shown. While it is queued or runs, the queue has its present attempt."""
-    shown = _shown.show(execution)
-    if not execution.sync and execution.status == ExecutionStatus.RUNNING:
-        attempt = execution_queue.attempt_of(execution.id)
-        shown["attempt"] = shown["attempt"] if attempt is None else attempt
-    return shown
 
 
 def _server_timing(req: Request, record: ExecutionRecord | executions.Execution) -> str:

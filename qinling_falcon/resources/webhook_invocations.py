@@ -8,6 +8,7 @@ from urllib.parse import quote
 import falcon
 
 from qinling_falcon.invocation.cached_webhooks import CachedWebhook
+from qinling_falcon.models import clock
 from qinling_falcon.models.execution import Execution
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.resources.answers import accepted, answer_error
@@ -115,7 +116,7 @@ class _Delivery:
 
     __slots__ = (
         "_body", "_req", "_resp", "_settings", "_turns", "_webhook", "callback_depth", "cors", "has_subpath", "method",
-        "request_id",
+        "received_at", "request_id",
     )  # fmt: skip
 
     def __init__(self, req: Request, resp: falcon.Response, path: str | None, settings: Settings, turns: OneAtATime):
@@ -129,6 +130,7 @@ class _Delivery:
         self.method = req.method
         self.has_subpath = path is not None
         self.request_id = req.request_id
+        self.received_at = clock.now()
         self.callback_depth = read_depth(self.header(DEPTH_HEADER))
 
     def set_webhook(self, webhook: CachedWebhook) -> None:

@@ -106,7 +106,8 @@ class Deliveries:
 
         Refused ones take at most half of these places from accepted ones.
 
-        An entry may be missing for up to a second after its delivery, or for good if the process has crashed.
+        An entry may be missing for up to a second after the delivery was answered, or for good if the process has
+        crashed.
         """
         webhooks.get(req.caller, webhook_id)
         rows = [_LogEntry(**json.loads(entry)) for entry in self._log.logged(webhook_id)]

@@ -9,7 +9,7 @@ from typing import Any
 import falcon
 from marshmallow import ValidationError, fields
 
-from qinling_falcon.models.webhook import UNSIGNED
+from qinling_falcon.models.webhook import LONGEST_TOLERANCE_S, UNSIGNED
 from qinling_falcon.pool.deliveries import DeliveryResult
 from qinling_falcon.schemas.base import Shown
 from qinling_falcon.schemas.fields import (
@@ -35,7 +35,6 @@ METHODS = tuple(sorted(set(falcon.COMBINED_METHODS) - {"WEBSOCKET"}))
 """The methods that a webhook can take."""
 MOST_SECRETS = 10
 MOST_ORIGINS = 50
-LONGEST_TOLERANCE_S = 24 * 3600
 MOST_PER_MINUTE = 1_000_000
 _SCHEMES = (*(scheme.value for scheme in Scheme), UNSIGNED)
 

@@ -3,6 +3,8 @@
 Its environment, from the pod's manifest: `WORKER_KEY` (the runtime's key), `POD_UID`, and `WORKER_CONFIG` (JSON, the
 configuration without its secret). The worker's secret is derived from the first two. The worker is executed without an
 environment, so neither the key nor the way to it exists in the pod when a function is loaded.
+
+The worker also gets the file in which the container's control group counts kills for lack of memory.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import sys
 
 _PORT = 9090
 _BACKLOG = 128
+# Of the container's control group: version 2, version 1.
+_OOM_KILLS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
 
 def main() -> None:
@@ -22,17 +26,32 @@ def main() -> None:
     key, uid = os.environb[b"WORKER_KEY"], os.environb[b"POD_UID"]
     config = json.loads(os.environ["WORKER_CONFIG"])
     config["secret"] = hmac.new(key, uid, "sha256").hexdigest()
+    config["is_init"] = os.getpid() == 1  # not if the containers of the pod share their processes
     listener = _listen()
+    passed = [listener.fileno()]
+    events = _open_oom_kills()
+    if events is not None:
+        config["memory_fds"] = {"events": events}
+        passed.append(events)
     reader, writer = os.pipe()
     data = json.dumps(config).encode()
     if os.write(writer, data) != len(data):
         sys.exit("WORKER_CONFIG is larger than a pipe")
     os.close(writer)
-    for fd in (listener.fileno(), reader):
+    for fd in (*passed, reader):
         os.set_inheritable(fd, True)
     program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
     descriptors = ["--listen-fd", str(listener.fileno()), "--config-fd", str(reader)]
     os.execve(sys.executable, [sys.executable, "-I", "-S", "-B", program, *descriptors], {})
+
+
+def _open_oom_kills() -> int | None:
+    for path in _OOM_KILLS:
+        try:
+            return os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+    return None
 
 
 def _listen() -> socket.socket:

@@ -57,7 +57,7 @@ def test_while_the_function_still_runs_a_retry_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    monkeypatch.setattr(cancellation, "_LONGEST_END_S", 0.1)
+    monkeypatch.setattr(cancellation, "LONGEST_END_S", 0.1)
     execution_id = cancelled()
     begin(execution_id)
     connection.call("DEL", JOURNAL)

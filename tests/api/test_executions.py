@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.models import clock, execution_queue
+from qinling_falcon.models import clock, database, execution_queue
 from qinling_falcon.models.records import ExecutionRecord, record
 from qinling_falcon.pool.pool import Pool
 from tests.api.client import REFERENCE_CLIENT, Client, assert_error
@@ -205,6 +205,44 @@ def test_an_asynchronous_execution_is_accepted_and_shown_with_its_attempt(client
     now = clock.now()
     execution_queue.claim([answer.json["id"]], now, now)
     assert client.simulate_get(path).json["attempt"] == 1
+
+
+def test_a_list_shows_the_attempts_of_executions_that_run_and_compares_them(client: Client, function_id: str) -> None:
+    ended = stored(function_id, sync=False, attempt=3).id
+    synchronous = stored(function_id, status="running", updated_at=None, log=None).id
+    waiting, first, second = (call(client, function_id=function_id, sync=False).json["id"] for _ in range(3))
+    for execution_id in (first, second, second):
+        now = clock.now()
+        assert execution_queue.claim([execution_id], now, now)
+    attempts = {ended: 3, synchronous: 1, waiting: 0, first: 1, second: 2}
+
+    listed = client.simulate_get("/v1/executions").json
+    assert {row["id"]: row["attempt"] for row in listed} == attempts
+    assert listed == [client.simulate_get(f"/v1/executions/{execution_id}").json for execution_id in attempts]
+    for query, expected in (
+        ("attempt=1", {synchronous, first}),
+        ("attempt=neq:1", {ended, waiting, second}),
+        ("attempt=in:0,2&status=running", {waiting, second}),
+        ("attempt=gte:2&sort_key=updated_at&limit=5", {ended, second}),
+    ):
+        rows = client.simulate_get("/v1/executions", query_string=query).json
+        assert {row["id"] for row in rows} == expected, query
+
+
+def test_a_list_of_executions_takes_one_statement(
+    client: Client, function_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(function_id)
+    assert call(client, function_id=function_id, sync=False).status_code == 201
+    statements: list[str] = []
+    execute = database.engine().execute_sql
+    monkeypatch.setattr(
+        database.engine(), "execute_sql", lambda sql, *values: statements.append(sql) or execute(sql, *values)
+    )
+
+    assert len(client.simulate_get("/v1/executions").json) == 2
+
+    assert len([sql for sql in statements if sql.startswith("SELECT")]) == 1, statements
 
 
 def test_a_project_may_have_only_so_many_executions_that_wait(client_with: Any) -> None:

@@ -75,6 +75,23 @@ def test_failures_of_the_function_are_told_without_their_reasons(
     assert answer.headers["x-execution-id"]
 
 
+def test_a_delivery_is_logged_with_the_time_at_which_it_came_in(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = make_hook(sync=True)
+    execute = FakeClient.execute
+
+    def send_another(*args: Any) -> Ran:
+        monkeypatch.undo()
+        assert hook.send(headers={"webhook-id": "second"}).status_code == 200
+        return execute(*args)
+
+    monkeypatch.setattr(FakeClient, "execute", send_another)
+    assert hook.send(headers={"webhook-id": "first"}).status_code == 200
+
+    assert [row["delivery_id"] for row in hook.deliveries()] == ["second", "first"], "the newest first"
+
+
 def test_no_worker_is_503_with_the_time_to_try_again(make_hook: MakeHook, engine: FakeEngine) -> None:
     engine.error = Unavailable("No worker of runtime python3 was free.", retry_after_s=7)
     hook = make_hook(sync=True)

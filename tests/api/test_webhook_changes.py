@@ -58,6 +58,17 @@ def test_a_change_acts_at_once_in_every_process(
     assert [one.send(**request_).status_code for one in (there, here)] == [statuses[1]] * 2
 
 
+@pytest.mark.parametrize(("sync", "statuses"), [(False, (413, 200)), (True, (200, 413))])
+def test_the_largest_size_changes_at_once_in_every_process(
+    client_with: Callable[..., Client], services: Services, make_hook: MakeHook, sync: bool, statuses: tuple[int, int]
+) -> None:
+    hook = make_hook(sync=sync, rate_limit={"per_minute": 1, "burst": 1})
+    there = Hook(client_with(max_input_size=2048, async_max_input_size=1024), services, hook.id)
+    before = there.send(body=b"x" * 2000).status_code
+    hook.change(sync=not sync)
+    assert (before, there.send(body=b"x" * 2000).status_code) == statuses
+
+
 def test_a_rate_limit_acts_at_once_in_every_process(
     client_with: Callable[..., Client], services: Services, make_hook: MakeHook
 ) -> None:

@@ -332,6 +332,7 @@ class FakeDelivery:
     method, has_subpath, request_id, callback_depth = "POST", False, "r-1", 0
 
     def __init__(self) -> None:
+        self.received_at = clock.now()
         self._body: Body | None = Body(b'{"a": 1}')
 
     def set_webhook(self, webhook: CachedWebhook) -> None:

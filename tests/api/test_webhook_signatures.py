@@ -93,6 +93,22 @@ def test_the_size_is_checked_before_the_signature_and_the_signature_before_the_r
     assert hook.results() == ["accepted", "too_large", "bad_signature", "rate_limited"]
 
 
+@pytest.mark.parametrize("sync", [False, True])
+def test_the_size_that_the_webhook_takes_is_checked_before_its_signature_and_its_rate_limit(
+    client_with: Callable[..., Client], services: Services, make_hook: MakeHook, sync: bool
+) -> None:
+    limit, other = 1024, 2048
+    client = client_with(max_input_size=limit if sync else other, async_max_input_size=other if sync else limit)
+    made = make_hook(sync=sync, signature=GITHUB, rate_limit={"per_minute": 1, "burst": 1})
+    hook = Hook(client, services, made.id)
+    refused = [hook.send(body=b"x" * (limit + 1)), hook.send_signed(b"x" * (limit + 1))]
+    for answer in refused:
+        assert_error(answer, 413, f"larger than {limit} bytes")
+    answers = [hook.send_signed(b"x" * limit).status_code for _ in range(2)]
+    assert answers == [200 if sync else 202, 429], "those that were too large have not used the rate limit"
+    assert hook.results() == ["too_large", "too_large", "accepted", "rate_limited"]
+
+
 def test_a_stale_signature_is_told_apart_in_the_log_only(make_hook: MakeHook) -> None:
     hook = make_hook(signature={"scheme": "standard", "tolerance_s": 60, "secrets": [STANDARD]})
     stale, bad = standard(hook, at=time.time() - 90), standard(hook, message="a.b")

@@ -82,6 +82,13 @@ HANGS = _kind(
 )
 FLOODS = _kind("for _ in range(20_000):\n    print('x' * 100)\nreturn seconds", "success", weight=0.3)
 BAD_RESULT = _kind("return object()", "failed")
+# Hangs for longer than a scenario lasts, without using a processor. A load never chooses it.
+HANGS_ON = _kind(
+    "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True:\n    time.sleep(60)",
+    "cancelled",
+    weight=0,
+    timeout_s=300,
+)
 
 WELL_BEHAVED = (GOOD, OTHER_GOOD)
 RETRIED = (GOOD, RAISES_THRICE, TIMES_OUT_THRICE, FAILS_ONCE)

@@ -20,6 +20,7 @@ import requests
 from tests.chaos.callbacks import Deliveries, receiving
 from tests.chaos.faults import Fault, make_plan
 from tests.chaos.functions import PROJECTS, Kind
+from tests.chaos.hung import Hung
 from tests.chaos.load import Load
 from tests.chaos.senders import Senders
 from tests.chaos.stage import Stage, running_stage
@@ -49,6 +50,7 @@ class Scenario:
         first_backlog: so many executions are queued before the first one runs, and before the first fault.
         senders: so many senders call the first function by a webhook, as fast as they can; 0: callers of the API.
         schedulers: how many `scheduler` processes there are. With them, jobs call the first function.
+        hung: so many executions hang from before the load until all of the load have ended.
     """
 
     functions: Sequence[Kind]
@@ -63,6 +65,7 @@ class Scenario:
     first_backlog: int = 1
     senders: int = 0
     schedulers: int = 0
+    hung: int = 0
 
     def run(self, *, is_postgres: bool = False, **settings: Any) -> Verdict:
         """Run the scenario in a service of its own, and check what it leaves."""
@@ -112,6 +115,10 @@ class Scenario:
         deliveries: Deliveries | None,
     ) -> Verdict:
         began = time.monotonic()
+        hung = Hung(stage, self.hung)
+        if self.hung:
+            stage.start_workers()
+            hung.start()
         load.threads.start()
         if verbs is not None:
             verbs.start()
@@ -132,7 +139,8 @@ class Scenario:
 
         try:
             wait_until("executions are queued", is_queued, self.settled_s)
-            stage.start_workers()
+            if not self.hung:
+                stage.start_workers()
             hit = 0
             for fault in plan:
                 fault.inflict(stage)
@@ -151,9 +159,13 @@ class Scenario:
             finally:
                 if verbs is not None:
                     verbs.stop()
+        if self.hung:
+            self._settle(stage, self.hung)
+            hung.end()
         self._settle(stage)
-        verdict = Verdict(stage, load.acknowledged, deliveries, {fault.what for fault in plan})
-        verdict.problems += [] if verbs is None else verbs.problems
+        acknowledged = {**hung.acknowledged, **load.acknowledged}
+        verdict = Verdict(stage, acknowledged, deliveries, {fault.what for fault in plan})
+        verdict.problems += [*hung.problems, *([] if verbs is None else verbs.problems)]
         verdict.numbers |= {
             "faults": len(plan),
             "faults with a queue": hit,
@@ -168,10 +180,12 @@ class Scenario:
         stage.check_alive()
         return verdict
 
-    def _settle(self, stage: Stage) -> None:
-        """Wait until the queue is empty. What is still in it after the deadline is a problem of the verdict."""
+    def _settle(self, stage: Stage, left: int = 0) -> None:
+        """Wait until the queue has no more than `left` executions. More of them after the deadline are a problem of the
+        verdict.
+        """
         deadline = time.monotonic() + self.settled_s
-        while _queued(stage) and time.monotonic() < deadline:
+        while _queued(stage) > left and time.monotonic() < deadline:
             stage.check_alive()
             time.sleep(_LOOK_EVERY_S)
         wait_until("the service is ready", lambda: _is_ready(stage), self.settled_s)

@@ -160,7 +160,11 @@ def test_few_jobs_fire_once() -> None:
     Scenario((GOOD,), 100, 6, 0.01, kinds, 4, 1, settled_s=150, schedulers=1).run()
 
 
-def test_hostile_functions_beside_good_ones() -> None:
-    """No fault but the functions' own: good ones succeed, and each bad one ends with its own status."""
+@pytest.mark.parametrize("is_postgres", [False, pytest.param(True, marks=long)], ids=["sqlite", "postgres"])
+def test_hostile_functions_beside_good_ones(is_postgres: bool) -> None:
+    """No fault but the functions' own: good ones succeed, and each bad one ends with its own status.
+
+    All of them end while executions of another function hang, of which there are as many as workers.
+    """
     executions = 500 if IS_LONG else 120
-    Scenario(HOSTILE, executions, 2, 0.05, settled_s=200).run()
+    Scenario(HOSTILE, executions, 2, 0.05, settled_s=200, hung=8).run(is_postgres=is_postgres)

@@ -145,6 +145,22 @@ def test_execution_commands(driver: Driver, service: Service, make: Maker, name:
     assert service.request("GET", f"/v1/executions?function_id={function_id}").json() == []
 
 
+def test_an_asynchronous_execution_is_answered_at_once_and_shown_with_its_result_later(
+    driver: Driver, service: Service, make: Maker, name: str
+) -> None:
+    make(name=name)
+    create = ("function", "execution", "create", "--function", name, "--input", '{"name": "Ada"}')
+    accepted = created(driver, *create, "--async")
+    assert (accepted["status"], accepted["sync"], accepted["result"]) == ("running", False, None)
+
+    service.ended(accepted["id"])
+
+    path = f"/v1/executions/{accepted['id']}"
+    ended = shown(driver, service, path, "function", "execution", "show", accepted["id"])
+    assert (ended["status"], ended["sync"]) == ("success", False)
+    assert json.loads(ended["result"])["output"] == "Hello, Ada"
+
+
 def test_failure_is_said_in_the_service_s_words(driver: Driver) -> None:
     for command in ("function show", "function execution show", "job show"):
         done = driver.openstack(*command.split(), NOWHERE)

@@ -6,6 +6,7 @@ This runs in a copy of the program, maybe as an ordinary user. It needs no packa
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import itertools
 import json
@@ -19,7 +20,7 @@ from typing import Any
 
 from escape.bait import laid_out
 
-from qinling_falcon.orchestrators.addresses import connect_http
+from qinling_falcon.orchestrators.addresses import connect
 from qinling_falcon.orchestrators.base import StartFailed, WorkerInfo
 from qinling_falcon.orchestrators.process.isolation import isolation_report
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
@@ -124,7 +125,8 @@ class Runner:
     def _request(
         self, worker: WorkerInfo, path: str, body: bytes, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
-        connection = connect_http(worker.address, 60)
+        connection = http.client.HTTPConnection("worker")
+        connection.sock = connect(worker.address, 60)
         try:
             connection.request("POST", path, body, {"X-Worker-Secret": worker.secret} | (headers or {}))
             response = connection.getresponse()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
+import secrets
 import signal
 import subprocess
 from collections import Counter
@@ -31,9 +31,6 @@ NO_TIME = {"seconds": "0"}
 _SETTLED_WITHIN_S = 30.0
 _OF_CALLS = ("journal:", "entries:", "queue:", "counts:", "escalated:", "blocked:")
 
-_seconds = (f"250.{number:06d}" for number in itertools.count(1))
-
-
 class Calls:
     """Calls that run beside a test, each on its own connection."""
 
@@ -48,8 +45,8 @@ class Calls:
 
     def begin_sleep(self, function_id: str) -> Sleep:
         """Begin a call of a `SLEEPER`, and wait until it runs in its worker."""
-        seconds = next(_seconds)
-        sleep = Sleep(self._service, seconds, self.begin(function_id, {"seconds": seconds}))
+        seconds = f"250.{secrets.randbelow(10**12):012d}"  # no other test on this machine has the same
+        sleep = Sleep(seconds, self.begin(function_id, {"seconds": seconds}))
         wait_until("the function runs", lambda: sleep.program() or sleep.answer.done())
         return sleep
 
@@ -57,14 +54,13 @@ class Calls:
 class Sleep:
     """A running call of a `SLEEPER`."""
 
-    def __init__(self, service: Service, seconds: str, answer: Future[requests.Response]):
+    def __init__(self, seconds: str, answer: Future[requests.Response]):
         self.answer = answer
         self._seconds = seconds
-        self._install_id = (service.var_dir / "install-id").read_text().split()[0]
 
     def program(self) -> int:
         """The program in which the function waits; 0 if it does not."""
-        return processes.sandboxed_with(self._install_id, self._seconds)
+        return processes.with_last_word(self._seconds)
 
     def end(self) -> None:
         """Let the function return."""

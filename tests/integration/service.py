@@ -1,4 +1,7 @@
-"""A whole service for tests: real Gunicorn, pool manager, Valkey and sandboxed workers, on a free port."""
+"""A whole service for tests: real Gunicorn, pool manager, Valkey and sandboxed workers, on a free port.
+
+With `ORCHESTRATOR=kubernetes` in the environment, as in `python -m tests.kubernetes`, the workers are pods.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from qinling_falcon.settings_environment import read_settings
 from tests.servers.forked_process import ForkedProcess
 from tests.servers.valkey import valkey
 from tests.support.control_groups import remove_groups_of
+from tests.support.orchestrators import settings_of_orchestrator
 from tests.support.tables import make_tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,6 +240,7 @@ def running_service(
     with (
         tempfile.TemporaryDirectory(prefix="qf-") as folder,
         contextlib.nullcontext(redis_url) if redis_url else valkey() as redis_in_use,
+        settings_of_orchestrator(settings) as settings,
     ):
         port = free_port()
         environ = {key: value for key, value in os.environ.items() if not key.startswith("GUNICORN")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.integration.service import Service, running_service, wait_until
+from tests.integration.databases import BOTH, database_url
+from tests.integration.service import Service, package, running_service, wait_until
 
 pytestmark = pytest.mark.xdist_group("integration-asynchronous")
 
 # Short, so that tests of their ends do not take long.
 TIMES = {"invoke_queue_timeout_s": 2, "holder_ttl_s": 3}
+# If the tests run at this priority themselves, there is no lower one.
+_NICEST = 19
 SLEEPS = """
 import time
 
@@ -26,9 +30,14 @@ def main(seconds=60.0, context=None):
 """
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with running_service(with_workers=True, max_workers=12, warm_workers=3, worker_idle_s=600, **TIMES) as running:
+# What such a test proves does not depend on the database, or others prove it on both.
+on_one_database = pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    limits = {"max_workers": 12, "warm_workers": 3, "worker_idle_s": 600}
+    with running_service(database_url(request), with_workers=True, **limits, **TIMES) as running:
         yield running
 
 
@@ -41,6 +50,30 @@ def started(service: Service, function_id: str, input: Any = None) -> str:
     execution_id = service.accept(function_id, input)
     service.wait_for_attempt(execution_id)
     return execution_id
+
+
+def returns(text: str) -> str:
+    return f"def main():\n    return {text!r}\n"
+
+
+def change(service: Service, function_id: str, source: str) -> None:
+    files = {"package": ("f.zip", package(main=source), "application/zip")}
+    assert service.request("PUT", f"/v1/functions/{function_id}", files=files).status_code == 200
+
+
+def publish(service: Service, function_id: str) -> None:
+    """Make the next version of a function."""
+    assert service.request("POST", f"/v1/functions/{function_id}/versions", json={}).status_code == 201
+
+
+def output_of(execution: dict[str, Any]) -> Any:
+    assert execution["status"] == "success", execution
+    return json.loads(execution["result"])["output"]
+
+
+def wait_until_idle(service: Service) -> None:
+    """Wait until no worker is leased to a call of an earlier test, which may have been answered just now."""
+    wait_until("no execution runs", lambda: not service.running_executions())
 
 
 def test_an_execution_that_is_interrupted_by_a_stop_runs_again_with_the_next_attempt(
@@ -71,6 +104,7 @@ def test_an_execution_whose_worker_process_is_killed_runs_again(service: Service
 
 
 def test_a_synchronous_call_that_is_cancelled_is_answered_as_cancelled(service: Service, sleeps: str) -> None:
+    wait_until_idle(service)
     answers: list[dict[str, Any]] = []
     caller = threading.Thread(target=lambda: answers.append(service.call(sleeps)))
     caller.start()
@@ -79,6 +113,7 @@ def test_a_synchronous_call_that_is_cancelled_is_answered_as_cancelled(service: 
     answer = service.request("PUT", f"/v1/executions/{running}", json={"status": "cancelled"})
     caller.join(30)
 
+    assert not caller.is_alive()
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
     assert [(row["id"], row["status"]) for row in answers] == [(running, "cancelled")]
     assert json.loads(answers[0]["result"])["output"] == "Function execution was cancelled"
@@ -86,6 +121,7 @@ def test_a_synchronous_call_that_is_cancelled_is_answered_as_cancelled(service: 
 
 
 def test_a_synchronous_call_that_is_deleted_while_it_runs_does_not_come_back(service: Service, sleeps: str) -> None:
+    wait_until_idle(service)
     deleted: set[str] = set()
     for _ in range(3):
         caller = threading.Thread(target=service.call, args=(sleeps,))
@@ -97,6 +133,7 @@ def test_a_synchronous_call_that_is_deleted_while_it_runs_does_not_come_back(ser
         assert service.request("DELETE", f"/v1/executions/{running}").status_code == 204
         caller.join(30)
 
+        assert not caller.is_alive()
         assert service.request("GET", f"/v1/executions/{running}").status_code == 404
 
 
@@ -125,6 +162,7 @@ def test_an_execution_is_cancelled_while_it_waits_for_a_worker(service: Service)
     assert service.request("GET", f"/v1/functions/{function_id}").json()["count"] == 3
 
 
+@on_one_database
 def test_many_executions_of_a_slow_function_do_not_delay_those_of_another_one(service: Service) -> None:
     slow, quick = service.function(SLEEPS, timeout=120, concurrency=1), service.function(SLEEPS)
     first = started(service, slow)
@@ -178,6 +216,7 @@ def test_an_execution_without_a_free_worker_waits_and_no_attempt_is_counted(serv
     assert (ended["status"], ended["attempt"]) == ("success", 1)
 
 
+@on_one_database
 def test_a_long_function_of_one_caller_does_not_delay_others(service: Service, sleeps: str) -> None:
     long = [service.accept(sleeps, {"seconds": 60}) for _ in range(6)]
     quick = service.function("def main(**kwargs):\n    return 1\n")
@@ -189,6 +228,7 @@ def test_a_long_function_of_one_caller_does_not_delay_others(service: Service, s
         service.request("DELETE", f"/v1/executions/{execution_id}")
 
 
+@on_one_database
 def test_executions_run_after_redis_was_emptied(service: Service, sleeps: str) -> None:
     """The drain has room for all of them, so the pool's state is emptied while none is claimed."""
     service.stop("worker")
@@ -199,6 +239,7 @@ def test_executions_run_after_redis_was_emptied(service: Service, sleeps: str) -
     assert {service.ended(execution_id)["status"] for execution_id in ids} == {"success"}
 
 
+@on_one_database
 def test_another_tasks_process_takes_over_from_a_killed_one(service: Service, sleeps: str) -> None:
     service.start_module("tasks-2", "workers.tasks")
     try:
@@ -221,3 +262,51 @@ def test_two_worker_processes_share_the_executions(service: Service) -> None:
         assert {(row["status"], row["attempt"]) for row in ended} == {("success", 1)}
     finally:
         assert service.stop("worker-2") == 0
+
+
+@on_one_database
+def test_a_queued_execution_runs_the_code_that_is_current_then_and_one_of_a_version_its_own(service: Service) -> None:
+    function_id = service.function(returns("old"))
+    publish(service, function_id)
+    service.stop("worker")
+    try:
+        current, first = service.accept(function_id), service.accept(function_id, function_version=1)
+        change(service, function_id, returns("new"))
+    finally:
+        service.start_module("worker", "workers.worker")
+
+    assert output_of(service.ended(current)) == "new"
+    assert output_of(service.ended(first)) == "old"
+
+
+@on_one_database
+def test_the_version_of_a_weighted_alias_is_fixed_when_an_execution_is_accepted(service: Service) -> None:
+    function_id = service.function(returns("1"))
+    publish(service, function_id)
+    change(service, function_id, returns("2"))
+    publish(service, function_id)
+    alias = {"name": "weighted", "function_id": function_id, "function_version": 1, "routing": {"2": 0.5}}
+    assert service.request("POST", "/v1/aliases", json=alias).status_code == 201
+    service.stop("worker")
+    try:
+        body = {"function_alias": "weighted", "sync": False}
+        accepted = [service.request("POST", "/v1/executions", json=body).json() for _ in range(30)]
+        body = {"function_version": 0, "routing": {}}
+        assert service.request("PUT", "/v1/aliases/weighted", json=body).status_code == 202
+    finally:
+        service.start_module("worker", "workers.worker")
+
+    assert {one["function_version"] for one in accepted} == {1, 2}  # all alike once in 500 million runs
+    for one in accepted:
+        ended = service.ended(one["id"])
+        assert ended["function_version"] == one["function_version"]
+        assert output_of(ended) == str(one["function_version"])
+
+
+@on_one_database
+def test_worker_processes_leave_the_processor_to_web(service: Service) -> None:
+    [web] = {os.getpriority(os.PRIO_PROCESS, pid) for pid in service.web_processes()}
+    worker = service.processes["worker"].pid
+
+    if web < _NICEST:
+        wait_until("the priority is lower", lambda: os.getpriority(os.PRIO_PROCESS, worker) > web)

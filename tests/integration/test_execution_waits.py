@@ -13,12 +13,15 @@ import pytest
 import redis
 import requests
 
+from tests.integration.databases import BOTH, database_url
 from tests.integration.service import Service, running_service, wait_until
 from tests.servers.valkey import ValkeyServer, valkey_server
 
 SLEEPER = "import time\ndef main(seconds): time.sleep(seconds); return seconds"
 LONG_S = 60
 shares_a_service = pytest.mark.xdist_group("execution-waits")
+# What such a test proves is about Redis and connections of clients.
+on_one_database = pytest.mark.parametrize("it", ["sqlite"], indirect=True)
 # Long enough to let things happen while an execution runs, and short enough to wait for its end.
 SOME_S = 4
 
@@ -82,8 +85,9 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 @contextlib.contextmanager
-def started(threads: ThreadPoolExecutor, **settings: Any) -> Iterator[Waiting]:
-    with valkey_server() as server, running_service(redis_url=server.url, max_workers=6, **settings) as service:
+def started(threads: ThreadPoolExecutor, database_url: str = "", **settings: Any) -> Iterator[Waiting]:
+    settings["max_workers"] = 6
+    with valkey_server() as server, running_service(database_url, redis_url=server.url, **settings) as service:
         it = Waiting(service, server, threads)
         it.start_worker()
         service.start_module("tasks", "workers.tasks")
@@ -94,10 +98,10 @@ def started(threads: ThreadPoolExecutor, **settings: Any) -> Iterator[Waiting]:
                 service.stop(name)
 
 
-@pytest.fixture(scope="module")
-def it(threads: ThreadPoolExecutor) -> Iterator[Waiting]:
+@pytest.fixture(scope="module", params=BOTH)
+def it(request: pytest.FixtureRequest, threads: ThreadPoolExecutor) -> Iterator[Waiting]:
     """One service for all tests that need no settings of their own."""
-    with started(threads) as it:
+    with started(threads, database_url(request)) as it:
         yield it
 
 
@@ -122,6 +126,7 @@ def test_requests_for_asynchronous_and_synchronous_executions_are_answered_at_th
 
 
 @shares_a_service
+@on_one_database
 def test_many_requests_wait_beside_calls(it: Waiting) -> None:
     executions = [it.running(SOME_S), *(it.accept(0.01) for _ in range(20))]
     waiting = [it.ask(executions[number % len(executions)]) for number in range(150)]
@@ -134,6 +139,7 @@ def test_many_requests_wait_beside_calls(it: Waiting) -> None:
 
 
 @shares_a_service
+@on_one_database
 def test_a_request_whose_client_has_disconnected_does_not_wait_on(it: Waiting) -> None:
     execution_id = it.running(LONG_S)
     host, _, port = it.service.url.removeprefix("http://").partition(":")
@@ -144,6 +150,7 @@ def test_a_request_whose_client_has_disconnected_does_not_wait_on(it: Waiting) -
 
 
 @shares_a_service
+@on_one_database
 def test_requests_are_answered_after_redis_was_emptied(it: Waiting) -> None:
     """The pool manager ends the worker, which it does not know any more, and with it the execution."""
     request = it.ask_and_wait(it.running(SOME_S))
@@ -153,6 +160,7 @@ def test_requests_are_answered_after_redis_was_emptied(it: Waiting) -> None:
 
 
 @shares_a_service
+@on_one_database
 def test_requests_are_answered_after_redis_was_started_anew(it: Waiting) -> None:
     request = it.ask_and_wait(it.running(SOME_S))
     it.server.kill()

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import requests
 
+from tests.integration.databases import database_url
 from tests.integration.held_calls import waiting as waiting_calls
 from tests.integration.service import Service, free_port, running_service, wait_until
-from tests.servers.postgres import PostgresServer
 
 pytestmark = [pytest.mark.xdist_group("idempotency"), pytest.mark.timeout(180)]
 
@@ -37,12 +37,8 @@ def main(seconds=0):
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     """A service with a second web server, whose processes have the names `web` and `second`."""
-    url = ""
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        url = server.create_database()
     times = {"holder_ttl_s": 3, "reap_interval_s": 0.3, "invoke_queue_timeout_s": 60}
-    with running_service(url, web_concurrency=1, max_workers=4, **times) as running:
+    with running_service(database_url(request), web_concurrency=1, max_workers=4, **times) as running:
         running.environ["PORT"] = str(free_port())
         running.start_web("second")
         wait_until("the second web server is ready", lambda: get(running, "second", "/readyz").status_code == 200)

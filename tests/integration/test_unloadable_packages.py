@@ -71,7 +71,8 @@ def spoiled(service: Service, data: bytes) -> str:
 
 
 def workers(service: Service) -> set[str]:
-    return {path.name for path in Path(service.var_dir, "workers").iterdir() if path.is_dir()}
+    """The ids of all workers."""
+    return {row["id"] for row in service.request("GET", "/v1/pool/workers", params={"limit": 1000}).json()}
 
 
 def call(service: Service, function_id: str) -> requests.Response:

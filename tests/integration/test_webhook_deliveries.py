@@ -10,19 +10,15 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from tests.integration.databases import database_url
 from tests.integration.service import Service, running_service, wait_until
-from tests.servers.postgres import PostgresServer
 
 SENDERS, DELIVERIES, KILLS = 6, 25, 4
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    url = ""
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        url = server.create_database()
-    with running_service(url, with_workers=True, max_workers=6) as running:
+    with running_service(database_url(request), with_workers=True, max_workers=6) as running:
         yield running
 
 

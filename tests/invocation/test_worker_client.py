@@ -9,6 +9,7 @@ import gevent
 import gevent.socket
 import pytest
 from gevent.event import Event
+from gevent.server import StreamServer
 
 from qinling_falcon.invocation import worker_client
 from qinling_falcon.invocation.worker_client import (
@@ -21,6 +22,7 @@ from qinling_falcon.invocation.worker_client import (
     WorkerLost,
 )
 from qinling_falcon.orchestrators import addresses
+from qinling_falcon.pool.leases import LeasedWorker
 from qinling_falcon.settings import Settings
 from tests.support.executions import answer_body
 from tests.support.scripted_worker import (
@@ -219,3 +221,24 @@ def test_whether_it_was_cancelled_is_unknown(
 ) -> None:
     with pytest.raises(error):
         client.cancel(start(cancel=step).leased(), "e")
+
+
+def test_a_package_that_is_refused_before_it_is_read_has_the_reason(
+    client: WorkerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addresses, "socket", gevent.socket)
+    refusal = b"HTTP/1.1 413 X\r\nContent-Length: 22\r\n\r\n" + b'{"error": "too large"}'
+
+    def refuse(connection: Any, _address: object) -> None:
+        """Answer at the head of the request and close, as an API server does whose worker has answered early."""
+        connection.recv(1024)
+        connection.sendall(refusal)
+
+    server = StreamServer(("127.0.0.1", 0), refuse)
+    server.start()
+    try:
+        worker = LeasedWorker("w", f"127.0.0.1:{server.server_port}", "s", 1, needs_load=True)
+        with pytest.raises(NotLoaded, match="too large"):
+            client.load(worker, bytes(32 << 20), {}, 5)
+    finally:
+        server.stop()

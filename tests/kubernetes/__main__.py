@@ -28,6 +28,8 @@ def main() -> int:
             "KUBERNETES_IMAGE_PREFIX": "localhost/",
             "KUBERNETES_PULL_POLICY": "Never",
             "KUBERNETES_OUTER_CONFIG": str(cluster.kubeconfig),
+            "KUBERNETES_OUTER_PID": str(os.getpid()),
+            "KUBERNETES_OUTER_NETWORK": f"/proc/{os.getpid()}/ns/net",
             "KUBERNETES_CLUSTER_DIR": str(cluster.folder),
         }
         return subprocess.run([*cluster.enter(), *pytest], cwd=ROOT, env=environ).returncode

@@ -22,11 +22,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(os.environ.get("KUBERNETES_TOOLS", ROOT.parent / "shared" / "tools" / "kubernetes"))
 # Kept between runs: the servers and images.
-_CACHE = Path(os.environ.get("KUBERNETES_CACHE", "/var/tmp/qinling-falcon-kubernetes"))
-_PACKAGES = (
-    "golang-go", "dpkg-dev", "golang-github-modern-go-reflect2-dev", "etcd-server", "openssl", "containerd", "runc",
-    "containernetworking-plugins", "iptables", "conntrack", "gcc", "libc6-dev", "podman",
-)  # fmt: skip
+CACHE = Path(os.environ.get("KUBERNETES_CACHE", "/var/tmp/qinling-falcon-kubernetes"))
+# Debian's packages: the commands that are needed, and what has none.
+_COMMANDS = {
+    "go": "golang-go", "dpkg-source": "dpkg-dev", "etcd": "etcd-server", "openssl": "openssl",
+    "containerd": "containerd", "runc": "runc", "iptables": "iptables", "conntrack": "conntrack", "gcc": "gcc",
+    "podman": "podman",
+}  # fmt: skip
+_LIBRARIES = ("golang-github-modern-go-reflect2-dev", "containernetworking-plugins", "libc6-dev")
 _POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}'
 WORKER_IMAGE = "localhost/qinling-python3:1"
 
@@ -72,19 +75,26 @@ def why_not() -> str | None:
 
 def prepare() -> Path:
     """Build what is missing: the servers and the images. Returns the folder that has them."""
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    with (_CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked_cache():
         _install()
-        binaries = _CACHE / "bin"
+        binaries = CACHE / "bin"
         if not (binaries / "kube-proxy").exists():
-            environ = os.environ | {"KUBE_SRC": str(_CACHE / "src"), "KUBE_BIN": str(binaries)}
-            _run([TOOLS / "build.sh"], env=environ)
+            environ = os.environ | {"KUBE_SRC": str(CACHE / "src"), "KUBE_BIN": str(binaries)}
+            run([TOOLS / "build.sh"], env=environ)
         for name in ("pause", "python"):
-            if not (_CACHE / f"{name}.tar").exists():
-                _run([TOOLS / "mkimage.py", name, _CACHE / f"{name}.tar"])
+            if not (CACHE / f"{name}.tar").exists():
+                run([TOOLS / "mkimage.py", name, CACHE / f"{name}.tar"])
         _build_worker_image()
-    return _CACHE
+    return CACHE
+
+
+@contextlib.contextmanager
+def locked_cache() -> Iterator[None]:
+    """Keep other runs of tests from changing what is kept between runs."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
@@ -99,7 +109,7 @@ def running_cluster(level: str) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="qf-kubernetes-"))
     command = [TOOLS / "kubeup.py", "up", folder, "--level", level, "--bin", cache / "bin"]
     try:
-        _run([*command, *(images if level == "node" else [])])
+        run([*command, *(images if level == "node" else [])])
         state = json.loads((folder / "state.json").read_text())
         holder = int(state["holder"]) if state.get("holder") else None
         yield Cluster(folder, folder / "kubeconfig", holder)
@@ -109,37 +119,60 @@ def running_cluster(level: str) -> Iterator[Cluster]:
 
 
 def _install() -> None:
-    missing = [name for name in _PACKAGES if subprocess.run(["dpkg", "-s", name], capture_output=True).returncode]
+    # A package may be unpacked without its commands, if an installation broke off.
+    missing = [package for command, package in _COMMANDS.items() if shutil.which(command) is None]
+    missing += [name for name in _LIBRARIES if subprocess.run(["dpkg", "-s", name], capture_output=True).returncode]
     if missing:
         environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        _run(["apt-get", "update", "-q"], env=environ)
-        _run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing], env=environ)
+        run(["apt-get", "update", "-q"], env=environ)
+        run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing], env=environ)
 
 
 def _build_worker_image() -> None:
     """Build runtimes/python3/Dockerfile, if its sources have changed."""
     sources = sorted(path for path in (ROOT / "runtimes" / "python3").rglob("*") if path.suffix in ("", ".py"))
-    texts = [path.read_bytes() for path in sources if path.is_file()]
-    digest = hashlib.sha256(b"\0".join(texts)).hexdigest()
-    stamp = _CACHE / "worker.sha256"
-    if stamp.exists() and stamp.read_text() == digest and (_CACHE / "worker.tar").exists():
+    if is_built("worker", sources):
         return
-    policy = _CACHE / "policy.json"
+    podman("load", "-q", "-i", CACHE / "python.tar")
+    build_image(ROOT / "runtimes" / "python3", WORKER_IMAGE, "--build-arg", "BASE=localhost/python:3.11")
+    save_image("worker", WORKER_IMAGE, sources)
+
+
+def is_built(name: str, sources: Sequence[Path]) -> bool:
+    """Whether the file of an image was made from these sources."""
+    stamp = CACHE / f"{name}.sha256"
+    return stamp.exists() and stamp.read_text() == _digest(sources) and (CACHE / f"{name}.tar").exists()
+
+
+def build_image(folder: Path, image: str, *options: object) -> None:
+    """Build the Dockerfile of a folder."""
+    podman("build", "-q", "--isolation", "chroot", "--network", "host", *options, "-t", image, folder)
+
+
+def save_image(name: str, image: str, sources: Sequence[Path]) -> None:
+    """Write the file of an image."""
+    path = CACHE / f"{name}.tar"
+    path.unlink(missing_ok=True)
+    podman("save", "-q", "--format", "oci-archive", "-o", path, image)
+    (CACHE / f"{name}.sha256").write_text(_digest(sources))
+
+
+def podman(command: str, *words: object) -> None:
+    """Run a command of podman, with images of its own."""
+    policy = CACHE / "policy.json"
     policy.write_text(_POLICY)
-    podman = [
-        "podman", "--root", _CACHE / "podman", "--runroot", _CACHE / "podman-run", "--cgroup-manager=cgroupfs",
-    ]  # fmt: skip
-    signed = ["--signature-policy", policy]
-    _run([*podman, "load", "-q", *signed, "-i", _CACHE / "python.tar"])
-    build = [*podman, "build", "-q", *signed, "--isolation", "chroot", "--network", "host"]
-    _run([*build, "--build-arg", "BASE=localhost/python:3.11", "-t", WORKER_IMAGE, ROOT / "runtimes" / "python3"])
-    (_CACHE / "worker.tar").unlink(missing_ok=True)
-    _run([*podman, "save", "-q", *signed, "--format", "oci-archive", "-o", _CACHE / "worker.tar", WORKER_IMAGE])
-    stamp.write_text(digest)
+    places = ["--root", CACHE / "podman", "--runroot", CACHE / "podman-run", "--cgroup-manager=cgroupfs"]
+    run(["podman", *places, command, "--signature-policy", policy, *words])
 
 
-def _run(command: Sequence[object], env: dict[str, str] | None = None) -> None:
+def run(command: Sequence[object], env: dict[str, str] | None = None) -> None:
+    """Run a command. An error has the end of what it printed."""
     words = [str(word) for word in command]
     done = subprocess.run(words, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
+
+
+def _digest(sources: Sequence[Path]) -> str:
+    texts = [path.read_bytes() for path in sources if path.is_file()]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.integration.service import Service, running_service
 from tests.kubernetes.namespaces import Namespace, new_namespace
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("ORCHESTRATOR") != "kubernetes":
-        for item in items:
-            item.add_marker(pytest.mark.skip(reason="needs a cluster: make test-kubernetes"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -84,6 +85,30 @@ class ControlPlane:
 
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         wait_until("the API server is ready", is_ready, 60)
+
+
+    def copy_etcd(self) -> Path:
+        """Copy the database, while it is stopped. Returns the copy."""
+        copy = self._folder / "etcd-copy"
+        self.api.kill()
+        self.etcd.kill()
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self._folder / "etcd", copy)
+        self._start()
+        return copy
+
+    def restore_etcd(self, copy: Path) -> None:
+        """Replace the database by a copy."""
+        self.api.kill()
+        self.etcd.kill()
+        shutil.rmtree(self._folder / "etcd")
+        shutil.copytree(copy, self._folder / "etcd")
+        self._start()
+
+    def _start(self) -> None:
+        self.etcd.start()
+        self.api.start()
+        self.wait()
 
 
 def control_plane() -> ControlPlane:

@@ -1,4 +1,7 @@
-"""Namespaces for tests, and looking at what is in them as a cluster's operator."""
+"""Namespaces for tests, and looking at what is in them as a cluster's operator.
+
+A service of a test has the rights in its namespace that config/kubernetes gives an installation, and no others.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from cryptography.fernet import Fernet
 from kubernetes import client, config
 
 from tests.integration.service import wait_until
+from tests.kubernetes.access import IN_CLUSTER, Account, new_account
 
 
 class Namespace:
@@ -20,21 +24,24 @@ class Namespace:
     Args:
         name: its name.
         api: the client of an administrator.
+        account: whose rights the service has.
 
     Attributes:
         core: pods, Secrets and Services.
         apps: Deployments.
     """
 
-    def __init__(self, name: str, api: client.ApiClient):
+    def __init__(self, name: str, api: client.ApiClient, account: Account):
         self.name = name
+        self.account = account
         self.core = client.CoreV1Api(api)
         self.apps = client.AppsV1Api(api)
         self._secret_key = Fernet.generate_key().decode()
 
     def create(self) -> None:
-        """Make the namespace, and wait for its service account, which pods need and a controller makes."""
+        """Make the namespace with the service's rights, and wait for the account of pods, which a controller makes."""
         self.core.create_namespace({"metadata": {"name": self.name}})
+        self.account.grant(self.name)
         wait_until(
             "the namespace has its service account",
             lambda: self.core.list_namespaced_service_account(self.name).items,
@@ -57,8 +64,19 @@ class Namespace:
         wait_until("the namespace is gone", is_gone, 60)
 
     def settings(self) -> dict[str, Any]:
-        """The settings of a service whose workers are in this namespace."""
-        return {"kubernetes_namespace": self.name, "secret_keys": self._secret_key, "worker_start_timeout_s": 60}
+        """The settings of a service whose workers are in this namespace.
+
+        A node of a test is small, and starts and ends pods slowly. So pods request little, and calls may wait longer
+        for a worker than they do by default.
+        """
+        return {
+            "kubernetes_namespace": self.name,
+            "kubernetes_config": self.account.kubeconfig,
+            "secret_keys": self._secret_key,
+            "worker_start_timeout_s": 60,
+            "invoke_queue_timeout_s": 30,
+            "kubernetes_request_cpu": 10,
+        }
 
     def pods(self, state: str | None = None) -> list[Any]:
         """The pods that are not being deleted, by the label `qinling-falcon/state`; None: all of them."""
@@ -74,14 +92,20 @@ class Namespace:
 
 
 @contextlib.contextmanager
-def new_namespace() -> Iterator[Namespace]:
-    """Make a namespace, and delete all that is in it afterwards."""
+def new_namespace(*roles: str) -> Iterator[Namespace]:
+    """Make a namespace, and delete all that is in it afterwards.
+
+    Args:
+        roles: names of the shipped Roles that its service gets; none: those of an installation in the cluster.
+    """
     api = config.new_client_from_config(os.environ["KUBERNETES_CONFIG"])
-    namespace = Namespace(f"qf-test-{secrets.token_hex(4)}", api)
-    namespace.create()
-    try:
-        yield namespace
-    finally:
-        namespace.empty()
-        namespace.core.delete_namespace(namespace.name)
-        api.close()
+    name = f"qf-test-{secrets.token_hex(4)}"
+    with new_account(api, name, roles or IN_CLUSTER) as account:
+        namespace = Namespace(name, api, account)
+        namespace.create()
+        try:
+            yield namespace
+        finally:
+            namespace.empty()
+            namespace.core.delete_namespace(namespace.name)
+    api.close()

@@ -211,4 +211,71 @@ def retried(service: Service, function: str, input: Any = None) -> dict[str, Any
         answer = requests.post(f"{service.url}/v1/executions", json=body, timeout=60)
         return dict(answer.json()) if answer.status_code == 201 and answer.json()["status"] == "success" else None
 
-    return dict(wait_until("a call succeeds", call, 90))
+    try:
+        return dict(wait_until("a call succeeds", call, 90))
+    except AssertionError:
+        raise AssertionError(service.logs()) from None
+
+
+def test_a_full_namespace_makes_room_by_evicting_idle_workers(namespace: Namespace) -> None:
+    """A quota lets four pods exist: two of them are spare, and each function gets a worker nevertheless."""
+    namespace.core.create_namespaced_resource_quota(
+        namespace.name, {"metadata": {"name": "pods"}, "spec": {"hard": {"pods": "4"}}}
+    )
+    with running_service(**namespace.settings(), warm_workers=1, worker_idle_s=600) as service:
+        for _ in range(6):
+            assert output_of(retried(service, service.function(HELLO))) == "Hello, World"
+
+        assert len(namespace.pods()) <= 4
+
+
+def test_a_burst_of_new_functions_gets_more_spare_pods_for_its_time(service: Service, namespace: Namespace) -> None:
+    functions = [service.function(HELLO) for _ in range(6)]
+    callers = [threading.Thread(target=retried, args=(service, function)) for function in functions]
+    seen = 0
+    for caller in callers:
+        caller.start()
+    while any(caller.is_alive() for caller in callers):
+        deployment = namespace.apps.list_namespaced_deployment(namespace.name).items[0]
+        seen = max(seen, deployment.spec.replicas)
+        time.sleep(0.2)
+
+    assert seen > 2
+    check_ownership(service, namespace)
+
+
+def test_a_taken_pod_of_no_worker_is_deleted(service: Service, namespace: Namespace) -> None:
+    """As after a manager that died before the pod was ready, with a key that `SECRET_KEYS` has no more."""
+    service.call(service.function(HELLO))
+    [pod, *_] = wait_until("there is a spare pod", lambda: namespace.pods("spare"))
+    labels = {
+        "qinling-falcon/state": "taken",
+        "qinling-falcon/worker": "11111111-1111-4111-8111-111111111111",
+        "qinling-falcon/secret-key": "0123456789abcdef",
+    }
+    namespace.core.patch_namespaced_pod(pod.metadata.name, namespace.name, {"metadata": {"labels": labels}})
+
+    wait_until(
+        "the pod is deleted",
+        lambda: pod.metadata.name not in [found.metadata.name for found in namespace.pods()],
+        90,
+    )
+    check_ownership(service, namespace)
+
+
+def test_service_is_right_again_after_etcd_was_restored_from_a_copy(
+    service: Service, namespace: Namespace, plane: ControlPlane
+) -> None:
+    """The cluster forgets the pods that were made since the copy, and knows again those that were deleted."""
+    first, second = service.function(HELLO), service.function(HELLO)
+    service.call(first)
+    check_ownership(service, namespace)
+    copy = plane.copy_etcd()
+    service.call(second)
+    check_ownership(service, namespace)
+
+    plane.restore_etcd(copy)
+
+    for function in (first, second):
+        assert output_of(retried(service, function)) == "Hello, World"
+    check_ownership(service, namespace)

@@ -65,6 +65,21 @@ def test_queued_executions_are_cancelled_in_batches(
     assert remembered() == []
 
 
+def test_an_execution_that_runs_goes_on_also_if_this_process_is_an_hour_ahead(
+    function_id: str, owner: Context, deletions: DeletedFunctions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the machine's clock was set back, see `clock.now`."""
+    record = accepted(function_id)
+    claim(record.id)
+    function.delete(owner, function_id)
+    monkeypatch.setattr(clock, "_last", clock.to_micros(clock.wall()) + 3_600_000_000)
+
+    assert not models.has_work(page("", 1)[0])
+    assert deletions.step() == 0
+    assert models.cancel_queued(page("", 1)[0], 10) == []
+    assert execution.get(owner, record.id).status == "running"
+
+
 def test_an_execution_that_runs_goes_on_and_is_cancelled_when_it_is_queued_again(
     function_id: str, owner: Context, deletions: DeletedFunctions
 ) -> None:

@@ -14,6 +14,7 @@ from qinling_falcon.errors import NotFound
 from qinling_falcon.models import clock, execution, execution_queue, execution_retries, function
 from qinling_falcon.models.database import reading, transact
 from qinling_falcon.models.internal_tables import QueuedExecution
+from qinling_falcon.models.listing import ListParams, page
 from qinling_falcon.models.records import ExecutionRecord
 from qinling_falcon.models.scope import Context
 from qinling_falcon.models.tables import Execution
@@ -98,6 +99,17 @@ def test_an_execution_is_claimed_also_if_the_clock_of_this_machine_is_behind(fun
     assert [one.id for one in execution_queue.claim([record.id], now, now + MINUTE)] == [record.id]
 
 
+def test_an_accepted_execution_is_due_also_if_its_process_is_an_hour_ahead(function_id: str) -> None:
+    """As after the machine's clock was set back, see `clock.now`."""
+    record = accepted(function_id, created_at=clock.wall() + timedelta(hours=1))
+
+    ([queued], _) = execution_queue.unclaimed("", clock.wall(), 1)
+    assert queued.not_before <= clock.to_micros(clock.wall())
+    assert [one.id for one in claim(record.id)] == [record.id]
+    execution_queue.give_back(record.id, 1, clock.wall() + MINUTE, was_started=False)
+    assert claim(record.id) == [], "its pause lasts"
+
+
 def test_an_end_is_written_once_and_counted_once(function_id: str, owner: Context) -> None:
     record = accepted(function_id)
     claim(record.id)
@@ -137,6 +149,24 @@ def test_an_earlier_claim_can_change_nothing_any_more(function_id: str, owner: C
     assert not execution_queue.give_back(record.id, 1, clock.now(), was_started=False)
     assert execution.get(owner, record.id).status == "running"
     assert end_claimed(ended(record, 2))
+
+
+@pytest.mark.parametrize("filters", [[], [("status", "in:running,success")], [("attempt", "in:0,1,2")]])
+def test_an_execution_shows_its_present_attempt_alone_and_in_a_list(
+    function_id: str, owner: Context, filters: list[tuple[str, str]]
+) -> None:
+    records = [accepted(function_id, input="x" * size) for size in (1, 1, 5000)]
+    for record in records[1:]:
+        claim(record.id)
+    done = accepted(function_id)
+    claim(done.id)
+    assert end_claimed(ended(done, 1))
+
+    listed = list(page(execution.listed(owner), execution.LISTS, ListParams(limit=10, filters=filters)).rows)
+
+    attempts = {row.id: row.attempt for row in listed}
+    assert [attempts[record.id] for record in (*records, done)] == [0, 1, 1, 1]
+    assert [execution.get(owner, execution_id).attempt for execution_id in attempts] == list(attempts.values())
 
 
 def test_an_extended_claim_is_not_taken_by_another_process(function_id: str) -> None:

@@ -101,9 +101,9 @@ def test_many_are_deleted_in_many_small_transactions(settings: Settings, monkeyp
     sizes = []
     delete = retention._delete
 
-    def noted(rows: list[str]) -> tuple[int, float]:
+    def noted(rows: list[str], *more: Any) -> tuple[int, float]:
         sizes.append(len(rows))
-        deleted, _ = delete(rows)
+        deleted, _ = delete(rows, *more)
         return deleted, 0.1  # as on a slow disk
 
     monkeypatch.setattr(retention, "_delete", noted)
@@ -117,9 +117,9 @@ def test_a_transaction_takes_more_rows_while_it_is_short(settings: Settings, mon
     sizes = []
     delete = retention._delete
 
-    def noted(rows: list[str]) -> tuple[int, float]:
+    def noted(rows: list[str], *more: Any) -> tuple[int, float]:
         sizes.append(len(rows))
-        deleted, _ = delete(rows)
+        deleted, _ = delete(rows, *more)
         return deleted, 0.0001
 
     monkeypatch.setattr(retention, "_delete", noted)

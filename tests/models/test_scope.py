@@ -46,6 +46,8 @@ WRITTEN = {
     # Records of any project that are older than is kept, by their ids; sizes of packages by their keys.
     "models.retention._delete": ["Execution.delete", "Execution.delete"],
     "models.package_keys._write_size": ["Function.update", "Version.update"],
+    # Those of these records whose deliveries may be repeated, each in its project.
+    "models.pruned_failures.remember": ["database.execute_sql"],
     # The pool manager's, for all projects.
     "models.rollout._write": ["Runtime.update"],
     "models.runtime.register": ["engine().execute_sql", "Runtime.create"],
@@ -166,7 +168,9 @@ def test_tables_are_read_through_scopes_alone() -> None:
     queue = {f"models.execution_queue.{name}: QueuedExecution.select" for name in _OF_QUEUE}
     queue |= {"models.deleted_functions.page: DeletedFunction.select"}
     queue |= {"models.deleted_functions._cancel: QueuedExecution.select"}
+    queue |= {"models.execution: QueuedExecution.select"}  # of the execution that a query shows
     by_project.add("models.idempotency.find: IdempotencyKey.select")
+    by_project.add("models.pruned_failures.is_remembered: IdempotencyKey.select")
     by_project.add("models.idempotency.forget_claim: Execution.select")
     assert sorted(set(found) - {"models.trusts.doomed: DoomedTrust.select"} - by_project - queue) == sorted(
         f"models.scope.Scope.{table.__name__.lower()}{'es' if table is tables.Alias else 's'}: {table.__name__}.select"

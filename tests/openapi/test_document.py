@@ -13,6 +13,7 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from qinling_falcon.api import ROUTES
+from qinling_falcon.invocation.cancellation import LONGEST_END_S
 from qinling_falcon.openapi.document import build, write
 from qinling_falcon.openapi.parameters import in_path
 from qinling_falcon.resources.operation import operations_of
@@ -51,6 +52,11 @@ def test_it_has_all_operations_of_all_routes_and_no_others() -> None:
     assert {(path, method) for path, method, _ in described} == served
     assert len({operation["operationId"] for _, _, operation in described}) == len(served)
     assert all(operation["summary"] for _, _, operation in described)
+
+
+def test_it_says_for_how_long_a_retry_waits() -> None:
+    retry = build(ROUTES, Settings())["paths"]["/v1/executions/{execution_id}/retry"]["post"]
+    assert f"this waits up to {LONGEST_END_S:.0f} s for that, and then answers 409" in retry["description"]
 
 
 def test_every_field_of_every_schema_is_in_it() -> None:

@@ -1,9 +1,10 @@
 """What a worker of an ordinary user's service can do, as JSON: `as_user.py VAR_DIR RUNTIMES_FILE PORT WORKER_START`."""
 
+import http.client
 import sys
 from pathlib import Path
 
-from qinling_falcon.orchestrators.addresses import connect_http
+from qinling_falcon.orchestrators.addresses import connect
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings
 
@@ -25,7 +26,8 @@ _, var_dir, runtimes_file, port, worker_start = sys.argv
 settings = Settings(var_dir=Path(var_dir), runtimes_file=Path(runtimes_file), worker_start=worker_start)
 orchestrator = ProcessOrchestrator(settings)
 worker = orchestrator.start("w1", "probe")
-connection = connect_http(worker.address, 60)
+connection = http.client.HTTPConnection("worker")
+connection.sock = connect(worker.address, 60)
 connection.request("POST", "/try", TRY.replace("PORT", port), {"X-Worker-Secret": worker.secret})
 print(connection.getresponse().read().decode())
 orchestrator.detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from qinling_falcon.orchestrators.addresses import connect_http
+from qinling_falcon.orchestrators.addresses import connect
 from qinling_falcon.orchestrators.base import AlreadyRunning, WorkerEvent, WorkerInfo
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.orchestrators.process.zygotes import Forked
@@ -179,7 +180,8 @@ def request(
     address: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, Any]:
     """One request to a worker."""
-    connection = connect_http(address, 30)
+    connection = http.client.HTTPConnection("worker")
+    connection.sock = connect(address, 30)
     try:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from qinling_falcon.orchestrators.addresses import connect_http
+from qinling_falcon.orchestrators.addresses import connect
 from qinling_falcon.orchestrators.process.orchestrator import ProcessOrchestrator
 from qinling_falcon.settings import Settings
 from tests.support.executions import read_answer_body, request_body
@@ -100,7 +101,8 @@ LEFT = f"left-by-a-function-{os.getpid()}"
 
 
 def request(worker, path, body, headers):
-    connection = connect_http(worker.address, 60)
+    connection = http.client.HTTPConnection("worker")
+    connection.sock = connect(worker.address, 60)
     connection.request("POST", path, body, {"X-Worker-Secret": worker.secret, **headers})
     answer = connection.getresponse()
     return answer.status, read_answer_body(answer.read())

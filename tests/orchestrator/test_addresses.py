@@ -10,7 +10,7 @@ import gevent.socket
 import pytest
 
 from qinling_falcon.orchestrators import addresses
-from qinling_falcon.orchestrators.addresses import connect, is_local, listen
+from qinling_falcon.orchestrators.addresses import connect, is_local, listen, pod_address, pod_of, tcp_address
 
 
 @pytest.fixture(params=["native", "gevent"])
@@ -46,7 +46,7 @@ def test_a_worker_is_reached_by_tcp() -> None:
         connect(f"127.0.0.1:{listener.getsockname()[1]}", 5).close()
 
 
-@pytest.mark.parametrize("address", ["", "127.0.0.1", "127.0.0.1:port", "#name"])
+@pytest.mark.parametrize("address", ["", "127.0.0.1", "127.0.0.1:port", "#name", "pod:namespace/name"])
 def test_another_form_is_no_address(address: str) -> None:
     with pytest.raises(OSError, match="can't have the address"):
         connect(address, 1)
@@ -54,4 +54,23 @@ def test_another_form_is_no_address(address: str) -> None:
 
 def test_names_and_loopback_addresses_are_local() -> None:
     assert is_local("@name") and is_local("127.0.0.1:80")
-    assert not is_local("10.0.0.1:80")
+    assert not is_local("10.0.0.1:80") and not is_local("[2001:db8::1]:80") and not is_local("pod:namespace/name")
+
+
+def test_the_address_of_a_pod_behind_the_api_server_has_its_namespace_and_name() -> None:
+    assert pod_of(pod_address("namespace", "name")) == ("namespace", "name")
+    assert [pod_of(address) for address in ("@name", "10.0.0.1:80", "")] == [None, None, None]
+
+
+def test_the_address_of_a_port_is_reached_in_both_families() -> None:
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.create_server((host, 0), family=family) as listener:
+            connect(tcp_address(host, listener.getsockname()[1]), 5).close()
+
+
+def test_a_silent_connection_is_checked_by_the_kernel() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        connect(tcp_address(*listener.getsockname()), 5) as connection,
+    ):
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

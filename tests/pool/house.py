@@ -57,6 +57,9 @@ class FakeOrchestrator:
     def server(self) -> None:
         pass
 
+    def limit(self) -> None:
+        pass
+
     def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
         self.prepared = {runtime.runtime_id: runtime.image for runtime in runtimes}
 

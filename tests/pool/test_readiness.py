@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -100,6 +101,15 @@ def test_a_pool_manager_of_another_machine_is_a_fault_that_names_its_host(side: 
 def test_a_pool_manager_of_this_machine_or_of_an_older_release_is_no_fault(side: Side, name: str) -> None:
     side.registry.claim_manager(name, 600)
     assert PoolReadiness(side.connection, LIMITS).faults() == {}
+
+
+def test_a_pool_manager_whose_workers_are_pods_is_reachable_from_any_machine(side: Side) -> None:
+    claim = Claim(side.registry, dataclasses.replace(LIMITS, orchestrator="kubernetes"))
+    assert claim.take()
+
+    assert claim.name.endswith(":"), "its name has no network"
+    assert PoolReadiness(side.connection, LIMITS).faults() == {}
+    claim.lapse()
 
 
 def test_another_network_on_this_machine_has_another_id() -> None:

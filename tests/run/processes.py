@@ -69,12 +69,18 @@ def sandboxed_with(install_id: str, last_word: str) -> int:
     It looks at the control groups only if there is such a command line: calls must not end while a busy machine looks
     for them.
     """
-    named = {
-        int(folder.name)
-        for folder in _PROC.iterdir()
-        if folder.name.isdigit() and command(int(folder.name))[-1:] == [last_word]
-    }
+    named = _with_last_word(last_word)
     return next(iter(named & sandboxed(install_id)), 0) if named else 0
+
+
+def with_last_word(last_word: str) -> int:
+    """A process whose command line ends with this word; 0 if there is none."""
+    return next(iter(_with_last_word(last_word)), 0)
+
+
+def _with_last_word(last_word: str) -> set[int]:
+    pids = (int(folder.name) for folder in _PROC.iterdir() if folder.name.isdigit())
+    return {pid for pid in pids if command(pid)[-1:] == [last_word]}
 
 
 def ids_in_namespaces(pid: int) -> list[int]:

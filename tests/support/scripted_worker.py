@@ -69,6 +69,7 @@ class ScriptedWorker:
 
     Attributes:
         asked: path and body of the requests, in order.
+        connections: the connections that it has accepted.
     """
 
     def __init__(self, *steps: Step, load: Step | None = None, cancel: Step | None = None) -> None:
@@ -76,7 +77,7 @@ class ScriptedWorker:
         self._load = answers(200, loaded=True) if load is None else load
         self._cancel = answers(404, error="not running") if cancel is None else cancel
         self.asked: list[tuple[str, bytes]] = []
-        self._connections: list[Any] = []
+        self.connections: list[Any] = []
         self._server = StreamServer(("127.0.0.1", 0), self._serve)
         self._server.start()
 
@@ -94,12 +95,12 @@ class ScriptedWorker:
     def close(self) -> None:
         """End, as a worker that was destroyed: nothing listens on its port any more."""
         self._server.stop(timeout=0)
-        for connection in self._connections:
+        for connection in self.connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _serve(self, connection: Any, _address: object) -> None:
-        self._connections.append(connection)
+        self.connections.append(connection)
         with contextlib.suppress(OSError), connection, connection.makefile("rb") as stream:  # one end has closed it
             while (request := self._read(stream)) is not None:
                 self.asked.append(request)

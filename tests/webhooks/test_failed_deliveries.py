@@ -45,6 +45,31 @@ def test_a_failed_delivery_is_repeated_with_its_id(
         check_signature(request)
 
 
+def test_a_process_that_is_an_hour_ahead_sets_claims_and_pauses_by_the_clock(
+    calling_id: str, receiving: Receiver, delivering: Callbacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the machine's clock was set back, see `clock.now`."""
+    claimed_until: list[int] = []
+    post = delivering._sender.post
+
+    def note_claim(*given: Any) -> int:
+        claimed_until.extend(row.claimed_until for row in rows())
+        return post(*given)
+
+    monkeypatch.setattr(delivering._sender, "post", note_claim)
+    monkeypatch.setattr(clock, "_last", clock.to_micros(clock.wall() + datetime.timedelta(hours=1)))
+    receiving.statuses = [500]
+    run(calling_id)
+
+    assert deliver(delivering) == 1
+
+    soon = clock.to_micros(clock.wall() + datetime.timedelta(minutes=2))
+    [row] = rows()
+    [first] = claimed_until
+    assert row.not_before < soon
+    assert first < soon
+
+
 def test_after_the_last_attempt_a_callback_is_dropped(
     calling_id: str, receiving: Receiver, delivering: Callbacks, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,9 +36,11 @@ _QUEUE = (
     "CREATE TEMP TRIGGER count_deleted AFTER DELETE ON main.executions WHEN OLD.status <> 'running' AND NOT OLD.sync"
     " BEGIN UPDATE execution_counters SET deleted = deleted + 1 WHERE shard = {shard}; END",
 )
+# The machine's clock, in microseconds since the epoch; exact to a millisecond.
+_PRESENT = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
 _CALLBACKS = tuple(
     f"CREATE TEMP TRIGGER callback_{name} {event} AND {wants_callback('NEW')} BEGIN"
-    f" {insert_sql('NEW', 'functions f', 'f.id = NEW.function_id')}; END"
+    f" {insert_sql('NEW', 'functions f', 'f.id = NEW.function_id', f'MIN({{}}, {_PRESENT})')}; END"
     for name, event in (
         ("began", "AFTER INSERT ON main.executions WHEN NEW.status <> 'running'"),
         ("ended", "AFTER UPDATE ON main.executions WHEN OLD.status = 'running'"),

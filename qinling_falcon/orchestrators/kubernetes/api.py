@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 _FIELD_MANAGER = "qinling-falcon"
 _TOO_MANY_REQUESTS = 429
@@ -93,10 +94,14 @@ class KubernetesApi:
         """Apply a JSON patch. It fails with status 422 if a `test` operation does not hold."""
         return self._call("PATCH", path, None, operations, JSON_PATCH)
 
+    def merge(self, path: str, changes: Mapping[str, Any]) -> Any:
+        """Change members of an object (JSON merge patch)."""
+        return self._call("PATCH", path, None, changes, MERGE_PATCH)
+
     def apply(self, path: str, body: Mapping[str, Any]) -> Any:
         """Create an object or make it as `body` says (server-side apply). Fields that `body` does not have stay."""
         query = {"fieldManager": _FIELD_MANAGER, "force": "true"}
-        # The client would encode a mapping of this media type as a form. JSON is YAML.
+        # JSON is YAML.
         return self._call("PATCH", path, query, json.dumps(body), APPLY_PATCH)
 
     def delete(self, path: str, *, uid: str | None = None, grace_s: int | None = None) -> bool:

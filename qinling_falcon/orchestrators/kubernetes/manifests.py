@@ -137,12 +137,17 @@ class Manifests:
                 {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
                 {"name": "WORKER_CONFIG", "value": json.dumps(self._config(), sort_keys=True)},
             ],
+            # Not in /dev, where functions may write to files that are there: it would be a file on the node's disk.
+            "terminationMessagePath": "/run/termination-log",
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "ports": [{"name": "http", "containerPort": names.WORKER_PORT}],
-            "readinessProbe": {"httpGet": {"path": "/ping", "port": "http"}, "periodSeconds": 10},
-            "startupProbe": {
+            # Without a startup probe, after which kubelets before 1.21 wait for up to one more period. A busy worker
+            # that is short of CPU time may answer late.
+            "readinessProbe": {
                 "httpGet": {"path": "/ping", "port": "http"},
-                "periodSeconds": 1,
-                "failureThreshold": int(settings.kubernetes_start_timeout_s),
+                "periodSeconds": 2,
+                "timeoutSeconds": 5,
+                "failureThreshold": 6,
             },
             "resources": {
                 "requests": {
@@ -170,9 +175,12 @@ class Manifests:
             "code_dir": _CODE,
             "scratch_dirs": [_TMP, _SHM],
             "scratch_size": settings.tmp_size + settings.shm_size,
+            # Kubelets before 1.22 do not limit the size of such a volume. They evict its pod.
+            "scratch_sizes": {_TMP: settings.tmp_size, _SHM: settings.shm_size},
             "readable": ["/"],
             "child_uid": None,
             "child_gid": None,
             "own_pids": True,
+            "shares_uid": True,  # with all other pods of the node
             **limits_of(settings),
         }

@@ -21,7 +21,7 @@ TAKEN = "taken"
 SINGLE_USE = "single-use"
 """The pod runs one execution of a function from an image, and then ends."""
 WORKER = "qinling-falcon/worker"
-"""Label of a pod: the id of the worker that was made of it."""
+"""Label of a pod: the id of the worker that was made of it. Label of a Service: the worker that it belongs to."""
 HOLDER_KEY = "qinling-falcon/holder"
 """Label of a single-use pod: `holder_key` of the process that made it."""
 HOLDER = "qinling-falcon/process"
@@ -41,6 +41,9 @@ SECRET_KEY = "qinling-falcon/secret-key"
 TEMPLATE = "qinling-falcon/template"
 """Annotation of a Deployment: a digest of what it was made from."""
 
+NUDGED = "qinling-falcon/nudged"
+"""Annotation of a Deployment: when its controller was last made to try again."""
+
 WORKER_PORT = 9090
 """The TCP port of a worker's HTTP server."""
 CONTAINER = "worker"
@@ -54,6 +57,11 @@ def image_key(image: str) -> str:
 def runtime_name(runtime_id: str) -> str:
     """The name of a runtime's Deployment and Secret."""
     return f"runtime-{runtime_id}"
+
+
+def service_name(worker_id: str) -> str:
+    """The name of a worker's Service."""
+    return f"worker-{worker_id}"
 
 
 def holder_key(holder: str) -> str:

@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+import gevent
+
 from qinling_falcon.orchestrators.base import (
     Confinement,
     Happening,
@@ -21,15 +23,21 @@ from qinling_falcon.orchestrators.base import (
     WorkerEvent,
     WorkerInfo,
 )
+from qinling_falcon.orchestrators.gateways import make_gateway
 from qinling_falcon.orchestrators.kubernetes import names
 from qinling_falcon.orchestrators.kubernetes.api import ApiAway, ApiError, KubernetesApi
 from qinling_falcon.orchestrators.kubernetes.changes import Changes
+from qinling_falcon.orchestrators.kubernetes.confinement import CONFINEMENT
 from qinling_falcon.orchestrators.kubernetes.images import PodImages
 from qinling_falcon.orchestrators.kubernetes.leader import LeaderLease
+from qinling_falcon.orchestrators.kubernetes.leftovers import Leftovers
 from qinling_falcon.orchestrators.kubernetes.manifests import Manifests
-from qinling_falcon.orchestrators.kubernetes.pods import Pod, Trouble, read_pod
+from qinling_falcon.orchestrators.kubernetes.pod_events import PodEvents
+from qinling_falcon.orchestrators.kubernetes.pods import Pod, read_pod
 from qinling_falcon.orchestrators.kubernetes.runtime_pods import RuntimePods
+from qinling_falcon.orchestrators.kubernetes.spare_pods import SparePods
 from qinling_falcon.orchestrators.kubernetes.watch import Watch
+from qinling_falcon.orchestrators.kubernetes.worker_addresses import WorkerAddresses
 from qinling_falcon.orchestrators.kubernetes.worker_secrets import WorkerSecrets
 from qinling_falcon.orchestrators.ping import ping
 from qinling_falcon.settings import MOST_WORKERS, Settings, SettingsError
@@ -39,10 +47,10 @@ logger = logging.getLogger(__name__)
 _CONCURRENT_STARTS = 16
 _LOOK_AGAIN_S = 1.0
 _PING_TIMEOUT_S = 2.0
-_GONE_TIMEOUT_S = 60.0
-# Trouble that may pass by itself, such as a registry that does not answer, is waited for so long.
-_PATIENCE_S = 20.0
-_FORM = "kubernetes"
+# The nodes open the port of a new Service within seconds.
+_NODE_PORT_TIMEOUT_S = 30.0
+_PING_AGAIN_S = 0.2
+_GONE_AFTER_CALL_S = 60.0
 
 
 class KubernetesOrchestrator:
@@ -63,27 +71,39 @@ class KubernetesOrchestrator:
             raise SettingsError(
                 "SECRET_KEYS is unset: expected a key, for ORCHESTRATOR=kubernetes derives the workers' secrets from it"
             )
-        self._settings = settings
+        # On a node that is cut off, a function may run on until its worker ends it.
+        longest_call_s = settings.load_timeout_s + settings.max_timeout + settings.lease_grace_s
+        self._gone_timeout_s = longest_call_s + _GONE_AFTER_CALL_S
         self._api = KubernetesApi(settings)
         self._secrets = WorkerSecrets(settings.secret_key_list)
         self._images = PodImages(settings)
         self._changes = Changes()
+        self._events = PodEvents()
+        self._leftovers = Leftovers(lambda pod: self._describe(pod) is not None)
         self._lease = LeaderLease(self._api, settings.kubernetes_namespace)
         self._pods_path = f"/api/v1/namespaces/{settings.kubernetes_namespace}/pods"
         self._pods: Watch[Pod] = Watch(self._api, self._pods_path, names.MANAGED, read_pod, self._note_change)
         manifests = Manifests(settings, self._secrets)
         self._runtime_pods = RuntimePods(self._api, settings, manifests, self._images, self._changes)
-        # Names of spare pods that a start is taking, and of pods that this manager deletes.
-        self._being_taken: set[str] = set()
-        self._being_deleted: set[str] = set()
-        self._events: list[WorkerEvent] = []
+        self._addresses = WorkerAddresses(self._api, settings, self._note_lost_address)
+        self._gateway = make_gateway(settings)
+        self._spare_pods = SparePods(
+            self._api, settings, self._pods, self._runtime_pods, self._addresses, self._lease, self._changes
+        )
         self._pods.start()
         self._runtime_pods.watch.start()
+        self._addresses.start()
 
     @property
     def most_workers(self) -> int:
-        """The most workers that a pool manager can have, or fewer if the cluster has no room for more."""
+        """The most workers that a pool manager can have."""
         return MOST_WORKERS
+
+    def limit(self) -> int | None:
+        """The number of workers, while a start waits for room in the cluster. The pool then evicts idle workers."""
+        if not self._spare_pods.has_no_room():
+            return None
+        return max(1, sum(pod.state == names.TAKEN for pod in self._pods.objects.values()))
 
     def server(self) -> ServerState:
         """Whether the API server answers, and how many requests it got."""
@@ -91,8 +111,8 @@ class KubernetesOrchestrator:
         return ServerState(api.away_since, api.away_reason, api.budget.used, api.budget.per_minute)
 
     def confinement(self) -> Confinement:
-        """How pods are confined, as far as this manager knows it."""
-        return Confinement(_FORM)
+        """How pods are confined. What their nodes have beyond that, this manager does not know."""
+        return CONFINEMENT
 
     def check(self, image: str) -> None:
         """Raise `UnknownImage` when no image can have this name."""
@@ -109,6 +129,9 @@ class KubernetesOrchestrator:
             self._runtime_pods.prepare(runtimes)
         except ApiError as error:
             raise ApiAway(f"the spare pods of a runtime could not be prepared: {error}") from error
+        for pod in self._leftovers.find(self._pods.objects.values(), time.monotonic()):
+            logger.warning("deletes a pod that can't be a worker", extra={"pod": pod.name, "worker_id": pod.worker_id})
+            self._request_deletion(pod)
 
     def start(self, worker_id: str, image: str, runtime_id: str = "") -> WorkerInfo:
         """Take a spare pod of the runtime out of its Deployment, and wait for one if there is none.
@@ -124,34 +147,37 @@ class KubernetesOrchestrator:
             ApiAway: the API server is away.
         """
         self._images.resolve(image)
-        pod = self._take(worker_id, image, runtime_id)
+        pod = self._spare_pods.take(worker_id, image, runtime_id)
         worker = self._describe(pod)
-        if worker is None or ping(worker, _PING_TIMEOUT_S) is None:
+        if worker is None or not self._answers(worker):
             self.destroy(worker_id)
             raise StartFailed(
-                f"pod {pod.name} is ready, but does not answer at {pod.ip}:{names.WORKER_PORT}; see"
-                " KUBERNETES_WORKER_ACCESS"
+                f"pod {pod.name} is ready, but does not answer at {self._addresses.find(pod) or 'a port of its node'};"
+                " see KUBERNETES_WORKER_ACCESS"
             )
         return worker
 
     def destroy(self, worker_id: str) -> None:
-        """Delete the pod of a worker, and wait until it is gone. Unknown ids are no error.
+        """Delete the pod of a worker, and wait until all that ran in it has ended. Unknown ids are no error.
+
+        The pod's object may stay for seconds after that. No caller needs to wait for it.
 
         Raises:
             ApiAway: the API server is away.
         """
-        found = [pod for pod in list(self._pods.objects.values()) if pod.worker_id == worker_id]
+        pods = list(self._pods.objects.values())
+        found = [pod for pod in pods if pod.worker_id == worker_id and not pod.has_ended]
         for pod in found:
-            self._being_deleted.add(pod.name)
+            self._events.being_deleted.add(pod.name)
             try:
                 self._delete(pod)
-            finally:
-                self._being_deleted.discard(pod.name)
+            except ApiAway:
+                self._events.being_deleted.discard(pod.name)
+                raise
 
     def events(self) -> Sequence[WorkerEvent]:
         """What happened to the pods of workers since the last call."""
-        events, self._events = self._events, []
-        return events
+        return self._events.take()
 
     def list(self) -> Sequence[WorkerInfo]:
         """The workers that can be called and those for a single execution, as far as the API server has told.
@@ -161,11 +187,13 @@ class KubernetesOrchestrator:
         """
         if not self._pods.is_listed:
             raise ApiAway(f"the pods were not listed yet: {self._pods.trouble or 'the API server is being asked'}")
+        if self._addresses.unknown_because is not None:
+            raise ApiAway(self._addresses.unknown_because)
         described = [self._describe(pod) for pod in self._pods.objects.values() if pod.state == names.TAKEN]
         single_use = [
             WorkerInfo(pod.worker_id, "", "", image=pod.image, since=pod.created, single_use=pod.single_use)
             for pod in self._pods.objects.values()
-            if pod.single_use is not None
+            if pod.single_use is not None and not pod.has_ended
         ]
         return [*(worker for worker in described if worker is not None), *single_use]
 
@@ -174,123 +202,54 @@ class KubernetesOrchestrator:
         self._lease.resign()
         self._pods.stop()
         self._runtime_pods.watch.stop()
+        self._addresses.stop()
         self._api.close()
 
-    def _take(self, worker_id: str, image: str, runtime_id: str) -> Pod:
-        deadline = time.monotonic() + self._settings.kubernetes_start_timeout_s
-        trouble_since: float | None = None
-        while True:
-            pod = self._find_spare(image, runtime_id)
-            if pod is not None:
-                taken = self._try_to_take(pod, worker_id)
-                if taken is not None:
-                    return taken
-                continue
-            if self._api.away_since is not None:
-                raise ApiAway("the API server is away, so no spare pod can be taken")
-            trouble = self._trouble(image, runtime_id)
-            now = time.monotonic()
-            trouble_since = trouble_since or now if trouble else None
-            if trouble and trouble_since and (trouble.is_final or now >= trouble_since + _PATIENCE_S):
-                raise StartFailed(trouble.reason)
-            if now >= deadline:
-                raise StartFailed(
-                    f"no pod became ready within {self._settings.kubernetes_start_timeout_s:g} s"
-                    + (f": {trouble.reason}" if trouble else "")
-                )
-            self._changes.wait(min(_LOOK_AGAIN_S, deadline - now))
-
-    def _find_spare(self, image: str, runtime_id: str) -> Pod | None:
-        """The oldest spare pod that no other start is taking."""
-        key = names.image_key(image)
-        spare = [
-            pod
-            for pod in self._pods.objects.values()
-            if pod.state == names.SPARE and pod.runtime_id == runtime_id and pod.image_key == key
-            and pod.serves and pod.name not in self._being_taken
-        ]  # fmt: skip
-        return min(spare, key=lambda pod: (pod.created, pod.name), default=None)
-
-    def _try_to_take(self, pod: Pod, worker_id: str) -> Pod | None:
-        """Take a spare pod out of its Deployment. None: another manager has taken it, or it is gone.
-
-        If this process dies just after the request, `list` shows the worker, and the next manager adopts it.
-        """
-        self._lease.require()
-        self._being_taken.add(pod.name)
-        label = "/metadata/labels/qinling-falcon~1"
-        try:
-            changed = self._api.change(
-                f"{self._pods_path}/{pod.name}",
-                [
-                    {"op": "test", "path": "/metadata/uid", "value": pod.uid},
-                    {"op": "test", "path": f"{label}state", "value": names.SPARE},
-                    {"op": "replace", "path": f"{label}state", "value": names.TAKEN},
-                    {"op": "add", "path": f"{label}worker", "value": worker_id},
-                    # At once, or the pod would be deleted with its ReplicaSet until the controller has seen the change.
-                    {"op": "remove", "path": "/metadata/ownerReferences"},
-                ],
-            )
-        except ApiError as error:
-            logger.info("a spare pod could not be taken", extra={"pod": pod.name, "reason": str(error)})
-            self._pods.objects.pop(pod.name, None)
-            return None
-        finally:
-            self._being_taken.discard(pod.name)
-        return self._pods.put(changed)
-
-    def _trouble(self, image: str, runtime_id: str) -> Trouble | None:
-        """Why the runtime gets no spare pod of an image; None: nothing is known to be wrong."""
-        key = names.image_key(image)
-        for pod in self._pods.objects.values():
-            if pod.state == names.SPARE and pod.runtime_id == runtime_id and pod.image_key == key and pod.trouble:
-                return pod.trouble
-        reason = self._runtime_pods.trouble(runtime_id)
-        return Trouble(reason) if reason else None
+    def _answers(self, worker: WorkerInfo) -> bool:
+        """Whether a new worker answers."""
+        deadline = time.monotonic() + (_NODE_PORT_TIMEOUT_S if self._addresses.is_slow else 0)
+        while ping(worker, _PING_TIMEOUT_S, self._gateway) is None:
+            if time.monotonic() >= deadline:
+                return False
+            gevent.sleep(_PING_AGAIN_S)
+        return True
 
     def _describe(self, pod: Pod) -> WorkerInfo | None:
         """The worker in a pod; None: it can't be called."""
         secret = self._secrets.worker_secret(pod.runtime_id, pod.fingerprint, pod.uid)
         if not pod.serves or secret is None:
             return None
-        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-        address = f"{host}:{names.WORKER_PORT}"
-        return WorkerInfo(pod.worker_id, address, secret, pod.runtime_id, pod.image, pod.created)
+        return WorkerInfo(pod.worker_id, self._addresses.find(pod), secret, pod.runtime_id, pod.image, pod.created)
 
     def _delete(self, pod: Pod) -> None:
-        self._lease.require()
-        path = f"{self._pods_path}/{pod.name}"
-        try:
-            # Without a grace, the server removes a pod at once and does not wait for its node. A worker for a single
-            # execution mostly has nothing left to end.
-            if not self._api.delete(path, uid=pod.uid, grace_s=0 if pod.single_use and pod.has_ended else None):
-                return
-        except ApiError as error:
-            raise ApiAway(f"pod {pod.name} could not be deleted: {error}") from error
-        deadline = time.monotonic() + _GONE_TIMEOUT_S
-        # The next attempt of an execution may make a pod of the same name at once.
-        while (latest := self._pods.objects.get(pod.name)) is not None and latest.uid == pod.uid:
+        self._request_deletion(pod)
+        deadline = time.monotonic() + self._gone_timeout_s
+        while not self._has_ended(pod):
             if time.monotonic() >= deadline:
                 logger.error("a pod does not end", extra={"pod": pod.name, "worker_id": pod.worker_id})
                 return
             self._changes.wait(_LOOK_AGAIN_S)
 
+    def _request_deletion(self, pod: Pod) -> None:
+        self._lease.require()
+        # Without a grace, the server removes a pod at once and does not wait for its node. The pod of a single execution
+        # mostly has nothing left to end, and the next attempt waits for its name.
+        grace_s = 0 if pod.single_use is not None and pod.has_exited else None
+        try:
+            self._api.delete(f"{self._pods_path}/{pod.name}", uid=pod.uid, grace_s=grace_s)
+        except ApiError as error:
+            raise ApiAway(f"pod {pod.name} could not be deleted: {error}") from error
+
+    def _has_ended(self, pod: Pod) -> bool:
+        found = self._pods.objects.get(pod.name)
+        # The next attempt of an execution may have made a pod of the same name.
+        return found is None or found.uid != pod.uid or found.has_ended
+
     def _note_change(self, before: Pod | None, after: Pod | None) -> None:
         self._changes.notify()
-        if before is None or before.state != names.TAKEN or before.name in self._being_deleted:
-            return
-        if after is None or after.uid != before.uid:
-            self._tell(before, Happening.ENDED, "its pod was deleted")
-        elif after.is_ending and not before.is_ending:
-            self._tell(before, Happening.FAILED, "its pod is being deleted")
-        elif after.trouble is not None and after.trouble.is_final and before.trouble != after.trouble:
-            self._tell(before, Happening.FAILED, after.trouble.reason)
-        elif before.serves and not after.serves and not after.is_ending:
-            self._tell(before, Happening.FAILED, after.trouble.reason if after.trouble else "its pod is not ready")
-        elif after.restarts > before.restarts:
-            self._tell(before, Happening.CHANGED, "its container was restarted")
-        elif after.ip != before.ip:
-            self._tell(before, Happening.CHANGED, "its pod has another address")
+        self._events.note_change(before, after)
 
-    def _tell(self, pod: Pod, happening: Happening, reason: str) -> None:
-        self._events.append(WorkerEvent(pod.worker_id, happening, reason))
+    def _note_lost_address(self, worker_id: str) -> None:
+        for pod in self._pods.objects.values():
+            if pod.worker_id == worker_id and pod.state == names.TAKEN and pod.serves:
+                self._events.tell(pod, Happening.FAILED, "its Service was deleted or changed")

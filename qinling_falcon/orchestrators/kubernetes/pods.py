@@ -22,10 +22,12 @@ class Trouble:
     Attributes:
         reason: for the operator and the runtime's `status_reason`.
         is_final: whether it can't pass by itself.
+        lacks_room: whether no node has room for it.
     """
 
     reason: str
     is_final: bool = False
+    lacks_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class Pod:
         phase: its phase.
         is_ready: whether it is ready for calls.
         is_ending: whether it is being deleted.
-        has_ended: whether its container has ended.
+        has_ended: whether it is being deleted, and all that ran in it has ended. Its object may stay for seconds.
+        has_exited: whether its container has ended, also if the pod is not being deleted.
         restarts: how often its container was restarted.
         created: when it was made, in seconds since 1970.
         trouble: why it does not serve; None: it serves, or is starting.
@@ -68,6 +71,7 @@ class Pod:
     is_ready: bool
     is_ending: bool
     has_ended: bool
+    has_exited: bool
     restarts: int
     created: float
     trouble: Trouble | None
@@ -84,6 +88,9 @@ def read_pod(given: Mapping[str, Any]) -> Pod:
     labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     containers = status.get("containerStatuses", ())
+    is_ending = "deletionTimestamp" in metadata
+    # A container that has ended may be shown as waiting, although it does not start again.
+    runs = not containers or any("running" in container.get("state", {}) for container in containers)
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -102,8 +109,9 @@ def read_pod(given: Mapping[str, Any]) -> Pod:
         host_ip=status.get("hostIP", ""),
         phase=status.get("phase", ""),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
-        is_ending="deletionTimestamp" in metadata,
-        has_ended=bool(containers) and all("terminated" in container.get("state", {}) for container in containers),
+        is_ending=is_ending,
+        has_ended=is_ending and not runs,
+        has_exited=bool(containers) and all("terminated" in container.get("state", {}) for container in containers),
         restarts=sum(container.get("restartCount", 0) for container in containers),
         created=datetime.datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
         trouble=_trouble(status, conditions, containers),
@@ -117,7 +125,8 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Any], container
         return Trouble(f"{reason}: {detail}", is_final=True)
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return Trouble(f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}")
+        reason = f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}"
+        return Trouble(reason, lacks_room=True)
     for container in containers:
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in STARTING:

@@ -92,6 +92,10 @@ class Watch(Generic[T]):
         self._answered_at[given["metadata"]["name"]] = time.monotonic()
         return self._put(given)
 
+    def forget(self, name: str) -> None:
+        """Drop an object that is not as it was kept. The next change of it, or the next list, brings it back."""
+        self.objects.pop(name, None)
+
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:

@@ -13,7 +13,9 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
+from qinling_falcon.bounded import BoundedCache
 from qinling_falcon.models.secret_keys import SecretKeys
+from qinling_falcon.settings import MOST_WORKERS
 
 _PURPOSE = b"qinling-falcon worker key"
 
@@ -29,6 +31,8 @@ class WorkerSecrets:
         fingerprints = SecretKeys(keys).fingerprints
         self._keys = dict(zip(fingerprints, keys, strict=True))
         self.fingerprint = fingerprints[0]
+        # Each pass of the manager asks for the secrets of all workers.
+        self._derived: BoundedCache[str, str] = BoundedCache(2 * MOST_WORKERS)
 
     def runtime_key(self, runtime_id: str, fingerprint: str | None = None) -> str:
         """The key of a runtime, as hexadecimal digits, because pods get it in an environment variable.
@@ -48,8 +52,13 @@ class WorkerSecrets:
 
         The program of the pod computes the same (`runtimes/python3/pod.py`).
         """
-        try:
-            key = self.runtime_key(runtime_id, fingerprint)
-        except KeyError:
-            return None
-        return hmac.new(key.encode(), pod_uid.encode(), hashlib.sha256).hexdigest()
+        name = f"{fingerprint} {runtime_id} {pod_uid}"
+        secret = self._derived.get(name)
+        if secret is None:
+            try:
+                key = self.runtime_key(runtime_id, fingerprint)
+            except KeyError:
+                return None
+            secret = hmac.new(key.encode(), pod_uid.encode(), hashlib.sha256).hexdigest()
+            self._derived.put(name, secret)
+        return secret

@@ -142,6 +142,9 @@ class ProcessOrchestrator:
         missing = tuple((feature, note) for feature, _, note in self._isolation.missing())
         return Confinement(str(self._form), missing)
 
+    def limit(self) -> None:
+        """None: the machine's own limit is `most_workers`."""
+
     def server(self) -> None:
         """None: the workers are made on this machine."""
 

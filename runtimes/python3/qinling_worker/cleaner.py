@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from . import memory
@@ -16,6 +16,7 @@ from .confine import drop_privileges
 
 _KILL_TIMEOUT_S = 4.0
 _STOP_TIMEOUT_S = 0.5
+_LONGEST_PAUSE_S = 0.02
 _WALK_TIMEOUT_S = 10.0  # without a uid of its own, a tree is ended process by process
 
 
@@ -91,6 +92,28 @@ def kill_descendants(root: int) -> bool:
         signal_all(live, signal.SIGKILL)
         time.sleep(0.001)
     return not any(map(memory.is_live, _all_below(root)))
+
+
+def kill_namespace(reap: Callable[[], None]) -> bool:
+    """Kill every process of this PID namespace but the first one and the caller. Returns False if some are left.
+
+    The first one, the supervisor, is safe from signals of its own namespace that it does not handle. Like this, a fork
+    bomb is killed at once, also if it takes most of the CPU time.
+
+    Args:
+        reap: reaps the processes that have ended, all of which are children of the caller.
+    """
+    deadline = time.monotonic() + _WALK_TIMEOUT_S
+    pause_s = 0.001
+    while time.monotonic() < deadline:
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
+            return True
+        reap()
+        time.sleep(pause_s)  # many processes need CPU time to end
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    return False
 
 
 def stop_descendants(root: int) -> tuple[set[int], bool]:

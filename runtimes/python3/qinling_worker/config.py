@@ -19,6 +19,10 @@ class ChildConfig(NamedTuple):
     own_pids: bool = False  # whether the worker has a PID namespace of its own
     max_result_size: int = 1 << 20
     max_processes: int = 128
+    # Whether RLIMIT_NPROC would also count processes of other workers, which this one can't see. The supervisor then
+    # counts processes, and gets more CPU time than they.
+    shares_uid: bool = False
+    is_init: bool = False  # whether the supervisor is the first process of the PID namespace, as in a container
     max_open_files: int = 1024
     max_file_size: int = 500 << 20
     has_memory_group: bool = False  # whether memory that belongs to no process is counted
@@ -45,6 +49,7 @@ class Config(NamedTuple):
     entrances: Sequence[int] = ()  # descriptors to which the child writes `0` to enter its control groups
     freeze_fd: int | None = None
     scratch_size: int = 0  # the most bytes of memory that files in the scratch folders can take
+    scratch_sizes: Mapping[str, int] = {}  # the most bytes in scratch folders that the kernel may not limit
     max_log_size: int = 256 << 10
     load_timeout_s: float = 10.0
     unpack_timeout_s: float = 30.0

@@ -10,6 +10,8 @@ import signal
 from . import landlock, linux
 from .config import ChildConfig
 
+_LOWEST_PRIORITY = 19
+
 
 def make_rules(config: ChildConfig) -> int | None:
     """Make the Landlock ruleset for a child. Returns its descriptor; None where the kernel has no Landlock.
@@ -76,7 +78,10 @@ def _limit(config: ChildConfig, counted_alone: bool) -> None:
         processes += 1  # the template
     elif config.child_uid is None:
         processes += _threads_of(os.getuid())  # this uid's processes elsewhere count too
-    _lower(resource.RLIMIT_NPROC, processes)
+    if counted_alone or not config.shares_uid:
+        _lower(resource.RLIMIT_NPROC, processes)
+    if config.shares_uid:
+        os.nice(_LOWEST_PRIORITY)
     _lower(resource.RLIMIT_NOFILE, config.max_open_files)
     _lower(resource.RLIMIT_FSIZE, config.max_file_size)
 

@@ -172,6 +172,15 @@ def below(root: int) -> set[int]:
     return found
 
 
+def threads_below(root: int) -> int:
+    """How many threads the processes below `root` have in all."""
+    count = 0
+    for pid in below(root):
+        with contextlib.suppress(OSError):
+            count += int(_read_stat(f"/proc/{pid}/stat")[_THREADS])
+    return count
+
+
 def used_below(root: int, baseline: int, limit: int) -> int:
     """Bytes that the processes below `root` use. A page that several of them share counts once.
 

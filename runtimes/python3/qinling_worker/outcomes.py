@@ -70,6 +70,11 @@ def out_of_memory(memory_size: int, loading: bool) -> Outcome:
     return Outcome.failed("memory", OUT_OF_RESOURCES, f"The function used more than its memory_size of {limit}{when}.")
 
 
+def too_much(message: str) -> Outcome:
+    """The function was ended because it used more of something other than memory; `message` says of what."""
+    return Outcome.failed("limit", OUT_OF_RESOURCES, message)
+
+
 def exited(entry: str, exit_code: int | None, loading: bool) -> Outcome:
     """The function's process ended during the call or during the import.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 _LOW = 0.1  # the part of the space, or of the entries, below which a folder is nearly full
@@ -32,12 +32,18 @@ class ScratchSpace:
         folders: the paths of the folders.
         plain_size: the bytes that calls may leave in folders that are not mount points, as without a sandbox. None:
             such folders are not measured.
+        sizes: the most bytes in folders that are mount points, where the kernel may not limit them.
     """
 
-    def __init__(self, folders: Iterable[str], plain_size: int | None = None) -> None:
+    def __init__(
+        self, folders: Iterable[str], plain_size: int | None = None, sizes: Mapping[str, int] | None = None
+    ) -> None:
         self._all = list(folders)
         self._mounts = [folder for folder in self._all if os.path.ismount(folder)]
-        self._mount_levels = [_FolderLevels(folder, _measuring(folder)) for folder in self._mounts]
+        self._sizes = {folder: size for folder, size in (sizes or {}).items() if folder in self._mounts}
+        self._mount_levels = [
+            _FolderLevels(folder, _measuring(folder, self._sizes.get(folder))) for folder in self._mounts
+        ]
         self._plain_levels: list[_FolderLevels] = []
         if plain_size is not None:
             plain = [folder for folder in self._all if folder not in self._mounts]
@@ -71,6 +77,13 @@ class ScratchSpace:
         """Measure during a call: space that the call takes and frees again counts, too."""
         for levels in self._mount_levels:
             levels.observe()
+
+    def excess(self) -> str | None:
+        """Which folder has more bytes than its size; None: none has. The kernel may not limit mounts of a pod."""
+        for folder, size in self._sizes.items():
+            if _used_in(folder) > size:
+                return f"The function's files in {folder} took more than its size of {size} bytes."
+        return None
 
     def note_loaded(self) -> None:
         """Measure after the import, because no call takes again what the import has taken."""
@@ -149,16 +162,27 @@ class _Level:
         return max(int(_LOW * amount.total), self._temporary + self._often_left)
 
 
-def _measuring(folder: str) -> Callable[[], tuple[_Amount, _Amount]]:
+def _measuring(folder: str, most: int | None) -> Callable[[], tuple[_Amount, _Amount]]:
     def measure() -> tuple[_Amount, _Amount]:
         try:
             space = os.statvfs(folder)
         except OSError:
             return _Amount(0, 0), _Amount(0, 0)
-        size = space.f_frsize
-        return _Amount(space.f_blocks * size, space.f_bavail * size), _Amount(space.f_files, space.f_favail)
+        total, free = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
+        if most is not None and most < total:
+            free = min(free, max(0, most - (space.f_blocks - space.f_bfree) * space.f_frsize))
+            total = most
+        return _Amount(total, free), _Amount(space.f_files, space.f_favail)
 
     return measure
+
+
+def _used_in(folder: str) -> int:
+    try:
+        space = os.statvfs(folder)
+    except OSError:
+        return 0
+    return (space.f_blocks - space.f_bfree) * space.f_frsize
 
 
 class _PlainFolder:

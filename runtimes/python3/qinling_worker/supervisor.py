@@ -99,7 +99,7 @@ class Supervisor:
         self._note: str | None = None  # for the log of the next call
         self._look_s = _IDLE_S  # the time until the memory of the frozen child is checked again
         self._next_check = 0.0  # when the memory is checked after a short call, too
-        self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size)
+        self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size, config.scratch_sizes)
         self._template = TemplateLink(self._loop, commands, template, self._on_report)
         self._template.configure(config.child, config.entrances)
         self._freezer = Freezer(config.freeze_fd, self._template)
@@ -489,18 +489,20 @@ class Supervisor:
             self._exit_status = 1
         elif is_ending and now >= self._end_by:
             self._clean(respawn=True)
-        elif self._child is not None and (is_ending or not is_renewing) and self._memory.is_exceeded():
+        elif self._child is not None and (is_ending or not is_renewing) and (excess := self._excess()) is not None:
             if is_ending or self._state is State.IDLE:  # what the last call has left uses too much
                 self._clean(respawn=self._has_served())
             else:
-                self._fail(self._out_of_memory())
+                self._fail(excess)
         elif self._state is State.IDLE:
             self._rest(now)
         elif now < self._deadline:
-            # A check is slow on a host with many processes: it may take a twentieth of the time.
+            # A check is slow on a host with many processes: it may take a twentieth of the time. In a pod it may take a
+            # third: these processes and the CPU time are the function's own, and must not become too many meanwhile.
             self._scratch.observe()
             took = time.monotonic() - now
-            self._wake = min(self._deadline, now + max(self._interval_s(now), 20 * took))
+            share = 3 if self._config.child.shares_uid else 20
+            self._wake = min(self._deadline, now + max(self._interval_s(now), share * took))
         elif is_renewing:
             self._load_again()
         elif self._state is State.STARTING:
@@ -512,6 +514,17 @@ class Supervisor:
             call.duration_s = max(call.duration_s, call.timeout_s)
         else:
             self._wake = None
+
+    def _excess(self) -> Outcome | None:
+        """The outcome of an execution whose processes use more than they may at this moment; None: they do not."""
+        child = self._config.child
+        # First, because the memory of many processes takes long to read.
+        if child.shares_uid and memory.threads_below(self._template.pid) > child.max_processes:
+            return outcomes.too_much(f"The function had more than {child.max_processes} processes and threads.")
+        if self._memory.is_exceeded():
+            return self._out_of_memory()
+        message = self._scratch.excess()
+        return None if message is None else outcomes.too_much(message)
 
     def _rest(self, now: float) -> None:
         """Freeze the idle child, or look again some time later."""

@@ -205,7 +205,7 @@ class Template:
         assert self._config is not None
         self._attempts += 1
         if self._config.child_uid is None:
-            gone = cleaner.kill_descendants(os.getpid())
+            gone = self._kill_all(self._config, self._reap)
             cleaner.sweep_scratch(self._config)
             self._report(event="cleaned", ok=gone)
             return
@@ -219,6 +219,10 @@ class Template:
                 os._exit(1)
         self._cleaner = pid
         self._clean_until = time.monotonic() + _CLEAN_TIMEOUT_S
+
+    def _kill_all(self, config: ChildConfig, reap: Callable[[], None]) -> bool:
+        """End every process below this one, where they have the same uid. Returns False if some are left."""
+        return cleaner.kill_namespace(reap) if config.is_init else cleaner.kill_descendants(os.getpid())
 
     def _sweep(self) -> None:
         """Empty the scratch folders. No user code may run meanwhile, because this looks only once at what is there."""
@@ -266,7 +270,7 @@ class Template:
 
     def _end(self) -> NoReturn:
         if self._config is not None and self._config.child_uid is None:
-            cleaner.kill_descendants(os.getpid())
+            self._kill_all(self._config, _reap_silently)
         elif self._config is not None and self._cleaner is None:
             pid = cleaner.fork_patiently(self._config.child_uid or 0)
             if pid == 0:
@@ -303,6 +307,13 @@ def _load_filter() -> bool:
         sys.stderr.write(f"The seccomp filter can't be loaded: {error}\n")
         return False
     return True
+
+
+def _reap_silently() -> None:
+    """Reap all that have ended, without a report."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _open_null() -> None:
