@@ -66,8 +66,8 @@ class Namespace:
     def settings(self) -> dict[str, Any]:
         """The settings of a service whose workers are in this namespace.
 
-        A node of a test is small, and starts and ends pods slowly. So pods request little, and calls may wait longer for
-        a worker than they do by default.
+        A node of a test is small, and starts and ends pods slowly. So pods request little, and calls may wait longer
+        for a worker than they do by default.
         """
         return {
             "kubernetes_namespace": self.name,
