@@ -16,6 +16,7 @@ import requests
 from qinling_falcon.pool import keys
 from tests.integration.service import ROOT, Service, running_service, wait_until
 from tests.integration.test_changes_under_load import User, until_done
+from tests.support.orchestrators import make_pod_images
 
 pytestmark = pytest.mark.xdist_group("image-updates")
 
@@ -33,14 +34,17 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """With images `one` and `two`, which put their name among the builtins, and `broken`, which ends at once."""
     folder = tmp_path_factory.mktemp("runtimes")
     folder.chmod(0o755)
-    for image in ("one", "two"):
-        shutil.copytree(ROOT / "runtimes" / "python3", folder / image)
+    images = ("one", "two", "broken")
+    for image in images:
+        shutil.copytree(ROOT / "runtimes" / "python3", folder / image, ignore=shutil.ignore_patterns("__pycache__"))
         with (folder / image / "qinling_worker" / "__init__.py").open("a") as module:
             module.write(f"import builtins\nbuiltins.IMAGE = {image!r}\n")
-    (folder / "broken").mkdir()
     (folder / "broken" / "worker.py").write_text("raise SystemExit(3)\n")
-    images = ("one", "two", "broken")
-    table = "".join(f'[runtimes.{image}]\nimages = ["{image}"]\nprogram = "{image}/worker.py"\n' for image in images)
+    pod_images = make_pod_images(folder, images)
+    table = "".join(
+        f'[runtimes.{image}]\nimages = ["{image}"]\nprogram = "{image}/worker.py"\n{pod_images[image]}'
+        for image in images
+    )
     (folder / "runtimes.toml").write_text(table)
     settings: dict[str, Any] = {"max_workers": MOST, "warm_workers": STOCK}
     settings |= {"function_concurrency": MOST, "project_concurrency": MOST}

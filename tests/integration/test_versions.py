@@ -165,8 +165,15 @@ def test_a_count_that_makes_no_sense_is_refused(service: Service, count: Any) ->
             assert "count" in answer.json()["errors"]
 
 
+def wait_for_stock(service: Service, workers: int) -> None:
+    """Wait for warm workers, so that what comes next takes them and waits for no start."""
+    runtime_id = service.runtime()
+    wait_until("the stock is full", lambda: service.capacity(runtime_id)["available"] == workers)
+
+
 def test_scaling_up_says_when_there_is_no_room() -> None:
-    with running_service(max_workers=2, warm_workers=1, invoke_queue_timeout_s=1) as small, threads(2) as background:
+    with running_service(max_workers=2, warm_workers=2, invoke_queue_timeout_s=1) as small, threads(2) as background:
+        wait_for_stock(small, 2)
         sleeper = small.function("import time\ndef main():\n    time.sleep(5)\n", timeout=10)
         slow = background.submit(call, small, sleeper)
         wait_until("it runs", lambda: listed(small, function_id=sleeper, status="running"))
@@ -183,7 +190,9 @@ def test_scaling_up_costs_the_function_none_of_its_own_workers() -> None:
     with running_service(max_workers=4, warm_workers=2, invoke_queue_timeout_s=4) as small:
         function_id = small.function(says(1))
         path = f"/v1/functions/{function_id}/scale_up"
-        assert small.request("POST", path, json={"count": 4}).status_code == 202
+        for _ in range(2):
+            wait_for_stock(small, 2)
+            assert small.request("POST", path, json={"count": 2}).status_code == 202
         before = workers(small, function_id)
         assert len(before) == 4
         answer = small.request("POST", path, json={"count": 2})

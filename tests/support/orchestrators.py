@@ -1,10 +1,11 @@
-"""The settings that a service of a test needs for the orchestrator that the environment names."""
+"""What a service of a test needs for the orchestrator that the environment names."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -22,3 +23,22 @@ def settings_of_orchestrator(given: Mapping[str, Any]) -> Iterator[dict[str, Any
 
     with new_namespace() as namespace:
         yield namespace.settings() | dict(given)
+
+
+def make_pod_images(folder: Path, images: Iterable[str]) -> dict[str, str]:
+    """Make images of pods from folders with programs, if the workers are pods.
+
+    Args:
+        folder: has a folder like runtimes/python3 for each image.
+        images: the names of these folders.
+
+    Returns:
+        By image, the line of its table in `RUNTIMES_FILE`; empty if the workers are no pods.
+    """
+    if os.environ.get("ORCHESTRATOR") != "kubernetes":
+        return dict.fromkeys(images, "")
+    from tests.kubernetes.runtime_images import import_runtime_image
+
+    for image in images:
+        import_runtime_image(f"qf-test-{image}", folder / image)
+    return {image: f'pod_image = "qf-test-{image}:1"\n' for image in images}

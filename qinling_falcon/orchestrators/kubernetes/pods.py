@@ -15,6 +15,10 @@ FINAL = frozenset({"ErrImageNeverPull", "InvalidImageName", "CreateContainerConf
 STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 
 
+# A program that has ended so often without being ready is not waited for any more.
+_CRASHES = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """Why a pod does not serve.
@@ -133,8 +137,15 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Any], container
             reason = waiting.get("reason", "Waiting")
             details = [waiting.get("message", ""), _ending([container])]
             text = "; ".join(detail for detail in details if detail)
-            return Trouble(f"{reason}: {text}" if text else reason, is_final=reason in FINAL)
+            return Trouble(f"{reason}: {text}" if text else reason, is_final=reason in FINAL or _crashes(container))
+        if _crashes(container):
+            return Trouble(f"CrashLoopBackOff: {_ending([container])}", is_final=True)
     return None
+
+
+def _crashes(container: Mapping[str, Any]) -> bool:
+    """Whether a container has ended by itself again and again, and is not ready now. It may run at the moment."""
+    return container.get("restartCount", 0) >= _CRASHES and not container.get("ready") and bool(_ending([container]))
 
 
 def _ending(containers: Any) -> str:
