@@ -232,8 +232,8 @@ class KubernetesOrchestrator:
 
     def _request_deletion(self, pod: Pod) -> None:
         self._lease.require()
-        # Without a grace, the server removes a pod at once and does not wait for its node. The pod of a single execution
-        # mostly has nothing left to end, and the next attempt waits for its name.
+        # Without a grace, the server removes a pod at once and does not wait for its node. The pod of a single
+        # execution mostly has nothing left to end, and the next attempt waits for its name.
         grace_s = 0 if pod.single_use is not None and pod.has_exited else None
         try:
             self._api.delete(f"{self._pods_path}/{pod.name}", uid=pod.uid, grace_s=grace_s)
