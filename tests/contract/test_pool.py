@@ -35,7 +35,7 @@ def members(*names: str) -> Callable[[Any], bool]:
 
 POOL: Shape = {
     "manager": text,
-    "host": optional(members("isolation", "missing")),
+    "host": optional(members("isolation", "missing", "server")),
     "capacity": members("max_workers", "function_concurrency", "project_concurrency", "start_ms"),
     "workers": members("total", "leased", "draining"),
     "demand": members("waiting_calls", "targets_with_workers", "processes", "unrecorded_losses"),

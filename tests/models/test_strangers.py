@@ -119,6 +119,7 @@ APART = {
     version.of,  # a query
     rows.check_owner,  # of a row that was found
     references.check_target,  # in the transactions of those that create
+    execution.listed,  # a query
     execution.select_ended,  # a query
     execution.lock_ended,
     execution.delete_ended,  # of what the caller's project has
