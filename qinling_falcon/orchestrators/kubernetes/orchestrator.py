@@ -166,7 +166,7 @@ class KubernetesOrchestrator:
             ApiAway: the API server is away.
         """
         pods = list(self._pods.objects.values())
-        found = [pod for pod in pods if pod.worker_id == worker_id and not pod.has_ended]
+        found = [pod for pod in pods if pod.worker_id == worker_id and (pod.single_use or not pod.has_ended)]
         for pod in found:
             self._events.being_deleted.add(pod.name)
             try:
@@ -229,11 +229,14 @@ class KubernetesOrchestrator:
                 logger.error("a pod does not end", extra={"pod": pod.name, "worker_id": pod.worker_id})
                 return
             self._changes.wait(_LOOK_AGAIN_S)
+        latest = self._pods.objects.get(pod.name)
+        if pod.single_use is not None and latest is not None and latest.uid == pod.uid and not pod.has_exited:
+            self._request_deletion(latest)
 
     def _request_deletion(self, pod: Pod) -> None:
         self._lease.require()
-        # Without a grace, the server removes a pod at once and does not wait for its node. The pod of a single
-        # execution mostly has nothing left to end, and the next attempt waits for its name.
+        # Without a grace, the server removes the pod's object at once, which nodes may do much later. The next attempt
+        # of a single execution waits for that.
         grace_s = 0 if pod.single_use is not None and pod.has_exited else None
         try:
             self._api.delete(f"{self._pods_path}/{pod.name}", uid=pod.uid, grace_s=grace_s)

@@ -25,11 +25,13 @@ class PodEvents:
 
     def note_change(self, before: Pod | None, after: Pod | None) -> None:
         """Note what a change of a pod means for its worker. None: there is no such pod."""
-        if before is None or before.state != names.TAKEN:
+        if before is None:
             return
         if before.name in self.being_deleted:
-            if after is None:
+            if after is None or after.uid != before.uid:
                 self.being_deleted.discard(before.name)
+            return
+        if before.state != names.TAKEN:
             return
         if after is None or after.uid != before.uid:
             self.tell(before, Happening.ENDED, "its pod was deleted")
