@@ -43,9 +43,13 @@ class Ended:
         """Notify the processes whose requests wait for the end of one of these executions. Does not wait for Redis.
 
         Call it after the commit. It does no harm if an execution has not ended, and costs little if no request waits.
+
+        Executions that this process still runs are left out. One that was cancelled stays in the journal until its run
+        is over, because whoever deletes it waits for that. The end of its run is notified then.
         """
         for execution_id in execution_ids:
-            self._journal.acknowledge(execution_id)
+            if execution_id not in self._running:
+                self._journal.acknowledge(execution_id)
         if not self._is_timed:
             self._is_timed = True
             call_later(_SOON_S, self._send_old_ones)

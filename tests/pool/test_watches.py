@@ -218,3 +218,17 @@ def test_ends_for_which_no_request_waits_cost_one_command_for_all_of_them(side: 
         ids = ",".join(str(number) for number in range(count))
         commands.run(f"{count} ends", "acknowledge", "nobody", ids)
     assert set(commands.costs.values()) == {2}  # and one that removes them from the journal
+
+
+def test_an_execution_that_was_cancelled_stays_in_the_journal_until_its_run_is_over(side: Side) -> None:
+    """The request that has cancelled it may be of the process that runs it. A deletion waits for the journal."""
+    side.start()
+    side.start()
+    lease = side.lease("f")
+
+    side.pool.ended.notify((lease.execution_id,))
+    end(side.lease("g"))  # with this script, Redis gets the ends before it
+
+    assert side.pool.find(lease.execution_id) is not None
+    end(lease)
+    wait_until(lambda: side.pool.find(lease.execution_id) is None)
