@@ -108,6 +108,7 @@ class Manager:
                 if healthy:
                     logger.warning("the pool manager waits: %s", error)
                 healthy = False
+                self._full_pass_at = 0.0  # a growth pass may succeed, and does not show that all is well again
                 stopping.wait(0.2)
             except Exception:
                 # An unexpected error must not end this process, because local workers would end with it.

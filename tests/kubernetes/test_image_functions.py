@@ -18,33 +18,35 @@ from tests.integration.service import Service, running_service, wait_until
 from tests.kubernetes.namespaces import Namespace
 
 IMAGE = os.environ.get("KUBERNETES_TEST_IMAGE", "localhost/python:3.11")
+FUNCTION, EXECUTION = "qinling-falcon/function", "qinling-falcon/execution"
 MIB = 1 << 20
+# A busy node may take most of a minute to remove a pod whose container had to be ended.
+GONE_S = 150
 FOREVER = "import time\nprint('it runs', flush=True)\ntime.sleep(600)"
 
 
 @pytest.fixture(scope="module")
 def service(namespace: Namespace) -> Iterator[Service]:
-    settings = namespace.settings() | {"warm_workers": 0, "max_workers": 8, "kubernetes_pod_grace_s": 0}
+    settings = namespace.settings() | {"warm_workers": 0, "max_workers": 8, "kubernetes_pod_grace_s": 1}
     with running_service(**settings, with_workers=True, reap_interval_s=0.5) as running:
         yield running
+        wait_until("all pods are gone", lambda: not uids(namespace), GONE_S)
+        wait_until("no worker is known", lambda: running.request("GET", "/v1/pool/workers").json() == [])
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left(namespace: Namespace, service: Service) -> Iterator[None]:
-    """After each test, no pod is left, and no lease is counted."""
-    yield
-    wait_until("all pods are gone", lambda: not all_pods(namespace), 90)
-    wait_until("no worker is known", lambda: service.request("GET", "/v1/pool/workers").json() == [], 30)
+def uids(namespace: Namespace) -> set[str]:
+    """The uids of all pods, also of those that are being deleted."""
+    return {pod.metadata.uid for pod in namespace.core.list_namespaced_pod(namespace.name).items}
 
 
-def all_pods(namespace: Namespace) -> list[str]:
-    """The names of all pods, also of those that are being deleted."""
-    return [pod.metadata.name for pod in namespace.core.list_namespaced_pod(namespace.name).items]
+def pods_of(namespace: Namespace, function_id: str) -> list[Any]:
+    """The pods of a function that are not being deleted."""
+    return [pod for pod in namespace.pods("single-use") if pod.metadata.labels[FUNCTION] == function_id]
 
 
 def execution_of(pod: Any) -> str:
     """The execution that a pod runs."""
-    return str(pod.metadata.labels["qinling-falcon/execution"])
+    return str(pod.metadata.labels[EXECUTION])
 
 
 def make(service: Service, image: str = IMAGE, **fields: Any) -> str:
@@ -175,13 +177,14 @@ def test_a_call_that_the_cluster_has_no_room_for_has_not_run(service: Service, n
 
 
 def test_a_cancelled_execution_is_ended(service: Service, namespace: Namespace) -> None:
-    execution_id = service.accept(make(service), python(FOREVER))
+    function = make(service)
+    execution_id = service.accept(function, python(FOREVER))
     wait_until("it runs", lambda: is_running(namespace, execution_id))
 
     cancel(service, execution_id)
 
     assert service.execution(execution_id)["status"] == "cancelled"
-    wait_until("its pod is gone", lambda: not all_pods(namespace))
+    wait_until("its pod is deleted", lambda: not pods_of(namespace, function))
 
 
 def test_a_failed_attempt_is_followed_by_another_one(service: Service) -> None:
@@ -200,7 +203,7 @@ def test_the_concurrency_of_a_function_limits_its_pods(service: Service, namespa
 
     def have_ended() -> bool:
         nonlocal most
-        running = [execution_of(pod) for pod in namespace.pods("single-use") if pod.status.phase == "Running"]
+        running = [execution_of(pod) for pod in pods_of(namespace, function) if pod.status.phase == "Running"]
         most = max(most, sum(service.execution(execution_id)["status"] == "running" for execution_id in running))
         return all(service.execution(execution_id)["status"] == "success" for execution_id in ids)
 
@@ -209,37 +212,33 @@ def test_the_concurrency_of_a_function_limits_its_pods(service: Service, namespa
 
 
 def test_a_pod_that_is_deleted_by_hand_is_a_lost_worker(service: Service, namespace: Namespace) -> None:
-    execution_id = service.accept(make(service), python(FOREVER))
+    function = make(service)
+    execution_id = service.accept(function, python(FOREVER))
     wait_until("it runs", lambda: is_running(namespace, execution_id))
-    [pod] = namespace.pods("single-use")
+    [pod] = pods_of(namespace, function)
 
     namespace.core.delete_namespaced_pod(pod.metadata.name, namespace.name, grace_period_seconds=1)
 
-    def is_another() -> bool:
-        return any(it.metadata.uid != pod.metadata.uid for it in namespace.pods("single-use"))
-
-    wait_until("it runs again", lambda: is_another() and is_running(namespace, execution_id), 60)
+    wait_until("it is gone", lambda: pod.metadata.uid not in uids(namespace), GONE_S)
+    wait_until("it runs again", lambda: is_running(namespace, execution_id), GONE_S)
     execution = service.execution(execution_id)
     assert (execution["status"], execution["attempt"]) == ("running", 2)
     cancel(service, execution_id)
 
 
 def test_after_the_kill_of_its_process_an_execution_runs_again(service: Service, namespace: Namespace) -> None:
-    execution_id = service.accept(make(service), python(FOREVER))
+    function = make(service)
+    execution_id = service.accept(function, python(FOREVER))
     wait_until("it runs", lambda: is_running(namespace, execution_id))
-    [pod] = namespace.pods("single-use")
+    [pod] = pods_of(namespace, function)
 
     service.stop("worker", signal.SIGKILL)
 
-    wait_until("its pod is deleted", lambda: pod.metadata.uid not in uids(namespace), 60)
+    wait_until("its pod is gone", lambda: pod.metadata.uid not in uids(namespace), GONE_S)
     service.start_module("worker", "workers.worker")
-    wait_until("it runs again", lambda: is_running(namespace, execution_id), 60)
+    wait_until("it runs again", lambda: is_running(namespace, execution_id), GONE_S)
     assert service.execution(execution_id)["attempt"] == 2
     cancel(service, execution_id)
-
-
-def uids(namespace: Namespace) -> set[str]:
-    return {pod.metadata.uid for pod in namespace.core.list_namespaced_pod(namespace.name).items}
 
 
 def test_after_the_kill_of_its_process_a_call_has_ended(service: Service, namespace: Namespace) -> None:
@@ -252,14 +251,14 @@ def test_after_the_kill_of_its_process_a_call_has_ended(service: Service, namesp
 
     caller = threading.Thread(target=call)
     caller.start()
-    [pod] = wait_until("its pod is made", lambda: namespace.pods("single-use"))
+    [pod] = wait_until("its pod is made", lambda: pods_of(namespace, function))
     execution_id = execution_of(pod)
     wait_until("it runs", lambda: is_running(namespace, execution_id))
     for pid in service.web_processes():
         os.kill(pid, signal.SIGKILL)
     caller.join()
 
-    wait_until("its pod is deleted", lambda: not all_pods(namespace), 60)
+    wait_until("its pod is gone", lambda: pod.metadata.uid not in uids(namespace), GONE_S)
     wait_until("web serves", lambda: service.request("GET", "/readyz").status_code == 200)
     execution = service.ended(execution_id)
     assert execution["status"] == "error"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from qinling_falcon.orchestrators.base import Happening, WorkerEvent
+from qinling_falcon.orchestrators.base import Happening, OrchestratorAway, ServerState, WorkerEvent
 from qinling_falcon.pool import keys
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.settings import Settings
@@ -43,6 +45,29 @@ def test_the_cost_of_a_start_is_its_cpu_time_where_that_is_more_than_its_share_o
     house.orchestrator.cpu_ms = 2000.0
     house.end(house.lease("f"), destroy=True)
     wait_until(lambda: cost_ms() > 400)  # a fifth of the new one
+
+
+def test_the_manager_says_once_that_it_waits_for_the_server_of_its_orchestrator(
+    connection: PipelinedConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_away() -> NoReturn:
+        tries.append(None)
+        raise OrchestratorAway("the pods were not listed yet")
+
+    caplog.set_level(logging.INFO)
+    tries: list[None] = []
+    # Growth passes run between the full ones.
+    settings = Settings(var_dir=tmp_path, max_workers=MOST, reap_interval_s=1, holder_ttl_s=30)
+    with running_house(connection, settings) as house:
+        with monkeypatch.context() as patched:
+            patched.setattr(house.orchestrator, "list", is_away)
+            patched.setattr(house.orchestrator, "server", lambda: ServerState(1.0, "connection refused", 0, 60))
+            wait_until(lambda: len(tries) > 3)
+        wait_until(lambda: "back at work" in caplog.text)
+
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts.count("the pool manager waits: the pods were not listed yet") == 1
+    assert texts.count("the pool manager is back at work") == 1
 
 
 def test_a_worker_that_has_changed_gets_no_further_call(house: House) -> None:

@@ -63,6 +63,12 @@ def test_the_cluster_ends_a_pod_that_nothing_else_ends() -> None:
     assert spec_of(kubernetes_start_timeout_s=60)["activeDeadlineSeconds"] > 60 + 5
 
 
+def test_the_next_attempt_waits_for_the_end_of_the_container() -> None:
+    """The API server removes pods without a grace before their containers have ended."""
+    assert spec_of(kubernetes_pod_grace_s=0)["terminationGracePeriodSeconds"] == 1
+    assert spec_of(kubernetes_pod_grace_s=5)["terminationGracePeriodSeconds"] == 5
+
+
 def test_its_name_is_that_of_the_execution_for_all_attempts() -> None:
     assert make_image_pod(run(), Settings())["metadata"]["name"] == f"execution-{EXECUTION}"
 

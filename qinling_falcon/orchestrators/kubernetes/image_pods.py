@@ -80,7 +80,8 @@ def make_image_pod(run: ImageRun, settings: Settings) -> dict[str, Any]:
         "activeDeadlineSeconds": math.ceil(longest_run_s(settings, run.timeout_s)),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": int(settings.kubernetes_pod_grace_s),
+        # With 0, the cluster would not wait for the end of the container before it lets the next attempt have its name.
+        "terminationGracePeriodSeconds": max(1, int(settings.kubernetes_pod_grace_s)),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _UID,

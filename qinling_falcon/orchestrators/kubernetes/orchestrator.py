@@ -193,7 +193,7 @@ class KubernetesOrchestrator:
         single_use = [
             WorkerInfo(pod.worker_id, "", "", image=pod.image, since=pod.created, single_use=pod.single_use)
             for pod in self._pods.objects.values()
-            if pod.single_use is not None
+            if pod.single_use is not None and not pod.has_ended
         ]
         return [*(worker for worker in described if worker is not None), *single_use]
 
@@ -232,14 +232,18 @@ class KubernetesOrchestrator:
 
     def _request_deletion(self, pod: Pod) -> None:
         self._lease.require()
+        # Without a grace, the server removes a pod at once and does not wait for its node. The pod of a single
+        # execution mostly has nothing left to end, and the next attempt waits for its name.
+        grace_s = 0 if pod.single_use is not None and pod.has_exited else None
         try:
-            self._api.delete(f"{self._pods_path}/{pod.name}", uid=pod.uid)
+            self._api.delete(f"{self._pods_path}/{pod.name}", uid=pod.uid, grace_s=grace_s)
         except ApiError as error:
             raise ApiAway(f"pod {pod.name} could not be deleted: {error}") from error
 
     def _has_ended(self, pod: Pod) -> bool:
         found = self._pods.objects.get(pod.name)
-        return found is None or found.has_ended
+        # The next attempt of an execution may have made a pod of the same name.
+        return found is None or found.uid != pod.uid or found.has_ended
 
     def _note_change(self, before: Pod | None, after: Pod | None) -> None:
         self._changes.notify()

@@ -54,6 +54,7 @@ class Pod:
         is_ready: whether it is ready for calls.
         is_ending: whether it is being deleted.
         has_ended: whether it is being deleted, and all that ran in it has ended. Its object may stay for seconds.
+        has_exited: whether its container has ended, also if the pod is not being deleted.
         restarts: how often its container was restarted.
         created: when it was made, in seconds since 1970.
         trouble: why it does not serve; None: it serves, or is starting.
@@ -74,6 +75,7 @@ class Pod:
     is_ready: bool
     is_ending: bool
     has_ended: bool
+    has_exited: bool
     restarts: int
     created: float
     trouble: Trouble | None
@@ -113,6 +115,7 @@ def read_pod(given: Mapping[str, Any]) -> Pod:
         is_ready=conditions.get("Ready", {}).get("status") == "True",
         is_ending=is_ending,
         has_ended=is_ending and not runs,
+        has_exited=bool(containers) and all("terminated" in container.get("state", {}) for container in containers),
         restarts=sum(container.get("restartCount", 0) for container in containers),
         created=datetime.datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
         trouble=_trouble(status, conditions, containers),
