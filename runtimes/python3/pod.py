@@ -4,7 +4,7 @@ Its environment, from the pod's manifest: `WORKER_KEY` (the runtime's key), `POD
 configuration without its secret). The worker's secret is derived from the first two. The worker is executed without an
 environment, so neither the key nor the way to it exists in the pod when a function is loaded.
 
-The worker also gets the file in which the container's control group counts kills for lack of memory.
+The worker also gets the files in which the container's control group counts threads, and kills for lack of memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _PORT = 9090
 _BACKLOG = 128
 # Of the container's control group: version 2, version 1.
 _OOM_KILLS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+_THREADS = ("/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current")
 
 
 def main() -> None:
@@ -28,25 +29,25 @@ def main() -> None:
     config["secret"] = hmac.new(key, uid, "sha256").hexdigest()
     config["is_init"] = os.getpid() == 1  # not if the containers of the pod share their processes
     listener = _listen()
-    passed = [listener.fileno()]
-    events = _open_oom_kills()
-    if events is not None:
-        config["memory_fds"] = {"events": events}
-        passed.append(events)
+    events, threads = _open_first(_OOM_KILLS), _open_first(_THREADS)
+    config["memory_fds"] = {} if events is None else {"events": events}
+    config["threads_fd"] = threads
     reader, writer = os.pipe()
     data = json.dumps(config).encode()
     if os.write(writer, data) != len(data):
         sys.exit("WORKER_CONFIG is larger than a pipe")
     os.close(writer)
-    for fd in (*passed, reader):
-        os.set_inheritable(fd, True)
+    for fd in (listener.fileno(), reader, events, threads):
+        if fd is not None:
+            os.set_inheritable(fd, True)
     program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
     descriptors = ["--listen-fd", str(listener.fileno()), "--config-fd", str(reader)]
     os.execve(sys.executable, [sys.executable, "-I", "-S", "-B", program, *descriptors], {})
 
 
-def _open_oom_kills() -> int | None:
-    for path in _OOM_KILLS:
+def _open_first(paths: tuple[str, ...]) -> int | None:
+    """Open the first of these files that there is; None: there is none."""
+    for path in paths:
         try:
             return os.open(path, os.O_RDONLY)
         except OSError:

@@ -48,6 +48,7 @@ class Config(NamedTuple):
     memory_fds: Mapping[str, int] = {}  # memory files of the child's control group, by their use
     entrances: Sequence[int] = ()  # descriptors to which the child writes `0` to enter its control groups
     freeze_fd: int | None = None
+    threads_fd: int | None = None  # has the number of threads of the worker's container
     scratch_size: int = 0  # the most bytes of memory that files in the scratch folders can take
     scratch_sizes: Mapping[str, int] = {}  # the most bytes in scratch folders that the kernel may not limit
     max_log_size: int = 256 << 10
@@ -64,7 +65,7 @@ class Config(NamedTuple):
 
     def descriptors(self) -> list[int]:
         """All descriptors that are named here."""
-        single = [fd for fd in (self.code_fd, self.cpu_shares_fd, self.freeze_fd) if fd is not None]
+        single = [fd for fd in (self.code_fd, self.cpu_shares_fd, self.freeze_fd, self.threads_fd) if fd is not None]
         return [*single, *self.entrances, *self.memory_fds.values()]
 
     @classmethod

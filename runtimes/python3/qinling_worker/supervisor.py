@@ -15,6 +15,7 @@ Without isolation by call, the state is `RENEWING` while full folders are emptie
 from __future__ import annotations
 
 import enum
+import os
 import signal
 import socket
 import time
@@ -42,6 +43,8 @@ _CHECK_INTERVAL_S = 0.02
 # Where a control group bounds the memory as well, limits are checked less often: each check wakes this process.
 _FIRST_CHECK_S = 0.05
 _LONGEST_INTERVAL_S = 0.5
+_CHECK_SHARE = 20  # checks of the memory of many processes take at most one part in so many of the time
+_OWN_THREADS = 2  # this process and the template, in the count of a container
 _IDLE_S = 0.1  # a child that has been idle for so long is frozen
 # The memory of a frozen child is checked again, each time after twice the time, up to this one. Its processes may have
 # taken memory after the check before, because on a busy host they stop later than they are told to.
@@ -98,6 +101,7 @@ class Supervisor:
         self._exit_status: int | None = None
         self._note: str | None = None  # for the log of the next call
         self._look_s = _IDLE_S  # the time until the memory of the frozen child is checked again
+        self._memory_check_at = 0.0  # where processes are counted: before this time, their memory is not read again
         self._next_check = 0.0  # when the memory is checked after a short call, too
         self._scratch = ScratchSpace(config.child.scratch_dirs, config.tmp_size, config.scratch_sizes)
         self._template = TemplateLink(self._loop, commands, template, self._on_report)
@@ -497,12 +501,10 @@ class Supervisor:
         elif self._state is State.IDLE:
             self._rest(now)
         elif now < self._deadline:
-            # A check is slow on a host with many processes: it may take a twentieth of the time. In a pod it may take a
-            # third: these processes and the CPU time are the function's own, and must not become too many meanwhile.
+            # A check is slow on a host with many processes: it may take a twentieth of the time.
             self._scratch.observe()
-            took = time.monotonic() - now
-            share = 3 if self._config.child.shares_uid else 20
-            self._wake = min(self._deadline, now + max(self._interval_s(now), share * took))
+            took = 0.0 if self._config.child.shares_uid else time.monotonic() - now
+            self._wake = min(self._deadline, now + max(self._interval_s(now), _CHECK_SHARE * took))
         elif is_renewing:
             self._load_again()
         elif self._state is State.STARTING:
@@ -518,13 +520,23 @@ class Supervisor:
     def _excess(self) -> Outcome | None:
         """The outcome of an execution whose processes use more than they may at this moment; None: they do not."""
         child = self._config.child
-        # First, because the memory of many processes takes long to read.
-        if child.shares_uid and memory.threads_below(self._template.pid) > child.max_processes:
+        if child.shares_uid and self._count_threads() > child.max_processes:
             return outcomes.too_much(f"The function had more than {child.max_processes} processes and threads.")
-        if self._memory.is_exceeded():
-            return self._out_of_memory()
+        began = time.monotonic()
+        if self._state is State.IDLE or began >= self._memory_check_at:
+            if self._memory.is_exceeded():
+                return self._out_of_memory()
+            if child.shares_uid:  # processes are counted more often than their memory
+                self._memory_check_at = time.monotonic() + _CHECK_SHARE * (time.monotonic() - began)
         message = self._scratch.excess()
         return None if message is None else outcomes.too_much(message)
+
+    def _count_threads(self) -> int:
+        """How many threads the function's processes have."""
+        fd = self._config.threads_fd
+        if fd is None:
+            return memory.threads_below(self._template.pid)
+        return int(os.pread(fd, 32, 0)) - _OWN_THREADS
 
     def _rest(self, now: float) -> None:
         """Freeze the idle child, or look again some time later."""
