@@ -21,11 +21,11 @@ RUNS: Sequence[Sequence[str]] = (
         *(
             f"tests/integration/test_{name}.py"
             for name in (
-                "calls", "image_updates", "hostile_functions", "pool_failures", "min_warm", "versions", "waiting_calls",
-                "standby", "asynchronous_executions", "unloadable_packages", "pool_inspection", "failing_starts",
+                "calls", "image_updates", "hostile_functions", "pool_failures", "min_warm", "versions", "standby",
+                "asynchronous_executions", "unloadable_packages",
             )
         ),
-        "-n", "3", "--dist", "loadfile", "-rs", "--timeout", "300",
+        "-n", "2", "--dist", "loadfile", "-rs", "--timeout", "300",
     ),
 )  # fmt: skip
 
