@@ -187,12 +187,11 @@ def test_scaling_up_says_when_there_is_no_room() -> None:
 
 def test_scaling_up_costs_the_function_none_of_its_own_workers() -> None:
     """Neither at once, nor when they have been unused for long enough to make room for the stock."""
-    with running_service(max_workers=4, warm_workers=2, invoke_queue_timeout_s=4) as small:
+    with running_service(max_workers=4, warm_workers=4, invoke_queue_timeout_s=4) as small:
         function_id = small.function(says(1))
         path = f"/v1/functions/{function_id}/scale_up"
-        for _ in range(2):
-            wait_for_stock(small, 2)
-            assert small.request("POST", path, json={"count": 2}).status_code == 202
+        wait_for_stock(small, 4)
+        assert small.request("POST", path, json={"count": 4}).status_code == 202
         before = workers(small, function_id)
         assert len(before) == 4
         answer = small.request("POST", path, json={"count": 2})

@@ -9,16 +9,32 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.kubernetes.clusters import ROOT, running_cluster, why_not
 
+# The tests of this folder one by one, because some stop the API server. Then the behaviour of local workers, on pods.
+RUNS: Sequence[Sequence[str]] = (
+    ("tests/kubernetes", "-n", "0", "-rs"),
+    (
+        *(
+            f"tests/integration/test_{name}.py"
+            for name in (
+                "calls", "image_updates", "hostile_functions", "pool_failures", "min_warm", "versions", "standby",
+                "asynchronous_executions", "unloadable_packages",
+            )
+        ),
+        "-n", "2", "--dist", "loadfile", "-rs", "--timeout", "300",
+    ),
+)  # fmt: skip
+
 
 def main() -> int:
     """Run the tests. Returns the exit status."""
-    pytest = [sys.executable, "-m", "pytest", *(sys.argv[1:] or ["tests/kubernetes", "-n", "0"])]
+    runs = [sys.argv[1:]] if sys.argv[1:] else RUNS
     if os.environ.get("KUBECONFIG"):
-        return subprocess.run(pytest, cwd=ROOT, env=_environ(Path(os.environ["KUBECONFIG"]))).returncode
+        return _run([], runs, _environ(Path(os.environ["KUBECONFIG"])))
     reason = why_not()
     if reason is not None:
         print(f"The tests of ORCHESTRATOR=kubernetes are skipped: {reason}.")
@@ -32,7 +48,16 @@ def main() -> int:
             "KUBERNETES_OUTER_NETWORK": f"/proc/{os.getpid()}/ns/net",
             "KUBERNETES_CLUSTER_DIR": str(cluster.folder),
         }
-        return subprocess.run([*cluster.enter(), *pytest], cwd=ROOT, env=environ).returncode
+        return _run(cluster.enter(), runs, environ)
+
+
+def _run(enter: Sequence[str], runs: Sequence[Sequence[str]], environ: dict[str, str]) -> int:
+    """Run pytest with each of these arguments. Returns 0, or the first status that is another one."""
+    statuses = [
+        subprocess.run([*enter, sys.executable, "-m", "pytest", *arguments], cwd=ROOT, env=environ).returncode
+        for arguments in runs
+    ]
+    return next((status for status in statuses if status), 0)
 
 
 def _environ(kubeconfig: Path) -> dict[str, str]:
