@@ -32,12 +32,15 @@ class Server:
         holder = (folder / "state.json").read_text().partition('"holder"')[2].split('"')[1]
         self._enter = ["nsenter", "-t", holder, "-n", "-m", "-p", "-u", "-i", "--"]
         # `nsenter` waits for the server, which is its child.
-        self._pid = _child(pids[name])
+        self._nsenter = pids[name]
+        self._pid = _child(self._nsenter)
         self._command = Path(f"/proc/{self._pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
 
     def send(self, sig: int) -> None:
         """Send the server a signal."""
         os.kill(self._pid, sig)
+        if sig == signal.SIGCONT:
+            os.kill(self._nsenter, sig)  # it has stopped itself with its child
 
     def kill(self) -> None:
         """Kill the server, and wait until it is gone."""
@@ -55,7 +58,8 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        self._pid = wait_until(f"{self.name} has started", lambda: _child(process.pid))
+        self._nsenter = process.pid
+        self._pid = wait_until(f"{self.name} has started", lambda: _child(self._nsenter))
 
 
 class ControlPlane:
