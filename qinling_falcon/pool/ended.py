@@ -45,7 +45,7 @@ class Ended:
         Call it after the commit. It does no harm if an execution has not ended, and costs little if no request waits.
 
         Executions that this process still runs are left out. One that was cancelled stays in the journal until its run
-        is over, because whoever deletes it waits for that. The end of its run is notified then.
+        is over, because the request that deletes it waits for that. The end of its run is notified then.
         """
         for execution_id in execution_ids:
             if execution_id not in self._running:
