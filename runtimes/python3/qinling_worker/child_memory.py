@@ -109,7 +109,7 @@ class ChildMemory:
         if self._group is None:
             return peak > self._limit
         if peak > self._limit and peak - self._most_mapped() > self._limit:
-            # The peak may include files that were unmapped since, which do not count.
+            # The peak may include files that were unmapped or dropped since, which do not count.
             return self._group.may_have_used(self._limit)
         return self._group.used(self._limit) > self._limit
 

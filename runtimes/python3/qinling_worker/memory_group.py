@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 
 _BARE = 16 << 20  # more than a child uses before user code runs in it
-_TRIES = 3
+# Before each try to shrink the group. Dropped caches count until the kernel has freed them, some milliseconds later.
+_PAUSES_S = (0, 0.005, 0.01, 0.02, 0.05)
 
 
 class MemoryGroup:
@@ -73,15 +75,14 @@ class MemoryGroup:
         """Whether the kernel can free `excess` bytes; it tries when the limit is set below what is used."""
         bound = self._number(self._usage) - excess
         most = os.pread(self._limit, 32, 0)
-        try:
-            for _ in range(_TRIES):
-                with contextlib.suppress(OSError):  # "busy", perhaps although it has freed enough
-                    os.pwrite(self._limit, b"%d" % bound, 0)
-                if self._number(self._usage) <= bound:
-                    return True
-            return False
-        finally:
-            os.pwrite(self._limit, most, 0)
+        for pause in _PAUSES_S:
+            time.sleep(pause)
+            with contextlib.suppress(OSError):  # "busy", perhaps although it has freed enough
+                os.pwrite(self._limit, b"%d" % bound, 0)
+            os.pwrite(self._limit, most, 0)  # at once: the kernel ends a process that needs more than the bound
+            if self._number(self._usage) <= bound:
+                return True
+        return False
 
     def _number(self, fd: int) -> int:
         return int(os.pread(fd, 32, 0))
