@@ -18,8 +18,9 @@ class KubernetesSettings:
     )
     kubernetes_config: Path | None = setting(
         None,
-        "Kubeconfig file, for `pool` and, if there are functions from images, for `web` and `worker`. Unset: the"
-        " service account of the pod that the process runs in.",
+        "Kubeconfig file. `pool` needs the API server; `web` and `worker` need it for functions from images, and with"
+        " `KUBERNETES_WORKER_ACCESS=api-proxy`. Unset, and without `KUBERNETES_API_URL`: the service account of the pod"
+        " that the process runs in.",
     )
     kubernetes_context: str | None = setting(None, "Context in `KUBERNETES_CONFIG`. Unset: its current one.")
     kubernetes_api_url: str | None = setting(
@@ -35,7 +36,10 @@ class KubernetesSettings:
         10.0, "Time limit for a request to the API server.", low=1, high=300
     )
     kubernetes_api_budget: int = setting(
-        1200, "Most requests to the API server in a minute. Further ones wait, which is logged.", low=60
+        1200,
+        "Most requests that a process sends to the API server in a minute, without calls through `api-proxy`. Further"
+        " ones wait, which is logged. A tenth is kept for urgent ones.",
+        low=60,
     )
     kubernetes_worker_access: Literal["pod", "node-port", "api-proxy"] = setting(
         "pod",
@@ -51,7 +55,7 @@ class KubernetesSettings:
         2, "Pods of each runtime that have started and are not in the pool yet; a start takes one.", low=1, high=100
     )
     kubernetes_start_timeout_s: float = setting(
-        120.0, "A pod that is not ready after so long has failed, also if its image is still being pulled.", low=5
+        120.0, "A start fails if no pod is ready after so long, also if an image is still being pulled.", low=5
     )
     kubernetes_pod_grace_s: float = setting(
         5.0, "Time that a pod gets to end before it is killed.", low=0, high=300
@@ -63,10 +67,16 @@ class KubernetesSettings:
         "IfNotPresent", "When the images of pods are pulled."
     )
     kubernetes_pull_secrets: str | None = setting(
-        None, "Secrets for pulling images, separated by commas; they are in `KUBERNETES_NAMESPACE`."
+        None,
+        "Secrets for pulling the images of runtimes, separated by commas; they are in `KUBERNETES_NAMESPACE`.",
+    )
+    kubernetes_function_pull_secrets: str | None = setting(
+        None,
+        "The same for functions from images. All users can then run, and read, every image that these Secrets open.",
     )
     kubernetes_runtime_class: str | None = setting(
-        None, "RuntimeClass for the pods of runtimes that are not trusted, such as `gvisor` or `kata`."
+        None,
+        "RuntimeClass for the pods of functions from images and of runtimes that are not trusted, such as `gvisor`.",
     )
     kubernetes_request_cpu: int = setting(100, "CPU that a pod requests, in millicores.", low=1)
     kubernetes_request_memory: int = setting(128 * MIB, "Memory that a pod requests.", low=16 * MIB)

@@ -23,6 +23,9 @@ from qinling_falcon.models.scope import system
 from qinling_falcon.models.states import RuntimeStatus
 from qinling_falcon.models.tables import Runtime
 
+DELAYED = "No worker can be started now: "
+_WITH_STARTS = (RuntimeStatus.CREATING, RuntimeStatus.UPGRADING, RuntimeStatus.AVAILABLE)
+
 
 def promote(runtime_id: str, image: str) -> bool:
     """End a trial: a worker made from the image has answered. A new runtime is `available` then.
@@ -92,6 +95,33 @@ def complete(runtime_id: str, image: str) -> bool:
         return _write(runtime, {"status": RuntimeStatus.AVAILABLE.value, "fallback_image": None})
 
     return transact(write)
+
+
+def note_delay(runtime_id: str, image: str, reason: str) -> None:
+    """Show in the row why no worker can be started from the image now. The runtime keeps its status."""
+
+    def write() -> None:
+        runtime = _read(runtime_id, image)
+        if runtime is not None and runtime.status in _WITH_STARTS:
+            _write(runtime, {"status_reason": f"{DELAYED}{reason}"})
+
+    transact(write)
+
+
+def end_delay(runtime_id: str, image: str) -> None:
+    """Remove what `note_delay` has written, because a worker has started."""
+
+    def write() -> None:
+        runtime = _read(runtime_id, image)
+        if runtime is not None and is_delayed(runtime):
+            _write(runtime, {"status_reason": None})
+
+    transact(write)
+
+
+def is_delayed(runtime: Runtime) -> bool:
+    """Whether the row shows why no worker can be started."""
+    return (runtime.status_reason or "").startswith(DELAYED)
 
 
 def _read(runtime_id: str, image: str) -> Runtime | None:

@@ -26,9 +26,13 @@ class OrchestratorAway(Unavailable):
     """The server by which the orchestrator makes workers is away. Nothing is lost, and no image is at fault."""
 
 
+class NoRoom(OrchestratorAway):
+    """There is no room for another worker now. The message says what is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class SingleUse:
-    """The lease for which a worker was made that runs one execution and then ends.
+    """The lease of a single-use worker, which runs one execution and then ends.
 
     Attributes:
         holder: the process that has the lease.
@@ -41,7 +45,7 @@ class SingleUse:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker that answers.
+    """A live worker.
 
     Attributes:
         worker_id: the id that the caller chose.
@@ -51,8 +55,8 @@ class WorkerInfo:
         image: the image that it was made from.
         since: when it was started, in seconds since 1970; 0: unknown.
         cpu_ms: the CPU time that its start took; 0: unknown, or spent on another machine.
-        single_use: the lease for which it was made; None: it is a worker for any number of executions. A worker for one
-            has no address and no secret, and its runtime is empty.
+        single_use: the lease for which it was made; None: it runs any number of executions. A single-use worker has no
+            address and no secret, and its runtime is empty.
     """
 
     worker_id: str
@@ -121,7 +125,7 @@ class Confinement:
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """How the server answers by which an orchestrator makes workers, such as the API server of a cluster.
+    """The state of the server that an orchestrator depends on, such as the API server of a cluster.
 
     Attributes:
         away_since: since when it has not answered, in seconds since 1970; None: it answers.
@@ -168,7 +172,7 @@ class Orchestrator(Protocol):
         """Prepare starts of workers, and remove what was prepared for other runtimes.
 
         Args:
-            runtimes: all runtimes that have workers. A new image on trial stands for the one before.
+            runtimes: all runtimes that have workers. During a rollout, each one has its new image here.
 
         Raises:
             OrchestratorAway: a later call does the rest.
@@ -185,11 +189,14 @@ class Orchestrator(Protocol):
         Raises:
             UnknownImage: as `check`.
             StartFailed: it ended or did not answer in time. It was removed completely.
-            OrchestratorAway: no worker can be made now.
+            OrchestratorAway: no worker can be made now; `NoRoom` if there is no room for it.
         """
 
     def destroy(self, worker_id: str) -> None:
         """End a worker with everything in it, and wait until it is gone. Unknown ids are no error.
+
+        A worker on a machine that does not answer any more counts as gone after some time, in which it must end by
+        itself.
 
         Raises:
             OrchestratorAway: it may still live.

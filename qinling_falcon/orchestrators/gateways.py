@@ -41,7 +41,7 @@ class Gateway(Protocol):
         """
 
     def begin(self, address: str, method: str, path: str) -> str:
-        """The begin of a request's head: the request line, `Host`, and the lines that the gateway wants.
+        """The first lines of a request: the request line, `Host`, and the header lines that the gateway wants.
 
         Args:
             address: of the worker.
@@ -58,7 +58,7 @@ class Gateway(Protocol):
 
         Raises:
             NotPassedOn: the worker did not get the request.
-            GatewayAway: the worker did not get the request, nor would any other.
+            GatewayAway: the worker did not get the request, and no worker can be reached now.
             OSError: the worker may have got the request, and there is no answer.
         """
 

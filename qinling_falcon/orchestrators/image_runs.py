@@ -53,7 +53,7 @@ class ImageRun:
         lease: its lease.
         function_id: the function, for the operator.
         image: the image.
-        arguments: replace the command that the image has by default; none: that command is run.
+        arguments: of the image's program, in place of the image's own; empty: the image's own.
         cpu: millicores.
         memory_size: bytes.
         timeout_s: how long the container may run, in seconds.
@@ -107,5 +107,8 @@ class ImageRuns(Protocol):
 
 
 def longest_run_s(settings: Settings, timeout_s: float) -> float:
-    """The longest time that `ImageRuns.run` takes for an execution with this timeout, in seconds."""
+    """The longest time that `ImageRuns.run` takes for an execution with this timeout, in seconds.
+
+    The answer to a last request to the cluster may come later, within the grace of the lease.
+    """
     return settings.kubernetes_start_timeout_s + timeout_s + _LATE_S

@@ -118,7 +118,9 @@ class Manager:
     def _stand_by(self) -> None:
         """End the workers of this manager, because another one is active. Workers that outlive their manager stay."""
         self._is_new = True
-        if not self._orchestrator.workers_outlive_manager:
+        if self._orchestrator.workers_outlive_manager:
+            self._orchestrator.events()  # they are for the other manager
+        else:
             self._end_workers(worker.worker_id for worker in self._orchestrator.list())
 
     def _wait_for_work(self) -> None:

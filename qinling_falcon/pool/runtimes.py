@@ -11,7 +11,8 @@ The rows decide. A rollout has these steps (the columns are in `models/rollout.p
    the status `error`. While starts fail, no old worker is replaced, so the old workers continue to serve.
 
 When a rollout is complete, the previous image is forgotten. If later starts from the image fail, the manager retries
-them for ever, and calls wait.
+them for ever, and calls wait. The row then shows the reason until a worker has started. It does so too, in any step,
+while there is no room for a worker.
 
 For a runtime that is `deleting`, its pool is removed, and then its row.
 """
@@ -27,7 +28,7 @@ from gevent.lock import BoundedSemaphore
 from qinling_falcon.models import rollout
 from qinling_falcon.models import runtime as rows
 from qinling_falcon.models.states import RuntimeStatus
-from qinling_falcon.orchestrators.base import RuntimeImage, StartFailed, UnknownImage
+from qinling_falcon.orchestrators.base import NoRoom, RuntimeImage, StartFailed, UnknownImage
 from qinling_falcon.pool.registry import Registry, WorkerRecord
 from qinling_falcon.pool.rollout import next_step
 
@@ -63,6 +64,8 @@ class Runtimes:
         self._registry = registry
         self._warm = warm
         self._failed: dict[tuple[str, str], int] = {}
+        # By runtime, the reason that its row shows because no worker can be started.
+        self._delayed: dict[str, str] = {}
         # Without this lock, a comparison could undo a trial that ends while it reads the rows.
         self._comparing = BoundedSemaphore()
         self.images: dict[str, str] = {}
@@ -100,11 +103,34 @@ class Runtimes:
                 if rollout.abort(runtime_id, image, str(error)):
                     log.warning("runtime %s does not get image %s: %s", runtime_id, image, error)
                     del self._failed[runtime_id, image]
+                else:
+                    self._note_delay(runtime_id, image, str(error))
         return failures
 
+    def found_no_room(self, runtime_id: str, image: str, error: NoRoom) -> None:
+        """Show in the runtime's row that there is no room for a worker.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        with self._comparing:
+            self._note_delay(runtime_id, image, str(error))
+
     def started(self, runtime_id: str, image: str) -> None:
-        """Note that a worker of the runtime has started from the image."""
+        """Note that a worker of the runtime has started from the image.
+
+        Raises:
+            Unavailable: the database is away. The row shows an old reason until the next start.
+        """
         self._failed.pop((runtime_id, image), None)
+        if runtime_id in self._delayed:
+            rollout.end_delay(runtime_id, image)
+            self._delayed.pop(runtime_id, None)
+
+    def _note_delay(self, runtime_id: str, image: str, reason: str) -> None:
+        if self._delayed.get(runtime_id) != reason:
+            rollout.note_delay(runtime_id, image, reason)
+            self._delayed[runtime_id] = reason
 
     def promote(self, trial: Trial) -> bool:
         """Note that a worker has started from the image on trial. Returns whether the runtime uses the image now."""
@@ -123,7 +149,10 @@ class Runtimes:
         images = {}
         promoted = set()
         wanted = []
+        delayed = {}
         for runtime in rows.everything():
+            if rollout.is_delayed(runtime):
+                delayed[runtime.id] = (runtime.status_reason or "").removeprefix(rollout.DELAYED)
             if runtime.status in _WITH_WORKERS:
                 wanted.append(RuntimeImage(runtime.id, runtime.image, runtime.trusted))
             match runtime.status:
@@ -142,6 +171,7 @@ class Runtimes:
                     rows.remove(runtime.id)
         self.images = images
         self.wanted = wanted
+        self._delayed = delayed
         for runtime_id in images.keys() - stocks.keys():
             self._registry.configure(runtime_id, self._warm)
         for runtime_id in stocks.keys() - images.keys():

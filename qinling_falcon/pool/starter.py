@@ -10,7 +10,14 @@ import uuid
 import gevent
 
 from qinling_falcon.errors import Unavailable
-from qinling_falcon.orchestrators.base import Orchestrator, OrchestratorAway, StartFailed, UnknownImage, WorkerInfo
+from qinling_falcon.orchestrators.base import (
+    NoRoom,
+    Orchestrator,
+    OrchestratorAway,
+    StartFailed,
+    UnknownImage,
+    WorkerInfo,
+)
 from qinling_falcon.pool.policy import Policy
 from qinling_falcon.pool.registry import Registry
 from qinling_falcon.pool.runtimes import Runtimes, Trial
@@ -65,8 +72,8 @@ class Starter:
                 wall_ms = (time.monotonic() - since) * 1000
                 self._policy.note_start(max(worker.cpu_ms, wall_ms / self._orchestrator.concurrent_starts))
                 self._registry.mark_ready(worker, runtime_id, image)
-                self._runtimes.started(runtime_id, image)
                 self._starts.succeeded(runtime_id, image)
+                self._runtimes.started(runtime_id, image)
             else:
                 self._registry.remove(worker_id)
             self._roll_on()
@@ -82,6 +89,8 @@ class Starter:
             self._starts.rest(runtime_id, image)
             with contextlib.suppress(Unavailable):
                 self._registry.remove(worker_id)
+                if isinstance(error, NoRoom):
+                    self._runtimes.found_no_room(runtime_id, image, error)
         except Unavailable as error:
             logger.warning("worker %s could not be made known: %s", worker_id, error)
         finally:
@@ -114,6 +123,9 @@ class Starter:
                 self._runtimes.start_failed(trial.runtime_id, trial.image, error)
         except Unavailable as error:
             logger.warning("image %s of runtime %s is tried again: %s", trial.image, trial.runtime_id, error)
+            if isinstance(error, NoRoom):
+                with contextlib.suppress(Unavailable):
+                    self._runtimes.found_no_room(trial.runtime_id, trial.image, error)
         finally:
             self._starts.end(worker_id)
             self.trials.pop(trial.runtime_id)

@@ -2,9 +2,10 @@
 
 Its environment, from the pod's manifest: `WORKER_KEY` (the runtime's key), `POD_UID`, and `WORKER_CONFIG` (JSON, the
 configuration without its secret). The worker's secret is derived from the first two. The worker is executed without an
-environment, so neither the key nor the way to it exists in the pod when a function is loaded.
+environment, so that a function can't find the key.
 
-The worker also gets the files in which the container's control group counts threads, and kills for lack of memory.
+The worker also gets descriptors of two files of the container's control group: the number of its threads, and the
+number of kills for lack of memory.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ def main() -> None:
     config["memory_fds"] = {} if events is None else {"events": events}
     config["threads_fd"] = threads
     reader, writer = os.pipe()
+    os.set_blocking(writer, False)  # nothing reads from the pipe yet
     data = json.dumps(config).encode()
     if os.write(writer, data) != len(data):
-        sys.exit("WORKER_CONFIG is larger than a pipe")
+        sys.exit(f"WORKER_CONFIG is too large for a pipe: {len(data)} bytes")
     os.close(writer)
     for fd in (listener.fileno(), reader, events, threads):
         if fd is not None:

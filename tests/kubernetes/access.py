@@ -76,7 +76,7 @@ class Account:
 def new_account(api: client.ApiClient, name: str, roles: Sequence[str]) -> Iterator[Account]:
     """Make an account without rights, and delete it afterwards.
 
-    It is not in the namespace of the workers, as that of an installation is not: its token outlives that namespace.
+    It is in the namespace `default`, so that its token outlives the namespace of the workers.
     """
     core = client.CoreV1Api(api)
     core.create_namespaced_service_account(_HOME, {"metadata": {"name": name}})

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(os.environ.get("KUBERNETES_TOOLS", ROOT.parent / "shared" / "tools" / "kubernetes"))
 # Kept between runs: the servers and images.
 CACHE = Path(os.environ.get("KUBERNETES_CACHE", "/var/tmp/qinling-falcon-kubernetes"))
-# Debian's packages: the commands that are needed, and what has none.
+# The commands that are needed with their Debian packages, and packages without a command.
 _COMMANDS = {
     "go": "golang-go", "dpkg-source": "dpkg-dev", "etcd": "etcd-server", "openssl": "openssl",
     "containerd": "containerd", "runc": "runc", "iptables": "iptables", "conntrack": "conntrack", "gcc": "gcc",

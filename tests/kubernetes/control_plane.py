@@ -90,7 +90,6 @@ class ControlPlane:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         wait_until("the API server is ready", is_ready, 60)
 
-
     def copy_etcd(self) -> Path:
         """Copy the database, while it is stopped. Returns the copy."""
         copy = self._folder / "etcd-copy"

@@ -15,13 +15,13 @@ _INTEGRATION = "tests/integration"
 NOT_FOR_PODS = {
     f"{_INTEGRATION}/test_failing_starts.py": "replaces the program of a runtime in a folder of this machine",
     f"{_INTEGRATION}/test_min_warm.py::test_after_a_restart_of_the_manager_workers_are_kept_again": (
-        "expects other workers after a restart of their manager, but pods outlive it: test_faults.py"
+        "expects other workers after a restart of their manager, but pods outlive it: faults/test_lost_parts.py"
     ),
     f"{_INTEGRATION}/test_pool_failures.py::test_a_worker_that_is_offered_to_a_killed_process_serves_another_one": (
         "needs a start within HOLDER_TTL_S of 3 s; pods take longer"
     ),
     f"{_INTEGRATION}/test_standby.py::test_a_manager_that_was_stopped_for_long_ends_its_workers_and_stands_by": (
-        "pods outlive their manager: test_faults.py"
+        "pods outlive their manager: faults/test_lost_parts.py"
     ),
     f"{_INTEGRATION}/test_standby.py::test_web_on_another_machine_than_the_pool_says_so_and_leaves_the_workers_alone": (
         "pods can be called from every machine"

@@ -19,7 +19,7 @@ SERVICE_IMAGE = "localhost/qinling-falcon:1"
 _FILE = CACHE / "service.tar"
 _BASE = "localhost/python-pip:3.11"
 _PIP_CONFIG = "[global]\nno-index = true\nfind-links = /wheels\n"
-# Of a Python below 3.11.3, as Debian's is, redis wants more than the lock file has.
+# Before Python 3.11.3, which Debian's is, the package `redis` needs one that the lock file does not have.
 _MORE_PACKAGES = ("pip", "async-timeout")
 
 

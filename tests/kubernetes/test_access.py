@@ -74,7 +74,7 @@ def test_functions_from_images_use_each_right_of_web_and_no_others(tmp_path: Pat
     assert shipped_rights("qinling-images") - seen.rights <= SELDOM_USED
 
 
-def test_a_service_has_no_rights_elsewhere(namespace: Namespace) -> None:
+def test_a_service_has_no_rights_in_other_namespaces_and_reads_no_secrets_and_nodes(namespace: Namespace) -> None:
     with config.new_client_from_config(str(namespace.account.kubeconfig)) as api:
         core = client.CoreV1Api(api)
         assert core.list_namespaced_pod(namespace.name).items is not None

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.service import Service, wait_until
 from tests.kubernetes.namespaces import Namespace
+from tests.kubernetes.pod_processes import processes_of
 
 pytestmark = pytest.mark.skipif("KUBERNETES_OUTER_PID" not in os.environ, reason="kills processes of the node")
 
 CODE = "def main():\n    return 'fine'\n"
 # Ids of processes in the PID namespace of the container; the function's process is the first child of the template.
 PARTS = ("supervisor", "template", "function")
-
-
-def processes_of(pod_uid: str) -> list[int]:
-    """The processes of a pod's worker, in the order of their starts, without those of the sandbox around it."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if folder.name.isdigit() and pod_uid in (folder / "cgroup").read_text():
-                command = (folder / "cmdline").read_bytes()
-                inner = (folder / "status").read_text().partition("NSpid:")[2].splitlines()[0].split()
-                if b"worker.py" in command:
-                    found.append((int(inner[-1]), int(folder.name)))
-    return [pid for _, pid in sorted(found)]
 
 
 def worker_of(pod: Any) -> str:

@@ -13,7 +13,7 @@ from gevent.event import Event
 
 from qinling_falcon.errors import NotFound
 from qinling_falcon.models import database, rollout, runtime
-from qinling_falcon.orchestrators.base import StartFailed, UnknownImage, WorkerInfo
+from qinling_falcon.orchestrators.base import NoRoom, StartFailed, UnknownImage, WorkerInfo
 from qinling_falcon.pool.connection import PipelinedConnection
 from qinling_falcon.pool.registry import WorkerRecord
 from qinling_falcon.pool.rollout import next_step
@@ -294,3 +294,32 @@ def test_a_manager_that_dies_at_any_step_leaves_what_the_next_one_needs(house: H
         if not died:
             return
     raise AssertionError("an update does not end")
+
+
+def test_a_new_image_waits_for_room_and_the_row_says_so(house: House) -> None:
+    house.orchestrator.broken["new"] = NoRoom("2 pods wait for a node")
+    house.change_image("new")
+    wait_until(lambda: house.orchestrator.starts["new"] > 4)  # three failures would abort the rollout
+
+    assert house.row().status == "upgrading"
+    assert house.row().status_reason == "No worker can be started now: 2 pods wait for a node"
+    del house.orchestrator.broken["new"]
+    wait_until(house.available)
+    assert house.row().status_reason is None
+    assert house.lost == {}
+
+
+@pytest.mark.parametrize("error", [NoRoom("it is full"), StartFailed("it is full")], ids=["no room", "failing"])
+def test_an_available_runtime_says_why_no_worker_starts_until_one_has_started(
+    house: House, error: NoRoom | StartFailed
+) -> None:
+    house.orchestrator.broken["old"] = error
+    held = [house.lease(f"f{number}") for number in range(STOCK)]  # so that the stock is short
+    wait_until(lambda: house.row().status_reason == "No worker can be started now: it is full")
+    assert house.row().status == "available"
+
+    del house.orchestrator.broken["old"]
+
+    wait_until(lambda: house.row().status_reason is None)
+    for lease in held:
+        house.end(lease)

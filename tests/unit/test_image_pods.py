@@ -44,7 +44,7 @@ def test_without_arguments_the_image_runs_its_own_command() -> None:
 
 
 def test_the_pod_is_restricted() -> None:
-    spec = spec_of(kubernetes_runtime_class="gvisor", kubernetes_pull_secrets="one,two")
+    spec = spec_of(kubernetes_runtime_class="gvisor", kubernetes_function_pull_secrets="one,two")
     [container] = spec["containers"]
 
     assert spec["automountServiceAccountToken"] is False
@@ -57,6 +57,10 @@ def test_the_pod_is_restricted() -> None:
     }  # fmt: skip
     assert spec["runtimeClassName"] == "gvisor"
     assert spec["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+
+
+def test_the_secrets_for_the_images_of_runtimes_are_not_for_the_images_of_users() -> None:
+    assert "imagePullSecrets" not in spec_of(kubernetes_pull_secrets="one")
 
 
 def test_the_cluster_ends_a_pod_that_nothing_else_ends() -> None:
@@ -142,6 +146,6 @@ def test_a_pod_that_is_on_its_way() -> None:
 
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     assert read_image_pod(pod({"phase": "Pending", "conditions": [condition]})).is_unschedulable
-    assert read_image_pod(pod({}, deletionTimestamp="2024-01-01T00:00:00Z")).is_ending
+    assert read_image_pod(pod({}, deletionTimestamp="2024-01-01T00:00:00Z")).is_being_deleted
     running = {"phase": "Running", "containerStatuses": [{"state": {"running": {"startedAt": "x"}}}]}
     assert read_image_pod(pod(running)).has_started

@@ -19,7 +19,7 @@ class Api:
         self.events: list[dict[str, Any]] = []
         self.more = Event()
 
-    def get(self, path: str, query: Any) -> Any:
+    def get(self, path: str, query: Any, *, urgent: bool) -> Any:
         return {"items": [], "metadata": {"resourceVersion": "1"}}
 
     def watch(self, path: str, query: Any, longest_s: float) -> Iterator[Any]:

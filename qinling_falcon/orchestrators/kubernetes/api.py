@@ -1,7 +1,7 @@
 """Sends requests to the Kubernetes API server: JSON in, JSON out, each with a deadline and within a budget.
 
-The models of the `kubernetes` package are not used. They cost much CPU for long lists, and older servers send answers
-that they refuse. Its client does the connections, TLS, and all ways to authenticate.
+Of the `kubernetes` package, only the HTTP client is used: for connections, TLS and authentication. Its models cost much
+CPU for long lists, and refuse answers of older servers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ _WATCH_GRACE_S = 15.0
 
 
 class ApiAway(OrchestratorAway):
-    """The API server did not answer in time, can't be reached, or answered with a status of 500 or more."""
+    """The cluster can't be used now, and may be later.
+
+    The API server does not answer, has failed or has too many requests; or another manager holds the Lease; or a
+    request was refused that may be accepted later; or the budget is used up.
+    """
 
 
 class ApiError(Exception):
@@ -78,17 +82,17 @@ class KubernetesApi:
         self._timeout_s = settings.kubernetes_api_timeout_s
         self._client = ApiClient(make_configuration(settings))
 
-    def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+    def get(self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False) -> Any:
         """Read an object or a list."""
-        return self._call("GET", path, query)
+        return self._call("GET", path, query, urgent=urgent)
 
-    def create(self, path: str, body: Mapping[str, Any]) -> Any:
+    def create(self, path: str, body: Mapping[str, Any], *, urgent: bool = False) -> Any:
         """Create an object."""
-        return self._call("POST", path, None, body, JSON)
+        return self._call("POST", path, None, body, JSON, urgent=urgent)
 
-    def replace(self, path: str, body: Mapping[str, Any]) -> Any:
+    def replace(self, path: str, body: Mapping[str, Any], *, urgent: bool = False) -> Any:
         """Replace an object. With a `resourceVersion`, this fails with status 409 if the object has changed."""
-        return self._call("PUT", path, None, body, JSON)
+        return self._call("PUT", path, None, body, JSON, urgent=urgent)
 
     def change(self, path: str, operations: list[dict[str, Any]]) -> Any:
         """Apply a JSON patch. It fails with status 422 if a `test` operation does not hold."""
@@ -118,7 +122,7 @@ class KubernetesApi:
         if grace_s is not None:
             options["gracePeriodSeconds"] = grace_s
         try:
-            self._call("DELETE", path, None, options, JSON)
+            self._call("DELETE", path, None, options, JSON, urgent=True)
         except ApiError as error:
             if error.status == 404 or (error.status == 409 and uid is not None):
                 return False
@@ -134,7 +138,8 @@ class KubernetesApi:
             longest_s: seconds after which the server ends the watch.
         """
         query = {**query, "watch": "true", "timeoutSeconds": str(int(longest_s))}
-        response = self._send("GET", path, query, None, JSON, (_CONNECT_TIMEOUT_S, longest_s + _WATCH_GRACE_S))
+        timeout_s = (_CONNECT_TIMEOUT_S, longest_s + _WATCH_GRACE_S)
+        response = self._send("GET", path, query, None, JSON, timeout_s, urgent=True)
         rest = b""
         try:
             for piece in response.response.stream():
@@ -147,17 +152,24 @@ class KubernetesApi:
             response.response.close()
 
     def log(self, path: str, query: Mapping[str, str]) -> bytes:
-        """Read the log of a pod."""
-        return self._read(self._send("GET", path, query, None, JSON, self._timeout_s))
+        """Read the log of a pod. The API server asks its node, so a failure does not show that the server is away."""
+        return self._read(self._send("GET", path, query, None, JSON, self._timeout_s, of_node=True))
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
 
     def _call(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None, media_type: str = JSON
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        media_type: str = JSON,
+        *,
+        urgent: bool = False,
     ) -> Any:
-        answer = self._read(self._send(method, path, query or {}, body, media_type, self._timeout_s))
+        answer = self._read(self._send(method, path, query or {}, body, media_type, self._timeout_s, urgent=urgent))
         try:
             return orjson.loads(answer)
         except ValueError as error:
@@ -171,11 +183,28 @@ class KubernetesApi:
         body: Any,
         media_type: str,
         timeout_s: float | tuple[float, float],
+        *,
+        urgent: bool = False,
+        of_node: bool = False,
     ) -> RESTResponse:
-        """Send a request, again while the server asks for a pause. The body of the answer is not read yet."""
+        """Send a request. The body of the answer is not read yet.
+
+        After status 429, the request is sent again when the server says, for `KUBERNETES_API_TIMEOUT_S` in all.
+
+        Args:
+            method: of the request.
+            path: of the object or list.
+            query: of the request.
+            body: of the request, as JSON.
+            media_type: of the body.
+            timeout_s: for one answer.
+            urgent: whether it may use what the budget keeps for urgent requests.
+            of_node: whether the server passes it on to a node, whose failure the answer may tell.
+        """
         deadline = time.monotonic() + self._timeout_s
         while True:
-            self.budget.spend()
+            if not self.budget.spend(deadline - time.monotonic(), urgent=urgent):
+                raise ApiAway("the budget of requests to the API server is used up", retry_after_s=5)
             headers = {"Accept": JSON, "Content-Type": media_type}
             request = self._client.param_serialize(
                 method, path, query_params=list(query.items()), header_params=headers, body=body,
@@ -184,18 +213,20 @@ class KubernetesApi:
             try:
                 response = self._client.call_api(*request, _request_timeout=timeout_s)
             except (urllib3.exceptions.HTTPError, OSError, ApiException) as error:
-                raise self._note_away(f"the API server did not answer: {error}") from error
+                reason = f"the API server did not answer: {error}"
+                raise (ApiAway(reason) if of_node else self._note_away(reason)) from error
             if response.status < 300:
                 self._note_answer()
                 return response
             answer, pause_s = self._read(response), _pause_s(response)
             if response.status >= 500:
-                raise self._note_away(f"the API server answered with status {response.status}: {_message(answer)}")
-            self._note_answer()
+                reason = f"the API server answered with status {response.status}: {_message(answer)}"
+                raise ApiAway(reason) if of_node else self._note_away(reason)
             if response.status != _TOO_MANY_REQUESTS:
+                self._note_answer()
                 raise ApiError(response.status, *_reason_and_message(answer))
             if time.monotonic() + pause_s > deadline:
-                raise ApiAway("the API server has too many requests", retry_after_s=5)
+                raise self._note_away(f"the API server has too many requests: {_message(answer)}")
             gevent.sleep(pause_s)
 
     def _read(self, response: RESTResponse) -> bytes:

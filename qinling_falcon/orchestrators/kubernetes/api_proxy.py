@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 # The token is asked for again so often. Tokens that are in files are replaced some minutes before they expire.
 _TOKEN_S = 10.0
 _RETRY_AFTER_S = 5
-# How the API server begins the message of status 500 or 503 if it has no connection to the pod: by itself, or by the
-# proxy in front of the cluster's network. Any other error may have come after the pod had got the request.
+# So begins the API server's message (status 500 or 503) if it could not connect to the pod, directly or through the
+# proxy of the cluster's network. Any other error may have come after the pod had got the request.
 _NO_CONNECTION = (
     "error trying to reach service: dial ",
     "error trying to reach service: proxy error from ",
@@ -111,7 +111,7 @@ class ApiProxy:
 
         Raises:
             NotPassedOn: the worker did not get the request.
-            GatewayAway: the API server, or something before it, refuses this process.
+            GatewayAway: the API server, or something before it, refused the request, as with status 401, 403 or 429.
             OSError: the worker may have got the request, and there is no answer.
         """
         if answer.status < 300:

@@ -1,4 +1,4 @@
-"""The pod that runs one execution of a function from an image: how it is made, and what is kept of it.
+"""Makes the pod that runs one execution of a function from an image, and parses its state.
 
 The pod satisfies the Pod Security Standard `restricted`. Its program runs as an ordinary user, also if the image names
 root, and can write only to `/tmp`.
@@ -47,13 +47,13 @@ class PodEnd:
 
 @dataclass(frozen=True, slots=True)
 class ImagePod:
-    """What is kept of a pod.
+    """The fields of a pod that the process uses that made it.
 
     Attributes:
         name: its name.
         uid: its uid.
         worker_id: the worker for which it was made.
-        is_ending: whether it is being deleted.
+        is_being_deleted: whether it is being deleted.
         has_started: whether its container runs or has run.
         is_unschedulable: whether no node has room for it now.
         trouble: why its container does not start; None: nothing is known to be wrong.
@@ -63,7 +63,7 @@ class ImagePod:
     name: str
     uid: str
     worker_id: str
-    is_ending: bool
+    is_being_deleted: bool
     has_started: bool
     is_unschedulable: bool
     trouble: Trouble | None
@@ -80,7 +80,8 @@ def make_image_pod(run: ImageRun, settings: Settings) -> dict[str, Any]:
         "activeDeadlineSeconds": math.ceil(longest_run_s(settings, run.timeout_s)),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        # With 0, the cluster would not wait for the end of the container before it lets the next attempt have its name.
+        # With 0, the API server would free the pod's name before the container has ended, and the next attempt could
+        # start too early.
         "terminationGracePeriodSeconds": max(1, int(settings.kubernetes_pod_grace_s)),
         "securityContext": {
             "runAsNonRoot": True,
@@ -109,8 +110,8 @@ def make_image_pod(run: ImageRun, settings: Settings) -> dict[str, Any]:
         ],
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": str(settings.tmp_size)}}],
     }
-    if settings.kubernetes_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in settings.kubernetes_pull_secrets.split(",")]
+    if settings.kubernetes_function_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.kubernetes_function_pull_secrets.split(",")]
     if settings.kubernetes_runtime_class:
         spec["runtimeClassName"] = settings.kubernetes_runtime_class
     return {
@@ -138,7 +139,7 @@ def make_image_pod(run: ImageRun, settings: Settings) -> dict[str, Any]:
 
 
 def read_image_pod(given: Mapping[str, Any]) -> ImagePod:
-    """Take what is kept from the JSON of a pod."""
+    """Parse the JSON of a pod."""
     metadata, status = given["metadata"], given.get("status", {})
     containers = status.get("containerStatuses") or [{}]
     state: Mapping[str, Any] = containers[0].get("state", {})
@@ -148,7 +149,7 @@ def read_image_pod(given: Mapping[str, Any]) -> ImagePod:
         name=metadata["name"],
         uid=metadata["uid"],
         worker_id=metadata.get("labels", {}).get(names.WORKER, ""),
-        is_ending="deletionTimestamp" in metadata,
+        is_being_deleted="deletionTimestamp" in metadata,
         has_started="running" in state or (terminated is not None and terminated.get("reason") not in _NOT_STARTED),
         is_unschedulable=conditions.get("PodScheduled", {}).get("status") == "False",
         trouble=_trouble(state.get("waiting")),
@@ -164,7 +165,10 @@ def _trouble(waiting: Mapping[str, Any] | None) -> Trouble | None:
 
 
 def _end(status: Mapping[str, Any], terminated: Mapping[str, Any] | None) -> PodEnd | None:
-    """How the container has ended. The reason of the whole pod comes first, because it ends a container by a signal."""
+    """How the container has ended.
+
+    If the cluster has ended the whole pod, only the pod's reason tells why. The container's shows a signal.
+    """
     if status.get("phase") == "Failed" and status.get("reason"):
         told = f"{status['reason']}: {status.get('message', '')}"
         match status["reason"]:

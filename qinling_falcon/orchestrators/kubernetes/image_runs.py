@@ -1,17 +1,19 @@
 """Runs functions from images, each execution in a pod of its own.
 
 A process watches the pods that it has made, by one watch, which begins with its first execution. It makes a pod, waits
-for the end of its container and reads its log. It deletes the pod itself only if the container must end now: at the
-timeout, or because the execution was cancelled. The pool manager deletes every pod when its lease has ended
+for the end of its container and reads its log. The process itself deletes the pod in three cases: at the timeout, after
+a cancellation, and if the container does not start. The pool manager deletes every pod when its lease has ended
 (see `pool/single_use.py`).
 
 The timeout counts from the moment at which this process sees the container run. The cluster tells of a start and of an
-end up to a second late, so an end that comes `_TOLD_LATE_S` after the timeout still counts. While the API server is
-away, no end is known: then this waits longer, and the pod's `activeDeadlineSeconds` bounds its time.
+end up to a second late, so an end that comes `_TOLD_LATE_S` after the timeout still counts. The copy of the watch may
+be older than that, so the API server is asked before an execution is given up. While the API server is away, no end is
+known: then this waits longer, and the pod's `activeDeadlineSeconds` bounds its time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -44,7 +46,7 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 _LOG_TRIES = 3
 _LOG_PAUSE_S = 0.3
-_CONFLICT, _FORBIDDEN, _UNPROCESSABLE = 409, 403, 422
+_FORBIDDEN, _NOT_FOUND, _CONFLICT, _UNPROCESSABLE = 403, 404, 409, 422
 _RETRY_AFTER_S = 5
 
 
@@ -85,8 +87,8 @@ class KubernetesImageRuns:
         self._settings = settings
         self._api = KubernetesApi(settings)
         self._path = f"/api/v1/namespaces/{settings.kubernetes_namespace}/pods"
-        selector = f"{names.MANAGED},{names.HOLDER_KEY}={names.holder_key(holder)}"
-        self._pods: Watch[ImagePod] = Watch(self._api, self._path, selector, read_image_pod, self._note_change)
+        self._selector = f"{names.MANAGED},{names.HOLDER_KEY}={names.holder_key(holder)}"
+        self._pods: Watch[ImagePod] = Watch(self._api, self._path, self._selector, read_image_pod, self._note_change)
         self._running: dict[str, _Running] = {}
         self._pods.start()
 
@@ -101,8 +103,10 @@ class KubernetesImageRuns:
             return ImageRunEnd(EndKind.UNUSABLE, reason=f"{run.image!r} can't be the name of an image")
         running = self._running[run.worker_id] = _Running(run)
         try:
-            start_by = time.monotonic() + self._settings.kubernetes_start_timeout_s
-            return self._make_pod(running, start_by) or self._follow(running, start_by)
+            now = time.monotonic()
+            start_by = now + self._settings.kubernetes_start_timeout_s
+            lost_at = now + longest_run_s(self._settings, run.timeout_s)
+            return self._make_pod(running, start_by) or self._follow(running, start_by, lost_at)
         finally:
             del self._running[run.worker_id]
 
@@ -121,7 +125,7 @@ class KubernetesImageRuns:
         Returns:
             The end, if there can be no pod; None: there is one now.
         """
-        if not self._pods.wait(self._settings.kubernetes_api_timeout_s) or self._api.away_since is not None:
+        if not self._pods.wait(self._settings.kubernetes_api_timeout_s) or not self._api_answers():
             logger.warning("the pod of an execution can't be made", extra=_extra(running.run, self._pods.trouble or ""))
             raise NotStarted("The Kubernetes API server is away. The function has not run; try again.", retry_after_s=5)
         pod = make_image_pod(running.run, self._settings)
@@ -135,12 +139,12 @@ class KubernetesImageRuns:
                 reason, may_exist = str(error), True
             except ApiError as error:
                 reason = str(error)
+                if may_exist and self._was_made(running.run):
+                    return None
                 if error.status == _UNPROCESSABLE:
                     return ImageRunEnd(EndKind.UNUSABLE, reason=reason)
                 if error.status != _CONFLICT:
-                    raise self._refused(running.run, error) from error
-                if may_exist and self._was_made(running.run):
-                    return None
+                    raise RunLost(reason) if may_exist else self._refused(running.run, error) from error
             else:
                 self._pods.put(made)
                 return None
@@ -152,6 +156,13 @@ class KubernetesImageRuns:
                 raise NotStarted(message, retry_after_s=_RETRY_AFTER_S)
             running.wait(pause_s)
             pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+
+    def _api_answers(self) -> bool:
+        """Whether the API server answers. It is asked if the last request found it away."""
+        if self._api.away_since is not None:
+            with contextlib.suppress(ApiAway, ApiError):
+                self._api.get(self._path, {"labelSelector": self._selector, "limit": "1"})
+        return self._api.away_since is None
 
     def _was_made(self, run: ImageRun) -> bool:
         """Whether a request whose answer was lost has made the pod."""
@@ -173,15 +184,20 @@ class KubernetesImageRuns:
             reason = "The cluster refuses the function's pod; the operator finds the reason in the service's log."
         return NotStarted(f"{reason} The function has not run; try again.", retry_after_s=_RETRY_AFTER_S)
 
-    def _follow(self, running: _Running, start_by: float) -> ImageRunEnd:
-        """Wait for the end of a pod."""
+    def _follow(self, running: _Running, start_by: float, lost_at: float) -> ImageRunEnd:
+        """Wait for the end of a pod.
+
+        Args:
+            running: the execution.
+            start_by: when its container must have started, in seconds of `time.monotonic`.
+            lost_at: when its end must be known.
+        """
         run = running.run
-        lost_at = time.monotonic() + longest_run_s(self._settings, run.timeout_s)
         trouble_since: float | None = None
         while True:
             pod, now = self._pods.objects.get(names.execution_pod(run.execution_id)), time.monotonic()
             # The exit status of a program that was ended with its pod says nothing about the function.
-            is_deleted = pod is None or pod.worker_id != run.worker_id or (pod.is_ending and pod.end is not None)
+            is_deleted = pod is None or pod.worker_id != run.worker_id or (pod.is_being_deleted and pod.end is not None)
             if running.is_cancelled and (is_deleted or pod is None or pod.end is None):
                 if pod is not None and not is_deleted:
                     self._delete(pod)
@@ -196,15 +212,27 @@ class KubernetesImageRuns:
                 raise RunLost("its end was not told in time")
             if running.started_at is not None:
                 wake_at = running.started_at + run.timeout_s + _TOLD_LATE_S
-                if now >= wake_at and self._api.away_since is None:
+                if now >= wake_at and self._is_current(pod):
                     return self._timed_out(running, pod)
             else:
                 trouble_since = (trouble_since or now) if pod.trouble or pod.is_unschedulable else None
-                gives_up = trouble_since is not None and now >= trouble_since + _PATIENCE_S
-                if gives_up or now >= start_by or (pod.trouble is not None and pod.trouble.is_final):
-                    return self._give_up(running, pod)
+                is_final = pod.trouble is not None and pod.trouble.is_final
                 wake_at = start_by if trouble_since is None else min(start_by, trouble_since + _PATIENCE_S)
+                if (is_final or now >= wake_at) and self._is_current(pod):
+                    return self._give_up(running, pod)
             running.wait(min(wake_at, lost_at) - now if wake_at > now else _LOOK_AGAIN_S)
+
+    def _is_current(self, pod: ImagePod) -> bool:
+        """Ask the API server whether a pod still is as this process knows it. If it is not, the copy is renewed."""
+        try:
+            found = self._api.get(f"{self._path}/{pod.name}")
+        except ApiAway:
+            return False
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                self._pods.forget(pod.name)
+            return False
+        return self._pods.put(found) == pod
 
     def _ended(self, running: _Running, pod: ImagePod, end: PodEnd) -> ImageRunEnd:
         if end.kind is None:
@@ -224,11 +252,11 @@ class KubernetesImageRuns:
 
         Raises:
             NotStarted: the image is not the reason.
-            RunLost: the container has started just now.
+            RunLost: the container may have started just now.
         """
-        self._delete(pod)
+        is_deleted = self._delete(pod)
         latest = self._pods.objects.get(pod.name)
-        if latest is not None and latest.uid == pod.uid and latest.has_started:
+        if not is_deleted or (latest is not None and latest.uid == pod.uid and latest.has_started):
             raise RunLost("its pod was deleted")
         reason = pod.trouble.reason if pod.trouble else "unschedulable" if pod.is_unschedulable else "slow"
         logger.warning("the pod of an execution does not start", extra=_extra(running.run, reason))
@@ -240,11 +268,14 @@ class KubernetesImageRuns:
             message = f"The function's pod did not start within {self._settings.kubernetes_start_timeout_s:g} s."
         raise NotStarted(f"{message} The function has not run; try again.", retry_after_s=_RETRY_AFTER_S)
 
-    def _delete(self, pod: ImagePod) -> None:
+    def _delete(self, pod: ImagePod) -> bool:
+        """Delete a pod. Returns whether the API server has confirmed it; if not, the pool manager deletes it later."""
         try:
             self._api.delete(f"{self._path}/{pod.name}", uid=pod.uid)
-        except (ApiAway, ApiError) as error:  # the pool manager deletes it after its lease
+        except (ApiAway, ApiError) as error:
             logger.warning("the pod of an execution is deleted later", extra={"pod": pod.name, "reason": str(error)})
+            return False
+        return True
 
     def _read_log(self, pod: ImagePod) -> str:
         """The log of a pod, cut at `MAX_LOG_SIZE`."""
@@ -275,7 +306,8 @@ def _duration_s(told_s: float, seen_s: float) -> float:
 
     Args:
         told_s: by the cluster's times, which have whole seconds, so it is less than a second wrong.
-        seen_s: from the moment at which its start was seen to that of its end. It is too short if both came together.
+        seen_s: from the report of its start to the report of its end, as this process got them. It is too short if one
+            report told of both.
     """
     return told_s if abs(told_s - seen_s) >= 1 else seen_s
 

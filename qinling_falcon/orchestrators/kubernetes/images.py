@@ -1,4 +1,4 @@
-"""The images of pods behind the names that users give as a runtime's `image`."""
+"""Finds the image of a runtime's pods by the name that the runtime's `image` gives."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PodImages:
         self._prefix = settings.kubernetes_image_prefix
 
     def resolve(self, image: str) -> str:
-        """The image of pods for a runtime's image. It is the same, unless the file has another one for it.
+        """The image of the pods of a runtime: its own image, unless `RUNTIMES_FILE` has a `pod_image` for it.
 
         Raises:
             UnknownImage: no image can have this name.

@@ -31,9 +31,10 @@ _RENEW_EVERY_S = 2.0
 _TRY_EVERY_S = 1.0
 # The holder stops changing the cluster this long before another manager may take the Lease.
 _MARGIN_S = 1.5
-# A manager that has not asked for so long is not active any more, and lets another one have the Lease.
+# A manager that has not called `require` for so long is not active any more, and lets another one have the Lease.
 _ASKED_WITHIN_S = 5.0
 _TAKE_TIMEOUT_S = 3.0
+_TRIES = 5
 
 
 class LeaderLease:
@@ -105,25 +106,27 @@ class LeaderLease:
 
     def _take(self) -> None:
         """Take or renew the Lease, unless another manager holds it."""
-        since = time.monotonic()
-        lease = self._own or self._read()
-        if lease is not None and self._belongs_to_another(lease["spec"], since):
-            return
-        was_held, self._own = self.is_held, None
-        try:
-            self._own = self._write(lease, holder=self._name)
-        except ApiError as error:
-            if error.status in (404, 409):  # another manager was quicker, or it was deleted
+        for _ in range(_TRIES):
+            since = time.monotonic()
+            lease = self._own or self._read()
+            if lease is not None and self._belongs_to_another(lease["spec"], since):
                 return
-            raise
-        self._seen = None
-        self._held_until = since + _DURATION_S - _MARGIN_S
-        if not was_held:
-            logger.info("this pool manager took the Lease", extra={"holder": self._name})
+            was_held, self._own = self.is_held, None
+            try:
+                self._own = self._write(lease, holder=self._name)
+            except ApiError as error:
+                if error.status in (404, 409):  # it was deleted, or changed by anyone since it was read
+                    continue
+                raise
+            self._seen = None
+            self._held_until = since + _DURATION_S - _MARGIN_S
+            if not was_held:
+                logger.info("this pool manager took the Lease", extra={"holder": self._name})
+            return
 
     def _read(self) -> Mapping[str, Any] | None:
         try:
-            lease: Mapping[str, Any] = self._api.get(f"{self._path}/{_NAME}")
+            lease: Mapping[str, Any] = self._api.get(f"{self._path}/{_NAME}", urgent=True)
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -141,15 +144,15 @@ class LeaderLease:
         return now < self._seen[2] + _DURATION_S
 
     def _write(self, lease: Mapping[str, Any] | None, *, holder: str) -> Mapping[str, Any]:
-        """Write the Lease, if it is still as it was read. Returns it as it is then."""
+        """Write the Lease, if it has not changed since it was read. Returns the new Lease."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {"holderIdentity": holder, "leaseDurationSeconds": int(_DURATION_S), "renewTime": now}
         metadata: dict[str, Any] = {"name": _NAME, "labels": names.MANAGED_LABELS}
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
         written: Mapping[str, Any]
         if lease is None:
-            written = self._api.create(self._path, body)
+            written = self._api.create(self._path, body, urgent=True)
         else:
             metadata["resourceVersion"] = lease["metadata"]["resourceVersion"]
-            written = self._api.replace(f"{self._path}/{_NAME}", body)
+            written = self._api.replace(f"{self._path}/{_NAME}", body, urgent=True)
         return written

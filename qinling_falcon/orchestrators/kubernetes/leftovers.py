@@ -1,7 +1,7 @@
-"""Finds pods that were taken for the pool, but can't be workers of it, so that no manager would end them.
+"""Finds pods that are labelled as workers, but can't be called. The pool does not know them, so it never deletes them.
 
-There are three ways to such a pod: its manager died before the pod was ready, its node evicted it, or `SECRET_KEYS` has
-lost the key of its secret.
+Such a pod is left if its manager died before the pod was ready, if its node evicted it, or if the key of its secret is
+no longer in `SECRET_KEYS`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Leftovers:
         self._since: dict[str, float] = {}
 
     def find(self, pods: Iterable[Pod], now: float) -> list[Pod]:
-        """The pods that can't be workers for 30 s now. They are not being deleted yet.
+        """The pods that could not be called for the last 30 s, without those that are being deleted already.
 
         Args:
             pods: all pods of the installation.
-            now: seconds of a clock that never steps.
+            now: seconds of `time.monotonic`.
         """
         useless = [
-            pod for pod in pods if pod.state == names.TAKEN and not pod.is_ending and not self._is_worker(pod)
+            pod for pod in pods if pod.state == names.TAKEN and not pod.is_being_deleted and not self._is_worker(pod)
         ]
         self._since = {pod.uid: self._since.get(pod.uid, now) for pod in useless}
         return [pod for pod in useless if now >= self._since[pod.uid] + _AFTER_S]

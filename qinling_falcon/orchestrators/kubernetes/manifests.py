@@ -137,12 +137,12 @@ class Manifests:
                 {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
                 {"name": "WORKER_CONFIG", "value": json.dumps(self._config(), sort_keys=True)},
             ],
-            # Not in /dev, where functions may write to files that are there: it would be a file on the node's disk.
+            # The default path is in /dev. The file is on the node's disk, and functions can write to files in /dev.
             "terminationMessagePath": "/run/termination-log",
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "ports": [{"name": "http", "containerPort": names.WORKER_PORT}],
-            # Without a startup probe, after which kubelets before 1.21 wait for up to one more period. A busy worker
-            # that is short of CPU time may answer late.
+            # There is no startup probe, because kubelets before 1.21 wait for up to one more period after it. A busy
+            # worker that is short of CPU time may answer late.
             "readinessProbe": {
                 "httpGet": {"path": "/ping", "port": "http"},
                 "periodSeconds": 2,

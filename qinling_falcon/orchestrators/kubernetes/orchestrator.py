@@ -88,7 +88,14 @@ class KubernetesOrchestrator:
         self._addresses = WorkerAddresses(self._api, settings, self._note_lost_address)
         self._gateway = make_gateway(settings)
         self._spare_pods = SparePods(
-            self._api, settings, self._pods, self._runtime_pods, self._addresses, self._lease, self._changes
+            self._api,
+            settings,
+            self._pods,
+            self._runtime_pods,
+            self._addresses,
+            self._lease,
+            self._changes,
+            self._events,
         )
         self._pods.start()
         self._runtime_pods.watch.start()
@@ -100,10 +107,12 @@ class KubernetesOrchestrator:
         return MOST_WORKERS
 
     def limit(self) -> int | None:
-        """The number of workers, while a start waits for room in the cluster. The pool then evicts idle workers."""
+        """The number of workers, while the cluster has no room for a start. The pool then evicts idle workers."""
         if not self._spare_pods.has_no_room():
             return None
-        return max(1, sum(pod.state == names.TAKEN for pod in self._pods.objects.values()))
+        pods = self._pods.objects.values()
+        workers = {pod.worker_id for pod in pods if pod.worker_id and not pod.has_stopped}
+        return max(1, len(workers | self._spare_pods.starting))
 
     def server(self) -> ServerState:
         """Whether the API server answers, and how many requests it got."""
@@ -119,17 +128,15 @@ class KubernetesOrchestrator:
         self._images.resolve(image)
 
     def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
-        """Make the Deployments of these runtimes, and delete others.
+        """Make the Deployments of these runtimes, delete others, and delete pods that can't be workers.
 
         Raises:
-            ApiAway: the API server is away, or refuses; a later call does the rest.
+            ApiAway: the API server is away; a later call does the rest.
         """
         self._lease.require()
-        try:
-            self._runtime_pods.prepare(runtimes)
-        except ApiError as error:
-            raise ApiAway(f"the spare pods of a runtime could not be prepared: {error}") from error
-        for pod in self._leftovers.find(self._pods.objects.values(), time.monotonic()):
+        self._runtime_pods.prepare(runtimes)
+        leftovers = self._leftovers.find(self._pods.objects.values(), time.monotonic())
+        for pod in [*leftovers, *self._events.find_returned()]:
             logger.warning("deletes a pod that can't be a worker", extra={"pod": pod.name, "worker_id": pod.worker_id})
             self._request_deletion(pod)
 
@@ -145,6 +152,7 @@ class KubernetesOrchestrator:
             UnknownImage: no image can have this name.
             StartFailed: no pod became ready in time, or the pod can't be reached.
             ApiAway: the API server is away.
+            NoRoom: the cluster has no room.
         """
         self._images.resolve(image)
         pod = self._spare_pods.take(worker_id, image, runtime_id)
@@ -160,13 +168,15 @@ class KubernetesOrchestrator:
     def destroy(self, worker_id: str) -> None:
         """Delete the pod of a worker, and wait until all that ran in it has ended. Unknown ids are no error.
 
-        The pod's object may stay for seconds after that. No caller needs to wait for it.
+        The pod's object may stay for seconds after that. No caller needs to wait for it. A pod whose node does not tell
+        of its end counts as gone after the longest call and 60 s more.
 
         Raises:
             ApiAway: the API server is away.
         """
         pods = list(self._pods.objects.values())
-        found = [pod for pod in pods if pod.worker_id == worker_id and (pod.single_use or not pod.has_ended)]
+        found = [pod for pod in pods if pod.worker_id == worker_id and (pod.single_use or not pod.has_stopped)]
+        found += self._events.find_returned(worker_id)
         for pod in found:
             self._events.being_deleted.add(pod.name)
             try:
@@ -193,7 +203,7 @@ class KubernetesOrchestrator:
         single_use = [
             WorkerInfo(pod.worker_id, "", "", image=pod.image, since=pod.created, single_use=pod.single_use)
             for pod in self._pods.objects.values()
-            if pod.single_use is not None and not pod.has_ended
+            if pod.single_use is not None and not pod.has_stopped and not self._is_overdue(pod)
         ]
         return [*(worker for worker in described if worker is not None), *single_use]
 
@@ -207,7 +217,7 @@ class KubernetesOrchestrator:
 
     def _answers(self, worker: WorkerInfo) -> bool:
         """Whether a new worker answers."""
-        deadline = time.monotonic() + (_NODE_PORT_TIMEOUT_S if self._addresses.is_slow else 0)
+        deadline = time.monotonic() + (_NODE_PORT_TIMEOUT_S if self._addresses.opens_late else 0)
         while ping(worker, _PING_TIMEOUT_S, self._gateway) is None:
             if time.monotonic() >= deadline:
                 return False
@@ -230,14 +240,15 @@ class KubernetesOrchestrator:
                 return
             self._changes.wait(_LOOK_AGAIN_S)
         latest = self._pods.objects.get(pod.name)
-        if pod.single_use is not None and latest is not None and latest.uid == pod.uid and not pod.has_exited:
+        if pod.single_use is not None and latest is not None and latest.uid == pod.uid and not pod.container_exited:
             self._request_deletion(latest)
 
     def _request_deletion(self, pod: Pod) -> None:
         self._lease.require()
-        # Without a grace, the server removes the pod's object at once, which nodes may do much later. The next attempt
-        # of a single execution waits for that.
-        grace_s = 0 if pod.single_use is not None and pod.has_exited else None
+        # With a grace of 0, the API server removes the pod's object at once, and does not wait for the node. The next
+        # attempt of the execution waits for that, because its pod has the same name.
+        has_ended = pod.container_exited or self._is_overdue(pod)
+        grace_s = 0 if pod.single_use is not None and has_ended else None
         try:
             self._api.delete(f"{self._pods_path}/{pod.name}", uid=pod.uid, grace_s=grace_s)
         except ApiError as error:
@@ -246,7 +257,11 @@ class KubernetesOrchestrator:
     def _has_ended(self, pod: Pod) -> bool:
         found = self._pods.objects.get(pod.name)
         # The next attempt of an execution may have made a pod of the same name.
-        return found is None or found.uid != pod.uid or found.has_ended
+        return found is None or found.uid != pod.uid or found.has_stopped or self._is_overdue(found)
+
+    def _is_overdue(self, pod: Pod) -> bool:
+        """Whether the node of a pod that is being deleted had to end its container long ago, and has not told so."""
+        return pod.is_being_deleted and pod.ends_by is not None and time.time() >= pod.ends_by + _GONE_AFTER_CALL_S
 
     def _note_change(self, before: Pod | None, after: Pod | None) -> None:
         self._changes.notify()
@@ -255,4 +270,4 @@ class KubernetesOrchestrator:
     def _note_lost_address(self, worker_id: str) -> None:
         for pod in self._pods.objects.values():
             if pod.worker_id == worker_id and pod.state == names.TAKEN and pod.serves:
-                self._events.tell(pod, Happening.FAILED, "its Service was deleted or changed")
+                self._events.add(pod, Happening.FAILED, "its Service was deleted or changed")

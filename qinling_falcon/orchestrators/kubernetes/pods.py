@@ -1,4 +1,4 @@
-"""What is kept of a pod, and why a pod does not serve."""
+"""The fields of a pod that this service uses, and why a pod does not serve."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FINAL = frozenset({"ErrImageNeverPull", "InvalidImageName", "CreateContainerConf
 STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 
 
-# A program that has ended so often without being ready is not waited for any more.
+# A container that was restarted so often, and is not ready now, is not waited for any more.
 _CRASHES = 2
 
 
@@ -36,13 +36,13 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What is kept of a pod.
+    """The fields of a pod that the pool manager uses.
 
     Attributes:
         name: its name.
         uid: its uid.
         runtime_id: its runtime.
-        state: `names.SPARE` or `names.TAKEN`.
+        state: `names.SPARE`, `names.TAKEN` or `names.SINGLE_USE`; empty: the pod is none of this service's.
         worker_id: the worker that was made of it; empty: none.
         single_use: the lease for which it was made; None: it runs any number of executions.
         image_key: `names.image_key` of its image.
@@ -52,9 +52,10 @@ class Pod:
         host_ip: the IP address of its node; empty: it has none yet.
         phase: its phase.
         is_ready: whether it is ready for calls.
-        is_ending: whether it is being deleted.
-        has_ended: whether it is being deleted, and all that ran in it has ended. Its object may stay for seconds.
-        has_exited: whether its container has ended, also if the pod is not being deleted.
+        is_being_deleted: whether it is being deleted.
+        has_stopped: whether it is being deleted, and all that ran in it has ended. Its object may stay for seconds.
+        container_exited: whether its container has ended, also if the pod is not being deleted.
+        ends_by: when its node ends the container in any case, in seconds since 1970; None: never.
         restarts: how often its container was restarted.
         created: when it was made, in seconds since 1970.
         trouble: why it does not serve; None: it serves, or is starting.
@@ -73,9 +74,10 @@ class Pod:
     host_ip: str
     phase: str
     is_ready: bool
-    is_ending: bool
-    has_ended: bool
-    has_exited: bool
+    is_being_deleted: bool
+    has_stopped: bool
+    container_exited: bool
+    ends_by: float | None
     restarts: int
     created: float
     trouble: Trouble | None
@@ -83,16 +85,16 @@ class Pod:
     @property
     def serves(self) -> bool:
         """Whether it can be called."""
-        return self.is_ready and not self.is_ending and self.phase == "Running" and self.ip != ""
+        return self.is_ready and not self.is_being_deleted and self.phase == "Running" and self.ip != ""
 
 
 def read_pod(given: Mapping[str, Any]) -> Pod:
-    """Take what is kept from the JSON of a pod."""
+    """Parse the JSON of a pod."""
     metadata, status = given["metadata"], given.get("status", {})
     labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     containers = status.get("containerStatuses", ())
-    is_ending = "deletionTimestamp" in metadata
+    is_being_deleted = "deletionTimestamp" in metadata
     # A container that has ended may be shown as waiting, although it does not start again.
     runs = not containers or any("running" in container.get("state", {}) for container in containers)
     return Pod(
@@ -113,13 +115,26 @@ def read_pod(given: Mapping[str, Any]) -> Pod:
         host_ip=status.get("hostIP", ""),
         phase=status.get("phase", ""),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
-        is_ending=is_ending,
-        has_ended=is_ending and not runs,
-        has_exited=bool(containers) and all("terminated" in container.get("state", {}) for container in containers),
+        is_being_deleted=is_being_deleted,
+        has_stopped=is_being_deleted and not runs,
+        container_exited=bool(containers) and all("terminated" in one.get("state", {}) for one in containers),
+        ends_by=_ends_by(given),
         restarts=sum(container.get("restartCount", 0) for container in containers),
-        created=datetime.datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
+        created=_time(metadata["creationTimestamp"]),
         trouble=_trouble(status, conditions, containers),
     )
+
+
+def _ends_by(given: Mapping[str, Any]) -> float | None:
+    longest_s = given.get("spec", {}).get("activeDeadlineSeconds")
+    if longest_s is None:
+        return None
+    # Its node has known the pod since `startTime`.
+    return _time(given.get("status", {}).get("startTime") or given["metadata"]["creationTimestamp"]) + float(longest_s)
+
+
+def _time(text: str) -> float:
+    return datetime.datetime.fromisoformat(text).timestamp()
 
 
 def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Any], containers: Any) -> Trouble | None:

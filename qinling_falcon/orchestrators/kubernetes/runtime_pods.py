@@ -18,20 +18,24 @@ from qinling_falcon.orchestrators.kubernetes.api import ApiError, KubernetesApi
 from qinling_falcon.orchestrators.kubernetes.changes import Changes
 from qinling_falcon.orchestrators.kubernetes.images import PodImages
 from qinling_falcon.orchestrators.kubernetes.manifests import Manifests
+from qinling_falcon.orchestrators.kubernetes.pods import Trouble
 from qinling_falcon.orchestrators.kubernetes.watch import Watch
 from qinling_falcon.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# The most spare pods of a runtime while starts wait, and how long it keeps them afterwards.
+# `grow` adds spare pods up to this number.
 _MOST_SPARE = 50
+# The added spare pods are removed when no start has waited for so long.
 _GROWN_FOR_S = 10.0
 _NUDGE_EVERY_S = 2.0
+# A Secret that someone has deleted is made again within this time.
+_SECRET_EVERY_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is kept of a Deployment.
+    """The fields of a Deployment that the pool manager uses.
 
     Attributes:
         name: its name.
@@ -45,7 +49,7 @@ class Deployment:
     runtime_id: str
     digest: str
     replicas: int
-    trouble: str | None
+    trouble: Trouble | None
 
 
 class RuntimePods:
@@ -67,6 +71,10 @@ class RuntimePods:
         # By runtime, when a start has last waited for a spare pod.
         self._grown_at: dict[str, float] = {}
         self._nudged_at = float("-inf")
+        # By runtime, why the API server refuses its Deployment or Secret.
+        self._refusals: dict[str, Trouble] = {}
+        # By name, when a Secret was last applied.
+        self._secret_at: dict[str, float] = {}
         self._manifests = manifests
         self._images = images
         self._deployments_path = f"/apis/apps/v1/namespaces/{settings.kubernetes_namespace}/deployments"
@@ -75,10 +83,10 @@ class RuntimePods:
             api, self._deployments_path, names.MANAGED, _read_deployment, lambda _before, _after: changes.notify()
         )
 
-    def trouble(self, runtime_id: str) -> str | None:
-        """Why a runtime's Deployment can't make pods; None: nothing is known to be wrong."""
+    def trouble(self, runtime_id: str) -> Trouble | None:
+        """Why a runtime's Deployment can't be made, or can't make pods; None: nothing is known to be wrong."""
         deployment = self.watch.objects.get(names.runtime_name(runtime_id))
-        return deployment.trouble if deployment else None
+        return self._refusals.get(runtime_id) or (deployment.trouble if deployment else None)
 
     def wanted(self, runtime_id: str) -> int:
         """How many spare pods a runtime's Deployment is to have."""
@@ -99,8 +107,8 @@ class RuntimePods:
     def nudge(self, runtime_id: str) -> None:
         """Make the controller of a Deployment try again now, if a quota has kept it from making pods.
 
-        By itself, it waits longer after each failure, up to a quarter of an hour, and does not notice that there is
-        room again.
+        After each failure the controller waits longer, up to a quarter of an hour, and does not notice that the quota
+        has room again. Any change of the Deployment makes it try at once.
 
         Raises:
             ApiAway: the API server is away.
@@ -115,19 +123,42 @@ class RuntimePods:
     def prepare(self, runtimes: Sequence[RuntimeImage]) -> None:
         """Make the Deployments as the runtimes want them, and delete those of other runtimes.
 
+        A refused Deployment is the `trouble` of its runtime, and does not keep others from being made.
+
         Raises:
             ApiAway: the API server is away; the rest is done by the next call.
-            ApiError: it refused a request.
         """
         if not self.watch.is_listed:
             return
         wanted = {names.runtime_name(runtime.runtime_id) for runtime in runtimes}
         for runtime in runtimes:
-            self._prepare(runtime)
-        for name in self.watch.objects.keys() - wanted:
-            logger.info("deletes the spare pods of a runtime that is gone", extra={"deployment": name})
-            self._api.delete(f"{self._deployments_path}/{name}")
+            try:
+                self._prepare(runtime)
+                self._refusals.pop(runtime.runtime_id, None)
+            except ApiError as error:
+                self._note_refusal(runtime.runtime_id, error)
+        for name in (self.watch.objects.keys() | self._secret_at.keys()) - wanted:
+            self._delete(name)
+
+    def _note_refusal(self, runtime_id: str, error: ApiError) -> None:
+        trouble = Trouble(f"the API server refuses the Deployment or its Secret: {error}")
+        if self._refusals.get(runtime_id) != trouble:
+            extra = {"runtime_id": runtime_id, "reason": trouble.reason}
+            logger.warning("the spare pods of a runtime can't be prepared", extra=extra)
+        self._refusals[runtime_id] = trouble
+
+    def _delete(self, name: str) -> None:
+        """Delete the Deployment and the Secret of a runtime that is gone.
+
+        The Secret goes first: if this process dies in between, the Deployment brings the next one here.
+        """
+        logger.info("deletes the spare pods of a runtime that is gone", extra={"deployment": name})
+        try:
             self._api.delete(f"{self._secrets_path}/{name}")
+            self._secret_at.pop(name, None)
+            self._api.delete(f"{self._deployments_path}/{name}")
+        except ApiError as error:
+            logger.warning("a Deployment can't be deleted", extra={"deployment": name, "reason": str(error)})
 
     def _prepare(self, runtime: RuntimeImage) -> None:
         try:
@@ -141,12 +172,17 @@ class RuntimePods:
             grown_at = self._grown_at.get(runtime.runtime_id, float("-inf"))
             if deployment.replicas != self._spare and time.monotonic() >= grown_at + _GROWN_FOR_S:
                 self._scale(name, self._spare)
+            if time.monotonic() >= self._secret_at.get(name, float("-inf")) + _SECRET_EVERY_S:
+                self._apply_secret(name, objects.secret)
             return
         # If this process dies after the first request, the next call does the second one.
-        self._api.apply(f"{self._secrets_path}/{name}", objects.secret)
+        self._apply_secret(name, objects.secret)
         self.watch.put(self._api.apply(f"{self._deployments_path}/{name}", objects.deployment))
         logger.info("prepared the spare pods of a runtime", extra={"runtime_id": runtime.runtime_id, "image": image})
 
+    def _apply_secret(self, name: str, secret: Mapping[str, Any]) -> None:
+        self._api.apply(f"{self._secrets_path}/{name}", secret)
+        self._secret_at[name] = time.monotonic()
 
     def _scale(self, name: str, replicas: int) -> None:
         self._change(name, {"spec": {"replicas": replicas}})
@@ -164,7 +200,8 @@ def _read_deployment(given: Mapping[str, Any]) -> Deployment:
     trouble = None
     failure = conditions.get("ReplicaFailure", {})
     if failure.get("status") == "True":
-        trouble = f"{failure.get('reason')}: {failure.get('message')}"
+        message = str(failure.get("message"))
+        trouble = Trouble(f"{failure.get('reason')}: {message}", lacks_room="exceeded quota" in message)
     return Deployment(
         name=metadata["name"],
         runtime_id=metadata.get("labels", {}).get(names.RUNTIME, ""),

@@ -1,19 +1,25 @@
 """Takes spare pods out of the Deployments of their runtimes, and waits for one where there is none.
 
-While starts wait, the Deployment gets one more pod for each of them. So a burst of starts waits about as long as one.
+While starts wait, the Deployment gets one more pod for each of them. So many starts at once wait about as long as one.
+
+A start that finds no room in the cluster ends after seconds, with `NoRoom`, because the image is not at fault. For some
+time, the present number of workers is then the most that the pool may have. So it evicts idle workers, whose pods make
+room.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
 
-from qinling_falcon.orchestrators.base import StartFailed
+from qinling_falcon.orchestrators.base import NoRoom, StartFailed
 from qinling_falcon.orchestrators.kubernetes import names
 from qinling_falcon.orchestrators.kubernetes.api import ApiAway, ApiError, KubernetesApi
 from qinling_falcon.orchestrators.kubernetes.changes import Changes
 from qinling_falcon.orchestrators.kubernetes.leader import LeaderLease
+from qinling_falcon.orchestrators.kubernetes.pod_events import PodEvents
 from qinling_falcon.orchestrators.kubernetes.pods import Pod, Trouble
 from qinling_falcon.orchestrators.kubernetes.runtime_pods import RuntimePods
 from qinling_falcon.orchestrators.kubernetes.watch import Watch
@@ -25,8 +31,10 @@ logger = logging.getLogger(__name__)
 _LOOK_AGAIN_S = 1.0
 # Trouble that may pass by itself, such as a registry that does not answer, is waited for so long.
 _PATIENCE_S = 20.0
-# A cluster without room for a spare pod gets room within this time if another pod is just ending.
+# A start without room waits so long, because another pod may just be ending.
 _NO_ROOM_FOR_S = 3.0
+# So long after such a start, the pool makes room, unless there is some before.
+_MAKE_ROOM_FOR_S = 30.0
 
 
 class SparePods:
@@ -40,6 +48,10 @@ class SparePods:
         addresses: makes the addresses of workers.
         lease: lets this manager change the cluster.
         changes: is notified of changes of pods and Deployments.
+        events: knows the pods that the cluster shows as spare, although they were taken.
+
+    Attributes:
+        starting: the workers for which a pod is being taken.
     """
 
     def __init__(
@@ -51,7 +63,9 @@ class SparePods:
         addresses: WorkerAddresses,
         lease: LeaderLease,
         changes: Changes,
+        events: PodEvents,
     ):
+        self.starting: set[str] = set()
         self._api = api
         self._path = f"/api/v1/namespaces/{settings.kubernetes_namespace}/pods"
         self._timeout_s = settings.kubernetes_start_timeout_s
@@ -60,10 +74,12 @@ class SparePods:
         self._addresses = addresses
         self._lease = lease
         self._changes = changes
+        self._events = events
         # Names of pods that a start is taking, and how many starts of each runtime wait for a pod.
         self._being_taken: set[str] = set()
         self._waiting: Counter[str] = Counter()
-        self._no_room_since: float | None = None
+        # By runtime, until when the pool makes room for its pods.
+        self._make_room_until: dict[str, float] = {}
 
     def take(self, worker_id: str, image: str, runtime_id: str) -> Pod:
         """Make a spare pod of a runtime the pod of a worker.
@@ -71,25 +87,31 @@ class SparePods:
         Raises:
             StartFailed: no pod became ready in time.
             ApiAway: the API server is away, or another manager holds the Lease.
+            NoRoom: the cluster has no room for a pod.
         """
-        pod = self._try_to_take(worker_id, image, runtime_id)
-        if pod is not None:
-            return pod
-        self._waiting[runtime_id] += 1
+        self.starting.add(worker_id)
         try:
-            return self._wait_and_take(worker_id, image, runtime_id)
+            pod = self._try_to_take(worker_id, image, runtime_id)
+            if pod is not None:
+                return pod
+            self._waiting[runtime_id] += 1
+            try:
+                return self._wait_and_take(worker_id, image, runtime_id)
+            finally:
+                self._waiting[runtime_id] -= 1
         finally:
-            self._waiting[runtime_id] -= 1
+            self.starting.discard(worker_id)
 
     def has_no_room(self) -> bool:
-        """Whether the cluster has no room for a spare pod that a start waits for."""
+        """Whether a start has found no room for a pod in the cluster, and there is none yet."""
         now = time.monotonic()
-        waiting = [runtime_id for runtime_id, count in self._waiting.items() if count > 0]
-        if not any(self._lacks_room(runtime_id) for runtime_id in waiting):
-            self._no_room_since = None
-            return False
-        self._no_room_since = self._no_room_since or now
-        return now >= self._no_room_since + _NO_ROOM_FOR_S
+        for runtime_id, until in list(self._make_room_until.items()):
+            if now >= until or not self._lacks_room(runtime_id):
+                del self._make_room_until[runtime_id]
+            else:
+                with contextlib.suppress(ApiAway):
+                    self._deployments.nudge(runtime_id)
+        return bool(self._make_room_until)
 
     def _wait_and_take(self, worker_id: str, image: str, runtime_id: str) -> Pod:
         deadline = time.monotonic() + self._timeout_s
@@ -105,8 +127,12 @@ class SparePods:
             trouble = self._trouble(image, runtime_id)
             now = time.monotonic()
             trouble_since = trouble_since or now if trouble else None
-            if trouble and trouble_since and (trouble.is_final or now >= trouble_since + _PATIENCE_S):
-                raise StartFailed(trouble.reason)
+            if trouble and trouble_since:
+                if trouble.lacks_room and now >= trouble_since + _NO_ROOM_FOR_S:
+                    self._make_room_until[runtime_id] = now + _MAKE_ROOM_FOR_S
+                    raise NoRoom(f"the cluster has no room: {trouble.reason}")
+                if trouble.is_final or now >= trouble_since + _PATIENCE_S:
+                    raise StartFailed(trouble.reason)
             if now >= deadline:
                 why = f": {trouble.reason}" if trouble else ""
                 raise StartFailed(f"no pod became ready within {self._timeout_s:g} s{why}")
@@ -129,11 +155,15 @@ class SparePods:
         if len(ready) > self._deployments.wanted(runtime_id):
             return None
         key = names.image_key(image)
-        usable = [pod for pod in ready if pod.image_key == key and pod.name not in self._being_taken]
+        usable = [
+            pod
+            for pod in ready
+            if pod.image_key == key and pod.name not in self._being_taken and not self._events.was_returned(pod)
+        ]
         return min(usable, key=lambda pod: (pod.created, pod.name), default=None)
 
     def _take(self, pod: Pod, worker_id: str) -> Pod | None:
-        """Take a spare pod out of its Deployment. None: another manager has taken it, or it is gone.
+        """Take a spare pod out of its Deployment. None: the API server refuses, as if the pod was taken or is gone.
 
         If this process dies just after the request, `list` shows the worker, and the next manager adopts it.
         """
@@ -149,7 +179,7 @@ class SparePods:
                     {"op": "test", "path": f"{label}state", "value": names.SPARE},
                     {"op": "replace", "path": f"{label}state", "value": names.TAKEN},
                     {"op": "add", "path": f"{label}worker", "value": worker_id},
-                    # At once, or the pod would be deleted with its ReplicaSet until the controller has seen the change.
+                    # In the same request: a pod that still has its owner is deleted together with its ReplicaSet.
                     {"op": "remove", "path": "/metadata/ownerReferences"},
                 ],
             )
@@ -172,10 +202,8 @@ class SparePods:
         for pod in self._spare(runtime_id):
             if pod.image_key == key and pod.trouble:
                 return pod.trouble
-        reason = self._deployments.trouble(runtime_id)
-        return Trouble(reason) if reason else None
+        return self._deployments.trouble(runtime_id)
 
     def _lacks_room(self, runtime_id: str) -> bool:
-        if self._deployments.trouble(runtime_id) is not None:  # a quota
-            return True
-        return any(pod.trouble is not None and pod.trouble.lacks_room for pod in self._spare(runtime_id))
+        troubles = [self._deployments.trouble(runtime_id), *(pod.trouble for pod in self._spare(runtime_id))]
+        return any(trouble is not None and trouble.lacks_room for trouble in troubles)

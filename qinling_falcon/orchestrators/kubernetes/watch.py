@@ -1,8 +1,8 @@
 """Keeps a copy of the objects of one kind: one list, then a watch of the changes.
 
-The list is the truth, and a watch only makes it current sooner. So any error of a watch leads to a new list. So does
-status 410, which says that its beginning is too old. A list is also read every few minutes, in case that a watch has
-missed a change.
+The list is the truth, and a watch only makes it current sooner. So any error of a watch leads to a new list, also
+status 410, by which the server says that the version to begin at is too old. A list is also read every few minutes, in
+case that a watch has missed a change.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Watch(Generic[T]):
         api: the API server.
         path: of the list.
         selector: the labels of the objects.
-        read: makes what is kept of an object from its JSON.
+        read: parses the JSON of an object.
         changed: is called with the object before and after each change. None: there is none.
 
     Attributes:
-        objects: what is kept of the objects, by their names.
-        trouble: why the last list or watch failed; None: it did not.
+        objects: the parsed objects, by their names.
+        trouble: the last error of the API server since the last list; None: there was none.
     """
 
     def __init__(
@@ -87,21 +87,21 @@ class Watch(Generic[T]):
         """Keep an object from the answer to a request, which is newer than what the watch tells at this moment.
 
         Returns:
-            What is kept of it.
+            The parsed object.
         """
         self._answered_at[given["metadata"]["name"]] = time.monotonic()
         return self._put(given)
 
     def forget(self, name: str) -> None:
-        """Drop an object that is not as it was kept. The next change of it, or the next list, brings it back."""
+        """Drop an object that has changed. Its next change, or the next list, brings it back."""
         self.objects.pop(name, None)
 
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
+            since = time.monotonic()
             try:
                 self._list_and_watch()
-                pause_s = _FIRST_PAUSE_S
             except ApiAway as error:
                 self.trouble = str(error)
                 logger.info("a list or watch was interrupted", extra={"path": self._path, "reason": self.trouble})
@@ -110,6 +110,8 @@ class Watch(Generic[T]):
                 logger.warning("a list or watch was refused", extra={"path": self._path, "reason": self.trouble})
             except Exception:
                 logger.exception("a list or watch failed", extra={"path": self._path})
+            if time.monotonic() >= since + _LONGEST_PAUSE_S:
+                pause_s = _FIRST_PAUSE_S
             gevent.sleep(pause_s * random.uniform(0.5, 1.0))  # so that several managers do not come back at once
             pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
 
@@ -132,7 +134,7 @@ class Watch(Generic[T]):
                         raise ApiAway(f"the watch ended: {given.get('message')}")
                     return
                 version = given["metadata"]["resourceVersion"]
-                # An old event may also be the end of an earlier object of this name.
+                # An old event may also tell of the end of an earlier object with this name.
                 if event["type"] == "BOOKMARK" or self._is_old(given):
                     continue
                 if event["type"] == "DELETED":
@@ -146,7 +148,7 @@ class Watch(Generic[T]):
         items, page = [], ""
         while True:
             query = {"labelSelector": self._selector, "limit": str(_PAGE), **({"continue": page} if page else {})}
-            answer = self._api.get(self._path, query)
+            answer = self._api.get(self._path, query, urgent=True)
             items += answer["items"]
             page = answer["metadata"].get("continue", "")
             if not page:

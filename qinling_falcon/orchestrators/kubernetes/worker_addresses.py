@@ -1,8 +1,8 @@
 """The addresses of workers in pods, as `KUBERNETES_WORKER_ACCESS` says.
 
-With `node-port`, each worker has a Service, which opens a port on the nodes. The pod owns its Service, so the Service
-goes with the pod, whoever deletes it. The Service is made before the pod becomes a worker. So each worker has one, also
-if the manager dies in between, and a manager finds the addresses of all workers in the cluster.
+With `node-port`, each worker has a Service, which opens a port on the nodes. The pod owns its Service, so Kubernetes
+deletes the Service with the pod. The Service is made before the pod becomes a worker. So each worker has one, also if
+the manager dies in between, and a manager finds the addresses of all workers in the cluster.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerService:
-    """What is kept of the Service of a worker.
+    """The fields of a worker's Service that the pool manager uses.
 
     Attributes:
         worker_id: the worker.
@@ -57,8 +57,8 @@ class WorkerAddresses:
             self._services = Watch(api, self._path, names.MANAGED, _read_service, self._note_change)
 
     @property
-    def is_slow(self) -> bool:
-        """Whether a new address answers some time after it was made."""
+    def opens_late(self) -> bool:
+        """Whether a new address refuses connections at first, because the nodes open its port some time later."""
         return self._services is not None
 
     @property

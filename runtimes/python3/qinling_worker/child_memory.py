@@ -49,7 +49,7 @@ class ChildMemory:
             self._status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
 
     def count_processes_below(self, pid: int | None) -> None:
-        """Count the processes below the loaded process `pid`, and not itself, because calls share its pages."""
+        """Count the processes below the loaded process `pid`, but not that process, because calls share its pages."""
         if pid is not None:
             self._root = pid
 
@@ -86,7 +86,10 @@ class ChildMemory:
         return self._ask(self._is_exceeded)
 
     def was_exceeded(self) -> bool:
-        """Whether the child itself has ever used more, or its processes together do now. Cheaper than `is_exceeded`."""
+        """Whether the child itself has ever used more, or its processes together do now. Cheaper than `is_exceeded`.
+
+        Without a control group, only the child itself is looked at.
+        """
         return self._ask(self._was_exceeded)
 
     def _ask(self, question: Callable[[], bool]) -> bool:

@@ -15,13 +15,14 @@ _PAUSES_S = (0, 0.005, 0.01, 0.02, 0.05)
 class MemoryGroup:
     """Reads and limits the memory of a control group by descriptors of its files.
 
-    All of it counts, also what is in no process (memfds, pipes), and what several processes share counts once. Not
-    counted are the page cache of files, and what lies in the scratch folders.
+    All memory counts, also that of no process (memfds, pipes), and shared memory counts once. Not counted are the page
+    cache of files, and the files in the scratch folders.
 
     Args:
-        files: descriptors by what they are for: usage, stat, limit, peak (not in old kernels), and in version 1 kernel.
-        scratch_dirs: those of them that are file systems of their own lie in memory.
-        scratch_size: the most that these take.
+        files: descriptors of the group's files by name: `usage`, `stat`, `limit`; `peak`, if the kernel has it; and
+            `kernel` in version 1.
+        scratch_dirs: those that are file systems of their own are in memory.
+        scratch_size: the most bytes that these take.
     """
 
     def __init__(self, files: Mapping[str, int], scratch_dirs: Iterable[str], scratch_size: int) -> None:
@@ -40,14 +41,17 @@ class MemoryGroup:
             os.pwrite(self._limit, b"%d" % (memory_size + self._scratch_size + _BARE), 0)
 
     def set_bare(self) -> None:
-        """Remember what is used by a child that has run nothing, and by what was there before it."""
+        """Remember what is in use before the child runs user code. It does not count."""
         self._bare = self._used()
         if self._peak is not None:
             with contextlib.suppress(OSError):  # not in version 2 before Linux 6.12: the peak is that of all children
                 os.pwrite(self._peak, b"0", 0)
 
     def may_have_used(self, limit: int) -> bool:
-        """Whether more may have been in use since `set_bare`, less the caches and scratch files that are there now."""
+        """Whether more than `limit` may have been in use at some time since `set_bare`.
+
+        The caches and scratch files that exist now are subtracted, because those of that time are not known.
+        """
         if self._peak is None:
             return True
         return self._number(self._peak) - self._uncounted() - self._bare > limit
@@ -59,7 +63,7 @@ class MemoryGroup:
             return max(0, raw)
         used = self._used() - self._bare
         if used > limit and self._kernel is not None and used - self._number(self._kernel) <= limit:
-            # Version 1 does not tell how much of the kernel's memory are caches of names and files.
+            # Version 1 does not tell how much of the kernel's memory is caches of names and files.
             return limit if self._shrinks_by(used - limit) else used
         return used
 

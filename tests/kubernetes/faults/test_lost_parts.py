@@ -2,70 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import requests
 
 from tests.integration.service import Service, running_service, wait_until
-from tests.kubernetes.control_plane import ControlPlane, control_plane
-from tests.kubernetes.namespaces import Namespace, new_namespace
-
-HELLO = "def main(name='World'):\n    return 'Hello, ' + name\n"
-SLEEP = "import time\ndef main(seconds):\n    time.sleep(seconds)\n    return 'slept'\n"
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    plane = control_plane()
-    yield plane
-    plane.wait()
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    with new_namespace() as made:
-        yield made
-
-
-@pytest.fixture
-def service(namespace: Namespace) -> Iterator[Service]:
-    with running_service(**namespace.settings(), max_workers=8, worker_idle_s=600) as running:
-        yield running
-
-
-def output_of(execution: dict[str, Any]) -> Any:
-    assert execution["status"] == "success", execution
-    return json.loads(execution["result"])["output"]
-
-
-def server_of(service: Service) -> dict[str, Any]:
-    """What the pool says of the API server."""
-    return dict(service.request("GET", "/v1/pool").json()["host"]["server"])
-
-
-def workers_of(service: Service) -> set[str]:
-    """The ids of all workers that the pool knows."""
-    return {row["id"] for row in service.request("GET", "/v1/pool/workers", params={"limit": 1000}).json()}
-
-
-def check_ownership(service: Service, namespace: Namespace) -> None:
-    """Wait until each worker of the pool has one pod, and each pod that is not spare belongs to a worker."""
-
-    def is_right() -> bool:
-        pods = [pod.metadata.labels["qinling-falcon/worker"] for pod in namespace.pods("taken")]
-        return sorted(pods) == sorted(workers_of(service)) and len(namespace.pods("spare")) == 2
-
-    try:
-        wait_until("pods and workers agree", is_right, 90)
-    except AssertionError:
-        pods = [(pod.metadata.name, pod.metadata.labels, pod.status.phase) for pod in namespace.pods()]
-        raise AssertionError(f"{pods}\n{workers_of(service)}\n{service.logs()}") from None
+from tests.kubernetes.control_plane import ControlPlane
+from tests.kubernetes.faults.recovery import HELLO, SLEEP, check_ownership, output_of, retried, server_of, workers_of
+from tests.kubernetes.namespaces import Namespace
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
@@ -203,20 +150,6 @@ def test_a_standby_takes_over_when_the_leader_is_killed_under_load(service: Serv
     service.stop("standby")
 
 
-def retried(service: Service, function: str, input: Any = None) -> dict[str, Any]:
-    """Call a function, again while there is no free worker."""
-
-    def call() -> dict[str, Any] | None:
-        body = {"function_id": function, "input": input}
-        answer = requests.post(f"{service.url}/v1/executions", json=body, timeout=60)
-        return dict(answer.json()) if answer.status_code == 201 and answer.json()["status"] == "success" else None
-
-    try:
-        return dict(wait_until("a call succeeds", call, 90))
-    except AssertionError:
-        raise AssertionError(service.logs()) from None
-
-
 def test_a_full_namespace_makes_room_by_evicting_idle_workers(namespace: Namespace) -> None:
     """A quota lets four pods exist: two of them are spare, and each function gets a worker nevertheless."""
     namespace.core.create_namespaced_resource_quota(
@@ -245,7 +178,7 @@ def test_a_burst_of_new_functions_gets_more_spare_pods_for_its_time(service: Ser
 
 
 def test_a_taken_pod_of_no_worker_is_deleted(service: Service, namespace: Namespace) -> None:
-    """As after a manager that died before the pod was ready, with a key that `SECRET_KEYS` has no more."""
+    """It is labelled as the pod of a worker, but its key is none of `SECRET_KEYS`, so that nothing can call it."""
     service.call(service.function(HELLO))
     [pod, *_] = wait_until("there is a spare pod", lambda: namespace.pods("spare"))
     labels = {
