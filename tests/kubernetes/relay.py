@@ -16,9 +16,9 @@ class _Handler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         with socket.socket(socket.AF_UNIX) as behind:
             behind.connect(str(self.server.behind))
-            back = threading.Thread(target=_copy, args=(behind, self.request), daemon=True)
+            back = threading.Thread(target=pump, args=(behind, self.request), daemon=True)
             back.start()
-            _copy(self.request, behind)
+            pump(self.request, behind)
             back.join()
 
 
@@ -51,7 +51,8 @@ def tcp_relay(host: str, behind: Path) -> Iterator[int]:
             thread.join()
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what comes from one connection to another, until one of them ends."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)

@@ -13,6 +13,8 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.kubernetes.relay import pump
+
 _LONGEST_S = 2.0
 
 
@@ -23,9 +25,9 @@ class _Handler(socketserver.BaseRequestHandler):
         with socket.create_connection(self.server.upstream) as behind:
             ends = (behind, self.request)
             threading.Thread(target=self._cut_later, args=ends, daemon=True).start()
-            back = threading.Thread(target=_copy, args=ends, daemon=True)
+            back = threading.Thread(target=pump, args=ends, daemon=True)
             back.start()
-            _copy(self.request, behind)
+            pump(self.request, behind)
             back.join()
 
     def _cut_later(self, *ends: socket.socket) -> None:
@@ -99,11 +101,3 @@ def cut_connections(kubeconfig: Path, folder: Path) -> Iterator[Cuts]:
             server.cutting.set()  # which ends all threads
             server.shutdown()
             thread.join()
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    with contextlib.suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
