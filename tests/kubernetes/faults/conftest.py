@@ -11,9 +11,9 @@ from tests.kubernetes.control_plane import ControlPlane, control_plane
 from tests.kubernetes.namespaces import Namespace, new_namespace
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def plane() -> Iterator[ControlPlane]:
-    """The servers of the cluster, which run again after each module."""
+    """The servers of the cluster. There is one such object, because it knows which processes it has started again."""
     plane = control_plane()
     yield plane
     plane.wait()
