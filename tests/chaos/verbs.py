@@ -23,6 +23,9 @@ _ANSWERED_WITHIN_S = 15.0  # after the wait
 _LONGEST_DELAY_S = 5.0
 _BULK_EVERY_S = 1.0
 _LOOK_EVERY_S = 0.1
+# A retry of a cancelled execution is refused with this text while its function runs, which ends within the time.
+_NOT_ENDED = "has not ended yet"
+_ENDS_WITHIN_S = 60.0
 # These act at once, or wait for the end of an execution.
 _QUICK, _SLOW = 4, 16
 _STAYS = ("status", "status_reason", "result", "attempt", "updated_at")
@@ -161,11 +164,18 @@ class Verbs:
         told.final = self._end_of(caller, told)
 
     def _queue_again(self, caller: Caller, told: Told) -> None:
-        began = time.monotonic()
-        answer = caller.insist("POST", f"/v1/executions/{told.id}/retry", (202, 409))
-        self._expect(answer.status == 202 or answer.unanswered > 0, f"{told.id} was not retried: {answer.text}")
+        until = time.monotonic() + _ENDS_WITHIN_S
+        while True:
+            began = time.monotonic()
+            answer = caller.insist("POST", f"/v1/executions/{told.id}/retry", (202, 409))
+            told.unclear_retries += answer.unanswered
+            if _NOT_ENDED not in answer.text or time.monotonic() >= until:
+                break
+            self.counts.add("retries before the function had ended")
+            time.sleep(_LOOK_EVERY_S)
+        is_right = answer.status == 202 or told.unclear_retries > 0
+        self._expect(is_right, f"{told.id} was not retried: {answer.text}")
         told.retried_at.append(began)
-        told.unclear_retries += answer.unanswered
         self.counts.add("retried")
 
     def _wait(self, caller: Caller, told: Told) -> None:
