@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -76,15 +75,3 @@ def test_processes_whose_main_thread_has_ended_count(limit: int) -> None:
         for pid in (*memory.below(root.pid), root.pid):
             os.kill(pid, signal.SIGKILL)
         root.wait()
-
-
-@pytest.mark.parametrize(("resident_kib", "mapped_kib"), [(1024, 4348), (6144, 6656)])
-def test_code_that_the_kernel_has_dropped_still_counts_as_mapped(
-    tmp_path: Path, resident_kib: int, mapped_kib: int
-) -> None:
-    """It was a part of the process's peak, so a call must not be charged for it."""
-    status = tmp_path / "status"
-    fields = {"RssFile": resident_kib, "RssShmem": 512, "VmExe": 4, "VmLib": 4344}
-    status.write_text("Name:\tpython3\n" + "".join(f"{name}:\t{kib:8} kB\n" for name, kib in fields.items()))
-    with status.open() as file:
-        assert memory.mapped(file.fileno()) == mapped_kib << 10

@@ -48,6 +48,14 @@ class ChildMemory:
         with contextlib.suppress(OSError):
             self._status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
 
+    def note_loaded(self) -> None:
+        """Note the files that the child has mapped, once it has imported the function.
+
+        They are a part of its peak, but do not count. The kernel may drop them when memory is short.
+        """
+        if self._group is not None:
+            self._most_mapped()
+
     def count_processes_below(self, pid: int | None) -> None:
         """Count the processes below the loaded process `pid`, but not that process, because calls share its pages."""
         if pid is not None:

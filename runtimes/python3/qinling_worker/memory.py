@@ -230,17 +230,12 @@ def peak(status: int) -> int:
 
 
 def mapped(status: int) -> int:
-    """The bytes of files that a process has mapped; 0 when it is gone. `status`: its open /proc file.
-
-    These are the resident ones, and at least the code of its program and libraries: the kernel may have dropped pages
-    of it when memory was short, and they belong to the process's peak all the same.
-    """
+    """The resident bytes of files that a process has mapped; 0 when it is gone. `status`: its open /proc file."""
     try:
         text = os.pread(status, 4096, 0)
     except OSError:
         return 0
-    code = _bytes_in(text, b"VmExe") + _bytes_in(text, b"VmLib")
-    return max(code, _bytes_in(text, b"RssFile") + _bytes_in(text, b"RssShmem"))
+    return _bytes_in(text, b"RssFile") + _bytes_in(text, b"RssShmem")
 
 
 def anonymous(pid: int) -> int:

@@ -213,6 +213,7 @@ class Supervisor:
             self._fail(self._out_of_memory())
             return
         child.log.drain()  # what the import printed is shown with the first call
+        self._memory.note_loaded()
         self._scratch.note_loaded()
         if self.target is not None and self.target.per_call:
             self._memory.count_processes_below(child.pid)
